@@ -1,0 +1,50 @@
+"""Train detectors that differ only in their head, and see what each head does to a proposal.
+
+The package follows Wu et al., "Rethinking Classification and Localization for Object Detection"
+(CVPR 2020, arXiv 1904.06493). Public names are imported on first use, so that
+``import rethink_heads`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC_NAMES = {
+    "UserError": "rethink_heads.errors",
+    "Config": "rethink_heads.config",
+    "load_preset": "rethink_heads.config",
+    "Run": "rethink_heads.runs",
+    "CocoDataset": "rethink_heads.data.coco",
+    "shapes_root": "rethink_heads.data.shapes",
+    "resolve_split": "rethink_heads.data.sources",
+    "Detector": "rethink_heads.detectors.base",
+    "RCNN": "rethink_heads.detectors.rcnn",
+    "build_detector": "rethink_heads.detectors.rcnn",
+    "load_detector": "rethink_heads.detectors.checkpoints",
+    "train": "rethink_heads.training.train",
+    "evaluate": "rethink_heads.training.evaluation",
+    "Measurements": "rethink_heads.measure.measurements",
+    "pearson": "rethink_heads.statistics.correlation",
+    "spearman": "rethink_heads.statistics.correlation",
+    "score_by_iou": "rethink_heads.statistics.correlation",
+    "regressed_iou_by_iou": "rethink_heads.statistics.regression",
+    "error_components": "rethink_heads.statistics.regression",
+    "compare": "rethink_heads.statistics.comparison",
+    "write_tables": "rethink_heads.results",
+    "write_figures": "rethink_heads.results",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC_NAMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC_NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC_NAMES])

@@ -1,0 +1,1 @@
+"""The commands of the command line, one module each; every one is a few lines over the library."""

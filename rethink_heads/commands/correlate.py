@@ -1,0 +1,195 @@
+"""``rethink-heads correlate``: how a head's score follows the IoU of the proposal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rethink_heads.commands.options import (
+    AnnotationsOption,
+    DataOption,
+    DeviceOption,
+    GridStepsOption,
+    HeadsOption,
+    ImagesOption,
+    JsonOption,
+    MaxImagesOption,
+    MeasuringOverridesArgument,
+    ObjectsOption,
+    ProposalsOption,
+    RunsOption,
+    SeedOption,
+    SplitOption,
+    reporting_errors,
+)
+from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
+from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
+from rethink_heads.console import interval, print_json, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "correlate"
+EXAMPLE = "Example: rethink-heads correlate --run runs/demo --head fc --head conv --iou-range 0.5 1"
+
+RangeOption = Annotated[
+    tuple[float, float],
+    typer.Option("--iou-range", metavar="LOW HIGH", help="Count proposals of this IoU only."),
+]
+
+
+@reporting_errors
+def command(
+    overrides: MeasuringOverridesArgument = None,
+    run: RunsOption = None,
+    head: HeadsOption = None,
+    iou_range: RangeOption = (0.0, 1.0),
+    data: DataOption = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    max_images: MaxImagesOption = None,
+    objects_per_image: ObjectsOption = None,
+    proposals_per_object: ProposalsOption = None,
+    grid_steps: GridStepsOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Correlation of score and proposal IoU, by object size (paper Figures 2 and 3).
+
+    Pearson's correlation (PCC) pooled over proposals, the mean of the objects' own, and Spearman's;
+    95% intervals from a bootstrap over images; heads compared on the same objects.
+    """
+    from rethink_heads.statistics.selection import bin_range
+
+    bin_range(iou_range)
+    found = study(
+        run,
+        head,
+        DataChoice(data, annotations, images, split),
+        MeasuringChoice(
+            max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+        ),
+        seed,
+        device,
+    )
+    report(found, iou_range, as_json)
+
+
+def report(found: Study, iou_range: tuple[float, float], as_json: bool) -> None:
+    """Print the correlations of a study and how its heads differ."""
+    import pandas as pd
+
+    from rethink_heads.statistics.correlation import pearson, spearman
+
+    selected = found.selected
+    pooled = pearson(selected, iou_range, seed=found.seed)
+    ranks = spearman(selected, iou_range, seed=found.seed).rename(
+        columns={"low": "spearman_low", "high": "spearman_high"}
+    )
+    keys = ["detector", "head", "size"]
+    by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
+    differences = pd.concat(
+        [
+            comparisons(found, statistic, iou_range=iou_range)
+            for statistic in ("pcc", "object_pcc", "spearman")
+        ],
+        ignore_index=True,
+    )
+    if as_json:
+        print_json(_as_json(found, by_size, differences, iou_range))
+    else:
+        print_correlations(found, by_size, iou_range)
+        print_differences(differences[differences["statistic"] != "object_pcc"])
+
+
+def _as_json(
+    found: Study, by_size: pd.DataFrame, differences: pd.DataFrame, iou_range: tuple[float, float]
+) -> dict[str, Any]:
+    from rethink_heads.statistics.correlation import score_by_iou
+
+    curves = score_by_iou(found.selected, seed=found.seed)
+    heads = []
+    for detector, head in found.sides:
+        rows = records(by_size, detector=detector, head=head)
+        heads.append(
+            {
+                "detector": detector,
+                "head": head,
+                "by_size": {row.pop("size"): row for row in rows},
+                "score_by_iou": records(curves, detector=detector, head=head),
+            }
+        )
+    return one_or_several(
+        heads,
+        comparisons=records(differences),
+        iou_range=iou_range,
+        provenance=found.measurements.provenance,
+    )
+
+
+def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[float, float]) -> None:
+    """Print a row for each head and size."""
+    rows = []
+    for detector, head in found.sides:
+        for row in records(by_size, detector=detector, head=head):
+            rows.append(
+                [
+                    detector,
+                    head,
+                    row["size"],
+                    interval(row, "pcc"),
+                    interval(row, "object_pcc", "object_low", "object_high"),
+                    interval(row, "spearman", "spearman_low", "spearman_high"),
+                    f"{row['objects']}",
+                    f"{row['proposals']}",
+                ]
+            )
+    low, high = iou_range
+    print_table(
+        f"Correlation of score and proposal IoU, IoU {low:g} to {high:g} [95% interval]",
+        ["run", "head", "size", "PCC", "mean PCC of objects", "Spearman", "objects", "proposals"],
+        rows,
+    )
+
+
+def print_differences(frame: pd.DataFrame) -> None:
+    """Print comparisons of two heads: a row for each statistic, size and, where given, bin."""
+    if frame.empty:
+        return
+    by_bin = "iou_low" in frame.columns
+    rows = []
+    for row in records(frame):
+        bins = [f"{row['iou_low']:.2f} - {row['iou_high']:.2f}"] if by_bin else []
+        rows.append(
+            [
+                row["statistic"],
+                row["size"],
+                *bins,
+                f"{row['a']} - {row['b']}",
+                interval(row, "difference"),
+                _verdict(row),
+                str(row["objects"]),
+            ]
+        )
+    print_table(
+        "Difference of two heads on the same objects [95% interval]",
+        [
+            "statistic",
+            "size",
+            *(["proposal IoU"] if by_bin else []),
+            "heads",
+            "difference",
+            "excludes zero",
+            "objects",
+        ],
+        rows,
+    )
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if row["low"] != row["low"]:
+        return "-"
+    return "yes" if row["excludes_zero"] else "no"

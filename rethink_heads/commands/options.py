@@ -1,0 +1,157 @@
+"""Options that several commands share, and how a command fails."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from rethink_heads.config import HEADS
+from rethink_heads.errors import UserError
+
+Parameters = ParamSpec("Parameters")
+
+USER_ERROR_CODE = 2
+INTERRUPTED_CODE = 130
+
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False)
+]
+RunsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--run",
+        metavar="DIR",
+        help="Run folder; repeat it to compare detectors trained apart. Without it: runs/demo,"
+        " which is trained first if need be.",
+        show_default=False,
+    ),
+]
+HeadsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        metavar="|".join(HEADS),
+        help="Head to look at; repeat it for several. Without it: all that the run has.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER|shapes",
+        help="Folder in COCO layout (annotations/instances_<split>.json), or the generated set.",
+        show_default=False,
+    ),
+]
+AnnotationsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        metavar="FILE",
+        help="Annotations in COCO's JSON; with --images.",
+        show_default=False,
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Folder of the images.", show_default=False),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        metavar="NAME",
+        help="Split to read. Without it: the run's test split.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", metavar="N", help="Seed of every random choice.", show_default=False),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on standard output, all else on standard error."
+    ),
+]
+MaxImagesOption = Annotated[
+    int | None,
+    typer.Option("--max-images", metavar="N", help="First N images only.", show_default=False),
+]
+ObjectsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--objects-per-image", metavar="N", help="N objects an image.", show_default=False
+    ),
+]
+ProposalsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--proposals-per-object",
+        metavar="N",
+        help="About N of the grid's boxes, evenly over the IoU bins.",
+        show_default=False,
+    ),
+]
+GridStepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--grid-steps",
+        metavar="N",
+        help="Steps of the grid in each of its four directions (11 in the paper).",
+        show_default=False,
+    ),
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings to change, for example training.max_iterations=100.",
+        show_default=False,
+    ),
+]
+MeasuringOverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Measuring settings to change, for example measuring.rows_per_bin=50.",
+        show_default=False,
+    ),
+]
+
+
+def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Turn a user's mistake into one line and exit code 2, an interruption into exit code 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR_CODE) from error
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns an interruption into an exit of its own.
+            if isinstance(error, SystemExit) and not _interrupted(error):
+                raise
+            typer.echo("interrupted; run the same command again to go on", err=True)
+            raise typer.Exit(INTERRUPTED_CODE) from error
+
+    return wrapped
+
+
+def _interrupted(error: BaseException) -> bool:
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, KeyboardInterrupt)

@@ -1,0 +1,144 @@
+"""``rethink-heads regress``: how well a head's boxes fit, by the IoU of the proposal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rethink_heads.commands.correlate import print_differences
+from rethink_heads.commands.options import (
+    AnnotationsOption,
+    DataOption,
+    DeviceOption,
+    GridStepsOption,
+    HeadsOption,
+    ImagesOption,
+    JsonOption,
+    MaxImagesOption,
+    MeasuringOverridesArgument,
+    ObjectsOption,
+    ProposalsOption,
+    RunsOption,
+    SeedOption,
+    SplitOption,
+    reporting_errors,
+)
+from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
+from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
+from rethink_heads.console import interval, print_json, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "regress"
+EXAMPLE = "Example: rethink-heads regress --run runs/demo --head fc --head conv"
+
+
+@reporting_errors
+def command(
+    overrides: MeasuringOverridesArgument = None,
+    run: RunsOption = None,
+    head: HeadsOption = None,
+    data: DataOption = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    max_images: MaxImagesOption = None,
+    objects_per_image: ObjectsOption = None,
+    proposals_per_object: ProposalsOption = None,
+    grid_steps: GridStepsOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).
+
+    Beside it the gain over the proposal's own IoU, and the error split into centre (in units of the
+    object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
+    """
+    found = study(
+        run,
+        head,
+        DataChoice(data, annotations, images, split),
+        MeasuringChoice(
+            max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+        ),
+        seed,
+        device,
+    )
+    report(found, as_json)
+
+
+def report(found: Study, as_json: bool) -> None:
+    """Print the regression error of a study's heads and how they differ."""
+    from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
+
+    selected = found.selected
+    curves = regressed_iou_by_iou(selected, seed=found.seed)
+    errors = error_components(selected, seed=found.seed)
+    differences = comparisons(found, "regressed_iou", by_bin=True)
+    if as_json:
+        print_json(_as_json(found, curves, errors, differences))
+        return
+    _print_curves(found, curves)
+    _print_errors(found, errors)
+    if not differences.empty:
+        print_differences(differences[differences["size"] == "all"])
+
+
+def _as_json(
+    found: Study, curves: pd.DataFrame, errors: pd.DataFrame, differences: pd.DataFrame
+) -> dict[str, Any]:
+    heads = []
+    for detector, head in found.sides:
+        by_size = {}
+        for size in dict.fromkeys(curves["size"]):
+            chosen = {"detector": detector, "head": head, "size": size}
+            by_size[size] = {
+                "regressed_iou_by_iou": records(curves, **chosen),
+                "error_components": records(errors, **chosen),
+            }
+        heads.append({"detector": detector, "head": head, "by_size": by_size})
+    return one_or_several(
+        heads,
+        comparisons=records(differences),
+        provenance=found.measurements.provenance,
+    )
+
+
+def _print_curves(found: Study, curves: pd.DataFrame) -> None:
+    """Print a row for each bin and a column for each head: the regressed IoU, then the gain."""
+    of_all = {
+        side: records(curves, detector=side[0], head=side[1], size="all") for side in found.sides
+    }
+    columns = ["proposal IoU", *("/".join(side) for side in of_all), "proposals"]
+    for title, value in (("IoU of the regressed box", "mean"), ("Gain over the proposal", "gain")):
+        rows = []
+        for bins in zip(*of_all.values(), strict=True):
+            first = bins[0]
+            rows.append(
+                [
+                    f"{first['iou_low']:.2f} - {first['iou_high']:.2f}",
+                    *(interval(row, value, f"{value}_low", f"{value}_high") for row in bins),
+                    str(first["proposals"]),
+                ]
+            )
+        print_table(f"{title} by IoU of the proposal, all sizes [95% interval]", columns, rows)
+
+
+def _print_errors(found: Study, errors: pd.DataFrame) -> None:
+    rows = []
+    for detector, head in found.sides:
+        of_head = errors[(errors["detector"] == detector) & (errors["head"] == head)]
+        for size in dict.fromkeys(of_head["size"]):
+            by_component = {
+                row["component"]: interval(row, "rms", "rms_low", "rms_high")
+                for row in records(of_head, size=size)
+            }
+            rows.append([detector, head, size, *by_component.values()])
+    components = list(dict.fromkeys(errors["component"]))
+    print_table(
+        "Error of the regressed box, root mean square [95% interval]: centre dx, dy in units of"
+        " the object's size; log ratio of width dw and height dh",
+        ["run", "head", "size", *components],
+        rows,
+    )

@@ -1,0 +1,195 @@
+"""``rethink-heads sensitivity``: how a head's output depends on where things are in the RoI."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rethink_heads.commands.correlate import print_differences
+from rethink_heads.commands.options import (
+    AnnotationsOption,
+    DataOption,
+    DeviceOption,
+    GridStepsOption,
+    HeadsOption,
+    ImagesOption,
+    JsonOption,
+    MaxImagesOption,
+    MeasuringOverridesArgument,
+    ObjectsOption,
+    ProposalsOption,
+    RunsOption,
+    SeedOption,
+    SplitOption,
+    reporting_errors,
+)
+from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
+from rethink_heads.commands.studies import Study, records, study
+from rethink_heads.console import interval, print_json, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "sensitivity"
+EXAMPLE = "Example: rethink-heads sensitivity --run runs/demo"
+
+
+@reporting_errors
+def command(
+    overrides: MeasuringOverridesArgument = None,
+    run: RunsOption = None,
+    head: HeadsOption = None,
+    data: DataOption = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    max_images: MaxImagesOption = None,
+    objects_per_image: ObjectsOption = None,
+    proposals_per_object: ProposalsOption = None,
+    grid_steps: GridStepsOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.
+
+    Spatial correlation of the output maps and of fc6's weights (paper Figure 4), its decay with the
+    distance of cells, the score against displacement of the box, and the change of score and of
+    regressed IoU when one RoI cell is zeroed; 95% intervals from a bootstrap over images.
+    """
+    found = study(
+        run,
+        head,
+        DataChoice(data, annotations, images, split),
+        MeasuringChoice(
+            max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+        ),
+        seed,
+        device,
+        branches=True,
+    )
+    report(found, as_json)
+
+
+def report(found: Study, as_json: bool) -> None:
+    """Print the spatial sensitivity of a study's heads and how their branches differ."""
+    import pandas as pd
+
+    from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
+    from rethink_heads.statistics.spatial import decay, distinct_pairs
+
+    # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
+    measurements, seed = found.measurements, found.seed
+    alike = _of_heads(found, distinct_pairs(measurements, seed=seed))
+    by_distance = _of_heads(found, decay(measurements, seed=seed))
+    responses = pd.concat(
+        [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS],
+        ignore_index=True,
+    )
+    responses = _of_heads(found, responses)
+    differences = _differences(found, alike)
+    if as_json:
+        print_json(_as_json(found, alike, by_distance, responses, differences))
+        return
+    _print_alike(alike)
+    _print_decay(by_distance)
+    _print_responses(responses)
+    print_differences(differences)
+
+
+def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the heads and branches asked for, runs in the order given."""
+    if found.heads is not None:
+        frame = frame[frame["head"].isin(found.heads)]
+    order = {run.name: index for index, run in enumerate(found.runs)}
+    by_run = frame["detector"].map(order).sort_values(kind="stable")
+    return frame.loc[by_run.index].reset_index(drop=True)
+
+
+def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
+    """Compare the spatial correlation of every two branches."""
+    import itertools
+
+    import pandas as pd
+
+    from rethink_heads.statistics.comparison import compare
+
+    of_objects = alike[alike["kind"] == "spatial_correlation"]
+    sides = list(dict.fromkeys(of_objects[["detector", "head"]].itertuples(index=False, name=None)))
+    frames = [
+        compare(found.measurements, "spatial_correlation", a, b, seed=found.seed)
+        for a, b in itertools.combinations(sides, 2)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _as_json(
+    found: Study,
+    alike: pd.DataFrame,
+    by_distance: pd.DataFrame,
+    responses: pd.DataFrame,
+    differences: pd.DataFrame,
+) -> dict[str, Any]:
+    return {
+        "spatial_correlation": records(alike),
+        "decay": records(by_distance),
+        "responses": records(responses),
+        "comparisons": records(differences),
+        "provenance": found.measurements.provenance,
+    }
+
+
+def _print_alike(alike: pd.DataFrame) -> None:
+    print_table(
+        "Mean spatial correlation of two different RoI cells [95% interval]",
+        ["run", "branch", "of", "size", "mean", "objects"],
+        [
+            [
+                row["detector"],
+                row["head"],
+                _KINDS[row["kind"]],
+                row["size"],
+                interval(row, "mean"),
+                str(row["objects"]),
+            ]
+            for row in records(alike)
+        ],
+    )
+
+
+def _print_decay(by_distance: pd.DataFrame) -> None:
+    print_table(
+        "Spatial correlation by distance of the cells, all sizes [95% interval]",
+        ["run", "branch", "of", "distance in cells", "mean", "pairs"],
+        [
+            [
+                row["detector"],
+                row["head"],
+                _KINDS[row["kind"]],
+                f"{row['distance']:.2f}",
+                interval(row, "mean"),
+                str(row["pairs"]),
+            ]
+            for row in records(by_distance, size="all")
+        ],
+    )
+
+
+def _print_responses(responses: pd.DataFrame) -> None:
+    print_table(
+        "Response to a displaced box and to zeroed RoI cells, all sizes [95% interval]",
+        ["run", "head", "response", "quantity", "value", "objects"],
+        [
+            [
+                row["detector"],
+                row["head"],
+                row["kind"],
+                row["quantity"],
+                interval(row, "value"),
+                str(row["objects"]),
+            ]
+            for row in records(responses, size="all")
+        ],
+    )
+
+
+_KINDS = {"spatial_correlation": "output map", "weight_correlation": "fc6's weights"}

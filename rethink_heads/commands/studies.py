@@ -1,0 +1,156 @@
+"""What the analyses share: measure the runs asked for, and say which heads are looked at."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, measured, trained_runs
+from rethink_heads.config import HEADS
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rethink_heads.measure.measurements import Measurements
+
+Side = tuple[str, str]
+
+MOST_FOR_ALL_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Study:
+    """Measurements of one or more runs and the heads of them that are looked at.
+
+    Attributes:
+        runs: the runs, in the order given.
+        measurements: all their heads together; the column "detector" is the run's name.
+        names: each run's name of its measurements (see :mod:`rethink_heads.runs`).
+        heads: the heads asked for; None means all.
+        seed: of the bootstrap.
+    """
+
+    runs: list[Run]
+    measurements: Measurements
+    names: list[str]
+    heads: list[str] | None
+    seed: int
+
+    @property
+    def sides(self) -> list[Side]:
+        """(detector, head) of each head that is looked at, runs in the order given."""
+        pairs = self.measurements.detector_heads
+        return [
+            (run.name, head)
+            for run in self.runs
+            for head in self.heads or HEADS
+            if (run.name, head) in pairs
+        ]
+
+    @property
+    def pairs(self) -> list[tuple[Side, Side]]:
+        """Every two of the heads; of more than three, each fc-head against its conv-head."""
+        sides = self.sides
+        if len(sides) > MOST_FOR_ALL_PAIRS:
+            from rethink_heads.results import compared_sides
+
+            compared = compared_sides(self.selected)
+            if compared:
+                return compared
+        return list(itertools.combinations(sides, 2))
+
+    @property
+    def selected(self) -> Measurements:
+        """The measurements of the heads that are looked at."""
+        return self.measurements.select(heads=self.heads)
+
+
+def study(
+    run: Sequence[Path] | None,
+    head: Sequence[str] | None,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    seed: int | None,
+    device: str,
+    branches: bool = False,
+) -> Study:
+    """Measure runs, or read what was measured before.
+
+    Args:
+        run, head, seed, device: as on the command line.
+        data, measuring: what to measure.
+        branches: whether ``head`` may also name a branch of a double head that is no head itself.
+
+    Raises:
+        UserError: a head or run is not there, or measuring fails.
+    """
+    heads = _known(head)
+    runs = trained_runs(run, device)
+    _check_heads(runs, heads, branches)
+    found = [measured(each, data, measuring, seed, device) for each in runs]
+    from rethink_heads.measure.measurements import Measurements
+
+    return Study(
+        runs=runs,
+        measurements=Measurements.merge([measurements for measurements, _ in found]),
+        names=[name for _, name in found],
+        heads=heads,
+        seed=runs[0].config.seed if seed is None else seed,
+    )
+
+
+def comparisons(study: Study, statistic: str, **options: Any) -> pd.DataFrame:
+    """Compare the pairs of a study; options as of ``rethink_heads.statistics.comparison``."""
+    import pandas as pd
+
+    from rethink_heads.statistics.comparison import compare
+
+    frames = [
+        compare(study.measurements, statistic, a, b, seed=study.seed, **options)
+        for a, b in study.pairs
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def records(frame: pd.DataFrame, **equal: Any) -> list[dict[str, Any]]:
+    """Rows of a frame whose columns equal the values given, without those columns."""
+    for column, value in equal.items():
+        frame = frame[frame[column] == value].drop(columns=column)
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def one_or_several(heads: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
+    """A single head's result is the result; several are listed, with what compares them."""
+    if len(heads) == 1:
+        shared = {name: value for name, value in rest.items() if name != "comparisons"}
+        return heads[0] | shared
+    return {"heads": heads, **rest}
+
+
+def _known(heads: Sequence[str] | None) -> list[str] | None:
+    for head in heads or ():
+        if head not in HEADS:
+            raise UserError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
+    return list(dict.fromkeys(heads)) if heads else None
+
+
+def _check_heads(runs: Sequence[Run], heads: Sequence[str] | None, branches: bool) -> None:
+    """Raise UserError before anything is measured where no run has one of the heads."""
+    from rethink_heads.heads import HEADS_OF, READINGS
+
+    there = {}
+    for run in runs:
+        names = list(HEADS_OF[run.config.head])
+        if branches:
+            reading = READINGS[run.config.head]
+            names += [*reading.classifiers, reading.regressor]
+        there[run.name] = list(dict.fromkeys(names))
+    for head in heads or ():
+        if not any(head in names for names in there.values()):
+            has = "; ".join(f"{name} has {', '.join(names)}" for name, names in there.items())
+            raise UserError(f"no head {head!r} here: {has}")

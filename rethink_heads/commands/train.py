@@ -1,0 +1,116 @@
+"""``rethink-heads train``: train one detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rethink_heads.commands.options import (
+    AnnotationsOption,
+    DataOption,
+    DeviceOption,
+    ImagesOption,
+    JsonOption,
+    OverridesArgument,
+    RunOption,
+    SeedOption,
+    reporting_errors,
+)
+from rethink_heads.commands.sessions import train_run
+from rethink_heads.config import Config, load_preset
+from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run, default_runs_root
+
+NAME = "train"
+EXAMPLE = (
+    "Example: rethink-heads train --preset bccd-small --head conv --data ../shared/data/bccd"
+    " --run runs/bccd-conv training.max_iterations=2000"
+)
+
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME|FILE",
+        help="shapes-tiny, bccd-small, coco-r50, coco-r101, or a YAML file of your own."
+        " [default: shapes-tiny]",
+        show_default=False,
+    ),
+]
+TrainHeadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--head",
+        metavar="fc|conv|double|double-ext",
+        help="Head that the detector gets. double-ext trains both branches on both tasks, so that"
+        " one detector has all four heads. [default: double-ext]",
+        show_default=False,
+    ),
+]
+
+
+@reporting_errors
+def command(
+    overrides: OverridesArgument = None,
+    preset: PresetOption = None,
+    head: TrainHeadOption = None,
+    run: RunOption = None,
+    data: DataOption = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a detector, or go on with an interrupted training.
+
+    With --run of an existing run and no other option, its own settings are taken. --annotations and
+    --images are those to train on; give data.val_annotations=... and data.val_images=... with them.
+    """
+    config = _config(run, preset, head, data, annotations, images, seed, overrides or [])
+    name = f"{config.preset}-{config.head}-{config.seed}"
+    path = run or default_runs_root() / name
+    say(f"training {config.preset}, head {config.head}, seed {config.seed}, into {path}")
+    trained = train_run(path, config, device)
+    if as_json:
+        print_json(
+            {
+                "run": str(trained.path),
+                "detector": str(trained.detector_path),
+                "preset": config.preset,
+                "head": config.head,
+                "seed": config.seed,
+            }
+        )
+    else:
+        print_lines(
+            f"trained: {trained.detector_path}",
+            f"next: rethink-heads correlate --run {trained.path}",
+        )
+
+
+def _config(
+    run: Path | None,
+    preset: str | None,
+    head: str | None,
+    data: str | None,
+    annotations: Path | None,
+    images: Path | None,
+    seed: int | None,
+    overrides: list[str],
+) -> Config:
+    given = (preset, head, data, annotations, images, seed)
+    if run is not None and run.exists() and all(value is None for value in given):
+        return Run.open(run).config.with_overrides(overrides)
+    if (annotations is None) != (images is None):
+        raise UserError("--annotations and --images go together: give both or neither")
+    changes = {
+        "source": data,
+        "train_annotations": annotations,
+        "train_images": images,
+    }
+    config = load_preset(preset or "shapes-tiny", head or "double-ext", overrides, seed)
+    return config.with_data(**{name: value for name, value in changes.items() if value is not None})

@@ -1,0 +1,266 @@
+"""What a run is made from: pydantic models, presets and overrides.
+
+A preset (``presets/<name>.yaml``, or a file of one's own) says everything but the head. Overrides
+are strings such as ``training.max_iterations=100``; an unknown key is refused with the nearest
+valid name. The defaults are the paper's (Wu et al. 2020, section 6, and the authors' code).
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from rethink_heads.errors import UserError
+from rethink_heads.overrides import apply_overrides, read_mapping, validate
+
+Head = Literal["fc", "conv", "double", "double-ext"]
+HEADS: tuple[str, ...] = get_args(Head)
+SHAPES = "shapes"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+# A run is opened again later, perhaps from another folder: so paths are kept absolute.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(_Settings):
+    """Where images and annotations come from.
+
+    ``source`` is ``shapes`` (the generated set) or a folder in COCO layout. A pair such as
+    ``test_annotations`` and ``test_images`` takes the place of that split of the source.
+    """
+
+    source: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    test_split: str = "val"
+    train_annotations: AbsolutePath | None = None
+    train_images: AbsolutePath | None = None
+    val_annotations: AbsolutePath | None = None
+    val_images: AbsolutePath | None = None
+    test_annotations: AbsolutePath | None = None
+    test_images: AbsolutePath | None = None
+
+    @field_validator("source")
+    @classmethod
+    def _absolute_source(cls, source: str | None) -> str | None:
+        if source is None or source == SHAPES:
+            return source
+        return str(Path(source).expanduser().absolute())
+
+    def paths(self, role: Literal["train", "val", "test"]) -> tuple[Path, Path]:
+        """Return the annotation file and the image folder of a role.
+
+        Raises:
+            UserError: only one of the pair is given, no source is given, or it has no such split.
+        """
+        from rethink_heads.data.sources import resolve_split
+
+        annotations: Path | None = getattr(self, f"{role}_annotations")
+        images: Path | None = getattr(self, f"{role}_images")
+        if annotations is not None and images is not None:
+            return annotations, images
+        if annotations is not None or images is not None:
+            raise UserError(
+                f"data.{role}_annotations and data.{role}_images go together: give both or neither"
+            )
+        if self.source is None:
+            raise UserError(
+                f"no {role} data: give a folder in COCO layout with --data FOLDER,"
+                f" or data.{role}_annotations=FILE and data.{role}_images=FOLDER"
+            )
+        return resolve_split(self.source, getattr(self, f"{role}_split"))
+
+
+class ModelConfig(_Settings):
+    """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
+
+    Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the widening block).
+    ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None take the paper's values for the head.
+    """
+
+    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    pretrained: bool = True
+    norm: Literal["frozen", "batch"] = "frozen"
+    trainable_layers: int = Field(default=3, ge=0, le=5)
+    fpn_channels: Count = 256
+    roi_resolution: Count = 7
+    sampling_ratio: int = Field(default=2, ge=0)
+    fc_width: Count = 1024
+    conv_width: Count = 1024
+    conv_bottleneck: Count = 256
+    conv_blocks: int = Field(default=2, ge=0)
+    non_local: bool = False
+    non_local_groups: Count = 4
+    conv_enlargement: PositiveFloat = 1.3
+    anchor_sizes: list[Count] = Field(default=[32, 64, 128, 256, 512], min_length=5, max_length=5)
+    anchor_ratios: list[PositiveFloat] = Field(default=[0.5, 1.0, 2.0], min_length=1)
+    rpn_proposals_train: Count = 2000
+    rpn_proposals_test: Count = 1000
+    rois_per_image: Count = 512
+    positive_fraction: Fraction = 0.25
+    smooth_l1_beta: float = Field(default=1.0, ge=0.0)
+    score_threshold: Fraction = 0.05
+    nms_threshold: Fraction = 0.5
+    detections_per_image: Count = 100
+    l_fc: Fraction | None = None
+    l_conv: Fraction | None = None
+    w_fc: float | None = Field(default=None, ge=0.0)
+    w_conv: float | None = Field(default=None, ge=0.0)
+    fusion: Literal["complementary", "max", "mean"] = "complementary"
+    min_size: Count = 800
+    max_size: Count = 1333
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _sizes_in_order(self) -> ModelConfig:
+        if self.min_size > self.max_size:
+            raise ValueError(
+                f"model.min_size ({self.min_size}) is above model.max_size ({self.max_size})"
+            )
+        return self
+
+
+class TrainingConfig(_Settings):
+    """SGD with a linear warm-up and steps, counted in iterations.
+
+    ``batch_size`` is the number of images of one iteration over all processes together.
+    """
+
+    max_iterations: Count = 180_000
+    batch_size: Count = 8
+    learning_rate: PositiveFloat = 0.01
+    warmup_iterations: int = Field(default=500, ge=0)
+    warmup_factor: PositiveFloat = 1 / 3
+    milestones: list[Count] = [120_000, 160_000]
+    gamma: PositiveFloat = 0.1
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=1e-4, ge=0.0)
+    flip: bool = True
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    validate_every: Count = 5000
+    validate_images: Count | None = None
+    workers: int = Field(default=2, ge=0)
+    gradient_clip: PositiveFloat | None = None
+    checkpoint_every: Count = 1000
+
+
+class MeasuringConfig(_Settings):
+    """Which objects and proposals are measured. None means all of them.
+
+    ``images`` takes the first images of the test split; ``objects_per_image`` is a seeded choice.
+    ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
+    weighs them so that estimates stay unbiased. ``memory_mb`` bounds one chunk of RoI features.
+    """
+
+    images: Count | None = None
+    objects_per_image: Count | None = None
+    grid_steps: int = Field(default=11, ge=3)
+    rows_per_bin: int = Field(default=20, ge=0)
+    proposals_per_object: Count | None = None
+    memory_mb: Count = 512
+
+    @field_validator("grid_steps")
+    @classmethod
+    def _odd(cls, grid_steps: int) -> int:
+        if grid_steps % 2 == 0:
+            raise ValueError("must be odd, or the exact box is not on the grid")
+        return grid_steps
+
+
+class Config(_Settings):
+    """Everything that makes a run."""
+
+    preset: str
+    head: Head
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    measuring: MeasuringConfig = MeasuringConfig()
+
+    def to_yaml(self) -> str:
+        """Return the settings as YAML that :meth:`from_yaml` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, path: Path) -> Config:
+        """Read settings from a file.
+
+        Raises:
+            UserError: no such file, not YAML, an unknown key or a bad value.
+        """
+        return validate(cls, read_mapping(Path(path)), str(path))
+
+    def with_overrides(self, overrides: list[str]) -> Config:
+        """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`)."""
+        values = self.model_dump(mode="json")
+        apply_overrides(values, overrides)
+        return validate(Config, values, "override")
+
+    def with_data(self, **changes: Any) -> Config:
+        """Return a copy with fields of ``data`` changed, e.g. ``with_data(test_split="train")``."""
+        values = self.model_dump()
+        values["data"].update(changes)
+        return validate(Config, values, "data")
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets that come with the package, sorted."""
+    names = (entry.name for entry in resources.files("rethink_heads.presets").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def load_preset(
+    name: str | Path,
+    head: str = "double-ext",
+    overrides: list[str] | None = None,
+    seed: int | None = None,
+) -> Config:
+    """Return the settings of a preset with a head, overrides and a seed.
+
+    Args:
+        name: a preset's name, or the path of a YAML file (it ends in .yaml or .yml).
+        head: ``fc``, ``conv``, ``double`` or ``double-ext``.
+        overrides: strings ``section.key=value``; the value is read as YAML.
+        seed: takes the place of the preset's seed unless None.
+
+    Raises:
+        UserError: unknown preset, head or key, or a bad value.
+    """
+    values = _preset_values(name)
+    values.setdefault("preset", Path(name).stem)
+    values["head"] = head
+    if seed is not None:
+        values["seed"] = seed
+    apply_overrides(values, overrides or [])
+    return validate(Config, values, f"preset {name}")
+
+
+def _preset_values(name: str | Path) -> dict[str, Any]:
+    if str(name) in preset_names():
+        with resources.as_file(resources.files("rethink_heads.presets") / f"{name}.yaml") as path:
+            return read_mapping(path)
+    if Path(name).suffix in (".yaml", ".yml"):
+        return read_mapping(Path(name))
+    raise UserError(
+        f"unknown preset {str(name)!r}; the presets are {', '.join(preset_names())}"
+        " (or give the path of a .yaml file)"
+    )

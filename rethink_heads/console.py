@@ -1,0 +1,112 @@
+"""What the command line prints: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Wide enough that no table is cut when the output goes to a file or a pipe.
+PLAIN_WIDTH = 200
+
+
+def say(message: str) -> None:
+    """Print one line on standard error, from the first process only."""
+    if _is_first_process():
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def work() -> Iterator[None]:
+    """Send all that is written to standard output while working to standard error.
+
+    Libraries report there, from Python and from C; a reader of ``--json`` must not see it.
+    """
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:
+        # No such file descriptors, as in some notebooks: what Python writes is still redirected.
+        kept = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def print_json(result: Any) -> None:
+    """Print a result as strict JSON: what is not a finite number becomes null."""
+    if _is_first_process():
+        print(json.dumps(_strict(result), indent=2, allow_nan=False))
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines of a readable result."""
+    if _is_first_process():
+        print("\n".join(lines))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; all columns but those of words are flush right."""
+    if not _is_first_process():
+        return
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        numeric = all(_looks_numeric(row[index]) for row in rows)
+        table.add_column(column, justify="right" if numeric and rows else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    console.print(table)
+
+
+def interval(record: Mapping[str, Any], value: str, low: str = "low", high: str = "high") -> str:
+    """Format an estimate and its 95% interval: ``0.512 [0.480, 0.540]``; a dash where undefined.
+
+    A number that has no interval, such as one of the weights themselves, stands alone.
+    """
+    if not _finite(record[value]):
+        return "-"
+    if not (_finite(record[low]) and _finite(record[high])):
+        return f"{record[value]:.3f}"
+    return f"{record[value]:.3f} [{record[low]:.3f}, {record[high]:.3f}]"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Format a number; a dash where it is undefined."""
+    return f"{value:.{digits}f}" if _finite(value) else "-"
+
+
+def _finite(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _looks_numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in "-+" or not cell
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(inner) for inner in value]
+    # numpy's scalars become Python's.
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _is_first_process() -> bool:
+    """Under torchrun every process runs the command; one of them speaks."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,1 @@
+"""Two-stage detectors: what the analyses need of one, and ours on torchvision's parts."""

@@ -1,0 +1,65 @@
+"""Detectors on disk: our own files, and torchvision's weights layout."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rethink_heads.config import Config
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.errors import UserError
+from rethink_heads.files import atomic_path
+
+_TORCHVISION_NAMES = (
+    ("roi_heads.box_head.", "roi_heads.heads.fc."),
+    ("roi_heads.box_predictor.", "roi_heads.heads.fc.predictor."),
+)
+
+
+def save_detector(detector: RCNN, config: Config, path: Path) -> None:
+    """Writes weights, class names and configuration to one file, whole or not at all."""
+    values = config.model_dump(mode="json")
+    # What the backbone was really built with: its weights may not have been there to download.
+    values["model"]["norm"] = detector.norm
+    state = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
+    content = {"state": state, "class_names": list(detector.class_names), "config": values}
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
+    """The detector of a file that :func:`save_detector` wrote, in evaluation mode.
+
+    Raises:
+        UserError: if the file is missing, damaged or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no detector at {path}: train it with `rethink-heads train` first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        config = Config.model_validate(content["config"])
+        detector = build_detector(config, content["class_names"], pretrained=False)
+        detector.load_state_dict(content["state"])
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+        first_line = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{path} is damaged or no detector of this package ({first_line}): "
+            "delete it and train again, or give another --run"
+        ) from error
+    return detector.to(device).eval()
+
+
+def load_torchvision_state(detector: RCNN, state: Mapping[str, Tensor]) -> None:
+    """Loads a torchvision ``FasterRCNN`` state dict with a two-layer box head into a detector with an fc-head."""
+    renamed = {}
+    for name, value in state.items():
+        for theirs, ours in _TORCHVISION_NAMES:
+            if name.startswith(theirs):
+                name = ours + name.removeprefix(theirs)
+        renamed[name] = value
+    detector.load_state_dict(renamed)

@@ -1,0 +1,224 @@
+"""Our detector: an FPN R-CNN with an fc-head, a conv-head or both, on torchvision's parts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import MultiScaleRoIAlign
+
+from rethink_heads.config import Config, ModelConfig
+from rethink_heads.detectors.backbones import build_backbone
+from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
+from rethink_heads.detectors.roi_heads import BoxRoIHeads
+from rethink_heads.heads import HEADS_OF, BoxHeads, ConvHead, DoubleHead, FCHead, TaskWeights
+
+
+PAPER_TASK_WEIGHTS = {"double": (1.0, 1.0, 2.0, 2.5), "double-ext": (0.7, 0.8, 2.0, 2.5)}
+"""l_fc, l_conv, w_fc, w_conv (authors' code)."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One image's feature pyramid, its size in the detector's frame and its own, both (height, width)."""
+
+    pyramid: dict[str, Tensor]
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+
+    def scale(self, like: Tensor) -> Tensor:
+        """(4,) factors from the original image's pixels to the detector's frame, for xyxy boxes."""
+        y, x = (new / old for new, old in zip(self.size, self.original_size, strict=True))
+        return like.new_tensor([x, y, x, y])
+
+
+class RCNN(nn.Module):
+    """FPN R-CNN whose second stage is any of this package's heads.
+
+    Attributes:
+        class_names: the K foreground classes.
+        heads: the readings that this detector's training makes meaningful.
+        norm: the backbone's normalisation, ``frozen`` or ``batch``.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        heads: Sequence[str],
+        transform: GeneralizedRCNNTransform,
+        backbone: nn.Module,
+        rpn: RegionProposalNetwork,
+        roi_heads: BoxRoIHeads,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.class_names, self.heads, self.norm = tuple(class_names), tuple(heads), norm
+        self.transform, self.backbone, self.rpn, self.roi_heads = transform, backbone, rpn, roi_heads
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that are there, fc first."""
+        return self.roi_heads.heads.names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Training losses of a batch.
+
+        Args:
+            images: RGB images (3, H_i, W_i), float in [0, 1], of any sizes.
+            targets: per image ``boxes`` (N_i, 4), xyxy in its pixels, and ``labels`` (N_i,), 0..K-1.
+
+        Returns:
+            ``loss_objectness`` and ``loss_rpn_box_reg`` of the RPN and the weighted losses of each branch.
+        """
+        # Background is class 0 inside, as in torchvision; a copy, since the transform resizes boxes.
+        shifted = [{"boxes": t["boxes"], "labels": t["labels"] + 1} for t in targets]
+        batch, resized = self.transform(list(images), shifted)
+        pyramid = self.backbone(batch.tensors)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.meshgrid")
+            proposals, rpn_losses = self.rpn(batch, pyramid, resized)
+        losses = self.roi_heads.training_losses(pyramid, proposals, batch.image_sizes, resized)
+        return {**rpn_losses, **losses}
+
+    def _transformed(self, image: Tensor) -> tuple[object, ImageFeatures]:
+        floats = image.to(self.device).float() / 255
+        batch, _ = self.transform([floats])
+        pyramid = self.backbone(batch.tensors)
+        height, width = image.shape[-2:]
+        return batch, ImageFeatures(pyramid, batch.image_sizes[0], (height, width))
+
+    def extract(self, image: Tensor) -> ImageFeatures:
+        """Backbone and FPN once: features of a uint8 RGB image (3, H, W)."""
+        return self._transformed(image)[1]
+
+    def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
+        """By branch: RoI features (N, C, S, S) of boxes (N, 4) in pixels of the original image."""
+        resized = boxes * features.scale(boxes)
+        return self.roi_heads.pool(features.pyramid, [resized], [features.size])
+
+    def predict(
+        self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
+    ) -> dict[str, HeadOutput]:
+        """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image."""
+        scale = features.scale(boxes)
+        outputs = self.roi_heads.read(roi_features, boxes * scale, self.heads, features.size)
+        return {name: HeadOutput(out.scores, out.boxes / scale) for name, out in outputs.items()}
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper section 3.3)."""
+        return {
+            name: self.roi_heads.heads[name].output_map(roi_features[name]) for name in self.branches
+        }
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """fc6's weights by RoI cell, (width * C, S, S), where there is an fc-head."""
+        if "fc" not in self.branches:
+            return {}
+        return {"fc": self.roi_heads.heads["fc"].weight_map().detach().flatten(0, 1)}
+
+    @torch.inference_mode()
+    def detect(self, image: Tensor) -> dict[str, Detections]:
+        """By head: final detections in a uint8 RGB image (3, H, W); backbone, RPN and heads run once."""
+        batch, features = self._transformed(image)
+        proposals = self.rpn(batch, features.pyramid)[0][0]
+        pooled = self.roi_heads.pool(features.pyramid, [proposals], [features.size])
+        outputs = self.roi_heads.read(pooled, proposals, self.heads, features.size)
+        found = {name: self.roi_heads.suppress(output) for name, output in outputs.items()}
+        scale = features.scale(proposals)
+        return {
+            name: Detections(d.boxes / scale, d.scores, d.labels) for name, d in found.items()
+        }
+
+
+def _build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
+    def fc() -> FCHead:
+        return FCHead(classes, model.fpn_channels, model.roi_resolution, model.fc_width)
+
+    def conv() -> ConvHead:
+        return ConvHead(
+            classes,
+            model.fpn_channels,
+            model.conv_width,
+            model.conv_bottleneck,
+            model.conv_blocks,
+            model.non_local,
+            model.non_local_groups,
+        )
+
+    if head == "fc":
+        return BoxHeads({"fc": fc()}, TaskWeights(fc_cls=1, fc_reg=1), model.smooth_l1_beta)
+    if head == "conv":
+        return BoxHeads({"conv": conv()}, TaskWeights(conv_cls=1, conv_reg=1), model.smooth_l1_beta)
+    given = (model.l_fc, model.l_conv, model.w_fc, model.w_conv)
+    weights = [
+        default if value is None else value
+        for value, default in zip(given, PAPER_TASK_WEIGHTS[head], strict=True)
+    ]
+    return DoubleHead(fc(), conv(), *weights, beta=model.smooth_l1_beta)
+
+
+def _build_rpn(model: ModelConfig) -> RegionProposalNetwork:
+    ratios = tuple(model.anchor_ratios)
+    anchors = AnchorGenerator(
+        tuple((size,) for size in model.anchor_sizes), (ratios,) * len(model.anchor_sizes)
+    )
+    counts = {"training": model.rpn_proposals_train, "testing": model.rpn_proposals_test}
+    return RegionProposalNetwork(
+        anchors,
+        RPNHead(model.fpn_channels, len(ratios)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=256,
+        positive_fraction=0.5,
+        pre_nms_top_n=counts,
+        post_nms_top_n=counts,
+        nms_thresh=0.7,
+    )
+
+
+def build_detector(config: Config, class_names: Sequence[str], pretrained: bool = True) -> RCNN:
+    """An untrained detector for the configuration and classes.
+
+    Args:
+        config: what to build; ``config.head`` says which branches there are.
+        class_names: the K foreground classes.
+        pretrained: False builds without ImageNet weights whatever the configuration says, for a detector whose
+            own weights are loaded next.
+    """
+    model = config.model
+    backbone, norm = build_backbone(
+        model.backbone,
+        model.fpn_channels,
+        model.norm,
+        model.trainable_layers,
+        model.pretrained and pretrained,
+    )
+    roi_heads = BoxRoIHeads(
+        _build_heads(model, config.head, len(class_names)),
+        MultiScaleRoIAlign(["0", "1", "2", "3"], model.roi_resolution, model.sampling_ratio),
+        {"conv": model.conv_enlargement},
+        model.fusion,
+        model.rois_per_image,
+        model.positive_fraction,
+        model.score_threshold,
+        model.nms_threshold,
+        model.detections_per_image,
+    )
+    transform = GeneralizedRCNNTransform(
+        model.min_size, model.max_size, list(model.image_mean), list(model.image_std)
+    )
+    heads = HEADS_OF[config.head]
+    return RCNN(class_names, heads, transform, backbone, _build_rpn(model), roi_heads, norm)

@@ -1,0 +1,119 @@
+"""The second stage: pooling, heads, decoding and NMS, on torchvision's RoIAlign, sampler, coder and NMS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from rethink_heads.boxes import enlarge
+from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
+from rethink_heads.heads import READINGS, BoxHeads
+
+Size = tuple[int, int]
+MIN_DETECTION_SIDE = 0.01  # pixels, torchvision's own: smaller boxes are no detections
+
+
+class BoxRoIHeads(RoIHeads):
+    """torchvision's RoI heads with our branches, each of which pools its own, perhaps enlarged, RoIs.
+
+    Everything here is in the detector's frame: pixels of the resized image, background as class 0.
+
+    Args:
+        heads: the branches and their losses.
+        pooler: RoIAlign over the pyramid.
+        enlargement: by branch, the factor by which an RoI grows about its centre before pooling. The level an RoI
+            is pooled from follows its enlarged size.
+        fusion: rule for a reading that fuses two classifiers.
+        rois_per_image: RoIs sampled in training.
+        positive_fraction: share of them that are positive.
+        score_threshold: least score of a detection.
+        nms_threshold: IoU above which NMS suppresses, per class.
+        detections_per_image: most detections kept.
+    """
+
+    def __init__(
+        self,
+        heads: BoxHeads,
+        pooler: MultiScaleRoIAlign,
+        enlargement: Mapping[str, float],
+        fusion: str = "complementary",
+        rois_per_image: int = 512,
+        positive_fraction: float = 0.25,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        detections_per_image: int = 100,
+    ) -> None:
+        super().__init__(
+            box_roi_pool=pooler,
+            box_head=None,
+            box_predictor=None,
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=rois_per_image,
+            positive_fraction=positive_fraction,
+            bbox_reg_weights=(10.0, 10.0, 5.0, 5.0),
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=detections_per_image,
+        )
+        self.heads = heads
+        self.enlargement = dict(enlargement)
+        self.fusion = fusion
+
+    def pool(
+        self, pyramid: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[Size]
+    ) -> RoIFeatures:
+        """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)] one after the other."""
+        pooled: dict[float, Tensor] = {}
+        for branch in self.heads.names:
+            factor = self.enlargement.get(branch, 1.0)
+            if factor not in pooled:
+                rois = [enlarge(b, factor) for b in boxes]
+                pooled[factor] = self.box_roi_pool(pyramid, rois, image_sizes)
+        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+
+    def training_losses(
+        self,
+        pyramid: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_sizes: list[Size],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """Weighted losses of every branch on RoIs sampled from the proposals; targets as torchvision's."""
+        proposals, _, labels, deltas = self.select_training_samples(proposals, targets)
+        outputs = self.heads(self.pool(pyramid, proposals, image_sizes))
+        return self.heads.losses(outputs, torch.cat(labels), torch.cat(deltas))
+
+    def read(
+        self, roi_features: RoIFeatures, boxes: Tensor, readings: tuple[str, ...], image_size: Size
+    ) -> dict[str, HeadOutput]:
+        """What each reading says of one image's boxes (N, 4); regressed boxes are clipped to the image."""
+        outputs = self.heads(roi_features)
+        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
+        decoded: dict[str, Tensor] = {}
+        for name in {READINGS[reading].regressor for reading in readings}:
+            deltas = outputs[name][1].float()
+            regressed = self.box_coder.decode(deltas, [boxes])
+            decoded[name] = clip_boxes_to_image(regressed, image_size)[:, 1:]
+        return {
+            reading: HeadOutput(
+                READINGS[reading].scores(scores, self.fusion), decoded[READINGS[reading].regressor]
+            )
+            for reading in readings
+        }
+
+    def suppress(self, output: HeadOutput) -> Detections:
+        """Score threshold, per-class NMS and the cut to the best: one image's final detections."""
+        count, classes = output.scores.shape
+        labels = torch.arange(classes, device=output.scores.device).expand(count, classes)
+        boxes, scores, labels = output.boxes.flatten(0, 1), output.scores.flatten(), labels.flatten()
+        kept = torch.where(scores > self.score_thresh)[0]
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        kept = remove_small_boxes(boxes, min_size=MIN_DETECTION_SIDE)
+        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        kept = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+        return Detections(boxes[kept], scores[kept], labels[kept])

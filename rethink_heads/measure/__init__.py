@@ -1,0 +1,1 @@
+"""Put predefined proposals through heads and keep what came out as measurements."""

@@ -1,0 +1,229 @@
+"""Measurements: what heads made of predefined proposals, as frames that are saved and merged.
+
+See paper.md's "experiment with predefined proposals". A measurement set holds, for every object,
+detector, head and IoU bin, the moments of :mod:`rethink_heads.measure.moments`; beside them an
+optional sample of raw rows and maps per object for the spatial analyses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rethink_heads.errors import UserError
+from rethink_heads.files import read_parquet, write_parquet
+from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
+
+SIZES = ("small", "medium", "large")
+SMALL_AREA = 32**2
+MEDIUM_AREA = 96**2
+
+_INTEGERS = dict.fromkeys(("image_id", "object_id"), "int64")
+_NAMES = dict.fromkeys(("size", "detector", "head"), "str")
+BIN_COLUMNS: dict[str, str] = {
+    **_INTEGERS,
+    "class_name": "str",
+    **_NAMES,
+    "bin": "int64",
+    **dict.fromkeys(VALUE_COLUMNS, "float64"),
+}
+ROW_COLUMNS: dict[str, str] = {
+    **_INTEGERS,
+    **_NAMES,
+    "bin": "int64",
+    **dict.fromkeys(("weight", "iou", "score", "regressed_iou", *ERRORS), "float64"),
+}
+MAP_COLUMNS: dict[str, str] = {**_INTEGERS, **_NAMES, "kind": "str", "values": "object"}
+_FRAMES = {"bins": BIN_COLUMNS, "rows": ROW_COLUMNS, "maps": MAP_COLUMNS}
+_KEY = ["detector", "head", "image_id", "object_id"]
+
+
+def size_name(area: float) -> str:
+    """COCO's name of an object's size; ``area`` in px^2 of the original image."""
+    if area < SMALL_AREA:
+        return "small"
+    return "medium" if area < MEDIUM_AREA else "large"
+
+
+@dataclass
+class Measurements:
+    """Moments, sampled rows and maps of one or more heads on one set of objects.
+
+    Attributes:
+        bins: one row per object, detector, head and IoU bin with a proposal. Columns: image_id,
+            object_id, class_name, size ("small", "medium", "large"), detector (name of the run),
+            head, bin (0..19) and the VALUE_COLUMNS of :mod:`rethink_heads.measure.moments`.
+        rows: sampled proposals. Columns: image_id, object_id, size, detector, head, bin, weight
+            (how many proposals of its bin the row stands for), iou, score, regressed_iou, dx, dy,
+            dw, dh.
+        maps: one row per object, detector, head (a branch for correlations) and kind. Columns:
+            image_id, object_id (both -1 for maps of weights), size ("" for maps of weights),
+            detector, head, kind and values (float32 array, the map flattened row by row). Kinds:
+            "spatial_correlation" and "weight_correlation" (S^2 x S^2 cosines between RoI cells),
+            "displacement_score" (21 x 21 scores; columns displace by dx, rows by dy, from -1 to 1
+            of the object's size), "cell_score" and "cell_iou" (S x S changes when one RoI cell is
+            zeroed).
+        provenance: versions, configuration, hashes and seed, as names and texts.
+    """
+
+    bins: pd.DataFrame
+    rows: pd.DataFrame = field(default_factory=lambda: empty_frame(ROW_COLUMNS))
+    maps: pd.DataFrame = field(default_factory=lambda: empty_frame(MAP_COLUMNS))
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, columns in _FRAMES.items():
+            setattr(self, name, _conform(getattr(self, name), columns, name))
+
+    @classmethod
+    def empty(cls) -> Measurements:
+        """Measurements of no object."""
+        return cls(bins=empty_frame(BIN_COLUMNS))
+
+    @property
+    def objects(self) -> pd.DataFrame:
+        """One row per measured object: image_id, object_id, class_name, size."""
+        columns = ["image_id", "object_id", "class_name", "size"]
+        objects = self.bins[columns].drop_duplicates(["image_id", "object_id"])
+        return objects.sort_values(["image_id", "object_id"], ignore_index=True)
+
+    @property
+    def image_ids(self) -> tuple[int, ...]:
+        """The images that hold a measured object, sorted."""
+        return tuple(int(image_id) for image_id in np.unique(self.bins["image_id"]))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of the measured heads, sorted."""
+        return tuple(sorted(self.bins["head"].unique()))
+
+    @property
+    def detectors(self) -> tuple[str, ...]:
+        """Names of the measured detectors, sorted."""
+        return tuple(sorted(self.bins["detector"].unique()))
+
+    @property
+    def detector_heads(self) -> tuple[tuple[str, str], ...]:
+        """The (detector, head) pairs that were measured, sorted."""
+        pairs = self.bins[["detector", "head"]].drop_duplicates()
+        return tuple(sorted(pairs.itertuples(index=False, name=None)))
+
+    def select(
+        self,
+        *,
+        heads: Iterable[str] | None = None,
+        sizes: Iterable[str] | None = None,
+        detectors: Iterable[str] | None = None,
+    ) -> Measurements:
+        """The part with these heads, sizes and detectors (None: all).
+
+        Maps of weights belong to no object and so pass every choice of sizes.
+        """
+        chosen = {}
+        for name in _FRAMES:
+            frame = getattr(self, name)
+            keep = np.ones(len(frame), dtype=bool)
+            if heads is not None:
+                keep &= frame["head"].isin(list(heads)).to_numpy()
+            if detectors is not None:
+                keep &= frame["detector"].isin(list(detectors)).to_numpy()
+            if sizes is not None:
+                of_objects = frame["object_id"].to_numpy() >= 0
+                keep &= frame["size"].isin(list(sizes)).to_numpy() | ~of_objects
+            chosen[name] = frame[keep].reset_index(drop=True)
+        return Measurements(**chosen, provenance=dict(self.provenance))
+
+    @classmethod
+    def merge(cls, parts: Sequence[Measurements]) -> Measurements:
+        """All the parts' rows, sorted, whichever the parts' order.
+
+        Maps of weights may come with every part; the first is kept. Where the parts' provenance
+        differs, the different texts are joined by "; ".
+
+        Raises:
+            ValueError: two parts hold the same object, detector and head.
+        """
+        if not parts:
+            return cls.empty()
+        frames = {
+            name: _concatenate([getattr(part, name) for part in parts], columns)
+            for name, columns in _FRAMES.items()
+        }
+        maps = frames["maps"]
+        of_weights = maps["object_id"] < 0
+        repeated = maps.duplicated([*_KEY, "kind"])
+        frames["maps"] = maps[~(of_weights & repeated)].reset_index(drop=True)
+        for name, extra in (("bins", "bin"), ("maps", "kind")):
+            twice = frames[name].duplicated([*_KEY, extra])
+            if twice.any():
+                first = frames[name][twice].iloc[0]
+                raise ValueError(
+                    f"object {first['object_id']} of image {first['image_id']} was measured twice "
+                    f"for head {first['head']!r} of {first['detector']!r} ({name})"
+                )
+        return cls(**frames, provenance=_merge_provenance(part.provenance for part in parts))
+
+    def save(self, folder: Path) -> None:
+        """Write bins.parquet, rows.parquet and maps.parquet, each with the provenance."""
+        for name in _FRAMES:
+            write_parquet(getattr(self, name), Path(folder) / f"{name}.parquet", self.provenance)
+
+    @classmethod
+    def load(cls, folder: Path) -> Measurements:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: a file is missing, damaged or not one of measurements.
+        """
+        folder = Path(folder)
+        if not (folder / "bins.parquet").is_file():
+            raise UserError(f"no measurements in {folder}: bins.parquet is missing; measure first")
+        frames = {}
+        provenance: dict[str, str] = {}
+        for name in reversed(_FRAMES):
+            path = folder / f"{name}.parquet"
+            frames[name], provenance = read_parquet(path)
+            try:
+                frames[name] = _conform(frames[name], _FRAMES[name], name)
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"{path} does not hold measurements ({error}); delete it and measure again"
+                ) from error
+        return cls(**frames, provenance=provenance)
+
+
+def empty_frame(columns: dict[str, str]) -> pd.DataFrame:
+    """A frame without rows, with columns of these names and types."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
+
+
+def _conform(frame: pd.DataFrame, columns: dict[str, str], name: str) -> pd.DataFrame:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{name} lack the columns {', '.join(missing)}")
+    frame = frame[list(columns)].astype(columns).reset_index(drop=True)
+    if "values" in columns:
+        arrays = [np.asarray(values, dtype=np.float32) for values in frame["values"]]
+        frame["values"] = pd.Series(arrays, index=frame.index, dtype=object)
+    return frame
+
+
+def _concatenate(frames: list[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    if not filled:
+        return empty_frame(columns)
+    key = [*_KEY, *(column for column in ("bin", "kind") if column in columns)]
+    # Stable, so that the sampled rows of one object and bin keep their order.
+    return pd.concat(filled, ignore_index=True).sort_values(key, kind="stable", ignore_index=True)
+
+
+def _merge_provenance(parts: Iterable[dict[str, str]]) -> dict[str, str]:
+    texts: dict[str, set[str]] = {}
+    for part in parts:
+        for key, text in part.items():
+            texts.setdefault(key, set()).add(text)
+    return {key: "; ".join(sorted(found)) for key, found in sorted(texts.items())}

@@ -1,0 +1,147 @@
+"""Reduce what a head made of an object's proposals to counts and moments per IoU bin.
+
+Moments (counts, sums, sums of squares and of products) of all proposals are enough for every
+mean, standard deviation and correlation of the project, and adding two sets of moments is the same
+as measuring both sets of proposals at once. Everything is float64: a bin holds at most some
+thousands of values of order one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from rethink_heads.errors import UserError
+from rethink_heads.proposals import IOU_BINS, iou_bin
+
+Array = npt.NDArray[np.float64]
+ArrayLike = Any  # a torch tensor on any device, or anything numpy takes
+
+ERRORS = ("dx", "dy", "dw", "dh")
+VARIABLES = ("iou", "score", "regressed_iou", *ERRORS)
+PRODUCTS = (
+    *((v, v) for v in VARIABLES),
+    ("iou", "score"),
+    ("iou", "regressed_iou"),
+    ("score", "regressed_iou"),
+)
+VALUE_COLUMNS = (
+    "n",
+    "measured",
+    *(f"sum_{v}" for v in VARIABLES),
+    *(f"sum_{a}_{b}" for a, b in PRODUCTS),
+    *(f"sum_abs_{v}" for v in ERRORS),
+)
+
+# A regressed box that is clipped to a sliver of the image has next to no width, and the logarithm
+# of its width would drown every other value. The bound is the one of the usual box coder.
+SMALLEST_RATIO = 16 / 1000
+
+
+def proposal_values(
+    iou: ArrayLike, score: ArrayLike, regressed_boxes: ArrayLike, object_box: ArrayLike
+) -> dict[str, Array]:
+    """The VARIABLES of each proposal of one object, for one head.
+
+    Args:
+        iou: (N,) IoU of each proposal with the object.
+        score: (N,) probability of the object's class.
+        regressed_boxes: (N, 4) regressed box of the object's class, xyxy, px.
+        object_box: (4,) the object's box, xyxy, px.
+
+    Returns:
+        For each of VARIABLES a float64 array (N,). "dx", "dy": the regressed centre less the
+        object's, in units of the object's width and height; "dw", "dh": logarithm of the regressed
+        width and height over the object's, whose ratio is held at 0.016 or more.
+
+    Raises:
+        UserError: the head gave scores or boxes that are not finite.
+    """
+    boxes = _float64(regressed_boxes).reshape(-1, 4)
+    target = _float64(object_box).reshape(4)
+    values = {"iou": _float64(iou), "score": _float64(score)}
+    wrong = ~(np.isfinite(values["score"]) & np.isfinite(boxes).all(axis=1))
+    if wrong.any():
+        raise UserError(
+            f"the head gave scores or boxes that are not finite for {int(wrong.sum())} of "
+            f"{len(wrong)} proposals; its weights are damaged or its training diverged: train it "
+            "again with a lower training.learning_rate"
+        )
+    size, target_size = boxes[:, 2:] - boxes[:, :2], target[2:] - target[:2]
+    values["regressed_iou"] = _iou_with(boxes, target)
+    centre_error = ((boxes[:, 2:] + boxes[:, :2]) - (target[2:] + target[:2])) / 2 / target_size
+    log_ratio = np.log(np.maximum(size / target_size, SMALLEST_RATIO))
+    values["dx"], values["dy"] = centre_error.T
+    values["dw"], values["dh"] = log_ratio.T
+    return values
+
+
+def reduce_values(
+    values: dict[str, Array], bins: ArrayLike, weights: ArrayLike | None = None
+) -> pd.DataFrame:
+    """Moments per IoU bin of what :func:`proposal_values` gives.
+
+    Args:
+        values: (N,) per variable of VARIABLES.
+        bins: (N,) IoU bin of each proposal, 0..19.
+        weights: (N,) how many proposals of its bin each row stands for, N_b / n_b when n_b of the
+            N_b proposals of bin b were measured; None: one each.
+
+    Returns:
+        A frame with columns "bin" and VALUE_COLUMNS, one row per bin with a proposal. "n" is the
+        exact number of proposals, "measured" how many went through the head, and each sum is the
+        weighted one, an unbiased estimate of the sum over all proposals.
+    """
+    index = _float64(bins).astype(np.int64)
+    weight = None if weights is None else _float64(weights)
+
+    def total(column: Array | None) -> Array:
+        if weight is not None:
+            column = weight if column is None else column * weight
+        return np.bincount(index, column, IOU_BINS).astype(np.float64)
+
+    measured = np.bincount(index, minlength=IOU_BINS)
+    # Weights N_b / n_b add up to a whole number but for rounding.
+    columns: dict[str, Any] = {"bin": np.arange(IOU_BINS), "n": np.rint(total(None))}
+    columns["measured"] = measured.astype(np.float64)
+    for variable in VARIABLES:
+        columns[f"sum_{variable}"] = total(values[variable])
+    for first, second in PRODUCTS:
+        columns[f"sum_{first}_{second}"] = total(values[first] * values[second])
+    for variable in ERRORS:
+        columns[f"sum_abs_{variable}"] = total(np.abs(values[variable]))
+    filled = measured > 0
+    return pd.DataFrame({name: column[filled] for name, column in columns.items()})
+
+
+def reduce_to_bins(
+    iou: ArrayLike,
+    score: ArrayLike,
+    regressed_boxes: ArrayLike,
+    object_box: ArrayLike,
+    weights: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """:func:`proposal_values`, then :func:`reduce_values` on the proposals' IoU bins."""
+    values = proposal_values(iou, score, regressed_boxes, object_box)
+    bins = iou_bin(torch.from_numpy(values["iou"]))
+    return reduce_values(values, bins, weights)
+
+
+def _iou_with(boxes: Array, target: Array) -> Array:
+    """IoU (N,) of boxes (N, 4) with one box (4,). A box without extent has IoU 0."""
+    overlap = np.minimum(boxes[:, 2:], target[2:]) - np.maximum(boxes[:, :2], target[:2])
+    intersection = np.prod(np.maximum(overlap, 0), axis=1)
+    area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
+    union = area + np.prod(target[2:] - target[:2]) - intersection
+    return np.asarray(intersection / union)
+
+
+def _float64(values: ArrayLike) -> Array:
+    if isinstance(values, torch.Tensor):
+        # By torch, because numpy lacks bfloat16.
+        values = values.detach().double().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,189 @@
+"""Measure one image: its objects' proposals through every head, and the maps of every object.
+
+The image's features are computed once and shared by all its objects. Of every proposal only the
+score and the regressed box of the object's class leave the device; they are reduced to moments per
+IoU bin at once (:mod:`rethink_heads.measure.moments`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.data.sample import Sample
+from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.measure.maps import (
+    cell_responses,
+    displacement_scores,
+    flatten,
+    output_correlations,
+)
+from rethink_heads.measure.measurements import Measurements, size_name
+from rethink_heads.measure.moments import proposal_values, reduce_values
+from rethink_heads.measure.sampling import choose, generator, stratify
+from rethink_heads.proposals import IOU_BINS, grid, iou_bin
+
+# Beyond this many RoIs at once nothing gets quicker. On a CPU, the hidden maps of more RoIs leave
+# the cache: on two cores, 64 to 512 RoIs of the small presets and 64 to 128 of coco-r50 were the
+# quickest.
+MAX_CHUNK_CPU = 128
+MAX_CHUNK = 2048
+# A head's hidden maps are several times its RoI features: in a conv-head 1024 channels to 256, and
+# some of them at once.
+MEMORY_PER_ROI_FEATURE = 10
+
+
+@dataclass(frozen=True)
+class ObjectMeasurer:
+    """Measures the objects of one image at a time.
+
+    Attributes:
+        detector: whose heads are measured.
+        detector_name: the value of the column "detector".
+        config: which objects and proposals are measured.
+        seed: of the choices among objects, proposals and rows.
+    """
+
+    detector: Detector
+    detector_name: str
+    config: MeasuringConfig
+    seed: int
+
+    def measure(self, sample: Sample) -> Measurements:
+        """The measurements of one image's objects, without maps of weights."""
+        objects = choose(
+            len(sample.boxes),
+            self.config.objects_per_image,
+            generator("objects", self.seed, sample.image_id),
+        )
+        if not len(objects):
+            return Measurements.empty()
+        bins, rows, maps = [], [], []
+        with torch.inference_mode():
+            features = self.detector.extract(sample.image.to(self.detector.device))
+            for index in objects.tolist():
+                target = self._target(sample, index)
+                exact = self.detector.pool(features, target.box[None].to(self.detector.device))
+                chunk = chunk_size(exact, self.config.memory_mb)
+                for moments, sampled in self._measure_proposals(features, target, chunk):
+                    bins.append(moments)
+                    rows.append(sampled)
+                maps += self._measure_maps(features, exact, target, chunk)
+        return Measurements(
+            bins=pd.concat(bins, ignore_index=True),
+            rows=pd.concat(rows, ignore_index=True),
+            maps=pd.DataFrame(maps),
+        )
+
+    def _target(self, sample: Sample, index: int) -> _Target:
+        label = int(sample.labels[index])
+        names = {
+            "image_id": sample.image_id,
+            "object_id": int(sample.object_ids[index]),
+            "class_name": self.detector.class_names[label],
+            "size": size_name(float(sample.areas[index])),
+            "detector": self.detector_name,
+        }
+        height, width = sample.image.shape[1:]
+        return _Target(sample.boxes[index], label, (height, width), names)
+
+    def _proposals(self, target: _Target) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (N, 4), IoUs (N,) and weights (N,) of the proposals to measure."""
+        proposals = grid(target.box, target.image_size, self.config.grid_steps)
+        wanted = self.config.proposals_per_object
+        if wanted is None:
+            return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious)
+        chosen, weights = stratify(
+            iou_bin(proposals.ious),
+            max(1, round(wanted / IOU_BINS)),
+            generator("proposals", self.seed, *target.ids),
+        )
+        return proposals.boxes[chosen], proposals.ious[chosen], weights
+
+    def _measure_proposals(
+        self, features: Features, target: _Target, chunk: int
+    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+        """By head: moments per bin, and the sampled rows, which are the same proposals for all."""
+        boxes, ious, weights = self._proposals(target)
+        bins = iou_bin(ious)
+        rows, row_weights = stratify(
+            bins, self.config.rows_per_bin, generator("rows", self.seed, *target.ids)
+        )
+        stands_for = {"bin": bins[rows].numpy(), "weight": (row_weights * weights[rows]).numpy()}
+        responses = _respond(self.detector, features, boxes, target.label, chunk)
+        for head, (scores, regressed) in responses.items():
+            values = proposal_values(ious, scores, regressed, target.box)
+            moments = reduce_values(values, bins, weights)
+            sampled = {name: column[rows.numpy()] for name, column in values.items()}
+            yield (
+                moments.assign(**target.names, head=head),
+                pd.DataFrame({**stands_for, **sampled}).assign(**target.names, head=head),
+            )
+
+    def _measure_maps(
+        self, features: Features, exact: RoIFeatures, target: _Target, chunk: int
+    ) -> list[dict[str, Any]]:
+        """Rows of the frame of maps, given the RoI features of the object's own box."""
+        detector, box, label = self.detector, target.box, target.label
+        correlations = output_correlations(detector, exact)
+        displaced = displacement_scores(detector, features, box, label, target.image_size, chunk)
+        cells = cell_responses(detector, features, exact, box, label, chunk)
+        found = [(branch, "spatial_correlation", values) for branch, values in correlations.items()]
+        found += [(head, "displacement_score", values) for head, values in displaced.items()]
+        found += [(head, "cell_score", change) for head, (change, _) in cells.items()]
+        found += [(head, "cell_iou", change) for head, (_, change) in cells.items()]
+        return [
+            {**target.names, "head": name, "kind": kind, "values": flatten(values)}
+            for name, kind, values in found
+        ]
+
+
+@dataclass(frozen=True)
+class _Target:
+    box: Tensor
+    label: int
+    image_size: tuple[int, int]
+    names: dict[str, Any]
+
+    @property
+    def ids(self) -> tuple[int, int]:
+        return self.names["image_id"], self.names["object_id"]
+
+
+def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
+    """RoIs to put through the heads at once under a memory bound.
+
+    Args:
+        roi_features: those of one box.
+        memory_mb: bound on what the heads hold at once, in MiB.
+
+    Returns:
+        1 or more; at most `MAX_CHUNK`, on a CPU `MAX_CHUNK_CPU`.
+    """
+    size = sum(pooled[0].numel() * pooled.element_size() for pooled in roi_features.values())
+    on_cpu = all(pooled.device.type == "cpu" for pooled in roi_features.values())
+    most = MAX_CHUNK_CPU if on_cpu else MAX_CHUNK
+    return max(1, min(most, memory_mb * 2**20 // (size * MEMORY_PER_ROI_FEATURE)))
+
+
+def _respond(
+    detector: Detector, features: Features, boxes: Tensor, label: int, chunk: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By head: scores (N,) and regressed boxes (N, 4) of class `label` for boxes (N, 4)."""
+    scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
+    regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
+    for batch in boxes.to(detector.device).split(chunk):
+        outputs = detector.predict(features, detector.pool(features, batch), batch)
+        for head in scores:
+            # A copy, so that the other classes' outputs are freed.
+            scores[head].append(outputs[head].scores[:, label].clone())
+            regressed[head].append(outputs[head].boxes[:, label].clone())
+    return {
+        head: (torch.cat(scores[head]).cpu(), torch.cat(regressed[head]).cpu()) for head in scores
+    }

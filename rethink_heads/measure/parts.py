@@ -1,0 +1,83 @@
+"""Measurements kept image by image, so that an interruption loses only the image under way."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from rethink_heads.files import atomic_path, write_text
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.provenance import differences
+
+logger = logging.getLogger(__name__)
+
+_PROVENANCE = "provenance.json"
+
+
+class Parts:
+    """A folder with one sub-folder of measurements an image, named by the image's id.
+
+    A sub-folder appears under its name only when it is complete.
+    """
+
+    def __init__(self, folder: Path, provenance: dict[str, str]) -> None:
+        """Open or make `folder`.
+
+        Parts of another provenance are removed, after saying what differs, and so is what a killed
+        process left half-written.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        self.folder, self.provenance = folder, provenance
+        if folder.is_dir():
+            before = _read(folder / _PROVENANCE)
+            if before != provenance and any(folder.iterdir()):
+                logger.warning(
+                    "unfinished measurements in %s are of another setting and are removed (%s)",
+                    folder,
+                    differences(before or {}, provenance),
+                )
+                self.remove()
+            else:
+                for left in folder.glob(".*"):
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
+        write_text(folder / _PROVENANCE, json.dumps(provenance, indent=1, sort_keys=True))
+
+    @property
+    def complete(self) -> set[int]:
+        """Ids of the images whose parts are complete."""
+        names = [entry.name for entry in self.folder.iterdir() if entry.is_dir()]
+        return {int(name) for name in names if name.removeprefix("-").isdecimal()}
+
+    def write(self, image_id: int, part: Measurements) -> None:
+        """Keep one image's measurements: all of them, or nothing and UserError."""
+        with atomic_path(self.folder / str(image_id)) as temporary:
+            part.save(temporary)
+
+    def merge(self, image_ids: Iterable[int]) -> Measurements:
+        """The measurements of these images in one."""
+        merged = Measurements.merge([Measurements.load(self.folder / str(i)) for i in image_ids])
+        merged.provenance = dict(self.provenance)
+        return merged
+
+    def remove(self) -> None:
+        """Delete all parts."""
+        # Without it the folder is of another setting: what an interruption leaves is never taken
+        # up.
+        (self.folder / _PROVENANCE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,74 @@
+"""What measurements came from, so that only equal ones are reused."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rethink_heads import __version__
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.files import METADATA_KEY
+
+FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
+PACKAGES = ("torch", "torchvision")
+
+
+def provenance_of(
+    dataset: CocoDataset, detector_name: str, config: MeasuringConfig, seed: int
+) -> dict[str, str]:
+    """What is known of measurements without the detector's weights: add their hash as "weights".
+
+    `memory_mb` is left out: it decides how much is done at once, not what is measured.
+    """
+    return {
+        "detector": detector_name,
+        "data": dataset.fingerprint,
+        "images": str(len(dataset)),
+        "measuring": config.model_dump_json(exclude={"memory_mb", "images"}),
+        "seed": str(seed),
+        "version of rethink-heads": __version__,
+        **{f"version of {name}": _version(name) for name in PACKAGES},
+    }
+
+
+def saved_provenance(folder: Path) -> dict[str, str] | None:
+    """Provenance of the complete measurements in `folder`; None if they are missing or damaged.
+
+    Only the files' schemas are read. Files of different provenance, left by an interruption between
+    two of them, count as damaged.
+    """
+    found = []
+    for name in FILES:
+        try:
+            metadata = pq.read_schema(folder / name).metadata or {}
+            found.append(json.loads(metadata.get(METADATA_KEY, b"{}")))
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+    return found[0] if found[0] == found[1] == found[2] else None
+
+
+def differences(before: dict[str, str], now: dict[str, str]) -> str:
+    """In words, what differs: `seed was 0, is 1; weights were ...`."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return "; ".join(
+        f"{name}: {_short(before.get(name))} before, {_short(now.get(name))} now" for name in names
+    )
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "not stated"
+    # Hashes are told apart by their first digits.
+    return f"{text[:12]}..." if len(text) == 64 and " " not in text else text
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

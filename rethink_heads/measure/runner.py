@@ -1,0 +1,150 @@
+"""Measure a detector on a dataset: resumable, reused when nothing changed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.base import Detector
+from rethink_heads.errors import UserError
+from rethink_heads.measure.maps import flatten, weight_correlations
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.objects import ObjectMeasurer
+from rethink_heads.measure.parts import Parts
+from rethink_heads.measure.provenance import differences, provenance_of, saved_provenance
+from rethink_heads.progress import ProgressReport
+
+logger = logging.getLogger(__name__)
+
+
+def measure(
+    detector: Detector,
+    dataset: CocoDataset,
+    detector_name: str,
+    config: MeasuringConfig,
+    seed: int,
+    folder: Path,
+    provenance: dict[str, str],
+    progress: bool = True,
+) -> Measurements:
+    """Measure a detector's heads on a dataset's objects; see `Measurements` for what is measured.
+
+    Each image's part is kept under `folder`/parts until all are merged into `folder`/bins.parquet,
+    rows.parquet and maps.parquet. An interrupted call loses only the image under way and goes on
+    when called again. Complete measurements of the same provenance are read instead of measured
+    again; those of another provenance stay until the new ones are complete.
+
+    Args:
+        detector: its class names must be the dataset's.
+        dataset: cut to the first `config.images` images.
+        detector_name: the value of the column "detector", a run's name.
+        config: which objects and proposals are measured.
+        seed: of the choices among objects, proposals and rows.
+        folder: where the measurements are kept.
+        provenance: what else the measurements depend on, above all the hash of the weights. The
+            data, the configuration, the seed and the versions are added.
+        progress: report on standard error.
+
+    Raises:
+        UserError: the class names differ, there is no object, or `folder` cannot be written.
+    """
+    check_classes(detector.class_names, dataset.class_names)
+    if config.images is not None:
+        dataset = dataset.subset(config.images)
+    if dataset.box_counts.objects == 0:
+        raise UserError(
+            f"no objects to measure in the first {len(dataset)} images of "
+            f"{dataset.annotations_path}; take more images (measuring.images)"
+        )
+    provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
+    if _is_measured(folder, provenance):
+        return Measurements.load(folder)
+    parts = Parts(folder / "parts", provenance)
+    if isinstance(detector, torch.nn.Module):
+        detector.eval()
+    measurer = ObjectMeasurer(detector, detector_name, config, seed)
+    _measure_images(measurer, dataset, parts, progress)
+    of_weights = _measure_weights(detector, detector_name)
+    measured = Measurements.merge([parts.merge(dataset.image_ids), of_weights])
+    measured.provenance = provenance
+    measured.save(folder)
+    parts.remove()
+    return measured
+
+
+def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
+    """Raise UserError, naming the differences, unless both name the same classes in order."""
+    if tuple(detector_classes) == tuple(dataset_classes):
+        return
+    ours, theirs = set(detector_classes), set(dataset_classes)
+    reasons = []
+    if theirs - ours:
+        reasons.append(f"only the data has {', '.join(sorted(theirs - ours))}")
+    if ours - theirs:
+        reasons.append(f"only the detector has {', '.join(sorted(ours - theirs))}")
+    if not reasons:
+        reasons.append(
+            f"the order differs: the detector has {', '.join(detector_classes)} and "
+            f"the data {', '.join(dataset_classes)}"
+        )
+    raise UserError(
+        f"the detector's classes are not the data's: "
+        f"{'; '.join(reasons)}; give the data that the detector was trained for"
+    )
+
+
+def _is_measured(folder: Path, provenance: dict[str, str]) -> bool:
+    """Whether `folder` holds complete measurements of this provenance; else says what differs."""
+    before = saved_provenance(folder)
+    if before is None:
+        return False
+    if before == provenance:
+        return True
+    logger.warning(
+        "measurements in %s are of another setting and are made again (%s)",
+        folder,
+        differences(before, provenance),
+    )
+    return False
+
+
+def _measure_images(
+    measurer: ObjectMeasurer, dataset: CocoDataset, parts: Parts, progress: bool
+) -> None:
+    complete = parts.complete
+    todo = [index for index, image_id in enumerate(dataset.image_ids) if image_id not in complete]
+    report = ProgressReport(
+        f"measuring {measurer.detector_name}",
+        len(dataset),
+        "images",
+        counted="objects",
+        start=len(dataset) - len(todo),
+        enabled=progress,
+    )
+    with report:
+        for index in todo:
+            sample = dataset[index]
+            part = measurer.measure(sample)
+            parts.write(sample.image_id, part)
+            report.advance(counted=len(part.objects))
+
+
+def _measure_weights(detector: Detector, detector_name: str) -> Measurements:
+    """The maps of the detector's weights, which belong to no image."""
+    with torch.inference_mode():
+        maps = weight_correlations(detector)
+    names = {"image_id": -1, "object_id": -1, "size": "", "detector": detector_name}
+    measured = Measurements.empty()
+    if maps:
+        records = [
+            {**names, "head": branch, "kind": "weight_correlation", "values": flatten(values)}
+            for branch, values in maps.items()
+        ]
+        measured = Measurements(bins=measured.bins, maps=pd.DataFrame(records))
+    return measured

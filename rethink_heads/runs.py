@@ -1,0 +1,181 @@
+"""A run folder: one detector's settings and everything made from it.
+
+Layout (every file is written whole or not at all, see :mod:`rethink_heads.files`)::
+
+    config.yaml              the settings the detector is trained with
+    log.txt                  what was done, and when
+    checkpoints/last.ckpt    where training goes on after an interruption
+    checkpoints/best.ckpt    the best validation AP so far
+    checkpoints/detector.pt  the detector, its class names and settings: the run is trained
+    measurements/<name>/     bins.parquet, rows.parquet, maps.parquet of one data set
+    tables/  figures/        results from measurements/default
+    tables/<name>/ ...       results from the measurements of that name
+
+``measurements/default`` belongs to the test split, the measuring settings and the seed of the run's
+own config.yaml. Any other choice gets a folder of its own, named by the split and eight digits
+that stand for the rest; so it never takes the place of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rethink_heads import files
+from rethink_heads.config import Config
+from rethink_heads.errors import UserError
+
+CONFIG_NAME = "config.yaml"
+DEFAULT_MEASUREMENTS = "default"
+
+
+def default_runs_root() -> Path:
+    """Return the folder that runs are made in when no other is named: ``runs``, here."""
+    return Path("runs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its settings. Make one with :meth:`create` or :meth:`open`."""
+
+    path: Path
+    config: Config
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> Run:
+        """Make the folder, or open it again when it holds the same settings.
+
+        What only measuring reads (``measuring.*``) may differ: the new values are kept.
+
+        Raises:
+            UserError: the folder holds another run or other files, or cannot be written.
+        """
+        path = Path(path)
+        if (path / CONFIG_NAME).exists():
+            changed = _changed_settings(cls.open(path).config, config)
+            training = [name for name in changed if not name.startswith("measuring.")]
+            if training:
+                raise UserError(
+                    f"{path} holds a run with other settings ({', '.join(training)});"
+                    " choose another folder with --run or delete this one"
+                )
+            if not changed:
+                return cls(path, config)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} exists and is not a run; choose another folder with --run")
+        files.write_text(path / CONFIG_NAME, config.to_yaml())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """Open a run folder.
+
+        Raises:
+            UserError: no such folder, not a run, or its settings cannot be read.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise UserError(
+                f"no such run: {path}; train one with: rethink-heads train --run {path}"
+            )
+        if not (path / CONFIG_NAME).is_file():
+            raise UserError(f"{path} is not a run: it has no {CONFIG_NAME}")
+        return cls(path, Config.from_yaml(path / CONFIG_NAME))
+
+    @property
+    def name(self) -> str:
+        """The folder's name; measurements call the detector by it."""
+        return self.path.resolve().name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def detector_path(self) -> Path:
+        """The trained detector; the file is there only when training is complete."""
+        return self.checkpoints / "detector.pt"
+
+    @property
+    def measurements_dir(self) -> Path:
+        return self.path / "measurements"
+
+    @property
+    def tables_dir(self) -> Path:
+        return self.path / "tables"
+
+    @property
+    def figures_dir(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    def measurements(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
+        """Return the folder of the measurements of that name."""
+        return self.measurements_dir / name
+
+    def tables(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
+        """Return the folder of the tables made from the measurements of that name."""
+        return self.tables_dir if name == DEFAULT_MEASUREMENTS else self.tables_dir / name
+
+    def figures(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
+        """Return the folder of the figures made from the measurements of that name."""
+        return self.figures_dir if name == DEFAULT_MEASUREMENTS else self.figures_dir / name
+
+
+def measurements_name(own: Config, chosen: Config, seed: int) -> str:
+    """Name the measurements of a run made with other test data, measuring settings or seed.
+
+    Args:
+        own: the run's settings.
+        chosen: the same with the test data and measuring settings that are used.
+        seed: the measuring seed.
+
+    Returns:
+        ``default`` where nothing differs from the run's own, otherwise the split's name and eight
+        hexadecimal digits that stand for annotations, image folder, settings and seed.
+    """
+    annotations, images = chosen.data.paths("test")
+    same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
+    if same_data and own.measuring == chosen.measuring and own.seed == seed:
+        return DEFAULT_MEASUREMENTS
+    # How much is done at once changes nothing that is measured.
+    measuring = chosen.measuring.model_dump_json(exclude={"memory_mb"})
+    text = "\n".join([files.sha256(annotations), str(images.resolve()), measuring, str(seed)])
+    split = chosen.data.test_split
+    if chosen.data.test_annotations is not None:
+        split = annotations.stem
+    return f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _test_paths(config: Config) -> tuple[Path, Path] | None:
+    try:
+        return config.data.paths("test")
+    except UserError:
+        return None
+
+
+def _changed_settings(old: Config, new: Config) -> list[str]:
+    before, after = _flat(old), _flat(new)
+    return [name for name in after if before.get(name) != after[name]]
+
+
+def _flat(config: Config) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in config.model_dump(mode="json").items():
+        if isinstance(value, dict):
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Statistics of measurements: frames in, frames out, each number with its 95% interval."""

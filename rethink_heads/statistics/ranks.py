@@ -1,0 +1,61 @@
+"""Spearman's rank correlation of weighted rows, for all images and for each replicate."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.sums import NO_VARIANCE
+
+# The rows are sorted once, but ranks are recomputed in every replicate.
+RANK_REPLICATES = 200
+
+
+def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
+    """Spearman's correlation of all sampled rows, and of each replicate.
+
+    Rows: iou, score, weight, image_id. Leaving out each image in turn would cost as much again
+    per image, so that the interval is bias-corrected but not accelerated.
+    """
+    images = np.array(rows["image_id"].nunique())
+    if rows.empty:
+        nothing = np.full(bootstrap.replicates, np.nan)
+        return Resampled(np.array(np.nan), nothing, None, images)
+    places_x, places_y = (
+        np.unique(rows[column].to_numpy(), return_inverse=True)[1] for column in ("iou", "score")
+    )
+    weight = rows["weight"].to_numpy()
+    image = bootstrap.index(rows["image_id"].to_numpy())
+    values = [
+        weighted_spearman(places_x, places_y, weight * drawn[image]) for drawn in bootstrap.weights
+    ]
+    value = weighted_spearman(places_x, places_y, weight)
+    return Resampled(np.array(value), np.array(values), None, images)
+
+
+def weighted_spearman(
+    places_x: npt.NDArray[np.int64], places_y: npt.NDArray[np.int64], weight: Array
+) -> float:
+    """Rank correlation of rows (N,) that each stand for ``weight`` equal ones.
+
+    ``places`` number the different values of a variable from 0 in rising order, so that equal
+    values, which share the mean of their ranks, have one number. nan where one variable does not
+    vary.
+    """
+    total = weight.sum()
+    if total <= 0:
+        return float("nan")
+    ranks = []
+    for places in (places_x, places_y):
+        mass = np.bincount(places, weight)
+        # Less half the total, which is the mean of midranks: centred without a second pass.
+        midranks = (np.cumsum(mass) - mass / 2 - total / 2) / total
+        ranks.append(midranks[places])
+    x, y = ranks
+    spread = (weight @ (x * x)) * (weight @ (y * y))
+    # Centred ranks span [-1/2, 1/2]: a spread of next to nothing is a single value.
+    if spread <= (NO_VARIANCE * total) ** 2:
+        return float("nan")
+    return float(weight @ (x * y) / np.sqrt(spread))

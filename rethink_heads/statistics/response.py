@@ -1,0 +1,198 @@
+"""Response maps: the score against displacement of the box, and each RoI cell's part in it.
+
+Kinds of maps: "displacement_score", the score of the object's class for the object's box displaced
+by dx (columns) and dy (rows) in -1..1 of its size; "cell_score" and "cell_iou", the change of the
+score and of the regressed box's IoU when one RoI cell is zeroed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from rethink_heads.errors import UserError
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, Estimate, ImageBootstrap
+from rethink_heads.statistics.selection import groups
+from rethink_heads.statistics.spatial import mean_over_objects, stack
+from rethink_heads.statistics.sums import ratio
+
+RESPONSE_KINDS = ("displacement_score", "cell_score", "cell_iou")
+# The displacement, in units of the object's size, at which the drop of the score is reported.
+DROP_AT = 0.5
+
+_KEYS = ["detector", "head", "size", "kind"]
+SUMMARY_COLUMNS = [*_KEYS, "quantity", "value", "low", "high", "objects"]
+
+Formula = Callable[[Array], Array]  # mean maps (R, values) -> (R,)
+
+
+def response(
+    measurements: Measurements, kind: str, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """The mean map of a kind over objects, with an interval in each place.
+
+    Returns:
+        One row per detector, head, size and place of the map, row by row: "kind", "row", "column",
+        for "displacement_score" also "dy" and "dx" (units of the object's size), "mean", "low",
+        "high", "objects". A size without objects has no rows.
+    """
+    bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    results = []
+    for keys, frame in _groups(measurements, kind):
+        maps = stack(frame)
+        if not len(maps):
+            continue
+        estimate, _ = mean_over_objects(frame, maps, bootstrap)
+        side = math.isqrt(maps.shape[1])
+        row, column = np.divmod(np.arange(side**2), side)
+        columns = {**keys, "kind": kind, "row": row, "column": column}
+        if kind == "displacement_score":
+            steps = displacements(side)
+            columns |= {"dy": steps[row], "dx": steps[column]}
+        columns |= {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
+        results.append(pd.DataFrame(columns | {"objects": len(frame)}))
+    places = ["dy", "dx"] if kind == "displacement_score" else []
+    ordered = [*_KEYS, "row", "column", *places, "mean", "low", "high", "objects"]
+    if not results:
+        return pd.DataFrame(columns=ordered)
+    return pd.concat(results, ignore_index=True)[ordered]
+
+
+def response_summary(
+    measurements: Measurements, kind: str, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """What a mean response map comes down to, with intervals.
+
+    For "displacement_score": "score", the score without displacement; "drop_dx" and "drop_dy", how
+    far it falls at a displacement of 0.5 (mean of both directions); "half_width_dx" and
+    "half_width_dy", the displacement at which it falls to half (mean of both directions, each
+    interpolated; nan where it stays above half). For "cell_score" and "cell_iou": "mean_change",
+    "mean_absolute_change" (over objects and cells), "largest_change" (of the cell with the largest
+    magnitude in the mean map, signed) and "cell_spread" (standard deviation over the mean map).
+
+    Returns:
+        One row per detector, head, size and quantity: "kind", "quantity", "value", "low", "high",
+        "objects". A size without objects has no rows.
+    """
+    bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    results = []
+    for keys, frame in _groups(measurements, kind):
+        maps = stack(frame)
+        if not len(maps):
+            continue
+        for quantity, formula in _FORMULAS[kind].items():
+            values = np.abs(maps) if quantity == "mean_absolute_change" else maps
+            estimate = _of_mean_map(frame, values, bootstrap, formula)
+            results.append(
+                {
+                    **keys,
+                    "kind": kind,
+                    "quantity": quantity,
+                    "value": float(estimate.value),
+                    "low": float(estimate.low),
+                    "high": float(estimate.high),
+                    "objects": len(frame),
+                }
+            )
+    return pd.DataFrame(results, columns=SUMMARY_COLUMNS)
+
+
+def displacements(side: int) -> npt.NDArray[np.float64]:
+    """Displacements (side,) of a displacement map's columns and rows."""
+    return np.linspace(-1, 1, side)
+
+
+def _groups(measurements: Measurements, kind: str) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+    if kind not in RESPONSE_KINDS:
+        raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
+    maps = measurements.maps[measurements.maps["kind"] == kind]
+    pairs = maps[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
+    return groups(maps, tuple(sorted(pairs)))
+
+
+def _of_mean_map(
+    frame: pd.DataFrame, values: Array, bootstrap: ImageBootstrap, formula: Formula
+) -> Estimate:
+    """A formula of the mean of objects' maps (O, S^2); its estimate is of shape ()."""
+    _, sums = mean_over_objects(frame, values, bootstrap)
+    side = math.isqrt(values.shape[1])
+
+    def of_sums(summed: Array) -> Array:
+        return formula(ratio(summed).reshape(-1, side, side))
+
+    return bootstrap.resample(sums, of_sums, sums[:, 0, 0] > 0).estimate()
+
+
+def _at_centre(maps: Array) -> Array:
+    middle = maps.shape[1] // 2
+    return maps[:, middle, middle]
+
+
+def _drop(lines: Array) -> Array:
+    """Fall (R,) of lines (R, side) from their middle to a displacement of DROP_AT."""
+    steps = displacements(lines.shape[1])
+    beside = []
+    for place in (-DROP_AT, DROP_AT):
+        # Between two places of the map unless its displacements hit DROP_AT.
+        after = int(np.searchsorted(steps, place))
+        part = (place - steps[after - 1]) / (steps[after] - steps[after - 1])
+        beside.append(lines[:, after - 1] * (1 - part) + lines[:, after] * part)
+    return lines[:, lines.shape[1] // 2] - np.mean(beside, axis=0)
+
+
+def _half_width(lines: Array) -> Array:
+    """Displacement (R,) at which lines (R, side) fall to half of their middle."""
+    middle = lines.shape[1] // 2
+    step = displacements(lines.shape[1])[middle + 1]
+    widths = []
+    for outwards in (lines[:, middle:], lines[:, middle::-1]):
+        half = outwards[:, 0] / 2
+        below = outwards <= half[:, None]
+        after = np.where(below.any(axis=1), below.argmax(axis=1), -1)
+        index = np.arange(len(lines))
+        inner, outer = outwards[index, after - 1], outwards[index, after]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = (after - 1 + (inner - half) / (inner - outer)) * step
+        widths.append(np.where(after > 0, width, np.nan))
+    return np.asarray(np.mean(widths, axis=0))
+
+
+def _middle_row(maps: Array) -> Array:
+    return maps[:, maps.shape[1] // 2]
+
+
+def _middle_column(maps: Array) -> Array:
+    return maps[:, :, maps.shape[2] // 2]
+
+
+def _mean(maps: Array) -> Array:
+    return np.asarray(maps.mean(axis=(1, 2)))
+
+
+def _largest(maps: Array) -> Array:
+    flat = maps.reshape(len(maps), -1)
+    return flat[np.arange(len(flat)), np.abs(flat).argmax(axis=1)]
+
+
+_CELLS: dict[str, Formula] = {
+    "mean_change": _mean,
+    "mean_absolute_change": _mean,
+    "largest_change": _largest,
+    "cell_spread": lambda maps: np.asarray(maps.std(axis=(1, 2))),
+}
+_FORMULAS: dict[str, dict[str, Formula]] = {
+    "displacement_score": {
+        "score": _at_centre,
+        "drop_dx": lambda maps: _drop(_middle_row(maps)),
+        "drop_dy": lambda maps: _drop(_middle_column(maps)),
+        "half_width_dx": lambda maps: _half_width(_middle_row(maps)),
+        "half_width_dy": lambda maps: _half_width(_middle_column(maps)),
+    },
+    "cell_score": _CELLS,
+    "cell_iou": _CELLS,
+}

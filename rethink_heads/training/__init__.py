@@ -1,0 +1,1 @@
+"""Training of the detectors: data module, Lightning module, schedule, evaluation."""

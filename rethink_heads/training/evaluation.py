@@ -1,0 +1,67 @@
+"""Detections of a whole dataset in COCO's result format, and their average precision by head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sample import Sample
+from rethink_heads.detectors.base import Detections, Detector
+from rethink_heads.progress import ProgressReport
+from rethink_heads.statistics.average_precision import average_precision
+
+Results = dict[str, list[dict[str, float]]]
+"""By head: detections in COCO's result format."""
+
+
+def coco_results(
+    image_id: int, detections: Detections, category_ids: Sequence[int]
+) -> list[dict[str, float]]:
+    """One image's detections as COCO writes them: boxes as x, y, width, height."""
+    boxes = detections.boxes.double().cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    return [
+        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
+        for box, score, label in zip(
+            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
+        )
+    ]
+
+
+def add_detections(
+    results: Results, sample: Sample, found: Mapping[str, Detections], category_ids: Sequence[int]
+) -> None:
+    """Adds an image's detections by head to the results."""
+    for head, detections in found.items():
+        results.setdefault(head, []).extend(
+            coco_results(sample.image_id, detections, category_ids)
+        )
+
+
+def precision_by_head(
+    results: Results, dataset: CocoDataset, heads: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images."""
+    return {
+        head: average_precision(
+            dataset.annotations_path, results.get(head, []), image_ids=list(dataset.image_ids)
+        )
+        for head in heads
+    }
+
+
+def evaluate(
+    detector: Detector, dataset: CocoDataset, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """By head: COCO's average precisions, from final detections on every image of the dataset."""
+    results: Results = {}
+    report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
+    with torch.inference_mode(), report:
+        for index in range(len(dataset)):
+            sample = dataset[index]
+            found = detector.detect(sample.image.to(detector.device))
+            add_detections(results, sample, found, dataset.category_ids)
+            report.advance()
+    return precision_by_head(results, dataset, detector.heads)

@@ -1,0 +1,117 @@
+"""The Lightning module: one training step, validation by average precision, SGD with the paper's schedule."""
+
+from __future__ import annotations
+
+import itertools
+
+import lightning
+import torch
+from torch import Tensor
+
+from rethink_heads.config import TrainingConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sample import Sample
+from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
+from rethink_heads.training.schedule import learning_rate_factor
+
+
+class DetectionModule(lightning.LightningModule):
+    """Trains a detector.
+
+    Args:
+        detector: what is trained.
+        training: the recipe.
+        val: the images validated on, for their annotation file.
+        seed: of the sampling of anchors and RoIs, renewed each iteration so that a resumed run continues exactly.
+        main_head: the reading whose AP, ``val_AP``, picks the best checkpoint.
+    """
+
+    def __init__(
+        self,
+        detector: RCNN,
+        training: TrainingConfig,
+        val: CocoDataset,
+        seed: int,
+        main_head: str,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.training_config, self.val = training, val
+        self.seed, self.main_head = seed, main_head
+        self._results: Results = {}
+
+    def training_step(
+        self, batch: tuple[list[Tensor], list[dict[str, Tensor]]], batch_index: int
+    ) -> Tensor:
+        """The sum of all losses of a batch of images and targets."""
+        torch.manual_seed(self.seed + 1_000_003 * (self.global_step + 1) + 7919 * self.global_rank)
+        losses = self.detector(*batch)
+        total = torch.stack(list(losses.values())).sum()
+        if not torch.isfinite(total):
+            # On purpose no UserError: the values are wanted in the trace, and the last checkpoint is kept.
+            raise FloatingPointError(
+                f"the loss is not finite at iteration {self.global_step} "
+                f"({ {name: float(value) for name, value in losses.items()} }): "
+                "lower training.learning_rate, lengthen training.warmup_iterations or set training.gradient_clip"
+            )
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        values = {f"train_{name}": value.detach() for name, value in losses.items()}
+        size = len(batch[0])
+        self.log_dict({**values, "learning_rate": rate}, batch_size=size)
+        self.log("loss", total.detach(), prog_bar=True, batch_size=size)
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        self._results = {}
+
+    def validation_step(self, sample: Sample, batch_index: int) -> None:
+        """Adds one image's detections."""
+        found = self.detector.detect(sample.image)
+        add_detections(self._results, sample, found, self.val.category_ids)
+
+    def on_validation_epoch_end(self) -> None:
+        """AP by head over all processes' images, logged as ``val_AP_<head>``."""
+        results = self._results
+        if self.trainer.world_size > 1:
+            shares: list[Results | None] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(shares, results)
+            heads = self.detector.heads
+            results = {
+                head: list(itertools.chain.from_iterable((s or {}).get(head, []) for s in shares))
+                for head in heads
+            }
+        if self.trainer.sanity_checking:
+            return
+        precision = precision_by_head(results, self.val, self.detector.heads)
+        for head, values in precision.items():
+            self.log_dict(
+                {f"val_{name}_{head}": values[name] for name in ("AP", "AP50", "AP75")},
+                rank_zero_only=True,
+                batch_size=1,
+            )
+        self.log("val_AP", precision[self.main_head]["AP"], prog_bar=True, batch_size=1)
+
+    def transfer_batch_to_device(self, batch: object, device: torch.device, index: int) -> object:
+        """Samples of validation stay where they are: the detector moves their image itself."""
+        if isinstance(batch, Sample):
+            return batch
+        return super().transfer_batch_to_device(batch, device, index)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """SGD with momentum, its rate scheduled by iteration."""
+        training = self.training_config
+        trained = [p for p in self.detector.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(
+            trained,
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda iteration: learning_rate_factor(iteration, training)
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

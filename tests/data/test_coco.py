@@ -1,0 +1,332 @@
+"""CocoDataset against pycocotools on real images, and on hand-made files good and bad."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from torch.utils.data import DataLoader
+
+from rethink_heads.data.coco import BoxCounts, CocoDataset
+from rethink_heads.data.sample import Sample
+from rethink_heads.data.sources import resolve_split
+from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
+
+REAL_SPLITS = [("bccd", "test"), ("coco-sample", "val")]
+
+
+def box_record(object_id: int, bbox: list[float], image_id: int = 7, **more: Any) -> dict[str, Any]:
+    return {"id": object_id, "image_id": image_id, "category_id": 5, "bbox": bbox, **more}
+
+
+@pytest.fixture
+def content() -> dict[str, Any]:
+    """A COCO file: two images of 40 x 30 and two categories, out of order."""
+    return {
+        "images": [
+            {"id": 7, "file_name": "a.png", "width": 40, "height": 30},
+            {"id": 3, "file_name": "b.png", "width": 40, "height": 30},
+        ],
+        "annotations": [box_record(1, [1.5, 2, 10, 8.25], area=50.0)],
+        "categories": [{"id": 9, "name": "late"}, {"id": 5, "name": "early"}],
+    }
+
+
+def write(folder: Path, content: Any) -> tuple[Path, Path]:
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (40, 30), (10, 20, 30)).save(images / name)
+    annotations = folder / "annotations.json"
+    annotations.write_text(content if isinstance(content, str) else json.dumps(content))
+    return annotations, images
+
+
+@pytest.mark.parametrize(("folder", "split"), REAL_SPLITS)
+def test_real_data_agrees_with_pycocotools(shared_data: Path, folder: str, split: str) -> None:
+    annotations, images = resolve_split(str(shared_data / folder), split)
+    dataset = CocoDataset(annotations, images)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(annotations))
+    categories = reference.loadCats(sorted(reference.getCatIds()))
+    assert dataset.class_names == tuple(c["name"] for c in categories)
+    assert dataset.category_ids == tuple(c["id"] for c in categories)
+    assert dataset.image_ids == tuple(i["id"] for i in reference.dataset["images"])
+    assert dataset.fingerprint == sha256(annotations)
+    total = 0
+    for index, image_id in enumerate(dataset.image_ids):
+        sample = dataset[index]
+        records = reference.loadAnns(reference.getAnnIds(imgIds=[image_id], iscrowd=False))
+        info = reference.loadImgs([image_id])[0]
+        assert sample.image_id == image_id
+        assert sample.image.shape == (3, info["height"], info["width"])
+        assert sample.image.dtype == torch.uint8
+        xywh = np.array([r["bbox"] for r in records], float).reshape(-1, 4)
+        expected = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+        expected = expected.clip(0, [info["width"], info["height"]] * 2).astype(np.float32)
+        np.testing.assert_array_equal(sample.boxes.numpy(), expected)
+        np.testing.assert_array_equal(
+            sample.areas.numpy(), np.array([r["area"] for r in records], np.float32)
+        )
+        assert sample.object_ids.tolist() == [r["id"] for r in records]
+        labels = [dataset.category_ids[label] for label in sample.labels.tolist()]
+        assert labels == [r["category_id"] for r in records]
+        total += len(records)
+    assert dataset.box_counts == BoxCounts(total, crowd=0, degenerate=0, outside=0, clipped=0)
+
+
+def test_real_image_pixels(shared_data: Path) -> None:
+    dataset = CocoDataset(*resolve_split(str(shared_data / "bccd"), "test"))
+    with Image.open(dataset.images_path / "BloodImage_00007.jpg") as image:
+        expected = np.asarray(image.convert("RGB"))
+    assert dataset.image_ids[0] == 7
+    np.testing.assert_array_equal(dataset[0].image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_boxes_labels_and_areas(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["annotations"].append({**box_record(2, [0, 0, 4, 5], image_id=3), "category_id": 9})
+    dataset = CocoDataset(*write(tmp_path, content))
+    assert dataset.class_names == ("early", "late")
+    assert dataset.category_ids == (5, 9)
+    assert dataset.image_ids == (7, 3)
+    first, second = dataset[0], dataset[1]
+    assert first.boxes.tolist() == [[1.5, 2.0, 11.5, 10.25]]
+    assert first.areas.tolist() == [50.0]
+    assert first.labels.tolist() == [0]
+    assert second.labels.tolist() == [1]
+    assert second.areas.tolist() == [20.0]
+    assert first.image[:, 0, 0].tolist() == [10, 20, 30]
+    dtypes = (first.boxes.dtype, first.labels.dtype, first.areas.dtype, first.object_ids.dtype)
+    assert dtypes == (torch.float32, torch.int64, torch.float32, torch.int64)
+
+
+def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["annotations"] = [
+        box_record(1, [5, 5, 10, 10]),
+        box_record(2, [5, 5, 10, 10], iscrowd=1),
+        box_record(3, [5, 5, 0, 10]),
+        box_record(4, [5, 5, 10, -2]),
+        box_record(5, [5, 5, float("nan"), 3]),
+        box_record(6, [50, 5, 10, 10]),
+        box_record(7, [5, -20, 10, 19]),
+        box_record(8, [-4, 25, 10, 10]),
+        box_record(9, [30, 20, 10.001, 10.0]),
+        box_record(10, [-3, -3, 0, 0], image_id=3),
+        box_record(11, [35, 0, 10, 10], image_id=3),
+    ]
+    dataset = CocoDataset(*write(tmp_path, content))
+    assert dataset.box_counts == BoxCounts(objects=4, crowd=1, degenerate=4, outside=2, clipped=2)
+    sample = dataset[0]
+    assert sample.object_ids.tolist() == [1, 8, 9]
+    assert sample.boxes.tolist() == [[5, 5, 15, 15], [0, 25, 6, 30], [30, 20, 40, 30]]
+    # Without an area in the file: that of the clipped box.
+    assert sample.areas.tolist() == [100.0, 30.0, 100.0]
+    assert dataset.subset(1).box_counts == BoxCounts(
+        objects=3, crowd=1, degenerate=3, outside=2, clipped=1
+    )
+
+
+def test_subset_keeps_classes_and_order(tmp_path: Path, content: dict[str, Any]) -> None:
+    dataset = CocoDataset(*write(tmp_path, content))
+    subset = dataset.subset(1)
+    assert (len(dataset), len(subset), len(dataset.subset(99))) == (2, 1, 2)
+    assert subset.image_ids == (7,)
+    assert subset.class_names == dataset.class_names
+    assert subset.fingerprint == dataset.fingerprint
+    assert [s.image_id for s in subset] == [7]
+    with pytest.raises(UserError, match="cannot take 0 images"):
+        dataset.subset(0)
+
+
+def test_image_without_objects(tmp_path: Path, content: dict[str, Any]) -> None:
+    sample = CocoDataset(*write(tmp_path, content))[-1]
+    assert sample.image_id == 3
+    assert sample.boxes.shape == (0, 4)
+    assert sample.labels.shape == sample.areas.shape == sample.object_ids.shape == (0,)
+
+
+def test_works_in_data_loader_workers(tmp_path: Path, content: dict[str, Any]) -> None:
+    dataset = CocoDataset(*write(tmp_path, content))
+    dataset[0]
+    assert pickle.loads(pickle.dumps(dataset))[0].boxes.tolist() == dataset[0].boxes.tolist()
+    loader: DataLoader[Sample] = DataLoader(dataset, batch_size=None, num_workers=1)
+    assert [sample.image_id for sample in loader] == [7, 3]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGBA", (9, 8, 7, 100), (9, 8, 7)),
+        ("P", 0, (0, 0, 0)),
+        ("I;16", 0x4D00, (77, 77, 77)),
+    ],
+)
+def test_image_modes_become_rgb(
+    tmp_path: Path, content: dict[str, Any], mode: str, colour: Any, expected: tuple[int, int, int]
+) -> None:
+    paths = write(tmp_path, content)
+    Image.new(mode, (40, 30), colour).save(paths[1] / "a.png")
+    image = CocoDataset(*paths)[0].image
+    assert image.shape == (3, 30, 40)
+    assert tuple(image[:, 4, 5].tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [("L", 90, (90, 90, 90)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
+)
+def test_jpeg_modes_become_rgb(
+    tmp_path: Path, content: dict[str, Any], mode: str, colour: Any, expected: tuple[int, int, int]
+) -> None:
+    content["images"][0]["file_name"] = "a.jpg"
+    paths = write(tmp_path, content)
+    Image.new(mode, (40, 30), colour).save(paths[1] / "a.jpg", quality=95)
+    pixel = CocoDataset(*paths)[0].image[:, 4, 5].int()
+    assert (pixel - torch.tensor(expected)).abs().max() <= 2
+
+
+def test_exif_rotation_is_not_applied(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][0]["file_name"] = "a.jpg"
+    paths = write(tmp_path, content)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(paths[1] / "a.jpg", exif=exif)
+    assert CocoDataset(*paths)[0].image.shape == (3, 30, 40)
+
+
+def test_truncated_jpeg_names_the_file(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][0]["file_name"] = "a.jpg"
+    paths = write(tmp_path, content)
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    Image.fromarray(noise).save(paths[1] / "a.jpg")
+    whole = (paths[1] / "a.jpg").read_bytes()
+    (paths[1] / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    dataset = CocoDataset(*paths)
+    with pytest.raises(UserError, match=r"cannot read image .*a\.jpg .*truncated"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\x00\x00"])
+def test_unreadable_image_names_the_file(
+    tmp_path: Path, content: dict[str, Any], damaged: bytes
+) -> None:
+    paths = write(tmp_path, content)
+    (paths[1] / "a.png").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"cannot read image .*a\.png"):
+        CocoDataset(*paths)[0]
+
+
+def test_image_of_another_size(tmp_path: Path, content: dict[str, Any]) -> None:
+    paths = write(tmp_path, content)
+    Image.new("RGB", (30, 40)).save(paths[1] / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is 30x40 px but .* states 40x30"):
+        CocoDataset(*paths)[0]
+
+
+def test_image_removed_after_opening(tmp_path: Path, content: dict[str, Any]) -> None:
+    paths = write(tmp_path, content)
+    dataset = CocoDataset(*paths)
+    (paths[1] / "a.png").unlink()
+    with pytest.raises(UserError, match=r"no such image: .*a\.png"):
+        dataset[0]
+
+
+def test_missing_image_is_found_at_once(tmp_path: Path, content: dict[str, Any]) -> None:
+    paths = write(tmp_path, content)
+    (paths[1] / "b.png").unlink()
+    with pytest.raises(UserError, match=r"image b\.png is not in .*\(1 of the 2 images"):
+        CocoDataset(*paths)
+
+
+def test_image_in_a_subfolder(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][0]["file_name"] = "sub/a.png"
+    paths = write(tmp_path, content)
+    (paths[1] / "sub").mkdir()
+    (paths[1] / "a.png").rename(paths[1] / "sub/a.png")
+    assert CocoDataset(*paths)[0].image_id == 7
+
+
+def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
+    annotations, images = write(tmp_path, content)
+    with pytest.raises(UserError, match=r"no such annotation file: .*none\.json"):
+        CocoDataset(tmp_path / "none.json", images)
+    with pytest.raises(UserError, match=r"no such folder of images: .*nowhere"):
+        CocoDataset(annotations, tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot read annotation file"):
+        CocoDataset(images, images)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("\x00\x01", "is not JSON"),
+        ("[]", "is not COCO: it holds a list"),
+        ("{}", "has no 'images' and 'annotations' and 'categories'"),
+        ('{"images": [], "categories": []}', "has no 'annotations'"),
+        ('{"images": 3, "annotations": [], "categories": []}', "'images' is not a list"),
+        ('{"images": [], "annotations": [4], "categories": []}', "'annotations' is not a list"),
+        ('{"images": [], "annotations": [], "categories": []}', "is empty: it lists no images"),
+    ],
+)
+def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        CocoDataset(*write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("annotations", {"image_id": 99}, "annotation 1 names image 99"),
+        ("annotations", {"category_id": 99}, "annotation 1 names category 99"),
+        ("annotations", {"id": "x"}, "id 'x' of one annotation is not a whole number"),
+        ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
+        ("annotations", {"bbox": [1, 2, 3, "4"]}, "of annotation 1 is not four numbers"),
+        ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
+        ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
+        ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
+        ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),
+        ("images", {"id": 3}, "two image entries share an id"),
+        ("images", {"width": None}, "image 7 has no 'width'"),
+        ("images", {"file_name": None}, "image 7 has no 'file_name'"),
+        ("categories", {"id": 5}, "two category entries share an id"),
+        ("categories", {"name": None}, "category 9 has no 'name'"),
+    ],
+)
+def test_bad_entries(
+    tmp_path: Path, content: dict[str, Any], kind: str, change: dict[str, Any], message: str
+) -> None:
+    entry = content[kind][0]
+    for key, value in change.items():
+        if value is None:
+            del entry[key]
+        else:
+            entry[key] = value
+    with pytest.raises(UserError, match=message) as caught:
+        CocoDataset(*write(tmp_path, content))
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_objects_at_all(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["annotations"] = []
+    with pytest.raises(UserError, match="no usable objects"):
+        CocoDataset(*write(tmp_path, content))
+
+
+def test_two_annotations_with_one_id(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["annotations"] *= 2
+    with pytest.raises(UserError, match="two annotation entries share an id"):
+        CocoDataset(*write(tmp_path, content))

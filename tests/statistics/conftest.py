@@ -1,0 +1,113 @@
+"""Made-up proposals of which every raw row is known, beside the measurements made of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm, t
+
+from rethink_heads.measure.measurements import SIZES, Measurements
+from rethink_heads.measure.moments import ERRORS, reduce_values
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Measurements, and the raw rows (one per proposal) that they reduce."""
+
+    measurements: Measurements
+    raw: pd.DataFrame = field(repr=False)
+
+    def of(self, head: str, size: str = "all", detector: str = "run") -> pd.DataFrame:
+        """The raw rows of one head and size."""
+        raw = self.raw[(self.raw["head"] == head) & (self.raw["detector"] == detector)]
+        return raw if size == "all" else raw[raw["size"] == size]
+
+
+def simulate(
+    images: int = 8,
+    objects: int = 3,
+    proposals: int = 60,
+    *,
+    sides: Sequence[tuple[str, str]] = (("run", "fc"), ("run", "conv")),
+    shift: float = 0.0,
+    sizes: Sequence[str] = SIZES,
+    rows_weight: float = 1.0,
+    seed: int = 0,
+) -> Simulated:
+    """Clustered proposals: images and objects each add their own offset to the score.
+
+    All sides see the same proposals and offsets. The second and later sides' scores and regressed
+    IoUs are ``shift`` higher.
+    """
+    generator = np.random.default_rng(seed)
+    raw, bins = [], []
+    for image_id in range(10, 10 + images):
+        image_offset = generator.normal(scale=0.3)
+        for number in range(objects):
+            iou = np.sqrt(generator.random(proposals))
+            offset = image_offset + generator.normal(scale=0.1)
+            keys = {
+                "image_id": image_id,
+                "object_id": image_id * 100 + number,
+                "class_name": "cat",
+                "size": sizes[(image_id + number) % len(sizes)],
+            }
+            for place, (detector, head) in enumerate(sides):
+                higher = shift if place else 0.0
+                values = {
+                    "iou": iou,
+                    "score": iou + offset + generator.normal(scale=0.2, size=proposals) + higher,
+                    "regressed_iou": np.sqrt(iou) - 0.1 * generator.random(proposals) + higher,
+                }
+                # Rounded, so that ranks have ties.
+                values["score"] = values["score"].round(1 if place else 12)
+                errors = generator.normal(scale=0.1 + place / 10, size=(len(ERRORS), proposals))
+                values |= dict(zip(ERRORS, errors, strict=True))
+                number_of_bin = np.minimum((iou * 20).astype(int), 19)
+                named = {**keys, "detector": detector, "head": head}
+                bins.append(reduce_values(values, number_of_bin).assign(**named))
+                raw.append(pd.DataFrame({**values, "bin": number_of_bin, **named}))
+    rows = pd.concat(raw, ignore_index=True)
+    measurements = Measurements(pd.concat(bins), rows.assign(weight=rows_weight))
+    return Simulated(measurements, rows)
+
+
+@pytest.fixture(scope="session", name="simulate")
+def simulate_fixture() -> Callable[..., Simulated]:
+    return simulate
+
+
+@pytest.fixture(scope="session")
+def simulated() -> Simulated:
+    return simulate()
+
+
+@pytest.fixture(scope="session")
+def interval_by_hand() -> Callable[[Sequence[float], float, Sequence[float]], tuple[float, float]]:
+    """The 95% interval of one number, written down a second time.
+
+    Takes replicates, the value, and the values without each image that bears on it.
+    """
+
+    def interval(
+        replicates: Sequence[float], value: float, left_out: Sequence[float]
+    ) -> tuple[float, float]:
+        images = len(left_out)
+        tied = [math.isclose(r, value, rel_tol=1e-12) for r in replicates]
+        below = sum(0.5 if tie else r < value for r, tie in zip(replicates, tied, strict=True))
+        bias = norm.ppf((below + 0.5) / (len(replicates) + 1))
+        influence = [np.mean(left_out) - one for one in left_out]
+        acceleration = sum(d**3 for d in influence) / (6 * sum(d**2 for d in influence) ** 1.5)
+        reach = t(images - 1).ppf(0.975) * (images / (images - 1)) ** 0.5
+        low, high = (
+            np.quantile(replicates, norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))))
+            for z in (-reach, reach)
+        )
+        return float(low), float(high)
+
+    return interval

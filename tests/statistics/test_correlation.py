@@ -1,0 +1,208 @@
+"""Correlations and the score's curve against scipy and numpy on the raw rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from rethink_heads.errors import UserError
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.statistics.bootstrap import ImageBootstrap
+from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
+from rethink_heads.statistics.ranks import resampled_spearman
+
+SIZES = ("small", "medium", "large", "all")
+
+
+def row_of(frame: pd.DataFrame, head: str, size: str) -> pd.Series:
+    found = frame[(frame["head"] == head) & (frame["size"] == size)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("iou_range", [(0.0, 1.0), (0.5, 1.0), (0.15, 0.85)])
+def test_pearson_against_scipy_on_raw_rows(
+    simulated: Any, size: str, iou_range: tuple[float, float]
+) -> None:
+    frame = pearson(simulated.measurements, iou_range, replicates=20)
+    for head in ("fc", "conv"):
+        raw = simulated.of(head, size)
+        last = np.inf if iou_range[1] == 1 else iou_range[1]
+        raw = raw[(raw["iou"] >= iou_range[0]) & (raw["iou"] < last)]
+        row = row_of(frame, head, size)
+        expected = scipy.stats.pearsonr(raw["iou"], raw["score"]).statistic
+        assert row["pcc"] == pytest.approx(expected, abs=1e-10)
+        own = [
+            scipy.stats.pearsonr(rows["iou"], rows["score"]).statistic
+            for _, rows in raw.groupby("object_id")
+        ]
+        assert row["object_pcc"] == pytest.approx(np.mean(own), abs=1e-10)
+        assert row["objects"] == len(own)
+        assert row["proposals"] == len(raw)
+        assert row["constant_objects"] == 0
+
+
+def test_pearson_interval_against_resampled_raw_rows(
+    simulated: Any, interval_by_hand: Callable[..., tuple[float, float]]
+) -> None:
+    """The moments' replicates are those of raw rows drawn image by image."""
+    frame = pearson(simulated.measurements, replicates=40, seed=5)
+    raw = simulated.of("fc", "medium")
+    bootstrap = ImageBootstrap(simulated.measurements.image_ids, 40, seed=5)
+    by_image = {image_id: rows for image_id, rows in raw.groupby("image_id")}
+
+    def of_images(image_ids: Iterable[int]) -> tuple[float, float]:
+        copies = [by_image[image_id] for image_id in image_ids if image_id in by_image]
+        objects = [rows for copy in copies for _, rows in copy.groupby("object_id")]
+        pccs = [np.corrcoef(rows["iou"], rows["score"])[0, 1] for rows in objects]
+        rows = pd.concat(copies)
+        return float(np.corrcoef(rows["iou"], rows["score"])[0, 1]), float(np.mean(pccs))
+
+    draws = bootstrap.weights.astype(int)
+    replicates = np.array([of_images(np.repeat(bootstrap.image_ids, drawn)) for drawn in draws])
+    left_out = np.array([of_images(set(by_image) - {image_id}) for image_id in by_image])
+    row = row_of(frame, "fc", "medium")
+    pooled, own = ("pcc", "low", "high"), ("object_pcc", "object_low", "object_high")
+    for place, names in enumerate([pooled, own]):
+        value, low, high = row[list(names)]
+        expected = interval_by_hand(replicates[:, place], value, left_out[:, place])
+        np.testing.assert_allclose([low, high], expected, atol=1e-10)
+
+
+def test_results_do_not_depend_on_the_order_of_rows(simulated: Any) -> None:
+    shuffled = Measurements(simulated.measurements.bins.sample(frac=1, random_state=0))
+    pd.testing.assert_frame_equal(
+        pearson(shuffled, replicates=50), pearson(simulated.measurements, replicates=50)
+    )
+
+
+def test_objects_without_variance_are_left_out_and_counted(simulate: Callable[..., Any]) -> None:
+    constant = simulate(images=6, objects=2, sizes=("small",))
+    bins = constant.measurements.bins
+    still = bins["object_id"].isin([1000, 1100])
+    # A score of 0.1 wherever the proposal lies: sums that rounding keeps from being exact.
+    for column, value in (("sum_score", bins["n"] * 0.1), ("sum_score_score", bins["n"] * 0.01)):
+        bins.loc[still, column] = value[still]
+    bins.loc[still, "sum_iou_score"] = bins["sum_iou"][still] * 0.1
+    row = row_of(pearson(constant.measurements, replicates=10), "fc", "small")
+    assert row["objects"] == 12
+    assert row["constant_objects"] == 2
+    raw = constant.of("fc")
+    own = [
+        scipy.stats.pearsonr(rows["iou"], rows["score"]).statistic
+        for object_id, rows in raw.groupby("object_id")
+        if object_id not in (1000, 1100)
+    ]
+    assert row["object_pcc"] == pytest.approx(np.mean(own))
+
+
+def test_a_size_without_objects_keeps_its_row(simulate: Callable[..., Any]) -> None:
+    measurements = simulate(images=3, sizes=("small",)).measurements
+    for frame, value in (
+        (pearson(measurements, replicates=10), "pcc"),
+        (spearman(measurements, replicates=10), "spearman"),
+    ):
+        assert frame["size"].tolist() == list(SIZES) * 2
+        row = row_of(frame, "fc", "large")
+        assert row["objects"] == 0
+        assert np.isnan([row[value], row["low"], row["high"]]).all()
+        assert row_of(frame, "fc", "all")[value] == row_of(frame, "fc", "small")[value]
+
+
+@pytest.mark.parametrize("function", [pearson, spearman])
+@pytest.mark.parametrize(
+    ("iou_range", "message"),
+    [
+        ((0.5, 0.98), "multiples of 0.05"),
+        ((0.5, 0.5), "0 <= low < high <= 1"),
+        ((-0.1, 1.0), "0 <= low < high <= 1"),
+        ((0.5, 1.5), "0 <= low < high <= 1"),
+        ((float("nan"), 1.0), "0 <= low < high <= 1"),
+    ],
+)
+def test_ranges_that_are_not_of_whole_bins_are_refused(
+    simulated: Any, function: Callable[..., Any], iou_range: tuple[float, float], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        function(simulated.measurements, iou_range)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("head", ["fc", "conv"])
+def test_spearman_against_scipy(simulated: Any, head: str, size: str) -> None:
+    frame = spearman(simulated.measurements, (0.5, 1.0), replicates=5)
+    raw = simulated.of(head, size)
+    raw = raw[raw["iou"] >= 0.5]
+    expected = scipy.stats.spearmanr(raw["iou"], raw["score"]).statistic
+    row = row_of(frame, head, size)
+    assert row["spearman"] == pytest.approx(expected, abs=1e-12)
+    assert row["rows"] == len(raw)
+    assert row["objects"] == raw["object_id"].nunique()
+
+
+def test_weighted_spearman_is_that_of_expanded_rows_in_every_replicate() -> None:
+    generator = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "image_id": generator.integers(0, 6, size=120),
+            "iou": generator.random(120).round(1),
+            "weight": generator.integers(1, 5, size=120).astype(float),
+        }
+    )
+    rows["score"] = (rows["iou"] + generator.normal(size=120) / 2).round(1)
+    bootstrap = ImageBootstrap(range(6), 15)
+    resampled = resampled_spearman(rows, bootstrap)
+    found_values = [resampled.value, *resampled.replicates]
+    for found, drawn in zip(found_values, [np.ones(6), *bootstrap.weights], strict=True):
+        copies = (rows["weight"] * drawn[rows["image_id"]]).astype(int)
+        expanded = rows.loc[rows.index.repeat(copies)]
+        expected = scipy.stats.spearmanr(expanded["iou"], expanded["score"]).statistic
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_spearman_of_a_score_that_does_not_vary_is_nan(simulate: Callable[..., Any]) -> None:
+    flat = simulate(images=3).measurements
+    flat.rows["score"] = 0.25
+    frame = spearman(flat, replicates=5)
+    assert frame[["spearman", "low", "high"]].isna().all(axis=None)
+
+
+def test_spearman_is_quick() -> None:
+    generator = np.random.default_rng(0)
+    count = 100_000
+    rows = pd.DataFrame(generator.random((count, 2)), columns=["iou", "score"])
+    rows = rows.assign(weight=1.5, image_id=generator.integers(0, 500, size=count))
+    start = time.perf_counter()
+    resampled_spearman(rows, ImageBootstrap(range(500), 40))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_score_by_iou_against_raw_rows(simulated: Any, size: str) -> None:
+    frame = score_by_iou(simulated.measurements, replicates=50)
+    found = frame[(frame["head"] == "conv") & (frame["size"] == size)].set_index("bin")
+    assert found.index.tolist() == list(range(20))
+    raw = simulated.of("conv", size)
+    for number, row in found.iterrows():
+        rows = raw[raw["bin"] == number]
+        assert row["proposals"] == len(rows)
+        assert row["objects"] == rows["object_id"].nunique()
+        assert row["iou_low"] == pytest.approx(number / 20)
+        assert row["iou_high"] == pytest.approx((number + 1) / 20)
+        if rows.empty:
+            assert np.isnan([row["mean"], row["std"]]).all()
+            continue
+        assert row["mean"] == pytest.approx(rows["score"].mean())
+        assert row["std"] == pytest.approx(rows["score"].std(ddof=0), abs=1e-7)
+        if rows["image_id"].nunique() > 1:
+            assert row["mean_low"] <= row["mean_high"]
+            assert row["std_low"] <= row["std_high"]
+        else:
+            assert np.isnan([row["mean_low"], row["mean_high"]]).all()

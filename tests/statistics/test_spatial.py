@@ -1,0 +1,237 @@
+"""Spatial correlations and responses against loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+
+from rethink_heads.errors import UserError
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.statistics.bootstrap import ImageBootstrap
+from rethink_heads.statistics.comparison import compare
+from rethink_heads.statistics.response import response, response_summary
+from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+
+Array = npt.NDArray[np.float64]
+SIDE = 3
+CELLS = SIDE**2
+
+
+def with_maps(bins: pd.DataFrame, kind: str, make: Callable[[int], Array]) -> Measurements:
+    """Measurements with a map of a kind for each object and head of ``bins``."""
+    keys = ["image_id", "object_id", "size", "detector", "head"]
+    maps = bins[keys].drop_duplicates().assign(kind=kind).reset_index(drop=True)
+    maps["values"] = [make(number).astype(np.float32) for number in range(len(maps))]
+    return Measurements(bins, maps=maps)
+
+
+def correlations(number: int) -> Array:
+    """Cosines between the cells of a random output map, more alike for every other map."""
+    generator = np.random.default_rng(number)
+    cells = generator.normal(size=(CELLS, 16)) + (number % 2)
+    cells /= np.linalg.norm(cells, axis=1, keepdims=True)
+    return (cells @ cells.T).ravel()
+
+
+@pytest.fixture(scope="module")
+def correlated(simulate: Callable[..., Any]) -> Measurements:
+    return with_maps(simulate(images=5).measurements.bins, "spatial_correlation", correlations)
+
+
+def maps_of(m: Measurements, head: str, size: str = "all") -> Array:
+    maps = m.maps[m.maps["head"] == head]
+    if size != "all":
+        maps = maps[maps["size"] == size]
+    return np.stack(maps["values"].to_list()).astype(float)
+
+
+@pytest.mark.parametrize("size", ["small", "all"])
+def test_correlation_map_is_the_mean_over_objects(correlated: Measurements, size: str) -> None:
+    found = correlation_map(correlated, size)
+    assert set(found) == {("run", head, "spatial_correlation") for head in ("fc", "conv")}
+    mean = found["run", "fc", "spatial_correlation"]
+    assert mean.shape == (CELLS, CELLS)
+    np.testing.assert_allclose(mean.ravel(), maps_of(correlated, "fc", size).mean(axis=0))
+
+
+def test_distinct_pairs_against_a_loop(
+    correlated: Measurements, interval_by_hand: Callable[..., tuple[float, float]]
+) -> None:
+    frame = distinct_pairs(correlated, replicates=70, seed=4)
+    row = frame[(frame["head"] == "conv") & (frame["size"] == "all")].iloc[0]
+    maps = correlated.maps[correlated.maps["head"] == "conv"]
+    per_object = []
+    for values in maps["values"]:
+        pairs = [values[a * CELLS + b] for a in range(CELLS) for b in range(CELLS) if a != b]
+        per_object.append(float(np.mean(pairs, dtype=float)))
+    assert row["mean"] == pytest.approx(np.mean(per_object))
+    assert row["objects"] == len(per_object) == 15
+    by_image = pd.Series(per_object).groupby(maps["image_id"].to_numpy())
+    sums, counts = by_image.sum().to_numpy(), by_image.count().to_numpy()
+    weights = ImageBootstrap(correlated.image_ids, 70, seed=4).weights
+    replicates = [(drawn @ sums) / (drawn @ counts) for drawn in weights]
+    left_out = [
+        (sums.sum() - image_sum) / (counts.sum() - count)
+        for image_sum, count in zip(sums, counts, strict=True)
+    ]
+    expected = interval_by_hand(replicates, row["mean"], left_out)
+    np.testing.assert_allclose([row["low"], row["high"]], expected)
+
+
+def test_decay_against_a_loop_over_pairs(correlated: Measurements) -> None:
+    frame = decay(correlated, replicates=10)
+    found = frame[(frame["head"] == "fc") & (frame["size"] == "medium")]
+    maps = maps_of(correlated, "fc", "medium")
+    groups: dict[int, list[tuple[float, float]]] = {}
+    for a in range(CELLS):
+        for b in range(a + 1, CELLS):
+            distance = math.dist(divmod(a, SIDE), divmod(b, SIDE))
+            pair = (distance, float(maps[:, a * CELLS + b].mean()))
+            groups.setdefault(round(distance), []).append(pair)
+    assert len(found) == len(groups) == 3
+    for number, (_, row) in zip(sorted(groups), found.iterrows(), strict=True):
+        distances, values = zip(*groups[number], strict=True)
+        assert row["distance"] == pytest.approx(np.mean(distances))
+        assert row["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+        assert row["pairs"] == len(values)
+        assert row["objects"] == len(maps)
+
+
+def test_decay_of_a_map_that_falls_with_distance(simulate: Callable[..., Any]) -> None:
+    """Seven by seven cells whose correlation is exp(-distance)."""
+    places = np.stack(np.divmod(np.arange(49), 7), axis=1)
+    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    bins = simulate(images=3).measurements.bins
+    falling = with_maps(bins, "spatial_correlation", lambda _: np.exp(-distances).ravel())
+    frame = decay(falling, replicates=10)
+    found = frame[(frame["head"] == "fc") & (frame["size"] == "all")]
+    assert len(found) == 8
+    assert found["pairs"].sum() == 49 * 48 / 2
+    assert (found["mean"].diff().dropna() < 0).all()
+    np.testing.assert_allclose(found["mean"], np.exp(-found["distance"]), rtol=0.1)
+
+
+def test_maps_of_weights_have_no_interval(correlated: Measurements) -> None:
+    weights = pd.DataFrame(
+        {
+            "image_id": -1,
+            "object_id": -1,
+            "size": "",
+            "detector": "run",
+            "head": "fc",
+            "kind": "weight_correlation",
+            "values": [correlations(0)],
+        }
+    )
+    m = Measurements(correlated.bins, maps=pd.concat([correlated.maps, weights]))
+    key = ("run", "fc", "weight_correlation")
+    np.testing.assert_allclose(correlation_map(m)[key].ravel(), correlations(0), atol=1e-6)
+    frame = distinct_pairs(m, replicates=10)
+    row = frame[frame["kind"] == "weight_correlation"]
+    assert len(row) == 1
+    off_diagonal = correlations(0).reshape(CELLS, CELLS)[~np.eye(CELLS, dtype=bool)]
+    assert row["mean"].item() == pytest.approx(off_diagonal.mean())
+    assert row[["low", "high"]].isna().all(axis=None)
+    assert row["objects"].item() == 0
+    assert (decay(m, replicates=10)["kind"] == "weight_correlation").sum() == 3
+
+
+def test_spatial_correlation_is_compared_pairwise(correlated: Measurements) -> None:
+    frame = compare(correlated, "spatial_correlation", ("run", "fc"), ("run", "conv"))
+    alone = distinct_pairs(correlated).set_index(["head", "size"])["mean"]
+    for _, row in frame.iterrows():
+        assert row["value_a"] == pytest.approx(alone["fc", row["size"]])
+        assert row["value_b"] == pytest.approx(alone["conv", row["size"]])
+    # conv's maps are those with an offset that all cells share.
+    assert frame["excludes_zero"].all()
+    assert (frame["difference"] < 0).all()
+
+
+def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> None:
+    bins = simulate(images=3, sizes=("large",)).measurements.bins
+    m = with_maps(bins, "spatial_correlation", correlations)
+    frame = distinct_pairs(m, replicates=5).set_index(["head", "size"])
+    assert frame.loc[("fc", "small"), "objects"] == 0
+    assert np.isnan(frame.loc[("fc", "small"), "mean"])
+    assert correlation_map(m, "small") == {}
+    assert response(m, "cell_iou").empty
+    assert "mean" in response(m, "cell_iou").columns
+    assert decay(Measurements(bins)).empty
+    assert distinct_pairs(Measurements(bins)).empty
+    with pytest.raises(UserError, match="unknown response 'heat'"):
+        response(m, "heat")
+
+
+def test_response_is_the_mean_map_with_places(simulate: Callable[..., Any]) -> None:
+    bins = simulate(images=4).measurements.bins
+    m = with_maps(bins, "displacement_score", lambda n: np.random.default_rng(n).random(21 * 21))
+    frame = response(m, "displacement_score", replicates=60)
+    found = frame[(frame["head"] == "conv") & (frame["size"] == "all")]
+    maps = maps_of(m, "conv").reshape(-1, 21, 21)
+    picture = found.pivot(index="row", columns="column", values="mean").to_numpy()
+    np.testing.assert_allclose(picture, maps.mean(axis=0))
+    place = found[(found["row"] == 4) & (found["column"] == 17)].iloc[0]
+    assert place["dy"] == pytest.approx(-0.6)
+    assert place["dx"] == pytest.approx(0.7)
+    assert place["low"] < place["mean"] < place["high"]
+    assert place["objects"] == 12
+
+
+def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) -> None:
+    """Tents of height p over the objects: p (1 - |dx| / 0.8) (1 - |dy| / 1.6), none below 0."""
+    steps = np.linspace(-1, 1, 21)
+
+    def tent(number: int) -> Array:
+        across = np.maximum(1 - np.abs(steps) / 0.8, 0)
+        down = np.maximum(1 - np.abs(steps) / 1.6, 0)
+        return ((0.5 + 0.01 * number) * down[:, None] * across).ravel()
+
+    m = with_maps(simulate(images=4).measurements.bins, "displacement_score", tent)
+    frame = response_summary(m, "displacement_score", replicates=60)
+    found = frame[(frame["head"] == "fc") & (frame["size"] == "all")].set_index("quantity")
+    peak = maps_of(m, "fc")[:, 10 * 21 + 10].mean()
+    expected = {
+        "score": peak,
+        "drop_dx": peak * 0.5 / 0.8,
+        "drop_dy": peak * 0.5 / 1.6,
+        "half_width_dx": 0.4,
+        "half_width_dy": 0.8,
+    }
+    assert set(found.index) == set(expected)
+    for quantity, value in expected.items():
+        assert found.loc[quantity, "value"] == pytest.approx(value, abs=1e-6)
+    assert found.loc["score", "low"] < peak < found.loc["score", "high"]
+    # The tents differ in height only.
+    assert found.loc["half_width_dx", "low"] == pytest.approx(0.4, abs=1e-6)
+
+
+def test_a_response_that_never_halves_has_no_half_width(simulate: Callable[..., Any]) -> None:
+    m = with_maps(simulate(images=3).measurements.bins, "displacement_score", lambda _: np.ones(25))
+    frame = response_summary(m, "displacement_score", replicates=5).set_index("quantity")
+    assert frame.loc["half_width_dx", "value"].isna().all()
+    assert (frame.loc["drop_dy", "value"] == 0).all()
+
+
+def test_cell_summary_against_numpy(simulate: Callable[..., Any]) -> None:
+    bins = simulate(images=4).measurements.bins
+    m = with_maps(bins, "cell_score", lambda n: np.random.default_rng(n).normal(-0.1, 1, 49))
+    frame = response_summary(m, "cell_score", replicates=60)
+    found = frame[(frame["head"] == "fc") & (frame["size"] == "small")].set_index("quantity")
+    maps = maps_of(m, "fc", "small")
+    mean = maps.mean(axis=0)
+    expected = {
+        "mean_change": maps.mean(),
+        "mean_absolute_change": np.abs(maps).mean(),
+        "largest_change": mean[np.abs(mean).argmax()],
+        "cell_spread": mean.std(),
+    }
+    for quantity, value in expected.items():
+        assert found.loc[quantity, "value"] == pytest.approx(value)
+    assert (found["objects"] == len(maps)).all()
+    assert found.loc["mean_absolute_change", "low"] > 0

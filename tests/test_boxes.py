@@ -1,0 +1,80 @@
+"""Box arithmetic against torchvision and plain float64 loops."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
+
+from rethink_heads.boxes import MIN_SIZE, clip, enlarge, outer_boxes, outer_iou
+
+sides = st.floats(-50, 300, width=32).flatmap(
+    lambda low: st.floats(0.5, 200, width=32).map(lambda size: (low, low + size))
+)
+intervals = st.lists(sides, min_size=1, max_size=6).map(torch.tensor)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> Tensor:
+    count = draw(st.integers(1, 6))
+    corners = [(draw(sides), draw(sides)) for _ in range(count)]
+    return torch.tensor([[x[0], y[0], x[1], y[1]] for x, y in corners])
+
+
+@given(boxes(), st.floats(0.25, 4))
+def test_enlarging_keeps_the_centre_and_multiplies_the_size(given_boxes: Tensor, factor: float):
+    given_boxes = given_boxes.double()
+    larger = enlarge(given_boxes, factor)
+    torch.testing.assert_close(
+        larger[:, :2] + larger[:, 2:], given_boxes[:, :2] + given_boxes[:, 2:]
+    )
+    torch.testing.assert_close(
+        larger[:, 2:] - larger[:, :2], factor * (given_boxes[:, 2:] - given_boxes[:, :2])
+    )
+
+
+def test_enlarging_by_one_changes_no_bit():
+    given_boxes = torch.tensor([[0.1, 0.7, 33.3, 101.9]])
+    assert torch.equal(enlarge(given_boxes, 1.0), given_boxes)
+
+
+def test_enlarging_by_hand():
+    larger = enlarge(torch.tensor([[10.0, 20.0, 30.0, 60.0]]), 1.5)
+    assert larger.tolist() == [[5.0, 10.0, 35.0, 70.0]]
+
+
+@given(boxes(), st.integers(1, 200), st.integers(1, 200))
+def test_clipping_agrees_with_torchvision(given_boxes: Tensor, height: int, width: int):
+    clipped = clip(given_boxes, (height, width))
+    expected = clip_boxes_to_image(given_boxes, (height, width))
+    assert torch.equal(clipped.boxes, expected)
+    assert torch.equal(
+        torch.nonzero(~clipped.empty).flatten(), remove_small_boxes(expected, MIN_SIZE)
+    )
+    for before, after, moved in zip(
+        given_boxes.tolist(), expected.tolist(), clipped.moved.tolist(), strict=True
+    ):
+        assert moved == (before != after)
+
+
+@given(intervals, intervals, boxes())
+def test_outer_iou_is_the_iou_of_each_outer_box(x: Tensor, y: Tensor, target: Tensor):
+    together = outer_boxes(x, y)
+    assert together.shape == (len(x) * len(y), 4)
+    ious = outer_iou(x, y, target[0])
+    assert ious.dtype == torch.float64
+    torch.testing.assert_close(
+        ious, box_iou(together.double(), target[:1].double())[:, 0], rtol=0, atol=1e-12
+    )
+
+
+def test_outer_boxes_run_over_x_first():
+    x, y = torch.tensor([[0.0, 1.0], [2.0, 3.0]]), torch.tensor([[4.0, 5.0], [6.0, 7.0]])
+    assert outer_boxes(x, y).tolist() == [
+        [0, 4, 1, 5],
+        [2, 4, 3, 5],
+        [0, 6, 1, 7],
+        [2, 6, 3, 7],
+    ]

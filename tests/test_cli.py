@@ -1,0 +1,298 @@
+"""The command line without training: help, and one clear sentence for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rethink_heads import __version__
+from rethink_heads.cli import app
+from rethink_heads.config import Config, load_preset
+from rethink_heads.console import print_json, work
+from rethink_heads.detectors.checkpoints import save_detector
+from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.runs import Run
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
+
+COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
+READS_DATA = ("evaluate", "correlate", "regress", "sensitivity")
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_coco(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(tmp_path: Path, data: Path) -> Run:
+    """A run with an untrained fc-head, as if trained."""
+    config = load_preset("shapes-tiny", "fc", [*SMALL_SETTINGS, f"data.source={data}"])
+    made = Run.create(tmp_path / "runs" / "fc", config)
+    torch.manual_seed(0)
+    save_detector(build_detector(config, CLASSES), config, made.detector_path)
+    return made
+
+
+def fails(*arguments: object, says: str) -> str:
+    """Run a command that must fail with one sentence, and return the sentence."""
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == errors[0]
+    assert says in errors[0]
+    return errors[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"rethink-heads {command}" in result.stdout
+    assert "Example" in result.stdout
+    options = ["--run", "--json", "--seed"]
+    options += ["--device"] if command != "figures" else []
+    options += ["--data", "--annotations", "--images"] if command in READS_DATA else []
+    for option in options:
+        assert option in result.stdout
+
+
+def test_help_is_quick_because_it_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from rethink_heads.cli import app;"
+        "assert CliRunner().invoke(app, ['correlate', '--help']).exit_code == 0;"
+        "print([m for m in ('torch', 'lightning', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_is_the_packages() -> None:
+    assert runner.invoke(app, ["--version"]).stdout.strip() == f"rethink-heads {__version__}"
+    project = tomllib.loads(
+        (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    assert project["project"]["scripts"]["rethink-heads"] == "rethink_heads.cli:main"
+
+
+def test_exit_codes_of_the_real_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rethink_heads", "evaluate", "--run", str(tmp_path / "none")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: no such run: ")
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rethink_heads.commands.demo.demo_run", interrupt)
+    result = runner.invoke(app, ["demo"])
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("command", [*READS_DATA, "figures"])
+def test_no_such_run(command: str, tmp_path: Path) -> None:
+    fails(command, "--run", tmp_path / "none", says="no such run")
+    (tmp_path / "empty").mkdir()
+    fails(command, "--run", tmp_path / "empty", says="is not a run")
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_a_run_that_is_not_trained(command: str, run: Run) -> None:
+    run.detector_path.unlink()
+    fails(command, "--run", run.path, says="is not fully trained; go on with: rethink-heads train")
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_a_head_that_the_run_has_not(command: str, run: Run) -> None:
+    fails(command, "--run", run.path, "--head", "conv", says="no head 'conv'")
+    message = fails(command, "--run", run.path, "--head", "zork", says="head 'zork'")
+    assert "fc" in message
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_a_corrupt_checkpoint(command: str, run: Run) -> None:
+    whole = run.detector_path.read_bytes()
+    run.detector_path.write_bytes(whole[: len(whole) // 2])
+    fails(command, "--run", run.path, says="detector.pt is damaged")
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_classes_that_do_not_match(command: str, run: Run, data: Path) -> None:
+    content = write_coco(data)
+    content["categories"][1]["name"] = "blue"
+    write_annotations(data, content)
+    message = fails(command, "--run", run.path, says="classes")
+    assert "blue" in message
+    assert "green" in message
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_data_options_that_do_not_go_together(command: str, run: Run, data: Path) -> None:
+    json_file = data / "annotations" / "instances_val.json"
+    fails(command, "--run", run.path, "--annotations", json_file, says="--images go together")
+    fails(
+        *(command, "--run", run.path, "--data", data),
+        *("--annotations", json_file, "--images", data / "val"),
+        says="not both",
+    )
+
+
+def test_data_that_is_not_there(run: Run, data: Path, tmp_path: Path) -> None:
+    fails("evaluate", "--run", run.path, "--data", tmp_path / "none", says="no such data folder")
+    fails("evaluate", "--run", run.path, "--split", "test", says='no split "test"')
+    options = ("--annotations", tmp_path / "none.json", "--images", data / "val")
+    fails("evaluate", "--run", run.path, *options, says="no such annotation file")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("not JSON", "JSON"),
+        ("[1, 2]", "COCO"),
+        ('{"images": [], "categories": []}', "annotations"),
+        ('{"images": [], "annotations": [], "categories": []}', "empty"),
+    ],
+)
+@pytest.mark.parametrize("command", READS_DATA)
+def test_annotations_that_cannot_be_used(
+    command: str, run: Run, data: Path, text: str, says: str
+) -> None:
+    (data / "annotations" / "instances_val.json").write_text(text)
+    message = fails(command, "--run", run.path, says=says)
+    assert "instances_val.json" in message
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_images_missing_or_truncated(command: str, run: Run, data: Path) -> None:
+    path = data / "val" / "1.png"
+    path.write_bytes(path.read_bytes()[:2000])
+    fails(command, "--run", run.path, says="1.png")
+    path.unlink()
+    fails(command, "--run", run.path, says="1.png")
+    assert not list(run.path.rglob("*.parquet"))
+
+
+def test_unusable_boxes_are_counted_and_reported(run: Run, data: Path) -> None:
+    content = write_coco(data)
+    for number, box in enumerate([[5, 5, 0, 10], [100, 100, 9, 9], [-5, -5, 20, 20]], 2):
+        annotation = {"id": number, "image_id": 1, "category_id": 1, "bbox": box}
+        content["annotations"].append(annotation)
+    write_annotations(data, content)
+    result = runner.invoke(app, ["correlate", "--run", str(run.path), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert "1 images, 2 objects (1 clipped to the image)" in result.stderr
+    assert "1 of zero size, 1 outside the image" in result.stderr
+    assert json.loads(result.stdout)["by_size"]["all"]["objects"] == 2
+
+
+def test_measuring_settings_only_on_a_trained_run(run: Run) -> None:
+    fails("correlate", "--run", run.path, "training.flip=no", says="begin with measuring.")
+    fails("correlate", "--run", run.path, "measuring.image=3", says="'measuring.images'")
+    fails("regress", "--run", run.path, "--grid-steps", "4", says="must be odd")
+    fails("regress", "--run", run.path, "--max-images", "0", says="measuring.images")
+
+
+@pytest.mark.parametrize("ends", [("0.5", "0.5"), ("-1", "1"), ("0.5", "0.77")])
+def test_ranges_of_iou(run: Run, ends: tuple[str, str]) -> None:
+    fails("correlate", "--run", run.path, "--iou-range", *ends, says="IoU range")
+
+
+def test_devices(run: Run) -> None:
+    fails("evaluate", "--run", run.path, "--device", "tpu", says="'tpu'")
+    if not torch.cuda.is_available():
+        fails("evaluate", "--run", run.path, "--device", "cuda", says="'cuda'")
+
+
+def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
+    twin = Run.create(tmp_path / "other" / "fc", run.config)
+    twin.checkpoints.mkdir()
+    twin.detector_path.write_bytes(run.detector_path.read_bytes())
+    fails(
+        "correlate", "--run", run.path, "--run", twin.path, says="two of the runs are called 'fc'"
+    )
+
+
+def test_figures_of_nothing(run: Run) -> None:
+    fails("figures", "--run", run.path, says="nothing was measured")
+
+
+def test_a_full_disk_while_measuring(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    fails("correlate", "--run", run.path, says="No space left on device; free some space")
+    assert not list(run.path.rglob("*.parquet"))
+
+
+def test_train_refuses_what_it_cannot_do(tmp_path: Path, data: Path, run: Run) -> None:
+    to = ("--run", tmp_path / "new")
+    fails("train", "--preset", "shapes", *to, says="shapes-tiny")
+    fails("train", "--head", "fcc", *to, says="'double-ext'")
+    fails("train", *to, "training.max_iteration=5", says="'training.max_iterations'")
+    fails("train", "--preset", "bccd-small", *to, says="no train data")
+    fails("train", "--images", data, *to, says="go together")
+    fails("train", "--head", "conv", "--run", run.path, says="other settings")
+
+
+def config_of(path: Path) -> Config:
+    return Run.open(path).config
+
+
+def test_train_without_options_goes_on_with_the_runs_own(run: Run) -> None:
+    before = config_of(run.path)
+    result = runner.invoke(app, ["train", "--run", str(run.path), "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["head"] == "fc"
+    assert config_of(run.path) == before
+
+
+def test_no_run_yet_trains_the_demos_detector_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for the training itself, which takes minutes."""
+    monkeypatch.chdir(tmp_path)
+    trained: list[Path] = []
+
+    def train_run(path: Path, config: Config, device: str) -> Run:
+        trained.append(path)
+        assert (config.preset, config.head) == ("shapes-tiny", "double-ext")
+        (tmp_path / "runs" / "fc").rename(path)
+        return Run.open(path)
+
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", train_run)
+    fails("correlate", "--head", "zork", says="unknown head 'zork'")
+    assert trained == []
+    for _ in range(2):
+        result = runner.invoke(app, ["correlate", "--head", "fc", "--json"])
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["head"] == "fc"
+    assert trained == [Path("runs/demo")]
+
+
+def test_json_is_strict_and_alone_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
+    with work():
+        print("from Python")
+        subprocess.run(["echo", "from outside"], check=True)
+    print_json({"a": float("nan"), "b": np.float64(0.5), "c": (np.int64(1), float("inf"))})
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"a": None, "b": 0.5, "c": [1, None]}
+    assert "from outside" in err
+    assert "from Python" in err

@@ -1,0 +1,155 @@
+"""Presets, overrides and what is said when a setting is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rethink_heads.config import HEADS, Config, load_preset, preset_names
+from rethink_heads.errors import UserError
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_goes_through_yaml(name: str, head: str, tmp_path: Path) -> None:
+    config = load_preset(name, head, seed=3)
+    assert (config.preset, config.head, config.seed) == (name, head, 3)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    assert Config.from_yaml(tmp_path / "config.yaml") == config
+
+
+def test_the_presets() -> None:
+    assert set(preset_names()) == {"shapes-tiny", "bccd-small", "coco-r50", "coco-r101"}
+    assert load_preset("shapes-tiny").data.source == "shapes"
+    assert load_preset("bccd-small").data.source is None
+
+
+@pytest.mark.parametrize("name", ["coco-r50", "coco-r101"])
+def test_the_papers_recipe(name: str) -> None:
+    """Numbers of the authors' code, for 4 GPUs with 2 images each."""
+    config = load_preset(name)
+    model, training = config.model, config.training
+    assert model.backbone == name.replace("coco-r", "resnet")
+    assert (model.min_size, model.max_size) == (800, 1333)
+    assert (model.fc_width, model.conv_width, model.conv_bottleneck) == (1024, 1024, 256)
+    assert (model.conv_blocks, model.non_local, model.non_local_groups) == (2, True, 4)
+    assert (model.rois_per_image, model.positive_fraction) == (512, 0.25)
+    assert (model.rpn_proposals_train, model.rpn_proposals_test) == (2000, 1000)
+    assert (training.batch_size, training.learning_rate) == (8, 0.01)
+    assert (training.max_iterations, training.milestones) == (180_000, [120_000, 160_000])
+    assert (training.warmup_iterations, training.warmup_factor) == (500, pytest.approx(1 / 3))
+    assert (training.momentum, training.weight_decay) == (0.9, 1e-4)
+
+
+def test_overrides_of_every_kind(tmp_path: Path) -> None:
+    config = load_preset(
+        "shapes-tiny",
+        "fc",
+        [
+            "training.max_iterations=100",
+            "training.learning_rate=1e-3",
+            "training.milestones=[50, 80]",
+            "training.validate_images=none",
+            "training.flip=false",
+            "model.backbone=resnet18",
+            "model.l_fc=null",
+            f"data.source={tmp_path}",
+            "measuring.proposals_per_object = 300",
+            "seed=7",
+        ],
+    )
+    assert config.training.max_iterations == 100
+    assert config.training.learning_rate == 0.001
+    assert config.training.milestones == [50, 80]
+    assert config.training.validate_images is None
+    assert config.training.flip is False
+    assert config.model.backbone == "resnet18"
+    assert config.model.l_fc is None
+    assert config.data.source == str(tmp_path)
+    assert config.measuring.proposals_per_object == 300
+    assert config.seed == 7
+
+
+def test_a_source_that_looks_like_a_number_is_a_folder() -> None:
+    source = load_preset("shapes-tiny", "fc", ["data.source=2007"]).data.source
+    assert source == str(Path("2007").absolute())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_iteration=1", "unknown setting 'training.max_iteration'.*'training.max_ite"),
+        ("max_iterations=1", "did you mean 'training.max_iterations'"),
+        ("model.bacbone=tiny", "did you mean 'model.backbone'"),
+        ("trainign.batch_size=1", "did you mean 'training.batch_size'"),
+        ("zork=1", r"unknown setting 'zork'.*training\.\*"),
+        ("training.max_iterations=many", "bad value for training.max_iterations.*'many'"),
+        ("training.max_iterations=0", "bad value for training.max_iterations"),
+        ("training.learning_rate=nan", "bad value for training.learning_rate"),
+        ("training=5", "bad value for training"),
+        ("model.backbone=vgg", "bad value for model.backbone.*'resnet50'"),
+        ("model.anchor_sizes=[32, 64]", "bad value for model.anchor_sizes"),
+        ("model.min_size=5000", r"model.min_size \(5000\) is above model.max_size"),
+        ("measuring.grid_steps=10", "measuring.grid_steps.*must be odd"),
+        ("head=fcc", "bad value for head.*'double-ext'"),
+        ("seed=-1", "bad value for seed"),
+        ("max_iterations", "write key=value"),
+        ("=5", "write key=value"),
+        ("training..x=5", "write key=value"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        load_preset("shapes-tiny", "fc", [override])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_preset_lists_the_presets() -> None:
+    with pytest.raises(UserError, match="bccd-small, coco-r101, coco-r50, shapes-tiny"):
+        load_preset("shapes", "fc")
+
+
+def test_a_preset_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {max_iterations: 10}\n")
+    config = load_preset(path, "conv")
+    assert (config.preset, config.training.max_iterations) == ("mine", 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {max_iters: 10}", "unknown setting 'training.max_iters'"),
+        ("training: [", "is not YAML"),
+        ("- 1", "holds no settings"),
+        ("", "holds no settings"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as raised:
+        load_preset(path, "conv")
+    assert "mine.yaml" in str(raised.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        Config.from_yaml(tmp_path / "config.yaml")
+
+
+def test_settings_do_not_change() -> None:
+    config = load_preset("shapes-tiny", "fc")
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.max_iterations = 5  # type: ignore[misc]
+
+
+def test_data_of_a_role() -> None:
+    config = load_preset("bccd-small", "fc")
+    with pytest.raises(UserError, match=r"no train data.*--data"):
+        config.data.paths("train")
+    given = config.with_data(train_annotations="a.json", train_images="images")
+    assert given.data.paths("train") == (Path("a.json").absolute(), Path("images").absolute())
+    with pytest.raises(UserError, match="go together"):
+        config.with_data(train_images="images").data.paths("train")

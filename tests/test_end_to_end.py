@@ -1,0 +1,307 @@
+"""The whole line on four images: train, evaluate, measure, analyse, draw; go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import pearsonr
+from torchvision.ops import box_iou
+from typer.testing import CliRunner
+
+from rethink_heads.cli import app
+from rethink_heads.commands import sessions
+from rethink_heads.config import load_preset
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.parts import Parts
+from rethink_heads.proposals import grid
+from rethink_heads.runs import Run
+from rethink_heads.training.module import DetectionModule
+from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
+
+IMAGES = 4
+SETTINGS = [
+    *SMALL_SETTINGS,
+    "training.max_iterations=5",
+    "training.batch_size=2",
+    "training.warmup_iterations=2",
+    "training.milestones=[4]",
+    "training.validate_every=5",
+    "training.checkpoint_every=2",
+    "training.workers=0",
+    # All proposals as rows, so that a test can compute from them what the moments say.
+    "measuring.rows_per_bin=100",
+    "measuring.images=none",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums over threads would depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set of four images a split and a preset for it."""
+    made = tmp_path_factory.mktemp("whole")
+    for split in ("train", "val"):
+        write_coco(made / "data", split, IMAGES)
+    config = load_preset("shapes-tiny", "double-ext", [*SETTINGS, f"data.source={made / 'data'}"])
+    (made / "small.yaml").write_text(config.to_yaml())
+    return made
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    """Run a command and return its standard output."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def call_json(*arguments: object) -> dict[str, Any]:
+    return json.loads(call(*arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    """What ``demo`` makes, with the small preset in the demo's place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        output = call("demo", "--run", folder / "runs" / "demo")
+    assert "Correlation of score and proposal IoU" in output
+    assert "demo/fc - demo/conv" in output
+    assert str(folder / "runs" / "demo" / "figures") in output
+    return Run.open(folder / "runs" / "demo")
+
+
+def files_of(run: Run) -> dict[Path, int]:
+    kept = ("measurements", "tables", "figures", "checkpoints")
+    return {
+        path: path.stat().st_mtime_ns
+        for name in kept
+        for path in (run.path / name).rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> None:
+    assert {path.name for path in run.checkpoints.iterdir()} == {
+        "detector.pt",
+        "last.ckpt",
+        "best.ckpt",
+    }
+    names = {path.name for path in run.measurements("default").iterdir()}
+    assert names == {"bins.parquet", "rows.parquet", "maps.parquet"}
+    for path in run.tables_dir.iterdir():
+        assert not pd.read_csv(path).empty
+    for name in ("figure2", "figure3", "figure4"):
+        png, pdf = (run.figures_dir / f"{name}.{kind}" for kind in ("png", "pdf"))
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert pdf.read_bytes().startswith(b"%PDF")
+        assert min(png.stat().st_size, pdf.stat().st_size) > 5000
+    assert not [path for path in run.path.rglob(".*")]
+
+
+def test_a_second_demo_uses_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("nothing is to be trained or measured again")
+
+    monkeypatch.setattr(DetectionModule, "training_step", refuse)
+    monkeypatch.setattr(Parts, "write", refuse)
+    before = files_of(run)
+    call("demo", "--run", run.path)
+    assert files_of(run) == before
+
+
+def test_evaluate_gives_every_reading(run: Run) -> None:
+    results = call_json("evaluate", "--run", run.path)["results"]
+    assert [result["head"] for result in results] == ["fc", "conv", "double", "double-ext"]
+    for result in results:
+        assert result["images"] == IMAGES
+        assert 0 <= result["AP"] <= result["AP50"] <= 1
+        # There is no large object.
+        assert result["APl"] is None or result["APl"] == -1
+    one = call_json("evaluate", "--run", run.path, "--head", "conv", "--max-images", 2)
+    assert [(r["head"], r["images"]) for r in one["results"]] == [("conv", 2)]
+
+
+def test_correlate_of_one_head(run: Run) -> None:
+    result = call_json("correlate", "--run", run.path, "--head", "fc")
+    assert result["head"] == "fc"
+    assert list(result["by_size"]) == ["small", "medium", "large", "all"]
+    rows = Measurements.load(run.measurements()).select(heads=["fc"]).rows
+    of_all = result["by_size"]["all"]
+    assert of_all["pcc"] == pytest.approx(pearsonr(rows["iou"], rows["score"])[0], abs=1e-9)
+    assert of_all["low"] <= of_all["pcc"] <= of_all["high"]
+    assert of_all["objects"] == IMAGES
+    assert of_all["proposals"] == len(rows)
+    assert result["by_size"]["large"]["pcc"] is None
+    assert result["by_size"]["large"]["objects"] == 0
+    assert len(result["score_by_iou"]) == 4 * 20
+    assert len(result["provenance"]["weights"]) == 64
+
+
+def test_the_proposals_are_those_of_a_second_computation(run: Run, folder: Path) -> None:
+    """Counts and IoUs of what was measured, from the annotation file and torchvision's IoU."""
+    content = json.loads((folder / "data" / "annotations" / "instances_val.json").read_text())
+    rows = Measurements.load(run.measurements()).select(heads=["conv"]).rows
+    for annotation in content["annotations"]:
+        x, y, width, height = annotation["bbox"]
+        box = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
+        proposals = grid(box[0].float(), (HEIGHT, WIDTH), 3)
+        expected = box_iou(proposals.boxes.double(), box)[:, 0]
+        measured = rows[rows["object_id"] == annotation["id"]]["iou"]
+        torch.testing.assert_close(
+            torch.tensor(sorted(measured), dtype=torch.float64),
+            expected.sort().values,
+            rtol=0,
+            atol=1e-5,
+        )
+
+
+def test_correlate_of_two_heads_compares_them(run: Run) -> None:
+    heads = ("--head", "fc", "--head", "conv")
+    whole = call_json("correlate", "--run", run.path, *heads)
+    half = call_json("correlate", "--run", run.path, *heads, "--iou-range", "0.5", "1")
+    assert [result["head"] for result in whole["heads"]] == ["fc", "conv"]
+    for result in (whole, half):
+        pccs = [head["by_size"]["all"]["pcc"] for head in result["heads"]]
+        (found,) = (
+            row
+            for row in result["comparisons"]
+            if row["statistic"] == "pcc" and row["size"] == "all"
+        )
+        assert (found["a"], found["b"]) == ("demo/fc", "demo/conv")
+        assert found["difference"] == pytest.approx(pccs[0] - pccs[1])
+        assert found["excludes_zero"] == (found["low"] > 0 or found["high"] < 0)
+    proposals = [r["heads"][0]["by_size"]["all"]["proposals"] for r in (half, whole)]
+    assert 0 < proposals[0] < proposals[1]
+
+
+def test_regress(run: Run) -> None:
+    result = call_json("regress", "--run", run.path, "--head", "conv")
+    rows = Measurements.load(run.measurements()).select(heads=["conv"]).rows
+    of_all = result["by_size"]["all"]
+    by_bin = rows.groupby("bin")[["iou", "regressed_iou"]].mean()
+    for curve in of_all["regressed_iou_by_iou"]:
+        if curve["bin"] in by_bin.index:
+            expected = by_bin.loc[curve["bin"]]
+            assert curve["mean"] == pytest.approx(expected["regressed_iou"])
+            assert curve["gain"] == pytest.approx(expected["regressed_iou"] - expected["iou"])
+        else:
+            assert curve["mean"] is None
+    for error in of_all["error_components"]:
+        squares = rows[error["component"]] ** 2
+        assert error["rms"] == pytest.approx(squares.mean() ** 0.5)
+    assert "Gain over the proposal" in call("regress", "--run", run.path)
+
+
+def test_sensitivity(run: Run) -> None:
+    result = call_json("sensitivity", "--run", run.path)
+    kinds = {(row["head"], row["kind"]) for row in result["spatial_correlation"]}
+    assert kinds == {
+        ("fc", "spatial_correlation"),
+        ("conv", "spatial_correlation"),
+        ("fc", "weight_correlation"),
+    }
+    assert all(-1 <= row["mean"] <= 1 for row in result["decay"] if row["mean"] is not None)
+    assert {row["kind"] for row in result["responses"]} == {
+        "displacement_score",
+        "cell_score",
+        "cell_iou",
+    }
+    (of_all,) = (row for row in result["comparisons"] if row["size"] == "all")
+    assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
+    assert "fc6's weights" in call("sensitivity", "--run", run.path, "--head", "fc")
+
+
+def test_another_choice_is_measured_beside_the_default(run: Run) -> None:
+    before = files_of(run)
+    result = call_json("correlate", "--run", run.path, "--head", "fc", "--max-images", 2)
+    assert result["by_size"]["all"]["objects"] == 2
+    added = {path.parent.name for path in set(files_of(run)) - set(before)}
+    assert len(added) == 1
+    assert next(iter(added)).startswith("val-")
+    assert files_of(run).items() >= before.items()
+
+
+def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "demo"
+    shutil.copytree(run.path, copy)
+    for name in ("checkpoints", "tables", "figures"):
+        shutil.rmtree(copy / name)
+    written = call_json("figures", "--run", copy, "--measurements", "default")["files"]
+    assert written
+    for path in map(Path, written):
+        assert path.read_bytes() == (run.path / path.relative_to(copy)).read_bytes()
+
+
+@pytest.fixture
+def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds, and other tests see to it."""
+    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_detectors_trained_apart_are_compared(folder: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / head for head in ("fc", "conv")]
+    for path in paths:
+        options = ("--preset", folder / "small.yaml", "--head", path.name, "--run", path)
+        call("train", *options, "training.max_iterations=2")
+    both = [option for path in paths for option in ("--run", path)]
+    result = call_json("correlate", *both)
+    assert [(r["detector"], r["head"]) for r in result["heads"]] == [("fc", "fc"), ("conv", "conv")]
+    assert {(row["a"], row["b"]) for row in result["comparisons"]} == {("fc/fc", "conv/conv")}
+    written = call_json("figures", *both, "--output", tmp_path / "both")["files"]
+    assert {Path(path).parent for path in written} == {tmp_path / "both" / "tables"}
+    pcc = pd.read_csv(tmp_path / "both" / "tables" / "pcc.csv")
+    assert set(pcc["detector"]) == {"fc", "conv"}
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_going_on_after_interruptions_gives_the_same_tables(
+    run: Run, folder: Path, tmp_path: Path
+) -> None:
+    """Stopped in training and again in measuring; the folder's name is that of the other run."""
+    again = tmp_path / "demo"
+    stopped_training = _stop_at(DetectionModule.training_step, 4)
+    stopped_measuring = _stop_at(Parts.write, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        with patch.context() as stop:
+            stop.setattr(DetectionModule, "training_step", stopped_training)
+            call("demo", "--run", again, code=130)
+        assert not Run.open(again).detector_path.exists()
+        with patch.context() as stop:
+            stop.setattr(Parts, "write", stopped_measuring)
+            call("demo", "--run", again, code=130)
+        assert not Run.open(again).measurements().joinpath("bins.parquet").exists()
+        call("demo", "--run", again)
+    for path in run.tables_dir.glob("*.csv"):
+        assert (again / "tables" / path.name).read_text() == path.read_text(), path.name
+    first, second = (Measurements.load(Run.open(p).measurements()) for p in (run.path, again))
+    pd.testing.assert_frame_equal(first.bins, second.bins, check_exact=True)
+
+
+def _stop_at(function: Any, number: int) -> Any:
+    """The function, which is interrupted when it is called for the ``number``-th time."""
+    calls = 0
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            raise KeyboardInterrupt
+        return function(*args, **kwargs)
+
+    return stopping

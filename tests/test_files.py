@@ -1,0 +1,148 @@
+"""Files appear whole or not at all, whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from rethink_heads import files
+from rethink_heads.errors import UserError
+
+
+def disk_full(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_writes_through_a_temporary_name_in_the_same_folder(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "table.csv"
+    with files.atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".csv"
+        temporary.write_text("a\n")
+        assert not path.exists()
+    assert path.read_text() == "a\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    with files.atomic_path(path) as temporary:
+        temporary.mkdir()
+        (temporary / "a.txt").write_text("a")
+    assert (path / "a.txt").read_text() == "a"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def fail() -> None:
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half of the new")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_removes_a_half_written_folder(tmp_path: Path) -> None:
+    def fail() -> None:
+        with files.atomic_path(tmp_path / "part") as temporary:
+            temporary.mkdir()
+            (temporary / "a.txt").write_text("a")
+            disk_full()
+
+    with pytest.raises(UserError, match="No space left on device"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+FRAME = pd.DataFrame({"name": ["a", "b"], "value": [0.1, float("nan")]})
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "text": lambda path: files.write_text(path, "text"),
+    "csv": lambda path: files.write_csv(FRAME, path),
+    "parquet": lambda path: files.write_parquet(FRAME, path, {}),
+    "torch": lambda path: files.write_torch({"weights": torch.zeros(3_000_000)}, path),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full to stand for a full disk")
+    path = tmp_path / "result.bin"
+    path.write_text("old")
+    # What is written under the temporary name goes to a device that is full.
+    monkeypatch.setattr("secrets.token_hex", lambda size: "token")
+    (tmp_path / f".result-{os.getpid()}-token.bin").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write .*result.bin: No space left on device"):
+        WRITERS[kind](path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
+def test_no_folder_can_be_made_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_text(tmp_path / "file" / "below.txt", "text")
+
+
+def test_parquet_keeps_values_types_and_metadata(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "id": [1, 2**60],
+            "name": ["a", "ä"],
+            "value": [1 / 3, float("nan")],
+            "values": [[1.0, 2.0], []],
+        }
+    )
+    files.write_parquet(frame, tmp_path / "x.parquet", {"seed": "0", "data": "ä"})
+    again, metadata = files.read_parquet(tmp_path / "x.parquet")
+    again["values"] = [list(values) for values in again["values"]]
+    pd.testing.assert_frame_equal(again, frame)
+    assert metadata == {"seed": "0", "data": "ä"}
+
+
+def test_parquet_of_others_has_no_metadata(tmp_path: Path) -> None:
+    FRAME.to_parquet(tmp_path / "x.parquet")
+    assert files.read_parquet(tmp_path / "x.parquet")[1] == {}
+
+
+def test_reading_no_file_or_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        files.read_parquet(tmp_path / "x.parquet")
+    files.write_parquet(FRAME, tmp_path / "x.parquet", {})
+    whole = (tmp_path / "x.parquet").read_bytes()
+    (tmp_path / "x.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cannot read .*x\.parquet"):
+        files.read_parquet(tmp_path / "x.parquet")
+
+
+def test_csv_keeps_all_digits(tmp_path: Path) -> None:
+    files.write_csv(pd.DataFrame({"value": [1 / 3, 0.1]}), tmp_path / "x.csv")
+    text = (tmp_path / "x.csv").read_bytes().decode()
+    assert text == f"value\n{1 / 3!r}\n0.1\n"
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc" * 100_000)
+    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    with pytest.raises(UserError, match="cannot read"):
+        files.sha256(tmp_path / "y")

@@ -1,0 +1,101 @@
+"""Run folders: made once, opened again, never mistaken for another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rethink_heads.config import Config, load_preset
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run, measurements_name
+
+
+@pytest.fixture
+def coco_folder(tmp_path: Path) -> Path:
+    """A folder with splits train and val whose files are only looked for, not read as COCO."""
+    folder = tmp_path / "data"
+    for split in ("train", "val"):
+        (folder / split).mkdir(parents=True)
+        (folder / "annotations").mkdir(exist_ok=True)
+        path = folder / "annotations" / f"instances_{split}.json"
+        path.write_text(json.dumps({"split": split}))
+    return folder
+
+
+@pytest.fixture
+def config(coco_folder: Path) -> Config:
+    return load_preset("shapes-tiny", "fc", [f"data.source={coco_folder}"])
+
+
+def test_create_and_open(tmp_path: Path, config: Config) -> None:
+    run = Run.create(tmp_path / "runs" / "a", config)
+    assert Run.open(tmp_path / "runs" / "a") == run
+    assert run.name == "a"
+    assert Run.create(run.path, config) == run
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path: Path, config: Config) -> None:
+    run = Run.create(tmp_path / "a", config)
+    other = config.with_overrides(["training.max_iterations=5", "seed=1"])
+    with pytest.raises(UserError, match=r"other settings \(seed, training.max_iterations\)"):
+        Run.create(run.path, other)
+    assert Run.open(run.path).config == config
+
+
+def test_measuring_settings_may_change(tmp_path: Path, config: Config) -> None:
+    run = Run.create(tmp_path / "a", config)
+    other = config.with_overrides(["measuring.images=5"])
+    Run.create(run.path, other)
+    assert Run.open(run.path).config == other
+
+
+def test_what_is_not_a_run_is_refused(tmp_path: Path, config: Config) -> None:
+    with pytest.raises(UserError, match="no such run"):
+        Run.open(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match="is not a run"):
+        Run.open(tmp_path / "b")
+    Run.create(tmp_path / "b", config)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.tex").write_text("")
+    (tmp_path / "d").write_text("")
+    for name in ("c", "d"):
+        with pytest.raises(UserError, match="is not a run"):
+            Run.create(tmp_path / name, config)
+
+
+def test_the_runs_own_measurements_are_the_default_ones(config: Config, coco_folder: Path) -> None:
+    assert measurements_name(config, config, config.seed) == "default"
+    spelled_out = config.with_data(
+        test_annotations=coco_folder / "annotations" / "instances_val.json",
+        test_images=coco_folder / "val",
+    )
+    assert measurements_name(config, spelled_out, config.seed) == "default"
+
+
+def test_other_measurements_have_names_of_their_own(config: Config, coco_folder: Path) -> None:
+    choices = [
+        (config, 1),
+        (config.with_data(test_split="train"), 0),
+        (config.with_overrides(["measuring.images=5"]), 0),
+        (config.with_overrides(["measuring.images=6"]), 0),
+    ]
+    names = [measurements_name(config, chosen, seed) for chosen, seed in choices]
+    assert len({*names, "default"}) == 5
+    assert [name.rpartition("-")[0] for name in names] == ["val", "train", "val", "val"]
+
+
+def test_an_unfinished_run_has_no_default_data(coco_folder: Path) -> None:
+    own = load_preset("bccd-small", "fc")
+    chosen = own.with_data(source=str(coco_folder), test_split="val")
+    assert measurements_name(own, chosen, 0).startswith("val-")
+
+
+def test_results_of_other_measurements_are_kept_apart(tmp_path: Path, config: Config) -> None:
+    run = Run.create(tmp_path / "a", config)
+    assert run.tables() == run.tables_dir
+    assert run.figures() == run.figures_dir
+    assert run.tables("val-12345678") == run.tables_dir / "val-12345678"
+    assert run.measurements("val-12345678").parent == run.measurements_dir
