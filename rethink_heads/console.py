@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Wide enough that no table is cut when the output goes to a file or a pipe.
-PLAIN_WIDTH = 200
+WIDEST = 1000
 
 
 def say(message: str) -> None:
@@ -62,13 +61,23 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     """Print a table; all columns but those of words are flush right."""
     if not _is_first_process():
         return
+    terminal = sys.stdout.isatty()
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         numeric = all(_looks_numeric(row[index]) for row in rows)
-        table.add_column(column, justify="right" if numeric and rows else "left", no_wrap=True)
+        table.add_column(
+            column,
+            justify="right" if numeric and rows else "left",
+            overflow="fold",
+            no_wrap=not terminal,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH)
+    # A narrow terminal breaks cells into lines; files and pipes get whole lines.
+    console = Console()
+    if not terminal:
+        needed = Console(width=WIDEST).measure(table).maximum
+        console = Console(width=max(needed, len(title)))
     console.print(table)
 
 

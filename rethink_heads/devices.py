@@ -22,6 +22,8 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise UserError(f"unknown device {name!r}: give auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"device {name!r} is not supported: give auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (not available or (device.index or 0) >= torch.cuda.device_count()):
+    if device.type == "cuda" and (
+        not available or (device.index or 0) >= torch.cuda.device_count()
+    ):
         raise UserError(f"this machine has no device {name!r}: give cpu or auto")
     return device

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -36,8 +38,22 @@ PAPER_HEADS = ("fc", "conv")
 log = logging.getLogger(__name__)
 
 
-def compute_tables(measurements: Measurements, *, seed: int = 0) -> dict[str, pd.DataFrame]:
+class Options(TypedDict, total=False):
+    """Of the bootstrap, as every statistic takes them."""
+
+    replicates: int
+    seed: int
+
+
+def compute_tables(
+    measurements: Measurements, *, replicates: int | None = None, seed: int = 0
+) -> dict[str, pd.DataFrame]:
     """Every table of the three analyses, each estimate with its 95% interval.
+
+    Args:
+        measurements: of any detectors and heads.
+        replicates: of the bootstrap; by default each statistic's own.
+        seed: of the bootstrap.
 
     Returns:
         Frames by name: "pcc" and "spearman" (a row a head, size and range of IoU, in the columns
@@ -45,32 +61,32 @@ def compute_tables(measurements: Measurements, *, seed: int = 0) -> dict[str, pd
         "error_components_by_iou", "spatial_correlation" (mean over distinct cell pairs),
         "correlation_maps" (detector, head, kind, cell_a, cell_b, cosine), "decay", "displacement",
         "cells", "response_summary", "comparisons" and "comparisons_by_iou" (fc less conv, see
-        :func:`compared_sides`).
-        What was not measured has an empty frame.
+        :func:`compared_sides`). What was not measured has an empty frame.
     """
     m = measurements
-    tables = {
-        "pcc": _over_ranges(lambda ends: pearson(m, ends, seed=seed)),
-        "spearman": _over_ranges(lambda ends: spearman(m, ends, seed=seed))
+    options: Options = {"seed": seed}
+    if replicates is not None:
+        options["replicates"] = replicates
+    responses = {kind: response(m, kind, **options) for kind in RESPONSE_KINDS}
+    summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
+    return {
+        "pcc": _over_ranges(partial(pearson, m, **options)),
+        "spearman": _over_ranges(partial(spearman, m, **options))
         if len(m.rows)
         else pd.DataFrame(),
-        "score_by_iou": score_by_iou(m, seed=seed),
-        "regressed_iou": regressed_iou_by_iou(m, seed=seed),
-        "error_components": error_components(m, seed=seed),
-        "error_components_by_iou": error_components(m, by_bin=True, seed=seed),
-        "spatial_correlation": distinct_pairs(m, seed=seed),
+        "score_by_iou": score_by_iou(m, **options),
+        "regressed_iou": regressed_iou_by_iou(m, **options),
+        "error_components": error_components(m, **options),
+        "error_components_by_iou": error_components(m, by_bin=True, **options),
+        "spatial_correlation": distinct_pairs(m, **options),
         "correlation_maps": _correlation_maps(m),
-        "decay": decay(m, seed=seed),
+        "decay": decay(m, **options),
+        "displacement": responses["displacement_score"],
+        "cells": _stack([responses["cell_score"], responses["cell_iou"]]),
+        "response_summary": _stack(summaries),
+        "comparisons": _comparisons(m, STATISTICS, options),
+        "comparisons_by_iou": _comparisons(m, COMPARED_BY_IOU, options, by_bin=True),
     }
-    responses = {kind: response(m, kind, seed=seed) for kind in RESPONSE_KINDS}
-    tables["displacement"] = responses["displacement_score"]
-    tables["cells"] = _stack([responses["cell_score"], responses["cell_iou"]])
-    tables["response_summary"] = _stack(
-        [response_summary(m, kind, seed=seed) for kind in RESPONSE_KINDS]
-    )
-    tables["comparisons"] = _comparisons(m, STATISTICS, seed)
-    tables["comparisons_by_iou"] = _comparisons(m, COMPARED_BY_IOU, seed, by_bin=True)
-    return tables
 
 
 def write_tables(
@@ -206,7 +222,11 @@ def _correlation_maps(measurements: Measurements) -> pd.DataFrame:
 
 
 def _comparisons(
-    measurements: Measurements, statistics: tuple[str, ...], seed: int, *, by_bin: bool = False
+    measurements: Measurements,
+    statistics: tuple[str, ...],
+    options: Options,
+    *,
+    by_bin: bool = False,
 ) -> pd.DataFrame:
     """Statistics of every pair of sides, over each range of IoU or in each bin."""
     frames = []
@@ -216,7 +236,7 @@ def _comparisons(
         for ends in IOU_RANGES[:1] if once else IOU_RANGES:
             try:
                 found = compare(
-                    measurements, statistic, a, b, iou_range=ends, by_bin=by_bin, seed=seed
+                    measurements, statistic, a, b, iou_range=ends, by_bin=by_bin, **options
                 )
             except UserError as reason:
                 log.info("no comparison of %s: %s", statistic, reason)

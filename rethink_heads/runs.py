@@ -28,6 +28,7 @@ from rethink_heads.errors import UserError
 
 CONFIG_NAME = "config.yaml"
 DEFAULT_MEASUREMENTS = "default"
+FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
 
 
 def default_runs_root() -> Path:
@@ -46,7 +47,8 @@ class Run:
     def create(cls, path: Path, config: Config) -> Run:
         """Make the folder, or open it again when it holds the same settings.
 
-        What only measuring reads (``measuring.*``) may differ: the new values are kept.
+        Settings without a part in what the detector becomes (``measuring.*`` and those in
+        ``FREE_SETTINGS``) may differ: the new values are kept.
 
         Raises:
             UserError: the folder holds another run or other files, or cannot be written.
@@ -54,10 +56,14 @@ class Run:
         path = Path(path)
         if (path / CONFIG_NAME).exists():
             changed = _changed_settings(cls.open(path).config, config)
-            training = [name for name in changed if not name.startswith("measuring.")]
-            if training:
+            fixed = [
+                name
+                for name in changed
+                if not name.startswith("measuring.") and name not in FREE_SETTINGS
+            ]
+            if fixed:
                 raise UserError(
-                    f"{path} holds a run with other settings ({', '.join(training)});"
+                    f"{path} holds a run with other settings ({', '.join(fixed)});"
                     " choose another folder with --run or delete this one"
                 )
             if not changed:

@@ -242,6 +242,24 @@ def test_a_full_disk_while_measuring(run: Run, monkeypatch: pytest.MonkeyPatch) 
     assert not list(run.path.rglob("*.parquet"))
 
 
+def test_a_full_disk_while_training(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device", "last.ckpt")
+
+    monkeypatch.setattr("rethink_heads.training.train.train", full)
+    to = data.parent / "new"
+    fails("train", "--run", to, says="No space left on device for last.ckpt; free some space")
+
+
+def test_without_sampled_rows_there_are_no_ranks(run: Run) -> None:
+    options = ("--run", str(run.path), "--json", "measuring.rows_per_bin=0")
+    result = runner.invoke(app, ["correlate", *options])
+    assert result.exit_code == 0, result.stderr
+    of_all = json.loads(result.stdout)["by_size"]["all"]
+    assert of_all["spearman"] is None
+    assert of_all["pcc"] is not None
+
+
 def test_train_refuses_what_it_cannot_do(tmp_path: Path, data: Path, run: Run) -> None:
     to = ("--run", tmp_path / "new")
     fails("train", "--preset", "shapes", *to, says="shapes-tiny")

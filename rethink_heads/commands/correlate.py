@@ -91,18 +91,18 @@ def report(found: Study, iou_range: tuple[float, float], as_json: bool) -> None:
     )
     keys = ["detector", "head", "size"]
     by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
+    # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
+    statistics = ["pcc", "object_pcc", *(["spearman"] if len(selected.rows) else [])]
     differences = pd.concat(
-        [
-            comparisons(found, statistic, iou_range=iou_range)
-            for statistic in ("pcc", "object_pcc", "spearman")
-        ],
+        [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
     )
     if as_json:
         print_json(_as_json(found, by_size, differences, iou_range))
     else:
         print_correlations(found, by_size, iou_range)
-        print_differences(differences[differences["statistic"] != "object_pcc"])
+        if len(differences):
+            print_differences(differences[differences["statistic"] != "object_pcc"])
 
 
 def _as_json(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +143,17 @@ def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters
             command(*args, **kwargs)
         except UserError as error:
             typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(USER_ERROR_CODE) from error
+        except OSError as error:
+            # What this package writes says so itself; the training's logs are Lightning's.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            place = f" for {error.filename}" if error.filename else ""
+            typer.echo(
+                f"error: {os.strerror(error.errno)}{place}; free some space and run the same"
+                " command again to go on",
+                err=True,
+            )
             raise typer.Exit(USER_ERROR_CODE) from error
         except (KeyboardInterrupt, SystemExit) as error:
             # Lightning turns an interruption into an exit of its own.

@@ -119,18 +119,18 @@ def _cut(numbers: np.ndarray, angle: float, fraction: float) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, stamp: Stamp, rng: np.random.Generator) -> None:
-    """Paint a stamp with a random colour, texture, shading and edge colour; none says its class."""
+    """Paint a stamp with a random light colour, texture, shading and edge; none says its class."""
     window, inner = visible_window(stamp, canvas.shape[0], canvas.shape[1])
     below = canvas[window]
     mask = stamp.mask[inner][..., None]
     colour = contrasting_colour(below.mean((0, 1)), rng)
     tones = np.ones(8, np.float32)
-    if rng.random() < 0.4:
-        tones = rng.uniform(0.72, 1.28, size=8).astype(np.float32)
+    if rng.random() < 0.3:
+        tones = rng.uniform(0.8, 1.2, size=8).astype(np.float32)
     height, width = stamp.mask.shape
     surface = colour * (tones[stamp.parts] * fill_texture(height, width, rng))[..., None]
     if stamp.edge.any():
-        edge_colour = colour * (rng.uniform(0.35, 0.65) if rng.random() < 0.6 else 1.5)
+        edge_colour = colour * rng.uniform(0.35, 0.65)
         edge = stamp.edge[..., None]
         surface = surface * (1 - edge) + edge_colour * edge
     canvas[window] = below * (1 - mask) + surface[inner].clip(0, 255) * mask
@@ -153,35 +153,39 @@ def visible_window(
 def contrasting_colour(
     background: np.ndarray, rng: np.random.Generator, distance: float = 55.0
 ) -> np.ndarray:
-    """Draw an RGB colour (3,) float32 at least ``distance`` from ``background``."""
-    candidates = rng.uniform(15, 245, size=(12, 3)).astype(np.float32)
+    """Draw a light RGB colour (3,) float32 at least ``distance`` from ``background``.
+
+    Objects are light and backgrounds dark, so that a small network learns edges in minutes and has
+    time left for what is hard on purpose: telling wholes from parts.
+    """
+    candidates = rng.uniform(110, 250, size=(12, 3)).astype(np.float32)
     far = np.linalg.norm(candidates - background, axis=1) >= distance
     return candidates[int(np.argmax(far))]
 
 
 def fill_texture(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Return an (height, width) float32 texture around 1: flat, striped or noisy, and shaded."""
-    kind = rng.choice(3, p=[0.4, 0.3, 0.3])
+    kind = rng.choice(3, p=[0.6, 0.2, 0.2])
     texture = np.ones((height, width), np.float32)
     if kind == 1:
         period = float(np.clip(np.hypot(height, width) * rng.uniform(0.08, 0.3), 3.0, 28.0))
-        texture += rng.uniform(0.12, 0.35) * stripes(height, width, period, rng)
+        texture += rng.uniform(0.08, 0.2) * stripes(height, width, period, rng)
     elif kind == 2:
-        texture += rng.uniform(0.1, 0.35) * smooth_noise(height, width, rng)
+        texture += rng.uniform(0.05, 0.2) * smooth_noise(height, width, rng)
     if rng.random() < 0.5:
-        texture *= 1 + rng.uniform(0.1, 0.4) * slope(height, width, rng)
+        texture *= 1 + rng.uniform(0.05, 0.2) * slope(height, width, rng)
     return texture
 
 
 def background(size: int, rng: np.random.Generator) -> np.ndarray:
     """Return a (size, size, 3) float32 background: noise, with a gradient or stripes in some."""
-    base = rng.uniform(40, 215, size=3).astype(np.float32)
+    base = rng.uniform(20, 80, size=3).astype(np.float32)
     tint = rng.uniform(0.5, 1.0, size=3).astype(np.float32)
-    canvas = base + (rng.uniform(8, 45) * smooth_noise(size, size, rng))[..., None] * tint
+    canvas = base + (rng.uniform(4, 16) * smooth_noise(size, size, rng))[..., None] * tint
     if rng.random() < 0.3:
-        canvas += (rng.uniform(6, 22) * stripes(size, size, rng.uniform(6, 50), rng))[..., None]
+        canvas += (rng.uniform(4, 12) * stripes(size, size, rng.uniform(6, 50), rng))[..., None]
     if rng.random() < 0.6:
-        direction = rng.uniform(-45, 45, size=3).astype(np.float32)
+        direction = rng.uniform(-20, 20, size=3).astype(np.float32)
         canvas += slope(size, size, rng)[..., None] * direction
     return canvas.clip(0, 255)
 

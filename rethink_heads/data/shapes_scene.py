@@ -88,7 +88,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]
     for item in scene.placed:
         drawing.paint(canvas, item.stamp, np.random.default_rng(item.style))
     grain = rng.standard_normal(size=canvas.shape, dtype=np.float32)
-    canvas += np.float32(rng.uniform(1, 7)) * grain
+    canvas += np.float32(rng.uniform(1, 5)) * grain
     return canvas.clip(0, 255).astype(np.uint8), scene.objects()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.files import atomic_path
+from rethink_heads.files import write_torch
 
 _TORCHVISION_NAMES = (
     ("roi_heads.box_head.", "roi_heads.heads.fc."),
@@ -27,8 +26,7 @@ def save_detector(detector: RCNN, config: Config, path: Path) -> None:
     values["model"]["norm"] = detector.norm
     state = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
     content = {"state": state, "class_names": list(detector.class_names), "config": values}
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    write_torch(content, path)
 
 
 def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
@@ -45,10 +43,9 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
         config = Config.model_validate(content["config"])
         detector = build_detector(config, content["class_names"], pretrained=False)
         detector.load_state_dict(content["state"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
-        first_line = str(error).strip().split("\n")[0]
+    except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise UserError(
-            f"{path} is damaged or no detector of this package ({first_line}): "
+            f"{path} is damaged or no detector of this package: "
             "delete it and train again, or give another --run"
         ) from error
     return detector.to(device).eval()

@@ -19,7 +19,6 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
 from rethink_heads.heads import HEADS_OF, BoxHeads, ConvHead, DoubleHead, FCHead, TaskWeights
 
-
 PAPER_TASK_WEIGHTS = {"double": (1.0, 1.0, 2.0, 2.5), "double-ext": (0.7, 0.8, 2.0, 2.5)}
 """l_fc, l_conv, w_fc, w_conv (authors' code)."""
 
@@ -59,7 +58,8 @@ class RCNN(nn.Module):
     ) -> None:
         super().__init__()
         self.class_names, self.heads, self.norm = tuple(class_names), tuple(heads), norm
-        self.transform, self.backbone, self.rpn, self.roi_heads = transform, backbone, rpn, roi_heads
+        self.transform, self.backbone = transform, backbone
+        self.rpn, self.roi_heads = rpn, roi_heads
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -120,14 +120,17 @@ class RCNN(nn.Module):
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper section 3.3)."""
         return {
-            name: self.roi_heads.heads[name].output_map(roi_features[name]) for name in self.branches
+            name: self.roi_heads.heads.branch(name).output_map(roi_features[name])
+            for name in self.branches
         }
 
     def weight_maps(self) -> dict[str, Tensor]:
         """fc6's weights by RoI cell, (width * C, S, S), where there is an fc-head."""
         if "fc" not in self.branches:
             return {}
-        return {"fc": self.roi_heads.heads["fc"].weight_map().detach().flatten(0, 1)}
+        fc = self.roi_heads.heads.branch("fc")
+        assert isinstance(fc, FCHead)
+        return {"fc": fc.weight_map().detach().flatten(0, 1)}
 
     @torch.inference_mode()
     def detect(self, image: Tensor) -> dict[str, Detections]:
@@ -138,9 +141,7 @@ class RCNN(nn.Module):
         outputs = self.roi_heads.read(pooled, proposals, self.heads, features.size)
         found = {name: self.roi_heads.suppress(output) for name, output in outputs.items()}
         scale = features.scale(proposals)
-        return {
-            name: Detections(d.boxes / scale, d.scores, d.labels) for name, d in found.items()
-        }
+        return {name: Detections(d.boxes / scale, d.scores, d.labels) for name, d in found.items()}
 
 
 def _build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
@@ -163,11 +164,11 @@ def _build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
     if head == "conv":
         return BoxHeads({"conv": conv()}, TaskWeights(conv_cls=1, conv_reg=1), model.smooth_l1_beta)
     given = (model.l_fc, model.l_conv, model.w_fc, model.w_conv)
-    weights = [
+    l_fc, l_conv, w_fc, w_conv = (
         default if value is None else value
         for value, default in zip(given, PAPER_TASK_WEIGHTS[head], strict=True)
-    ]
-    return DoubleHead(fc(), conv(), *weights, beta=model.smooth_l1_beta)
+    )
+    return DoubleHead(fc(), conv(), l_fc, l_conv, w_fc, w_conv, model.smooth_l1_beta)
 
 
 def _build_rpn(model: ModelConfig) -> RegionProposalNetwork:

@@ -110,7 +110,11 @@ class BoxRoIHeads(RoIHeads):
         """Score threshold, per-class NMS and the cut to the best: one image's final detections."""
         count, classes = output.scores.shape
         labels = torch.arange(classes, device=output.scores.device).expand(count, classes)
-        boxes, scores, labels = output.boxes.flatten(0, 1), output.scores.flatten(), labels.flatten()
+        boxes, scores, labels = (
+            output.boxes.flatten(0, 1),
+            output.scores.flatten(),
+            labels.flatten(),
+        )
         kept = torch.where(scores > self.score_thresh)[0]
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         kept = remove_small_boxes(boxes, min_size=MIN_DETECTION_SIDE)

@@ -13,9 +13,7 @@ from torch.nn import functional as F
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
     """Convolution without bias that keeps the resolution, then batch normalisation."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
-    )
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
 
@@ -92,7 +90,8 @@ class NonLocal(nn.Module):
             nn.init.normal_(conv.weight, std=0.01)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.out = conv_bn(inner, channels, 1)
-        nn.init.zeros_(self.out[0].weight)
+        for parameter in self.out[0].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (N, channels, S, S) to the same shape."""

@@ -42,6 +42,12 @@ class BoxHeads(nn.ModuleDict):
         """The branches that are there, fc first."""
         return tuple(name for name in BRANCHES if name in self)
 
+    def branch(self, name: str) -> FCHead | ConvHead:
+        """The branch of that name."""
+        module = self[name]
+        assert isinstance(module, FCHead | ConvHead)
+        return module
+
     def forward(self, roi_features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits (N, K + 1) and deltas (N, 4 (K + 1)) by branch, from its RoI features (N, C, S, S)."""
         return {name: self[name](roi_features[name]) for name in self.names}

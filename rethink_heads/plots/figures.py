@@ -22,7 +22,7 @@ from rethink_heads.plots.layout import (
     lines,
     maps_and_panel,
     panel_grid,
-    panel_title,
+    title_maps,
     trim_height,
 )
 from rethink_heads.plots.regression import (
@@ -130,9 +130,10 @@ def figure4(maps: pd.DataFrame, decay: pd.DataFrame) -> Figure:
     norm = correlation_norm([tiles for _, _, tiles in panels])
     with paper_style():
         figure, map_axes, side = maps_and_panel(len(panels))
-        for ax, (one, kind, tiles) in zip(map_axes, panels, strict=True):
+        for ax, (_, _, tiles) in zip(map_axes, panels, strict=True):
             plot_correlation_tiling(tiles, norm=norm, ax=ax)
-            ax.set_title(panel_title(one, series, CORRELATIONS[kind]), linespacing=TIGHT_LINES)
+        whats = [CORRELATIONS[kind] for _, kind, _ in panels]
+        title_maps(map_axes, [one for one, _, _ in panels], whats)
         label_maps_outside(map_axes)
         add_colour_bar(map_axes, map_axes[0].images[0], "Cosine similarity")
         of_all = decay[decay["size"] == "all"] if len(decay) else decay
@@ -193,12 +194,13 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
         figure, map_axes, side = maps_and_panel(len(series))
         for ax, one in zip(map_axes, series, strict=True):
             plot_displacement(_map_of(one.rows(scores), "mean"), ax=ax)
-            ax.set_title(panel_title(one, series), linespacing=TIGHT_LINES)
+        title_maps(map_axes, series)
         label_maps_outside(map_axes)
         add_colour_bar(map_axes, map_axes[0].images[0], "Mean score")
         middle = scores[np.isclose(scores["dy"], 0)]
         draw_curves(side, middle, series, x="dx", value="mean", low="low", high="high")
-        side.set_xlim(-1, 1)
+        # As far as the maps, whose outermost samples have a width.
+        side.set_xlim(-1.05, 1.05)
         side.set_ylim(0, 1)
         side.set_xticks([-1, -0.5, 0, 0.5, 1], [r"$-$1", "", "0", "", "1"])
         side.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
@@ -234,8 +236,7 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
                 low, mean, high = (_map_of(one.rows(frame), c) for c in ("low", "mean", "high"))
                 plot_cells(mean, low, high, norm=norm, ax=ax)
             add_colour_bar(list(row), row[0].images[0], label)
-        for ax, one in zip(axes[0], series, strict=True):
-            ax.set_title(panel_title(one, series), linespacing=TIGHT_LINES)
+        title_maps(list(axes[0]), series)
         label_outside(axes)
         dot = Line2D(
             [],
@@ -252,12 +253,10 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
 
 
 def _contents(*frames: pd.DataFrame) -> tuple[list[Series], list[str]]:
-    """The heads of all the frames, and the sizes of the first that has any."""
-    series = series_of(frames)
-    sizes = next((found for frame in frames if (found := sizes_in(frame))), [])
-    if not series or not sizes:
+    """The heads of all the frames, and the sizes of the first. Each must have rows."""
+    if not frames or any(frame.empty for frame in frames) or not sizes_in(frames[0]):
         raise NothingToDrawError("no rows to draw")
-    return series, sizes
+    return series_of(frames), sizes_in(frames[0])
 
 
 def _iou_ranges(frame: pd.DataFrame) -> list[tuple[float, float]]:

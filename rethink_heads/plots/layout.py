@@ -17,14 +17,15 @@ from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,
     PAGE_WIDTH,
+    TIGHT_LINES,
     Series,
     dress,
     head_label,
     paper_style,
 )
 
-# Of a detector's name above a square panel, before it goes on in the next line.
-TITLE_LETTERS = 24
+# Width of a letter of a title, in inches.
+TITLE_LETTER = 0.062
 Layout = Literal["constrained", "compressed"]
 SIZE_TITLES = {"small": "Small", "medium": "Medium", "large": "Large", "all": "All sizes"}
 
@@ -104,11 +105,23 @@ def label_outside(axes: Any, sizes: Sequence[str] | None = None) -> None:
             ax.set_title(SIZE_TITLES[sizes[column]])
 
 
-def panel_title(one: Series, series: Sequence[Series], what: str = "") -> str:
-    """A map's title: head and ``what``, and below it the detector where there are several."""
-    title = head_label(one.head) + (f", {what}" if what else "")
-    several = len({other.detector for other in series}) > 1
-    return "\n".join([title, *wrap(f"({one.detector})", TITLE_LETTERS)] if several else [title])
+def title_maps(
+    maps: Sequence[Axes], heads: Sequence[Series], whats: Sequence[str] | None = None
+) -> None:
+    """Title each map with its head, with ``what``, and the detector where there are several.
+
+    A detector's name goes on in the next line where the maps are narrower than it.
+    """
+    whats = [""] * len(maps) if whats is None else whats
+    several = len({one.detector for one in heads}) > 1
+    columns = max(_place(ax)[1] for ax in maps) + 1
+    figure = maps[0].get_figure(root=True)
+    assert figure is not None
+    letters = max(8, int((figure.get_figwidth() - 1.0) / columns / TITLE_LETTER))
+    for ax, one, what in zip(maps, heads, whats, strict=True):
+        title = [head_label(one.head) + (f", {what}" if what else "")]
+        title += wrap(f"({one.detector})", letters) if several else []
+        ax.set_title("\n".join(title), linespacing=TIGHT_LINES)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize, TwoSlopeNorm
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -216,7 +216,7 @@ def change_norm(changes: Sequence[Array]) -> Normalize:
     """A colour scale for all of the maps of changes, symmetric about zero."""
     largest = max(float(np.nanmax(np.abs(change))) for change in changes)
     largest = largest if largest > 0 else 1e-3
-    return TwoSlopeNorm(0.0, -largest, largest)
+    return Normalize(-largest, largest)
 
 
 def colour_map(name: str) -> Colormap:

@@ -122,10 +122,6 @@ class DetectionData(lightning.LightningDataModule):
         self.train, self.val = train, val
         self.training, self.seed = training, seed
 
-    def _loader_options(self) -> dict[str, object]:
-        workers = self.training.workers
-        return {"num_workers": workers, "persistent_workers": workers > 0}
-
     def train_dataloader(self) -> DataLoader:
         """From the trainer's iteration on: lists of images and targets."""
         assert self.trainer is not None
@@ -142,11 +138,20 @@ class DetectionData(lightning.LightningDataModule):
             batch_sampler=sampler,
             collate_fn=_as_lists,
             pin_memory=torch.cuda.is_available(),
-            **self._loader_options(),
+            num_workers=self.training.workers,
         )
 
     def val_dataloader(self) -> DataLoader:
-        """One :class:`Sample` at a time, each image in exactly one process."""
+        """One :class:`Sample` at a time, each image in exactly one process.
+
+        Raises:
+            UserError: if a process would have none.
+        """
         assert self.trainer is not None
+        if len(self.val) < self.trainer.world_size:
+            raise UserError(
+                f"{len(self.val)} validation images cannot be shared by {self.trainer.world_size} processes: "
+                "give more images (training.validate_images) or start fewer processes"
+            )
         mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
         return DataLoader(self.val, sampler=list(mine), collate_fn=_only)

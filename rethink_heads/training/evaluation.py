@@ -35,9 +35,7 @@ def add_detections(
 ) -> None:
     """Adds an image's detections by head to the results."""
     for head, detections in found.items():
-        results.setdefault(head, []).extend(
-            coco_results(sample.image_id, detections, category_ids)
-        )
+        results.setdefault(head, []).extend(coco_results(sample.image_id, detections, category_ids))
 
 
 def precision_by_head(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import lightning
 import torch
@@ -12,6 +13,7 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.training.checkpointing import BACKBONE_KEY
 from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
 from rethink_heads.training.schedule import learning_rate_factor
 
@@ -64,6 +66,10 @@ class DetectionModule(lightning.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._results = {}
+        if self.trainer.world_size > 1:
+            # Each process keeps batch statistics of its own images; what is validated is what rank 0 saves.
+            for buffer in self.detector.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, sample: Sample, batch_index: int) -> None:
         """Adds one image's detections."""
@@ -91,6 +97,11 @@ class DetectionModule(lightning.LightningModule):
                 batch_size=1,
             )
         self.log("val_AP", precision[self.main_head]["AP"], prog_bar=True, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how the backbone was built, which depends on whether its weights could be downloaded."""
+        trained = [name for name, p in self.detector.named_parameters() if p.requires_grad]
+        checkpoint[BACKBONE_KEY] = {"norm": self.detector.norm, "trained": trained}
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, index: int) -> object:
         """Samples of validation stay where they are: the detector moves their image itself."""

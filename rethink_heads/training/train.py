@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rethink_heads.config import Config
@@ -20,6 +20,7 @@ from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.devices import resolve_device
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
+from rethink_heads.training.checkpointing import BestCheckpoint, LastCheckpoint, resume_detector
 from rethink_heads.training.data_module import DetectionData
 from rethink_heads.training.module import DetectionModule
 from rethink_heads.training.progress import PlainProgress
@@ -43,35 +44,40 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
     """
     if run.detector_path.is_file() and resume:
         return run.detector_path
+    trainer = _trainer(config, run, device)
     train_set, val_set = (CocoDataset(*config.data.paths(role)) for role in ("train", "val"))
     _check_same_classes(train_set, val_set)
     if config.training.validate_images is not None:
         val_set = val_set.subset(config.training.validate_images)
 
+    last = run.last_checkpoint if resume and run.last_checkpoint.is_file() else None
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    detector = build_detector(config, train_set.class_names)
+    if last is None:
+        detector = build_detector(config, train_set.class_names)
+    else:
+        detector = resume_detector(config, train_set.class_names, last)
     module = DetectionModule(detector, config.training, val_set, config.seed, config.head)
     data = DetectionData(train_set, val_set, config.training, config.seed)
-    trainer = _trainer(config, run, device)
-    last = run.last_checkpoint if resume and run.last_checkpoint.is_file() else None
+    _fit(trainer, module, data, last)
+    if trainer.is_global_zero:
+        save_detector(detector, config, run.detector_path)
+    trainer.strategy.barrier()
+    return run.detector_path
+
+
+def _fit(
+    trainer: lightning.Trainer, module: DetectionModule, data: DetectionData, last: Path | None
+) -> None:
+    on_interrupt = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         # Lightning's advice on workers and logging intervals is settled by the configuration.
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
         except SystemExit as error:
-            raise KeyboardInterrupt from error  # what Lightning makes of Ctrl-C
-        except (EOFError, RuntimeError) as error:
-            if last is not None and trainer.global_step == 0:
-                raise UserError(
-                    f"cannot go on from {last}, which is damaged or of another configuration "
-                    f"({str(error).splitlines()[0]}): delete it to train from the start"
-                ) from error
-            raise
-    if trainer.is_global_zero:
-        save_detector(detector, config, run.detector_path)
-    trainer.strategy.barrier()
-    return run.detector_path
+            # What Lightning makes of Ctrl-C, which it then ignores for good.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from error
 
 
 def _check_same_classes(train_set: CocoDataset, val_set: CocoDataset) -> None:
@@ -92,23 +98,13 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
     # Lightning is quiet here: what a user needs to know comes from this package.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
+    validate_every = min(training.validate_every, training.max_iterations)
     callbacks: list[Callback] = [
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="last",
-            every_n_train_steps=training.checkpoint_every,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        ),
-        ModelCheckpoint(
-            run.checkpoints,
-            filename="best",
-            monitor="val_AP",
-            mode="max",
-            enable_version_counter=False,
-        ),
+        BestCheckpoint(run.best_checkpoint),
+        LastCheckpoint(run.last_checkpoint, training.checkpoint_every, validate_every),
         TQDMProgressBar() if terminal else PlainProgress(),
     ]
+    logs = run.path / "logs"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     index = [chosen.index] if chosen.type == "cuda" and chosen.index is not None else 1
@@ -122,11 +118,12 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
         max_steps=training.max_iterations,
         max_epochs=-1,
         gradient_clip_val=training.gradient_clip,
-        val_check_interval=min(training.validate_every, training.max_iterations),
+        val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=20,
-        logger=[CSVLogger(run.path, "logs", "csv"), TensorBoardLogger(run.path, "logs", "tensorboard")],
+        # A file for each session: Lightning would delete what the sessions before wrote.
+        logger=[CSVLogger(logs, "csv"), TensorBoardLogger(run.path, "logs", "tensorboard")],
         callbacks=callbacks,
         enable_progress_bar=terminal,
         enable_model_summary=False,

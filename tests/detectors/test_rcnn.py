@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import batched_nms, roi_align
+
+from rethink_heads.config import Config, ModelConfig
+from rethink_heads.detectors.backbones import build_backbone
+from rethink_heads.detectors.checkpoints import load_torchvision_state
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.heads import READINGS, fuse
+
+CLASSES = ("a", "b", "c", "d", "e")
+SMALL = {
+    "backbone": "tiny",
+    "pretrained": False,
+    "norm": "batch",
+    "fpn_channels": 8,
+    "fc_width": 16,
+    "conv_width": 16,
+    "conv_bottleneck": 8,
+    "conv_blocks": 1,
+    "min_size": 96,
+    "max_size": 128,
+    "anchor_sizes": [8, 16, 32, 64, 128],
+}
+
+
+def small_detector(head: str, **model: object) -> RCNN:
+    """A tiny detector whose scores and boxes differ from class to class and box to box."""
+    torch.manual_seed(0)
+    detector = build_detector(
+        Config(preset="test", head=head, model=ModelConfig(**SMALL | model)), CLASSES
+    )
+    for branch in detector.roi_heads.heads.values():
+        nn.init.normal_(branch.predictor.cls_score.weight, std=1.0)
+        nn.init.normal_(branch.predictor.bbox_pred.weight, std=1.0)
+    return detector.eval()
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (3, 120, 170), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture
+def boxes() -> Tensor:
+    return torch.tensor(
+        [[10.0, 20, 60, 90], [0, 0, 170, 120], [100.5, 30.25, 131, 55], [3, 100, 9, 119]]
+    )
+
+
+@pytest.fixture(scope="module")
+def torchvision_pair() -> tuple[nn.Module, RCNN]:
+    """torchvision's Faster R-CNN and ours, of the same weights and settings."""
+    torch.manual_seed(0)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None,
+        weights_backbone=None,
+        num_classes=len(CLASSES) + 1,
+        min_size=160,
+        max_size=240,
+        rpn_pre_nms_top_n_test=200,
+        rpn_post_nms_top_n_test=200,
+    )
+    nn.init.normal_(theirs.roi_heads.box_predictor.cls_score.weight, std=0.1)
+    model = ModelConfig(
+        pretrained=False,
+        norm="batch",
+        trainable_layers=5,
+        smooth_l1_beta=1 / 9,
+        min_size=160,
+        max_size=240,
+        rpn_proposals_test=200,
+    )
+    ours = build_detector(Config(preset="test", head="fc", model=model), CLASSES)
+    load_torchvision_state(ours, theirs.state_dict())
+    return theirs, ours
+
+
+def test_training_losses_equal_torchvisions(torchvision_pair: tuple[nn.Module, RCNN]) -> None:
+    theirs, ours = torchvision_pair
+    generator = torch.Generator().manual_seed(2)
+    images = [torch.rand(3, 120, 160, generator=generator), torch.rand(3, 140, 100)]
+    targets = [
+        {
+            "boxes": torch.tensor([[10.0, 10, 60, 70], [50, 40, 150, 110]]),
+            "labels": torch.tensor([0, 3]),
+        },
+        {"boxes": torch.tensor([[5.0, 10, 60, 70]]), "labels": torch.tensor([4])},
+    ]
+    shifted = [{"boxes": t["boxes"].clone(), "labels": t["labels"] + 1} for t in targets]
+    torch.manual_seed(1)
+    expected = theirs.train()(images, shifted)
+    torch.manual_seed(1)
+    losses = ours.train()(images, targets)
+    load_torchvision_state(ours, theirs.state_dict())
+    names = {
+        "loss_objectness": "loss_objectness",
+        "loss_rpn_box_reg": "loss_rpn_box_reg",
+        "loss_classifier": "fc_classification",
+        "loss_box_reg": "fc_regression",
+    }
+    assert set(losses) == set(names.values())
+    for theirs_name, ours_name in names.items():
+        torch.testing.assert_close(losses[ours_name], expected[theirs_name], rtol=1e-6, atol=0)
+
+
+def test_detections_equal_torchvisions(
+    torchvision_pair: tuple[nn.Module, RCNN], image: Tensor
+) -> None:
+    theirs, ours = torchvision_pair
+    load_torchvision_state(ours, theirs.state_dict())
+    with torch.inference_mode():
+        expected = theirs.eval()([image.float() / 255])[0]
+    found = ours.eval().detect(image)["fc"]
+    assert len(expected["boxes"]) == 100
+    torch.testing.assert_close(found.scores, expected["scores"], rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.boxes, expected["boxes"], rtol=0, atol=1e-4)
+    assert torch.equal(found.labels, expected["labels"] - 1)
+
+
+def test_training_leaves_the_callers_targets_alone() -> None:
+    detector = small_detector("fc").train()
+    target = {"boxes": torch.tensor([[10.0, 10, 50, 60]]), "labels": torch.tensor([2])}
+    detector([torch.rand(3, 100, 100)], [target])
+    assert torch.equal(target["boxes"], torch.tensor([[10.0, 10, 50, 60]]))
+    assert torch.equal(target["labels"], torch.tensor([2]))
+
+
+@pytest.mark.parametrize(
+    ("head", "branches", "heads"),
+    [
+        ("fc", ("fc",), ("fc",)),
+        ("conv", ("conv",), ("conv",)),
+        ("double", ("fc", "conv"), ("double",)),
+        ("double-ext", ("fc", "conv"), ("fc", "conv", "double", "double-ext")),
+    ],
+)
+def test_outputs_of_every_head(
+    head: str, branches: tuple[str, ...], heads: tuple[str, ...], image: Tensor, boxes: Tensor
+) -> None:
+    detector = small_detector(head)
+    assert detector.branches == branches
+    assert detector.heads == heads
+    with torch.inference_mode():
+        features = detector.extract(image)
+        pooled = detector.pool(features, boxes)
+        outputs = detector.predict(features, pooled, boxes)
+        maps = detector.output_maps(pooled)
+    assert set(pooled) == set(maps) == set(branches)
+    assert all(value.shape == (4, 8, 7, 7) for value in pooled.values())
+    assert all(value.shape == (4, 16, 7, 7) for value in maps.values())
+    assert tuple(outputs) == heads
+    for output in outputs.values():
+        assert output.scores.shape == (4, 5)
+        assert output.boxes.shape == (4, 5, 4)
+        assert ((output.scores >= 0) & (output.scores <= 1)).all()
+        assert (output.boxes >= 0).all()
+        assert (output.boxes <= torch.tensor([170.0, 120, 170, 120]) + 1e-4).all()
+    weights = detector.weight_maps()
+    assert set(weights) == {"fc"} & set(branches)
+    assert all(value.shape == (16 * 8, 7, 7) for value in weights.values())
+
+
+def test_readings_of_one_detector_combine_its_branches(image: Tensor, boxes: Tensor) -> None:
+    detector = small_detector("double-ext")
+    with torch.inference_mode():
+        features = detector.extract(image)
+        out = detector.predict(features, detector.pool(features, boxes), boxes)
+    assert torch.equal(out["double"].scores, out["fc"].scores)
+    for reading in ("double", "double-ext"):
+        assert torch.equal(out[reading].boxes, out["conv"].boxes)
+    fused = fuse(out["fc"].scores, out["conv"].scores)
+    torch.testing.assert_close(out["double-ext"].scores, fused)
+    assert not torch.allclose(out["fc"].boxes, out["conv"].boxes)
+
+
+def test_predicted_boxes_equal_torchvisions_coder(image: Tensor, boxes: Tensor) -> None:
+    """Deltas decoded in the resized frame, clipped there, and mapped back."""
+    detector = small_detector("conv")
+    with torch.inference_mode():
+        features = detector.extract(image)
+        pooled = detector.pool(features, boxes)
+        found = detector.predict(features, pooled, boxes)["conv"].boxes
+        deltas = detector.roi_heads.heads["conv"](pooled["conv"])[1].double()
+    height, width = features.size
+    ratio = torch.tensor([width / 170, height / 120] * 2, dtype=torch.float64)
+    for label in range(len(CLASSES)):
+        of_class = deltas[:, 4 * (label + 1) : 4 * (label + 2)]
+        decoded = BoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(of_class, boxes.double() * ratio)
+        limits = torch.tensor([width, height] * 2, dtype=torch.float64)
+        expected = decoded.reshape(-1, 4).clamp(min=0).minimum(limits) / ratio
+        torch.testing.assert_close(found[:, label].double(), expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0])
+def test_conv_rois_are_enlarged_about_their_centre(
+    factor: float, image: Tensor, boxes: Tensor
+) -> None:
+    detector = small_detector("double-ext", conv_enlargement=factor)
+    with torch.inference_mode():
+        features = detector.extract(image)
+        pooled = detector.pool(features, boxes)
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        halves = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
+        grown = torch.cat([centres - halves, centres + halves], dim=1)
+        as_fc = detector.pool(features, grown)["fc"]
+    torch.testing.assert_close(pooled["conv"], as_fc, rtol=1e-4, atol=1e-4)
+    assert torch.equal(pooled["fc"], pooled["conv"]) == (factor == 1)
+
+
+def test_pooling_takes_the_papers_level(image: Tensor) -> None:
+    """Level floor(4 + log2(sqrt(area) / 224)), kept within P2 to P5, in the resized frame."""
+    detector = small_detector("fc", min_size=480, max_size=680)
+    boxes = torch.tensor([[20.0, 20, 40, 40], [10, 10, 60, 60], [2, 2, 118, 118]])
+    with torch.inference_mode():
+        features = detector.extract(image)
+        pooled = detector.pool(features, boxes)["fc"]
+        assert features.size == (480, 680)
+        for index, (level, stride) in enumerate([("0", 4), ("1", 8), ("3", 32)]):
+            rois = torch.cat([torch.zeros(1, 1), boxes[index : index + 1] * 4], dim=1)
+            expected = roi_align(features.pyramid[level], rois, 7, 1 / stride, 2)
+            torch.testing.assert_close(pooled[index : index + 1], expected)
+
+
+def test_detections_follow_from_predictions(image: Tensor) -> None:
+    """Threshold, per-class NMS and cut, done again on what `predict` says of the RPN's proposals."""
+    detector = small_detector("double-ext")
+    with torch.inference_mode():
+        found = detector.detect(image)
+        batch, features = detector._transformed(image)
+        resized = detector.rpn(batch, features.pyramid)[0][0]
+        proposals = resized / features.scale(resized)
+        out = detector.predict(features, detector.pool(features, proposals), proposals)
+    for head in READINGS:
+        scores = out[head].scores
+        index, label = torch.where(scores > 0.05)
+        boxes, kept_scores = out[head].boxes[index, label], scores[index, label]
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(dim=1).values
+        boxes, kept_scores, label = (v[sides >= 0.02] for v in (boxes, kept_scores, label))
+        kept = batched_nms(boxes, kept_scores, label, 0.5)[:100]
+        assert len(kept) > 10
+        torch.testing.assert_close(found[head].scores, kept_scores[kept], rtol=1e-4, atol=1e-5)
+        assert torch.equal(found[head].labels, label[kept])
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet34", "resnet50", "resnet101"])
+def test_backbones_give_five_levels(name: str) -> None:
+    backbone, norm = build_backbone(name, 16, "frozen", 3, pretrained=False)
+    assert norm == ("batch" if name == "tiny" else "frozen")
+    with torch.inference_mode():
+        levels = backbone.eval()(torch.zeros(1, 3, 64, 128))
+    assert [tuple(v.shape) for v in levels.values()] == [
+        (1, 16, 64 // stride, 128 // stride) for stride in (4, 8, 16, 32, 64)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "trained"),
+    [(0, set()), (3, {"layer4", "layer3", "layer2"})],
+)
+def test_trainable_layers(layers: int, trained: set[str]) -> None:
+    backbone, _ = build_backbone("resnet18", 16, "frozen", layers, pretrained=False)
+    names = {n.split(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad}
+    assert names == trained

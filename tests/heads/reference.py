@@ -1,0 +1,93 @@
+"""The heads written a second time, in numpy float64 with plain loops over what the paper states."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+Array = np.ndarray
+
+
+def arrays(module: nn.Module) -> dict[str, Array]:
+    """Parameters and buffers of a module in float64."""
+    return {name: value.detach().double().numpy() for name, value in module.state_dict().items()}
+
+
+def linear(x: Array, weights: dict[str, Array], name: str) -> Array:
+    """(N, in) to (N, out)."""
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def convolve(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    """Convolution that keeps the resolution, one output position and one tap at a time."""
+    side = kernel.shape[-1]
+    margin = side // 2
+    padded = np.pad(x, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+    out = np.zeros((x.shape[0], kernel.shape[0], *x.shape[2:]))
+    for row in range(x.shape[2]):
+        for column in range(x.shape[3]):
+            window = padded[:, :, row : row + side, column : column + side]
+            for n in range(x.shape[0]):
+                for o in range(kernel.shape[0]):
+                    out[n, o, row, column] = (window[n] * kernel[o]).sum()
+    return out if bias is None else out + bias[:, None, None]
+
+
+def normalise(x: Array, weights: dict[str, Array], name: str) -> Array:
+    """Batch normalisation with running statistics, eps 1e-5."""
+
+    def along_channels(part: str) -> Array:
+        return weights[f"{name}.{part}"][:, None, None]
+
+    scaled = (x - along_channels("running_mean")) / np.sqrt(along_channels("running_var") + 1e-5)
+    return scaled * along_channels("weight") + along_channels("bias")
+
+
+def conv_bn(x: Array, weights: dict[str, Array], name: str) -> Array:
+    """Convolution without bias, then normalisation."""
+    return normalise(convolve(x, weights[f"{name}.0.weight"]), weights, f"{name}.1")
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def fc_head(x: Array, weights: dict[str, Array]) -> tuple[Array, Array]:
+    """Logits and deltas."""
+    flat = x.reshape(len(x), -1)
+    hidden = relu(linear(relu(linear(flat, weights, "fc6")), weights, "fc7"))
+    return linear(hidden, weights, "predictor.cls_score"), linear(
+        hidden, weights, "predictor.bbox_pred"
+    )
+
+
+def widening(x: Array, weights: dict[str, Array], name: str) -> Array:
+    main = conv_bn(relu(conv_bn(x, weights, f"{name}.expand")), weights, f"{name}.project")
+    return relu(main + conv_bn(x, weights, f"{name}.shortcut"))
+
+
+def bottleneck(x: Array, weights: dict[str, Array], name: str) -> Array:
+    main = relu(conv_bn(x, weights, f"{name}.reduce"))
+    main = relu(conv_bn(main, weights, f"{name}.spatial"))
+    return relu(x + conv_bn(main, weights, f"{name}.restore"))
+
+
+def non_local(x: Array, weights: dict[str, Array], name: str, groups: int) -> Array:
+    """Each group's affinity between cells, divided by their number, one pair at a time."""
+    theta, phi, g = (
+        convolve(x, weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"])
+        for part in ("theta", "phi", "g")
+    )
+    n, inner, height, width = theta.shape
+    cells, share = height * width, inner // groups
+    theta, phi, g = (part.reshape(n, inner, cells) for part in (theta, phi, g))
+    mixed = np.zeros((n, inner, cells))
+    for image in range(n):
+        for group in range(groups):
+            channels = slice(group * share, (group + 1) * share)
+            for a in range(cells):
+                for b in range(cells):
+                    affinity = theta[image, channels, a] @ phi[image, channels, b] / cells
+                    mixed[image, channels, a] += affinity * g[image, channels, b]
+    mixed = mixed.reshape(n, inner, height, width)
+    return relu(x + conv_bn(mixed, weights, f"{name}.out"))

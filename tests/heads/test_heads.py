@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rethink_heads.heads import (
+    Bottleneck,
+    BoxPredictor,
+    ConvHead,
+    FCHead,
+    NonLocal,
+    WideningBlock,
+)
+from tests.heads import reference
+
+M = 2**20
+
+
+def convolution_weights(module: nn.Module) -> int:
+    """Weights of linear and convolution layers, biases and normalisation aside."""
+    return sum(
+        layer.weight.numel()
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    )
+
+
+def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+    """The module in float64 and evaluation mode, with normalisation that does something."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for value, low, high in (
+                (layer.weight, 0.5, 1.5),
+                (layer.bias, -0.5, 0.5),
+                (layer.running_mean, -0.5, 0.5),
+                (layer.running_var, 0.5, 2.0),
+            ):
+                drawn = torch.rand(value.shape, generator=generator) * (high - low) + low
+                value.data.copy_(drawn)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
+            drawn = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.data.copy_(drawn / layer.weight[0].numel() ** 0.5)
+            if layer.bias is not None:
+                layer.bias.data.copy_(torch.randn(layer.bias.shape, generator=generator) * 0.1)
+    return module.double().eval()
+
+
+def roi_features(count: int, channels: int, side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    return torch.randn(count, channels, side, side, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [
+        (WideningBlock, 1.0625 * M),
+        (Bottleneck, 1.0625 * M),
+        (NonLocal, 2 * M),
+    ],
+)
+def test_blocks_hold_the_papers_weights(module: Callable[[], nn.Module], count: float) -> None:
+    assert convolution_weights(module()) == count
+
+
+def test_fc_head_holds_the_papers_weights() -> None:
+    head = FCHead(80)
+    assert convolution_weights(head.fc6) + convolution_weights(head.fc7) == 13.25 * M
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 4])
+@pytest.mark.parametrize("non_local", [False, True])
+def test_conv_head_grows_by_block(blocks: int, non_local: bool) -> None:
+    head = ConvHead(80, blocks=blocks, non_local=non_local)
+    expected = 1.0625 * M + blocks * (1.0625 * M + 2 * M * non_local)
+    assert convolution_weights(head.blocks) == expected
+
+
+def test_predictor_sizes_and_initialisation() -> None:
+    torch.manual_seed(0)
+    predictor = BoxPredictor(1024, 80)
+    assert predictor.cls_score.weight.shape == (81, 1024)
+    assert predictor.bbox_pred.weight.shape == (4 * 81, 1024)
+    assert predictor.cls_score.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert predictor.bbox_pred.weight.std().item() == pytest.approx(0.001, rel=0.02)
+    assert not predictor.cls_score.bias.any()
+    assert not predictor.bbox_pred.bias.any()
+
+
+def test_fc_head_equals_the_reference() -> None:
+    head = randomised(FCHead(3, channels=5, resolution=4, width=11))
+    x = roi_features(6, 5, 4)
+    logits, deltas = head(x)
+    assert logits.shape == (6, 4)
+    assert deltas.shape == (6, 16)
+    expected = reference.fc_head(x.numpy(), reference.arrays(head))
+    np.testing.assert_allclose(logits.detach(), expected[0], atol=1e-12)
+    np.testing.assert_allclose(deltas.detach(), expected[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("non_local", [False, True])
+def test_conv_head_equals_the_reference(non_local: bool) -> None:
+    head = ConvHead(
+        3, channels=4, width=8, bottleneck=3, blocks=2, non_local=non_local, non_local_groups=2
+    )
+    randomised(head)
+    x = roi_features(2, 4, 5)
+    weights = reference.arrays(head)
+    expected = reference.widening(x.numpy(), weights, "blocks.0")
+    position = 1
+    for _ in range(2):
+        if non_local:
+            expected = reference.non_local(expected, weights, f"blocks.{position}", groups=2)
+            position += 1
+        expected = reference.bottleneck(expected, weights, f"blocks.{position}")
+        position += 1
+    np.testing.assert_allclose(head.output_map(x).detach(), expected, atol=1e-12)
+    mean = expected.mean((2, 3))
+    logits, deltas = head(x)
+    for given, name in ((logits, "cls_score"), (deltas, "bbox_pred")):
+        wanted = reference.linear(mean, weights, f"predictor.{name}")
+        np.testing.assert_allclose(given.detach(), wanted, atol=1e-12)
+
+
+def test_new_non_local_block_is_relu_of_the_identity() -> None:
+    block = NonLocal(8, 4, 2).eval()
+    x = torch.randn(3, 8, 7, 7)
+    torch.testing.assert_close(block(x), x.relu())
+
+
+def test_non_local_groups_must_divide_the_width() -> None:
+    with pytest.raises(ValueError, match="not divisible by 3 groups"):
+        NonLocal(8, 4, 3)
+
+
+def test_rebuilt_fc_output_sums_to_fc6() -> None:
+    """Over cells, W_ij x_ij adds up to fc6's output without its bias (paper section 3.3)."""
+    head = randomised(FCHead(3, channels=5, resolution=7, width=11))
+    x = roi_features(4, 5, 7)
+    rebuilt = head.output_map(x)
+    assert rebuilt.shape == (4, 11, 7, 7)
+    torch.testing.assert_close(rebuilt.sum((2, 3)), head.fc6(x.flatten(1)) - head.fc6.bias)
+    weights = reference.arrays(head)["fc6.weight"].reshape(11, 5, 7, 7)
+    cell = weights[:, :, 2, 6] @ x[1, :, 2, 6].numpy()
+    np.testing.assert_allclose(rebuilt[1, :, 2, 6].detach(), cell, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [FCHead(2, 3, 2, 4), ConvHead(2, 3, 4, 2, blocks=1, non_local=True, non_local_groups=1)],
+)
+def test_gradients_equal_finite_differences(head: nn.Module) -> None:
+    randomised(head)
+    x = roi_features(2, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(head, (x,), eps=1e-7, atol=1e-6)
+    sum(out.square().sum() for out in head(x)).backward()
+    assert all(p.grad is not None and p.grad.any() for p in head.parameters())

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from rethink_heads.plots import figures
+from rethink_heads.plots.style import COLUMN_WIDTH, HEAD_COLOURS, PAGE_WIDTH, NothingToDrawError
+from tests.plots.drawn import Drawn, draw
+
+Tables = dict[str, pd.DataFrame]
+SIZE_TITLES = ["Small", "Medium", "Large", "All sizes"]
+
+MAKE: dict[str, Callable[[Tables], Figure]] = {
+    "figure2": lambda t: figures.figure2(t["score_by_iou"], t["regressed_iou"]),
+    "figure3": lambda t: figures.figure3(t["pcc"], t["spearman"]),
+    "figure4": lambda t: figures.figure4(t["correlation_maps"], t["decay"]),
+    "gain": lambda t: figures.gain(t["regressed_iou"]),
+    "error_components": lambda t: figures.error_components(t["error_components"]),
+    "displacement": lambda t: figures.displacement(t["displacement"]),
+    "cells": lambda t: figures.cells(t["cells"]),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(tables: Tables) -> dict[str, Drawn]:
+    return {name: draw(make(tables)) for name, make in MAKE.items()}
+
+
+@pytest.fixture(scope="module")
+def drawn_many(many_tables: Tables) -> dict[str, Drawn]:
+    return {name: draw(make(many_tables)) for name, make in MAKE.items()}
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes if ax.get_title()]
+
+
+def legend_labels(figure: Figure) -> list[str]:
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_figures_are_a_page_wide_at_most_and_not_blank(drawn: dict[str, Drawn], name: str):
+    figure, image = drawn[name].figure, drawn[name].image[..., :3].astype(int)
+    assert COLUMN_WIDTH <= figure.get_figwidth() <= PAGE_WIDTH
+    inked = (image < 250).any(axis=-1)
+    assert 0.02 < inked.mean() < 0.9
+    for ax in figure.axes:
+        box = ax.get_window_extent()
+        rows = slice(int(len(image) - box.y1), int(len(image) - box.y0))
+        assert inked[rows, int(box.x0) : int(box.x1)].any()
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_heads_have_their_colours_in_every_figure(drawn: dict[str, Drawn], name: str):
+    labels = {"fc-head": "fc", "conv-head": "conv"}
+    found = {
+        (labels[line.get_label()], to_rgb(line.get_color()))
+        for ax in drawn[name].figure.axes
+        for line in ax.get_lines()
+        if line.get_label() in labels
+    }
+    expected = {(head, to_rgb(HEAD_COLOURS[head])) for head in labels.values()}
+    assert found == (set() if name == "cells" else expected)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_texts_are_legible_and_neither_cut_nor_overlapping(drawn: dict[str, Drawn], name: str):
+    assert min(text.get_fontsize() for text in drawn[name].texts) >= 7
+    assert drawn[name].misplaced() == []
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_many_heads_with_long_names_fit_too(drawn_many: dict[str, Drawn], name: str):
+    assert drawn_many[name].figure.get_figwidth() <= PAGE_WIDTH
+    assert drawn_many[name].misplaced() == []
+
+
+def test_figure2_has_a_column_a_size_and_explains_its_bands(drawn: dict[str, Drawn]):
+    figure = drawn["figure2"].figure
+    assert len(figure.axes) == 8
+    assert titles(figure) == SIZE_TITLES
+    assert [figure.axes[i].get_ylabel() for i in (0, 4)] == [
+        "Score of the true class",
+        "Regressed IoU",
+    ]
+    assert all(ax.get_xlabel() == "Proposal IoU" for ax in figure.axes[4:])
+    assert legend_labels(figure) == [
+        "fc-head",
+        "conv-head",
+        "95% interval of the mean",
+        r"$\pm$ 1 standard deviation",
+        "the proposal itself",
+    ]
+    diagonals = [
+        line
+        for ax in figure.axes[4:]
+        for line in ax.get_lines()
+        if list(line.get_xdata()) == list(line.get_ydata()) == [0, 1]
+    ]
+    assert len(diagonals) == 4
+
+
+def test_figure2_panels_show_the_size_of_their_title(drawn: dict[str, Drawn], tables: Tables):
+    for ax, size in zip(
+        drawn["figure2"].figure.axes[:4], ["small", "medium", "large", "all"], strict=True
+    ):
+        (line,) = [one for one in ax.get_lines() if one.get_label() == "conv-head"]
+        frame = tables["score_by_iou"]
+        rows = frame[(frame["head"] == "conv") & (frame["size"] == size)]
+        np.testing.assert_array_equal(line.get_ydata(), rows["mean"])
+
+
+def test_figure3_has_a_row_a_range_and_a_column_a_coefficient(
+    drawn: dict[str, Drawn], tables: Tables
+):
+    figure = drawn["figure3"].figure
+    assert titles(figure) == [
+        "PCC, all proposals",
+        "PCC, mean of objects",
+        "Spearman, all proposals",
+    ]
+    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == [
+        "Correlation,\nproposal IoU 0 to 1",
+        "Correlation,\nproposal IoU 0.5 to 1",
+    ]
+    (dots,) = [line for line in figure.axes[3].get_lines() if line.get_label() == "fc-head"]
+    frame = tables["pcc"]
+    rows = frame[(frame["head"] == "fc") & (frame["iou_low"] == 0.5)]
+    np.testing.assert_array_equal(dots.get_ydata(), rows["pcc"])
+
+
+def test_figure3_without_sampled_rows_or_ranges_shows_the_pccs(tables: Tables):
+    pcc = tables["pcc"]
+    pcc = pcc[pcc["iou_low"] == 0].drop(columns=["iou_low", "iou_high"])
+    for spearman in (None, pd.DataFrame()):
+        figure = figures.figure3(pcc, spearman)
+        assert titles(figure) == ["PCC, all proposals", "PCC, mean of objects"]
+
+
+def test_figure4_tilings_come_in_the_papers_order_on_one_scale(drawn: dict[str, Drawn]):
+    figure = drawn["figure4"].figure
+    assert titles(figure) == [
+        "conv-head, output",
+        "fc-head, output",
+        "fc-head, fc6 weights",
+        "Mean by distance",
+    ]
+    images = [ax.images[0] for ax in figure.axes[:3]]
+    assert len({id(image.norm) for image in images}) == 1
+    assert [ax.get_ylabel() for ax in figure.axes[4:]] == ["Cosine similarity"]
+    assert len({tuple(np.round(ax.get_position().bounds[1:], 3)) for ax in figure.axes[:3]}) == 1
+
+
+def test_displacement_maps_share_one_scale_beside_the_profile(
+    drawn: dict[str, Drawn], tables: Tables
+):
+    figure = drawn["displacement"].figure
+    assert titles(figure) == ["fc-head", "conv-head", "Mean score at dy = 0"]
+    assert {ax.images[0].get_clim() for ax in figure.axes[:2]} == {(0, 1)}
+    (profile,) = [line for line in figure.axes[2].get_lines() if line.get_label() == "fc-head"]
+    frame = tables["displacement"]
+    rows = frame[(frame["head"] == "fc") & (frame["size"] == "all") & (frame["row"] == 10)]
+    np.testing.assert_array_equal(profile.get_ydata(), rows["mean"])
+    np.testing.assert_array_equal(profile.get_xdata(), rows["dx"])
+
+
+def test_cells_have_a_row_a_change_and_one_scale_a_row(drawn: dict[str, Drawn], tables: Tables):
+    figure = drawn["cells"].figure
+    assert titles(figure) == ["fc-head", "conv-head"]
+    labels = [ax.get_ylabel() for ax in figure.axes[4:]]
+    assert labels == ["Change of\nscore", "Change of\nregressed IoU"]
+    limits = [ax.images[0].get_clim() for ax in figure.axes[:4]]
+    assert limits[0] == limits[1]
+    assert limits[2] == limits[3]
+    assert all(low == -high for low, high in limits)
+    frame = tables["cells"]
+    rows = frame[
+        (frame["head"] == "conv") & (frame["size"] == "all") & (frame["kind"] == "cell_iou")
+    ]
+    drawn_map = figure.axes[3].images[0].get_array()
+    np.testing.assert_array_equal(drawn_map.ravel(), rows["mean"])
+
+
+def test_error_components_have_their_units(drawn: dict[str, Drawn]):
+    figure = drawn["error_components"].figure
+    assert titles(figure) == SIZE_TITLES
+    labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]
+    assert labels == [
+        "Mean absolute error\n(object sizes; ln ratio)",
+        "Mean error (bias)\n(object sizes; ln ratio)",
+    ]
+    # No panel of a row may cut off another's dots.
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        for line in ax.get_lines():
+            if "head" in line.get_label():
+                assert low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high
+
+
+def test_the_legend_names_head_and_detector_where_there_are_several(
+    drawn_many: dict[str, Drawn],
+):
+    labels = legend_labels(drawn_many["figure2"].figure)
+    assert labels.count("fc-head (bccd-small-fc-seed0)") == 1
+    assert "fc-head (bccd-small-double-ext-with-a-long-name)" in labels
+    assert r"$\pm$ 1 standard deviation" in labels
+
+
+@pytest.mark.parametrize("name", ["figure2", "figure3", "error_components", "cells"])
+def test_only_the_sizes_that_there_are_get_panels(tables: Tables, name: str):
+    some = {
+        key: table[table["size"].isin(["medium", "all"])] if "size" in table else table
+        for key, table in tables.items()
+    }
+    found = draw(MAKE[name](some))
+    assert found.misplaced() == []
+    if name in ("figure2", "error_components"):
+        assert titles(found.figure) == ["Medium", "All sizes"]
+        assert found.figure.get_figwidth() == COLUMN_WIDTH
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_single_head_is_drawn(tables: Tables, name: str):
+    conv = {key: table[table["head"] == "conv"] for key, table in tables.items() if "head" in table}
+    found = draw(MAKE[name](conv))
+    assert found.misplaced() == []
+    assert not any("fc" in text.get_text() for text in found.texts)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_no_rows_are_nothing_to_draw(tables: Tables, name: str):
+    for empty in (
+        {key: pd.DataFrame() for key in tables},
+        {key: table.iloc[:0] for key, table in tables.items()},
+    ):
+        with pytest.raises(NothingToDrawError):
+            MAKE[name](empty)

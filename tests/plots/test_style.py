@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from rethink_heads.errors import UserError
+from rethink_heads.plots.style import (
+    HEAD_COLOURS,
+    HEAD_MARKERS,
+    new_axes,
+    paper_style,
+    save_figure,
+    series_of,
+    sizes_in,
+)
+
+OKABE_ITO = {
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#000000",
+}
+
+
+def frame(*pairs: tuple[str, str]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["detector", "head"])
+
+
+def figure_with_a_curve() -> Figure:
+    with paper_style():
+        figure = Figure(figsize=(3, 2))
+        ax = figure.subplots()
+        ax.plot([0, 1, 2], [0, 1, 0.5])
+        ax.set_xlabel("Proposal IoU")
+    return figure
+
+
+def test_heads_have_colour_blind_safe_colours_and_markers_of_their_own():
+    assert set(HEAD_COLOURS.values()) <= OKABE_ITO
+    assert len(set(HEAD_COLOURS.values())) == len(HEAD_COLOURS) == 4
+    assert set(HEAD_MARKERS) == set(HEAD_COLOURS)
+    assert len(set(HEAD_MARKERS.values())) == 4
+
+
+def test_a_head_looks_the_same_whichever_others_are_there():
+    alone = {s.head: s for s in series_of(frame(("d", "conv")))}
+    together = {s.head: s for s in series_of(frame(("d", "fc"), ("d", "conv"), ("d", "double")))}
+    assert alone["conv"] == together["conv"]
+    assert alone["conv"].colour == HEAD_COLOURS["conv"]
+
+
+def test_series_come_in_the_papers_order():
+    heads = ["mine", "double-ext", "conv", "double", "fc"]
+    series = series_of(frame(*(("d", head) for head in heads)))
+    assert [s.head for s in series] == ["fc", "conv", "double", "double-ext", "mine"]
+    assert [s.label for s in series[:4]] == [
+        "fc-head",
+        "conv-head",
+        "Double-Head",
+        "Double-Head-Ext",
+    ]
+
+
+def test_labels_name_the_detector_only_where_there_are_several():
+    labels = {s.label for s in series_of([frame(("a", "fc")), frame(("b", "conv"))])}
+    assert labels == {"fc-head (a)", "conv-head (b)"}
+
+
+def test_heads_of_one_name_differ_in_line_and_marker_fill():
+    first, second = series_of(frame(("a", "fc"), ("b", "fc")))
+    assert first.colour == second.colour
+    assert first.line_style != second.line_style
+    assert first.marker_face != second.marker_face
+
+
+def test_a_detector_has_one_line_style_and_heads_apart_are_solid():
+    pairs = [("a", "fc"), ("b", "conv"), ("c", "fc"), ("c", "conv")]
+    styles = {(s.detector, s.head): s.line_style for s in series_of(frame(*pairs))}
+    assert styles["a", "fc"] == styles["b", "conv"] == "-"
+    assert styles["c", "fc"] == styles["c", "conv"] != "-"
+
+
+def test_other_heads_get_colours_of_their_own_that_stay():
+    series = series_of(frame(("d", "mine"), ("d", "yours"), ("d", "fc")))
+    colours = [s.colour for s in series]
+    assert len(set(colours)) == 3
+    assert not set(colours[1:]) & set(HEAD_COLOURS.values())
+    assert series_of(frame(("d", "mine")))[0].colour == series[1].colour
+
+
+def test_no_rows_give_no_series():
+    assert series_of([pd.DataFrame(), frame()]) == []
+
+
+def test_sizes_without_objects_are_left_out():
+    sizes = pd.DataFrame({"size": ["all", "small", "large"], "objects": [3, 3, 0]})
+    assert sizes_in(sizes) == ["small", "all"]
+    assert sizes_in(pd.DataFrame()) == []
+
+
+def test_the_style_does_not_leak():
+    before = dict(mpl.rcParams)
+    mpl.pyplot.close(new_axes().figure)
+    with pytest.raises(RuntimeError), paper_style():
+        raise RuntimeError
+    assert dict(mpl.rcParams) == before
+
+
+def test_new_axes_keep_the_style_when_drawn_outside_it():
+    ax = new_axes()
+    ax.figure.canvas.draw()
+    tick = ax.xaxis.get_major_ticks()[0]
+    assert tick.label1.get_fontname() == "STIXGeneral"
+    assert tick.label1.get_fontsize() == 8
+    assert to_rgb(tick.tick1line.get_color()) == to_rgb("#222222")
+    mpl.pyplot.close(ax.figure)
+
+
+def test_save_writes_png_and_pdf_with_the_same_bytes_each_time(tmp_path: Path):
+    first = save_figure(figure_with_a_curve(), tmp_path / "one" / "run-0.5")
+    second = save_figure(figure_with_a_curve(), tmp_path / "two" / "run-0.5")
+    assert [path.name for path in first] == ["run-0.5.png", "run-0.5.pdf"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    with Image.open(first[0]) as image:
+        assert image.size == (900, 600)
+        assert min(image.info["dpi"]) >= 200
+        assert "Software" not in image.info
+    pdf = first[1].read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert b"CreationDate" not in pdf
+    # Type 3 fonts are refused by many publishers.
+    assert b"/Type3" not in pdf
+
+
+def test_saving_again_leaves_the_figure_as_it_was(tmp_path: Path):
+    figure = figure_with_a_curve()
+    engine = figure.get_layout_engine()
+    first = save_figure(figure, tmp_path / "a")
+    assert figure.get_layout_engine() is engine
+    second = save_figure(figure, tmp_path / "b")
+    assert first[0].read_bytes() == second[0].read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        save_figure(figure_with_a_curve(), tmp_path / "file" / "figure")

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rethink_heads.errors import UserError
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.results import (
+    compared_sides,
+    compute_tables,
+    write_figures,
+    write_tables,
+)
+from rethink_heads.statistics.comparison import STATISTICS, compare
+from rethink_heads.statistics.correlation import pearson
+from tests.synthetic_measurements import synthetic_measurements
+
+REPLICATES = 50
+Tables = dict[str, pd.DataFrame]
+TABLES = {
+    "pcc",
+    "spearman",
+    "score_by_iou",
+    "regressed_iou",
+    "error_components",
+    "error_components_by_iou",
+    "spatial_correlation",
+    "correlation_maps",
+    "decay",
+    "displacement",
+    "cells",
+    "response_summary",
+    "comparisons",
+    "comparisons_by_iou",
+}
+FIGURES = (
+    "figure2",
+    "figure3",
+    "figure4",
+    "gain",
+    "error_components",
+    "displacement",
+    "cells",
+)
+
+
+@pytest.fixture(scope="module")
+def measurements() -> Measurements:
+    return synthetic_measurements(images=4, objects_per_size=1)
+
+
+@pytest.fixture(scope="module")
+def tables(measurements: Measurements) -> Tables:
+    return compute_tables(measurements, replicates=REPLICATES)
+
+
+def names(paths: list[Path]) -> set[str]:
+    return {path.stem for path in paths}
+
+
+def test_every_table_is_written_as_it_was_computed(
+    measurements: Measurements, tables: Tables, tmp_path: Path
+):
+    assert set(tables) == TABLES
+    paths = write_tables(tables, tmp_path / "tables")
+    assert paths == {name: tmp_path / "tables" / f"{name}.csv" for name in TABLES}
+    for name, path in paths.items():
+        found = pd.read_csv(path)
+        pd.testing.assert_frame_equal(found, tables[name], check_dtype=False)
+
+
+def test_pcc_holds_both_ranges_of_iou(measurements: Measurements, tables: Tables):
+    table = tables["pcc"]
+    assert list(table.columns[:6]) == ["detector", "head", "size", "iou_low", "iou_high", "pcc"]
+    upper = table[table["iou_low"] == 0.5].drop(columns=["iou_low", "iou_high"])
+    expected = pearson(measurements, (0.5, 1.0), replicates=REPLICATES)
+    pd.testing.assert_frame_equal(upper.reset_index(drop=True), expected)
+
+
+def test_comparisons_hold_every_statistic(measurements: Measurements, tables: Tables):
+    table = tables["comparisons"]
+    assert set(table["statistic"]) == set(STATISTICS)
+    assert set(table["a"]) == {"demo/fc"}
+    assert set(table["b"]) == {"demo/conv"}
+    upper = table[(table["statistic"] == "gain") & (table["iou_low"] == 0.5)]
+    sides = (("demo", "fc"), ("demo", "conv"))
+    expected = compare(measurements, "gain", *sides, iou_range=(0.5, 1.0), replicates=REPLICATES)
+    columns = list(expected.columns)
+    pd.testing.assert_frame_equal(upper[columns].reset_index(drop=True), expected)
+    assert (table["statistic"] == "spatial_correlation").sum() == 4
+    assert len(tables["comparisons_by_iou"]) == 3 * 4 * 20
+
+
+def test_correlation_maps_are_whole(tables: Tables):
+    maps = tables["correlation_maps"]
+    assert len(maps) == 3 * 49 * 49
+    same = maps[maps["cell_a"] == maps["cell_b"]]
+    np.testing.assert_allclose(same["cosine"], 1)
+
+
+def test_every_figure_is_written(tables: Tables, tmp_path: Path):
+    paths = write_figures(tables, tmp_path)
+    assert [path.name for path in paths] == [
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")
+    ]
+    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert min(path.stat().st_size for path in paths) > 5000
+
+
+def test_figures_from_the_files_are_those_from_the_frames(tables: Tables, tmp_path: Path):
+    some = {name: tables[name] for name in ("regressed_iou", "cells")}
+    first = write_figures(some, tmp_path / "a")
+    written = write_tables(some, tmp_path / "tables")
+    second = write_figures(
+        {name: pd.read_csv(path) for name, path in written.items()}, tmp_path / "b"
+    )
+    assert [path.name for path in first] == ["gain.png", "gain.pdf", "cells.png", "cells.pdf"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_sides_are_one_detectors_heads_and_heads_trained_apart():
+    detectors = {"one": ("fc",), "two": ("conv",), "both": ("fc", "conv", "double")}
+    measurements = synthetic_measurements(
+        detectors, images=2, objects_per_size=1, maps=False, rows=False
+    )
+    assert compared_sides(measurements) == [
+        (("both", "fc"), ("both", "conv")),
+        (("one", "fc"), ("two", "conv")),
+    ]
+
+
+def test_other_heads_come_in_a_figure_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    measurements = synthetic_measurements(
+        {"demo": ("fc", "conv", "double")}, images=2, objects_per_size=1, maps=False, rows=False
+    )
+    with caplog.at_level(logging.INFO):
+        tables = compute_tables(measurements, replicates=REPLICATES)
+        del tables["pcc"], tables["error_components"]
+        paths = write_figures(tables, tmp_path)
+    assert names(paths) == {"figure2", "figure2_all_heads", "gain"}
+    assert "spearman" not in write_tables(tables, tmp_path)
+    messages = [record.getMessage() for record in caplog.records]
+    for name in ("figure3", "figure4", "displacement", "cells"):
+        assert any(f"no figure {name}" in message for message in messages)
+    assert any("no comparison of spearman" in message for message in messages)
+    assert not any(record.name.startswith("fontTools") for record in caplog.records)
+
+
+def test_one_head_of_one_image_and_size_is_written_without_intervals(tmp_path: Path):
+    measurements = synthetic_measurements(
+        {"run": ("conv",)}, images=1, sides=(140.0,), objects_per_size=2
+    )
+    tables = compute_tables(measurements, replicates=REPLICATES)
+    assert tables["pcc"]["low"].isna().all()
+    assert set(write_tables(tables, tmp_path)) == TABLES - {"comparisons", "comparisons_by_iou"}
+    some = {name: tables[name] for name in ("score_by_iou", "regressed_iou", "pcc", "cells")}
+    assert names(write_figures(some, tmp_path)) == {"figure2", "figure3", "gain", "cells"}
+
+
+def test_no_measurements_give_no_files(tmp_path: Path):
+    assert write_tables(Measurements.empty(), tmp_path) == {}
+    assert write_figures(Measurements.empty(), tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_where_the_folder_should_be_is_a_user_error(tables: Tables, tmp_path: Path):
+    (tmp_path / "tables").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        write_tables(tables, tmp_path / "tables")
+    with pytest.raises(UserError, match="cannot write"):
+        write_figures({"pcc": tables["pcc"]}, tmp_path / "tables")

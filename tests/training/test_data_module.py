@@ -1,0 +1,164 @@
+"""Batches: the same whatever is interrupted or shared, and flips that take the boxes along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from rethink_heads.config import TrainingConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.errors import UserError
+from rethink_heads.training.data_module import IterationSampler, TrainingImages
+
+Batches = list[list[tuple[int, bool]]]
+
+
+def batches(
+    images: int,
+    training: TrainingConfig,
+    seed: int = 0,
+    start: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    indices = [10 * index for index in range(images)]
+    return list(IterationSampler(indices, training, seed, start, rank, world))
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> tuple[int, int, TrainingConfig]:
+    """A number of images, a number of processes, and a recipe whose batch they can share."""
+    world = draw(st.integers(1, 4))
+    training = TrainingConfig(
+        max_iterations=draw(st.integers(1, 12)),
+        batch_size=world * draw(st.integers(1, 3)),
+        flip=draw(st.booleans()),
+    )
+    return draw(st.integers(1, 15)), world, training
+
+
+@settings(deadline=None)
+@given(recipe=recipes(), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_a_batch_depends_on_seed_and_iteration_alone(
+    recipe: tuple[int, int, TrainingConfig], seed: int, data: st.DataObject
+) -> None:
+    images, world, training = recipe
+    whole = batches(images, training, seed)
+    assert len(whole) == training.max_iterations
+    assert {len(batch) for batch in whole} == {training.batch_size}
+    start = data.draw(st.integers(0, training.max_iterations))
+    assert batches(images, training, seed, start) == whole[start:]
+    shares = [batches(images, training, seed, start, rank, world) for rank in range(world)]
+    for batch, *parts in zip(whole[start:], *shares, strict=True):
+        assert sorted(batch) == sorted(pair for part in parts for pair in part)
+        assert len({len(part) for part in parts}) == 1
+
+
+@settings(deadline=None)
+@given(recipe=recipes(), seed=st.integers(0, 1000))
+def test_each_image_comes_once_in_every_pass(
+    recipe: tuple[int, int, TrainingConfig], seed: int
+) -> None:
+    images, _, training = recipe
+    drawn = [index for batch in batches(images, training, seed) for index, _ in batch]
+    passes = [drawn[begin : begin + images] for begin in range(0, len(drawn), images)]
+    for each in passes:
+        assert len(set(each)) == len(each)
+    for each in passes[:-1]:
+        assert sorted(each) == [10 * index for index in range(images)]
+
+
+def test_passes_and_seeds_differ_and_half_of_the_images_are_flipped() -> None:
+    training = TrainingConfig(max_iterations=40, batch_size=50)
+    drawn = [pair for batch in batches(1000, training) for pair in batch]
+    first, second = drawn[:1000], drawn[1000:]
+    assert first != second
+    assert drawn[:50] != batches(1000, training, seed=1)[0]
+    flips = np.array([flip for _, flip in drawn])
+    # Five standard deviations of 2000 fair coins.
+    assert abs(flips.mean() - 0.5) < 5 * 0.5 / 2000**0.5
+    # The same image is flipped in one pass and not in another.
+    of_image = [dict(each) for each in (first, second)]
+    assert {(of_image[0][index], of_image[1][index]) for index in of_image[0]} == {
+        (a, b) for a in (False, True) for b in (False, True)
+    }
+
+
+def test_no_flips_when_they_are_switched_off() -> None:
+    on, off = (TrainingConfig(max_iterations=20, batch_size=5, flip=flip) for flip in (True, False))
+    assert not any(flip for batch in batches(7, off) for _, flip in batch)
+    assert any(flip for batch in batches(7, on) for _, flip in batch)
+    order = [[index for index, _ in batch] for batch in batches(7, on)]
+    assert order == [[index for index, _ in batch] for batch in batches(7, off)]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused() -> None:
+    with pytest.raises(UserError, match=r"training\.batch_size=5 .* 2 processes.* multiple of 2"):
+        batches(4, TrainingConfig(batch_size=5), world=2)
+
+
+@pytest.fixture
+def rectangles(tmp_path: Path) -> CocoDataset:
+    """An image of two bright rectangles on black, their edges on pixel borders."""
+    boxes = [(3, 5, 20, 10), (50, 30, 14, 18)]
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    for number, (x, y, width, height) in enumerate(boxes):
+        pixels[y : y + height, x : x + width, number] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": number + 1, "bbox": list(box)}
+            for number, box in enumerate(boxes)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    return CocoDataset(tmp_path / "a.json", tmp_path)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_boxes_follow_the_pixels(rectangles: CocoDataset, flip: bool) -> None:
+    image, target = TrainingImages(rectangles)[0, flip]
+    assert image.dtype == torch.float32
+    assert image.unique().tolist() == [0.0, 1.0]
+    assert target["labels"].tolist() == [0, 1]
+    for box, label in zip(target["boxes"], target["labels"], strict=True):
+        rows, columns = torch.nonzero(image[label], as_tuple=True)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert box.tolist() == [int(value) for value in found]
+    expected = torch.from_numpy(np.array(Image.open(rectangles.images_path / "a.png")))
+    expected = expected.permute(2, 0, 1) / 255
+    assert torch.equal(image, expected.flip(-1) if flip else expected)
+
+
+def test_flipping_twice_changes_nothing(rectangles: CocoDataset) -> None:
+    sample = rectangles[0]
+    image, target = TrainingImages(rectangles)[0, True]
+    assert not torch.equal(target["boxes"], sample.boxes)
+
+    class Flipped(CocoDataset):
+        def __init__(self) -> None:
+            pass
+
+        def __getitem__(self, index: int) -> object:
+            pixels = (image * 255).round().byte()
+            return type(sample)(
+                sample.image_id,
+                pixels,
+                target["boxes"],
+                target["labels"],
+                sample.areas,
+                sample.object_ids,
+            )
+
+    again, twice = TrainingImages(Flipped())[0, True]
+    assert torch.equal(again, sample.image.float() / 255)
+    assert torch.equal(twice["boxes"], sample.boxes)
