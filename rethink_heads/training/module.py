@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from rethink_heads.config import TrainingConfig
@@ -109,7 +110,7 @@ class DetectionModule(lightning.LightningModule):
             return batch
         return super().transfer_batch_to_device(batch, device, index)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """SGD with momentum, its rate scheduled by iteration."""
         training = self.training_config
         trained = [p for p in self.detector.parameters() if p.requires_grad]

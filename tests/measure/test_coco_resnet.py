@@ -1,0 +1,135 @@
+"""The measuring path on real images: a ResNet-50 detector from scratch, the full grid, brute force."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import box_iou
+
+from rethink_heads.config import Config, MeasuringConfig, ModelConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.runner import measure
+
+IMAGES = 2
+OBJECTS_PER_IMAGE = 2
+
+Box = tuple[float, float, float, float]
+
+
+def brute_force_grid(box: Box, width: int, height: int) -> list[Box]:
+    """Every proposal from its centre and size, one at a time, clipped to the image."""
+    x1, y1, x2, y2 = box
+    steps = [-1 + i / 5 for i in range(11)]
+    shifts = [0.8 * math.copysign(abs(t) ** 3, t) for t in steps]
+    factors = [2 ** (0.75 * math.copysign(abs(t) ** 2.75, t)) for t in steps]
+    boxes = []
+    for a, p, b, q in itertools.product(shifts, factors, shifts, factors):
+        cx, w = (x1 + x2) / 2 + a * (x2 - x1), (x2 - x1) * p
+        cy, h = (y1 + y2) / 2 + b * (y2 - y1), (y2 - y1) * q
+        left, right = max(cx - w / 2, 0), min(cx + w / 2, width)
+        top, bottom = max(cy - h / 2, 0), min(cy + h / 2, height)
+        if right - left >= 1e-3 and bottom - top >= 1e-3:
+            boxes.append((left, top, right, bottom))
+    return boxes
+
+
+def iou(a: Box, b: Box) -> float:
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    area = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
+    return width * height / (area - width * height)
+
+
+@pytest.fixture(scope="module")
+def dataset(shared_data: Path) -> CocoDataset:
+    root = shared_data / "coco-sample"
+    whole = CocoDataset(root / "annotations/instances_val2017.json", root / "val2017")
+    return whole.subset(IMAGES)
+
+
+@pytest.fixture(scope="module")
+def detector(dataset: CocoDataset) -> RCNN:
+    torch.manual_seed(0)
+    model = ModelConfig(
+        backbone="resnet50", pretrained=False, norm="batch", fc_width=32, min_size=160, max_size=240
+    )
+    built = build_detector(Config(preset="test", head="fc", model=model), dataset.class_names)
+    nn.init.normal_(built.roi_heads.heads["fc"].predictor.cls_score.weight, std=0.05)
+    return built.eval()
+
+
+@pytest.fixture(scope="module")
+def measured(
+    detector: RCNN, dataset: CocoDataset, tmp_path_factory: pytest.TempPathFactory
+) -> Measurements:
+    config = MeasuringConfig(objects_per_image=OBJECTS_PER_IMAGE, rows_per_bin=2000)
+    folder = tmp_path_factory.mktemp("measured")
+    return measure(detector, dataset, "resnet50", config, 0, folder, {}, progress=False)
+
+
+def annotation(dataset: CocoDataset, object_id: int) -> tuple[Box, int, int, int]:
+    """Box, image width and height, and image id, straight from the JSON."""
+    content = json.loads(dataset.annotations_path.read_text())
+    found = next(a for a in content["annotations"] if a["id"] == object_id)
+    image = next(i for i in content["images"] if i["id"] == found["image_id"])
+    x, y, w, h = found["bbox"]
+    return (x, y, x + w, y + h), image["width"], image["height"], image["id"]
+
+
+def test_proposals_counts_and_ious_equal_brute_force(
+    measured: Measurements, dataset: CocoDataset
+) -> None:
+    # The first image has many objects, the second one.
+    assert len(measured.objects) == OBJECTS_PER_IMAGE + 1
+    for object_id, bins in measured.bins.groupby("object_id"):
+        box, width, height, _ = annotation(dataset, int(object_id))
+        ious = np.array([iou(p, box) for p in brute_force_grid(box, width, height)])
+        assert bins["n"].sum() == bins["measured"].sum() == len(ious)
+        # A proposal on a bin's border may fall to either side by float32 rounding of its sides.
+        near = (np.abs(ious * 20 - np.round(ious * 20)) < 1e-3) & (ious > 1e-9) & (ious < 1 - 1e-9)
+        expected = np.bincount(np.minimum(ious * 20, 19).astype(int), minlength=20)
+        counted = bins.set_index("bin")["n"].reindex(range(20), fill_value=0)
+        assert np.abs(counted - expected).sum() <= 2 * near.sum()
+        assert bins["sum_iou"].sum() == pytest.approx(ious.sum(), rel=1e-6)
+        assert bins["sum_iou_iou"].sum() == pytest.approx((ious**2).sum(), rel=1e-6)
+
+
+def test_exact_boxs_row_equals_the_detectors_own_forward(
+    measured: Measurements, detector: RCNN, dataset: CocoDataset
+) -> None:
+    """Score and regressed IoU of the object's own box, found again by torchvision's pooling, layers and coder."""
+    object_id = int(measured.objects["object_id"].iloc[0])
+    box, width, height, image_id = annotation(dataset, object_id)
+    rows = measured.rows[measured.rows["object_id"] == object_id]
+    index = dataset.image_ids.index(image_id)
+    sample = dataset[index]
+    label = int(sample.labels[sample.object_ids.tolist().index(object_id)])
+    proposals = torch.tensor(brute_force_grid(box, width, height), dtype=torch.float32)
+    ious = box_iou(proposals.double(), torch.tensor([box], dtype=torch.float64))[:, 0]
+    exact = int(ious.argmax())
+    with torch.inference_mode():
+        images, _ = detector.transform([sample.image.float() / 255])
+        pyramid = detector.backbone(images.tensors)
+        new_height, new_width = images.image_sizes[0]
+        scale = torch.tensor([new_width / width, new_height / height] * 2)
+        resized = proposals[exact : exact + 1] * scale
+        pooled = detector.roi_heads.box_roi_pool(pyramid, [resized], images.image_sizes)
+        logits, deltas = detector.roi_heads.heads["fc"](pooled)
+        decoded = detector.roi_heads.box_coder.decode(deltas, [resized])[0, label + 1] / scale
+    limits = torch.tensor([width, height] * 2)
+    regressed = tuple(decoded.clamp(min=0).minimum(limits).tolist())
+    exact_row = rows[rows["iou"] > 1 - 1e-6]
+    assert len(exact_row) == 1
+    assert exact_row["score"].item() == pytest.approx(
+        logits.softmax(-1)[0, label + 1].item(), rel=1e-4
+    )
+    assert exact_row["regressed_iou"].item() == pytest.approx(iou(regressed, box), rel=1e-4)
