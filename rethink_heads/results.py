@@ -20,7 +20,8 @@ from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.plots import figures
-from rethink_heads.plots.style import NothingToDrawError, save_figure
+from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.comparison import STATISTICS, Side, compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou

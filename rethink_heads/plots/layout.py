@@ -86,7 +86,9 @@ def label_maps_outside(maps: Sequence[Axes]) -> None:
 
 def trim_height(figure: Figure) -> None:
     """Take off the height that panels of a fixed shape leave free."""
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.execute(figure)
     panels = Bbox.union([box for ax in figure.axes if (box := ax.get_tightbbox()) is not None])
     legends = sum(legend.get_window_extent().height for legend in figure.legends)
     figure.set_figheight((panels.height + legends) / figure.dpi + 0.1)

@@ -6,11 +6,9 @@ marker fill tell detectors apart. Sizes are those of a two-column paper, in inch
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from zlib import crc32
 
@@ -18,11 +16,8 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-
-from rethink_heads.files import atomic_path
 
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
@@ -227,56 +222,6 @@ def spread_handle(count: int) -> Artist:
     if count <= MOST_SPREAD_BANDS:
         return Patch(facecolor=FAINT, alpha=0.25, edgecolor=FAINT, linewidth=0.5, label=label)
     return Line2D([], [], color=FAINT, linewidth=0.5, label=label)
-
-
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png (300 dpi) and ``stem``.pdf, whole or not at all.
-
-    The files hold no date and no version, so the same figure gives the same bytes.
-
-    Returns:
-        The two paths.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    stem = Path(stem)
-    paths = []
-    with paper_style(), _restored_layout(figure), _quiet_fonts():
-        # Laid out once, so that both files agree.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-        for suffix, metadata in (
-            (".png", {"Software": None}),
-            (".pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
-        ):
-            # Not `with_suffix`, which would cut a run's name at its last dot.
-            path = stem.with_name(stem.name + suffix)
-            with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix[1:], metadata=metadata)
-            paths.append(path)
-    return paths
-
-
-@contextmanager
-def _restored_layout(figure: Figure) -> Iterator[None]:
-    engine = figure.get_layout_engine()
-    try:
-        yield
-    finally:
-        figure.set_layout_engine(engine)
-
-
-@contextmanager
-def _quiet_fonts() -> Iterator[None]:
-    """Keep the hundred lines that the subsetting of a font logs out of the program's log."""
-    log = logging.getLogger("fontTools.subset")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _head_order(head: str) -> tuple[int, str]:

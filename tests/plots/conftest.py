@@ -13,6 +13,8 @@ mpl.use("agg")
 
 # Enough to draw: a figure shows what the tables say.
 REPLICATES = 50
+# Maps of correlation belong to branches, not to readings.
+BRANCHES_ONLY = ("correlation_maps", "decay", "spatial_correlation")
 # Six heads of three detectors, with the head whose rows they are drawn from.
 MANY = {
     ("bccd-small-fc-seed0", "fc"): "fc",
@@ -39,6 +41,7 @@ def many_tables(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
             [
                 table[table["head"] == source].assign(detector=detector, head=head)
                 for (detector, head), source in MANY.items()
+                if name not in BRANCHES_ONLY or head == source
             ],
             ignore_index=True,
         )

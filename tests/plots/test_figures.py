@@ -26,6 +26,10 @@ MAKE: dict[str, Callable[[Tables], Figure]] = {
 }
 
 
+# The figures that grow with the number of heads.
+CROWDED = ("figure2", "figure3", "figure4", "error_components", "displacement", "cells")
+
+
 @pytest.fixture(scope="module")
 def drawn(tables: Tables) -> dict[str, Drawn]:
     return {name: draw(make(tables)) for name, make in MAKE.items()}
@@ -33,7 +37,7 @@ def drawn(tables: Tables) -> dict[str, Drawn]:
 
 @pytest.fixture(scope="module")
 def drawn_many(many_tables: Tables) -> dict[str, Drawn]:
-    return {name: draw(make(many_tables)) for name, make in MAKE.items()}
+    return {name: draw(MAKE[name](many_tables)) for name in CROWDED}
 
 
 def titles(figure: Figure) -> list[str]:
@@ -76,7 +80,7 @@ def test_texts_are_legible_and_neither_cut_nor_overlapping(drawn: dict[str, Draw
     assert drawn[name].misplaced() == []
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", CROWDED)
 def test_many_heads_with_long_names_fit_too(drawn_many: dict[str, Drawn], name: str):
     assert drawn_many[name].figure.get_figwidth() <= PAGE_WIDTH
     assert drawn_many[name].misplaced() == []
@@ -226,7 +230,7 @@ def test_only_the_sizes_that_there_are_get_panels(tables: Tables, name: str):
         assert found.figure.get_figwidth() == COLUMN_WIDTH
 
 
-@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("name", ["figure3", "figure4", "displacement", "cells"])
 def test_a_single_head_is_drawn(tables: Tables, name: str):
     conv = {key: table[table["head"] == "conv"] for key, table in tables.items() if "head" in table}
     found = draw(MAKE[name](conv))

@@ -34,7 +34,7 @@ def test_an_image_without_detections_gives_no_results() -> None:
 
 
 class FromAnnotations:
-    """Finds every object exactly (head ``all``), or but the first object of each image (``most``)."""
+    """Finds every object exactly (head ``all``), or those of the images after the first (``most``)."""
 
     heads = ("all", "most")
     device = torch.device("cpu")

@@ -1,0 +1,131 @@
+"""Detectors on disk: the same detections again, and one clear sentence when a file is not one."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rethink_heads.config import Config, load_preset
+from rethink_heads.detectors.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.errors import UserError
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS
+
+
+def config_of(head: str, *overrides: str) -> Config:
+    return load_preset("shapes-tiny", head, [*SMALL_SETTINGS, *overrides])
+
+
+def image_of(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, 48, 64), dtype=torch.uint8, generator=generator)
+
+
+def detector_of(config: Config) -> RCNN:
+    """A detector whose batch statistics are no longer the initial ones, in evaluation mode."""
+    torch.manual_seed(0)
+    detector = build_detector(config, CLASSES)
+    target = {"boxes": torch.tensor([[5.0, 5.0, 30.0, 30.0]]), "labels": torch.tensor([1])}
+    with torch.no_grad():
+        for seed in range(3):
+            detector([image_of(seed).float() / 255], [target])
+    return detector.eval()
+
+
+@pytest.mark.parametrize("head", ["fc", "conv", "double", "double-ext"])
+def test_a_detector_comes_back_as_it_was(head: str, tmp_path: Path) -> None:
+    config = config_of(head, "model.score_threshold=0.0")
+    detector = detector_of(config)
+    path = tmp_path / "folder" / "detector.pt"
+    save_detector(detector, config, path)
+    loaded = load_detector(path)
+    assert not loaded.training
+    assert loaded.class_names == CLASSES
+    assert (loaded.heads, loaded.branches) == (detector.heads, detector.branches)
+    image = image_of(9)
+    found, again = detector.detect(image), loaded.detect(image)
+    assert found.keys() == again.keys() == set(detector.heads)
+    for name, detections in found.items():
+        assert len(detections.boxes) > 0
+        for part in ("boxes", "scores", "labels"):
+            assert torch.equal(getattr(detections, part), getattr(again[name], part))
+
+
+def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
+    config = config_of("double", "seed=5", "model.fusion=max")
+    save_detector(detector_of(config), config, tmp_path / "detector.pt")
+    content = torch.load(tmp_path / "detector.pt", weights_only=True)
+    assert set(content) == {"state", "class_names", "config"}
+    assert content["class_names"] == list(CLASSES)
+    assert Config.model_validate(content["config"]) == config
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no detector at .*detector\.pt: train it"):
+        load_detector(tmp_path / "detector.pt")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("good") / "detector.pt"
+    config = config_of("fc")
+    save_detector(detector_of(config), config, path)
+    return path.read_bytes()
+
+
+def refused(path: Path) -> None:
+    with pytest.raises(UserError, match=r"detector\.pt is damaged or no detector") as error:
+        load_detector(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("content", [b"", b"hello world", bytes(1000), pickle.dumps(Path("x"))])
+def test_a_file_of_something_else(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "detector.pt").write_bytes(content)
+    refused(tmp_path / "detector.pt")
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+def test_a_truncated_file(tmp_path: Path, good: bytes, share: float) -> None:
+    (tmp_path / "detector.pt").write_bytes(good[: int(len(good) * share)])
+    refused(tmp_path / "detector.pt")
+
+
+def test_another_programs_checkpoint(tmp_path: Path) -> None:
+    torch.save({"model": {"weight": torch.ones(3)}}, tmp_path / "detector.pt")
+    refused(tmp_path / "detector.pt")
+
+
+@pytest.mark.parametrize("change", ["class", "width", "setting", "missing"])
+def test_parts_that_do_not_fit(tmp_path: Path, good: bytes, change: str) -> None:
+    path = tmp_path / "detector.pt"
+    path.write_bytes(good)
+    content = torch.load(path, weights_only=True)
+    if change == "class":
+        content["class_names"].append("blue")
+    elif change == "width":
+        content["config"]["model"]["fc_width"] += 1
+    elif change == "setting":
+        content["config"]["model"]["colour"] = "red"
+    else:
+        content["state"].popitem()
+    torch.save(content, path)
+    refused(path)
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("fc")
+    detector = detector_of(config)
+
+    def full(value: object, stream: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"detector\.pt: No space left on device"):
+        save_detector(detector, config, tmp_path / "detector.pt")
+    assert list(tmp_path.iterdir()) == []
