@@ -123,11 +123,16 @@ def stack(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
 def mean_over_objects(
     frame: pd.DataFrame, values: Array, bootstrap: ImageBootstrap
 ) -> tuple[Estimate, Array]:
-    """Mean (M,) of objects' values (O, M), and the sums (I, M, 2) it was taken from."""
+    """Mean (M,) of objects' values (O, M), and the sums (I, M, 2) it was taken from.
+
+    A value that is nan, as the score of a box displaced out of the image, counts in its place as not
+    measured.
+    """
     images = frame["image_id"].to_numpy()
-    counts = bootstrap.sum_by_image(images, np.ones((len(frame), 1)))[:, 0]
-    totals = bootstrap.sum_by_image(images, values)[:, 0]
-    sums = np.stack([np.broadcast_to(counts, totals.shape), totals], axis=-1)
+    there = np.isfinite(values)
+    counts = bootstrap.sum_by_image(images, there.astype(np.float64))[:, 0]
+    totals = bootstrap.sum_by_image(images, np.where(there, values, 0.0))[:, 0]
+    sums = np.stack([counts, totals], axis=-1)
     return bootstrap.estimate(sums, ratio), sums
 
 

@@ -27,7 +27,7 @@ MAKE: dict[str, Callable[[Tables], Figure]] = {
 
 
 # The figures that grow with the number of heads.
-CROWDED = ("figure2", "figure3", "figure4", "error_components", "displacement", "cells")
+CROWDED = ("figure2", "figure3", "figure4", "displacement", "cells")
 
 
 @pytest.fixture(scope="module")

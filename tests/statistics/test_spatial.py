@@ -235,3 +235,27 @@ def test_cell_summary_against_numpy(simulate: Callable[..., Any]) -> None:
         assert found.loc[quantity, "value"] == pytest.approx(value)
     assert (found["objects"] == len(maps)).all()
     assert found.loc["mean_absolute_change", "low"] > 0
+
+
+def test_boxes_displaced_out_of_the_image_do_not_count(simulate: Callable[..., Any]) -> None:
+    """A place that is nan for some objects is the mean of the others; one nan for all stays nan."""
+
+    def make(number: int) -> Array:
+        values = np.full(49, 1.0 + number)
+        values[0] = np.nan
+        if number % 2:
+            values[10] = np.nan
+        return values
+
+    m = with_maps(simulate(images=5).measurements.bins, "displacement_score", make)
+    frame = response(m, "displacement_score", replicates=50)
+    of_fc = frame[(frame["head"] == "fc") & (frame["size"] == "all")].reset_index(drop=True)
+    expected = np.nanmean(maps_of(m, "fc")[:, 1:], axis=0)
+    np.testing.assert_allclose(of_fc["mean"].to_numpy()[1:], expected)
+    assert np.isnan(of_fc["mean"][0])
+    assert of_fc[["low", "high"]].iloc[1:].notna().all(axis=None)
+    summary = response_summary(m, "displacement_score", replicates=50).set_index(
+        ["head", "size", "quantity"]
+    )
+    assert np.isfinite(summary.loc[("fc", "all", "drop_dx"), "value"])
+    assert np.isfinite(summary.loc[("fc", "all", "score"), "low"])

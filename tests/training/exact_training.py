@@ -7,6 +7,7 @@ process, up to the order of float32 sums. Run it as ``exact_training.py RUN RESU
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,9 +28,8 @@ def nothing_by_chance() -> Iterator[None]:
     """Normalise with the initial statistics; sample the first RoIs and anchors instead of random ones."""
     build, train_mode = training.build_detector, nn.BatchNorm2d.train
 
-    def build_alike(*args: Any) -> Any:
-        torch.manual_seed(0)
-        return build(*args)
+    def build_in_mode(*args: Any) -> Any:
+        return build(*args).train()
 
     def stay_in_evaluation(self: nn.BatchNorm2d, mode: bool = True) -> nn.BatchNorm2d:
         return train_mode(self, False)
@@ -38,7 +38,7 @@ def nothing_by_chance() -> Iterator[None]:
         return torch.arange(count, device=device)
 
     with (
-        patch.object(training, "build_detector", build_alike),
+        patch.object(training, "build_detector", build_in_mode),
         patch.object(nn.BatchNorm2d, "train", stay_in_evaluation),
         patch.object(torch, "randperm", in_order),
     ):
@@ -70,7 +70,5 @@ def train_exactly(run: Run, results: Path, rank: int) -> None:
 
 
 if __name__ == "__main__":
-    import os
-
     torch.set_num_threads(1)
     train_exactly(Run.open(Path(sys.argv[1])), Path(sys.argv[2]), int(os.environ["RANK"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from PIL import Image
 
 from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
-from rethink_heads.training.data_module import IterationSampler, TrainingImages
+from rethink_heads.training.data_module import DetectionData, IterationSampler, TrainingImages
 
 Batches = list[list[tuple[int, bool]]]
 
@@ -102,6 +104,29 @@ def test_no_flips_when_they_are_switched_off() -> None:
 def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     with pytest.raises(UserError, match=r"training\.batch_size=5 .* 2 processes.* multiple of 2"):
         batches(4, TrainingConfig(batch_size=5), world=2)
+
+
+def data_of(images: Path, rank: int, world: int) -> DetectionData:
+    """The data of one process, with what it reads of its trainer."""
+    dataset = CocoDataset(*resolve_split(str(images), "val"))
+    data = DetectionData(dataset, dataset, TrainingConfig(workers=0), seed=0)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+    return data
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_each_validation_image_is_in_one_process(data: Path, world: int) -> None:
+    shares = [
+        [sample.image_id for sample in data_of(data, rank, world).val_dataloader()]
+        for rank in range(world)
+    ]
+    assert sorted(image for share in shares for image in share) == [1, 2, 3, 4]
+    assert all(shares)
+
+
+def test_too_few_validation_images_for_the_processes(data: Path) -> None:
+    with pytest.raises(UserError, match=r"4 validation images .* 5 processes"):
+        data_of(data, 0, 5).val_dataloader()
 
 
 @pytest.fixture

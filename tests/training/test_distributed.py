@@ -55,7 +55,7 @@ def exact(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     """What one process (``alone``) and each of two did for the same Double-Head."""
     folder = tmp_path_factory.mktemp("exact")
     config = tiny_config(
-        data, "double", "training.max_iterations=3", "training.batch_size=4", "training.flip=true"
+        data, "double", "training.max_iterations=2", "training.batch_size=4", "training.flip=true"
     )
     for name in ("alone", "together"):
         (folder / f"{name}-results").mkdir()
@@ -75,7 +75,7 @@ def test_the_processes_share_each_batch(exact: dict[str, Any]) -> None:
     alone = exact["alone"]["record"]
     shares = [rank["record"] for rank in exact["ranks"]]
     for record in (alone, *shares):
-        assert record["iterations"] == [0, 1, 2]
+        assert record["iterations"] == [0, 1]
     for whole, *parts in zip(alone["images"], *(s["images"] for s in shares), strict=True):
         assert sorted(whole) == sorted(image for part in parts for image in part)
         assert [len(part) for part in parts] == [2, 2]
