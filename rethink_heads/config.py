@@ -2,7 +2,7 @@
 
 A preset (``presets/<name>.yaml``, or a file of one's own) says everything but the head. Overrides
 are strings such as ``training.max_iterations=100``; an unknown key is refused with the nearest
-valid name. The defaults are the paper's (Wu et al. 2020, section 6, and the authors' code).
+valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code).
 """
 
 from __future__ import annotations
@@ -134,6 +134,15 @@ class ModelConfig(_Settings):
         if self.min_size > self.max_size:
             raise ValueError(
                 f"model.min_size ({self.min_size}) is above model.max_size ({self.max_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ModelConfig:
+        if self.non_local and (self.conv_width // 2) % self.non_local_groups:
+            raise ValueError(
+                f"half of model.conv_width ({self.conv_width // 2}) is not divisible by"
+                f" model.non_local_groups ({self.non_local_groups})"
             )
         return self
 

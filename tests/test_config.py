@@ -153,3 +153,8 @@ def test_data_of_a_role() -> None:
     assert given.data.paths("train") == (Path("a.json").absolute(), Path("images").absolute())
     with pytest.raises(UserError, match="go together"):
         config.with_data(train_images="images").data.paths("train")
+
+
+def test_groups_that_do_not_divide_are_a_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"conv_width \(512\) is not divisible by.*\(3\)"):
+        load_preset("coco-r50", "conv", ["model.non_local=true", "model.non_local_groups=3"])

@@ -17,7 +17,16 @@ from rethink_heads.config import Config, ModelConfig
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
-from rethink_heads.heads import HEADS_OF, BoxHeads, ConvHead, DoubleHead, FCHead, TaskWeights
+from rethink_heads.errors import UserError
+from rethink_heads.heads import (
+    HEADS_OF,
+    READINGS,
+    BoxHeads,
+    ConvHead,
+    DoubleHead,
+    FCHead,
+    TaskWeights,
+)
 
 PAPER_TASK_WEIGHTS = {"double": (1.0, 1.0, 2.0, 2.5), "double-ext": (0.7, 0.8, 2.0, 2.5)}
 """l_fc, l_conv, w_fc, w_conv (authors' code)."""
@@ -118,7 +127,7 @@ class RCNN(nn.Module):
         return {name: HeadOutput(out.scores, out.boxes / scale) for name, out in outputs.items()}
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
-        """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper section 3.3)."""
+        """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper Figure 4)."""
         return {
             name: self.roi_heads.heads.branch(name).output_map(roi_features[name])
             for name in self.branches
@@ -171,6 +180,26 @@ def _build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
     return DoubleHead(fc(), conv(), l_fc, l_conv, w_fc, w_conv, model.smooth_l1_beta)
 
 
+def _trained_readings(head: str, weights: TaskWeights) -> tuple[str, ...]:
+    """The readings whose classifiers and regressor are all trained under the task weights.
+
+    Raises:
+        UserError: there is none.
+    """
+    trained = tuple(
+        name
+        for name in HEADS_OF[head]
+        if all(weights.of(branch)[0] for branch in READINGS[name].classifiers)
+        and weights.of(READINGS[name].regressor)[1]
+    )
+    if not trained:
+        raise UserError(
+            f"with these task weights nothing trains what head {head!r} is read from: give model.l_fc and"
+            " model.l_conv so that the fc-head classifies and the conv-head regresses"
+        )
+    return trained
+
+
 def _build_rpn(model: ModelConfig) -> RegionProposalNetwork:
     ratios = tuple(model.anchor_ratios)
     anchors = AnchorGenerator(
@@ -221,5 +250,5 @@ def build_detector(config: Config, class_names: Sequence[str], pretrained: bool 
     transform = GeneralizedRCNNTransform(
         model.min_size, model.max_size, list(model.image_mean), list(model.image_std)
     )
-    heads = HEADS_OF[config.head]
+    heads = _trained_readings(config.head, roi_heads.heads.weights)
     return RCNN(class_names, heads, transform, backbone, _build_rpn(model), roi_heads, norm)

@@ -1,6 +1,6 @@
 """The residual blocks that conv-head is made of, on RoI features (N, C, S, S).
 
-Layer by layer as in Wu et al. (CVPR 2020), section 4.1 and the authors' code: convolutions carry no bias, each is
+Layer by layer as in the authors' code of Wu et al. (CVPR 2020): convolutions carry no bias, each is
 followed by batch normalisation, and ReLU comes after the residual sum.
 """
 

@@ -11,7 +11,7 @@ from rethink_heads.heads.predictor import BoxPredictor
 class ConvHead(nn.Module):
     """Widening block, K bottlenecks (each optionally after a non-local block), average pool, predictor.
 
-    Wu et al., section 4.1; the defaults are the authors' released model without its non-local blocks.
+    The defaults are those of the authors' released model without its non-local blocks.
 
     Args:
         num_classes: foreground classes.

@@ -80,7 +80,7 @@ class BoxHeads(nn.ModuleDict):
 
 
 class DoubleHead(BoxHeads):
-    """Double-Head: an fc-head and a conv-head side by side (Wu et al., Figure 1c and 1d).
+    """Double-Head: an fc-head and a conv-head side by side (Wu et al.).
 
     ``l_fc = l_conv = 1`` is Double-Head (fc classifies, conv regresses); smaller values train each branch on its
     unfocused task too, Double-Head-Ext. The defaults are Double-Head-Ext's.

@@ -10,7 +10,7 @@ from rethink_heads.heads.predictor import BoxPredictor
 
 
 class FCHead(nn.Module):
-    """Two hidden layers, then the predictor (Wu et al., section 3; torchvision's ``TwoMLPHead``).
+    """Two hidden layers, then the predictor (Wu et al.; torchvision's ``TwoMLPHead``).
 
     With the paper's sizes fc6 and fc7 hold 13.25 x 2^20 weights.
 
@@ -45,6 +45,6 @@ class FCHead(nn.Module):
     def output_map(self, roi_features: Tensor) -> Tensor:
         """fc-head's output rebuilt by cell: (N, width, S, S), cell (i, j) holding W_ij x_ij.
 
-        The sum over cells plus the bias is fc6's output before ReLU (Wu et al., section 3.3, Figure 4).
+        The sum over cells plus the bias is fc6's output before ReLU (Wu et al., Figure 4).
         """
         return torch.einsum("ncij,ocij->noij", roi_features, self.weight_map())

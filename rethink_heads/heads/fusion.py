@@ -14,7 +14,7 @@ FUSION_RULES = ("complementary", "max", "mean")
 def fuse(fc_scores: Tensor, conv_scores: Tensor, rule: str = "complementary") -> Tensor:
     """Fuses two classifiers' probabilities of the same shape.
 
-    ``complementary`` is the paper's rule (section 4.3): s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
+    ``complementary`` is the paper's rule: s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
 
     Raises:
         ValueError: for a rule not in ``FUSION_RULES``.

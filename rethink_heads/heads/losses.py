@@ -1,4 +1,4 @@
-"""Detection losses of one head and their weights in a double head (Wu et al., section 4.2)."""
+"""Detection losses of one head and their weights in a double head (Wu et al. and the authors' code)."""
 
 from __future__ import annotations
 

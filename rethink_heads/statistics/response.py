@@ -125,7 +125,7 @@ def _of_mean_map(
     def of_sums(summed: Array) -> Array:
         return formula(ratio(summed).reshape(-1, side, side))
 
-    return bootstrap.resample(sums, of_sums, sums[..., 0].any(axis=1)).estimate()
+    return bootstrap.resample(sums, of_sums, np.asarray(sums[..., 0].any(axis=1))).estimate()
 
 
 def _at_centre(maps: Array) -> Array:

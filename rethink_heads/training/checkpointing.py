@@ -35,13 +35,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 and trainer.global_step % self.validate_every:
-            trainer.save_checkpoint(self.path)
+            _save(trainer, self.path)
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         if trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.path)
+            _save(trainer, self.path)
 
 
 class BestCheckpoint(Checkpoint):
@@ -61,13 +61,25 @@ class BestCheckpoint(Checkpoint):
         precision = float(trainer.callback_metrics["val_AP"])
         if precision > self.best:
             self.best = precision
-            trainer.save_checkpoint(self.path)
+            _save(trainer, self.path)
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.best = state_dict["best"]
+
+
+def _save(trainer: lightning.Trainer, path: Path) -> None:
+    """Saves to a temporary name beside the file, then renames: Lightning's own write may pass through another disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        trainer.save_checkpoint(temporary)  # of all processes, which wait for each other in it
+        if trainer.is_global_zero:
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> RCNN:

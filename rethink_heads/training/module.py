@@ -14,6 +14,7 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.errors import UserError
 from rethink_heads.training.checkpointing import BACKBONE_KEY
 from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
 from rethink_heads.training.schedule import learning_rate_factor
@@ -52,8 +53,7 @@ class DetectionModule(lightning.LightningModule):
         losses = self.detector(*batch)
         total = torch.stack(list(losses.values())).sum()
         if not torch.isfinite(total):
-            # On purpose no UserError: the values are wanted in the trace, and the last checkpoint is kept.
-            raise FloatingPointError(
+            raise UserError(
                 f"the loss is not finite at iteration {self.global_step} "
                 f"({ {name: float(value) for name, value in losses.items()} }): "
                 "lower training.learning_rate, lengthen training.warmup_iterations or set training.gradient_clip"

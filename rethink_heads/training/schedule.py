@@ -1,4 +1,4 @@
-"""Learning rate by iteration: linear warm-up, then steps (authors' recipe, paper section 5.1)."""
+"""Learning rate by iteration: linear warm-up, then steps (authors' code)."""
 
 from __future__ import annotations
 

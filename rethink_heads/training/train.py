@@ -74,6 +74,9 @@ def _fit(
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        except UserError as error:
+            # What a loader's process raises arrives with its whole traceback as the message.
+            raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
         except SystemExit as error:
             # What Lightning makes of Ctrl-C, which it then ignores for good.
             signal.signal(signal.SIGINT, on_interrupt)

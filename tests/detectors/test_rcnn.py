@@ -11,6 +11,7 @@ from rethink_heads.config import Config, ModelConfig
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.checkpoints import load_torchvision_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.errors import UserError
 from rethink_heads.heads import READINGS, fuse
 
 CLASSES = ("a", "b", "c", "d", "e")
@@ -268,3 +269,22 @@ def test_trainable_layers(layers: int, trained: set[str]) -> None:
     backbone, _ = build_backbone("resnet18", 16, "frozen", layers, pretrained=False)
     names = {n.split(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad}
     assert names == trained
+
+
+@pytest.mark.parametrize(
+    ("weights", "heads"),
+    [
+        ({}, ("fc", "conv", "double", "double-ext")),
+        ({"l_fc": 1.0}, ("conv", "double", "double-ext")),
+        ({"l_conv": 1.0}, ("fc", "double")),
+        ({"w_fc": 0.0}, ("conv",)),
+    ],
+)
+def test_only_trained_layers_are_read(weights: dict[str, float], heads: tuple[str, ...]) -> None:
+    """A reading through a layer that no loss trains would show its random start."""
+    assert small_detector("double-ext", **weights).heads == heads
+
+
+def test_a_double_head_that_trains_neither_of_its_tasks_is_refused() -> None:
+    with pytest.raises(UserError, match="nothing trains what head 'double' is read from"):
+        small_detector("double", l_fc=0.0, l_conv=0.0)
