@@ -12,6 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+# The module of each name, with the name there after a colon where it is another.
 _PUBLIC_NAMES = {
     "UserError": "rethink_heads.errors",
     "Config": "rethink_heads.config",
@@ -26,13 +27,23 @@ _PUBLIC_NAMES = {
     "load_detector": "rethink_heads.detectors.checkpoints",
     "train": "rethink_heads.training.train",
     "evaluate": "rethink_heads.training.evaluation",
+    "grid": "rethink_heads.proposals",
+    # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
+    "measure_detector": "rethink_heads.measure.runner:measure",
     "Measurements": "rethink_heads.measure.measurements",
     "pearson": "rethink_heads.statistics.correlation",
     "spearman": "rethink_heads.statistics.correlation",
     "score_by_iou": "rethink_heads.statistics.correlation",
     "regressed_iou_by_iou": "rethink_heads.statistics.regression",
     "error_components": "rethink_heads.statistics.regression",
+    "correlation_map": "rethink_heads.statistics.spatial",
+    "distinct_pairs": "rethink_heads.statistics.spatial",
+    "decay": "rethink_heads.statistics.spatial",
+    "response": "rethink_heads.statistics.response",
+    "response_summary": "rethink_heads.statistics.response",
     "compare": "rethink_heads.statistics.comparison",
+    "compare_decay": "rethink_heads.statistics.comparison",
+    "compare_responses": "rethink_heads.statistics.comparison",
     "write_tables": "rethink_heads.results",
     "write_figures": "rethink_heads.results",
 }
@@ -43,7 +54,8 @@ __all__ = ["__version__", *sorted(_PUBLIC_NAMES)]
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC_NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC_NAMES[name]), name)
+    module, _, its_name = _PUBLIC_NAMES[name].partition(":")
+    return getattr(importlib.import_module(module), its_name or name)
 
 
 def __dir__() -> list[str]:

@@ -19,7 +19,7 @@ WIDEST = 1000
 
 def say(message: str) -> None:
     """Print one line on standard error, from the first process only."""
-    if _is_first_process():
+    if is_first_process():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -47,19 +47,19 @@ def work() -> Iterator[None]:
 
 def print_json(result: Any) -> None:
     """Print a result as strict JSON: what is not a finite number becomes null."""
-    if _is_first_process():
+    if is_first_process():
         print(json.dumps(_strict(result), indent=2, allow_nan=False))
 
 
 def print_lines(*lines: str) -> None:
     """Print lines of a readable result."""
-    if _is_first_process():
+    if is_first_process():
         print("\n".join(lines))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; all columns but those of words are flush right."""
-    if not _is_first_process():
+    if not is_first_process():
         return
     terminal = sys.stdout.isatty()
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -116,6 +116,6 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
     """Under torchrun every process runs the command; one of them speaks."""
     return os.environ.get("RANK", "0") == "0"

@@ -58,14 +58,25 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def write_parquet(frame: pd.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a frame as Parquet, without its index, with ``metadata`` in the file's schema."""
+    write_parquets({path: frame}, metadata)
+
+
+def write_parquets(frames: Mapping[Path, pd.DataFrame], metadata: Mapping[str, str]) -> None:
+    """Write several frames, each as :func:`write_parquet` does; none where one cannot be written.
+
+    The files take their names when all are written, the first of them last: where it is there, so
+    are the others.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    schema_metadata = dict(table.schema.metadata or {})
-    schema_metadata[METADATA_KEY] = json.dumps(dict(metadata), sort_keys=True).encode()
-    with atomic_path(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(schema_metadata), temporary)
+    encoded = json.dumps(dict(metadata), sort_keys=True).encode()
+    with contextlib.ExitStack() as stack:
+        for path, frame in frames.items():
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            schema_metadata = dict(table.schema.metadata or {}) | {METADATA_KEY: encoded}
+            temporary = stack.enter_context(atomic_path(path))
+            pq.write_table(table.replace_schema_metadata(schema_metadata), temporary)
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:

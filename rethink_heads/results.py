@@ -22,7 +22,14 @@ from rethink_heads.measure.measurements import Measurements
 from rethink_heads.plots import figures
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.style import NothingToDrawError
-from rethink_heads.statistics.comparison import STATISTICS, Side, compare
+from rethink_heads.statistics.comparison import (
+    COMPARED_RESPONSES,
+    STATISTICS,
+    Side,
+    compare,
+    compare_decay,
+    compare_responses,
+)
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
@@ -61,8 +68,9 @@ def compute_tables(
         "iou_low" and "iou_high"), "score_by_iou", "regressed_iou", "error_components",
         "error_components_by_iou", "spatial_correlation" (mean over distinct cell pairs),
         "correlation_maps" (detector, head, kind, cell_a, cell_b, cosine), "decay", "displacement",
-        "cells", "response_summary", "comparisons" and "comparisons_by_iou" (fc less conv, see
-        :func:`compared_sides`). What was not measured has an empty frame.
+        "cells", "response_summary", and "comparisons", "comparisons_by_iou" and
+        "comparisons_sensitivity" (fc less conv, see :func:`compared_sides`). What was not measured
+        has an empty frame.
     """
     m = measurements
     options: Options = {"seed": seed}
@@ -87,6 +95,7 @@ def compute_tables(
         "response_summary": _stack(summaries),
         "comparisons": _comparisons(m, STATISTICS, options),
         "comparisons_by_iou": _comparisons(m, COMPARED_BY_IOU, options, by_bin=True),
+        "comparisons_sensitivity": _sensitivity_comparisons(m, options),
     }
 
 
@@ -243,4 +252,17 @@ def _comparisons(
                 log.info("no comparison of %s: %s", statistic, reason)
                 break
             frames.append(found if by_bin else _with_range(found, ends, after=2))
+    return _stack(frames)
+
+
+def _sensitivity_comparisons(measurements: Measurements, options: Options) -> pd.DataFrame:
+    """Decay and responses of every pair of sides."""
+    comparisons = {"decay": compare_decay}
+    comparisons |= {kind: partial(compare_responses, kind=kind) for kind in COMPARED_RESPONSES}
+    frames = []
+    for (a, b), (name, compared) in product(compared_sides(measurements), comparisons.items()):
+        try:
+            frames.append(compared(measurements, a=a, b=b, **options))
+        except UserError as reason:
+            log.info("no comparison of %s: %s", name, reason)
     return _stack(frames)

@@ -1,6 +1,6 @@
 """A run folder: one detector's settings and everything made from it.
 
-Layout (every file is written whole or not at all, see :mod:`rethink_heads.files`)::
+Layout (every file but log.txt is written whole or not at all, see :mod:`rethink_heads.files`)::
 
     config.yaml              the settings the detector is trained with
     log.txt                  what was done, and when
@@ -19,16 +19,22 @@ that stand for the rest; so it never takes the place of another.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from rethink_heads import files
+from rethink_heads import __version__, files
 from rethink_heads.config import Config
 from rethink_heads.errors import UserError
 
 CONFIG_NAME = "config.yaml"
 DEFAULT_MEASUREMENTS = "default"
+# How much is done at once changes nothing that is measured.
+NOT_MEASURED = {"memory_mb"}
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
+
+logger = logging.getLogger(__name__)
 
 
 def default_runs_root() -> Path:
@@ -139,6 +145,19 @@ class Run:
         """Return the folder of the figures made from the measurements of that name."""
         return self.figures_dir if name == DEFAULT_MEASUREMENTS else self.figures_dir / name
 
+    def log(self, text: str) -> None:
+        """Append a line to the log, after the time (UTC) and the package's version.
+
+        A log that cannot be written stops nothing: a run may be read where it cannot be changed.
+        """
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        line = f"{now} rethink-heads {__version__} {' '.join(text.splitlines())}\n"
+        try:
+            with open(self.log_path, "a", encoding="utf-8", newline="\n") as stream:
+                stream.write(line)
+        except OSError as error:
+            logger.warning("cannot write %s: %s", self.log_path, error.strerror or error)
+
 
 def measurements_name(own: Config, chosen: Config, seed: int) -> str:
     """Name the measurements of a run made with other test data, measuring settings or seed.
@@ -154,10 +173,10 @@ def measurements_name(own: Config, chosen: Config, seed: int) -> str:
     """
     annotations, images = chosen.data.paths("test")
     same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
-    if same_data and own.measuring == chosen.measuring and own.seed == seed:
+    measuring = chosen.measuring.model_dump_json(exclude=NOT_MEASURED)
+    same_measuring = own.measuring.model_dump_json(exclude=NOT_MEASURED) == measuring
+    if same_data and same_measuring and own.seed == seed:
         return DEFAULT_MEASUREMENTS
-    # How much is done at once changes nothing that is measured.
-    measuring = chosen.measuring.model_dump_json(exclude={"memory_mb"})
     text = "\n".join([files.sha256(annotations), str(images.resolve()), measuring, str(seed)])
     split = chosen.data.test_split
     if chosen.data.test_annotations is not None:

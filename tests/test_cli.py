@@ -15,10 +15,13 @@ from typer.testing import CliRunner
 
 from rethink_heads import __version__
 from rethink_heads.cli import app
+from rethink_heads.commands.alike import check_alike
+from rethink_heads.commands.figures import is_drawn
 from rethink_heads.config import Config, load_preset
 from rethink_heads.console import print_json, work
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
@@ -63,8 +66,7 @@ def test_help_shows_an_example(command: str) -> None:
     assert result.exit_code == 0
     assert f"rethink-heads {command}" in result.stdout
     assert "Example" in result.stdout
-    options = ["--run", "--json", "--seed"]
-    options += ["--device"] if command != "figures" else []
+    options = ["--run", "--json", "--seed", "--device"]
     options += ["--data", "--annotations", "--images"] if command in READS_DATA else []
     for option in options:
         assert option in result.stdout
@@ -104,6 +106,16 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     result = runner.invoke(app, ["demo"])
     assert result.exit_code == 130
     assert result.stderr == "interrupted; run the same command again to go on\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_seeds_out_of_range(command: str, seed: str) -> None:
+    result = runner.invoke(app, [command, "--seed", seed], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--seed" in result.stderr
+    assert "4294967295" in result.stderr
 
 
 @pytest.mark.parametrize("command", [*READS_DATA, "figures"])
@@ -229,6 +241,112 @@ def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
     )
 
 
+def second(run: Run, name: str, *overrides: str) -> Run:
+    """A run like another, with other settings."""
+    made = Run.create(run.path.parent / name, run.config.with_overrides(list(overrides)))
+    made.checkpoints.mkdir()
+    made.detector_path.write_bytes(run.detector_path.read_bytes())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("override", "says", "remedy"),
+    [
+        ("seed=1", "measuring seed 0 and 1", "--seed N"),
+        ("measuring.grid_steps=5", "measuring.grid_steps 3 and 5", "measuring.grid_steps=VALUE"),
+        ("data.test_split=other", "annotations ", "--annotations FILE and --images DIR"),
+    ],
+)
+def test_runs_that_would_not_be_measured_alike(
+    run: Run, data: Path, override: str, says: str, remedy: str
+) -> None:
+    write_coco(data, "other", images=2)
+    both = ("--run", run.path, "--run", second(run, "b", override).path)
+    message = fails(
+        "correlate", *both, says=f"fc and b cannot be compared object by object, {says}"
+    )
+    assert f"; give {remedy}" in message
+    assert not list(run.path.rglob("*.parquet"))
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_figures_of_runs_measured_unlike_and_then_alike(run: Run, tmp_path: Path) -> None:
+    other = second(run, "b", "seed=1")
+    for each in (run, other):
+        assert runner.invoke(app, ["correlate", "--run", str(each.path)]).exit_code == 0
+    both = ("--run", str(run.path), "--run", str(other.path))
+    to = ("--output", str(tmp_path / "both"))
+    says = "measuring seed 0 and 1; measure them alike first (rethink-heads correlate"
+    fails("figures", *both, *to, says=says)
+    result = runner.invoke(app, ["correlate", *both, "--seed", "0"])
+    assert result.exit_code == 0, result.stderr
+    (name,) = {path.name for path in other.measurements_dir.iterdir()} - {"default"}
+    names = ("--measurements", "default", "--measurements", name)
+    result = runner.invoke(app, ["figures", *both, *to, *names])
+    assert result.exit_code == 0, result.stderr
+    fails("figures", *both, *to, *names, "--measurements", "x", says="3 times --measurements")
+
+
+def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
+    write_coco(data, images=3)
+    few, all_of_them = ({"images": "2", "seed": "0"}, {"images": "3", "seed": "0"})
+    check_alike([run, run], [few, few])
+    with pytest.raises(UserError, match=r"number of images 2 and 3; give --max-images N"):
+        check_alike([run, run], [few, all_of_them])
+
+
+@pytest.fixture
+def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds, and other tests see to it."""
+    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+
+
+@pytest.mark.usefixtures("tables_only")
+def test_what_was_drawn_is_known_by_all_files_and_the_seed(run: Run) -> None:
+    assert runner.invoke(app, ["correlate", "--run", str(run.path)]).exit_code == 0
+    assert not is_drawn(run, "default", 0)
+    result = runner.invoke(app, ["figures", "--run", str(run.path), "--device", "cpu"])
+    assert result.exit_code == 0, result.stderr
+    assert is_drawn(run, "default", 0)
+    assert not is_drawn(run, "default", 1)
+    maps = run.measurements() / "maps.parquet"
+    maps.write_bytes(maps.read_bytes() + b"0")
+    assert not is_drawn(run, "default", 0)
+
+
+def test_the_log_says_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["correlate", "--run", str(run.path)]
+    monkeypatch.setattr("sys.argv", ["/somewhere/rethink-heads", *words])
+    assert runner.invoke(app, words).exit_code == 0
+    lines = run.log_path.read_text().splitlines()
+    command = f"rethink-heads correlate --run {run.path}"
+    assert [line.partition(f" rethink-heads {__version__} ")[2] for line in lines] == [
+        f"measuring default begins: {command}",
+        f"measuring default ends: {command}",
+    ]
+
+
+def test_evaluate_checks_all_heads_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("nothing is to be evaluated before all heads are known")
+
+    other = Run.create(run.path.parent / "conv", run.config.model_copy(update={"head": "conv"}))
+    other.checkpoints.mkdir()
+    other.detector_path.touch()
+    monkeypatch.setattr("rethink_heads.training.evaluation.evaluate", refuse)
+    both = ("--run", run.path, "--run", other.path)
+    fails("evaluate", *both, "--head", "fc", says="conv has no head 'fc'; it has conv")
+
+
+def test_scores_by_iou_are_printed(run: Run) -> None:
+    result = runner.invoke(app, ["correlate", "--run", str(run.path), "--iou-range", "0.9", "1"])
+    assert result.exit_code == 0, result.stderr
+    _, _, table = result.stdout.partition("mean [95% interval] ± standard deviation")
+    rows = [line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│")]
+    assert rows == ["0.90 - 0.95", "0.95 - 1.00"]
+    assert table.count("±") >= 1
+
+
 def test_figures_of_nothing(run: Run) -> None:
     fails("figures", "--run", run.path, says="nothing was measured")
 
@@ -303,6 +421,52 @@ def test_no_run_yet_trains_the_demos_detector_first(
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["head"] == "fc"
     assert trained == [Path("runs/demo")]
+
+
+def refuse_to_train(*args: object) -> None:
+    raise AssertionError("nothing is to be trained")
+
+
+@pytest.mark.parametrize("command", READS_DATA)
+def test_mistakes_are_found_before_the_demo_is_trained(
+    command: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    none = tmp_path / "none.json"
+    fails(command, "--images", data, says="--images go together")
+    fails(command, "--annotations", none, "--images", data, says="no such annotation file")
+    fails(command, "--data", tmp_path / "none", says="no such data folder")
+    fails(command, "--max-images", "0", says="measuring.images")
+    fails(command, "--device", "tpu", says="'tpu'")
+    fails(command, "--head", "zork", says="unknown head 'zork'")
+    if command != "evaluate":
+        fails(command, "--grid-steps", "4", says="must be odd")
+        fails(command, "measuring.image=3", says="'measuring.images'")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_classes_are_compared_before_the_demo_is_trained(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(data, "train")
+    content = write_coco(tmp_path / "other")
+    content["categories"][1]["name"] = "blue"
+    write_annotations(tmp_path / "other", content)
+    preset = load_preset("shapes-tiny", "fc", [f"data.source={data}"])
+    (tmp_path / "small.yaml").write_text(preset.to_yaml())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rethink_heads.commands.sessions.DEMO_PRESET", "small.yaml")
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    assert "blue" in fails("correlate", "--data", tmp_path / "other", says="classes")
+
+
+def test_the_demo_refuses_a_run_of_another_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    says = "is a run of seed 0; choose another folder for seed 1 with --run"
+    fails("demo", "--run", run.path, "--seed", "1", says=says)
+    run.detector_path.unlink()
+    fails("demo", "--run", run.path, "--seed", "1", says=says)
 
 
 def test_json_is_strict_and_alone_on_standard_output(capfd: pytest.CaptureFixture[str]) -> None:

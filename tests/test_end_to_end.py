@@ -130,7 +130,7 @@ def test_evaluate_gives_every_reading(run: Run) -> None:
         assert result["images"] == IMAGES
         assert 0 <= result["AP"] <= result["AP50"] <= 1
         # There is no large object.
-        assert result["APl"] is None or result["APl"] == -1
+        assert result["APl"] is None
     one = call_json("evaluate", "--run", run.path, "--head", "conv", "--max-images", 2)
     assert [(r["head"], r["images"]) for r in one["results"]] == [("conv", 2)]
 
@@ -222,6 +222,13 @@ def test_sensitivity(run: Run) -> None:
     }
     (of_all,) = (row for row in result["comparisons"] if row["size"] == "all")
     assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
+    assert {row["size"] for row in result["decay_comparisons"]} >= {"all"}
+    of_responses = [row for row in result["response_comparisons"] if row["size"] == "all"]
+    # Four quantities of the displacement, one of each kind of cell.
+    pairs = {(row["a"], row["b"]) for row in of_responses}
+    assert len(of_responses) == 6 * len(pairs)
+    assert ("demo/fc", "demo/conv") in pairs
+    assert "drop_dx of displacement_score" in call("sensitivity", "--run", run.path)
     assert "fc6's weights" in call("sensitivity", "--run", run.path, "--head", "fc")
 
 

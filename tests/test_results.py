@@ -15,7 +15,7 @@ from rethink_heads.results import (
     write_figures,
     write_tables,
 )
-from rethink_heads.statistics.comparison import STATISTICS, compare
+from rethink_heads.statistics.comparison import STATISTICS, compare, compare_responses
 from rethink_heads.statistics.correlation import pearson
 from tests.synthetic_measurements import synthetic_measurements
 
@@ -36,6 +36,7 @@ TABLES = {
     "response_summary",
     "comparisons",
     "comparisons_by_iou",
+    "comparisons_sensitivity",
 }
 FIGURES = (
     "figure2",
@@ -93,6 +94,25 @@ def test_comparisons_hold_every_statistic(measurements: Measurements, tables: Ta
     pd.testing.assert_frame_equal(upper[columns].reset_index(drop=True), expected)
     assert (table["statistic"] == "spatial_correlation").sum() == 4
     assert len(tables["comparisons_by_iou"]) == 3 * 4 * 20
+
+
+def test_comparisons_of_sensitivity_hold_decay_and_responses(
+    measurements: Measurements, tables: Tables
+):
+    table = tables["comparisons_sensitivity"]
+    assert table.groupby(["kind", "quantity"]).size().to_dict() == {
+        ("spatial_correlation", "decay"): 4 * 8,
+        ("displacement_score", "drop_dx"): 4,
+        ("displacement_score", "drop_dy"): 4,
+        ("displacement_score", "half_width_dx"): 4,
+        ("displacement_score", "half_width_dy"): 4,
+        ("cell_score", "mean_absolute_change"): 4,
+        ("cell_iou", "mean_absolute_change"): 4,
+    }
+    sides = (("demo", "fc"), ("demo", "conv"))
+    expected = compare_responses(measurements, "cell_iou", *sides, replicates=REPLICATES)
+    found = table.loc[table["kind"] == "cell_iou", list(expected.columns)]
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected)
 
 
 def test_correlation_maps_are_whole(tables: Tables):
@@ -159,7 +179,9 @@ def test_one_head_of_one_image_and_size_is_written_without_intervals(tmp_path: P
     )
     tables = compute_tables(measurements, replicates=REPLICATES)
     assert tables["pcc"]["low"].isna().all()
-    assert set(write_tables(tables, tmp_path)) == TABLES - {"comparisons", "comparisons_by_iou"}
+    assert set(write_tables(tables, tmp_path)) == {
+        name for name in TABLES if not name.startswith("comparisons")
+    }
     some = {name: tables[name] for name in ("pcc", "spearman", "cells")}
     assert names(write_figures(some, tmp_path)) == {"figure3", "cells"}
 

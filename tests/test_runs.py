@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from rethink_heads import __version__
 from rethink_heads.config import Config, load_preset
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, measurements_name
@@ -73,6 +75,30 @@ def test_the_runs_own_measurements_are_the_default_ones(config: Config, coco_fol
         test_images=coco_folder / "val",
     )
     assert measurements_name(config, spelled_out, config.seed) == "default"
+
+
+def test_the_memory_used_makes_no_other_measurements(config: Config) -> None:
+    frugal = config.with_overrides(["measuring.memory_mb=64"])
+    assert measurements_name(config, frugal, config.seed) == "default"
+    fewer = config.with_overrides(["measuring.images=5"])
+    both = fewer.with_overrides(["measuring.memory_mb=64"])
+    assert measurements_name(config, both, 0) == measurements_name(config, fewer, 0)
+
+
+def test_the_log_gets_a_line_at_a_time(
+    tmp_path: Path, config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run.create(tmp_path / "a", config)
+    run.log("training\nbegins")
+    run.log("training ends")
+    lines = run.log_path.read_text().splitlines()
+    expected = ("training begins", "training ends")
+    for line, text in zip(lines, expected, strict=True):
+        assert re.fullmatch(rf"[\d-]+T[\d:]+Z rethink-heads {__version__} {text}", line)
+    run.log_path.unlink()
+    run.log_path.mkdir()
+    run.log("this has no place")
+    assert "cannot write" in caplog.text
 
 
 def test_other_measurements_have_names_of_their_own(config: Config, coco_folder: Path) -> None:

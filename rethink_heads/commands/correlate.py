@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,7 +26,7 @@ from rethink_heads.commands.options import (
 )
 from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
 from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
-from rethink_heads.console import interval, print_json, print_table
+from rethink_heads.console import interval, number, print_json, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +79,10 @@ def command(
     report(found, iou_range, as_json)
 
 
-def report(found: Study, iou_range: tuple[float, float], as_json: bool) -> None:
-    """Print the correlations of a study and how its heads differ."""
+def report(
+    found: Study, iou_range: tuple[float, float], as_json: bool, curves: bool = True
+) -> None:
+    """Print the correlations of a study, the scores by IoU (``curves``), how its heads differ."""
     import pandas as pd
 
     from rethink_heads.statistics.correlation import pearson, spearman
@@ -101,6 +104,8 @@ def report(found: Study, iou_range: tuple[float, float], as_json: bool) -> None:
         print_json(_as_json(found, by_size, differences, iou_range))
     else:
         print_correlations(found, by_size, iou_range)
+        if curves:
+            print_scores(found, iou_range)
         if len(differences):
             print_differences(differences[differences["statistic"] != "object_pcc"])
 
@@ -153,6 +158,41 @@ def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[flo
         ["run", "head", "size", "PCC", "mean PCC of objects", "Spearman", "objects", "proposals"],
         rows,
     )
+
+
+def print_scores(found: Study, iou_range: tuple[float, float]) -> None:
+    """Print the score by IoU of the proposal: mean and standard deviation in each bin."""
+    from rethink_heads.statistics.correlation import score_by_iou
+
+    def cell(row: dict[str, Any]) -> str:
+        mean = interval(row, "mean", "mean_low", "mean_high")
+        return mean if mean == "-" else f"{mean} ± {number(row['std'])}"
+
+    scores = score_by_iou(found.selected, seed=found.seed)
+    middle = (scores["iou_low"] + scores["iou_high"]) / 2
+    title = "Score by IoU of the proposal, all sizes: mean [95% interval] ± standard deviation"
+    print_by_bin(found, scores[middle.between(*iou_range)], title, cell)
+
+
+def print_by_bin(
+    found: Study, curves: pd.DataFrame, title: str, cell: Callable[[dict[str, Any]], str]
+) -> None:
+    """Print a curve over all sizes: a row for each bin, a column for each head."""
+    of_all = {
+        side: records(curves, detector=side[0], head=side[1], size="all") for side in found.sides
+    }
+    rows = []
+    for bins in zip(*of_all.values(), strict=True):
+        first = bins[0]
+        rows.append(
+            [
+                f"{first['iou_low']:.2f} - {first['iou_high']:.2f}",
+                *(cell(row) for row in bins),
+                str(first["proposals"]),
+            ]
+        )
+    columns = ["proposal IoU", *("/".join(side) for side in of_all), "proposals"]
+    print_table(title, columns, rows)
 
 
 def print_differences(frame: pd.DataFrame) -> None:

@@ -17,7 +17,15 @@ from rethink_heads.commands.options import (
     SplitOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import DataChoice, chosen_heads, read_data, trained_runs
+from rethink_heads.commands.sessions import (
+    DataChoice,
+    MeasuringChoice,
+    chosen_heads,
+    logged,
+    read_data,
+    trained_runs,
+)
+from rethink_heads.commands.studies import known_heads
 from rethink_heads.console import number, print_json, print_table, work
 
 NAME = "evaluate"
@@ -41,26 +49,28 @@ def command(
 ) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data."""
     # Before the heavy imports, so that a mistake is told at once.
-    runs = trained_runs(run, device)
+    known_heads(head)
+    chosen = DataChoice(data, annotations, images, split)
+    runs = trained_runs(run, device, chosen, MeasuringChoice(images=max_images))
     import torch
 
     from rethink_heads.detectors.checkpoints import load_detector
     from rethink_heads.devices import resolve_device
+    from rethink_heads.heads import HEADS_OF
     from rethink_heads.measure.runner import check_classes
     from rethink_heads.training.evaluation import evaluate
 
-    chosen = DataChoice(data, annotations, images, split)
+    heads_of = [chosen_heads(HEADS_OF[each.config.head], head, str(each.path)) for each in runs]
     if seed is not None:
         torch.manual_seed(seed)
     records: list[dict[str, Any]] = []
-    for each in runs:
+    for each, heads in zip(runs, heads_of, strict=True):
         detector = load_detector(each.detector_path, resolve_device(device))
-        heads = chosen_heads(detector.heads, head, str(each.path))
         dataset = read_data(chosen.config(each.config))
         check_classes(detector.class_names, dataset.class_names)
         if max_images is not None:
             dataset = dataset.subset(max_images)
-        with work():
+        with logged(each, "evaluating"), work():
             precision = evaluate(detector, dataset)
         for name in heads:
             values = {metric: precision[name][metric] for metric in METRICS}

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rethink_heads.commands.alike import check_names, merged
 from rethink_heads.commands.options import JsonOption, SeedOption, reporting_errors
+from rethink_heads.commands.sessions import logged
 from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
@@ -44,13 +46,22 @@ OutputOption = Annotated[
     ),
 ]
 MeasurementsOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--measurements",
         metavar="NAME",
-        help="Which of the run's measurements (a folder in measurements/). Without it: all of one"
-        " run, the default ones of several.",
+        help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+        " name for all or one for each --run. Without it: all of one run, the default ones of"
+        " several.",
         show_default=False,
+    ),
+]
+NoDeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="Has no effect: no detector is touched. It is here so that every command has it.",
     ),
 ]
 
@@ -60,6 +71,7 @@ def command(
     run: FigureRunsOption = None,
     measurements: MeasurementsOption = None,
     output: OutputOption = None,
+    device: NoDeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,15 +80,16 @@ def command(
     seed = runs[0].config.seed if seed is None else seed
     written: list[Path] = []
     if len(runs) == 1 and output is None:
-        for name in [measurements] if measurements else measured_names(runs[0]):
+        for name in measurements or measured_names(runs[0]):
             written += draw_run(runs[0], name, seed)
     else:
         folder = output or runs[0].path.parent / "-".join(each.name for each in runs)
-        name = measurements or DEFAULT_MEASUREMENTS
-        from rethink_heads.measure.measurements import Measurements
-
-        loaded = Measurements.merge([load(each, name) for each in _distinct(runs)])
-        written = draw(loaded, folder / "tables", folder / "figures", seed)
+        check_names(runs)
+        names = _one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
+        found = [load(each, name) for each, name in zip(runs, names, strict=True)]
+        written = draw(
+            merged(runs, found, drawing=True), folder / "tables", folder / "figures", seed
+        )
     if as_json:
         print_json({"files": [str(path) for path in written]})
     else:
@@ -114,9 +127,10 @@ def load(run: Run, name: str) -> Measurements:
 
 def draw_run(run: Run, name: str, seed: int) -> list[Path]:
     """Write tables and figures of a run's measurements into the run, and note what was written."""
-    written = draw(load(run, name), run.tables(name), run.figures(name), seed)
+    with logged(run, f"drawing {name}"):
+        written = draw(load(run, name), run.tables(name), run.figures(name), seed)
     note = {
-        "measurements": _measurements_hash(run, name),
+        "measurements": _measurements_hashes(run, name),
         "seed": seed,
         "files": [path.relative_to(run.path).as_posix() for path in written],
     }
@@ -124,20 +138,23 @@ def draw_run(run: Run, name: str, seed: int) -> list[Path]:
     return written
 
 
-def is_drawn(run: Run, name: str) -> bool:
-    """Whether all tables and figures of a run's present measurements are there."""
+def is_drawn(run: Run, name: str, seed: int) -> bool:
+    """Whether all tables and figures of a run's present measurements are there, of that seed."""
     try:
         note = json.loads((run.figures(name) / NOTE_NAME).read_text(encoding="utf-8"))
         files = [run.path / file for file in note["files"]]
-        return note["measurements"] == _measurements_hash(run, name) and all(
-            path.is_file() for path in files
+        return (
+            note["measurements"] == _measurements_hashes(run, name)
+            and note["seed"] == seed
+            and all(path.is_file() for path in files)
         )
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _measurements_hash(run: Run, name: str) -> str:
-    return sha256(run.measurements(name) / "bins.parquet")
+def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
+    folder = run.measurements(name)
+    return {path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))}
 
 
 def draw(measurements: Measurements, tables: Path, figures: Path, seed: int) -> list[Path]:
@@ -153,9 +170,10 @@ def draw(measurements: Measurements, tables: Path, figures: Path, seed: int) -> 
         ]
 
 
-def _distinct(runs: list[Run]) -> list[Run]:
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two of the runs are called {name!r}; rename one of the folders")
-    return runs
+def _one_each(runs: list[Run], names: list[str]) -> list[str]:
+    if len(names) not in (1, len(runs)):
+        raise UserError(
+            f"{len(names)} times --measurements for {len(runs)} runs; give it once for all runs or"
+            " once for each --run, in their order"
+        )
+    return names if len(names) == len(runs) else names * len(runs)

@@ -20,6 +20,7 @@ Parameters = ParamSpec("Parameters")
 
 USER_ERROR_CODE = 2
 INTERRUPTED_CODE = 130
+MAX_SEED = 2**32 - 1
 
 RunOption = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False)
@@ -79,7 +80,14 @@ DeviceOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", metavar="N", help="Seed of every random choice.", show_default=False),
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        max=MAX_SEED,
+        help="Seed of every random choice.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[
     bool,

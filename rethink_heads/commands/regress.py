@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rethink_heads.commands.correlate import print_differences
+from rethink_heads.commands.correlate import print_by_bin, print_differences
 from rethink_heads.commands.options import (
     AnnotationsOption,
     DataOption,
@@ -106,23 +107,13 @@ def _as_json(
 
 
 def _print_curves(found: Study, curves: pd.DataFrame) -> None:
-    """Print a row for each bin and a column for each head: the regressed IoU, then the gain."""
-    of_all = {
-        side: records(curves, detector=side[0], head=side[1], size="all") for side in found.sides
-    }
-    columns = ["proposal IoU", *("/".join(side) for side in of_all), "proposals"]
     for title, value in (("IoU of the regressed box", "mean"), ("Gain over the proposal", "gain")):
-        rows = []
-        for bins in zip(*of_all.values(), strict=True):
-            first = bins[0]
-            rows.append(
-                [
-                    f"{first['iou_low']:.2f} - {first['iou_high']:.2f}",
-                    *(interval(row, value, f"{value}_low", f"{value}_high") for row in bins),
-                    str(first["proposals"]),
-                ]
-            )
-        print_table(f"{title} by IoU of the proposal, all sizes [95% interval]", columns, rows)
+        print_by_bin(
+            found,
+            curves,
+            f"{title} by IoU of the proposal, all sizes [95% interval]",
+            partial(interval, value=value, low=f"{value}_low", high=f"{value}_high"),
+        )
 
 
 def _print_errors(found: Study, errors: pd.DataFrame) -> None:

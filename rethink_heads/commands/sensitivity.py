@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.correlate import print_differences
@@ -23,7 +24,7 @@ from rethink_heads.commands.options import (
     reporting_errors,
 )
 from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
-from rethink_heads.commands.studies import Study, records, study
+from rethink_heads.commands.studies import Side, Study, records, study
 from rethink_heads.console import interval, print_json, print_table
 
 if TYPE_CHECKING:
@@ -87,13 +88,17 @@ def report(found: Study, as_json: bool) -> None:
     )
     responses = _of_heads(found, responses)
     differences = _differences(found, alike)
+    of_responses = _response_differences(found)
     if as_json:
-        print_json(_as_json(found, alike, by_distance, responses, differences))
+        print_json(_as_json(found, alike, by_distance, responses, differences, of_responses))
         return
     _print_alike(alike)
     _print_decay(by_distance)
     _print_responses(responses)
     print_differences(differences)
+    if not of_responses.empty:
+        named = of_responses["quantity"] + " of " + of_responses["kind"]
+        print_differences(of_responses.assign(statistic=named)[of_responses["size"] == "all"])
 
 
 def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
@@ -105,19 +110,46 @@ def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[by_run.index].reset_index(drop=True)
 
 
+def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Side, Side]]:
+    """Every two branches."""
+    of_objects = alike[alike["kind"] == "spatial_correlation"]
+    sides = dict.fromkeys(of_objects[["detector", "head"]].itertuples(index=False, name=None))
+    return list(itertools.combinations(sides, 2))
+
+
 def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
     """Compare the spatial correlation of every two branches."""
-    import itertools
-
     import pandas as pd
 
     from rethink_heads.statistics.comparison import compare
 
-    of_objects = alike[alike["kind"] == "spatial_correlation"]
-    sides = list(dict.fromkeys(of_objects[["detector", "head"]].itertuples(index=False, name=None)))
     frames = [
         compare(found.measurements, "spatial_correlation", a, b, seed=found.seed)
-        for a, b in itertools.combinations(sides, 2)
+        for a, b in _branch_pairs(alike)
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _decay_differences(found: Study, alike: pd.DataFrame) -> list[dict[str, Any]]:
+    """Compare the spatial correlation of every two branches, distance by distance."""
+    from rethink_heads.statistics.comparison import compare_decay
+
+    return [
+        row
+        for a, b in _branch_pairs(alike)
+        for row in records(compare_decay(found.measurements, a, b, seed=found.seed))
+    ]
+
+
+def _response_differences(found: Study) -> pd.DataFrame:
+    """Compare the responses of the pairs of heads that a study compares."""
+    import pandas as pd
+
+    from rethink_heads.statistics.comparison import COMPARED_RESPONSES, compare_responses
+
+    frames = [
+        compare_responses(found.measurements, kind, a, b, seed=found.seed)
+        for (a, b), kind in itertools.product(found.pairs, COMPARED_RESPONSES)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -128,12 +160,15 @@ def _as_json(
     by_distance: pd.DataFrame,
     responses: pd.DataFrame,
     differences: pd.DataFrame,
+    of_responses: pd.DataFrame,
 ) -> dict[str, Any]:
     return {
         "spatial_correlation": records(alike),
         "decay": records(by_distance),
         "responses": records(responses),
         "comparisons": records(differences),
+        "decay_comparisons": _decay_differences(found, alike),
+        "response_comparisons": records(of_responses),
         "provenance": found.measurements.provenance,
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rethink_heads.commands.alike import check_names
 from rethink_heads.config import Config, MeasuringConfig, load_preset
-from rethink_heads.console import say, work
+from rethink_heads.console import is_first_process, say, work
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 from rethink_heads.runs import Run, default_runs_root, measurements_name
@@ -84,56 +88,114 @@ class MeasuringChoice:
         )
 
 
+@contextlib.contextmanager
+def logged(run: Run, what: str) -> Iterator[None]:
+    """Note in a run's log, with the command's words, when something begins and how it ends."""
+    command = shlex.join(["rethink-heads", *sys.argv[1:]])
+
+    def note(state: str) -> None:
+        # Under torchrun every process runs the command; one of them notes it.
+        if is_first_process():
+            run.log(f"{what} {state}: {command}")
+
+    note("begins")
+    try:
+        yield
+    except BaseException as error:
+        note(f"stopped by {type(error).__name__}")
+        raise
+    note("ends")
+
+
 def train_run(path: Path, config: Config, device: str) -> Run:
     """Train into a folder, or go on where an interrupted training stopped."""
     from rethink_heads.training.train import train
 
     run = Run.create(path, config)
-    with work():
+    with logged(run, "training"), work():
         train(config, run, device)
     return run
 
 
-def demo_run(device: str, seed: int | None = None, path: Path | None = None) -> Run:
-    """Return the demo's run: runs/demo, trained first where there is none."""
+def demo_run(
+    device: str,
+    seed: int | None = None,
+    path: Path | None = None,
+    data: DataChoice | None = None,
+    measuring: MeasuringChoice | None = None,
+) -> Run:
+    """Return the demo's run: runs/demo, trained first where there is none.
+
+    Args:
+        device, seed, path: as on the command line.
+        data, measuring: what is to be read and measured then, checked before the training.
+
+    Raises:
+        UserError: the run there is of another seed, or a choice cannot be followed.
+    """
     path = path or default_runs_root() / "demo"
+    data, measuring = data or DataChoice(), measuring or MeasuringChoice()
     if path.exists():
         run = Run.open(path)
+        if seed is not None and seed != run.config.seed:
+            raise UserError(
+                f"{path} is a run of seed {run.config.seed}; choose another folder for"
+                f" seed {seed} with --run"
+            )
         if run.detector_path.is_file():
-            if seed is not None and seed != run.config.seed:
-                raise UserError(
-                    f"{path} was trained with seed {run.config.seed}; choose another folder for"
-                    f" seed {seed} with --run"
-                )
             return run
+        _check_choices(run.config, data, measuring, device)
         # Its settings, not the preset's of today: an interrupted training goes on.
         say(f"{path} is not fully trained: going on with it.")
         return train_run(path, run.config, device)
+    config = load_preset(DEMO_PRESET, DEMO_HEAD, seed=seed)
+    _check_choices(config, data, measuring, device)
     say(
         f"No run yet: training the demo's detector first ({DEMO_PRESET}, {DEMO_HEAD}) into {path};"
         " this takes some minutes."
     )
-    return train_run(path, load_preset(DEMO_PRESET, DEMO_HEAD, seed=seed), device)
+    return train_run(path, config, device)
 
 
-def trained_runs(paths: Sequence[Path] | None, device: str) -> list[Run]:
-    """Open runs that are trained; with none named, the demo's.
+def _check_choices(
+    config: Config, data: DataChoice, measuring: MeasuringChoice, device: str
+) -> None:
+    """Find a mistake in what is to be measured before minutes of training, not after them."""
+    from rethink_heads.devices import resolve_device
+
+    resolve_device(device)
+    chosen = measuring.config(data.config(config))
+    # The training reads the run's own data itself.
+    if data == DataChoice():
+        return
+    from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.measure.runner import check_classes
+
+    test_set = CocoDataset(*chosen.data.paths("test"))
+    train_set = CocoDataset(*config.data.paths("train"))
+    check_classes(train_set.class_names, test_set.class_names)
+
+
+def trained_runs(
+    paths: Sequence[Path] | None,
+    device: str,
+    data: DataChoice | None = None,
+    measuring: MeasuringChoice | None = None,
+) -> list[Run]:
+    """Open runs that are trained; with none named, the demo's (see :func:`demo_run`).
 
     Raises:
         UserError: a run is missing or untrained, or two have the same name.
     """
     if not paths:
-        return [demo_run(device)]
+        return [demo_run(device, data=data, measuring=measuring)]
     runs = [Run.open(path) for path in paths]
     for run in runs:
         if not run.detector_path.is_file():
             raise UserError(
                 f"{run.path} is not fully trained; go on with: rethink-heads train --run {run.path}"
             )
-    names = [run.name for run in runs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"two of the runs are called {name!r}; rename one of the folders")
+    check_names(runs)
     return runs
 
 
@@ -179,7 +241,7 @@ def measured(
         "model": run.config.model.model_dump_json(),
         "training": run.config.training.model_dump_json(),
     }
-    with work():
+    with logged(run, f"measuring {name}"), work():
         measurements = measure(
             detector,
             dataset,

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rethink_heads.commands.alike import check_alike, merged
 from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, measured, trained_runs
 from rethink_heads.config import HEADS
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run
+from rethink_heads.files import sha256
+from rethink_heads.runs import NOT_MEASURED, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,17 +89,18 @@ def study(
         branches: whether ``head`` may also name a branch of a double head that is no head itself.
 
     Raises:
-        UserError: a head or run is not there, or measuring fails.
+        UserError: a head or run is not there, measuring fails, or runs are not measured alike.
     """
-    heads = _known(head)
-    runs = trained_runs(run, device)
+    heads = known_heads(head)
+    runs = trained_runs(run, device, data, measuring)
     _check_heads(runs, heads, branches)
+    if len(runs) > 1:
+        # Before the measuring, which takes long.
+        check_alike(runs, [_planned(each, data, measuring, seed) for each in runs])
     found = [measured(each, data, measuring, seed, device) for each in runs]
-    from rethink_heads.measure.measurements import Measurements
-
     return Study(
         runs=runs,
-        measurements=Measurements.merge([measurements for measurements, _ in found]),
+        measurements=merged(runs, [measurements for measurements, _ in found]),
         names=[name for _, name in found],
         heads=heads,
         seed=runs[0].config.seed if seed is None else seed,
@@ -132,11 +135,31 @@ def one_or_several(heads: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
     return {"heads": heads, **rest}
 
 
-def _known(heads: Sequence[str] | None) -> list[str] | None:
+def known_heads(heads: Sequence[str] | None) -> list[str] | None:
+    """The heads asked for, each once; None asks for all.
+
+    Raises:
+        UserError: there is no such head in any detector.
+    """
     for head in heads or ():
         if head not in HEADS:
             raise UserError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
     return list(dict.fromkeys(heads)) if heads else None
+
+
+def _planned(
+    run: Run, data: DataChoice, measuring: MeasuringChoice, seed: int | None
+) -> dict[str, str]:
+    """What the provenance of a run's measurements will say, as far as runs must have it equal.
+
+    The number of images is left out: it also depends on how many the data has.
+    """
+    config = measuring.config(data.config(run.config))
+    return {
+        "data": sha256(config.data.paths("test")[0]),
+        "measuring": config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
+        "seed": str(run.config.seed if seed is None else seed),
+    }
 
 
 def _check_heads(runs: Sequence[Run], heads: Sequence[str] | None, branches: bool) -> None:

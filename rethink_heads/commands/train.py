@@ -26,7 +26,7 @@ from rethink_heads.runs import Run, default_runs_root
 
 NAME = "train"
 EXAMPLE = (
-    "Example: rethink-heads train --preset bccd-small --head conv --data ../shared/data/bccd"
+    "Example: rethink-heads train --preset bccd-small --head conv --data FOLDER"
     " --run runs/bccd-conv training.max_iterations=2000"
 )
 

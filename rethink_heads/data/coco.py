@@ -66,6 +66,7 @@ class CocoDataset(Dataset[Sample]):
         category_ids: the K category ids, ascending: ``category_ids[label]`` is the file's id.
         image_ids: in the order of the file.
         annotations_path, images_path: where the set was read from.
+        left_out_ids: ids of the file's degenerate and outside boxes; crowd boxes are not among them.
         fingerprint: SHA-256 of the annotation file, in hexadecimal.
     """
 
@@ -204,6 +205,8 @@ class CocoDataset(Dataset[Sample]):
         self._labels = labels[kept]
         self._areas = areas[kept].astype(np.float32)
         self._object_ids = ids[kept]
+        unusable = np.isin(fate, (_DEGENERATE, _OUTSIDE))
+        self.left_out_ids: frozenset[int] = frozenset(ids[unusable].tolist())
 
     def _check_images_exist(self) -> None:
         if not self.images_path.is_dir():

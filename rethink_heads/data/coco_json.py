@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
+import sys
 from pathlib import Path
 from typing import Any
 
 from rethink_heads.errors import UserError
+
+# Of int64 and of float32, in which ids and areas are kept.
+_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_AREA = 2.0**127
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
@@ -45,17 +51,21 @@ def records(content: dict[str, Any], name: str, where: str) -> list[dict[str, An
 def field(record: dict[str, Any], key: str, kind: str, where: str) -> Any:
     """Return ``record[key]``. Raises UserError when it is not there."""
     if key not in record:
-        name = f" {record['id']!r}" if "id" in record else ""
+        name = f" {reprlib.repr(record['id'])}" if "id" in record else ""
         raise UserError(f"{where} is not COCO: {kind}{name} has no '{key}'; mend the file")
     return record[key]
 
 
 def integer(record: dict[str, Any], key: str, kind: str, where: str) -> int:
-    """Return ``record[key]``. Raises UserError unless it is a whole number."""
+    """Return ``record[key]``. Raises UserError unless it is a whole number of at most 64 bits."""
     value = field(record, key, kind, where)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise UserError(f"{where}: {key} {value!r} of one {kind} is not a whole number; mend it")
-    return value
+        problem = "is not a whole number"
+    elif not -_LARGEST_INTEGER <= value <= _LARGEST_INTEGER:
+        problem = "is beyond 64 bits"
+    else:
+        return value
+    raise UserError(f"{where}: {key} {reprlib.repr(value)} of one {kind} {problem}; mend it")
 
 
 def parse_box(annotation: dict[str, Any], object_id: int, where: str) -> list[float]:
@@ -65,10 +75,12 @@ def parse_box(annotation: dict[str, Any], object_id: int, where: str) -> list[fl
         not isinstance(values, list)
         or len(values) != 4
         or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        # Whole numbers in JSON may have any number of digits.
+        or any(isinstance(v, int) and abs(v) > sys.float_info.max for v in values)
     ):
         raise UserError(
-            f"{where}: bbox {values!r} of annotation {object_id} is not four numbers x, y, width, "
-            "height; mend it"
+            f"{where}: bbox {reprlib.repr(values)} of annotation {object_id} is not four numbers "
+            "x, y, width, height; mend it"
         )
     return values
 
@@ -78,8 +90,11 @@ def parse_area(annotation: dict[str, Any], object_id: int, where: str) -> float:
     value = annotation.get("area")
     if value is None:
         return float("nan")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise UserError(f"{where}: area {value!r} of annotation {object_id} is not a size; mend it")
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value <= _LARGEST_AREA:
+        raise UserError(
+            f"{where}: area {reprlib.repr(value)} of annotation {object_id} is not a size; mend it"
+        )
     return float(value)
 
 

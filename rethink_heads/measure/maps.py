@@ -1,6 +1,6 @@
 """Maps of a head's spatial sensitivity: correlation of its output's cells, and two responses.
 
-Spatial correlation is the paper's (section 3.3, Figure 4); the responses to displacement and to
+Spatial correlation is the paper's (Wu et al., Figure 4); the responses to displacement and to
 zeroed cells are this project's. All are taken at the ground-truth box of an object.
 """
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet, write_parquet
+from rethink_heads.files import read_parquet, write_parquets
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
 
 SIZES = ("small", "medium", "large")
@@ -168,32 +168,45 @@ class Measurements:
         return cls(**frames, provenance=_merge_provenance(part.provenance for part in parts))
 
     def save(self, folder: Path) -> None:
-        """Write bins.parquet, rows.parquet and maps.parquet, each with the provenance."""
-        for name in _FRAMES:
-            write_parquet(getattr(self, name), Path(folder) / f"{name}.parquet", self.provenance)
+        """Write bins.parquet, rows.parquet and maps.parquet, each with the provenance.
+
+        Where one cannot be written, as on a full disk, the folder stays as it was.
+        """
+        frames = {Path(folder) / f"{name}.parquet": getattr(self, name) for name in _FRAMES}
+        write_parquets(frames, self.provenance)
 
     @classmethod
     def load(cls, folder: Path) -> Measurements:
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: a file is missing, damaged or not one of measurements.
+            UserError: a file is missing, damaged, not one of measurements, or of another
+                provenance than the others.
         """
         folder = Path(folder)
-        if not (folder / "bins.parquet").is_file():
-            raise UserError(f"no measurements in {folder}: bins.parquet is missing; measure first")
+        paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
+        for path in paths.values():
+            if not path.is_file():
+                raise UserError(
+                    f"no measurements in {folder}: {path.name} is missing; measure first"
+                )
         frames = {}
-        provenance: dict[str, str] = {}
-        for name in reversed(_FRAMES):
-            path = folder / f"{name}.parquet"
+        provenances: list[dict[str, str]] = []
+        for name, path in paths.items():
             frames[name], provenance = read_parquet(path)
+            provenances.append(provenance)
             try:
                 frames[name] = _conform(frames[name], _FRAMES[name], name)
             except (ValueError, TypeError) as error:
                 raise UserError(
                     f"{path} does not hold measurements ({error}); delete it and measure again"
                 ) from error
-        return cls(**frames, provenance=provenance)
+        if any(provenance != provenances[0] for provenance in provenances):
+            raise UserError(
+                f"the files in {folder} are not of one measuring: what they state of their making "
+                "differs; measure again"
+            )
+        return cls(**frames, provenance=provenances[0])
 
 
 def empty_frame(columns: dict[str, str]) -> pd.DataFrame:

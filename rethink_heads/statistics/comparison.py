@@ -20,6 +20,7 @@ from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
 from rethink_heads.statistics.by_bin import bin_ends, bin_sums
 from rethink_heads.statistics.correlation import object_pcc_sums, object_sums
 from rethink_heads.statistics.ranks import RANK_REPLICATES, resampled_spearman
+from rethink_heads.statistics.response import RESPONSE_KINDS, resampled_quantity
 from rethink_heads.statistics.selection import (
     ALL_SIZES,
     WHOLE_RANGE,
@@ -27,7 +28,13 @@ from rethink_heads.statistics.selection import (
     in_range,
     of_size,
 )
-from rethink_heads.statistics.spatial import correlation_sums
+from rethink_heads.statistics.spatial import (
+    OF_OBJECTS,
+    by_distance,
+    correlation_sums,
+    mean_over_objects,
+    stack,
+)
 from rethink_heads.statistics.sums import (
     PEARSON_SUMS,
     difference_of_means,
@@ -60,7 +67,12 @@ _ON_BINS = {
     "gain": _Statistic(("n", "sum_regressed_iou", "sum_iou"), difference_of_means),
     **{f"rms_{e}": _Statistic(("n", f"sum_{e}_{e}"), root_mean_square) for e in ERRORS},
 }
-STATISTICS = (*_ON_BINS, "object_pcc", "spearman", "spatial_correlation")
+STATISTICS = (*_ON_BINS, "object_pcc", "spearman", OF_OBJECTS)
+COMPARED_RESPONSES = {
+    "displacement_score": ("drop_dx", "drop_dy", "half_width_dx", "half_width_dy"),
+    "cell_score": ("mean_absolute_change",),
+    "cell_iou": ("mean_absolute_change",),
+}
 
 
 def compare(
@@ -115,6 +127,87 @@ def compare(
     return pd.concat(results, ignore_index=True)
 
 
+def compare_responses(
+    measurements: Measurements,
+    kind: str,
+    a: Side,
+    b: Side,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What the mean response maps of two heads come down to, and the differences a - b.
+
+    Quantities are those of ``response_summary`` that COMPARED_RESPONSES names: of
+    "displacement_score" the drops and half-widths, of the cells the mean absolute change.
+
+    Returns:
+        As :func:`compare`, with "kind" and "quantity" in place of "statistic". A size without
+        objects has no rows.
+
+    Raises:
+        UserError: unknown kind, a head without such maps, or no object that both have.
+    """
+    if kind not in COMPARED_RESPONSES:
+        raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
+    bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    frame_a, frame_b = _paired(_maps_of(measurements, kind), kind, a, b)
+    results = []
+    for size in ALL_SIZES:
+        of_a, of_b = of_size(frame_a, size), of_size(frame_b, size)
+        for quantity in COMPARED_RESPONSES[kind] if len(of_a) else ():
+            side_a, side_b = (
+                resampled_quantity(side, kind, quantity, bootstrap) for side in (of_a, of_b)
+            )
+            columns: dict[str, Any] = {"kind": kind, "quantity": quantity, "size": size}
+            columns |= {"a": "/".join(a), "b": "/".join(b), **_difference(side_a, side_b)}
+            results.append(pd.DataFrame(columns | {"objects": len(of_a)}))
+    return pd.concat(results, ignore_index=True)
+
+
+def compare_decay(
+    measurements: Measurements, a: Side, b: Side, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """Spatial correlation of two branches by the distance of cells, and the differences a - b.
+
+    Returns:
+        As :func:`compare`, with "kind" ("spatial_correlation") and "quantity" ("decay") in place
+        of "statistic", and one row per "distance" (see ``spatial.decay``). A size without objects
+        has no rows.
+
+    Raises:
+        UserError: a branch without such maps or with another RoI resolution, or no object that
+            both have.
+    """
+    bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    frame_a, frame_b = _paired(_maps_of(measurements, OF_OBJECTS), OF_OBJECTS, a, b)
+    results = []
+    for size in ALL_SIZES:
+        sides = [of_size(frame_a, size), of_size(frame_b, size)]
+        if sides[0].empty:
+            continue
+        maps = [stack(side) for side in sides]
+        if maps[0].shape != maps[1].shape:
+            raise UserError(
+                f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of cells, so "
+                "their correlations by distance cannot be compared"
+            )
+        distance = by_distance(maps[0])[0]
+        resampled = [
+            bootstrap.resample(mean_over_objects(side, by_distance(of)[2], bootstrap)[1], ratio)
+            for side, of in zip(sides, maps, strict=True)
+        ]
+        columns: dict[str, Any] = {"kind": OF_OBJECTS, "quantity": "decay", "size": size}
+        columns |= {"distance": distance, "a": "/".join(a), "b": "/".join(b)}
+        columns |= _difference(*resampled)
+        results.append(pd.DataFrame(columns | {"objects": len(sides[0])}))
+    return pd.concat(results, ignore_index=True)
+
+
+def _maps_of(measurements: Measurements, kind: str) -> pd.DataFrame:
+    return measurements.maps[measurements.maps["kind"] == kind]
+
+
 def _difference(a: Resampled, b: Resampled) -> dict[str, Any]:
     difference = a.less(b).estimate()
     columns = {
@@ -140,9 +233,8 @@ def _frame_of(
     """The rows that a statistic is computed from."""
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-    if statistic == "spatial_correlation":
-        maps = measurements.maps
-        return maps[maps["kind"] == "spatial_correlation"]
+    if statistic == OF_OBJECTS:
+        return _maps_of(measurements, statistic)
     frame = measurements.rows if statistic == "spearman" else measurements.bins
     return in_range(frame, iou_range)
 
@@ -178,7 +270,7 @@ def _resampled(
         return resampled_spearman(frame, bootstrap)
     if statistic == "object_pcc":
         return bootstrap.resample(object_pcc_sums(*object_sums(frame), bootstrap), ratio)
-    if statistic == "spatial_correlation":
+    if statistic == OF_OBJECTS:
         return bootstrap.resample(correlation_sums(frame, bootstrap), ratio)
     sums = bin_sums(bootstrap, frame, _ON_BINS[statistic].columns)
     return bootstrap.resample(sums if by_bin else sums.sum(axis=1), _ON_BINS[statistic].formula)

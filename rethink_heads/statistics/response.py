@@ -16,7 +16,7 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, Estimate, ImageBootstrap
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.selection import groups
 from rethink_heads.statistics.spatial import mean_over_objects, stack
 from rethink_heads.statistics.sums import ratio
@@ -82,12 +82,10 @@ def response_summary(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for keys, frame in _groups(measurements, kind):
-        maps = stack(frame)
-        if not len(maps):
+        if frame.empty:
             continue
-        for quantity, formula in _FORMULAS[kind].items():
-            values = np.abs(maps) if quantity == "mean_absolute_change" else maps
-            estimate = _of_mean_map(frame, values, bootstrap, formula)
+        for quantity in _FORMULAS[kind]:
+            estimate = resampled_quantity(frame, kind, quantity, bootstrap).estimate()
             results.append(
                 {
                     **keys,
@@ -115,17 +113,21 @@ def _groups(measurements: Measurements, kind: str) -> Iterator[tuple[dict[str, s
     return groups(maps, tuple(sorted(pairs)))
 
 
-def _of_mean_map(
-    frame: pd.DataFrame, values: Array, bootstrap: ImageBootstrap, formula: Formula
-) -> Estimate:
-    """A formula of the mean of objects' maps (O, S^2); its estimate is of shape ()."""
+def resampled_quantity(
+    frame: pd.DataFrame, kind: str, quantity: str, bootstrap: ImageBootstrap
+) -> Resampled:
+    """One of a summary's quantities, of shape (), from the maps of a kind of some objects."""
+    formula = _FORMULAS[kind][quantity]
+    values = stack(frame)
+    if quantity == "mean_absolute_change":
+        values = np.abs(values)
     _, sums = mean_over_objects(frame, values, bootstrap)
     side = math.isqrt(values.shape[1])
 
     def of_sums(summed: Array) -> Array:
         return formula(ratio(summed).reshape(-1, side, side))
 
-    return bootstrap.resample(sums, of_sums, np.asarray(sums[..., 0].any(axis=1))).estimate()
+    return bootstrap.resample(sums, of_sums, np.asarray(sums[..., 0].any(axis=1)))
 
 
 def _at_centre(maps: Array) -> Array:

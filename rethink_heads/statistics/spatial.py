@@ -83,20 +83,30 @@ def decay(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for keys, frame, maps in _correlation_maps(measurements):
-        distances = cell_distances(math.isqrt(maps.shape[1]))
-        group = np.rint(distances).astype(np.int64)
-        present = np.unique(group[group > 0])
-        in_group = np.stack([group == number for number in present], axis=1).astype(np.float64)
-        pairs = in_group.sum(axis=0)
-        values = maps @ in_group / pairs
+        distance, pairs, values = by_distance(maps)
         estimate, objects = _mean_over_objects(keys["kind"], frame, values, bootstrap)
-        columns: dict[str, Any] = {**keys, "distance": distances @ in_group / pairs}
+        columns: dict[str, Any] = {**keys, "distance": distance}
         columns |= {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
-        columns |= {"pairs": (pairs / 2).astype(np.int64), "objects": objects}
+        columns |= {"pairs": pairs, "objects": objects}
         results.append(pd.DataFrame(columns))
     if not results:
         return pd.DataFrame(columns=DECAY_COLUMNS)
     return pd.concat(results, ignore_index=True)[DECAY_COLUMNS]
+
+
+def by_distance(maps: Array) -> tuple[Array, npt.NDArray[np.int64], Array]:
+    """Correlation maps (O, S^4) by the distance of cells, in the G groups of :func:`decay`.
+
+    Returns:
+        The groups' mean distance (G,), their number of pairs (G,) and objects' means (O, G).
+    """
+    distances = cell_distances(math.isqrt(maps.shape[1]))
+    group = np.rint(distances).astype(np.int64)
+    present = np.unique(group[group > 0])
+    in_group = np.stack([group == number for number in present], axis=1).astype(np.float64)
+    ordered = in_group.sum(axis=0)  # each pair both ways
+    pairs = (ordered / 2).astype(np.int64)
+    return distances @ in_group / ordered, pairs, maps @ in_group / ordered
 
 
 def correlation_sums(frame: pd.DataFrame, bootstrap: ImageBootstrap) -> Array:

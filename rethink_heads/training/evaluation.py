@@ -41,10 +41,16 @@ def add_detections(
 def precision_by_head(
     results: Results, dataset: CocoDataset, heads: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images."""
+    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images.
+
+    Boxes that the dataset leaves out as degenerate or outside are not counted as missed.
+    """
     return {
         head: average_precision(
-            dataset.annotations_path, results.get(head, []), image_ids=list(dataset.image_ids)
+            dataset.annotations_path,
+            results.get(head, []),
+            image_ids=list(dataset.image_ids),
+            left_out=dataset.left_out_ids,
         )
         for head in heads
     }

@@ -126,6 +126,7 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
     ]
     dataset = CocoDataset(*write(tmp_path, content))
     assert dataset.box_counts == BoxCounts(objects=4, crowd=1, degenerate=4, outside=2, clipped=2)
+    assert dataset.left_out_ids == {3, 4, 5, 6, 7, 10}
     sample = dataset[0]
     assert sample.object_ids.tolist() == [1, 8, 9]
     assert sample.boxes.tolist() == [[5, 5, 15, 15], [0, 25, 6, 30], [30, 20, 40, 30]]
@@ -295,6 +296,22 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
         ("annotations", {"bbox": [1, 2, 3, "4"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
+        (
+            "annotations",
+            {"bbox": [1, 2, 10**400, 3]},
+            r"bbox \[1, 2, 10+\.\.\.0+, 3\] of .* not four",
+        ),
+        ("annotations", {"area": 10**400}, r"area 10+\.\.\.0+ of annotation 1 is not a size"),
+        ("annotations", {"area": 1e300}, r"area 1e\+300 of annotation 1 is not a size"),
+        (
+            "annotations",
+            {"id": 2**63},
+            "id 9223372036854775808 of one annotation is beyond 64 bits",
+        ),
+        ("annotations", {"image_id": 2**70}, "image_id 1180.* of one annotation is beyond 64 bits"),
+        ("images", {"id": -(2**63) - 1}, "id -9223.* of one image is beyond 64 bits"),
+        ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of one image is beyond 64 bits"),
+        ("categories", {"id": 2**64}, "id 1844.* of one category is beyond 64 bits"),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
         ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
         ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -178,4 +181,46 @@ def test_loading_a_file_of_something_else_names_it(tmp_path: Path) -> None:
     measure_image(5).save(tmp_path)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(UserError, match=r"rows\.parquet does not hold measurements"):
+        Measurements.load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("saved_before", [True, False])
+def test_a_disk_that_fills_up_while_saving_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, saved_before: bool
+) -> None:
+    if saved_before:
+        measure_image(5).save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    written = []
+    write = pq.write_table
+
+    def fills_up(table: object, path: Path) -> None:
+        written.append(path)
+        write(table, path)
+        if len(written) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", fills_up)
+    name = ("bins", "rows", "maps")[number - 1]
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/{name}\.parquet: No space left"):
+        measure_image(6).save(tmp_path)
+    assert len(written) == number
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["bins", "rows", "maps"])
+def test_loading_what_lacks_a_file_names_it(tmp_path: Path, name: str) -> None:
+    measure_image(5).save(tmp_path)
+    (tmp_path / f"{name}.parquet").unlink()
+    with pytest.raises(UserError, match=rf"no measurements in .*: {name}\.parquet is missing"):
+        Measurements.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bins", "rows", "maps"])
+def test_loading_files_of_two_measurings_is_refused(tmp_path: Path, name: str) -> None:
+    measure_image(5).save(tmp_path)
+    replace(measure_image(5), provenance={"seed": "1"}).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / f"{name}.parquet", tmp_path)
+    with pytest.raises(UserError, match="not of one measuring"):
         Measurements.load(tmp_path)

@@ -116,6 +116,33 @@ def test_images_without_objects_have_no_ap(two_boxes: Path) -> None:
     assert np.isnan(list(average_precision(two_boxes, [], image_ids=[2]).values())).all()
 
 
+def test_annotations_left_out_are_not_missed(two_boxes: Path) -> None:
+    content = json.loads(two_boxes.read_text())
+    for object_id, box in ((3, [5, 5, 0, 0]), (4, [500, 5, 20, 20])):
+        record = {**content["annotations"][0], "id": object_id, "bbox": box}
+        content["annotations"].append(record)
+    two_boxes.write_text(json.dumps(content))
+    boxes = ([10, 10, 20, 20], [50, 50, 60, 60])
+    detections = [{"image_id": 1, "category_id": 3, "bbox": box, "score": 0.9} for box in boxes]
+    assert average_precision(two_boxes, detections)["AP"] < 0.6
+    found = average_precision(two_boxes, detections, left_out={3, 4})
+    assert found["AP"] == found["APs"] == found["APm"] == pytest.approx(1.0)
+
+
+def test_leaving_out_is_as_if_the_file_lacked_them(shared_data: Path, tmp_path: Path) -> None:
+    path = annotation_files(shared_data)[0]
+    content = json.loads(path.read_text())
+    detections = random_detections(content, 5)
+    gone = {annotation["id"] for annotation in content["annotations"][::7]}
+    kept = [a for a in content["annotations"] if a["id"] not in gone]
+    (tmp_path / "kept.json").write_text(json.dumps({**content, "annotations": kept}))
+    expected = reference(tmp_path / "kept.json", detections, None)
+    found = average_precision(path, detections, left_out=gone)
+    np.testing.assert_allclose(
+        list(found.values()), list(expected.values()), rtol=0, atol=1e-12, equal_nan=True
+    )
+
+
 def test_bad_input_is_named(two_boxes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such annotation file: .*gone"):
         average_precision(tmp_path / "gone.json", [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -172,16 +171,6 @@ def test_spearman_of_a_score_that_does_not_vary_is_nan(simulate: Callable[..., A
     flat.rows["score"] = 0.25
     frame = spearman(flat, replicates=5)
     assert frame[["spearman", "low", "high"]].isna().all(axis=None)
-
-
-def test_spearman_is_quick() -> None:
-    generator = np.random.default_rng(0)
-    count = 100_000
-    rows = pd.DataFrame(generator.random((count, 2)), columns=["iou", "score"])
-    rows = rows.assign(weight=1.5, image_id=generator.integers(0, 500, size=count))
-    start = time.perf_counter()
-    resampled_spearman(rows, ImageBootstrap(range(500), 40))
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("size", SIZES)

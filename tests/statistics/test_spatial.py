@@ -14,9 +14,15 @@ import pytest
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
-from rethink_heads.statistics.comparison import compare
+from rethink_heads.statistics.comparison import (
+    COMPARED_RESPONSES,
+    compare,
+    compare_decay,
+    compare_responses,
+)
 from rethink_heads.statistics.response import response, response_summary
 from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+from tests.synthetic_measurements import synthetic_measurements
 
 Array = npt.NDArray[np.float64]
 SIDE = 3
@@ -151,6 +157,90 @@ def test_spatial_correlation_is_compared_pairwise(correlated: Measurements) -> N
     # conv's maps are those with an offset that all cells share.
     assert frame["excludes_zero"].all()
     assert (frame["difference"] < 0).all()
+
+
+A, B = ("run", "fc"), ("run", "conv")
+
+
+def test_decay_is_compared_pairwise(
+    correlated: Measurements, interval_by_hand: Callable[..., tuple[float, float]]
+) -> None:
+    frame = compare_decay(correlated, A, B, replicates=60)
+    alone = decay(correlated, replicates=5).set_index(["head", "size", "distance"])["mean"]
+    assert len(frame) == 4 * 3  # distances of 3 x 3 cells round to 1, 2 and 3
+    for _, row in frame.iterrows():
+        value_a, value_b = (alone[head, row["size"], row["distance"]] for head in ("fc", "conv"))
+        assert row["value_a"] == pytest.approx(value_a)
+        assert row["value_b"] == pytest.approx(value_b)
+        assert row["difference"] == pytest.approx(value_a - value_b)
+    # conv's maps are those with an offset that all cells share.
+    assert frame["excludes_zero"].all()
+    assert (frame["high"] < 0).all()
+    # The interval by hand: of the mean over objects of the differences of neighbours' cosines.
+    neighbours = np.array(
+        [
+            [abs(a % 3 - b % 3) + abs(a // 3 - b // 3) == 1 for b in range(CELLS)]
+            for a in range(CELLS)
+        ]
+    )
+    neighbours |= np.array(
+        [
+            [max(abs(a % 3 - b % 3), abs(a // 3 - b // 3)) == 1 for b in range(CELLS)]
+            for a in range(CELLS)
+        ]
+    )
+    differences = (maps_of(correlated, "fc") - maps_of(correlated, "conv"))[:, neighbours.ravel()]
+    images = correlated.maps.loc[correlated.maps["head"] == "fc", "image_id"].to_numpy()
+    by_image = np.array(
+        [differences[images == image].mean(axis=1).sum() for image in correlated.image_ids]
+    )
+    objects = len(differences) / len(by_image)
+    weights = ImageBootstrap(correlated.image_ids, 60).weights
+    count = len(by_image)
+    low, high = interval_by_hand(
+        weights @ by_image / (count * objects),
+        by_image.mean() / objects,
+        [np.delete(by_image, at).mean() / objects for at in range(count)],
+    )
+    row = frame[(frame["size"] == "all") & (frame["distance"] < 1.5)].iloc[0]
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("kind", COMPARED_RESPONSES)
+def test_responses_are_compared_pairwise(kind: str) -> None:
+    m = synthetic_measurements({"run": ("fc", "conv")}, images=12, objects_per_size=1, rows=False)
+    frame = compare_responses(m, kind, A, B, replicates=80)
+    back = compare_responses(m, kind, B, A, replicates=80)
+    alone = response_summary(m, kind, replicates=5)
+    alone = alone.set_index(["head", "size", "quantity"])["value"]
+    assert len(frame) == 4 * len(COMPARED_RESPONSES[kind])
+    for _, row in frame.iterrows():
+        assert row["value_a"] == alone["fc", row["size"], row["quantity"]]
+        assert row["value_b"] == alone["conv", row["size"], row["quantity"]]
+    np.testing.assert_array_equal(
+        frame["objects"], [12] * (len(frame) * 3 // 4) + [36] * (len(frame) // 4)
+    )
+    np.testing.assert_allclose(frame["difference"], frame["value_a"] - frame["value_b"])
+    for first, second in (("difference", "difference"), ("low", "high"), ("high", "low")):
+        np.testing.assert_allclose(frame[first], -back[second], atol=1e-9)
+    alike = compare_responses(m, kind, A, A, replicates=20)
+    assert (alike[["difference", "low", "high"]] == 0).all(axis=None)
+    assert not alike["excludes_zero"].any()
+    if kind != "cell_iou":
+        # The made-up fc-head is the steeper, and minds zeroed cells more.
+        assert frame.loc[frame["size"] == "all", "excludes_zero"].all()
+
+
+def test_responses_that_cannot_be_compared_are_said(correlated: Measurements) -> None:
+    with pytest.raises(UserError, match="no cell_iou measurements of run/fc"):
+        compare_responses(correlated, "cell_iou", A, B)
+    with pytest.raises(UserError, match="unknown response 'x'; there are displacement_score"):
+        compare_responses(correlated, "x", A, B)
+    maps = correlated.maps.copy()
+    finer = maps["head"] == "conv"
+    maps.loc[finer, "values"] = pd.Series([np.ones(256)] * finer.sum(), maps.index[finer])
+    with pytest.raises(UserError, match="run/fc and run/conv have different numbers of cells"):
+        compare_decay(Measurements(correlated.bins, maps=maps), A, B, replicates=5)
 
 
 def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> None:

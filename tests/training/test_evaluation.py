@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,18 @@ def test_a_subset_is_judged_by_its_own_images(data: Path) -> None:
     found = evaluate(FromAnnotations(dataset), dataset, progress=False)
     assert found["all"]["AP"] == pytest.approx(1.0)
     assert found["most"]["AP"] == pytest.approx(0.5)
+
+
+def test_boxes_that_the_dataset_leaves_out_are_not_missed(data: Path, tmp_path: Path) -> None:
+    annotations, images = resolve_split(str(data), "val")
+    content = json.loads(annotations.read_text())
+    for object_id, box in ((97, [5, 5, 0, 0]), (98, [500, 5, 20, 20])):
+        content["annotations"].append({**content["annotations"][0], "id": object_id, "bbox": box})
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path / "more.json", images)
+    assert dataset.left_out_ids == {97, 98}
+    found = evaluate(FromAnnotations(dataset), dataset, progress=False)
+    assert found["all"]["AP"] == pytest.approx(1.0)
 
 
 def test_results_of_several_images_and_heads_are_kept_apart(data: Path) -> None:

@@ -1,0 +1,93 @@
+"""What runs must have in common before their measurements are compared, object by object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run
+
+if TYPE_CHECKING:
+    from rethink_heads.measure.measurements import Measurements
+
+# By entry of the provenance: how a message calls it, and the options that make it equal.
+COMPARED = {
+    "data": ("annotations", "--data FOLDER, or --annotations FILE and --images DIR,"),
+    "images": ("number of images", "--max-images N"),
+    "seed": ("measuring seed", "--seed N"),
+}
+SHOWN_OF_A_HASH = 8
+
+
+def check_names(runs: Sequence[Run]) -> None:
+    """Measurements call a detector by its run's name, so no two may be equal.
+
+    Raises:
+        UserError: two runs have the same name.
+    """
+    names = [run.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two of the runs are called {name!r}; rename one of the folders")
+
+
+def check_alike(
+    runs: Sequence[Run], provenances: Sequence[Mapping[str, str]], drawing: bool = False
+) -> None:
+    """Refuse to compare measurements of different data, measuring settings or seeds.
+
+    Objects are paired by their ids; other data or other sampled proposals would be paired silently.
+
+    Args:
+        runs: whose measurements they are.
+        provenances: of each run; entries that are not given are not compared.
+        drawing: whether nothing is measured here, so that the remedy is another command.
+
+    Raises:
+        UserError: two runs differ; the message says in what, and which options make them equal.
+    """
+    first, *others = [_settings(provenance) for provenance in provenances]
+    for run, other in zip(runs[1:], others, strict=True):
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if not names:
+            continue
+        found = "; ".join(
+            f"{COMPARED.get(name, (name,))[0]} {_shown(first, name)} and {_shown(other, name)}"
+            for name in names
+        )
+        options = " ".join(COMPARED.get(name, ("", f"{name}=VALUE"))[1] for name in names)
+        remedy = f"give {options} to measure all runs alike"
+        if drawing:
+            remedy = (
+                "measure them alike first (rethink-heads correlate"
+                f" {' '.join(f'--run {each.path}' for each in runs)} {options.rstrip(',')})"
+                " and give a --measurements NAME for each run"
+            )
+        raise UserError(
+            f"{runs[0].name} and {run.name} cannot be compared object by object,"
+            f" they differ in: {found}; {remedy}"
+        )
+
+
+def merged(
+    runs: Sequence[Run], found: Sequence[Measurements], drawing: bool = False
+) -> Measurements:
+    """Merge the measurements of several runs after :func:`check_alike`."""
+    from rethink_heads.measure.measurements import Measurements
+
+    check_alike(runs, [measurements.provenance for measurements in found], drawing)
+    return Measurements.merge(found)
+
+
+def _settings(provenance: Mapping[str, str]) -> dict[str, str]:
+    settings = {name: provenance[name] for name in COMPARED if name in provenance}
+    for name, value in json.loads(provenance.get("measuring", "{}")).items():
+        settings[f"measuring.{name}"] = json.dumps(value)
+    return settings
+
+
+def _shown(settings: Mapping[str, str], name: str) -> str:
+    text = settings.get(name, "not stated")
+    return f"{text[:SHOWN_OF_A_HASH]}..." if name == "data" else text
