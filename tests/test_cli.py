@@ -114,8 +114,7 @@ def test_seeds_out_of_range(command: str, seed: str) -> None:
     result = runner.invoke(app, [command, "--seed", seed], env={"COLUMNS": "200"})
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "--seed" in result.stderr
-    assert "4294967295" in result.stderr
+    assert "Invalid value for '--seed'" in result.stderr
 
 
 @pytest.mark.parametrize("command", [*READS_DATA, "figures"])
@@ -254,7 +253,7 @@ def second(run: Run, name: str, *overrides: str) -> Run:
     [
         ("seed=1", "measuring seed 0 and 1", "--seed N"),
         ("measuring.grid_steps=5", "measuring.grid_steps 3 and 5", "measuring.grid_steps=VALUE"),
-        ("data.test_split=other", "annotations ", "--annotations FILE and --images DIR"),
+        ("data.test_split=other", "annotations ", "--data FOLDER, or --annotations FILE"),
     ],
 )
 def test_runs_that_would_not_be_measured_alike(
@@ -263,7 +262,9 @@ def test_runs_that_would_not_be_measured_alike(
     write_coco(data, "other", images=2)
     both = ("--run", run.path, "--run", second(run, "b", override).path)
     message = fails(
-        "correlate", *both, says=f"fc and b cannot be compared object by object, {says}"
+        "correlate",
+        *both,
+        says=f"fc and b cannot be compared object by object, they differ in: {says}",
     )
     assert f"; give {remedy}" in message
     assert not list(run.path.rglob("*.parquet"))

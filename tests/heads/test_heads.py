@@ -138,7 +138,7 @@ def test_non_local_groups_must_divide_the_width() -> None:
 
 
 def test_rebuilt_fc_output_sums_to_fc6() -> None:
-    """Over cells, W_ij x_ij adds up to fc6's output without its bias (paper section 3.3)."""
+    """Over cells, W_ij x_ij adds up to fc6's output without its bias (paper Figure 4)."""
     head = randomised(FCHead(3, channels=5, resolution=7, width=11))
     x = roi_features(4, 5, 7)
     rebuilt = head.output_map(x)

@@ -226,9 +226,10 @@ def test_responses_are_compared_pairwise(kind: str) -> None:
     alike = compare_responses(m, kind, A, A, replicates=20)
     assert (alike[["difference", "low", "high"]] == 0).all(axis=None)
     assert not alike["excludes_zero"].any()
+    certain = frame[(frame["size"] == "all") & ~frame["quantity"].isin(["drop_dx", "drop_dy"])]
     if kind != "cell_iou":
-        # The made-up fc-head is the steeper, and minds zeroed cells more.
-        assert frame.loc[frame["size"] == "all", "excludes_zero"].all()
+        # The made-up fc-head falls off sooner, and minds zeroed cells more.
+        assert certain["excludes_zero"].all()
 
 
 def test_responses_that_cannot_be_compared_are_said(correlated: Measurements) -> None:
