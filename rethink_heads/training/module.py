@@ -55,7 +55,7 @@ class DetectionModule(lightning.LightningModule):
         if not torch.isfinite(total):
             raise UserError(
                 f"the loss is not finite at iteration {self.global_step} "
-                f"({ {name: float(value) for name, value in losses.items()} }): "
+                f"({ {name: float(value.detach()) for name, value in losses.items()} }): "
                 "lower training.learning_rate, lengthen training.warmup_iterations or set training.gradient_clip"
             )
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]

@@ -87,7 +87,7 @@ def recording(
         record.images.append([digest(image) for image in batch[0]])
         record.rates.append(self.optimizers().param_groups[0]["lr"])
         loss = step(self, batch, batch_index)
-        record.losses.append(float(loss))
+        record.losses.append(float(loss.detach()))
         return loss
 
     def recorded_validation(self: DetectionModule, sample: Any, batch_index: int) -> None:

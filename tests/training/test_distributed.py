@@ -115,7 +115,9 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", config)
     with recording(stop_at=3), pytest.raises(KeyboardInterrupt):
         train(config, run, "cpu")
-    finished = torchrun("-m", "rethink_heads", "train", "--run", run.path, "--device", "cpu")
+    # The two dashes: torchrun has options of its own that begin with --run.
+    command = ["-m", "--", "rethink_heads", "train", "--run", run.path, "--device", "cpu"]
+    finished = torchrun(*command)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("trained:") == 1
     assert finished.stderr.count("goes on at iteration 2") == 1
