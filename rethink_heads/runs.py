@@ -74,7 +74,10 @@ class Run:
                 )
             if not changed:
                 return cls(path, config)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and not _is_free(path):
+            if (path / CONFIG_NAME).exists():
+                # Another process of the same torchrun has made it since the first look.
+                return cls.create(path, config)
             raise UserError(f"{path} exists and is not a run; choose another folder with --run")
         files.write_text(path / CONFIG_NAME, config.to_yaml())
         return cls(path, config)
@@ -204,3 +207,8 @@ def _flat(config: Config) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a folder holds nothing but hidden files, such as settings that are just being written."""
+    return path.is_dir() and all(entry.name.startswith(".") for entry in path.iterdir())

@@ -125,3 +125,16 @@ def test_results_of_other_measurements_are_kept_apart(tmp_path: Path, config: Co
     assert run.figures() == run.figures_dir
     assert run.tables("val-12345678") == run.tables_dir / "val-12345678"
     assert run.measurements("val-12345678").parent == run.measurements_dir
+
+
+def test_many_processes_make_one_run_at_once(tmp_path: Path) -> None:
+    """As torchrun's do: none takes another's half-made folder for something else."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    config = load_preset("shapes-tiny", "fc")
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(25):
+            paths = [tmp_path / str(number)] * 8
+            assert all(
+                run.config == config for run in pool.map(lambda p: Run.create(p, config), paths)
+            )
