@@ -3,12 +3,17 @@
 A *branch* is a head's module, on RoI features of its own: ``fc`` or ``conv``. A *head*, as the analyses name it, is a
 reading of the detector that gives one score per class and one box per class for a RoI: a branch by itself, or, for a
 Double-Head, the scores of one branch with the boxes of the other (see :data:`rethink_heads.heads.READINGS`).
+
+:class:`Detector` is all that a detector must have: names, and three methods (``notebooks/your_own_detector`` writes one
+in about 40 lines). What else it can do is a method more, each of which opens analyses: see :data:`OFFERS`. A detector
+without one loses these analyses, with a sentence, and nothing else.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,8 +21,9 @@ from torch import Tensor
 Features = Any
 """An image's features as a detector keeps them: opaque to the analyses, computed once an image."""
 
-RoIFeatures = dict[str, Tensor]
-"""By branch: pooled features of N boxes, (N, C, S, S)."""
+RoIFeatures: TypeAlias = dict[str, Tensor]
+"""Pooled features of N boxes, (N, C, S, S), by any name: our detectors pool for each branch. Empty where a detector
+cannot show them: then no cell of them can be zeroed, and ``predict`` answers from the boxes alone."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class HeadOutput:
     """What a head says of N boxes.
 
     Attributes:
-        scores: (N, K) probabilities of the foreground classes, in the dataset's order.
+        scores: (N, K) probabilities of the foreground classes, in the detector's order.
         boxes: (N, K, 4) boxes regressed for each class, xyxy in pixels of the original image, clipped to it.
     """
 
@@ -58,12 +64,7 @@ class Detector(Protocol):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the readings that the detector offers."""
-        ...
-
-    @property
-    def branches(self) -> tuple[str, ...]:
-        """Names of the modules that give output maps."""
+        """Names of the readings that the detector offers; ``fc`` and ``conv`` have their colours in every figure."""
         ...
 
     @property
@@ -75,10 +76,6 @@ class Detector(Protocol):
         """Features of an image, uint8 RGB (3, H, W)."""
         ...
 
-    def propose(self, image: Tensor) -> tuple[Features, Tensor]:
-        """Features of an image, uint8 RGB (3, H, W), and the detector's own proposals (M, 4), best first."""
-        ...
-
     def pool(self, features: Features, boxes: Tensor) -> RoIFeatures:
         """RoI features of boxes (N, 4), each branch with its own RoI enlargement."""
         ...
@@ -86,17 +83,69 @@ class Detector(Protocol):
     def predict(
         self, features: Features, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
-        """What each head says of boxes (N, 4) whose RoI features were pooled (and perhaps changed)."""
+        """What each head says of boxes (N, 4) whose RoI features were pooled (and perhaps changed).
+
+        It must be what the detector itself would say of these boxes.
+        """
         ...
 
-    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
-        """By branch: the output map (N, C, S, S); an fc-head's is rebuilt from its first layer."""
+
+@runtime_checkable
+class Proposing(Protocol):
+    """A detector that shows its own proposals."""
+
+    def propose(self, image: Tensor) -> tuple[Features, Tensor]:
+        """Features of an image, uint8 RGB (3, H, W), and the detector's own proposals (M, 4), best first."""
         ...
+
+
+@runtime_checkable
+class Detecting(Protocol):
+    """A detector that shows its final detections."""
+
+    def detect(self, image: Tensor) -> dict[str, Detections]:
+        """By head: final detections in an image, uint8 RGB (3, H, W)."""
+        ...
+
+
+@runtime_checkable
+class OutputMapping(Protocol):
+    """A detector that shows what its branches make of each RoI cell."""
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """By branch: the output map (N, C, S, S); an fc-head's is rebuilt from its first layer.
+
+        Empty where no branch has one.
+        """
+        ...
+
+
+@runtime_checkable
+class WeightMapping(Protocol):
+    """A detector that has weights for each RoI cell."""
 
     def weight_maps(self) -> dict[str, Tensor]:
         """By branch with a fully connected first layer: its weights by RoI cell, (weights, S, S)."""
         ...
 
-    def detect(self, image: Tensor) -> dict[str, Detections]:
-        """By head: final detections in an image, uint8 RGB (3, H, W)."""
-        ...
+
+OFFERS: Mapping[str, tuple[type, str]] = {
+    "propose": (Proposing, "the correlation on its own proposals (--stage rpn)"),
+    "detect": (
+        Detecting,
+        "the correlation on final detections (--stage detections), AP, TIDE's errors and calibration",
+    ),
+    "output_maps": (OutputMapping, "the spatial correlation of output maps"),
+    "weight_maps": (WeightMapping, "the spatial correlation of the first layer's weights"),
+}
+"""By method: the Protocol that has it, and the analyses that need it."""
+
+
+def offers(detector: object, method: str) -> bool:
+    """Whether a detector has one of the methods of :data:`OFFERS`."""
+    return isinstance(detector, OFFERS[method][0])
+
+
+def lacking(method: str) -> str:
+    """The sentence for a detector without one of the methods of :data:`OFFERS`."""
+    return f"it has no `{method}`, so it goes without {OFFERS[method][1]}"

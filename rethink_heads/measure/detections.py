@@ -10,7 +10,8 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.detectors.base import Detections, Detector
+from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet
 from rethink_heads.measure.by_image import frame_by_image
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
@@ -60,9 +61,11 @@ def detect_dataset(
         same score keep the detector's order.
 
     Raises:
-        UserError: the class names differ, or ``folder`` cannot be written.
+        UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
     """
     check_classes(detector.class_names, dataset.class_names)
+    if not isinstance(detector, Detecting):
+        raise UserError(f"{detector_name} cannot be evaluated: {lacking('detect')}")
     if isinstance(detector, torch.nn.Module):
         detector.eval()
 

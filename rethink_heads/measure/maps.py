@@ -15,7 +15,13 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from rethink_heads.boxes import clip
-from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.detectors.base import (
+    Detector,
+    Features,
+    OutputMapping,
+    RoIFeatures,
+    WeightMapping,
+)
 
 DISPLACEMENT_STEPS = 21
 MAX_DISPLACEMENT = 1.0
@@ -39,6 +45,8 @@ def spatial_correlation(output_map: Tensor) -> Tensor:
 
 def weight_correlations(detector: Detector) -> dict[str, Tensor]:
     """By branch with weights for each RoI cell (fc's fc6): their cosines, (S*S, S*S) float64."""
+    if not isinstance(detector, WeightMapping):
+        return {}
     return {
         branch: spatial_correlation(weights[None])[0].cpu()
         for branch, weights in detector.weight_maps().items()
@@ -47,6 +55,8 @@ def weight_correlations(detector: Detector) -> dict[str, Tensor]:
 
 def output_correlations(detector: Detector, exact: RoIFeatures) -> dict[str, Tensor]:
     """By branch: spatial correlation (S*S, S*S) of its output map for one box's RoI features."""
+    if not isinstance(detector, OutputMapping):
+        return {}
     return {
         branch: spatial_correlation(output_map)[0].cpu()
         for branch, output_map in detector.output_maps(exact).items()
@@ -102,8 +112,11 @@ def cell_responses(
 
     Returns:
         By head: change (zeroed - intact) of the score of the object's class, and of the IoU of the
-        regressed box with the object, each (S, S) float64.
+        regressed box with the object, each (S, S) float64. Empty where the detector shows no RoI
+        features.
     """
+    if not exact:
+        return {}
     resolutions = {tuple(pooled.shape[-2:]) for pooled in exact.values()}
     if len(resolutions) != 1:
         raise ValueError(f"the branches' RoI features differ in resolution: {sorted(resolutions)}")

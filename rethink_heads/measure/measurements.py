@@ -7,7 +7,7 @@ optional sample of raw rows and maps per object for the spatial analyses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,6 +135,16 @@ class Measurements:
                 of_objects = frame["object_id"].to_numpy() >= 0
                 keep &= frame["size"].isin(list(sizes)).to_numpy() | ~of_objects
             chosen[name] = frame[keep].reset_index(drop=True)
+        return Measurements(**chosen, provenance=dict(self.provenance))
+
+    def of_objects(self, objects: Collection[tuple[int, int]]) -> Measurements:
+        """The part with these objects, by image_id and object_id, and the maps of weights."""
+        wanted = pd.MultiIndex.from_tuples([*objects, (-1, -1)])
+        chosen = {}
+        for name in _FRAMES:
+            frame = getattr(self, name)
+            keys = pd.MultiIndex.from_frame(frame[["image_id", "object_id"]])
+            chosen[name] = frame[keys.isin(wanted)].reset_index(drop=True)
         return Measurements(**chosen, provenance=dict(self.provenance))
 
     @classmethod

@@ -164,12 +164,12 @@ def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
         memory_mb: bound on what the heads hold at once, in MiB.
 
     Returns:
-        1 or more; at most `MAX_CHUNK`, on a CPU `MAX_CHUNK_CPU`.
+        1 or more; at most `MAX_CHUNK`, on a CPU and without RoI features to judge by `MAX_CHUNK_CPU`.
     """
     size = sum(pooled[0].numel() * pooled.element_size() for pooled in roi_features.values())
     on_cpu = all(pooled.device.type == "cpu" for pooled in roi_features.values())
     most = MAX_CHUNK_CPU if on_cpu else MAX_CHUNK
-    return max(1, min(most, memory_mb * 2**20 // (size * MEMORY_PER_ROI_FEATURE)))
+    return max(1, min(most, memory_mb * 2**20 // max(1, size * MEMORY_PER_ROI_FEATURE)))
 
 
 def _respond(

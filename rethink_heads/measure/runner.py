@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ import torch
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.base import Detector
+from rethink_heads.detectors.base import OFFERS, Detector, lacking, offers
+from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
 from rethink_heads.measure.maps import flatten, weight_correlations
 from rethink_heads.measure.measurements import Measurements
@@ -26,11 +28,11 @@ logger = logging.getLogger(__name__)
 def measure(
     detector: Detector,
     dataset: CocoDataset,
-    detector_name: str,
-    config: MeasuringConfig,
-    seed: int,
-    folder: Path,
-    provenance: dict[str, str],
+    detector_name: str = "detector",
+    config: MeasuringConfig | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+    provenance: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Measurements:
     """Measure a detector's heads on a dataset's objects; see `Measurements` for what is measured.
@@ -44,17 +46,32 @@ def measure(
         detector: its class names must be the dataset's.
         dataset: cut to the first `config.images` images.
         detector_name: the value of the column "detector", a run's name.
-        config: which objects and proposals are measured.
+        config: which objects and proposals are measured; None: all of them.
         seed: of the choices among objects, proposals and rows.
-        folder: where the measurements are kept.
-        provenance: what else the measurements depend on, above all the hash of the weights. The
-            data, the configuration, the seed and the versions are added.
+        folder: where the measurements are kept; None keeps them nowhere, and an interruption loses them.
+        provenance: what else the measurements depend on, above all the hash of the weights; None is
+            that hash alone. The data, the configuration, the seed and the versions are added.
         progress: report on standard error.
 
     Raises:
         UserError: the class names differ, there is no object, or `folder` cannot be written.
     """
     check_classes(detector.class_names, dataset.class_names)
+    config = MeasuringConfig() if config is None else config
+    if provenance is None:
+        provenance = {"weights": fingerprint(detector)}
+    if folder is None:
+        with tempfile.TemporaryDirectory() as passing:
+            return measure(
+                detector,
+                dataset,
+                detector_name,
+                config,
+                seed,
+                Path(passing),
+                provenance,
+                progress,
+            )
     if config.images is not None:
         dataset = dataset.subset(config.images)
     if dataset.box_counts.objects == 0:
@@ -73,6 +90,7 @@ def measure(
     of_weights = _measure_weights(detector, detector_name)
     measured = Measurements.merge([parts.merge(dataset.image_ids), of_weights])
     measured.provenance = provenance
+    _say_what_is_lacking(measured, detector, detector_name)
     measured.save(folder)
     parts.remove()
     return measured
@@ -133,6 +151,27 @@ def _measure_images(
             part = measurer.measure(sample)
             parts.write(sample.image_id, part)
             report.advance(counted=len(part.objects))
+
+
+def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
+    """Say which analyses the detector, or each head of it, has to go without."""
+    kinds = set(measured.maps["kind"])
+    if not offers(detector, "weight_maps"):
+        logger.warning("%s: %s", detector_name, lacking("weight_maps"))
+    if not offers(detector, "output_maps"):
+        logger.warning("%s: %s", detector_name, lacking("output_maps"))
+    elif "spatial_correlation" not in kinds:
+        logger.warning(
+            "%s: none of its heads has an output map with RoI cells, so it goes without %s",
+            detector_name,
+            OFFERS["output_maps"][1],
+        )
+    if "cell_score" not in kinds:
+        logger.warning(
+            "%s: it shows no RoI features (`pool` gives none), so it goes without the responses to"
+            " zeroed RoI cells",
+            detector_name,
+        )
 
 
 def _measure_weights(detector: Detector, detector_name: str) -> Measurements:

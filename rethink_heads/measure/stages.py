@@ -7,6 +7,7 @@ boxes that they get, and that they give, in use.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.detectors.base import Detector, Features
+from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import frame_by_image
-from rethink_heads.measure.detections import CORNERS, detect_dataset
+from rethink_heads.measure.detections import CORNERS, DETECTION_TYPES, detect_dataset
 from rethink_heads.measure.matching import (
     UNMATCHED,
     Array,
@@ -30,7 +31,7 @@ from rethink_heads.measure.matching import (
     most_overlapping,
     true_positives,
 )
-from rethink_heads.measure.measurements import size_name
+from rethink_heads.measure.measurements import empty_frame, size_name
 from rethink_heads.measure.objects import chunk_size
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.runner import check_classes
@@ -45,6 +46,8 @@ from rethink_heads.measure.stage_frame import (
 )
 
 DEFAULT_MEMORY_MB = 512
+
+logger = logging.getLogger(__name__)
 
 
 def measure_stages(
@@ -88,6 +91,9 @@ def measure_stages(
         positive the detection is in COCO's matching at IoU 0.5, where an object has one at most,
         and nan for the others and for the proposals.
 
+        A detector that shows no proposals, or no detections, has no rows of that stage; a line on
+        standard error says so.
+
     Raises:
         UserError: the class names differ, the head gives what is not finite, or ``folder`` cannot
             be written.
@@ -99,9 +105,14 @@ def measure_stages(
     known = {**dataset_provenance(dataset, detector_name), **provenance}
     if file_provenance(folder / STAGES_NAME) == known:
         return load_stages(folder)[0]
-    detections = detect_dataset(detector, dataset, detector_name, folder, provenance, progress)
-    by_image = dict(tuple(detections.groupby("image_id")))
-    of_none = detections.iloc[:0]
+    for method in ("propose", "detect"):
+        if not offers(detector, method):
+            logger.warning("%s: %s", detector_name, lacking(method))
+    of_none = empty_frame(dict(DETECTION_TYPES))
+    by_image = {}
+    if offers(detector, "detect"):
+        detections = detect_dataset(detector, dataset, detector_name, folder, provenance, progress)
+        by_image = dict(tuple(detections.groupby("image_id")))
 
     def of_image(sample: Sample) -> pd.DataFrame:
         final = by_image.get(sample.image_id, of_none)
@@ -164,7 +175,7 @@ def _true_positive_ious(ious: Array, labels: Indices) -> Array:
 @torch.inference_mode()
 def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iterator[pd.DataFrame]:
     """By head: one image's RPN proposals that overlap an object."""
-    if not len(sample.boxes):
+    if not len(sample.boxes) or not isinstance(detector, Proposing):
         return
     features, proposals = detector.propose(sample.image.to(detector.device))
     index, iou = most_overlapping(ious_with(proposals, sample.boxes))

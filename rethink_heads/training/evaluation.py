@@ -8,7 +8,8 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.detectors.base import Detections, Detector
+from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.errors import UserError
 from rethink_heads.progress import ProgressReport
 from rethink_heads.statistics.average_precision import average_precision
 
@@ -43,7 +44,7 @@ def precision_by_head(
 ) -> dict[str, dict[str, float]]:
     """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images.
 
-    Boxes that the dataset leaves out as degenerate or outside are not counted as missed.
+    Boxes that the dataset leaves out, as degenerate, outside or of other classes, are not counted as missed.
     """
     return {
         head: average_precision(
@@ -51,6 +52,7 @@ def precision_by_head(
             results.get(head, []),
             image_ids=list(dataset.image_ids),
             left_out=dataset.left_out_ids,
+            category_ids=dataset.category_ids,
         )
         for head in heads
     }
@@ -59,7 +61,13 @@ def precision_by_head(
 def evaluate(
     detector: Detector, dataset: CocoDataset, progress: bool = True
 ) -> dict[str, dict[str, float]]:
-    """By head: COCO's average precisions, from final detections on every image of the dataset."""
+    """By head: COCO's average precisions, from final detections on every image of the dataset.
+
+    Raises:
+        UserError: the detector shows none.
+    """
+    if not isinstance(detector, Detecting):
+        raise UserError(f"the detector cannot be evaluated: {lacking('detect')}")
     results: Results = {}
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
     with torch.inference_mode(), report:
