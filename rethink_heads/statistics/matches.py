@@ -57,6 +57,8 @@ class ClassMatches:
 class Truth:
     """A dataset's objects as evaluation sees them: boxes as annotated, crowds included, unusable boxes left out.
 
+    Objects and crowds of classes that the dataset leaves out are not there.
+
     Attributes:
         image_ids: (I,) of the images that are evaluated, ascending.
         labels: (G,) class 0..K-1 of each object; images: (G,) index of its image; boxes: (G, 4) x, y, width, height
@@ -68,13 +70,16 @@ class Truth:
         self.image_ids: Indices = np.unique(np.array(dataset.image_ids, np.int64))
         content = json.loads(dataset.annotations_path.read_bytes())
         wanted = set(dataset.image_ids)
+        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
         kept = [
             record
             for record in content["annotations"]
-            if record["id"] not in dataset.left_out_ids and record["image_id"] in wanted
+            if record["id"] not in dataset.left_out_ids
+            and record["image_id"] in wanted
+            and record["category_id"] in label_of
         ]
-        self.coco = hotcoco.COCO({**content, "annotations": kept})
-        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
+        categories = [record for record in content["categories"] if record["id"] in label_of]
+        self.coco = hotcoco.COCO({**content, "annotations": kept, "categories": categories})
         self.ids: Indices = np.array([record["id"] for record in kept], np.int64)
         self.labels: Indices = np.array([label_of[r["category_id"]] for r in kept], np.int64)
         self.boxes: Array = np.array([r["bbox"] for r in kept], np.float64).reshape(-1, 4)
