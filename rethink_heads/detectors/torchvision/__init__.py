@@ -1,0 +1,1 @@
+"""torchvision's two-stage detectors behind our interface."""

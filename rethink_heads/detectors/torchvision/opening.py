@@ -1,0 +1,273 @@
+"""Detectors from torchvision's model builders and weights, or from a live module."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import WeightsEnum
+from torchvision.models import detection as torchvision_detection
+
+from rethink_heads.detectors.imports.class_names import known_class_names
+from rethink_heads.detectors.imports.reading import read_checkpoint
+from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
+from rethink_heads.detectors.torchvision.adapter import (
+    TorchvisionDetector,
+    check_two_stages,
+    class_count,
+)
+from rethink_heads.errors import UserError
+
+RANDOM = "random"
+SAFETENSORS = ".safetensors"
+SHOWN_KEYS = 4
+TWO_STAGES = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
+"""torchvision's modules of two-stage detectors."""
+
+CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
+KEYPOINT_WEIGHT = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
+SPREADS = {
+    "rpn.head.cls_logits": 2.0,
+    "rpn.head.bbox_pred": 0.3,
+    "roi_heads.box_predictor.cls_score": 1.2,
+    "roi_heads.box_predictor.bbox_pred": 0.5,
+}
+"""By last layer: standard deviation over boxes that random weights give its outputs."""
+
+ZERO_EPS = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn")
+"""Builders that set the eps of batch normalisation to 0 under their weights COCO_V1, which were trained so."""
+
+
+def open_torchvision(
+    name: str,
+    weights: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> TorchvisionDetector:
+    """The detector of one of torchvision's model builders, with published weights, a file's, or random ones.
+
+    Args:
+        name: the builder's, as ``fasterrcnn_resnet50_fpn``.
+        weights: torchvision's name of published weights (``DEFAULT``, ``COCO_V1``); or the path of a state dict, plain
+            or under ``model`` or ``state_dict``, in a file of ``torch.save`` or safetensors, which must come from this
+            builder with its defaults but for the number of classes (a state dict holds neither sizes of images and
+            anchors nor thresholds, nor eps of batch normalisation; open anything else in Python); or ``random``:
+            seeded random weights whose outputs differ from box to box, for trying things.
+        class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
+            that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
+        device: where to put the detector.
+
+    Raises:
+        UserError: no such builder or weights, no two-stage detector, weights that do not fit or cannot be downloaded,
+            or nothing says the class names.
+    """
+    builder = _builder(name)
+    published = models.get_model_weights(builder)
+    if weights is None:
+        raise UserError(
+            f"torchvision:{name} needs weights: give --weights {_choices(published)}, or random to try things"
+        )
+    if weights == RANDOM:
+        return _random(builder, published, class_names, device)
+    member = _member(published, weights)
+    if member is not None:
+        model = _downloaded(builder, member)
+        return TorchvisionDetector(model.to(device), class_names or _categories(member))
+    model, names = _from_file(builder, published, name.lower(), Path(weights))
+    return TorchvisionDetector(model.to(device), class_names or names or _named(model, published))
+
+
+def from_module(model: nn.Module, class_names: Sequence[str] | None = None) -> TorchvisionDetector:
+    """A live module, in place on its device, as a detector.
+
+    Args:
+        model: a ``FasterRCNN``, ``MaskRCNN`` or ``KeypointRCNN``.
+        class_names: the K foreground classes, the labels from 1 on; None takes COCO's or VOC's by their number.
+
+    Raises:
+        UserError: it is no two-stage detector, or nothing says the class names, or they do not fit in number.
+    """
+    check_two_stages(model)
+    return TorchvisionDetector(model, class_names or _named(model))
+
+
+def _builder(name: str) -> Callable[..., nn.Module]:
+    known = models.list_models(module=torchvision_detection)
+    by_name = {each: models.get_model_builder(each) for each in known}
+    two_stages = [
+        each for each, it in by_name.items() if it.__module__.rpartition(".")[2] in TWO_STAGES
+    ]
+    if name.lower() in two_stages:
+        return by_name[name.lower()]
+    if name.lower() in by_name:
+        problem = f"torchvision's {name} has no second stage, which is what the analyses look at"
+    else:
+        problem = f"torchvision has no detector {name!r}"
+    nearest = difflib.get_close_matches(name.lower(), two_stages, n=3, cutoff=0) or two_stages
+    raise UserError(f"{problem}; the nearest that will do: {', '.join(nearest)}")
+
+
+def _member(published: type[WeightsEnum], weights: str) -> WeightsEnum | None:
+    """The published weights of that name, with or without the enum's own before it."""
+    enum, _, short = weights.rpartition(".")
+    if enum and enum != published.__name__:
+        return None
+    return published.__members__.get(short.upper())
+
+
+def _choices(published: type[WeightsEnum]) -> str:
+    return ", ".join(["DEFAULT", *(member.name for member in published), "a file of weights"])
+
+
+def _categories(member: WeightsEnum) -> tuple[str, ...]:
+    return tuple(member.meta["categories"][1:])
+
+
+def _downloaded(builder: Callable[..., nn.Module], member: WeightsEnum) -> nn.Module:
+    try:
+        return builder(weights=member)
+    except (OSError, HTTPException, RuntimeError) as error:
+        raise UserError(
+            f"the weights {member} cannot be had from {member.url} ({_said(error)}): check the network, or download"
+            " the file elsewhere and give its path as --weights"
+        ) from error
+
+
+def _built(builder: Callable[..., nn.Module], **sizes: int) -> nn.Module:
+    """An untrained model; the same each time, and no random state is moved."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return builder(weights=None, weights_backbone=None, **sizes)
+
+
+def _random(
+    builder: Callable[..., nn.Module],
+    published: type[WeightsEnum],
+    class_names: Sequence[str] | None,
+    device: torch.device | str,
+) -> TorchvisionDetector:
+    names = tuple(class_names or _categories(published["DEFAULT"]))
+    detector = TorchvisionDetector(_built(builder, num_classes=len(names) + 1), names)
+    # On the CPU, so that the weights are the same on every device; and not enlarged, which would take a while.
+    transform = detector.model.transform
+    size, transform.min_size = transform.min_size, (IMAGE_SIZE[0],)
+    spread_outputs(detector, detector.model, SPREADS)
+    transform.min_size = size
+    detector.model.to(device)
+    return detector
+
+
+def _from_file(
+    builder: Callable[..., nn.Module], published: type[WeightsEnum], name: str, path: Path
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """The model with a file's weights, and the class names where the file says them."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} is neither a file nor the name of weights that torchvision publishes for {name}: give"
+            f" {_choices(published)}, or random to try things"
+        )
+    state, names = _read(path)
+    sizes = {"num_classes": len(state[CLASS_WEIGHT])}
+    if KEYPOINT_WEIGHT in state:
+        sizes["num_keypoints"] = state[KEYPOINT_WEIGHT].shape[1]
+    model = _built(builder, **sizes)
+    _load(model, state, path, name)
+    member = next((each for each in published if Path(each.url).name == path.name), None)
+    if member is not None and member.name == "COCO_V1" and name in ZERO_EPS:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.0
+    return model, _categories(member) if member else names
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """A file's weights by the builder's names, without whatever wraps them, and class names that it says."""
+    if path.suffix == SAFETENSORS:
+        state, names = _read_safetensors(path), None
+    else:
+        # What torchvision's own training script puts beside the weights; it holds plain values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = read_checkpoint(path)
+        state, names = checkpoint.state, checkpoint.class_names
+    found = [key for key in state if key.endswith(CLASS_WEIGHT)]
+    if not found:
+        raise UserError(
+            f"{path} has no {CLASS_WEIGHT}, so its weights are not those of a two-stage detector of torchvision: give"
+            " a state dict of the whole model"
+        )
+    # A training framework's module may hold the model under a name of its own.
+    prefix = min(found, key=len).removesuffix(CLASS_WEIGHT)
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, names
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs the package safetensors: pip install 'rethink-heads[safetensors]'"
+        ) from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or no safetensors file: download it again") from error
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
+    own = model.state_dict()
+    misfits = [
+        f"{key} {_shape(value)} instead of {_shape(own[key])}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if misfits:
+        raise _misfit(path, f"has weights of other sizes than {name}", misfits)
+    result = model.load_state_dict(state, strict=False)
+    if result.missing_keys:
+        raise _misfit(path, f"lacks weights of {name}", result.missing_keys)
+    if result.unexpected_keys:
+        raise _misfit(path, f"has weights that {name} lacks", result.unexpected_keys)
+
+
+def _misfit(path: Path, what: str, keys: Sequence[str]) -> UserError:
+    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
+    return UserError(
+        f"{path} {what}: {', '.join(keys[:SHOWN_KEYS])}{more}; give the builder that it was trained with, or open a"
+        " model of your own in Python and give it as --model python:MODULE:FUNCTION"
+    )
+
+
+def _named(model: Any, published: type[WeightsEnum] | None = None) -> tuple[str, ...]:
+    """Class names by their number: of the published weights, of COCO by id or in its 80, of VOC."""
+    count = class_count(model)
+    listed = [_categories(member) for member in published or ()]
+    listed.append(
+        tuple(torchvision_detection.FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"][1:])
+    )
+    listed.append(tuple(known_class_names(count or 0) or ()))
+    for names in listed:
+        if len(names) == count:
+            return names
+    said = "the" if count is None else f"the {count}"
+    raise UserError(
+        f"nothing says what {said} classes of the detector are called: give their names, the labels from 1 on, as"
+        " --class-names (class_names in Python)"
+    )
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(side) for side in value.shape)
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import argparse
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import _api as torchvision_weights
+from torchvision.models.detection import (
+    FasterRCNN_ResNet50_FPN_Weights,
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    fasterrcnn_resnet50_fpn,
+    keypointrcnn_resnet50_fpn,
+)
+
+from rethink_heads.detectors.opening import as_detector, open_model
+from rethink_heads.detectors.torchvision.opening import from_module, open_torchvision
+from rethink_heads.errors import UserError
+from tests.detectors.torchvision.small_models import WIDTH, OwnPredictor, small_model
+
+SMALLEST = "fasterrcnn_mobilenet_v3_large_320_fpn"
+FIVE = ("a", "b", "c", "d", "e")
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    """Weights of the smallest builder for five classes."""
+    torch.manual_seed(5)
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=6
+    )
+    return model.state_dict()
+
+
+def predictor(outputs: int) -> nn.Module:
+    """A small model's predictor that says how many classes it has."""
+    made = OwnPredictor(outputs, outputs)
+    made.cls_score = nn.Linear(WIDTH, outputs)
+    return made
+
+
+def write_plain(state: dict[str, Tensor], folder: Path) -> Path:
+    torch.save(state, folder / "plain.pth")
+    return folder / "plain.pth"
+
+
+def write_as_training_script(state: dict[str, Tensor], folder: Path) -> Path:
+    """As torchvision's own training script writes it, from several GPUs."""
+    state = {f"module.{name}": value for name, value in state.items()}
+    content = {"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.02, data="coco")}
+    torch.save(content, folder / "checkpoint.pth")
+    return folder / "checkpoint.pth"
+
+
+def write_inside_a_module(state: dict[str, Tensor], folder: Path) -> Path:
+    """As a training framework does whose module holds the model, and other weights."""
+    state = {f"model.{name}": value for name, value in state.items()} | {"metric": torch.ones(2)}
+    torch.save({"state_dict": state}, folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def write_safetensors(state: dict[str, Tensor], folder: Path) -> Path:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    safetensors.save_file(state, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    "write", [write_plain, write_as_training_script, write_inside_a_module, write_safetensors]
+)
+def test_files_of_weights(
+    write: Callable[[dict[str, Tensor], Path], Path], state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    detector = open_torchvision(SMALLEST, str(write(state, tmp_path)), FIVE)
+    assert detector.class_names == FIVE
+    assert not detector.model.training
+    found = detector.model.state_dict()
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+
+
+def test_a_file_of_classes_without_names_asks_for_them(
+    state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = write_plain(state, tmp_path)
+    with pytest.raises(UserError, match=r"the 5 classes of the detector are called.*--class-names"):
+        open_torchvision(SMALLEST, str(path))
+    with pytest.raises(UserError, match="2 class names for a detector of 5 classes"):
+        open_torchvision(SMALLEST, str(path), ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: s.pop("rpn.head.bbox_pred.bias"),
+            "lacks weights of .*: rpn.head.bbox_pred.bias;",
+        ),
+        (lambda s: s.update(extra=torch.ones(1)), "has weights that .* lacks: extra;"),
+        (
+            lambda s: s.update({"rpn.head.bbox_pred.bias": torch.ones(8)}),
+            "other sizes than .*: rpn.head.bbox_pred.bias 8 instead of 60;",
+        ),
+        (
+            lambda s: s.pop("roi_heads.box_predictor.cls_score.weight"),
+            "has no roi_heads.box_predictor.cls_score.weight",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(
+    change: Callable[[dict[str, Tensor]], Any],
+    message: str,
+    state: dict[str, Tensor],
+    tmp_path: Path,
+) -> None:
+    changed = dict(state)
+    change(changed)
+    with pytest.raises(UserError, match=message):
+        open_torchvision(SMALLEST, str(write_plain(changed, tmp_path)), FIVE)
+
+
+def test_the_number_of_keypoints_is_the_files(tmp_path: Path) -> None:
+    model = keypointrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=2, num_keypoints=3
+    )
+    path = write_plain(model.state_dict(), tmp_path)
+    detector = open_torchvision("keypointrcnn_resnet50_fpn", str(path))
+    assert detector.class_names == ("person",)
+    assert detector.model.roi_heads.keypoint_predictor.out_channels == 3
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    for name in ("broken.pth", "broken.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights")
+        with pytest.raises(UserError, match="damaged or no"):
+            open_torchvision(SMALLEST, str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fasterrcnn_resnet50", "no detector 'fasterrcnn_resnet50'; .*fasterrcnn_resnet50_fpn"),
+        ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn has no second stage.*rcnn_resnet50_fpn"),
+        ("resnet50", "no detector 'resnet50'"),
+    ],
+)
+def test_names_that_are_no_two_stage_detector(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_torchvision(name, "random")
+
+
+@pytest.mark.parametrize("weights", ["IMAGENET", "nowhere/model.pth", "ResNet50_Weights.COCO_V1"])
+def test_unknown_weights_name_those_that_there_are(weights: str) -> None:
+    with pytest.raises(UserError, match=r"is neither a file nor .*DEFAULT, COCO_V1.*random"):
+        open_torchvision(SMALLEST, weights)
+
+
+def test_weights_must_be_given() -> None:
+    with pytest.raises(UserError, match="needs weights: give --weights DEFAULT, COCO_V1"):
+        open_torchvision(SMALLEST)
+
+
+@pytest.mark.parametrize(
+    "error", [urllib.error.URLError("no route"), RuntimeError("invalid hash value")]
+)
+def test_a_failing_download_is_said(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torchvision_weights, "load_state_dict_from_url", fail)
+    with pytest.raises(UserError, match=r"cannot be had from https.*check the network"):
+        open_torchvision(SMALLEST, "COCO_V1")
+
+
+def test_a_published_file_is_what_its_name_in_torchvision_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The weights of that file were trained without eps in batch normalisation, which only the builder knows."""
+    published = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    made = open_torchvision("fasterrcnn_resnet50_fpn", "random").model.state_dict()
+    # As of frozen batch normalisation, and small enough for eps to count.
+    made = {k: v for k, v in made.items() if not k.endswith("num_batches_tracked")}
+    made["backbone.body.bn1.running_var"] = torch.full((64,), 1e-4)
+    path = tmp_path / Path(published.url).name
+    torch.save(made, path)
+    monkeypatch.setattr(
+        torchvision_weights, "load_state_dict_from_url", lambda *_, **__: dict(made)
+    )
+    own = fasterrcnn_resnet50_fpn(weights=published).eval()
+    for weights in ("DEFAULT", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", str(path)):
+        detector = open_torchvision("fasterrcnn_resnet50_fpn", weights)
+        assert detector.class_names == tuple(published.meta["categories"][1:])
+        assert backbone_difference(detector.model, own) < 1e-5
+    other = path.rename(tmp_path / "model.pth")
+    detector = open_torchvision("fasterrcnn_resnet50_fpn", str(other))
+    assert backbone_difference(detector.model, own) > 1e-3
+
+
+def backbone_difference(first: nn.Module, second: nn.Module) -> float:
+    """The norm of the difference between two models' features, relative to the second's."""
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, expected = (model.backbone(image)["0"] for model in (first, second))
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def test_random_weights_are_the_same_each_time_and_for_any_classes() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second = (open_torchvision(SMALLEST, "random", FIVE).model.state_dict() for _ in "12")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert len(first["roi_heads.box_predictor.cls_score.weight"]) == 6
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_random_weights_leave_the_settings_as_they_were() -> None:
+    detector = open_model(f"torchvision:{SMALLEST}", "random")
+    own = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    assert detector.model.transform.min_size == own.transform.min_size
+    momenta = [
+        [m.momentum for m in each.modules() if isinstance(m, nn.BatchNorm2d)]
+        for each in (detector.model, own)
+    ]
+    assert momenta[0] == momenta[1]
+    assert detector.class_names[0] == "person"
+    assert len(detector.class_names) == 90
+
+
+@pytest.mark.parametrize(
+    ("outputs", "count", "last"),
+    [(91, 90, "toothbrush"), (81, 80, "toothbrush"), (21, 20, "tvmonitor")],
+)
+def test_live_models_are_named_by_their_number(outputs: int, count: int, last: str) -> None:
+    model = small_model(predictor=predictor(outputs))
+    detector = as_detector(model)
+    assert detector.heads == ("box",)
+    assert len(detector.class_names) == count
+    assert last in detector.class_names
+    assert ("N/A" in detector.class_names) == (count == 90)
+
+
+def test_live_models_whose_classes_nothing_names() -> None:
+    with pytest.raises(UserError, match="the 6 classes of the detector are called"):
+        from_module(small_model(predictor=predictor(7)))
+    with pytest.raises(UserError, match="the classes of the detector are called"):
+        from_module(small_model(predictor=OwnPredictor()))
+    assert from_module(small_model(), ("a", "b", "c")).class_names == ("a", "b", "c")
