@@ -9,24 +9,16 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
-from rethink_heads.config import Config, ModelConfig
+from rethink_heads.config import Config
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
+from rethink_heads.detectors.branches import build_heads, enlargements, trained_readings
 from rethink_heads.detectors.frames import ImageFeatures, to_edges, to_pixels
 from rethink_heads.detectors.pooling import PyramidPooler
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
 from rethink_heads.detectors.rpn import build_rpn
 from rethink_heads.detectors.transform import ImageTransform
-from rethink_heads.errors import UserError
-from rethink_heads.heads import (
-    READINGS,
-    STRUCTURES,
-    BoxHeads,
-    ConvHead,
-    FCHead,
-    TaskWeights,
-    kind_of,
-)
+from rethink_heads.heads import FCHead
 
 
 class RCNN(nn.Module):
@@ -162,48 +154,6 @@ class RCNN(nn.Module):
         }
 
 
-def _build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
-    structure = STRUCTURES[head]
-    branches: dict[str, FCHead | ConvHead] = {}
-    for name in structure.branches:
-        if kind_of(name) == "fc":
-            branches[name] = FCHead(
-                classes, model.fpn_channels, model.roi_resolution, model.fc_width
-            )
-        else:
-            branches[name] = ConvHead(
-                classes,
-                model.fpn_channels,
-                model.conv_width,
-                model.conv_bottleneck,
-                model.conv_blocks,
-                model.non_local,
-                model.non_local_groups,
-            )
-    weights = structure.weights(model.l_fc, model.l_conv, model.w_fc, model.w_conv)
-    return BoxHeads(branches, weights, model.smooth_l1_beta)
-
-
-def _trained_readings(head: str, weights: TaskWeights) -> tuple[str, ...]:
-    """The readings whose classifiers and regressor are all trained under the task weights.
-
-    Raises:
-        UserError: there is none.
-    """
-    trained = tuple(
-        name
-        for name in STRUCTURES[head].readings
-        if all(weights.of(branch)[0] for branch in READINGS[name].classifiers)
-        and weights.of(READINGS[name].regressor)[1]
-    )
-    if not trained:
-        raise UserError(
-            f"with these task weights nothing trains what head {head!r} is read from: give model.l_fc,"
-            " model.l_conv, model.w_fc and model.w_conv so that a branch classifies and a branch regresses"
-        )
-    return trained
-
-
 def build_detector(config: Config, class_names: Sequence[str], pretrained: bool = True) -> RCNN:
     """An untrained detector for the configuration and classes.
 
@@ -223,9 +173,9 @@ def build_detector(config: Config, class_names: Sequence[str], pretrained: bool 
         model.conventions,
     )
     roi_heads = BoxRoIHeads(
-        _build_heads(model, config.head, len(class_names)),
+        build_heads(model, config.head, len(class_names)),
         PyramidPooler(model.roi_resolution, model.sampling_ratio, model.conventions),
-        {"conv": model.conv_enlargement, "conv2": model.conv_enlargement},
+        enlargements(model),
         model.fusion,
         model.rois_per_image,
         model.positive_fraction,
@@ -237,5 +187,5 @@ def build_detector(config: Config, class_names: Sequence[str], pretrained: bool 
     transform = ImageTransform(
         model.min_size, model.max_size, model.image_mean, model.image_std, model.conventions
     )
-    heads = _trained_readings(config.head, roi_heads.heads.weights)
+    heads = trained_readings(config.head, roi_heads.heads.weights)
     return RCNN(class_names, heads, transform, backbone, build_rpn(model), roi_heads, norm)

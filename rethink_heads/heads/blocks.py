@@ -82,7 +82,7 @@ class NonLocal(nn.Module):
         super().__init__()
         if inner % groups:
             raise ValueError(f"non-local inner width {inner} is not divisible by {groups} groups")
-        self.groups = groups
+        self.groups, self.inner = groups, inner
         self.theta = nn.Conv2d(channels, inner, 1)
         self.phi = nn.Conv2d(channels, inner, 1)
         self.g = nn.Conv2d(channels, inner, 1)
@@ -97,9 +97,9 @@ class NonLocal(nn.Module):
         """Maps (N, channels, S, S) to the same shape."""
         n, _, height, width = x.shape
         cells = height * width
-        theta, phi, g = (
-            conv(x).reshape(n, self.groups, -1, cells) for conv in (self.theta, self.phi, self.g)
-        )
+        # No size is left open, since it could not be told where there is no RoI at all.
+        shape = (n, self.groups, self.inner // self.groups, cells)
+        theta, phi, g = (conv(x).reshape(shape) for conv in (self.theta, self.phi, self.g))
         affinity = theta.transpose(-1, -2) @ phi / cells
-        mixed = torch.einsum("ngab,ngcb->ngca", affinity, g).reshape(n, -1, height, width)
+        mixed = torch.einsum("ngab,ngcb->ngca", affinity, g).reshape(n, self.inner, height, width)
         return F.relu(x + self.out(mixed))

@@ -132,6 +132,11 @@ def test_new_non_local_block_is_relu_of_the_identity() -> None:
     torch.testing.assert_close(block(x), x.relu())
 
 
+def test_non_local_takes_no_roi_at_all() -> None:
+    block = NonLocal(8, 4, 2).eval()
+    assert block(torch.empty(0, 8, 7, 7)).shape == (0, 8, 7, 7)
+
+
 def test_non_local_groups_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="not divisible by 3 groups"):
         NonLocal(8, 4, 3)

@@ -1,0 +1,192 @@
+"""The second stage of detectron2's detectors: what it makes of boxes, with detectron2's own modules."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.detectors.box_heads import BoxHeadParts, parts_of
+from rethink_heads.detectors.detectron2.roi_heads import RethinkROIHeads
+from rethink_heads.detectors.frames import Size
+from rethink_heads.errors import UserError
+from rethink_heads.heads import FCHead
+
+Levels = dict[str, Tensor]
+ROI = "box"
+"""Name of the RoI features of a stage whose box head has one pooling."""
+STEPS = {
+    StandardROIHeads: ("forward", "_forward_box"),
+    Res5ROIHeads: ("forward", "_shared_roi_transform"),
+}
+"""The methods of detectron2's RoI heads that lead from features to detections, which are followed here."""
+
+
+class BoxStage(Protocol):
+    """A second stage. Boxes are xyxy in pixels of the resized image, whose (height, width) is ``size``."""
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Its readings."""
+        ...
+
+    def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
+        """RoI features of one image's boxes (N, 4)."""
+        ...
+
+    def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
+        """By head: scores (N, K), and boxes (N, K, 4) clipped to the resized image."""
+        ...
+
+    def detections(
+        self, roi_features: RoIFeatures, boxes: Tensor, size: Size
+    ) -> dict[str, Instances]:
+        """By head: what is left after detectron2's threshold and NMS."""
+        ...
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """By branch: output maps (N, C, S, S)."""
+        ...
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """By fc branch: the first layer's weights by RoI cell, (weights, S, S)."""
+        ...
+
+
+class SharedPoolingStage:
+    """``StandardROIHeads`` and ``Res5ROIHeads``: one box head on one pooling, one predictor."""
+
+    def __init__(self, roi_heads: Any) -> None:
+        self.roi_heads = roi_heads
+        self.of_c4 = isinstance(roi_heads, Res5ROIHeads)
+        body = roi_heads.res5 if self.of_c4 else roi_heads.box_head
+        self.body: nn.Module = body
+        self.pooler = roi_heads.pooler if self.of_c4 else roi_heads.box_pooler
+        self.in_features = roi_heads.in_features if self.of_c4 else roi_heads.box_in_features
+        # The predictor takes the average of res5's map, so that a C4 model has a convolutional head.
+        self.parts: BoxHeadParts | None = (
+            None if self.of_c4 else parts_of(body, tuple(self.pooler.output_size))
+        )
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """One reading, named by what the box head is made of."""
+        return ("conv" if self.parts is None else self.parts.kind,)
+
+    def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
+        """RoI features (N, C, S, S) of one image's boxes (N, 4)."""
+        return {ROI: self.pooler([levels[name] for name in self.in_features], [Boxes(boxes)])}
+
+    def _predicted(self, roi_features: RoIFeatures) -> tuple[Tensor, Tensor]:
+        hidden = self.body(roi_features[ROI])
+        predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.of_c4 else hidden)
+        return predicted
+
+    def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
+        """Scores (N, K) and clipped boxes (N, K, 4); a class-agnostic regressor's box is every class's."""
+        predictor = self.roi_heads.box_predictor
+        predicted, proposals = self._predicted(roi_features), [_proposals(boxes, size)]
+        # detectron2 puts background last.
+        scores = predictor.predict_probs(predicted, proposals)[0][:, :-1]
+        regressed = predictor.predict_boxes(predicted, proposals)[0]
+        clipped = Boxes(regressed.reshape(-1, 4))
+        clipped.clip(size)
+        by_class = clipped.tensor.reshape(len(boxes), regressed.shape[1] // 4, 4)
+        return {self.heads[0]: HeadOutput(scores, by_class.expand(*scores.shape, 4))}
+
+    def detections(
+        self, roi_features: RoIFeatures, boxes: Tensor, size: Size
+    ) -> dict[str, Instances]:
+        """The predictor's own threshold and NMS."""
+        predictor = self.roi_heads.box_predictor
+        found, _ = predictor.inference(self._predicted(roi_features), [_proposals(boxes, size)])
+        return {self.heads[0]: found[0]}
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """The maps that the box head's kind has; of a C4 model, what res5 gives."""
+        if self.parts is None:
+            return {"conv": self.body(roi_features[ROI])}
+        return self.parts.output_maps(roi_features[ROI])
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """The first fully connected layer's weights by RoI cell, where the box head has one."""
+        return {} if self.parts is None else self.parts.weight_maps()
+
+
+class RethinkStage:
+    """Our heads in detectron2, each branch on its own pooling and each reading's detections by detectron2's rules."""
+
+    def __init__(self, roi_heads: RethinkROIHeads) -> None:
+        self.roi_heads = roi_heads
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The readings that its training makes meaningful."""
+        return self.roi_heads.readings
+
+    def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
+        """By branch: RoI features (N, C, S, S) of one image's boxes (N, 4)."""
+        return self.roi_heads.pool(levels, [boxes])
+
+    def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
+        """By reading: scores (N, K) and clipped boxes (N, K, 4)."""
+        return self.roi_heads.read(roi_features, boxes, size)
+
+    def detections(
+        self, roi_features: RoIFeatures, boxes: Tensor, size: Size
+    ) -> dict[str, Instances]:
+        """detectron2's threshold and NMS on each reading."""
+        outputs = self.read(roi_features, boxes, size)
+        return {name: self.roi_heads.select(output, size) for name, output in outputs.items()}
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """By branch: output maps, an fc-head's rebuilt from its first layer."""
+        heads = self.roi_heads.heads
+        return {name: heads.branch(name).output_map(roi_features[name]) for name in heads.names}
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """By fc branch: its first layer's weights by RoI cell."""
+        heads = self.roi_heads.heads
+        branches = {name: heads.branch(name) for name in heads.names}
+        return {
+            name: branch.weight_map().detach().flatten(0, 1)
+            for name, branch in branches.items()
+            if isinstance(branch, FCHead)
+        }
+
+
+def stage_of(roi_heads: nn.Module) -> BoxStage:
+    """The second stage of ``GeneralizedRCNN.roi_heads``.
+
+    Raises:
+        UserError: RoI heads that do not answer for a box in one step from one pooling.
+    """
+    kind = type(roi_heads).__name__
+    if isinstance(roi_heads, RethinkROIHeads):
+        return RethinkStage(roi_heads)
+    if isinstance(roi_heads, CascadeROIHeads):
+        raise UserError(
+            f"the RoI heads are {kind}, whose heads refine a box one after the other, so that no one of them says"
+            " what the detector says of a given box: give a detector with StandardROIHeads or Res5ROIHeads"
+        )
+    for known, methods in STEPS.items():
+        if isinstance(roi_heads, known):
+            changed = [m for m in methods if getattr(type(roi_heads), m) is not getattr(known, m)]
+            if not changed:
+                return SharedPoolingStage(roi_heads)
+            raise UserError(
+                f"the RoI heads are {kind}, which replaces `{changed[0]}` of {known.__name__}, so that what it says"
+                " of a box is not known: put it behind rethink_heads.Detector yourself"
+                " (notebooks/your_own_detector shows how)"
+            )
+    raise UserError(
+        f"the RoI heads are {kind}, neither StandardROIHeads nor Res5ROIHeads of detectron2: put the detector behind"
+        " rethink_heads.Detector yourself (notebooks/your_own_detector shows how)"
+    )
+
+
+def _proposals(boxes: Tensor, size: Size) -> Instances:
+    return Instances(size, proposal_boxes=Boxes(boxes))

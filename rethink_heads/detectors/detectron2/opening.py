@@ -1,0 +1,283 @@
+"""Detectors from detectron2's configuration files and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
+from rethink_heads.errors import UserError
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+    from detectron2.modeling import GeneralizedRCNN
+
+    from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
+
+RANDOM = "random"
+BACKBONE_ONLY = "ImageNetPretrained"
+SHOWN_KEYS = 4
+
+
+def open_detectron2(
+    config: str,
+    weights: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Detectron2Detector:
+    """The detector of a configuration file of detectron2 and of its weights.
+
+    Args:
+        config: path of a YAML file; or a name in detectron2's model zoo, as
+            ``COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml``; or the name of one of this package's configurations.
+        weights: path or URL of a ``.pth`` or ``.pkl`` file; None takes the configuration's ``MODEL.WEIGHTS``;
+            ``random`` takes seeded random weights whose outputs differ from box to box, for trying things.
+        class_names: the K foreground classes in the order of the scores; None takes those that the configuration
+            names (``MODEL.RETHINK_HEADS.CLASS_NAMES``), those of its data set as detectron2 knows it, or COCO's 80.
+        device: where to put the detector.
+
+    Raises:
+        UserError: detectron2 is missing; the configuration or the weights cannot be found, read or downloaded, or do
+            not fit; the model is no two-stage detector; nothing says the class names.
+    """
+    require_detectron2()
+    from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
+
+    cfg = read_config(config)
+    names = _class_names(cfg, class_names)
+    # Found before the model is built, which takes a while.
+    path = None if weights == RANDOM else _weights_file(cfg, config, weights)
+    model = _built(cfg, config)
+    if path is not None:
+        _load(model, path)
+    test = cfg.INPUT
+    detector = Detectron2Detector(
+        model.to(device), names, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST, test.FORMAT
+    )
+    if path is None:
+        from rethink_heads.detectors.detectron2.random_weights import spread_outputs
+
+        spread_outputs(detector)
+    return detector
+
+
+def from_module(
+    model: GeneralizedRCNN, class_names: Sequence[str] | None = None
+) -> Detectron2Detector:
+    """A live model of detectron2, given images as its configurations do by default: 800 to 1333 pixels a side.
+
+    For other sizes make a :class:`~rethink_heads.detectors.detectron2.adapter.Detectron2Detector` yourself.
+
+    Args:
+        model: on its device; it is put into evaluation mode.
+        class_names: the K foreground classes in the order of the scores; None takes COCO's 80 or VOC's 20 names where
+            there are as many.
+
+    Raises:
+        UserError: as ``Detectron2Detector``; or nothing says the class names.
+    """
+    require_detectron2()
+    from rethink_heads.detectors.detectron2.adapter import Detectron2Detector, classes_of
+    from rethink_heads.detectors.imports.class_names import known_class_names
+
+    count = classes_of(model)
+    names = known_class_names(count) if class_names is None else class_names
+    if names is None:
+        raise _unnamed(count)
+    return Detectron2Detector(model, names)
+
+
+def read_config(config: str) -> CfgNode:
+    """The configuration of a file or a name, as :func:`open_detectron2` takes it, with our node.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    import yaml
+    from detectron2.config import get_cfg
+
+    from rethink_heads.detectors.detectron2.config import add_rethink_heads_config
+
+    path = _config_file(config)
+    cfg = get_cfg()
+    add_rethink_heads_config(cfg)
+    try:
+        # A configuration may be anybody's: none of its tags may run code.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(
+            f"{path}, or one that it is based on, has YAML tags that run code ({error.problem}): replace them by the"
+            " values that they give (detectron2's RetinaNet has them, but that is no two-stage detector)"
+        ) from error
+    except KeyError as error:
+        raise UserError(
+            f"{path} has a setting that detectron2 does not know ({_said(error)}): take it out, or open a model of a"
+            " project with settings of its own in Python and give it as --model python:MODULE:FUNCTION"
+        ) from error
+    except (
+        Exception
+    ) as error:  # A file that is no configuration can make the reader raise anything.
+        raise UserError(
+            f"{path} is no configuration of detectron2 ({_said(error)}): give the YAML file that a model was trained"
+            " with, such as config.yaml of its output folder"
+        ) from error
+    return cfg
+
+
+def _config_file(config: str) -> Path:
+    import detectron2
+
+    from rethink_heads.detectors.detectron2.config import config_file
+
+    if Path(config).suffix == ".py":
+        raise UserError(
+            f"{config} is Python code, which is not run: give a YAML configuration, or open the model in Python and"
+            " give it as --model python:MODULE:FUNCTION"
+        )
+    package = Path(detectron2.__file__).parent
+    # An installed package brings the model zoo's configurations along; a checkout has them beside it.
+    zoos = (package / "model_zoo" / "configs", package.parent / "configs")
+    for folder in (Path(), *zoos):
+        if (folder / config).is_file():
+            return folder / config
+    try:
+        return config_file(config)
+    except UserError as error:
+        raise UserError(
+            f"{error}, or one of detectron2's model zoo, as COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+        ) from error
+
+
+def _class_names(cfg: CfgNode, given: Sequence[str] | None) -> tuple[str, ...]:
+    from detectron2.data import MetadataCatalog
+
+    from rethink_heads.detectors.imports.class_names import known_class_names
+
+    if given is not None:
+        return tuple(given)
+    count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    data_sets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    # get() would add a data set of that name that nobody has registered.
+    known = [MetadataCatalog.get(name) for name in data_sets if name in MetadataCatalog.list()]
+    candidates = [cfg.MODEL.RETHINK_HEADS.CLASS_NAMES]
+    candidates += [metadata.get("thing_classes", ()) for metadata in known]
+    candidates += [known_class_names(count) or ()]
+    for names in candidates:
+        if len(names) == count:
+            return tuple(names)
+    raise _unnamed(count)
+
+
+def _unnamed(count: int) -> UserError:
+    return UserError(
+        f"nothing says what the {count} classes of the detector are called: give their names, in the order of the"
+        " category ids that it was trained with, as --class-names"
+    )
+
+
+def _weights_file(cfg: CfgNode, config: str, weights: str | None) -> Path:
+    """The local file of the weights, downloaded where they are a URL."""
+    from detectron2.utils.file_io import PathManager
+
+    source = weights or cfg.MODEL.WEIGHTS
+    if not source or (weights is None and BACKBONE_ONLY in source):
+        what = "names the weights of a backbone only" if source else "names no weights"
+        raise UserError(
+            f"{config} {what}: give --weights FILE, such as model_final.pth of a training's output folder, or"
+            " --weights random to try things"
+        )
+    if "://" not in source:
+        beside = Path(config).parent / source
+        # As in the configuration's own training, from where it was started; or else beside it.
+        return beside if weights is None and not Path(source).is_file() else Path(source)
+    try:
+        return Path(PathManager.get_local_path(source))
+    except Exception as error:  # Whatever stands between here and there has errors of its own.
+        raise UserError(
+            f"{source} cannot be downloaded ({_said(error)}): check the network, or download the file elsewhere and"
+            " give its path as --weights"
+        ) from error
+
+
+def _built(cfg: CfgNode, config: str) -> nn.Module:
+    """The untrained model of a configuration, on the CPU; the same each time, and no random state is moved."""
+    from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    kind = cfg.MODEL.META_ARCHITECTURE
+    if kind in META_ARCH_REGISTRY and not issubclass(META_ARCH_REGISTRY.get(kind), GeneralizedRCNN):
+        raise UserError(
+            f"{config} describes a {kind}, which is no two-stage detector: give the configuration of a"
+            " GeneralizedRCNN"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model: nn.Module = build_model(cfg)
+        except UserError:
+            raise
+        except ImportError as error:
+            raise UserError(
+                f"the model of {config} has layers that are part of a compiled detectron2 only, and this one is not:"
+                f" {COMPILING}"
+            ) from error
+        except (
+            Exception
+        ) as error:  # detectron2 asserts, looks up and divides where settings do not fit.
+            raise UserError(
+                f"detectron2 cannot build the model of {config} ({_said(error)}): a part that your own code registers"
+                " is known only when that is imported, so open such a model in Python and give it as"
+                " --model python:MODULE:FUNCTION"
+            ) from error
+    return model
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    from rethink_heads.detectors.imports.reading import read_checkpoint
+
+    state = read_checkpoint(path).state
+    if not any(name.startswith("roi_heads.") for name in state):
+        raise UserError(
+            f"{path} has no weights of RoI heads, so it is a backbone's or of another framework: give the weights of"
+            " a trained detector, such as model_final.pth of detectron2"
+        )
+    own = model.state_dict()
+    misfits = [name for name in state if name in own and state[name].shape != own[name].shape]
+    if misfits:
+        shapes = (f"{n} {_shape(state[n])} instead of {_shape(own[n])}" for n in misfits)
+        raise _misfit(path, "has weights of other sizes than its model", list(shapes))
+    # Not strict, since detectron2's layers fill in what files of old releases lack.
+    result = model.load_state_dict(state, strict=False)
+    unexpected = [name for name in result.unexpected_keys if not _is_no_weight(name)]
+    if result.missing_keys:
+        raise _misfit(path, "lacks weights of its model", result.missing_keys)
+    if unexpected:
+        raise _misfit(path, "has weights that its model lacks", unexpected)
+
+
+def _is_no_weight(name: str) -> bool:
+    """Whether old files hold a value of that name that models now take from the configuration, or do not need."""
+    last = name.rpartition(".")[2]
+    return ".cell_anchors." in name or last in ("pixel_mean", "pixel_std", "num_batches_tracked")
+
+
+def _misfit(path: Path, what: str, names: Sequence[str]) -> UserError:
+    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
+    return UserError(
+        f"{path} {what}: {', '.join(names[:SHOWN_KEYS])}{more}; give the configuration that it was trained with"
+    )
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(side) for side in value.shape)
+
+
+def _said(error: Exception) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = str(error).strip("'\"").splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__

@@ -1,0 +1,213 @@
+"""Our heads as detectron2 ROI heads: its proposals, sampling, pooling and NMS around our branches and losses.
+
+Imported when our node is added to a configuration, which registers them. Boxes here are in the detector's frame:
+pixels of the resized image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
+
+from rethink_heads.boxes import enlarge
+from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.detectors.branches import build_heads, enlargements, trained_readings
+from rethink_heads.detectors.detectron2.settings import (
+    NODE,
+    head_of,
+    model_settings,
+    refuse_what_heads_lack,
+)
+from rethink_heads.detectors.frames import Size
+from rethink_heads.errors import UserError
+from rethink_heads.heads import READINGS, BoxHeads
+
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
+
+
+@ROI_HEADS_REGISTRY.register()
+class RethinkROIHeads(StandardROIHeads):
+    """detectron2's standard ROI heads with our fc-head, conv-head or pair of them in place of its box head.
+
+    Proposals are labelled and sampled by detectron2; then each branch pools its own RoIs, a conv-head's enlarged ones,
+    and has its own losses. Mask and keypoint heads are detectron2's, as configured. Inside, background is class 0, as
+    everywhere in this package; at detectron2's surface it is class K.
+
+    Attributes:
+        heads: the branches and their losses, of the same names and shapes as in this package's own detector.
+        readings: what the trained branches can be read as; ``reading``, one of them, is what inference gives.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        heads: BoxHeads,
+        readings: tuple[str, ...],
+        reading: str,
+        fusion: str,
+        enlargement: Mapping[str, float],
+        box_transform: Box2BoxTransform,
+        test_score_thresh: float,
+        test_nms_thresh: float,
+        test_topk_per_image: int,
+        **kwargs: Any,
+    ) -> None:
+        """Takes what ``from_config`` makes of a configuration.
+
+        Args:
+            heads: the branches and their losses.
+            readings: what they are read as.
+            reading: the one of inference.
+            fusion: rule for a reading that fuses two classifiers.
+            enlargement: by branch, the factor by which an RoI grows about its centre before pooling.
+            box_transform: between boxes and deltas.
+            test_score_thresh: least score of a detection.
+            test_nms_thresh: IoU above which NMS suppresses, per class.
+            test_topk_per_image: most detections kept.
+            kwargs: of ``StandardROIHeads``.
+        """
+        super().__init__(box_head=None, box_predictor=None, **kwargs)
+        self.heads, self.readings, self.reading = heads, readings, reading
+        self.fusion, self.enlargement = fusion, dict(enlargement)
+        self.box_transform = box_transform
+        self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
+        self.test_topk_per_image = test_topk_per_image
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that stand in for detectron2's box head; called by its ``from_config``."""
+        refuse_what_heads_lack(cfg)
+        levels = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+        box = cfg.MODEL.ROI_BOX_HEAD
+        channels = input_shape[levels[0]].channels
+        model = model_settings(cfg, channels, box.POOLER_RESOLUTION)
+        head = head_of(cfg)
+        heads = build_heads(model, head, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        try:
+            readings = trained_readings(head, heads.weights)
+        except UserError as error:
+            raise UserError(
+                f"with these task weights nothing trains what head {head!r} is read from: give L_FC, L_CONV, W_FC"
+                f" and W_CONV of {NODE} so that a branch classifies and a branch regresses"
+            ) from error
+        return {
+            "box_in_features": levels,
+            "box_pooler": ROIPooler(
+                output_size=box.POOLER_RESOLUTION,
+                scales=tuple(1 / input_shape[level].stride for level in levels),
+                sampling_ratio=box.POOLER_SAMPLING_RATIO,
+                pooler_type=box.POOLER_TYPE,
+            ),
+            "heads": heads,
+            "readings": readings,
+            # A pair of which one task is switched off is no longer read as its structure.
+            "reading": head if head in readings else readings[-1],
+            "fusion": model.fusion,
+            "enlargement": enlargements(model),
+            "box_transform": Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
+            "test_score_thresh": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            "test_nms_thresh": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+        }
+
+    def pool(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor]) -> RoIFeatures:
+        """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)], one image after the other.
+
+        Args:
+            features: (images, C, H, W) by level.
+            boxes: by image, in the detector's frame. An enlarged RoI is pooled from the level of its new size.
+        """
+        levels = [features[name] for name in self.box_in_features]
+        pooled: dict[float, Tensor] = {}
+        for branch in self.heads.names:
+            factor = self.enlargement.get(branch, 1.0)
+            if factor not in pooled:
+                rois = [Boxes(enlarge(each, factor)) for each in boxes]
+                pooled[factor] = self.box_pooler(levels, rois)
+        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+
+    def read(
+        self,
+        roi_features: RoIFeatures,
+        boxes: Tensor,
+        image_size: Size,
+        readings: Sequence[str] | None = None,
+    ) -> dict[str, HeadOutput]:
+        """What each reading says of one image's boxes (N, 4): in the frame, clipped to it.
+
+        Args:
+            roi_features: of ``pool``, by branch (N, C, S, S).
+            boxes: in the detector's frame.
+            image_size: (height, width) of the image there.
+            readings: by default all.
+        """
+        chosen = self.readings if readings is None else tuple(readings)
+        outputs = self.heads(roi_features)
+        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
+        decoded: dict[str, Tensor] = {}
+        for name in {READINGS[reading].regressor for reading in chosen}:
+            deltas = outputs[name][1].float()
+            regressed = self.box_transform.apply_deltas(deltas, boxes)
+            regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)[:, 1:]
+            decoded[name] = clip_boxes_to_image(regressed, image_size)
+        return {
+            reading: HeadOutput(
+                READINGS[reading].scores(scores, self.fusion), decoded[READINGS[reading].regressor]
+            )
+            for reading in chosen
+        }
+
+    def select(self, output: HeadOutput, image_size: Size) -> Instances:
+        """Final detections of one image, best first, from what a reading says of its proposals: detectron2's NMS."""
+        # detectron2 drops the last column, which is background's.
+        scores = torch.cat([output.scores, output.scores.new_zeros(len(output.scores), 1)], dim=1)
+        found, _ = fast_rcnn_inference(
+            [output.boxes.flatten(1)],
+            [scores],
+            [image_size],
+            self.test_score_thresh,
+            self.test_nms_thresh,
+            self.test_topk_per_image,
+        )
+        return found[0]
+
+    def targets(self, proposals: Sequence[Instances]) -> tuple[Tensor, Tensor]:
+        """Labels (N,), background 0, and deltas (N, 4) of sampled proposals, as our losses take them."""
+        labels = torch.cat([p.gt_classes for p in proposals])
+        boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
+        # An image without objects has no boxes to regress to, and its proposals are all background.
+        goals = [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
+        deltas = self.box_transform.get_deltas(boxes, torch.cat(goals))
+        return torch.where(labels == self.num_classes, 0, labels + 1), deltas
+
+    def _forward_box(
+        self, features: Mapping[str, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor] | list[Instances]:
+        """Losses in training, detections in inference: what ``StandardROIHeads.forward`` asks of a box head."""
+        boxes = [p.proposal_boxes.tensor for p in proposals]
+        pooled = self.pool(features, boxes)
+        if self.training:
+            losses = self.heads.losses(self.heads(pooled), *self.targets(proposals))
+            # detectron2 prints and plots what has "loss" in its name.
+            return {f"loss_{name}": value for name, value in losses.items()}
+        counts = [len(each) for each in boxes]
+        parts = {name: values.split(counts) for name, values in pooled.items()}
+        found = []
+        for index, each in enumerate(proposals):
+            own = {name: values[index] for name, values in parts.items()}
+            output = self.read(own, boxes[index], each.image_size, (self.reading,))[self.reading]
+            found.append(self.select(output, each.image_size))
+        return found

@@ -1,0 +1,96 @@
+"""detectron2's own answers, to hold ours against: its ``DefaultPredictor``, and its rules from scores to detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from PIL import Image
+from torch import Tensor
+
+from rethink_heads.detectors.base import HeadOutput
+from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
+from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
+
+IMAGES = ("000000000724.jpg", "000000001000.jpg")
+SMALL_IMAGES = {"INPUT.MIN_SIZE_TEST": 192, "INPUT.MAX_SIZE_TEST": 256}
+SMALL_MODEL = SMALL_IMAGES | {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+    "MODEL.FPN.OUT_CHANNELS": 16,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": 24,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 60,
+}
+FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
+
+
+def write_config(folder: Path, name: str, settings: dict[str, Any]) -> Path:
+    """A configuration with other settings, whole in one file, as detectron2's training leaves it behind."""
+    cfg = read_config(name)
+    cfg.merge_from_list([item for pair in settings.items() for item in pair])
+    path = folder / "config.yaml"
+    path.write_text(cfg.dump())
+    return path
+
+
+def opened(folder: Path, name: str, settings: dict[str, Any]) -> tuple[Detectron2Detector, CfgNode]:
+    """A detector of random weights, and its configuration."""
+    path = write_config(folder, name, settings)
+    return open_detectron2(str(path), "random"), read_config(str(path))
+
+
+@contextmanager
+def predictor_of(detector: Detectron2Detector, cfg: CfgNode) -> Iterator[DefaultPredictor]:
+    """detectron2's predictor of a configuration, with the detector's model in place of one that it would load."""
+    cfg = cfg.clone()
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
+    with mock.patch("detectron2.engine.defaults.build_model", return_value=detector.model):
+        yield DefaultPredictor(cfg)
+
+
+def read_image(shared_data: Path, name: str) -> Tensor:
+    """A real image, uint8 RGB (3, H, W)."""
+    path = shared_data / "coco-sample" / "val2017" / name
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+
+
+def as_opencv(image: Tensor) -> np.ndarray:
+    """The image as ``cv2.imread`` gives it to the predictor: BGR, (H, W, 3)."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy()[:, :, ::-1])
+
+
+def detected(output: HeadOutput, cfg: CfgNode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes, scores and classes that detectron2's rules keep, best first, by loops in float64.
+
+    A score above the threshold is a detection; one whose IoU with a better one of its class is above NMS's threshold
+    goes; the best are kept, and of these the ones whose box has an area.
+    """
+    scores, boxes = output.scores.double().numpy(), output.boxes.double().numpy()
+    rois, labels = np.nonzero(scores > cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST)
+    order = np.argsort(-scores[rois, labels], kind="stable")
+    kept: list[tuple[int, int]] = []
+    for roi, label in zip(rois[order], labels[order], strict=True):
+        box = boxes[roi, label]
+        rivals = (boxes[r, k] for r, k in kept if k == label)
+        if all(_iou(box, rival) <= cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST for rival in rivals):
+            kept.append((roi, label))
+    kept = kept[: cfg.TEST.DETECTIONS_PER_IMAGE]
+    kept = [(r, k) for r, k in kept if (boxes[r, k, 2:] > boxes[r, k, :2]).all()]
+    rois, labels = (np.array([pair[i] for pair in kept], dtype=int) for i in (0, 1))
+    return boxes[rois, labels], scores[rois, labels], labels
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
+    common = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return float(common / (sum(areas) - common)) if common else 0.0
