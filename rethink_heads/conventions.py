@@ -10,11 +10,14 @@ background too, has its own four rows of box deltas.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
-Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection"]
+Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection", "detectron2"]
+# Newer than files that have the others; left out where it is as it always was, so that these stay as they are.
+NEWER = ("proposal_order",)
 
 
 class ConventionsConfig(BaseModel):
@@ -35,7 +38,9 @@ class ConventionsConfig(BaseModel):
         frozen_norm_epsilon: added to the variance by frozen batch normalisation.
         anchors: torchvision rounds corners about a cell's corner and infers strides from the padded image;
             maskrcnn-benchmark rounds sides of a cell-sized anchor, scales it, about the cell's middle;
-            mmdetection rounds nothing, about the cell's corner. The last two have strides 4 to 64.
+            mmdetection and detectron2 round nothing, about the cell's corner. All but torchvision have strides 4 to 64.
+        proposal_order: what suppression ranks the RPN's proposals by. It is the same order, but for far-off logits
+            whose probabilities round to the same number.
         delta_limits: size deltas are limited to ``growth`` by 1000 / 16, or in ``both`` directions.
         roi_align_aligned: RoIAlign shifts by half a cell (``aligned=True``).
         roi_level_rule: where in log2 of an RoI's size the small constant is added that decides ties of levels.
@@ -62,6 +67,15 @@ class ConventionsConfig(BaseModel):
     roi_level_from: Literal["enlarged", "proposal"] = "enlarged"
     least_proposal_side: Annotated[float, Field(ge=0.0)] = 1e-3
     least_detection_side: Annotated[float, Field(ge=0.0)] = 0.01
+    proposal_order: Literal["probability", "logit"] = "probability"
+
+    @model_serializer(mode="wrap")
+    def _leave_out_usual(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
+        values = to_mapping(self)
+        for name in NEWER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
 
 
 MASKRCNN_BENCHMARK = ConventionsConfig(
@@ -94,3 +108,23 @@ MMDETECTION = ConventionsConfig(
     least_detection_side=0.0,
 )
 """mmdetection's in ``dh-faster-rcnn_r50_fpn_1x_coco`` (mmdetection 3.3)."""
+
+DETECTRON2 = ConventionsConfig(
+    channel_order="bgr",
+    pixel_range=255.0,
+    size_rule="detectron2",
+    interpolation="pillow",
+    stride_in_1x1=True,
+    anchors="detectron2",
+    proposal_order="logit",
+    roi_align_aligned=True,
+    roi_level_rule="detectron2",
+    # It asks for sides above zero, not for at least zero.
+    least_proposal_side=1e-30,
+    least_detection_side=1e-30,
+)
+"""detectron2's with its default settings; a model's own may set colours, strides and RoIAlign otherwise.
+
+Detections without width or height are dropped before NMS here and last of all in detectron2, where they can take places
+of the best 100.
+"""

@@ -28,16 +28,22 @@ EXAMPLE = (
     "Example: rethink-heads import dh_faster_rcnn_r50_fpn_1x_coco.pth --run runs/mmdetection"
     " --data FOLDER"
 )
+# Frameworks whose files have their settings beside them.
+CONFIGURED = ("detectron2",)
 
 FileArgument = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="Checkpoint (.pth) of the framework.", show_default=False),
+    typer.Argument(
+        metavar="FILE",
+        help="Checkpoint of the framework (.pth, or .pkl of detectron2's zoo).",
+        show_default=False,
+    ),
 ]
 LayoutOption = Annotated[
     str | None,
     typer.Option(
         "--layout",
-        metavar="maskrcnn-benchmark|mmdetection",
+        metavar="maskrcnn-benchmark|mmdetection|detectron2",
         help="Framework that wrote the file. Without it: recognised by the weights' names.",
         show_default=False,
     ),
@@ -46,7 +52,7 @@ BackboneOption = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        metavar="resnet50|resnet101",
+        metavar="resnet50|resnet101|...",
         help="Backbone that the file must have. Without it: read off the weights.",
         show_default=False,
     ),
@@ -55,9 +61,19 @@ ImportedHeadOption = Annotated[
     str | None,
     typer.Option(
         "--head",
-        metavar="double|double-ext",
-        help="What the authors' double head was trained as, which its file does not say."
+        metavar="double|double-ext|double-reverse",
+        help="What a double head was trained as, where its file does not say it."
         " [default: double-ext]",
+        show_default=False,
+    ),
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="detectron2's configuration (YAML) of the weights. Without it: config.yaml beside them, or"
+        " detectron2's defaults.",
         show_default=False,
     ),
 ]
@@ -70,15 +86,17 @@ def command(
     layout: LayoutOption = None,
     backbone: BackboneOption = None,
     head: ImportedHeadOption = None,
+    settings_file: SettingsOption = None,
     run: RunOption = None,
     data: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a run of a detector that maskrcnn-benchmark or mmdetection trained.
+    """Make a run of a detector that maskrcnn-benchmark, mmdetection or detectron2 trained.
 
-    For the Double-Head authors' released files and mmdetection's dh-faster-rcnn_r50_fpn_1x_coco;
-    plain Faster R-CNNs with FPN of either framework are read too. The other commands treat the run as one
-    that was trained here. --data is kept as the run's data; its classes name those of a file that names none.
+    For the Double-Head authors' released files, mmdetection's dh-faster-rcnn_r50_fpn_1x_coco and this
+    package's heads trained in detectron2; plain Faster R-CNNs with FPN of each framework are read too. The other
+    commands treat the run as one that was trained here. --data is kept as the run's data; its classes name those
+    of a file that names none.
     """
     # A setting that does not exist is told before a large file is read.
     settings = load_preset("coco-r50", overrides=overrides)
@@ -90,7 +108,9 @@ def command(
     from rethink_heads.detectors.checkpoints import same_weights, save_detector
     from rethink_heads.detectors.imports.importing import import_detector
 
-    imported = import_detector(file, layout, backbone, head, class_names, overrides or [])
+    imported = import_detector(
+        file, layout, backbone, head, class_names, overrides or [], settings_file
+    )
     config = imported.config.with_data(source=settings.data.source)
     made = Run.create(run or default_runs_root() / file.stem, config)
     if made.detector_path.is_file() and not same_weights(made.detector_path, imported.detector):
@@ -108,6 +128,14 @@ def _report(imported: Imported, run: Run, as_json: bool) -> None:
     beside = [*in_groups(imported.left_out), *imported.extras]
     if beside:
         say(f"left out of the file, since a detector here does not need it: {', '.join(beside)}")
+    if imported.settings_path:
+        say(f"settings read from {imported.settings_path}")
+    elif imported.layout in CONFIGURED:
+        say(
+            f"nothing says the file's settings: {imported.layout}'s defaults are taken (--config FILE)"
+        )
+    for sentence in imported.remarks:
+        say(sentence)
     model = imported.config.model
     if as_json:
         print_json(

@@ -15,6 +15,7 @@ STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
 
 TINY = 1e-6
+DETECTRON2_TINY = 1e-8
 
 
 def pyramid_level(boxes: Tensor, rule: str) -> Tensor:
@@ -29,6 +30,8 @@ def pyramid_level(boxes: Tensor, rule: str) -> Tensor:
         level = torch.floor(4 + torch.log2(side / 224) + TINY) - 2
     elif rule == "maskrcnn-benchmark":
         level = torch.floor(4 + torch.log2(side / 224 + TINY)) - 2
+    elif rule == "detectron2":
+        level = torch.floor(4 + torch.log2(side / 224 + DETECTRON2_TINY)) - 2
     else:
         level = torch.floor(torch.log2(side / 56 + TINY))
     return level.clamp(0, len(STRIDES) - 1).long()

@@ -24,7 +24,8 @@ def frame_size(size: Size, min_size: int, max_size: int, rule: str) -> Size:
         size: (height, width) of the image.
         min_size, max_size: in pixels.
         rule: ``torchvision`` rounds both sides down; ``maskrcnn-benchmark`` gives the shorter side exactly, the longer
-            rounded down; ``mmdetection`` rounds both to the nearest.
+            rounded down; ``mmdetection`` and ``detectron2`` round both to the nearest, from scales computed in one step
+            and in two.
     """
     height, width = size
     shorter, longer = min(size), max(size)
@@ -35,9 +36,21 @@ def frame_size(size: Size, min_size: int, max_size: int, rule: str) -> Size:
         if width < height:
             return int(side * height / width), side
         return side, int(side * width / height)
+    if rule == "detectron2":
+        return _two_scales(size, min_size, max_size)
     scale = min(min_size / shorter, max_size / longer)
     half = 0.5 if rule == "mmdetection" else 0.0
     return math.floor(height * scale + half), math.floor(width * scale + half)
+
+
+def _two_scales(size: Size, min_size: int, max_size: int) -> Size:
+    """The shorter side brought to ``min_size``, then the longer, if need be, to ``max_size``; rounded at the end."""
+    scale = min_size / min(size)
+    height, width = (float(min_size) if side == min(size) else scale * side for side in size)
+    if max(height, width) > max_size:
+        again = max_size / max(height, width)
+        height, width = height * again, width * again
+    return int(height + 0.5), int(width + 0.5)
 
 
 def resize_pixels(image: Tensor, size: Size, interpolation: str) -> Tensor:

@@ -10,6 +10,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import batched_nms, remove_small_boxes
 
 from rethink_heads.config import ModelConfig
 from rethink_heads.conventions import ConventionsConfig
@@ -41,14 +42,14 @@ def cell_anchors(
     """Anchors (ratios, 4) of the pyramid cell at the image's corner, by their edges, in the order of the ratios.
 
     Args:
-        framework: ``maskrcnn-benchmark`` or ``mmdetection``.
+        framework: ``maskrcnn-benchmark``, or ``mmdetection`` or ``detectron2``, whose anchors are the same.
         stride: of the level, in pixels.
         size: square root of the area that anchors of the level have, about, in pixels.
         ratios: height over width.
         box_ends: what the framework's coordinates are.
     """
     ratio = torch.tensor(ratios, dtype=torch.float64)
-    if framework == "mmdetection":
+    if framework in ("mmdetection", "detectron2"):
         centre = 0.0
         width, height = size / ratio.sqrt(), size * ratio.sqrt()
     else:
@@ -111,6 +112,48 @@ class PixelClippingRPN(RegionProposalNetwork):
         )
 
 
+class LogitOrderRPN(RegionProposalNetwork):
+    """An RPN whose proposals are suppressed and ranked by their logits, as in detectron2.
+
+    Attributes:
+        box_ends: how proposals are clipped.
+    """
+
+    box_ends = "edge"
+
+    def filter_proposals(
+        self,
+        proposals: Tensor,
+        objectness: Tensor,
+        image_shapes: list[Size],
+        num_anchors_per_level: list[int],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Per image the best proposals (M, 4) after NMS by level, by their edges, and their logits."""
+        logits = objectness.detach().reshape(len(proposals), -1)
+        best = self._get_top_n_idx(logits, num_anchors_per_level)
+        levels = torch.arange(len(num_anchors_per_level), device=logits.device)
+        counts = torch.tensor(num_anchors_per_level, device=logits.device)
+        levels = levels.repeat_interleave(counts, output_size=logits.shape[1])
+        boxes, scores = [], []
+        for index, size in enumerate(image_shapes):
+            chosen = best[index]
+            clipped = clip_to_frame(proposals[index, chosen], size, self.box_ends)
+            large = remove_small_boxes(clipped, self.min_size)
+            chosen, clipped = chosen[large], clipped[large]
+            ranks = logits[index, chosen]
+            kept = batched_nms(clipped, ranks, levels[chosen], self.nms_thresh)
+            kept = kept[: self.post_nms_top_n()]
+            boxes.append(clipped[kept])
+            scores.append(ranks[kept])
+        return boxes, scores
+
+
+def _kind(conventions: ConventionsConfig) -> type[RegionProposalNetwork]:
+    if conventions.proposal_order == "logit":
+        return LogitOrderRPN
+    return PixelClippingRPN if conventions.box_ends == "pixel" else RegionProposalNetwork
+
+
 def build_rpn(model: ModelConfig) -> RegionProposalNetwork:
     """An untrained RPN for the settings."""
     conventions = model.conventions
@@ -122,8 +165,7 @@ def build_rpn(model: ModelConfig) -> RegionProposalNetwork:
     else:
         anchors = StrideAnchors(model.anchor_sizes, ratios, conventions)
     counts = {"training": model.rpn_proposals_train, "testing": model.rpn_proposals_test}
-    kind = PixelClippingRPN if conventions.box_ends == "pixel" else RegionProposalNetwork
-    rpn = kind(
+    rpn = _kind(conventions)(
         anchors,
         RPNHead(model.fpn_channels, len(ratios)),
         fg_iou_thresh=0.7,
@@ -136,4 +178,6 @@ def build_rpn(model: ModelConfig) -> RegionProposalNetwork:
     )
     rpn.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), conventions.delta_limits)
     rpn.min_size = conventions.least_proposal_side
+    if isinstance(rpn, LogitOrderRPN):
+        rpn.box_ends = conventions.box_ends
     return rpn

@@ -1,8 +1,9 @@
-"""Checkpoints of random weights under the names that maskrcnn-benchmark and mmdetection give them."""
+"""Checkpoints of random weights under the names that maskrcnn-benchmark, mmdetection and detectron2 give them."""
 
 from __future__ import annotations
 
 import functools
+import re
 
 import torch
 from torch import Tensor
@@ -135,3 +136,56 @@ def mmdetection_state(blocks: int = 4, seed: int = 1) -> State:
     write.linear(f"{head}.fc_branch.0", FC_WIDTH, CHANNELS * 49)
     write.linear(f"{head}.fc_branch.1", FC_WIDTH, FC_WIDTH)
     return write.state
+
+
+@functools.cache
+def detectron2_state(own_heads: bool = False, seed: int = 2) -> State:
+    """A ResNet-50 with FPN, narrow from there on, with its fc box head or our double head. Not to be changed."""
+    write = Writer(seed, counters=False)
+    write.resnet50("backbone.bottom_up", "backbone.bottom_up.stem", frozen=True)
+    write.state = {_detectron2_name(name): value for name, value in write.state.items()}
+    for level, (_, inner) in STAGES.items():
+        write.conv(f"backbone.fpn_lateral{level + 1}", CHANNELS, 4 * inner, 1, bias=True)
+        write.conv(f"backbone.fpn_output{level + 1}", CHANNELS, CHANNELS, 3, bias=True)
+    rpn = "proposal_generator.rpn_head"
+    write.conv(f"{rpn}.conv", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv(f"{rpn}.objectness_logits", 3, CHANNELS, 1, bias=True)
+    write.conv(f"{rpn}.anchor_deltas", 12, CHANNELS, 1, bias=True)
+    write.state[f"{rpn}.anchor_deltas.weight"] *= 0.2
+    if own_heads:
+        _double_head(write)
+        return write.state
+    write.linear("roi_heads.box_head.fc1", FC_WIDTH, CHANNELS * 49)
+    write.linear("roi_heads.box_head.fc2", FC_WIDTH, FC_WIDTH)
+    write.linear("roi_heads.box_predictor.cls_score", CLASSES + 1, FC_WIDTH, 1.0)
+    write.linear("roi_heads.box_predictor.bbox_pred", 4 * CLASSES, FC_WIDTH, 1.0)
+    return write.state
+
+
+def _detectron2_name(name: str) -> str:
+    """A stage is counted from the stem, and a normalisation belongs to its convolution."""
+    name = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", name)
+    for layer in ("1", "2", "3"):
+        name = name.replace(f".bn{layer}.", f".conv{layer}.norm.")
+    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+def _double_head(write: Writer) -> None:
+    fc, conv = "roi_heads.heads.fc", "roi_heads.heads.conv"
+    write.linear(f"{fc}.fc6", FC_WIDTH, CHANNELS * 49)
+    write.linear(f"{fc}.fc7", FC_WIDTH, FC_WIDTH)
+    write.counters = True
+    sizes = {
+        "0.expand": (CHANNELS, CHANNELS, 3),
+        "0.project": (WIDTH, CHANNELS, 1),
+        "0.shortcut": (WIDTH, CHANNELS, 1),
+        "1.reduce": (BOTTLENECK, WIDTH, 1),
+        "1.spatial": (BOTTLENECK, BOTTLENECK, 3),
+        "1.restore": (WIDTH, BOTTLENECK, 1),
+    }
+    for part, (out, inner, kernel) in sizes.items():
+        write.conv(f"{conv}.blocks.{part}.0", out, inner, kernel)
+        write.norm(f"{conv}.blocks.{part}.1", out)
+    for branch, inner in ((fc, FC_WIDTH), (conv, WIDTH)):
+        write.linear(f"{branch}.predictor.cls_score", CLASSES + 1, inner, 1.0)
+        write.linear(f"{branch}.predictor.bbox_pred", 4 * (CLASSES + 1), inner, 1.0)

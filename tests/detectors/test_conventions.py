@@ -11,12 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.conventions import MASKRCNN_BENCHMARK, MMDETECTION, ConventionsConfig
+from rethink_heads.conventions import (
+    DETECTRON2,
+    MASKRCNN_BENCHMARK,
+    MMDETECTION,
+    ConventionsConfig,
+)
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame, to_edges, to_pixels
 from rethink_heads.detectors.pooling import pyramid_level
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.resizing import frame_size
-from rethink_heads.detectors.rpn import box_coder, cell_anchors
+from rethink_heads.detectors.rpn import box_coder, build_rpn, cell_anchors
 from rethink_heads.errors import UserError
 from tests.tiny_coco import SMALL_SETTINGS
 
@@ -24,12 +29,22 @@ CONVENTIONS = {
     "torchvision": ConventionsConfig(),
     "maskrcnn-benchmark": MASKRCNN_BENCHMARK,
     "mmdetection": MMDETECTION,
+    "detectron2": DETECTRON2,
 }
 
 
 def test_the_usual_conventions_leave_settings_as_they_were() -> None:
     assert "conventions" not in ModelConfig().model_dump()
     assert "conventions" not in ModelConfig(conventions=ConventionsConfig()).model_dump_json()
+
+
+def test_files_of_older_imports_stay_as_they_were() -> None:
+    """What they could not say yet is left out where it is as it was; so their measurements still are theirs."""
+    for older in (MASKRCNN_BENCHMARK, MMDETECTION):
+        assert "proposal_order" not in older.model_dump_json()
+        assert ConventionsConfig.model_validate(older.model_dump()) == older
+    assert DETECTRON2.model_dump()["proposal_order"] == "logit"
+    assert ConventionsConfig.model_validate(DETECTRON2.model_dump()) == DETECTRON2
 
 
 def test_other_conventions_are_kept(tmp_path: Path) -> None:
@@ -63,6 +78,10 @@ def test_other_conventions_are_kept(tmp_path: Path) -> None:
         # maskrcnn-benchmark rounds the shorter side, then the longer follows from it: 1332 of 1333.
         ("maskrcnn-benchmark", (640, 301), (1333, 627)),
         ("maskrcnn-benchmark", (500, 500), (800, 800)),
+        ("detectron2", (427, 640), (800, 1199)),
+        ("detectron2", (640, 426), (1202, 800)),
+        ("detectron2", (333, 640), (694, 1333)),
+        ("detectron2", (500, 500), (800, 800)),
     ],
 )
 def test_frame_sizes(rule: str, size: tuple[int, int], expected: tuple[int, int]) -> None:
@@ -125,6 +144,34 @@ def test_anchors_of_a_cell() -> None:
     torch.testing.assert_close(
         wide, torch.tensor([[-root, -root / 2, root, root / 2], [-16, -16, 16, 16]])
     )
+
+
+@pytest.mark.parametrize("box_ends", ["edge", "pixel"])
+def test_proposals_ranked_by_logits(box_ends: str) -> None:
+    """Of two boxes that overlap the one of the higher logit stays, though both probabilities round to 1."""
+    order = {"proposal_order": "logit", "box_ends": box_ends, "least_proposal_side": 1e-30}
+    rpn = build_rpn(ModelConfig(conventions=ConventionsConfig(**order), rpn_proposals_test=4))
+    rpn.eval()
+    boxes = torch.tensor(
+        [
+            [0.0, 0, 20, 20],
+            [1, 1, 20, 20],
+            [60, 10, 130, 30],
+            # Beside the image, so that nothing is left of it; and on the second level, where it overlaps nothing.
+            [100, 10, 130, 30],
+            [0, 0, 20, 20],
+        ]
+    )
+    logits = torch.tensor([[30.0], [40], [-3], [50], [20]])
+    assert (logits[:2].sigmoid() == 1).all()
+    kept, scores = rpn.filter_proposals(boxes[None], logits, [(50, 90)], [4, 1])
+    expected = [[1.0, 1, 20, 20], [0, 0, 20, 20], [60, 10, 90, 30]]
+    ranks = [40.0, 20, -3]
+    if box_ends == "pixel":
+        # Of the box beside the image the last column is left.
+        expected, ranks = [[89.0, 10, 90, 30], *expected], [50.0, *ranks]
+    assert kept[0].tolist() == expected
+    assert scores[0].tolist() == ranks
 
 
 def test_deltas_limited_in_both_directions() -> None:

@@ -10,20 +10,24 @@ from typing import Any
 import torch
 
 from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.detectors.imports import maskrcnn_benchmark, mmdetection
+from rethink_heads.detectors.imports import detectron2, maskrcnn_benchmark, mmdetection
 from rethink_heads.detectors.imports.class_names import known_class_names
-from rethink_heads.detectors.imports.layouts import Layout, State
+from rethink_heads.detectors.imports.layouts import Layout, SettingsFile, State
 from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.detectors.imports.renaming import our_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import head_name
+from rethink_heads.overrides import validate
 
 LAYOUTS: Mapping[str, Layout] = {
-    layout.name: layout for layout in (maskrcnn_benchmark.LAYOUT, mmdetection.LAYOUT)
+    layout.name: layout
+    for layout in (maskrcnn_benchmark.LAYOUT, mmdetection.LAYOUT, detectron2.LAYOUT)
 }
-RECIPES = {"resnet50": "coco-r50", "resnet101": "coco-r101"}
-DOUBLE_HEADS = ("double", "double-ext")
+RECIPES = {"resnet101": "coco-r101"}
+USUAL_RECIPE = "coco-r50"
+DOUBLE_HEADS = ("double", "double-ext", "double-reverse")
+SETTINGS_NAME = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Imported:
         layout: the framework.
         left_out: names of weights in the file that the detector does not need.
         extras: names of what lies beside the weights in the file.
+        settings_path: the framework's configuration file that was read with it, or None.
+        remarks: a sentence for each thing that the framework does otherwise and no setting here expresses.
     """
 
     detector: RCNN
@@ -43,6 +49,8 @@ class Imported:
     layout: str
     left_out: tuple[str, ...]
     extras: tuple[str, ...]
+    settings_path: Path | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def import_detector(
@@ -52,18 +60,21 @@ def import_detector(
     head: str | None = None,
     class_names: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    settings: Path | None = None,
 ) -> Imported:
-    """Build a detector from a checkpoint of maskrcnn-benchmark or mmdetection.
+    """Build a detector from a checkpoint of maskrcnn-benchmark, mmdetection or detectron2.
 
     Args:
         path: the file.
         layout: a name of ``LAYOUTS``; None recognises it by its weights' names.
         backbone: ``resnet50`` or ``resnet101``; None reads it off the weights. Another than theirs is refused.
-        head: ``double`` or ``double-ext`` for the authors' double head, whose file does not say which losses trained
-            it; None takes ``double-ext``, the released models'.
+        head: ``double``, ``double-ext`` or ``double-reverse`` for a double head whose file does not say which losses
+            trained it; None takes ``double-ext``, the authors' released models'.
         class_names: of the data that the detector was trained for, in its class order. None takes those that the file
             names, or COCO's or VOC's where it has as many.
         overrides: ``key=value`` settings, for what no file says: ``model.conventions.stride_in_1x1=false``.
+        settings: detectron2's configuration of the weights (YAML). None reads a ``config.yaml`` beside the file, where
+            detectron2's training puts it, if there is one.
 
     Raises:
         UserError: the file cannot be read, is of another layout, lacks weights or has too many (they are named), or
@@ -72,19 +83,46 @@ def import_detector(
     checkpoint = read_checkpoint(path)
     chosen = _layout(layout, checkpoint.state, path)
     found = chosen.settings(checkpoint.state)
+    said = _settings_file(chosen, settings, path)
     if backbone is not None and backbone != found["backbone"]:
         raise UserError(
             f"{path} has the weights of {found['backbone']}, not of {backbone}: leave out --backbone"
         )
-    found["head"] = _head(head, found["head"], chosen, path)
-    names = _class_names(class_names, checkpoint.class_names, found["classes"], path)
-    config = _config(chosen, found, overrides)
+    configured = said.head if said else None
+    found["head"] = _head(head or configured, found["head"], chosen, path)
+    named = checkpoint.class_names or (said.class_names if said else None)
+    names = _class_names(class_names, named, found["classes"], path)
+    config = _config(chosen, found, said, overrides)
     chosen.check(checkpoint.state, config.model)
     with torch.random.fork_rng(devices=[]):
         detector = build_detector(config, names, pretrained=False)
     state, left_out = our_state(chosen, checkpoint.state, detector.state_dict(), found)
     detector.load_state_dict(state)
-    return Imported(detector.eval(), config, chosen.name, tuple(left_out), checkpoint.extras)
+    return Imported(
+        detector.eval(),
+        config,
+        chosen.name,
+        tuple(left_out),
+        checkpoint.extras,
+        said.path if said else None,
+        said.remarks if said else (),
+    )
+
+
+def _settings_file(layout: Layout, given: Path | None, path: Path) -> SettingsFile | None:
+    """The framework's configuration file that is given, or that lies beside the weights."""
+    if layout.read_settings is None:
+        if given is not None:
+            raise UserError(
+                f"{given}: configuration files of {layout.name} are not read; give single settings as KEY=VALUE"
+            )
+        return None
+    beside = path.parent / SETTINGS_NAME
+    chosen = given or (beside if beside.is_file() else None)
+    said = layout.read_settings(chosen) if chosen else None
+    if given is not None and said is None:
+        raise UserError(f"{given} is no configuration of {layout.name}: it has no MODEL")
+    return said
 
 
 def _layout(name: str | None, state: State, path: Path) -> Layout:
@@ -131,14 +169,25 @@ def _class_names(
     return names
 
 
-def _config(layout: Layout, found: Mapping[str, Any], overrides: Sequence[str]) -> Config:
+def _config(
+    layout: Layout,
+    found: Mapping[str, Any],
+    said: SettingsFile | None,
+    overrides: Sequence[str],
+) -> Config:
     """The backbone's recipe on COCO, with what the file and its framework say in place of it."""
-    recipe = load_preset(RECIPES[found["backbone"]], found["head"])
+    recipe = load_preset(RECIPES.get(found["backbone"], USUAL_RECIPE), found["head"])
     values = recipe.model_dump(mode="json")
     model = {name: value for name, value in found.items() if name in ModelConfig.model_fields}
     conventions = layout.conventions.model_dump(mode="json")
+    configured = dict(said.model) if said else {}
     # Nothing but the file's own weights fits its conventions.
-    fixed = {"pretrained": False, "norm": "frozen", "conventions": conventions}
-    values["model"] |= {**layout.defaults, **model, **fixed}
+    fixed = {
+        "pretrained": False,
+        "norm": "frozen",
+        "conventions": conventions | dict(said.conventions if said else {}),
+    }
+    values["model"] |= {**layout.defaults, **configured, **model, **fixed}
     values["preset"] = f"{layout.name}-{found['backbone']}"
-    return Config.model_validate(values).with_overrides(list(overrides))
+    where = str(said.path) if said else "the checkpoint"
+    return validate(Config, values, where).with_overrides(list(overrides))

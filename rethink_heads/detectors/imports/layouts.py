@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,27 @@ State = Mapping[str, Tensor]
 BLOCKS_OF_LAYER3 = {6: "resnet50", 23: "resnet101"}
 HEAD_PATTERN = re.compile(r"roi_heads\.heads\.(fc|conv)\.(.+)")
 BLOCK_PATTERN = re.compile(r"blocks\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """What a framework's own configuration file says of a detector.
+
+    Attributes:
+        path: the file.
+        model: ``model.*`` settings, ``conventions`` aside.
+        conventions: those that are not the framework's usual ones.
+        head: the structure, where the file says it.
+        class_names: the foreground classes, where it names them.
+        remarks: a sentence for each setting that has no counterpart here.
+    """
+
+    path: Path
+    model: Mapping[str, Any]
+    conventions: Mapping[str, Any]
+    head: str | None
+    class_names: tuple[str, ...] | None
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,8 @@ class Layout:
         check: complains of what else in a file contradicts the settings, of which it is given ``model``.
         ignored: pattern of names that a file may have and we do not need.
         defaults: other ``model.*`` settings, which nothing in a file says.
+        read_settings: reads the framework's configuration file; None for a file that is none. A framework whose
+            files are not read here has no such function.
     """
 
     name: str
@@ -47,6 +71,7 @@ class Layout:
     check: Callable[[State, ModelConfig], None]
     ignored: re.Pattern[str]
     defaults: Mapping[str, Any]
+    read_settings: Callable[[Path], SettingsFile | None] | None = None
 
 
 def shape(state: State, name: str) -> tuple[int, ...]:

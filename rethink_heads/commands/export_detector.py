@@ -1,0 +1,81 @@
+"""``rethink-heads export``: a run's detector as another framework's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rethink_heads.commands.options import JsonOption, reporting_errors
+from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run
+
+if TYPE_CHECKING:
+    from rethink_heads.detectors.exports.detectron2 import Exported
+
+NAME = "export"
+EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
+FRAMEWORKS = ("detectron2",)
+
+ExportedRunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder.")]
+FrameworkOption = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="|".join(FRAMEWORKS), help="Framework that is to read the detector."
+    ),
+]
+OutputOption = Annotated[
+    Path,
+    typer.Option("--output", metavar="FOLDER", help="New folder for the weights and settings."),
+]
+
+
+@reporting_errors
+def command(
+    run: ExportedRunOption,
+    output: OutputOption,
+    to: FrameworkOption = FRAMEWORKS[0],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's detector as detectron2's weights (model.pth) and settings (config.yaml).
+
+    A single fc-head becomes detectron2's own box head; for the other heads detectron2 needs this package, whose
+    rethink_heads.detectors.detectron2.config.add_rethink_heads_config(cfg) is called before the settings are read.
+    What detectron2 computes otherwise with the same weights is said. `rethink-heads import` reads the files back.
+    """
+    if to not in FRAMEWORKS:
+        raise UserError(f"unknown framework {to!r}: give --to {' or '.join(FRAMEWORKS)}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} is not an empty folder; give a new one with --output")
+    opened = Run.open(run)
+
+    from rethink_heads.detectors.exports.detectron2 import to_detectron2
+
+    exported = to_detectron2(opened.load(), opened.config)
+    exported.write(output)
+    _report(exported, output, to, as_json)
+
+
+def _report(exported: Exported, output: Path, framework: str, as_json: bool) -> None:
+    for sentence in exported.differences:
+        say(f"{framework} does this otherwise: {sentence}")
+    names = exported.file_names
+    if as_json:
+        print_json(
+            {
+                "folder": str(output),
+                "framework": framework,
+                "files": list(names),
+                "roi_heads": exported.roi_heads,
+                "differences": list(exported.differences),
+            }
+        )
+        return
+    print_lines(
+        f"exported: {output} ({', '.join(names)})",
+        f"{exported.roi_heads} of {len(exported.class_names)} classes, {len(exported.state)} weights",
+        f"next: rethink-heads correlate --model detectron2:{output / names[1]} --class-names {output / names[2]}"
+        " --annotations FILE --images DIR",
+    )

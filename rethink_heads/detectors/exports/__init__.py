@@ -1,0 +1,1 @@
+"""Our detectors as other frameworks' files: :mod:`detectron2` the weights, :mod:`detectron2_config` the settings."""

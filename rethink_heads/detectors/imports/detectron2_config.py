@@ -1,0 +1,197 @@
+"""detectron2's configuration files (YAML), read without detectron2: what of them a detector here depends on.
+
+A key that a file does not have takes detectron2's own default. Files of ``configs/`` and the ``config.yaml`` that a
+training writes beside its weights are both read.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rethink_heads.detectors.detectron2.settings import NODE, SIZES, TASK_WEIGHTS
+from rethink_heads.detectors.imports.layouts import SettingsFile
+from rethink_heads.errors import UserError
+from rethink_heads.head_names import HEADS, head_name
+
+BASE = "_BASE_"
+LEVELS = 5
+# Our setting, detectron2's key and its default.
+SETTINGS: Sequence[tuple[str, str, Any]] = (
+    ("image_mean", "MODEL.PIXEL_MEAN", (103.53, 116.28, 123.675)),
+    ("image_std", "MODEL.PIXEL_STD", (1.0, 1.0, 1.0)),
+    ("min_size", "INPUT.MIN_SIZE_TEST", 800),
+    ("max_size", "INPUT.MAX_SIZE_TEST", 1333),
+    ("anchor_sizes", "MODEL.ANCHOR_GENERATOR.SIZES", ((32, 64, 128, 256, 512),)),
+    ("anchor_ratios", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", ((0.5, 1.0, 2.0),)),
+    ("rpn_proposals_train", "MODEL.RPN.PRE_NMS_TOPK_TRAIN", 12000),
+    ("rpn_proposals_test", "MODEL.RPN.POST_NMS_TOPK_TEST", 1000),
+    ("roi_resolution", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14),
+    ("sampling_ratio", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0),
+    ("smooth_l1_beta", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0),
+    ("rois_per_image", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 512),
+    ("positive_fraction", "MODEL.ROI_HEADS.POSITIVE_FRACTION", 0.25),
+    ("score_threshold", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.05),
+    ("nms_threshold", "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5),
+    ("detections_per_image", "TEST.DETECTIONS_PER_IMAGE", 100),
+)
+# Keys without a setting here, with detectron2's default, which is what is done here.
+FIXED: Sequence[tuple[str, Any]] = (
+    ("MODEL.RESNETS.RES5_DILATION", 1),
+    ("MODEL.FPN.FUSE_TYPE", "sum"),
+    ("MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"),
+    ("MODEL.ANCHOR_GENERATOR.OFFSET", 0.0),
+    ("MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0)),
+    ("MODEL.RPN.NMS_THRESH", 0.7),
+    ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)),
+    ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", False),
+)
+POOLERS = {"ROIAlignV2": True, "ROIAlign": False}
+COLOURS = {"BGR": "bgr", "RGB": "rgb"}
+
+
+def read_settings(path: Path) -> SettingsFile | None:
+    """What a configuration file says; None for a YAML file that is no configuration of detectron2.
+
+    Raises:
+        UserError: the file cannot be read, or sets something to what no detector here has.
+    """
+    values = _with_base(Path(path), ())
+    if not isinstance(values.get("MODEL"), Mapping):
+        return None
+    for key, usual in FIXED:
+        found = _get(values, key, usual)
+        if found != usual:
+            raise UserError(
+                f"{path} sets {key} to {found}; a detector here has {usual}, so that it cannot be imported"
+            )
+    return SettingsFile(
+        Path(path),
+        _model(values, path),
+        _conventions(values, path),
+        _head(values, path),
+        _class_names(values),
+        tuple(_remarks(values)),
+    )
+
+
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A file's values over those of the file that it names as its base."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no such configuration: {path}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} is no configuration: expected names and values in YAML")
+    if path.resolve() in above:
+        raise UserError(f"{path} is its own {BASE}: give a configuration that ends somewhere")
+    base = values.pop(BASE, None)
+    if base is None:
+        return values
+    below = _with_base(path.parent / Path(str(base)).expanduser(), (*above, path.resolve()))
+    return _merged(below, values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        known = merged.get(name)
+        both = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(known, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _get(values: Mapping[str, Any], key: str, usual: Any) -> Any:
+    """The value of a dotted key, lists and sequences written as text as tuples; ``usual`` where there is none."""
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            return usual
+        node = node[part]
+    if isinstance(node, str) and node.startswith(("(", "[")):
+        # YAML has no tuples; detectron2 writes them as Python does.
+        try:
+            node = ast.literal_eval(node)
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f"the configuration's {key} is no list: {node!r}") from error
+    return _tuples(node)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    model = {name: _get(values, key, usual) for name, key, usual in SETTINGS}
+    model["anchor_sizes"] = _one_each(model["anchor_sizes"], path)
+    ratios = set(model["anchor_ratios"])
+    if len(ratios) != 1:
+        raise UserError(
+            f"{path} has other anchor ratios on each level; a detector here has one list for all"
+        )
+    model["anchor_ratios"] = list(ratios.pop())
+    model["trainable_layers"] = 5 - _get(values, "MODEL.BACKBONE.FREEZE_AT", 2)
+    for name in (*SIZES, *TASK_WEIGHTS):
+        value = _get(values, f"{NODE}.{name.upper()}", None)
+        if value is not None:
+            model[name] = None if name in TASK_WEIGHTS and value < 0 else value
+    return model
+
+
+def _one_each(sizes: Any, path: Path) -> list[Any]:
+    """One anchor size for each level, from detectron2's list of lists."""
+    if len(sizes) != LEVELS or any(len(level) != 1 for level in sizes):
+        raise UserError(
+            f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
+            f" {LEVELS} levels"
+        )
+    return [level[0] for level in sizes]
+
+
+def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    colours = _get(values, "INPUT.FORMAT", "BGR")
+    pooler = _get(values, "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2")
+    for key, found, known in (
+        ("INPUT.FORMAT", colours, COLOURS),
+        ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", pooler, POOLERS),
+    ):
+        if found not in known:
+            raise UserError(f"{path} sets {key} to {found}; a detector here has {', '.join(known)}")
+    least = float(_get(values, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0))
+    return {
+        "channel_order": COLOURS[colours],
+        "stride_in_1x1": _get(values, "MODEL.RESNETS.STRIDE_IN_1X1", True),
+        "roi_align_aligned": POOLERS[pooler],
+        **({"least_proposal_side": least} if least > 0 else {}),
+    }
+
+
+def _head(values: Mapping[str, Any], path: Path) -> str | None:
+    if _get(values, "MODEL.ROI_HEADS.NAME", None) != "RethinkROIHeads":
+        return None
+    head = head_name(str(_get(values, f"{NODE}.HEAD", "double")))
+    if head not in HEADS:
+        raise UserError(f"{path} sets {NODE}.HEAD to {head}; the heads are {', '.join(HEADS)}")
+    return head
+
+
+def _class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+    names = _get(values, f"{NODE}.CLASS_NAMES", ())
+    return tuple(str(name) for name in names) or None
+
+
+def _remarks(values: Mapping[str, Any]) -> list[str]:
+    before = _get(values, "MODEL.RPN.PRE_NMS_TOPK_TEST", 6000)
+    after = _get(values, "MODEL.RPN.POST_NMS_TOPK_TEST", 1000)
+    if before == after:
+        return []
+    return [
+        f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here"
+        f" both are {after} (model.rpn_proposals_test)"
+    ]

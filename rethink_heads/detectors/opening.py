@@ -1,0 +1,169 @@
+"""Opens the detectors that users bring: ``torchvision:NAME``, ``detectron2:CONFIG``, ``python:MODULE:FUNCTION``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rethink_heads.detectors.base import Detector
+from rethink_heads.detectors.checking import check_detector
+from rethink_heads.errors import UserError
+
+KINDS = ("torchvision:NAME", "detectron2:CONFIG", "python:MODULE:FUNCTION")
+REQUIRED = ("class_names", "heads", "device", "extract", "pool", "predict")
+
+
+def open_model(
+    model: str,
+    weights: str | None = None,
+    class_names: Sequence[str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Detector:
+    """The detector that a text names, in evaluation mode.
+
+    Args:
+        model: ``torchvision:`` and a model builder's name (``fasterrcnn_resnet50_fpn``); ``detectron2:`` and a
+            configuration file or its name in detectron2's model zoo; or ``python:`` with a module and a function in it
+            that makes a detector: one of :class:`rethink_heads.detectors.base.Detector`, or a module of either
+            framework.
+        weights: the name of torchvision's weights, or a file; None leaves it to the model. The function of ``python:``
+            is given it as ``weights``.
+        class_names: of the K classes of the scores, where neither model nor weights say them.
+        device: where to compute.
+
+    Raises:
+        UserError: there is no such model, its weights do not fit, or it is no two-stage detector.
+    """
+    kind, _, name = model.partition(":")
+    device = torch.device(device)
+    if name and kind == "torchvision":
+        from rethink_heads.detectors.torchvision.opening import open_torchvision
+
+        return open_torchvision(name, weights, class_names, device)
+    if name and kind == "detectron2":
+        from rethink_heads.detectors.detectron2.opening import open_detectron2
+
+        return open_detectron2(name, weights, class_names, device)
+    if name and kind == "python":
+        return _open_python(name, weights, class_names, device)
+    raise UserError(f"unknown model {model!r}; give one of {', '.join(KINDS)}")
+
+
+def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detector:
+    """A live Python object as a detector: one already, or a module of torchvision's or detectron2's.
+
+    Args:
+        model: in place on its device; it is put into evaluation mode.
+        class_names: of the K foreground classes. A module of a framework does not know them; None then takes those of
+            COCO where it has as many.
+
+    Raises:
+        UserError: it is no two-stage detector, or the class names do not fit.
+    """
+    if all(hasattr(model, name) for name in REQUIRED):
+        return model
+    frameworks = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
+    if "detectron2" in frameworks:
+        from rethink_heads.detectors.detectron2.opening import from_module as from_detectron2
+
+        return from_detectron2(model, class_names)
+    if "torchvision" in frameworks:
+        from rethink_heads.detectors.torchvision.opening import from_module as from_torchvision
+
+        return from_torchvision(model, class_names)
+    lacking = [name for name in REQUIRED if not hasattr(model, name)]
+    raise UserError(
+        f"{type(model).__name__} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
+        f" rethink_heads.detectors.base: it lacks {', '.join(lacking)}"
+    )
+
+
+def model_name(model: str) -> str:
+    """A short name for what ``--model`` is given, which its folder has."""
+    kind, _, name = model.partition(":")
+    if kind == "python":
+        return name.replace(":", "-").rpartition(".")[2]
+    return Path(name).stem
+
+
+def source_files(model: str) -> list[Path]:
+    """The files that say what a detector is: a configuration, or the module with the function that makes it."""
+    kind, _, name = model.partition(":")
+    if kind == "detectron2":
+        return [Path(name)] if Path(name).is_file() else []
+    if kind != "python":
+        return []
+    _look_here()
+    spec = importlib.util.find_spec(name.partition(":")[0])
+    return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
+
+
+def _look_here() -> None:
+    """Let modules in the current folder be imported, as ``python`` does but an installed program does not."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _open_python(
+    name: str, weights: str | None, class_names: Sequence[str] | None, device: torch.device
+) -> Detector:
+    where = f"python:{name}"
+    made = _made(_function(name), weights, where)
+    if isinstance(made, torch.nn.Module):
+        made = made.to(device).eval()
+    detector = as_detector(made, class_names)
+    check_detector(detector, where)
+    return detector
+
+
+def _function(name: str) -> Any:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise UserError(
+            f"python:{name} does not name a function: give python:MODULE:FUNCTION, for example"
+            " python:my_package.module:make_detector"
+        )
+    _look_here()
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise UserError(
+                f"cannot import {module_name}: it needs {error.name}, which is not installed"
+            ) from error
+        raise UserError(
+            f"there is no module {module_name} in the current folder or among the installed packages"
+        ) from error
+    except Exception as error:  # Whatever the module does when it is imported.
+        raise UserError(f"cannot import {module_name}: {_said(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"{module_name} has no function {function_name}")
+    return function
+
+
+def _made(function: Any, weights: str | None, where: str) -> Any:
+    if weights is not None and "weights" not in inspect.signature(function).parameters:
+        raise UserError(f"--weights was given, but {where} takes no argument `weights`")
+    try:
+        return function() if weights is None else function(weights=weights)
+    except UserError:
+        raise
+    except Exception as error:  # The user's own code can raise anything.
+        raise UserError(f"{where} failed: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """An exception of the user's code in a line: what it says, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"

@@ -1,0 +1,267 @@
+"""Conversion against detectron2 itself: its detectors as ours, ours as its."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+pytest.importorskip("detectron2", reason="detectron2 is not installed")
+
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes
+
+from rethink_heads.config import Config, load_preset
+from rethink_heads.conventions import DETECTRON2
+from rethink_heads.detectors.checkpoints import save_detector
+from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
+from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
+from rethink_heads.detectors.exports.detectron2 import to_detectron2
+from rethink_heads.detectors.imports.importing import Imported, import_detector
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.resizing import frame_size
+
+IMAGES = 2
+# A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
+FILES: dict[str, tuple[str, dict[str, Any]]] = {
+    "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml": ("fc", {}),
+    "double_head_ext_R_50_FPN": (
+        "double-ext",
+        {
+            "MODEL.RESNETS.DEPTH": 18,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+            "MODEL.RETHINK_HEADS.CONV_WIDTH": 64,
+            "MODEL.RETHINK_HEADS.CONV_BOTTLENECK": 16,
+            "MODEL.RETHINK_HEADS.CONV_ENLARGEMENT": 1.4,
+            "MODEL.RETHINK_HEADS.FUSION": "max",
+        },
+    ),
+}
+QUICK = {
+    "INPUT.MIN_SIZE_TEST": 192,
+    "INPUT.MAX_SIZE_TEST": 256,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 200,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 200,
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.02,
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A detector of detectron2's, its configuration with its file, and ours made of these."""
+
+    theirs: Detectron2Detector
+    cfg: CfgNode
+    ours: Imported
+
+
+@pytest.fixture(scope="module", params=list(FILES))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("theirs")
+    head, changes = FILES[request.param]
+    cfg = read_config(request.param)
+    values = QUICK | changes
+    cfg.merge_from_list([item for each in values.items() for item in each])
+    path = folder / "config.yaml"
+    path.write_text(cfg.dump(), encoding="utf-8")
+    theirs = open_detectron2(str(path), "random")
+    state = theirs.model.state_dict()
+    if head == "fc":
+        # As in the model zoo.
+        arrays = {name: value.numpy() for name, value in state.items()}
+        content = {"model": arrays, "__author__": "Detectron2 Model Zoo"}
+        file = folder / "model_final.pkl"
+        file.write_bytes(pickle.dumps(content))
+    else:
+        file = folder / "model_final.pth"
+        torch.save({"model": state, "iteration": 3}, file)
+    imported = import_detector(file)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = str(file), "cpu"
+    assert imported.settings_path == path
+    assert imported.config.head == head
+    return Pair(theirs, cfg, imported)
+
+
+@pytest.fixture(scope="module")
+def images(shared_data: Path) -> list[Tensor]:
+    """Real images, uint8 RGB (3, H, W)."""
+    paths = sorted((shared_data / "coco-sample" / "val2017").glob("*.jpg"))[:IMAGES]
+    pixels = [np.array(Image.open(path).convert("RGB")) for path in paths]
+    return [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-4 of each value or, where one is next to nothing, to 1e-7 of the largest."""
+    least = 1e-7 * float(expected.abs().max())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=least)
+
+
+def test_an_imported_detector_detects_what_detectron2_does(
+    pair: Pair, images: list[Tensor]
+) -> None:
+    """detectron2 reads its own file and does everything itself, from the image's bytes to the boxes in its pixels."""
+    predictor = DefaultPredictor(pair.cfg)
+    for image in images:
+        bgr = image.flip(0).permute(1, 2, 0).numpy()
+        expected = predictor(bgr)["instances"]
+        found = pair.ours.detector.detect(image)[pair.ours.config.head]
+        assert len(expected) > 20
+        assert expected.scores.std() > 0.01
+        assert torch.equal(found.labels, expected.pred_classes)
+        assert_same(found.scores, expected.scores)
+        assert_same(found.boxes, expected.pred_boxes.tensor)
+
+
+def test_every_head_detects_what_its_adapter_does(pair: Pair, images: list[Tensor]) -> None:
+    expected = pair.theirs.detect(images[0])
+    found = pair.ours.detector.detect(images[0])
+    assert tuple(found) == tuple(expected) == pair.ours.detector.heads
+    for head, each in expected.items():
+        assert torch.equal(found[head].labels, each.labels)
+        assert_same(found[head].scores, each.scores)
+        assert_same(found[head].boxes, each.boxes)
+
+
+def test_proposals_and_what_is_said_of_them(pair: Pair, images: list[Tensor]) -> None:
+    with torch.inference_mode():
+        features, expected = pair.theirs.propose(images[0])
+        ours, found = pair.ours.detector.propose(images[0])
+        assert_same(found, expected)
+        theirs = pair.theirs.predict(features, pair.theirs.pool(features, expected), expected)
+        mine = pair.ours.detector
+        outputs = mine.predict(ours, mine.pool(ours, expected), expected)
+    for head, each in theirs.items():
+        assert_same(outputs[head].scores, each.scores)
+        assert_same(outputs[head].boxes, each.boxes)
+
+
+def test_an_imported_detector_exported_is_the_file(pair: Pair) -> None:
+    exported = to_detectron2(pair.ours.detector, pair.ours.config)
+    state = pair.theirs.model.state_dict()
+    kept = {name for name in state if not name.endswith("num_batches_tracked")}
+    assert kept <= set(exported.state) <= set(state)
+    for name in kept:
+        assert torch.equal(exported.state[name], state[name]), name
+    assert exported.differences == ()
+
+
+@pytest.fixture(scope="module", params=["fc", "double-ext", "double-conv"])
+def trained_here(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[RCNN, Config, Detectron2Detector]:
+    """A detector of ours with torchvision's conventions, and detectron2's made of its export."""
+    small = ["model.backbone=resnet18", "model.pretrained=false", "model.fpn_channels=32"]
+    heads = ["model.fc_width=48", "model.conv_width=64", "model.conv_bottleneck=16"]
+    config = load_preset("coco-r50", request.param, [*small, *heads, "model.non_local=true"])
+    torch.manual_seed(4)
+    detector = build_detector(config, ("cat", "dog", "cow"), pretrained=False).eval()
+    for name, parameter in detector.named_parameters():
+        if "predictor" in name or "cls_logits" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    folder = tmp_path_factory.mktemp("ours") / "exported"
+    to_detectron2(detector, config).write(folder)
+    names = (folder / "class_names.txt").read_text().split()
+    return detector, config, open_detectron2(str(folder / "config.yaml"), class_names=names)
+
+
+def test_the_same_input_gives_the_same_values_in_detectron2(
+    trained_here: tuple[RCNN, Config, Detectron2Detector], images: list[Tensor]
+) -> None:
+    detector, _, theirs = trained_here
+    model = theirs.model
+    # The image as detectron2 resizes it: the two differ there, and that is told.
+    height, width = images[0].shape[1:]
+    pixels = images[0].permute(1, 2, 0).numpy()
+    resizing = ResizeShortestEdge([192, 192], 256).get_transform(pixels)
+    resized = torch.from_numpy(resizing.apply_image(pixels).copy()).permute(2, 0, 1)
+    assert resized.shape[1:] == frame_size((height, width), 192, 256, "detectron2")
+    with torch.inference_mode():
+        batch = model.preprocess_image([{"image": resized}])
+        size = batch.image_sizes[0]
+        ours = detector.transform.normalize(resized.float() / 255)
+        torch.testing.assert_close(
+            ours, batch.tensor[0, :, : size[0], : size[1]], rtol=1e-5, atol=1e-5
+        )
+        expected = model.backbone(batch.tensor)
+        found = detector.backbone(batch.tensor)
+        for mine, level in zip(found.values(), expected.values(), strict=True):
+            assert level.std() > 1e-3
+            torch.testing.assert_close(mine, level, rtol=1e-4, atol=1e-5 * float(level.abs().max()))
+        # The same features from here on.
+        levels = list(expected.values())
+        rpn = model.proposal_generator.rpn_head(levels)
+        for mine, maps in zip(detector.rpn.head(levels), rpn, strict=True):
+            for each, other in zip(mine, maps, strict=True):
+                torch.testing.assert_close(each, other)
+        pyramid = dict(zip(found, levels, strict=True))
+        # On every level, and enlarged beyond the frame.
+        boxes = torch.tensor(
+            [
+                [5.0, 6, 30, 40],
+                [0, 0, 150, 120],
+                [60, 20, 190, 185],
+                [2, 3, 9, 10],
+                [0, 0, 256, 190],
+            ]
+        )
+        pooled = detector.roi_heads.pool(pyramid, [boxes], [size])
+        outputs = detector.roi_heads.heads(pooled)
+        _assert_same_heads(model.roi_heads, expected, boxes, outputs)
+
+
+def _assert_same_heads(
+    roi_heads: Any, levels: dict[str, Tensor], boxes: Tensor, outputs: dict[str, Any]
+) -> None:
+    """Logits and deltas of detectron2's RoI heads equal ours, by branch."""
+    if list(outputs) != ["fc"]:
+        theirs = roi_heads.heads(roi_heads.pool(levels, [boxes]))
+        assert list(theirs) == list(outputs)
+        for name, (logits, deltas) in theirs.items():
+            assert logits.std() > 0.01
+            torch.testing.assert_close(outputs[name][0], logits)
+            torch.testing.assert_close(outputs[name][1], deltas)
+        return
+    features = [levels[name] for name in roi_heads.box_in_features]
+    hidden = roi_heads.box_head(roi_heads.box_pooler(features, [Boxes(boxes)]))
+    logits, deltas = roi_heads.box_predictor(hidden)
+    assert logits.std() > 0.01
+    mine = outputs["fc"]
+    torch.testing.assert_close(mine[0].roll(-1, 1), logits)
+    torch.testing.assert_close(mine[1][:, 4:], deltas)
+
+
+def test_what_comes_back_from_detectron2_is_as_it_computes(
+    trained_here: tuple[RCNN, Config, Detectron2Detector], images: list[Tensor], tmp_path: Path
+) -> None:
+    """Imported again with the exported settings, it is detectron2's detector and no longer ours."""
+    detector, config, theirs = trained_here
+    to_detectron2(detector, config).write(tmp_path / "exported")
+    small = ["model.min_size=192", "model.max_size=256", "model.rpn_proposals_test=100"]
+    again = import_detector(
+        tmp_path / "exported" / "model.pth", class_names=("cat", "dog", "cow"), overrides=small
+    )
+    save_detector(again.detector, again.config, tmp_path / "detector.pt")
+    conventions = again.config.model.conventions
+    assert (conventions.channel_order, conventions.roi_align_aligned) == ("rgb", False)
+    assert conventions.anchors == DETECTRON2.anchors
+    assert again.config.model.image_mean == pytest.approx([123.675, 116.28, 103.53])
+    with torch.inference_mode():
+        features = again.detector.extract(images[1])
+        boxes = torch.tensor([[10.0, 20, 200, 220], [50, 60, 90, 120], [0, 0, 20, 30]])
+        found = again.detector.predict(features, again.detector.pool(features, boxes), boxes)
+        quick = Detectron2Detector(theirs.model, ("cat", "dog", "cow"), 192, 256, "RGB")
+        other = quick.extract(images[1])
+        expected = quick.predict(other, quick.pool(other, boxes), boxes)
+    assert set(found) == set(expected)
+    for head, each in expected.items():
+        assert_same(found[head].scores, each.scores)
+        assert_same(found[head].boxes, each.boxes)
