@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from textwrap import wrap
+from textwrap import TextWrapper
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
+from rethink_heads.plots.looks import head_label
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,
@@ -20,14 +22,21 @@ from rethink_heads.plots.style import (
     TIGHT_LINES,
     Series,
     dress,
-    head_label,
     paper_style,
 )
 
 # Width of a letter of a title, in inches.
 TITLE_LETTER = 0.062
+# Height of a legend of two rows, in inches.
+TWO_ROWS = 0.4
 Layout = Literal["constrained", "compressed"]
 SIZE_TITLES = {"small": "Small", "medium": "Medium", "large": "Large", "all": "All sizes"}
+
+
+class _NameWrapper(TextWrapper):
+    """Breaks names of detectors after punctuation, which is what they have for spaces."""
+
+    wordsep_re = re.compile(r"(?<=[_\-:./])|(\s+)")
 
 
 def panel_grid(
@@ -126,17 +135,22 @@ def title_maps(
     letters = max(8, int((figure.get_figwidth() - 1.0) / columns / TITLE_LETTER))
     for ax, one, what in zip(maps, heads, whats, strict=True):
         title = [head_label(one.head) + (f", {what}" if what else "")]
-        title += wrap(f"({one.detector})", letters) if one.named else []
+        title += _NameWrapper(letters).wrap(f"({one.detector})") if one.named else []
         ax.set_title("\n".join(title), linespacing=TIGHT_LINES)
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend above all panels, in as few rows as the figure's width allows."""
+    """One legend above all panels, in as few rows as the figure's width allows.
+
+    A figure grows by what more than two rows need, so that many heads do not squeeze its panels.
+    """
     for columns in range(len(handles), 0, -1):
         with paper_style():
             legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns)
         width = legend.get_window_extent().width / figure.dpi
         if width <= figure.get_figwidth() - 0.2 or columns == 1:
+            height = legend.get_window_extent().height / figure.dpi
+            figure.set_figheight(figure.get_figheight() + max(0.0, height - TWO_ROWS))
             return
         legend.remove()
 

@@ -1,16 +1,17 @@
-"""The look shared by every figure: one colour and marker a head, one line style a detector.
+"""The look shared by every figure: its heads as series, type, lines and sizes.
 
-Colours are Okabe and Ito's colour-blind safe set. Markers tell heads apart in grey, line styles and
-marker fill tell detectors apart. Sizes are those of a two-column paper, in inches.
+Markers tell heads apart in grey, line styles and marker fill tell detectors apart: see :mod:`.looks`. Sizes are those
+of a two-column paper, in inches.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
-from zlib import crc32
 
 import matplotlib as mpl
 import pandas as pd
@@ -19,43 +20,12 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from rethink_heads.plots.looks import head_label, head_order, looks_of
+
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
 
-HEAD_COLOURS: Mapping[str, str] = {
-    "fc": "#D55E00",
-    "conv": "#0072B2",
-    "double": "#009E73",
-    "double-ext": "#CC79A7",
-    "double-reverse": "#000000",
-    "double-fc": "#E69F00",
-    "double-conv": "#56B4E9",
-}
-HEAD_MARKERS: Mapping[str, str] = {
-    "fc": "o",
-    "conv": "s",
-    "double": "^",
-    "double-ext": "D",
-    "double-reverse": "v",
-    "double-fc": "P",
-    "double-conv": "X",
-}
-HEAD_LABELS: Mapping[str, str] = {
-    "fc": "fc-head",
-    "conv": "conv-head",
-    "double": "Double-Head",
-    "double-ext": "Double-Head-Ext",
-    "double-reverse": "Double-Head-Reverse",
-    "double-fc": "Double-FC",
-    "double-conv": "Double-Conv",
-    "fc2": "second fc-head",
-    "conv2": "second conv-head",
-}
 SIZES: tuple[str, ...] = ("small", "medium", "large", "all")
-
-_OTHER_COLOURS = ("#8C7A00", "#7F7F7F", "#5B2A86", "#1B5E3B")
-_OTHER_MARKERS = ("<", ">", "*", "d")
-_LINE_STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 
 # Light bands of more heads than these lie over each other and cannot be told apart.
 MOST_SPREAD_BANDS = 2
@@ -107,6 +77,9 @@ PAPER_STYLE: Mapping[Any, Any] = {
 }
 
 
+_NAMING = ContextVar("naming_detectors", default=False)
+
+
 class NothingToDrawError(ValueError):
     """The frames hold no rows for a figure."""
 
@@ -151,9 +124,9 @@ class Series:
 def series_of(frames: pd.DataFrame | Iterable[pd.DataFrame]) -> list[Series]:
     """Every (detector, head) pair of the frames as a :class:`Series`, in a fixed order.
 
-    Heads come in the paper's order (fc, conv, double, double-ext, then others by name), and under
-    one head the detectors by name. A detector's line style is solid unless it shares a head's name
-    with an earlier one. Labels name the detector only where several have a head of that name.
+    Heads come in the paper's order (fc, conv, double, double-ext, ..., then others by name), and under
+    one head the detectors by name. Looks are those of :func:`.looks.looks_of`. Labels name the
+    detector only where several have a head of that name, or inside :func:`naming_detectors`.
     """
     if isinstance(frames, pd.DataFrame):
         frames = [frames]
@@ -163,31 +136,33 @@ def series_of(frames: pd.DataFrame | Iterable[pd.DataFrame]) -> list[Series]:
         if len(frame)
         for detector, head in frame[["detector", "head"]].drop_duplicates().to_numpy()
     }
-    detectors = sorted({detector for detector, _ in pairs})
-    heads = sorted({head for _, head in pairs}, key=_head_order)
-    looks = _head_looks(heads)
-    styles = _detector_styles(detectors, pairs)
-    ambiguous = {head for head in heads if sum(head == other for _, other in pairs) > 1}
+    order = sorted(pairs, key=lambda pair: (head_order(pair[1]), pair[0]))
+    looks = looks_of(order)
+    count = Counter(head for _, head in order)
+    named = {head for head in count if count[head] > 1 or _NAMING.get()}
     return [
         Series(
             detector,
             head,
-            head_label(head) + (f" ({detector})" if head in ambiguous else ""),
-            looks[head][0],
-            looks[head][1],
-            _LINE_STYLES[styles[detector] % len(_LINE_STYLES)],
-            styles[detector] % 2 == 1,
-            named=head in ambiguous,
+            head_label(head) + (f" ({detector})" if head in named else ""),
+            look.colour,
+            look.marker,
+            look.line_style,
+            look.hollow,
+            named=head in named,
         )
-        for head in heads
-        for detector in detectors
-        if (detector, head) in pairs
+        for (detector, head), look in ((pair, looks[pair]) for pair in order)
     ]
 
 
-def head_label(head: str) -> str:
-    """A head's name as a legend prints it."""
-    return HEAD_LABELS.get(head, head)
+@contextmanager
+def naming_detectors() -> Iterator[None]:
+    """Have every label name its detector, for figures that are about detectors rather than heads."""
+    token = _NAMING.set(True)
+    try:
+        yield
+    finally:
+        _NAMING.reset(token)
 
 
 def sizes_in(frame: pd.DataFrame) -> list[str]:
@@ -248,36 +223,3 @@ def spread_handle(count: int) -> Artist:
     if count <= MOST_SPREAD_BANDS:
         return Patch(facecolor=FAINT, alpha=0.25, edgecolor=FAINT, linewidth=0.5, label=label)
     return Line2D([], [], color=FAINT, linewidth=0.5, label=label)
-
-
-def _head_order(head: str) -> tuple[int, str]:
-    names = list(HEAD_COLOURS)
-    return (names.index(head) if head in names else len(names), head)
-
-
-def _head_looks(heads: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker a head. Heads of other detectors keep theirs from figure to figure."""
-    looks: dict[str, tuple[str, str]] = {}
-    taken: set[int] = set()
-    for head in heads:
-        if head in HEAD_COLOURS:
-            looks[head] = (HEAD_COLOURS[head], HEAD_MARKERS[head])
-            continue
-        count = len(_OTHER_COLOURS)
-        slot = crc32(head.encode()) % count
-        if len(taken) < count:
-            while slot in taken:
-                slot = (slot + 1) % count
-        taken.add(slot)
-        looks[head] = (_OTHER_COLOURS[slot], _OTHER_MARKERS[slot])
-    return looks
-
-
-def _detector_styles(detectors: list[str], pairs: set[tuple[str, str]]) -> dict[str, int]:
-    """Smallest style number a detector that no detector before it with a common head has."""
-    heads = {d: {head for name, head in pairs if name == d} for d in detectors}
-    styles: dict[str, int] = {}
-    for detector in detectors:
-        used = {styles[other] for other in styles if heads[other] & heads[detector]}
-        styles[detector] = next(i for i in range(len(detectors)) if i not in used)
-    return styles

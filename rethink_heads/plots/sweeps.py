@@ -20,12 +20,11 @@ from matplotlib.ticker import MaxNLocator
 from rethink_heads.plots.curves import dodge
 from rethink_heads.plots.heat_map import PERCENT, axis_name, metric_name, plot_heat_map
 from rethink_heads.plots.layout import legend_above
+from rethink_heads.plots.looks import HEAD_COLOURS, HEAD_MARKERS
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,
     GRID,
-    HEAD_COLOURS,
-    HEAD_MARKERS,
     INK,
     NothingToDrawError,
     dress,

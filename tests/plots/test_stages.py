@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from rethink_heads.plots.looks import HEAD_COLOURS
 from rethink_heads.plots.stages import figure3_stages
-from rethink_heads.plots.style import COLUMN_WIDTH, HEAD_COLOURS, PAGE_WIDTH, NothingToDrawError
+from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.statistics.stages import STAGES
 from tests.plots.drawn import draw
 

@@ -1,0 +1,128 @@
+"""Every figure of detectors from other frameworks: three with one head's name, and heads of any names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from rethink_heads.detection_results import detection_tables
+from rethink_heads.plots.detections import average_precision, detection_errors, reliability
+from rethink_heads.plots.stages import figure3_stages
+from rethink_heads.plots.style import series_of
+from rethink_heads.statistics.stages import STAGES
+from tests.made_detections import make_dataset, make_detections
+from tests.plots.drawn import Drawn, draw
+from tests.plots.test_figures import MAKE
+from tests.plots.test_stages import correlations
+
+Pairs = list[tuple[str, str]]
+Tables = dict[str, pd.DataFrame]
+PAIRS: dict[str, Pairs] = {
+    "three of one head": [
+        ("fasterrcnn_mobilenet_v3_large_fpn", "fc"),
+        ("fasterrcnn_resnet50_fpn", "fc"),
+        ("maskrcnn_resnet50_fpn", "fc"),
+    ],
+    "mixed": [
+        ("fasterrcnn_resnet50_fpn", "fc"),
+        ("faster_rcnn_R_50_FPN_1x", "fc"),
+        ("maskrcnn_resnet50_fpn", "fc"),
+        ("fasterrcnn_resnet50_fpn_v2", "conv-fc"),
+        ("faster_rcnn_R_50_C4", "conv"),
+        ("my_package.module:make_detector", "box"),
+        ("tiny", "mean pooling"),
+    ],
+}
+OF_DETECTIONS = {
+    "average_precision": lambda t: average_precision(t["ap"]),
+    "detection_errors": lambda t: detection_errors(t["detection_errors"]),
+    "reliability": lambda t: reliability(t["reliability"], t["calibration"]),
+}
+DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
+    **MAKE,
+    **OF_DETECTIONS,
+    "stages": lambda t: figure3_stages(t["stages"], "pcc"),
+}
+
+
+@pytest.fixture(scope="module", params=list(PAIRS))
+def pairs(request: pytest.FixtureRequest) -> Pairs:
+    return PAIRS[request.param]
+
+
+@pytest.fixture(scope="module")
+def drawn(
+    pairs: Pairs, tables: Tables, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Drawn]:
+    """Every figure, of the made-up fc-head's rows for each detector and head."""
+    of_fc = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
+    every = {
+        name: pd.concat([rows.assign(detector=d, head=h) for d, h in pairs], ignore_index=True)
+        for name, rows in of_fc.items()
+    }
+    dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
+    frames = [
+        make_detections(dataset, seed, d, h, 0.05 + 0.02 * seed)
+        for seed, (d, h) in enumerate(pairs)
+    ]
+    every |= detection_tables(
+        pd.concat(frames, ignore_index=True),
+        dataset,
+        pairs,
+        errors=True,
+        calibration=True,
+        replicates=5,
+    )
+    every["stages"] = correlations(tuple(pairs), STAGES)
+    return {name: draw(make(every)) for name, make in DRAWINGS.items()}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_texts_are_whole_and_apart(drawn: dict[str, Drawn], name: str) -> None:
+    assert drawn[name].misplaced() == []
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_panels_keep_their_height(drawn: dict[str, Drawn], name: str) -> None:
+    """However high the legend."""
+    figure = drawn[name].figure
+    heights = [ax.get_window_extent().height / figure.dpi for ax in figure.axes]
+    assert min(heights) > 0.6
+
+
+@pytest.mark.parametrize("name", ["figure2", "correlations", "stages", "average_precision"])
+def test_every_detector_has_a_look_of_its_own(
+    drawn: dict[str, Drawn], pairs: Pairs, name: str
+) -> None:
+    series = series_of(pd.DataFrame(pairs, columns=["detector", "head"]))
+    looks: dict[str, set[tuple[str, str, str]]] = {s.label: set() for s in series}
+    for ax in drawn[name].figure.axes:
+        for line in ax.get_lines():
+            if line.get_label() in looks:
+                look = (line.get_color(), line.get_marker(), to_hex(line.get_markerfacecolor()))
+                looks[line.get_label()].add(look)
+    assert all(len(of_label) == 1 for of_label in looks.values())
+    assert len(set.union(*looks.values())) == len(pairs) == len(looks)
+
+
+def test_bars_of_three_detectors_have_three_colours(drawn: dict[str, Drawn], pairs: Pairs) -> None:
+    bars = drawn["detection_errors"].figure.axes[0].patches
+    kinds = {(to_hex(bar.get_edgecolor()), bar.get_hatch()) for bar in bars}
+    assert len(kinds) == len(pairs)
+
+
+def test_names_in_titles_break_after_punctuation(drawn: dict[str, Drawn], pairs: Pairs) -> None:
+    titles = [ax.get_title() for ax in drawn["cells"].figure.axes if ax.get_title()]
+    named = [title for title in titles if "(" in title]
+    assert len(titles) == len(pairs)
+    assert len(named) == 3
+    for title in named:
+        lines = title.split("\n")
+        assert "".join(lines[1:]) in {f"({detector})" for detector, _ in pairs}
+        assert all(line[-1] in "_-.:)/" for line in lines[1:])
+    assert np.mean([title.count("\n") for title in named]) >= 1
