@@ -15,6 +15,7 @@ from rethink_heads.commands import (
     demo,
     describe,
     evaluate,
+    export_detector,
     figures,
     import_detector,
     regress,
@@ -44,6 +45,7 @@ for module in (
     figures,
     describe,
     import_detector,
+    export_detector,
 ):
     app.command(name=module.NAME, epilog=module.EXAMPLE)(module.command)
 

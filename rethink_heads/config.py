@@ -8,7 +8,7 @@ valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -31,6 +31,7 @@ from rethink_heads.presets import preset_values, split_preset
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
+FIRST_IN_FILE = ("preset", "head", "detector")
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -39,11 +40,13 @@ PositiveFloat = Annotated[float, Field(gt=0.0)]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """Settings that are fixed once read and refuse unknown names."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class DataConfig(_Settings):
+class DataConfig(Settings):
     """Where images and annotations come from.
 
     ``source`` is ``shapes`` (the generated set) or a folder in COCO or VOC layout. A pair such as
@@ -92,7 +95,7 @@ class DataConfig(_Settings):
         return resolve_split(self.source, getattr(self, f"{role}_split"))
 
 
-class ModelConfig(_Settings):
+class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
     Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the widening block).
@@ -161,7 +164,7 @@ class ModelConfig(_Settings):
         return self
 
 
-class TrainingConfig(_Settings):
+class TrainingConfig(Settings):
     """SGD with a linear warm-up and steps, counted in iterations.
 
     ``batch_size`` is the number of images of one iteration over all processes together.
@@ -185,12 +188,14 @@ class TrainingConfig(_Settings):
     checkpoint_every: Count = 1000
 
 
-class MeasuringConfig(_Settings):
+class MeasuringConfig(Settings):
     """Which objects and proposals are measured. None means all of them.
 
     ``images`` takes the first images of the test split; ``objects_per_image`` is a seeded choice.
     ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
     weighs them so that estimates stay unbiased. ``memory_mb`` bounds one chunk of RoI features.
+    ``class_map`` is a file that says which of the detector's classes a class of the data is, where
+    their names do not (see :mod:`rethink_heads.detectors.class_mapping`).
     """
 
     images: Count | None = None
@@ -199,6 +204,15 @@ class MeasuringConfig(_Settings):
     rows_per_bin: int = Field(default=20, ge=0)
     proposals_per_object: Count | None = None
     memory_mb: Count = 512
+    class_map: AbsolutePath | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_class_map(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
+        # Measurements without one say the same of themselves as before there were any.
+        values = to_mapping(self)
+        if self.class_map is None:
+            values.pop("class_map", None)
+        return values
 
     @field_validator("grid_steps")
     @classmethod
@@ -208,23 +222,21 @@ class MeasuringConfig(_Settings):
         return grid_steps
 
 
-class Config(_Settings):
-    """Everything that makes a run."""
+class StudyConfig(Settings):
+    """What measuring needs to know: the seed, the data and what of it is measured."""
 
-    preset: str
-    head: Head
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    training: TrainingConfig = TrainingConfig()
     measuring: MeasuringConfig = MeasuringConfig()
 
     def to_yaml(self) -> str:
         """Return the settings as YAML that :meth:`from_yaml` reads back."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        values = self.model_dump(mode="json")
+        first = {name: values[name] for name in FIRST_IN_FILE if name in values}
+        return yaml.safe_dump(first | values, sort_keys=False)
 
     @classmethod
-    def from_yaml(cls, path: Path) -> Config:
+    def from_yaml(cls, path: Path) -> Self:
         """Read settings from a file.
 
         Raises:
@@ -232,17 +244,26 @@ class Config(_Settings):
         """
         return validate(cls, read_mapping(Path(path)), str(path))
 
-    def with_overrides(self, overrides: list[str]) -> Config:
+    def with_overrides(self, overrides: list[str]) -> Self:
         """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`)."""
         values = self.model_dump(mode="json")
         apply_overrides(values, overrides)
-        return validate(Config, values, "override")
+        return validate(type(self), values, "override")
 
-    def with_data(self, **changes: Any) -> Config:
+    def with_data(self, **changes: Any) -> Self:
         """Return a copy with fields of ``data`` changed, e.g. ``with_data(test_split="train")``."""
         values = self.model_dump()
         values["data"].update(changes)
-        return validate(Config, values, "data")
+        return validate(type(self), values, "data")
+
+
+class Config(StudyConfig):
+    """Everything that makes a run."""
+
+    preset: str
+    head: Head
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
 
 
 def load_preset(

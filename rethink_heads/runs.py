@@ -19,23 +19,25 @@ that stand for the rest; so it never takes the place of another.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rethink_heads import __version__, files
-from rethink_heads.config import Config
+from rethink_heads import files
+from rethink_heads.config import Config, StudyConfig
 from rethink_heads.errors import UserError
+from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
-CONFIG_NAME = "config.yaml"
-DEFAULT_MEASUREMENTS = "default"
+if TYPE_CHECKING:
+    import torch
+
+    from rethink_heads.detectors.base import Detector
+    from rethink_heads.detectors.rcnn import RCNN
+
 # How much is done at once changes nothing that is measured.
 NOT_MEASURED = {"memory_mb"}
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
-
-logger = logging.getLogger(__name__)
 
 
 def default_runs_root() -> Path:
@@ -44,10 +46,9 @@ def default_runs_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(StudyFolder):
     """A run folder and its settings. Make one with :meth:`create` or :meth:`open`."""
 
-    path: Path
     config: Config
 
     @classmethod
@@ -100,11 +101,6 @@ class Run:
         return cls(path, Config.from_yaml(path / CONFIG_NAME))
 
     @property
-    def name(self) -> str:
-        """The folder's name; measurements call the detector by it."""
-        return self.path.resolve().name
-
-    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -122,48 +118,32 @@ class Run:
         return self.checkpoints / "detector.pt"
 
     @property
-    def measurements_dir(self) -> Path:
-        return self.path / "measurements"
+    def heads(self) -> tuple[str, ...]:
+        """The readings of its structure; task weights may have left some untrained."""
+        from rethink_heads.heads import STRUCTURES
+
+        return STRUCTURES[self.config.head].readings
 
     @property
-    def tables_dir(self) -> Path:
-        return self.path / "tables"
+    def branches(self) -> tuple[str, ...]:
+        """The branches that its structure is read from."""
+        from rethink_heads.heads import READINGS
 
-    @property
-    def figures_dir(self) -> Path:
-        return self.path / "figures"
+        reading = READINGS[self.config.head]
+        return (*reading.classifiers, reading.regressor)
 
-    @property
-    def log_path(self) -> Path:
-        return self.path / "log.txt"
+    def load(self, device: torch.device | str = "cpu") -> RCNN:
+        """The trained detector, in evaluation mode."""
+        from rethink_heads.detectors.checkpoints import load_detector
 
-    def measurements(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
-        """Return the folder of the measurements of that name."""
-        return self.measurements_dir / name
+        return load_detector(self.detector_path, device)
 
-    def tables(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
-        """Return the folder of the tables made from the measurements of that name."""
-        return self.tables_dir if name == DEFAULT_MEASUREMENTS else self.tables_dir / name
-
-    def figures(self, name: str = DEFAULT_MEASUREMENTS) -> Path:
-        """Return the folder of the figures made from the measurements of that name."""
-        return self.figures_dir if name == DEFAULT_MEASUREMENTS else self.figures_dir / name
-
-    def log(self, text: str) -> None:
-        """Append a line to the log, after the time (UTC) and the package's version.
-
-        A log that cannot be written stops nothing: a run may be read where it cannot be changed.
-        """
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        line = f"{now} rethink-heads {__version__} {' '.join(text.splitlines())}\n"
-        try:
-            with open(self.log_path, "a", encoding="utf-8", newline="\n") as stream:
-                stream.write(line)
-        except OSError as error:
-            logger.warning("cannot write %s: %s", self.log_path, error.strerror or error)
+    def provenance(self, detector: Detector | None = None) -> dict[str, str]:
+        """What everything that the run's detector says depends on, beside the data."""
+        return run_provenance(self)
 
 
-def measurements_name(own: Config, chosen: Config, seed: int) -> str:
+def measurements_name(own: StudyConfig, chosen: StudyConfig, seed: int) -> str:
     """Name the measurements of a run made with other test data, measuring settings or seed.
 
     Args:
@@ -188,7 +168,7 @@ def measurements_name(own: Config, chosen: Config, seed: int) -> str:
     return f"{split}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _test_paths(config: Config) -> tuple[Path, Path] | None:
+def _test_paths(config: StudyConfig) -> tuple[Path, Path] | None:
     try:
         return config.data.paths("test")
     except UserError:

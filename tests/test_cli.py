@@ -147,7 +147,8 @@ def test_a_corrupt_checkpoint(command: str, run: Run) -> None:
 @pytest.mark.parametrize("command", READS_DATA)
 def test_classes_that_do_not_match(command: str, run: Run, data: Path) -> None:
     content = write_coco(data)
-    content["categories"][1]["name"] = "blue"
+    for category, name in zip(content["categories"], ("blue", "yellow"), strict=True):
+        category["name"] = name
     write_annotations(data, content)
     message = fails(command, "--run", run.path, says="classes")
     assert "blue" in message
@@ -236,7 +237,12 @@ def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
     twin.checkpoints.mkdir()
     twin.detector_path.write_bytes(run.detector_path.read_bytes())
     fails(
-        "correlate", "--run", run.path, "--run", twin.path, says="two of the runs are called 'fc'"
+        "correlate",
+        "--run",
+        run.path,
+        "--run",
+        twin.path,
+        says="two of the detectors are called 'fc'",
     )
 
 
@@ -454,12 +460,17 @@ def test_classes_are_compared_before_the_demo_is_trained(
     content = write_coco(tmp_path / "other")
     content["categories"][1]["name"] = "blue"
     write_annotations(tmp_path / "other", content)
+    # The only object there is a blue one.
     preset = load_preset("shapes-tiny", "fc", [f"data.source={data}"])
     (tmp_path / "small.yaml").write_text(preset.to_yaml())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rethink_heads.commands.sessions.DEMO_PRESET", "small.yaml")
     monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
-    assert "blue" in fails("correlate", "--data", tmp_path / "other", says="classes")
+    other = tmp_path / "other"
+    fails("correlate", "--data", other, says="has no objects of the classes red")
+    content["categories"][0]["name"] = "yellow"
+    write_annotations(other, content)
+    assert "blue" in fails("correlate", "--data", other, says="classes")
 
 
 def test_the_demo_refuses_a_run_of_another_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

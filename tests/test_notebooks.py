@@ -13,13 +13,21 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, measured, train_run
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.sessions import measured, train_run
 from rethink_heads.config import load_preset
 from rethink_heads.runs import Run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-NAMES = ("quickstart", "correlation", "regression", "spatial_sensitivity", "compare_heads")
+NAMES = (
+    "quickstart",
+    "correlation",
+    "regression",
+    "spatial_sensitivity",
+    "compare_heads",
+    "your_own_detector",
+)
 SETTINGS = [
     *SMALL_SETTINGS,
     "training.max_iterations=2",

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run
+from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from rethink_heads.measure.measurements import Measurements
@@ -18,10 +19,12 @@ COMPARED = {
     "images": ("number of images", "--max-images N"),
     "seed": ("measuring seed", "--seed N"),
 }
+# Each detector has classes of its own.
+NOT_COMPARED = ("class_map",)
 SHOWN_OF_A_HASH = 8
 
 
-def check_names(runs: Sequence[Run]) -> None:
+def check_names(runs: Sequence[StudyFolder]) -> None:
     """Measurements call a detector by its run's name, so no two may be equal.
 
     Raises:
@@ -30,11 +33,14 @@ def check_names(runs: Sequence[Run]) -> None:
     names = [run.name for run in runs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two of the runs are called {name!r}; rename one of the folders")
+            raise UserError(
+                f"two of the detectors are called {name!r}; rename one of the folders, or name a model:"
+                " --model NAME=MODEL"
+            )
 
 
 def check_alike(
-    runs: Sequence[Run], provenances: Sequence[Mapping[str, str]], drawing: bool = False
+    runs: Sequence[StudyFolder], provenances: Sequence[Mapping[str, str]], drawing: bool = False
 ) -> None:
     """Refuse to compare measurements of different data, measuring settings or seeds.
 
@@ -72,19 +78,41 @@ def check_alike(
 
 
 def merged(
-    runs: Sequence[Run], found: Sequence[Measurements], drawing: bool = False
+    runs: Sequence[StudyFolder], found: Sequence[Measurements], drawing: bool = False
 ) -> Measurements:
-    """Merge the measurements of several runs after :func:`check_alike`."""
+    """Merge the measurements of several runs after :func:`check_alike`.
+
+    Detectors with other classes have measured other objects: the objects that all have measured are kept.
+    """
     from rethink_heads.measure.measurements import Measurements
 
     check_alike(runs, [measurements.provenance for measurements in found], drawing)
+    objects = [_objects(measurements) for measurements in found]
+    shared = set.intersection(*objects)
+    if any(each != shared for each in objects):
+        if not shared:
+            raise UserError(
+                "the detectors have measured no object in common: their classes differ; give --class-map"
+            )
+        counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
+        say(f"compared on the {len(shared)} objects that all have measured ({counts})")
+        found = [measurements.of_objects(shared) for measurements in found]
     return Measurements.merge(found)
+
+
+def _objects(measurements: Measurements) -> set[tuple[int, int]]:
+    frame = measurements.objects[["image_id", "object_id"]]
+    return set(frame.itertuples(index=False, name=None))
 
 
 def _settings(provenance: Mapping[str, str]) -> dict[str, str]:
     settings = {name: provenance[name] for name in COMPARED if name in provenance}
+    if "annotations" in provenance:
+        # The file, of which only some classes were measured: the objects that all have are compared.
+        settings["data"] = provenance["annotations"]
     for name, value in json.loads(provenance.get("measuring", "{}")).items():
-        settings[f"measuring.{name}"] = json.dumps(value)
+        if name not in NOT_COMPARED:
+            settings[f"measuring.{name}"] = json.dumps(value)
     return settings
 
 

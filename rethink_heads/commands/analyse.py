@@ -21,7 +21,7 @@ from rethink_heads.commands.given import given
 from rethink_heads.commands.options import SeedOption, reporting_errors
 from rethink_heads.console import print_lines, work
 from rethink_heads.errors import UserError
-from rethink_heads.runs import DEFAULT_MEASUREMENTS
+from rethink_heads.study_folder import DEFAULT_MEASUREMENTS
 
 
 def main(file: str) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.comparing import files_written, write_comparison
+from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
+    ClassMapOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     GridStepsOption,
@@ -17,14 +23,15 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    ModelsOption,
     ObjectsOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
     SplitOption,
+    WeightsOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
 from rethink_heads.commands.stages import (
     PREDEFINED,
     StagesOption,
@@ -61,6 +68,10 @@ RangeOption = Annotated[
 def command(
     overrides: MeasuringOverridesArgument = None,
     run: RunsOption = None,
+    model: ModelsOption = None,
+    weights: WeightsOption = None,
+    class_names: ClassNamesOption = None,
+    class_map: ClassMapOption = None,
     head: HeadsOption = None,
     stage: StagesOption = None,
     iou_range: RangeOption = (0.0, 1.0),
@@ -90,14 +101,20 @@ def command(
 
     bin_range(iou_range)
     stages = chosen_stages(stage)
+    detectors = DetectorChoice.of(run, model, weights, class_names)
     chosen = DataChoice(data, annotations, images, split)
     measuring = MeasuringChoice(
-        max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+        max_images,
+        objects_per_image,
+        proposals_per_object,
+        grid_steps,
+        overrides or (),
+        class_map or (),
     )
     if stages == [PREDEFINED]:
-        report(study(run, head, chosen, measuring, seed, device), iou_range, as_json)
+        report(study(detectors, head, chosen, measuring, seed, device), iou_range, as_json)
         return
-    found = stage_study(stages, run, head, chosen, measuring, seed, device)
+    found = stage_study(stages, detectors, head, chosen, measuring, seed, device)
     report_stages(found, iou_range, as_json)
 
 
@@ -122,8 +139,9 @@ def report(
         [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
     )
+    written = _write_comparison(found, pooled, ranks, differences, iou_range)
     if as_json:
-        print_json(_as_json(found, by_size, differences, iou_range))
+        print_json(_as_json(found, by_size, differences, iou_range, written))
     else:
         print_correlations(found, by_size, iou_range)
         if curves:
@@ -133,7 +151,11 @@ def report(
 
 
 def _as_json(
-    found: Study, by_size: pd.DataFrame, differences: pd.DataFrame, iou_range: tuple[float, float]
+    found: Study,
+    by_size: pd.DataFrame,
+    differences: pd.DataFrame,
+    iou_range: tuple[float, float],
+    written: Sequence[Path],
 ) -> dict[str, Any]:
     from rethink_heads.statistics.correlation import score_by_iou
 
@@ -154,6 +176,28 @@ def _as_json(
         comparisons=records(differences),
         iou_range=iou_range,
         provenance=found.measurements.provenance,
+        **files_written(written),
+    )
+
+
+def _write_comparison(
+    found: Study,
+    pooled: pd.DataFrame,
+    ranks: pd.DataFrame,
+    differences: pd.DataFrame,
+    iou_range: tuple[float, float],
+) -> list[Path]:
+    from rethink_heads.plots.figures import correlations
+
+    low, high = iou_range
+    ends = {"iou_low": low, "iou_high": high}
+    spearmans = ranks.rename(columns={"spearman_low": "low", "spearman_high": "high"})
+    return write_comparison(
+        found.runs,
+        found.names[0],
+        NAME if iou_range == (0.0, 1.0) else f"{NAME}_iou_{low:g}_{high:g}",
+        differences,
+        lambda: correlations(pooled.assign(**ends), spearmans.assign(**ends)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rethink_heads.commands import correlate
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.figures import draw_run, is_drawn
 from rethink_heads.commands.options import (
     DeviceOption,
@@ -13,7 +14,7 @@ from rethink_heads.commands.options import (
     SeedOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, demo_run, measured
+from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
 from rethink_heads.progress import duration

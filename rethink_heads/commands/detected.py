@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.console import interval, print_table
-from rethink_heads.runs import Run
+from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ class Detected:
         detections: of all its heads.
     """
 
-    run: Run
+    run: StudyFolder
     dataset: CocoDataset
     name: str
     sides: list[Side]

@@ -6,36 +6,40 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.comparing import legends_for, shared_folder
 from rethink_heads.commands.detected import Detected, Tables, as_json_record, print_report
+from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
+    ClassMapOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     HeadsOption,
     ImagesOption,
     JsonOption,
     MaxImagesOption,
+    ModelsOption,
     RunsOption,
     SeedOption,
     SplitOption,
+    WeightsOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import (
-    DataChoice,
-    MeasuringChoice,
-    chosen_heads,
-    logged,
-    read_data,
-    trained_runs,
-)
-from rethink_heads.commands.studies import known_heads
+from rethink_heads.commands.sessions import chosen_heads, logged, opened
+from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run, measurements_name, run_provenance, with_fusion
+from rethink_heads.runs import measurements_name, with_fusion
+from rethink_heads.study_folder import StudyFolder
+
+if TYPE_CHECKING:
+    from rethink_heads.detectors.rcnn import RCNN
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -70,7 +74,7 @@ CompareOption = Annotated[
     typer.Option(
         "--compare",
         help=f"Differences of every two heads on the same draws of images; of more than"
-        f" {MOST_FOR_ALL_PAIRS} heads, of each from the first.",
+        f" {MOST_FOR_ALL_PAIRS} heads, of each from the first. Several models are always compared.",
     ),
 ]
 FusionOption = Annotated[
@@ -97,6 +101,10 @@ OutputOption = Annotated[
 @reporting_errors
 def command(
     run: RunsOption = None,
+    model: ModelsOption = None,
+    weights: WeightsOption = None,
+    class_names: ClassNamesOption = None,
+    class_map: ClassMapOption = None,
     head: HeadsOption = None,
     errors: ErrorsOption = False,
     error_iou: ErrorIouOption = 0.5,
@@ -118,20 +126,25 @@ def command(
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again.
     """
     # Before the heavy imports, so that a mistake is told at once.
-    known_heads(head)
+    heads_asked = asked_heads(head)
+    if not run and not model:
+        check_known(heads_asked)
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     data_choice = DataChoice(data, annotations, images, split)
-    measuring = MeasuringChoice(images=max_images)
+    measuring = MeasuringChoice(images=max_images, class_maps=class_map or ())
     if output is not None:
         _check_folder(output)
-    runs = trained_runs(run, device, data_choice, measuring)
-    heads_of = _heads(runs, head)
+    detectors = DetectorChoice.of(run, model, weights, class_names)
+    runs = detectors.opened(device, data_choice, measuring)
+    if model and len(runs) > 1:
+        compare, output = True, output or shared_folder(runs)
+    heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
     found = [
-        _detect(each, heads, data_choice, measuring, fusion, device)
-        for each, heads in zip(runs, heads_of, strict=True)
+        _detect(each, heads, data_choice, measuring.of(index, len(runs)), fusion, device)
+        for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
     if compare or output is not None:
         _check_same_data(found)
@@ -153,12 +166,9 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"{there} {reason}; choose another folder with --output")
 
 
-def _heads(runs: Sequence[Run], head: Sequence[str] | None) -> list[list[str]]:
+def _heads(runs: Sequence[StudyFolder], asked: Sequence[str] | None) -> list[list[str]]:
     """By run: the heads asked for that it has, at least one; each is one of some run's."""
-    from rethink_heads.heads import STRUCTURES
-
-    asked = known_heads(head)
-    there = [STRUCTURES[each.config.head].readings for each in runs]
+    there = [each.heads for each in runs]
     of_any = {name for readings in there for name in readings}
     heads = []
     for each, readings in zip(runs, there, strict=True):
@@ -170,10 +180,10 @@ def _heads(runs: Sequence[Run], head: Sequence[str] | None) -> list[list[str]]:
 def _fuses(head: str) -> bool:
     from rethink_heads.heads import READINGS
 
-    return len(READINGS[head].classifiers) > 1
+    return head in READINGS and len(READINGS[head].classifiers) > 1
 
 
-def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None:
+def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]]) -> None:
     """Raise UserError where a rule of fusion would change nothing."""
     if not any(_fuses(head) for heads in heads_of for head in heads):
         of_runs = zip(runs, heads_of, strict=True)
@@ -184,26 +194,23 @@ def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None
 
 
 def _detect(
-    run: Run,
+    run: StudyFolder,
     heads: Sequence[str],
     data: DataChoice,
     measuring: MeasuringChoice,
     fusion: str | None,
     device: str,
 ) -> Detected:
-    """Detect with a run's detector, or read what was detected before."""
-    from rethink_heads.detectors.checkpoints import load_detector
-    from rethink_heads.devices import resolve_device
+    """Detect with a detector, or read what was detected before."""
+    from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import detect_dataset
 
-    config = measuring.config(data.config(run.config))
-    dataset = read_data(config)
+    found = opened(run, data, measuring, device)
+    detector, dataset, provenance = found.detector, found.dataset, found.provenance
     # Unlike the measuring of predefined proposals, detecting is quick: all images by default.
     if measuring.images is not None:
         dataset = dataset.subset(measuring.images)
-    name = measurements_name(run.config, config, run.config.seed)
-    detector = load_detector(run.detector_path, resolve_device(device))
-    provenance = run_provenance(run)
+    name = measurements_name(run.config, found.config, run.config.seed)
     # Task weights may have left a reading of the structure untrained.
     trained = [head for head in heads if head in detector.heads]
     if not trained:
@@ -211,21 +218,38 @@ def _detect(
             f"the task weights of {run.path} left {', '.join(heads)} untrained;"
             f" it has {', '.join(detector.heads)}"
         )
-    if fusion not in (None, run.config.model.fusion) and any(map(_fuses, trained)):
-        detector.roi_heads.fusion = fusion
-        name, provenance = with_fusion(name, provenance, fusion)
+    ours = getattr(detector, "detector", detector)
+    if fusion is not None and isinstance(ours, RCNN) and any(map(_fuses, trained)):
+        name, provenance = _with_fusion(ours, fusion, name, provenance)
     with logged(run, f"detecting {name}"), work():
         frame = detect_dataset(detector, dataset, run.name, run.measurements(name), provenance)
     return Detected(run, dataset, name, [(run.name, head) for head in trained], frame)
 
 
+def _with_fusion(
+    detector: RCNN, rule: str, name: str, provenance: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Have a detector fuse scores by a rule; name and provenance of what it then detects."""
+    if rule == detector.roi_heads.fusion:
+        return name, provenance
+    detector.roi_heads.fusion = rule
+    return with_fusion(name, provenance, rule)
+
+
 def _check_same_data(found: Sequence[Detected]) -> None:
     first = found[0]
     for other in found[1:]:
-        if (first.dataset.fingerprint, first.dataset.image_ids) != (
-            other.dataset.fingerprint,
+        same = (first.dataset.file_fingerprint, first.dataset.image_ids) == (
+            other.dataset.file_fingerprint,
             other.dataset.image_ids,
-        ):
+        )
+        if same and first.dataset.class_names != other.dataset.class_names:
+            raise UserError(
+                f"{first.run.name} and {other.run.name} were evaluated on different classes of"
+                f" {first.dataset.annotations_path} and cannot be compared; leave out of both, with"
+                " --class-map, what one of them lacks"
+            )
+        if not same:
             raise UserError(
                 f"{first.run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
                 " give --data FOLDER, or --annotations FILE and --images DIR, to evaluate all runs alike"
@@ -263,7 +287,7 @@ def _write(
         folders = run.tables(name), run.figures(name)
     else:
         return []
-    with work():
+    with work(), legends_for([each.run for each in found]):
         written = write_detection_results(tables, *folders)
     say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

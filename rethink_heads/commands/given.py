@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from rethink_heads.commands.alike import check_names, merged
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
+from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
 
-def measured_names(run: Run) -> list[str]:
+def measured_names(run: StudyFolder) -> list[str]:
     """Return the names of a run's complete measurements, the default ones first.
 
     Raises:
@@ -36,7 +37,7 @@ def measured_names(run: Run) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: Run, name: str) -> Measurements:
+def load(run: StudyFolder, name: str) -> Measurements:
     """Load a run's measurements.
 
     Raises:
@@ -50,7 +51,9 @@ def load(run: Run, name: str) -> Measurements:
     return Measurements.load(run.measurements(name))
 
 
-def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
+def given(
+    runs: Sequence[StudyFolder], names: Sequence[str], sweeps: Sequence[Path], seed: int
+) -> Given:
     """Gather what the analyses may read.
 
     Args:
@@ -75,7 +78,7 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
     )
 
 
-def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
+def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
     import pandas as pd
 
@@ -91,7 +94,9 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def detected(runs: Sequence[Run], names: Sequence[str]) -> tuple[pd.DataFrame, CocoDataset] | None:
+def detected(
+    runs: Sequence[StudyFolder], names: Sequence[str]
+) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
     import pandas as pd
 
@@ -107,6 +112,12 @@ def detected(runs: Sequence[Run], names: Sequence[str]) -> tuple[pd.DataFrame, C
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
     found = [load_detections(path.parent) for path in paths]
+    of_classes = {provenance.get("classes", "") for _, provenance in found}
+    if len(of_classes) > 1:
+        # Detectors with other classes have no AP in common.
+        return None
+    if of_classes != {""}:
+        dataset = dataset.with_classes(json.loads(of_classes.pop()))
     if any(provenance.get("data") != dataset.fingerprint for _, provenance in found):
         return None
     # Those that were made for the later stages are of the measured images alone.

@@ -30,8 +30,8 @@ RunsOption = Annotated[
     typer.Option(
         "--run",
         metavar="DIR",
-        help="Run folder; repeat it to compare detectors trained apart. Without it: runs/demo,"
-        " which is trained first if need be.",
+        help="Run folder; repeat it to compare detectors trained apart. Without it and --model:"
+        " runs/demo, which is trained first if need be.",
         show_default=False,
     ),
 ]
@@ -40,7 +40,49 @@ HeadsOption = Annotated[
     typer.Option(
         "--head",
         metavar="|".join(HEADS),
-        help="Head to look at; repeat it for several. Without it: all that the run has.",
+        help="Head to look at; repeat it for several. Models may have others, such as conv-fc. Without it: all"
+        " that the detector has.",
+        show_default=False,
+    ),
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="[NAME=]MODEL",
+        help="A detector that was not trained here: torchvision:NAME of a model builder, detectron2:CONFIG, or"
+        " python:MODULE:FUNCTION; repeat it to compare several. Its results go to runs/NAME, which --run opens"
+        " again.",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME|FILE",
+        help="Weights of --model: torchvision's name of some (DEFAULT, COCO_V1), or a file. Once for all models, or"
+        " once for each.",
+        show_default=False,
+    ),
+]
+ClassNamesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class-names",
+        metavar="FILE",
+        help="Names of the model's classes, for weights that do not say them: a name a line, or COCO's JSON.",
+        show_default=False,
+    ),
+]
+ClassMapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        help="Which class of the data is which of the detector's, where their names do not say it: YAML or JSON,"
+        " `class of the data: class of the detector`, null to leave one out. Once for all detectors, or once for"
+        " each.",
         show_default=False,
     ),
 ]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.comparing import files_written, write_comparison
 from rethink_heads.commands.correlate import print_by_bin, print_differences
+from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
+    ClassMapOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     GridStepsOption,
@@ -16,14 +21,15 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    ModelsOption,
     ObjectsOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
     SplitOption,
+    WeightsOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
 from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
 from rethink_heads.console import interval, print_json, print_table
 
@@ -38,6 +44,10 @@ EXAMPLE = "Example: rethink-heads regress --run runs/demo --head fc --head conv"
 def command(
     overrides: MeasuringOverridesArgument = None,
     run: RunsOption = None,
+    model: ModelsOption = None,
+    weights: WeightsOption = None,
+    class_names: ClassNamesOption = None,
+    class_map: ClassMapOption = None,
     head: HeadsOption = None,
     data: DataOption = None,
     annotations: AnnotationsOption = None,
@@ -57,11 +67,16 @@ def command(
     object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
     """
     found = study(
-        run,
+        DetectorChoice.of(run, model, weights, class_names),
         head,
         DataChoice(data, annotations, images, split),
         MeasuringChoice(
-            max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+            max_images,
+            objects_per_image,
+            proposals_per_object,
+            grid_steps,
+            overrides or (),
+            class_map or (),
         ),
         seed,
         device,
@@ -71,14 +86,16 @@ def command(
 
 def report(found: Study, as_json: bool) -> None:
     """Print the regression error of a study's heads and how they differ."""
+    from rethink_heads.plots.figures import gain
     from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 
     selected = found.selected
     curves = regressed_iou_by_iou(selected, seed=found.seed)
     errors = error_components(selected, seed=found.seed)
     differences = comparisons(found, "regressed_iou", by_bin=True)
+    written = write_comparison(found.runs, found.names[0], NAME, differences, lambda: gain(curves))
     if as_json:
-        print_json(_as_json(found, curves, errors, differences))
+        print_json(_as_json(found, curves, errors, differences) | files_written(written))
         return
     _print_curves(found, curves)
     _print_errors(found, errors)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.comparing import files_written, write_comparison
 from rethink_heads.commands.correlate import print_differences
+from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
+    ClassMapOption,
+    ClassNamesOption,
     DataOption,
     DeviceOption,
     GridStepsOption,
@@ -16,16 +21,18 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    ModelsOption,
     ObjectsOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
     SplitOption,
+    WeightsOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice
 from rethink_heads.commands.studies import Side, Study, records, study
-from rethink_heads.console import interval, print_json, print_table
+from rethink_heads.console import interval, print_json, print_table, say
+from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +45,10 @@ EXAMPLE = "Example: rethink-heads sensitivity --run runs/demo"
 def command(
     overrides: MeasuringOverridesArgument = None,
     run: RunsOption = None,
+    model: ModelsOption = None,
+    weights: WeightsOption = None,
+    class_names: ClassNamesOption = None,
+    class_map: ClassMapOption = None,
     head: HeadsOption = None,
     data: DataOption = None,
     annotations: AnnotationsOption = None,
@@ -58,11 +69,16 @@ def command(
     regressed IoU when one RoI cell is zeroed; 95% intervals from a bootstrap over images.
     """
     found = study(
-        run,
+        DetectorChoice.of(run, model, weights, class_names),
         head,
         DataChoice(data, annotations, images, split),
         MeasuringChoice(
-            max_images, objects_per_image, proposals_per_object, grid_steps, overrides or ()
+            max_images,
+            objects_per_image,
+            proposals_per_object,
+            grid_steps,
+            overrides or (),
+            class_map or (),
         ),
         seed,
         device,
@@ -75,6 +91,7 @@ def report(found: Study, as_json: bool) -> None:
     """Print the spatial sensitivity of a study's heads and how their branches differ."""
     import pandas as pd
 
+    from rethink_heads.plots.figures import decay as draw_decay
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
@@ -89,8 +106,18 @@ def report(found: Study, as_json: bool) -> None:
     responses = _of_heads(found, responses)
     differences = _differences(found, alike)
     of_responses = _response_differences(found)
+    written = write_comparison(
+        found.runs,
+        found.names[0],
+        NAME,
+        pd.concat([differences, of_responses], ignore_index=True),
+        lambda: draw_decay(by_distance),
+    )
     if as_json:
-        print_json(_as_json(found, alike, by_distance, responses, differences, of_responses))
+        print_json(
+            files_written(written)
+            | _as_json(found, alike, by_distance, responses, differences, of_responses)
+        )
         return
     _print_alike(alike)
     _print_decay(by_distance)
@@ -147,10 +174,13 @@ def _response_differences(found: Study) -> pd.DataFrame:
 
     from rethink_heads.statistics.comparison import COMPARED_RESPONSES, compare_responses
 
-    frames = [
-        compare_responses(found.measurements, kind, a, b, seed=found.seed)
-        for (a, b), kind in itertools.product(found.pairs, COMPARED_RESPONSES)
-    ]
+    frames = []
+    for (a, b), kind in itertools.product(found.pairs, COMPARED_RESPONSES):
+        try:
+            frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
+        except UserError as reason:
+            # A detector need not show its RoI features.
+            say(f"no comparison of {kind}: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -174,6 +204,9 @@ def _as_json(
 
 
 def _print_alike(alike: pd.DataFrame) -> None:
+    if alike.empty:
+        say("no spatial correlation: none of the heads has an output map with RoI cells")
+        return
     print_table(
         "Mean spatial correlation of two different RoI cells [95% interval]",
         ["run", "branch", "of", "size", "mean", "objects"],
@@ -192,6 +225,8 @@ def _print_alike(alike: pd.DataFrame) -> None:
 
 
 def _print_decay(by_distance: pd.DataFrame) -> None:
+    if by_distance.empty:
+        return
     print_table(
         "Spatial correlation by distance of the cells, all sizes [95% interval]",
         ["run", "branch", "of", "distance in cells", "mean", "pairs"],

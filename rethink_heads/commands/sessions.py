@@ -6,89 +6,43 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rethink_heads.commands.alike import check_names
-from rethink_heads.config import Config, MeasuringConfig, load_preset
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.config import Config, StudyConfig, load_preset
 from rethink_heads.console import is_first_process, say, work
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run, default_runs_root, measurements_name, run_provenance
+from rethink_heads.runs import Run, default_runs_root, measurements_name
+from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.detectors.base import Detector
     from rethink_heads.measure.measurements import Measurements
 
 DEMO_PRESET, DEMO_HEAD = "shapes-tiny", "double-ext"
 
 
 @dataclass(frozen=True)
-class DataChoice:
-    """Which data to read; all None means the run's own test split."""
+class Opened:
+    """A detector and data with the same classes.
 
-    source: str | None = None
-    annotations: Path | None = None
-    images: Path | None = None
-    split: str | None = None
+    Attributes:
+        detector, dataset: cut down to the classes that both have.
+        config: the detector's settings with what the command line changes.
+        provenance: what anything that the detector says of the data depends on.
+    """
 
-    def config(self, config: Config) -> Config:
-        """Return a run's settings with this choice as their test data.
-
-        Raises:
-            UserError: the choice contradicts itself.
-        """
-        if (self.annotations is None) != (self.images is None):
-            raise UserError("--annotations and --images go together: give both or neither")
-        changes: dict[str, Any] = {}
-        if self.annotations is not None and self.images is not None:
-            if self.source is not None:
-                raise UserError("give either --data or --annotations and --images, not both")
-            changes["test_annotations"] = self.annotations
-            changes["test_images"] = self.images
-        elif self.source is not None or self.split is not None:
-            changes["test_annotations"] = changes["test_images"] = None
-            if self.source is not None:
-                changes["source"] = self.source
-        if self.split is not None:
-            changes["test_split"] = self.split
-        return config.with_data(**changes)
-
-
-@dataclass(frozen=True)
-class MeasuringChoice:
-    """Measuring settings given on the command line; None leaves a run's own."""
-
-    images: int | None = None
-    objects_per_image: int | None = None
-    proposals_per_object: int | None = None
-    grid_steps: int | None = None
-    overrides: Sequence[str] = field(default=())
-
-    def config(self, config: Config) -> Config:
-        """Return a run's settings with these measuring settings.
-
-        Raises:
-            UserError: a bad value, or an override of what the run was trained with.
-        """
-        for override in self.overrides:
-            if "=" in override and not override.startswith("measuring."):
-                raise UserError(
-                    f"cannot change {override.partition('=')[0]!r} of a trained run;"
-                    " only settings that begin with measuring. can be given here"
-                )
-        given = {
-            name: value
-            for name, value in vars(self).items()
-            if name in MeasuringConfig.model_fields and value is not None
-        }
-        return config.with_overrides(
-            [*self.overrides, *(f"measuring.{name}={value}" for name, value in given.items())]
-        )
+    detector: Detector
+    dataset: CocoDataset
+    config: StudyConfig
+    provenance: dict[str, str]
 
 
 @contextlib.contextmanager
-def logged(run: Run, what: str) -> Iterator[None]:
+def logged(run: StudyFolder, what: str) -> Iterator[None]:
     """Note in a run's log, with the command's words, when something begins and how it ends."""
     command = shlex.join(["rethink-heads", *sys.argv[1:]])
 
@@ -168,37 +122,17 @@ def _check_choices(
     if data == DataChoice():
         return
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.runner import check_classes
+    from rethink_heads.detectors.class_map_file import read_class_map
+    from rethink_heads.detectors.class_mapping import match_classes
 
     test_set = CocoDataset(*chosen.data.paths("test"))
     train_set = CocoDataset(*config.data.paths("train"))
-    check_classes(train_set.class_names, test_set.class_names)
+    class_map = chosen.measuring.class_map
+    given = None if class_map is None else read_class_map(class_map)
+    test_set.with_classes(match_classes(test_set.class_names, train_set.class_names, given).matched)
 
 
-def trained_runs(
-    paths: Sequence[Path] | None,
-    device: str,
-    data: DataChoice | None = None,
-    measuring: MeasuringChoice | None = None,
-) -> list[Run]:
-    """Open runs that are trained; with none named, the demo's (see :func:`demo_run`).
-
-    Raises:
-        UserError: a run is missing or untrained, or two have the same name.
-    """
-    if not paths:
-        return [demo_run(device, data=data, measuring=measuring)]
-    runs = [Run.open(path) for path in paths]
-    for run in runs:
-        if not run.detector_path.is_file():
-            raise UserError(
-                f"{run.path} is not fully trained; go on with: rethink-heads train --run {run.path}"
-            )
-    check_names(runs)
-    return runs
-
-
-def read_data(config: Config) -> CocoDataset:
+def read_data(config: StudyConfig) -> CocoDataset:
     """Read the test data of the settings and say on standard error what was left out of it."""
     from rethink_heads.data.coco import CocoDataset
 
@@ -212,10 +146,38 @@ def read_data(config: Config) -> CocoDataset:
     return dataset
 
 
+def opened(
+    folder: StudyFolder, data: DataChoice, measuring: MeasuringChoice, device: str
+) -> Opened:
+    """Open a detector and the data for it, with the classes that both have.
+
+    Args:
+        folder: the detector's.
+        data, measuring, device: as on the command line.
+
+    Raises:
+        UserError: data and detector have no class in common, or something cannot be read.
+    """
+    from rethink_heads.commands.classes import shared_classes
+    from rethink_heads.devices import resolve_device
+
+    config = measuring.config(data.config(folder.config))
+    dataset = read_data(config)
+    with work():
+        detector = folder.load(resolve_device(device))
+        provenance = folder.provenance(detector)
+    shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
+    return Opened(shared.detector, shared.dataset, config, provenance | shared.provenance)
+
+
 def measured(
-    run: Run, data: DataChoice, measuring: MeasuringChoice, seed: int | None, device: str
+    folder: StudyFolder,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    seed: int | None,
+    device: str,
 ) -> tuple[Measurements, str]:
-    """Measure a run's heads, or read what was measured before.
+    """Measure a detector's heads, or read what was measured before.
 
     Returns:
         The measurements and their name (see :mod:`rethink_heads.runs`).
@@ -223,24 +185,20 @@ def measured(
     Raises:
         UserError: data and detector do not fit, or something cannot be read or written.
     """
-    from rethink_heads.detectors.checkpoints import load_detector
-    from rethink_heads.devices import resolve_device
     from rethink_heads.measure.runner import measure
 
-    config = measuring.config(data.config(run.config))
-    seed = run.config.seed if seed is None else seed
-    dataset = read_data(config)
-    name = measurements_name(run.config, config, seed)
-    detector = load_detector(run.detector_path, resolve_device(device))
-    with logged(run, f"measuring {name}"), work():
+    found = opened(folder, data, measuring, device)
+    seed = folder.config.seed if seed is None else seed
+    name = measurements_name(folder.config, found.config, seed)
+    with logged(folder, f"measuring {name}"), work():
         measurements = measure(
-            detector,
-            dataset,
-            run.name,
-            config.measuring,
+            found.detector,
+            found.dataset,
+            folder.name,
+            found.config.measuring,
             seed,
-            run.measurements(name),
-            run_provenance(run),
+            folder.measurements(name),
+            found.provenance,
         )
     return measurements, name
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rethink_heads.commands.alike import check_alike
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, logged, read_data
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.comparing import legends_for, result_folders
+from rethink_heads.commands.detectors import DetectorChoice
+from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.commands.studies import (
     Side,
     chosen_runs,
+    in_order,
     pairs_of,
     records,
-    study,
+    study_of,
     verdict,
 )
 from rethink_heads.console import interval, print_json, print_table, say, work
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
-from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, measurements_name, run_provenance
+from rethink_heads.runs import measurements_name
+from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +66,7 @@ class StageStudy:
         provenance: of the boxes of each run, by its name.
     """
 
-    runs: list[Run]
+    runs: list[StudyFolder]
     boxes: pd.DataFrame | None
     measurements: Measurements | None
     name: str
@@ -79,7 +82,12 @@ class StageStudy:
         if self.boxes is not None:
             pairs = self.boxes[["detector", "head"]].drop_duplicates()
             there |= set(pairs.itertuples(index=False, name=None))
-        return [(run.name, h) for run in self.runs for h in HEADS if (run.name, h) in there]
+        return [
+            (run.name, head)
+            for run in self.runs
+            for head in in_order(run.heads)
+            if (run.name, head) in there
+        ]
 
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:
@@ -99,7 +107,7 @@ def chosen_stages(stages: Sequence[str] | None) -> list[str]:
 
 def stage_study(
     stages: Sequence[str],
-    run: Sequence[Path] | None,
+    detectors: DetectorChoice,
     head: Sequence[str] | None,
     data: DataChoice,
     measuring: MeasuringChoice,
@@ -110,7 +118,7 @@ def stage_study(
 
     Args:
         stages: of STAGES.
-        run, head, data, measuring, seed, device: as of ``studies.study``.
+        detectors, head, data, measuring, seed, device: as of ``studies.study``.
 
     Raises:
         UserError: as of ``studies.study``.
@@ -118,13 +126,13 @@ def stage_study(
     import pandas as pd
 
     later = [stage for stage in stages if stage != PREDEFINED]
-    runs, heads = chosen_runs(run, head, data, measuring, seed, device)
+    runs, heads = chosen_runs(detectors, head, data, measuring, seed, device)
     measurements = None
     if PREDEFINED in stages:
-        measurements = study(
-            [each.path for each in runs], head, data, measuring, seed, device
-        ).selected
-    found = [_measured(each, data, measuring, seed, device) for each in runs] if later else []
+        measurements = study_of(runs, heads, data, measuring, seed, device).selected
+    found = []
+    for index, run in enumerate(runs if later else ()):
+        found.append(_measured(run, data, measuring.of(index, len(runs)), seed, device))
     boxes = None
     if found:
         check_alike(runs, [provenance for _, provenance in found])
@@ -152,7 +160,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
     with work():
         tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=found.seed)
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-        written = write_stage_results(tables, *_folders(found), suffix)
+        with legends_for(found.runs):
+            written = write_stage_results(tables, *result_folders(found.runs, found.name), suffix)
     if as_json:
         content = {name: records(table) for name, table in tables.items()}
         rest = {"iou_range": iou_range, "provenance": _provenance(found)}
@@ -166,38 +175,30 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
 
 
 def _measured(
-    run: Run, data: DataChoice, measuring: MeasuringChoice, seed: int | None, device: str
+    run: StudyFolder,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    seed: int | None,
+    device: str,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The boxes of a run's own stages and their provenance."""
-    from rethink_heads.detectors.checkpoints import load_detector
-    from rethink_heads.devices import resolve_device
+    """The boxes of a detector's own stages and their provenance."""
     from rethink_heads.measure.stages import load_stages, measure_stages
 
-    config = measuring.config(data.config(run.config))
-    dataset = read_data(config)
-    if config.measuring.images is not None:
-        dataset = dataset.subset(config.measuring.images)
+    found = opened(run, data, measuring, device)
+    dataset, settings = found.dataset, found.config.measuring
+    if settings.images is not None:
+        dataset = dataset.subset(settings.images)
     folder = run.measurements(_name(run, data, measuring, seed))
-    detector = load_detector(run.detector_path, resolve_device(device))
-    memory = config.measuring.memory_mb
     with logged(run, f"matching boxes {folder.name}"), work():
-        measure_stages(detector, dataset, run.name, folder, run_provenance(run), memory)
+        measure_stages(
+            found.detector, dataset, run.name, folder, found.provenance, settings.memory_mb
+        )
     return load_stages(folder)
 
 
-def _name(run: Run, data: DataChoice, measuring: MeasuringChoice, seed: int | None) -> str:
+def _name(run: StudyFolder, data: DataChoice, measuring: MeasuringChoice, seed: int | None) -> str:
     config = measuring.config(data.config(run.config))
     return measurements_name(run.config, config, run.config.seed if seed is None else seed)
-
-
-def _folders(found: StageStudy) -> tuple[Path, Path]:
-    """Where tables and figures go: into the run; of several, beside the first, as of ``figures``."""
-    first = found.runs[0]
-    if len(found.runs) == 1:
-        return first.tables(found.name), first.figures(found.name)
-    folder = first.path.parent / "-".join(run.name for run in found.runs)
-    inner = "" if found.name == DEFAULT_MEASUREMENTS else found.name
-    return folder / "tables" / inner, folder / "figures" / inner
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.alike import check_alike, merged
-from rethink_heads.commands.sessions import DataChoice, MeasuringChoice, measured, trained_runs
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.detectors import DetectorChoice
+from rethink_heads.commands.sessions import measured
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.runs import NOT_MEASURED, Run
+from rethink_heads.runs import NOT_MEASURED
+from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +39,7 @@ class Study:
         seed: of the bootstrap.
     """
 
-    runs: list[Run]
+    runs: list[StudyFolder]
     measurements: Measurements
     names: list[str]
     heads: list[str] | None
@@ -50,7 +52,7 @@ class Study:
         return [
             (run.name, head)
             for run in self.runs
-            for head in self.heads or HEADS
+            for head in self.heads or in_order(run.heads)
             if (run.name, head) in pairs
         ]
 
@@ -65,6 +67,11 @@ class Study:
         return self.measurements.select(heads=self.heads)
 
 
+def in_order(heads: Sequence[str]) -> list[str]:
+    """Heads in the order of HEADS, then those of other names as they come."""
+    return sorted(heads, key=lambda head: HEADS.index(head) if head in HEADS else len(HEADS))
+
+
 def pairs_of(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
     """Every two of the heads; of more than three, each fc-head against its conv-head."""
     if len(sides) > MOST_FOR_ALL_PAIRS:
@@ -77,26 +84,33 @@ def pairs_of(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
 
 
 def chosen_runs(
-    run: Sequence[Path] | None,
+    detectors: DetectorChoice,
     head: Sequence[str] | None,
     data: DataChoice,
     measuring: MeasuringChoice,
     seed: int | None,
     device: str,
     branches: bool = False,
-) -> tuple[list[Run], list[str] | None]:
+) -> tuple[list[StudyFolder], list[str] | None]:
     """The runs and heads asked for, checked before anything is measured; arguments as of `study`."""
-    heads = known_heads(head)
-    runs = trained_runs(run, device, data, measuring)
+    heads = asked_heads(head)
+    if not detectors.runs and not detectors.models:
+        # Before the demo is trained.
+        check_known(heads)
+    runs = detectors.opened(device, data, measuring)
     _check_heads(runs, heads, branches)
     if len(runs) > 1:
         # Before the measuring, which takes long.
-        check_alike(runs, [_planned(each, data, measuring, seed) for each in runs])
+        of_each = (measuring.of(index, len(runs)) for index in range(len(runs)))
+        planned = [
+            _planned(run, data, chosen, seed) for run, chosen in zip(runs, of_each, strict=True)
+        ]
+        check_alike(runs, planned)
     return runs, heads
 
 
 def study(
-    run: Sequence[Path] | None,
+    detectors: DetectorChoice,
     head: Sequence[str] | None,
     data: DataChoice,
     measuring: MeasuringChoice,
@@ -107,15 +121,30 @@ def study(
     """Measure runs, or read what was measured before.
 
     Args:
-        run, head, seed, device: as on the command line.
+        detectors, head, seed, device: as on the command line.
         data, measuring: what to measure.
         branches: whether ``head`` may also name a branch of a double head that is no head itself.
 
     Raises:
         UserError: a head or run is not there, measuring fails, or runs are not measured alike.
     """
-    runs, heads = chosen_runs(run, head, data, measuring, seed, device, branches)
-    found = [measured(each, data, measuring, seed, device) for each in runs]
+    runs, heads = chosen_runs(detectors, head, data, measuring, seed, device, branches)
+    return study_of(runs, heads, data, measuring, seed, device)
+
+
+def study_of(
+    runs: list[StudyFolder],
+    heads: list[str] | None,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    seed: int | None,
+    device: str,
+) -> Study:
+    """Measure what :func:`chosen_runs` gave, or read what was measured before."""
+    found = [
+        measured(run, data, measuring.of(index, len(runs)), seed, device)
+        for index, run in enumerate(runs)
+    ]
     return Study(
         runs=runs,
         measurements=merged(runs, [measurements for measurements, _ in found]),
@@ -160,21 +189,20 @@ def one_or_several(heads: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
     return {"heads": heads, **rest}
 
 
-def known_heads(heads: Sequence[str] | None) -> list[str] | None:
-    """The heads asked for, each once; None asks for all.
+def asked_heads(heads: Sequence[str] | None) -> list[str] | None:
+    """The heads asked for, each once; None asks for all."""
+    return list(dict.fromkeys(head_name(head) for head in heads or ())) or None
 
-    Raises:
-        UserError: there is no such head in any detector.
-    """
-    names = list(dict.fromkeys(head_name(head) for head in heads or ()))
-    for head in names:
+
+def check_known(heads: Sequence[str] | None) -> None:
+    """Raise UserError for a head that no detector trained here has."""
+    for head in heads or ():
         if head not in HEADS:
             raise UserError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
-    return names or None
 
 
 def _planned(
-    run: Run, data: DataChoice, measuring: MeasuringChoice, seed: int | None
+    run: StudyFolder, data: DataChoice, measuring: MeasuringChoice, seed: int | None
 ) -> dict[str, str]:
     """What the provenance of a run's measurements will say, as far as runs must have it equal.
 
@@ -188,16 +216,11 @@ def _planned(
     }
 
 
-def _check_heads(runs: Sequence[Run], heads: Sequence[str] | None, branches: bool) -> None:
+def _check_heads(runs: Sequence[StudyFolder], heads: Sequence[str] | None, branches: bool) -> None:
     """Raise UserError before anything is measured where no run has one of the heads."""
-    from rethink_heads.heads import READINGS, STRUCTURES
-
     there = {}
     for run in runs:
-        names = list(STRUCTURES[run.config.head].readings)
-        if branches:
-            reading = READINGS[run.config.head]
-            names += [*reading.classifiers, reading.regressor]
+        names = [*run.heads, *(run.branches if branches else ())]
         there[run.name] = list(dict.fromkeys(names))
     for head in heads or ():
         if not any(head in names for names in there.values()):

@@ -1,0 +1,152 @@
+"""Detectors that were not trained here: a folder of results for each, as a run has one.
+
+The folder has the layout of a run (see :mod:`rethink_heads.runs`) without ``checkpoints/``: its ``config.yaml`` says
+where the detector comes from, which data belongs to it and how it is measured.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rethink_heads import files
+from rethink_heads.config import Settings, StudyConfig
+from rethink_heads.errors import UserError
+from rethink_heads.overrides import read_mapping
+from rethink_heads.runs import Run
+from rethink_heads.study_folder import CONFIG_NAME, StudyFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from rethink_heads.detectors.base import Detector
+
+SECTION = "detector"
+
+
+class BroughtDetectorConfig(Settings):
+    """Where a detector comes from, and what it said of itself when it was first opened.
+
+    Attributes:
+        model: what ``--model`` is given, for example ``torchvision:fasterrcnn_resnet50_fpn``.
+        weights: what ``--weights`` is given; None where the model knows its own.
+        class_names: the K classes of its scores.
+        heads: the heads that it offers.
+    """
+
+    model: str
+    weights: str | None = None
+    class_names: list[str]
+    heads: list[str]
+
+
+class BroughtConfig(StudyConfig):
+    """Settings of a brought detector's folder."""
+
+    detector: BroughtDetectorConfig
+
+
+@dataclass(frozen=True)
+class BroughtRun(StudyFolder):
+    """The folder of a detector that was not trained here. Make one with :meth:`create` or :meth:`open`."""
+
+    config: BroughtConfig
+    _opened: dict[str, Detector] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def create(cls, path: Path, config: BroughtConfig) -> BroughtRun:
+        """Make the folder, or open it again when it belongs to the same detector.
+
+        The data and the measuring settings of a folder stay those that it was made with; others get measurements of
+        their own beside (see :mod:`rethink_heads.runs`).
+
+        Raises:
+            UserError: the folder belongs to another detector or holds other files, or cannot be written.
+        """
+        path = Path(path)
+        if path.exists() and any(not each.name.startswith(".") for each in path.iterdir()):
+            there = open_folder(path)
+            if isinstance(there, cls) and there.config.detector == config.detector:
+                return there
+            raise UserError(
+                f"{path} belongs to another detector; name this one otherwise:"
+                f" --model NAME={config.detector.model}"
+            )
+        files.write_text(path / CONFIG_NAME, config.to_yaml())
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path) -> BroughtRun:
+        """Open the folder of a brought detector.
+
+        Raises:
+            UserError: its settings cannot be read.
+        """
+        return cls(Path(path), BroughtConfig.from_yaml(Path(path) / CONFIG_NAME))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that the detector offered when it was first opened."""
+        return tuple(self.config.detector.heads)
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that adapters give output maps of."""
+        return ("fc", "conv")
+
+    def is_of(self, model: str, weights: str | None, class_names: list[str] | None) -> bool:
+        """Whether the folder was made for this model; class names of None ask for none."""
+        said = self.config.detector
+        same = (said.model, said.weights) == (model, weights)
+        return same and class_names in (None, said.class_names)
+
+    def keep(self, detector: Detector, device: torch.device | str) -> None:
+        """Have :meth:`load` give a detector that was opened already."""
+        self._opened[str(device)] = detector
+
+    def load(self, device: torch.device | str = "cpu") -> Detector:
+        """The detector, opened as when the folder was made.
+
+        Raises:
+            UserError: it cannot be opened, or is no longer what it was.
+        """
+        if str(device) not in self._opened:
+            from rethink_heads.detectors.opening import open_model
+
+            said = self.config.detector
+            detector = open_model(said.model, said.weights, said.class_names, device)
+            if (list(detector.class_names), list(detector.heads)) != (
+                said.class_names,
+                said.heads,
+            ):
+                raise UserError(
+                    f"the classes or heads of {said.model} are no longer those in"
+                    f" {self.path / CONFIG_NAME}; delete {self.path}, or name this detector otherwise:"
+                    f" --model NAME={said.model}"
+                )
+            self.keep(detector, device)
+        return self._opened[str(device)]
+
+    def provenance(self, detector: Detector) -> dict[str, str]:
+        """What everything that the detector says depends on, beside the data."""
+        from rethink_heads.detectors.fingerprint import fingerprint
+        from rethink_heads.detectors.opening import source_files
+
+        model = self.config.detector.model
+        found = {"weights": fingerprint(detector), "model": model}
+        sources = {path.name: files.sha256(path) for path in source_files(model)}
+        return found | ({"source": json.dumps(sources, sort_keys=True)} if sources else {})
+
+
+def open_folder(path: Path) -> Run | BroughtRun:
+    """Open the folder of a detector, trained here or brought.
+
+    Raises:
+        UserError: no such folder, not one of a detector, or its settings cannot be read.
+    """
+    config = Path(path) / CONFIG_NAME
+    if config.is_file() and SECTION in read_mapping(config):
+        return BroughtRun.open(path)
+    return Run.open(path)

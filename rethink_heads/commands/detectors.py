@@ -1,0 +1,173 @@
+"""The detectors that a command looks at: runs that were trained here, and models that the user brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rethink_heads.commands.alike import check_names
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice, one_each
+from rethink_heads.commands.sessions import demo_run
+from rethink_heads.config import StudyConfig
+from rethink_heads.console import say, work
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run, default_runs_root
+from rethink_heads.study_folder import CONFIG_NAME
+
+if TYPE_CHECKING:
+    from rethink_heads.brought import BroughtRun
+    from rethink_heads.study_folder import StudyFolder
+
+# Of a detector whose heads nobody knows beforehand; the whole grid with measuring.proposals_per_object=none.
+PROPOSALS_PER_OBJECT = 1000
+
+
+@dataclass(frozen=True)
+class DetectorChoice:
+    """Which detectors are looked at, as on the command line. Nothing at all means the demo's run.
+
+    Attributes:
+        runs: folders of ``--run``: trained runs, or those of models that were measured before.
+        models: texts of ``--model``, each perhaps after ``NAME=``.
+        weights, class_names: one for each model, or one for all; ``none`` stands for none.
+    """
+
+    runs: Sequence[Path] = field(default=())
+    models: Sequence[str] = field(default=())
+    weights: Sequence[str] = field(default=())
+    class_names: Sequence[str] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        run: Sequence[Path] | None,
+        model: Sequence[str] | None,
+        weights: Sequence[str] | None,
+        class_names: Sequence[str] | None,
+    ) -> DetectorChoice:
+        """What the options gave.
+
+        Raises:
+            UserError: weights or class names without a model.
+        """
+        if not model:
+            for option, given in (("--weights", weights), ("--class-names", class_names)):
+                if given:
+                    raise UserError(f"{option} belongs to --model, which is not given")
+        return cls(run or (), model or (), weights or (), class_names or ())
+
+    def opened(
+        self, device: str, data: DataChoice, measuring: MeasuringChoice
+    ) -> list[StudyFolder]:
+        """The detectors' folders, runs first; a model's is made, and its detector opened, when there is none.
+
+        Raises:
+            UserError: one is missing, untrained or cannot be opened, or two have the same name.
+        """
+        if not self.runs and not self.models:
+            return [demo_run(device, data=data, measuring=measuring)]
+        folders: list[StudyFolder] = [_opened_run(Path(path)) for path in self.runs]
+        of_models = zip(
+            self.models,
+            one_each(self.weights, len(self.models), "--weights", "models"),
+            one_each(self.class_names, len(self.models), "--class-names", "models"),
+            strict=True,
+        )
+        count = len(self.runs) + len(self.models)
+        for text, weights, names in of_models:
+            chosen = measuring.of(len(folders), count)
+            folders.append(_opened_model(text, weights, names, device, data, chosen))
+            check_names(folders)
+        check_names(folders)
+        return folders
+
+
+def _opened_run(path: Path) -> StudyFolder:
+    from rethink_heads.brought import open_folder
+
+    folder = open_folder(path)
+    if isinstance(folder, Run) and not folder.detector_path.is_file():
+        raise UserError(
+            f"{folder.path} is not fully trained; go on with: rethink-heads train --run {folder.path}"
+        )
+    return folder
+
+
+def _opened_model(
+    text: str,
+    weights: str | None,
+    class_names: str | None,
+    device: str,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+) -> BroughtRun:
+    """A model's folder in ``runs/``, made with this data and these settings as its own when there is none."""
+    from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun
+    from rethink_heads.detectors.class_names_file import read_class_names
+    from rethink_heads.detectors.opening import model_name, open_model
+    from rethink_heads.devices import resolve_device
+
+    name, model = _named(text)
+    path = default_runs_root() / (name or model_name(model))
+    weights = _absolute(weights)
+    names = None if class_names is None else list(read_class_names(Path(class_names)))
+    there = _there(path)
+    if there is not None and there.is_of(model, weights, names):
+        return there
+    if data == DataChoice():
+        raise UserError(
+            f"there is no data for {model}: give --annotations FILE and --images DIR, or --data FOLDER"
+        )
+    where = resolve_device(device)
+    # Found before the detector, which may take long to open, and before the folder is made.
+    own = data.config(StudyConfig())
+    own.data.paths("test")
+    own = own.with_overrides([f"measuring.proposals_per_object={PROPOSALS_PER_OBJECT}"])
+    own = measuring.config(own)
+    say(f"opening {model}")
+    with work():
+        detector = open_model(model, weights, names, where)
+    said = BroughtDetectorConfig(
+        model=model,
+        weights=weights,
+        class_names=list(detector.class_names),
+        heads=list(detector.heads),
+    )
+    config = BroughtConfig(detector=said, data=own.data, measuring=own.measuring)
+    folder = BroughtRun.create(path, config)
+    folder.keep(detector, where)
+    return folder
+
+
+def _there(path: Path) -> BroughtRun | None:
+    from rethink_heads.brought import BroughtRun, open_folder
+
+    if not (path / CONFIG_NAME).is_file():
+        return None
+    folder = open_folder(path)
+    return folder if isinstance(folder, BroughtRun) else None
+
+
+def _named(text: str) -> tuple[str | None, str]:
+    """The name before ``=`` and the model; names of models have no ``=``, file names may."""
+    name, sign, model = text.partition("=")
+    if sign and ":" not in name:
+        if not name or "/" in name or name.startswith("."):
+            raise UserError(f"--model {text}: {name!r} cannot be the name of a folder")
+        return name, _with_absolute_path(model)
+    return None, _with_absolute_path(text)
+
+
+def _with_absolute_path(model: str) -> str:
+    """A folder is opened again later, perhaps from elsewhere: so a configuration's path is kept absolute."""
+    kind, sign, name = model.partition(":")
+    return f"{kind}:{_absolute(name)}" if sign and kind == "detectron2" else model
+
+
+def _absolute(text: str | None) -> str | None:
+    """The absolute path where the text names a file, else the text."""
+    if text is not None and Path(text).expanduser().is_file():
+        return str(Path(text).expanduser().absolute())
+    return text
