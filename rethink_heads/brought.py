@@ -7,6 +7,7 @@ where the detector comes from, which data belongs to it and how it is measured.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +16,13 @@ from rethink_heads import files
 from rethink_heads.config import Settings, StudyConfig
 from rethink_heads.errors import UserError
 from rethink_heads.overrides import read_mapping
-from rethink_heads.runs import Run
+from rethink_heads.runs import BROUGHT, Run
 from rethink_heads.study_folder import CONFIG_NAME, StudyFolder
 
 if TYPE_CHECKING:
     import torch
 
     from rethink_heads.detectors.base import Detector
-
-SECTION = "detector"
 
 
 class BroughtDetectorConfig(Settings):
@@ -34,12 +33,14 @@ class BroughtDetectorConfig(Settings):
         weights: what ``--weights`` is given; None where the model knows its own.
         class_names: the K classes of its scores.
         heads: the heads that it offers.
+        imported_from: the folder that modules were first looked for in, for ``python:``.
     """
 
     model: str
     weights: str | None = None
     class_names: list[str]
     heads: list[str]
+    imported_from: str | None = None
 
 
 class BroughtConfig(StudyConfig):
@@ -50,10 +51,14 @@ class BroughtConfig(StudyConfig):
 
 @dataclass(frozen=True)
 class BroughtRun(StudyFolder):
-    """The folder of a detector that was not trained here. Make one with :meth:`create` or :meth:`open`."""
+    """The folder of a detector that was not trained here. Make one with :meth:`create` or :meth:`open`.
+
+    One that is made directly is on disk only after :meth:`write`.
+    """
 
     config: BroughtConfig
     _opened: dict[str, Detector] = field(default_factory=dict, compare=False, repr=False)
+    _fingerprints: list[str] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     def create(cls, path: Path, config: BroughtConfig) -> BroughtRun:
@@ -65,17 +70,21 @@ class BroughtRun(StudyFolder):
         Raises:
             UserError: the folder belongs to another detector or holds other files, or cannot be written.
         """
-        path = Path(path)
-        if path.exists() and any(not each.name.startswith(".") for each in path.iterdir()):
-            there = open_folder(path)
-            if isinstance(there, cls) and there.config.detector == config.detector:
-                return there
-            raise UserError(
-                f"{path} belongs to another detector; name this one otherwise:"
-                f" --model NAME={config.detector.model}"
-            )
-        files.write_text(path / CONFIG_NAME, config.to_yaml())
-        return cls(path, config)
+        made = cls(Path(path), config)
+        made.write()
+        return cls.open(path)
+
+    def write(self) -> None:
+        """Make the folder, unless it is there and belongs to the same detector.
+
+        Raises:
+            UserError: as of :meth:`create`.
+        """
+        there = found_at(self.path, self.config.detector.model)
+        if there is None:
+            files.write_text(self.path / CONFIG_NAME, self.config.to_yaml())
+        elif not there.is_same(self.config.detector):
+            raise _taken(self.path, self.config.detector.model)
 
     @classmethod
     def open(cls, path: Path) -> BroughtRun:
@@ -92,9 +101,14 @@ class BroughtRun(StudyFolder):
         return tuple(self.config.detector.heads)
 
     @property
-    def branches(self) -> tuple[str, ...]:
-        """The branches that adapters give output maps of."""
-        return ("fc", "conv")
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the detector's scores, in their order."""
+        return tuple(self.config.detector.class_names)
+
+    def is_same(self, detector: BroughtDetectorConfig) -> bool:
+        """Whether the folder belongs to the same detector, wherever it was imported from."""
+        free = {"imported_from"}
+        return self.config.detector.model_dump(exclude=free) == detector.model_dump(exclude=free)
 
     def is_of(self, model: str, weights: str | None, class_names: list[str] | None) -> bool:
         """Whether the folder was made for this model; class names of None ask for none."""
@@ -116,6 +130,8 @@ class BroughtRun(StudyFolder):
             from rethink_heads.detectors.opening import open_model
 
             said = self.config.detector
+            if said.imported_from is not None and said.imported_from not in sys.path:
+                sys.path.insert(0, said.imported_from)
             detector = open_model(said.model, said.weights, said.class_names, device)
             if (list(detector.class_names), list(detector.heads)) != (
                 said.class_names,
@@ -132,12 +148,43 @@ class BroughtRun(StudyFolder):
     def provenance(self, detector: Detector) -> dict[str, str]:
         """What everything that the detector says depends on, beside the data."""
         from rethink_heads.detectors.fingerprint import fingerprint
-        from rethink_heads.detectors.opening import source_files
+        from rethink_heads.detectors.source_files import source_files
 
-        model = self.config.detector.model
-        found = {"weights": fingerprint(detector), "model": model}
-        sources = {path.name: files.sha256(path) for path in source_files(model)}
+        said = self.config.detector
+        # As it was opened: a user's own may count images, or keep some.
+        if not self._fingerprints:
+            self._fingerprints.append(fingerprint(detector))
+        found = {"weights": self._fingerprints[0], "model": said.model}
+        paths = list(source_files(said.model))
+        # A user's own detector need not keep what it read from a file where the fingerprint sees it.
+        if said.weights is not None and Path(said.weights).is_file():
+            paths.append(Path(said.weights))
+        sources = {str(path): files.sha256(path) for path in paths}
         return found | ({"source": json.dumps(sources, sort_keys=True)} if sources else {})
+
+
+def found_at(path: Path, model: str) -> BroughtRun | None:
+    """The folder of a brought detector at a path, None where nothing is there.
+
+    Raises:
+        UserError: something else is there, which ``model`` must not be mixed up with.
+    """
+    if not path.exists() or (
+        path.is_dir() and all(each.name.startswith(".") for each in path.iterdir())
+    ):
+        return None
+    if (path / CONFIG_NAME).is_file():
+        there = open_folder(path)
+        if isinstance(there, BroughtRun):
+            return there
+    raise _taken(path, model)
+
+
+def _taken(path: Path, model: str) -> UserError:
+    return UserError(
+        f"{path} belongs to another detector, other weights or other results; name this one otherwise:"
+        f" --model NAME={model}"
+    )
 
 
 def open_folder(path: Path) -> Run | BroughtRun:
@@ -147,6 +194,6 @@ def open_folder(path: Path) -> Run | BroughtRun:
         UserError: no such folder, not one of a detector, or its settings cannot be read.
     """
     config = Path(path) / CONFIG_NAME
-    if config.is_file() and SECTION in read_mapping(config):
+    if config.is_file() and BROUGHT in read_mapping(config):
         return BroughtRun.open(path)
     return Run.open(path)

@@ -125,6 +125,16 @@ def write_detection_results(
     for name, table in tables.items():
         paths.append(Path(tables_folder) / f"{name}.csv")
         write_csv(table, paths[-1])
+    return paths + write_detection_figures(tables, figures_folder)
+
+
+def write_detection_figures(tables: Mapping[str, pd.DataFrame], figures_folder: Path) -> list[Path]:
+    """Draw the figures that tables of detections hold the numbers of, as PNG and PDF; return their paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = []
     for name, draw in _drawings(tables).items():
         try:
             figure = draw()
@@ -136,9 +146,9 @@ def write_detection_results(
 
 
 def _drawings(tables: Mapping[str, pd.DataFrame]) -> dict[str, Callable[[], Figure]]:
-    drawings: dict[str, Callable[[], Figure]] = {
-        "average_precision": lambda: drawing.average_precision(tables["ap"])
-    }
+    drawings: dict[str, Callable[[], Figure]] = {}
+    if "ap" in tables:
+        drawings["average_precision"] = lambda: drawing.average_precision(tables["ap"])
     if "detection_errors" in tables:
         drawings["detection_errors"] = lambda: drawing.detection_errors(tables["detection_errors"])
     if "reliability" in tables:

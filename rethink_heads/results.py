@@ -8,9 +8,9 @@ here are the ones that it lacks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +48,7 @@ from rethink_heads.statistics.spatial import distinct_pairs
 # Over all proposals as in the paper, and over those that a detector's final boxes come from, where
 # a score that saturates early no longer hides how well it ranks.
 IOU_RANGES = ((0.0, 1.0), (0.5, 1.0))
+MOST_FOR_ALL_PAIRS = 7
 COMPARED_BY_IOU = ("score", "regressed_iou", "gain")
 
 log = logging.getLogger(__name__)
@@ -179,8 +180,10 @@ def write_figures(
 
 
 def compared_sides(measurements: Measurements) -> list[tuple[Side, Side]]:
-    """The pairs of heads that are compared, see :func:`fc_against_conv`."""
-    return fc_against_conv(measurements.detector_heads)
+    """The pairs of heads that are compared: see :func:`fc_against_conv`; without any, every two of up to seven."""
+    sides = measurements.detector_heads
+    few = len(sides) <= MOST_FOR_ALL_PAIRS
+    return fc_against_conv(sides) or (list(combinations(sides, 2)) if few else [])
 
 
 def _tables(measurements: Measurements | Tables, seed: int) -> Tables:
@@ -193,10 +196,8 @@ def _tables_beyond_the_paper(m: Measurements, options: Options) -> dict[str, pd.
     responses = {kind: response(m, kind, **options) for kind in RESPONSE_KINDS}
     summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
     return {
-        "pcc": _over_ranges(partial(pearson, m, **options)),
-        "spearman": _over_ranges(partial(spearman, m, **options))
-        if len(m.rows)
-        else pd.DataFrame(),
+        "pcc": over_ranges(partial(pearson, m, **options)),
+        "spearman": over_ranges(partial(spearman, m, **options)) if len(m.rows) else pd.DataFrame(),
         "error_components": error_components(m, **options),
         "error_components_by_iou": error_components(m, by_bin=True, **options),
         "spatial_correlation": distinct_pairs(m, **options),
@@ -230,8 +231,12 @@ def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
     return drawings
 
 
-def _over_ranges(table: Callable[[tuple[float, float]], pd.DataFrame]) -> pd.DataFrame:
-    return _stack([_with_range(table(ends), ends) for ends in IOU_RANGES])
+def over_ranges(
+    table: Callable[[tuple[float, float]], pd.DataFrame],
+    ranges: Sequence[tuple[float, float]] = IOU_RANGES,
+) -> pd.DataFrame:
+    """A table over each of several ranges of IoU, one below the other, with the range in columns of its own."""
+    return _stack([_with_range(table(ends), ends) for ends in ranges])
 
 
 def _with_range(

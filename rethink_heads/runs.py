@@ -19,7 +19,7 @@ that stand for the rest; so it never takes the place of another.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from rethink_heads import files
 from rethink_heads.config import Config, StudyConfig
 from rethink_heads.errors import UserError
+from rethink_heads.overrides import read_mapping
 from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 # How much is done at once changes nothing that is measured.
 NOT_MEASURED = {"memory_mb"}
+# The section that the settings of a brought detector have, and of no other.
+BROUGHT = "detector"
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
 
 
@@ -98,6 +101,10 @@ class Run(StudyFolder):
             )
         if not (path / CONFIG_NAME).is_file():
             raise UserError(f"{path} is not a run: it has no {CONFIG_NAME}")
+        if BROUGHT in read_mapping(path / CONFIG_NAME):
+            raise UserError(
+                f"{path} holds results of a detector that was not trained here: there is nothing to train or export"
+            )
         return cls(path, Config.from_yaml(path / CONFIG_NAME))
 
     @property
@@ -125,6 +132,11 @@ class Run(StudyFolder):
         return STRUCTURES[self.config.head].readings
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that it was trained for."""
+        return self.load().class_names
+
+    @property
     def branches(self) -> tuple[str, ...]:
         """The branches that its structure is read from."""
         from rethink_heads.heads import READINGS
@@ -143,13 +155,16 @@ class Run(StudyFolder):
         return run_provenance(self)
 
 
-def measurements_name(own: StudyConfig, chosen: StudyConfig, seed: int) -> str:
+def measurements_name(
+    own: StudyConfig, chosen: StudyConfig, seed: int, classes: Sequence[str] | None = None
+) -> str:
     """Name the measurements of a run made with other test data, measuring settings or seed.
 
     Args:
         own: the run's settings.
         chosen: the same with the test data and measuring settings that are used.
         seed: the measuring seed.
+        classes: the classes that are measured, where others than the detector's own choose them.
 
     Returns:
         ``default`` where nothing differs from the run's own, otherwise the split's name and eight
@@ -159,9 +174,10 @@ def measurements_name(own: StudyConfig, chosen: StudyConfig, seed: int) -> str:
     same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
     measuring = chosen.measuring.model_dump_json(exclude=NOT_MEASURED)
     same_measuring = own.measuring.model_dump_json(exclude=NOT_MEASURED) == measuring
-    if same_data and same_measuring and own.seed == seed:
+    if same_data and same_measuring and own.seed == seed and classes is None:
         return DEFAULT_MEASUREMENTS
-    text = "\n".join([files.sha256(annotations), str(images.resolve()), measuring, str(seed)])
+    parts = [files.sha256(annotations), str(images.resolve()), measuring, str(seed)]
+    text = "\n".join([*parts, *(classes or ())])
     split = chosen.data.test_split
     if chosen.data.test_annotations is not None:
         split = annotations.stem

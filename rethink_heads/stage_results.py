@@ -95,11 +95,25 @@ def write_stage_results(
         if len(table):
             paths.append(Path(tables_folder) / f"{name}{suffix}.csv")
             write_csv(table, paths[-1])
-    try:
-        figure = figure3_stages(tables[CORRELATION])
-    except NothingToDrawError:
-        return paths
-    return paths + save_figure(figure, Path(figures_folder) / f"{CORRELATION}{suffix}")
+    correlations = {f"{CORRELATION}{suffix}": tables[CORRELATION]}
+    return paths + write_stage_figures(correlations, figures_folder)
+
+
+def write_stage_figures(tables: Mapping[str, pd.DataFrame], figures_folder: Path) -> list[Path]:
+    """Draw each table that is one of ``stage_correlation``, by its name; return the paths of PNG and PDF.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = []
+    for name, table in tables.items():
+        if name.startswith(CORRELATION):
+            try:
+                figure = figure3_stages(table)
+            except NothingToDrawError:
+                continue
+            paths += save_figure(figure, Path(figures_folder) / name)
+    return paths
 
 
 def _stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -37,8 +37,8 @@ class StudyFolder(ABC):
 
     @property
     @abstractmethod
-    def branches(self) -> tuple[str, ...]:
-        """The branches whose maps it may have, as far as that is known without the detector."""
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the detector's scores, in their order."""
 
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> Detector:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rethink_heads.config import MeasuringConfig, StudyConfig
+from rethink_heads.brought import BroughtConfig
+from rethink_heads.config import DataConfig, MeasuringConfig, StudyConfig
 from rethink_heads.errors import UserError
 
 NOTHING = "none"
@@ -29,6 +30,10 @@ class DataChoice:
         Raises:
             UserError: the choice contradicts itself.
         """
+        given = self.annotations is not None or self.source is not None
+        if given and isinstance(config, BroughtConfig):
+            # Nothing of the data that its folder was made with belongs to other data, such as the split.
+            config = config.model_copy(update={"data": DataConfig()})
         if (self.annotations is None) != (self.images is None):
             raise UserError("--annotations and --images go together: give both or neither")
         changes: dict[str, Any] = {}

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import print_table, say, work
+from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
+    from rethink_heads.commands.choices import DataChoice, MeasuringChoice
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
     from rethink_heads.detectors.class_mapping import ClassMatch
     from rethink_heads.detectors.shared_classes import Shared
+    from rethink_heads.study_folder import StudyFolder
 
 MOST_NAMED = 8
+CLASSES_NAME = "classes.csv"
 
 
 def shared_classes(
@@ -41,19 +47,87 @@ def shared_classes(
     return shared
 
 
+def keep_match(match: ClassMatch, folder: Path) -> None:
+    """Write which class is which, and which have no counterpart, as ``classes.csv`` beside measurements."""
+    from rethink_heads.files import write_csv
+
+    if not match.is_identity:
+        write_csv(match.table(), folder / CLASSES_NAME)
+
+
+def narrowed(shared: Shared, classes: Sequence[str]) -> tuple[Shared, dict[str, str]]:
+    """A detector and data with fewer of their classes, and what that adds to the provenance."""
+    from rethink_heads.detectors.shared_classes import share_classes
+
+    dataset = shared.dataset.with_classes(classes)
+    fewer = share_classes(shared.detector, dataset)
+    said = {"annotations": dataset.file_fingerprint, "classes": json.dumps(dataset.class_names)}
+    return fewer, said
+
+
+def common_classes(
+    folders: Sequence[StudyFolder], data: DataChoice, measuring: MeasuringChoice
+) -> tuple[str, ...] | None:
+    """The classes of the data that all of several detectors have, so that all see the same objects.
+
+    None where each has the same ones anyway, and where their data differ, which is found out elsewhere.
+
+    Raises:
+        UserError: there is none.
+    """
+    if len(folders) == 1:
+        return None
+    from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.detectors.class_map_file import read_class_map
+    from rethink_heads.detectors.class_mapping import match_classes
+
+    sources, matched = set(), []
+    for index, folder in enumerate(folders):
+        config = measuring.of(index, len(folders)).config(data.config(folder.config))
+        sources.add(config.data.paths("test"))
+        if len(sources) > 1:
+            return None
+        if index == 0:
+            names = CocoDataset(*config.data.paths("test")).class_names
+        class_map = config.measuring.class_map
+        given = None if class_map is None else read_class_map(class_map)
+        matched.append(match_classes(names, folder.class_names, given).matched)
+    common = tuple(name for name in names if all(name in each for each in matched))
+    if all(each == common for each in matched):
+        return None
+    if not common:
+        raise UserError(
+            "the detectors have no class of the data in common; say which classes are which with --class-map"
+        )
+    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
+    say(f"compared on the classes that all have; some lack {_named(left_out)}")
+    return common
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def _say_unmatched(match: ClassMatch, name: str) -> None:
     if match.only_dataset:
         table = match.table()
         rows = table[(table["detector_class"] == "") & (table["dataset_class"] != "")]
-        # On standard error, with everything else that is no result.
-        with work():
-            print_table(
-                f"Classes of the data that {name} lacks; --class-map FILE says which of its own they are",
-                ["class of the data", "note"],
-                [[row["dataset_class"], row["note"]] for row in rows.to_dict("records")],
+        # Of many, those that are near to something: the others are named in a line.
+        if len(rows) > MOST_NAMED:
+            far = rows[rows["note"] == ""]["dataset_class"].to_list()
+            rows = rows[rows["note"] != ""]
+            say(
+                f"{name} lacks {len(far)} classes of the data that none of its own is like: {_named(far)}"
             )
+        if len(rows):
+            # On standard error, with everything else that is no result.
+            with work():
+                print_table(
+                    f"Classes of the data that {name} lacks; --class-map FILE says which of its own they are",
+                    ["class of the data", "note"],
+                    [[row["dataset_class"], row["note"]] for row in rows.to_dict("records")],
+                )
     if match.only_detector:
-        named = ", ".join(match.only_detector[:MOST_NAMED])
-        more = len(match.only_detector) - MOST_NAMED
-        rest = f" and {more} more" if more > 0 else ""
-        say(f"{name}: classes that the data lacks, whose detections do not count: {named}{rest}")
+        named = _named(match.only_detector)
+        say(f"{name}: classes that the data lacks, whose detections do not count: {named}")

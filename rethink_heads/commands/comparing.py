@@ -3,46 +3,126 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import say, work
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.errors import UserError
+from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+NOTE_NAME = "comparison.json"
+"""Beside the tables of a comparison of detectors: what was compared. Figures drawn from them name the detectors."""
+
+LONGEST_NAME = 100
+HASH_DIGITS = 8
+
+
+def is_of_detectors(folders: Sequence[StudyFolder]) -> bool:
+    """Whether detectors are compared of which some were not trained here.
+
+    Detectors trained here are compared for their heads, whose names say enough.
+    """
+    from rethink_heads.brought import BroughtRun
+
+    return len(folders) > 1 and any(isinstance(folder, BroughtRun) for folder in folders)
 
 
 def shared_folder(folders: Sequence[StudyFolder]) -> Path:
     """The folder of results of several detectors: beside the first, named after all."""
-    return folders[0].path.parent / "-".join(folder.name for folder in folders)
+    name = "-".join(folder.name for folder in folders)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - HASH_DIGITS - 1]}-{_digits(name)}"
+    path = folders[0].path.parent / name
+    # Where a detector has that name of its own.
+    return path.with_name(f"{name}-compared") if (path / CONFIG_NAME).exists() else path
 
 
-def result_folders(folders: Sequence[StudyFolder], name: str) -> tuple[Path, Path]:
-    """Where tables and figures of the measurements of a name go: into the detector's folder, or the shared one."""
+def result_folders(folders: Sequence[StudyFolder], names: Sequence[str]) -> tuple[Path, Path]:
+    """Where tables and figures of measurements go, given each detector's name of them.
+
+    Into the detector's folder, or the shared one; results of other measurements than the detectors' own in a folder
+    that is named after these.
+    """
     if len(folders) == 1:
-        return folders[0].tables(name), folders[0].figures(name)
+        return folders[0].tables(names[0]), folders[0].figures(names[0])
     shared = shared_folder(folders)
-    inner = "" if name == DEFAULT_MEASUREMENTS else name
+    different = dict.fromkeys(names)
+    if list(different) == [DEFAULT_MEASUREMENTS]:
+        return shared / "tables", shared / "figures"
+    inner = names[0] if len(different) == 1 else _digits(" ".join(names))
     return shared / "tables" / inner, shared / "figures" / inner
 
 
 @contextlib.contextmanager
 def legends_for(folders: Sequence[StudyFolder]) -> Iterator[None]:
-    """Have figures name the detectors where several are compared of which some were not trained here.
-
-    Detectors trained here are compared for their heads, which legends name.
-    """
-    from rethink_heads.brought import BroughtRun
+    """Have figures name the detectors where these are what is compared."""
     from rethink_heads.plots.style import naming_detectors
 
-    if len(folders) > 1 and any(isinstance(folder, BroughtRun) for folder in folders):
+    if is_of_detectors(folders):
         with naming_detectors():
             yield
     else:
         yield
+
+
+def note_comparison(folders: Sequence[StudyFolder], names: Sequence[str], tables: Path) -> None:
+    """Write beside the tables of a comparison of detectors what was compared."""
+    from rethink_heads.files import write_text
+
+    if is_of_detectors(folders):
+        compared = {
+            folder.name: {"folder": str(folder.path.absolute()), "measurements": name}
+            for folder, name in zip(folders, names, strict=True)
+        }
+        write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
+
+
+def write_comparison(
+    folders: Sequence[StudyFolder],
+    names: Sequence[str],
+    analysis: str,
+    differences: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    inner: str = "",
+) -> tuple[list[Path], UserError | None]:
+    """Write the paired table and the figures of an analysis of several detectors; nothing for one.
+
+    Args:
+        folders: the detectors'.
+        names: of their measurements.
+        analysis: what the table of differences is called after.
+        differences: of the pairs of heads on the same objects.
+        tables: of all the heads, by the names under which ``rethink-heads figures`` draws them.
+        inner: folder within those of tables and figures.
+
+    Returns:
+        The paths written, and what went wrong: the results are still to be printed.
+    """
+    if len(folders) == 1:
+        return [], None
+    from rethink_heads.results import write_figures, write_tables
+
+    written: list[Path] = []
+    try:
+        tables_folder, figures_folder = (each / inner for each in result_folders(folders, names))
+        found = {name: table for name, table in tables.items() if len(table)}
+        if len(differences):
+            found[f"{analysis}_comparisons"] = differences
+        with work(), legends_for(folders):
+            note_comparison(folders, names, tables_folder)
+            written += write_tables(found, tables_folder).values()
+            written += write_figures(found, figures_folder)
+    except UserError as error:
+        return written, error
+    for path in written:
+        say(f"wrote {path}")
+    return written, None
 
 
 def files_written(written: Sequence[Path]) -> dict[str, list[str]]:
@@ -50,43 +130,5 @@ def files_written(written: Sequence[Path]) -> dict[str, list[str]]:
     return {"files": [str(path) for path in written]} if written else {}
 
 
-def write_comparison(
-    folders: Sequence[StudyFolder],
-    name: str,
-    analysis: str,
-    differences: pd.DataFrame,
-    draw: Callable[[], Figure],
-) -> list[Path]:
-    """Write the paired table and the figure of an analysis of several detectors; nothing for one.
-
-    Args:
-        folders: the detectors'.
-        name: of the measurements, of the first.
-        analysis: what the files are called after.
-        differences: of every two heads on the same objects.
-        draw: draws all the heads together.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
-    if len(folders) == 1:
-        return []
-    from rethink_heads.files import write_csv
-    from rethink_heads.plots.saving import save_figure
-    from rethink_heads.plots.style import NothingToDrawError
-
-    tables, figures = result_folders(folders, name)
-    written = []
-    with work():
-        if len(differences):
-            written.append(tables / f"{analysis}_comparisons.csv")
-            write_csv(differences, written[-1])
-        try:
-            with legends_for(folders):
-                figure = draw()
-            written += save_figure(figure, figures / f"{analysis}_comparison")
-        except NothingToDrawError as reason:
-            say(f"no figure of {analysis}: {reason}")
-    for path in written:
-        say(f"wrote {path}")
-    return written
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]

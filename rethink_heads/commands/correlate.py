@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,6 +49,7 @@ from rethink_heads.commands.studies import (
     verdict,
 )
 from rethink_heads.console import interval, number, print_json, print_table
+from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +141,7 @@ def report(
         [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
     )
-    written = _write_comparison(found, pooled, ranks, differences, iou_range)
+    written, failure = _write_comparison(found, differences, iou_range)
     if as_json:
         print_json(_as_json(found, by_size, differences, iou_range, written))
     else:
@@ -148,6 +150,8 @@ def report(
             print_scores(found, iou_range)
         if len(differences):
             print_differences(differences[differences["statistic"] != "object_pcc"])
+    if failure is not None:
+        raise failure
 
 
 def _as_json(
@@ -181,24 +185,23 @@ def _as_json(
 
 
 def _write_comparison(
-    found: Study,
-    pooled: pd.DataFrame,
-    ranks: pd.DataFrame,
-    differences: pd.DataFrame,
-    iou_range: tuple[float, float],
-) -> list[Path]:
-    from rethink_heads.plots.figures import correlations
+    found: Study, differences: pd.DataFrame, iou_range: tuple[float, float]
+) -> tuple[list[Path], UserError | None]:
+    """The tables and the figure that ``rethink-heads figures`` makes too; of a range that is asked for, apart."""
+    if len(found.runs) == 1:
+        return [], None
+    from rethink_heads.results import IOU_RANGES, over_ranges
+    from rethink_heads.statistics.correlation import pearson, spearman
 
-    low, high = iou_range
-    ends = {"iou_low": low, "iou_high": high}
-    spearmans = ranks.rename(columns={"spearman_low": "low", "spearman_high": "high"})
-    return write_comparison(
-        found.runs,
-        found.names[0],
-        NAME if iou_range == (0.0, 1.0) else f"{NAME}_iou_{low:g}_{high:g}",
-        differences,
-        lambda: correlations(pooled.assign(**ends), spearmans.assign(**ends)),
-    )
+    selected, whole = found.selected, iou_range == IOU_RANGES[0]
+    ranges = IOU_RANGES if whole else (iou_range,)
+    statistics = {"pcc": pearson} | ({"spearman": spearman} if len(selected.rows) else {})
+    tables = {
+        name: over_ranges(partial(statistic, selected, seed=found.seed), ranges)
+        for name, statistic in statistics.items()
+    }
+    inner = "" if whole else "iou_{:g}_{:g}".format(*iou_range)
+    return write_comparison(found.runs, found.names, NAME, differences, tables, inner)
 
 
 def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[float, float]) -> None:

@@ -14,7 +14,6 @@ from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, default_runs_root
-from rethink_heads.study_folder import CONFIG_NAME
 
 if TYPE_CHECKING:
     from rethink_heads.brought import BroughtRun
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 # Of a detector whose heads nobody knows beforehand; the whole grid with measuring.proposals_per_object=none.
 PROPOSALS_PER_OBJECT = 1000
+LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DetectorChoice:
     def opened(
         self, device: str, data: DataChoice, measuring: MeasuringChoice
     ) -> list[StudyFolder]:
-        """The detectors' folders, runs first; a model's is made, and its detector opened, when there is none.
+        """The detectors' folders, runs first; a model's detector is opened where it has no folder yet.
 
         Raises:
             UserError: one is missing, untrained or cannot be opened, or two have the same name.
@@ -75,10 +75,10 @@ class DetectorChoice:
             one_each(self.class_names, len(self.models), "--class-names", "models"),
             strict=True,
         )
-        count = len(self.runs) + len(self.models)
+        # Told before anything is opened.
+        measuring.of(0, len(self.runs) + len(self.models))
         for text, weights, names in of_models:
-            chosen = measuring.of(len(folders), count)
-            folders.append(_opened_model(text, weights, names, device, data, chosen))
+            folders.append(_opened_model(text, weights, names, device, data))
             check_names(folders)
         check_names(folders)
         return folders
@@ -96,15 +96,10 @@ def _opened_run(path: Path) -> StudyFolder:
 
 
 def _opened_model(
-    text: str,
-    weights: str | None,
-    class_names: str | None,
-    device: str,
-    data: DataChoice,
-    measuring: MeasuringChoice,
+    text: str, weights: str | None, class_names: str | None, device: str, data: DataChoice
 ) -> BroughtRun:
-    """A model's folder in ``runs/``, made with this data and these settings as its own when there is none."""
-    from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun
+    """A model's folder in ``runs/``; where there is none, one that is not yet written, with this data as its own."""
+    from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun, found_at
     from rethink_heads.detectors.class_names_file import read_class_names
     from rethink_heads.detectors.opening import model_name, open_model
     from rethink_heads.devices import resolve_device
@@ -113,19 +108,24 @@ def _opened_model(
     path = default_runs_root() / (name or model_name(model))
     weights = _absolute(weights)
     names = None if class_names is None else list(read_class_names(Path(class_names)))
-    there = _there(path)
-    if there is not None and there.is_of(model, weights, names):
-        return there
+    there = found_at(path, model)
+    if there is not None:
+        if there.is_of(model, weights, names):
+            return there
+        raise UserError(
+            f"{path} belongs to {there.config.detector.model} with"
+            f" {there.config.detector.weights or 'no'} weights, or to other class names; name this detector otherwise:"
+            f" --model NAME={model}"
+        )
     if data == DataChoice():
         raise UserError(
             f"there is no data for {model}: give --annotations FILE and --images DIR, or --data FOLDER"
         )
     where = resolve_device(device)
-    # Found before the detector, which may take long to open, and before the folder is made.
+    # Found before the detector, which may take long to open.
     own = data.config(StudyConfig())
     own.data.paths("test")
     own = own.with_overrides([f"measuring.proposals_per_object={PROPOSALS_PER_OBJECT}"])
-    own = measuring.config(own)
     say(f"opening {model}")
     with work():
         detector = open_model(model, weights, names, where)
@@ -134,27 +134,18 @@ def _opened_model(
         weights=weights,
         class_names=list(detector.class_names),
         heads=list(detector.heads),
+        imported_from=str(Path.cwd()) if model.startswith("python:") else None,
     )
-    config = BroughtConfig(detector=said, data=own.data, measuring=own.measuring)
-    folder = BroughtRun.create(path, config)
+    folder = BroughtRun(path, BroughtConfig(detector=said, data=own.data, measuring=own.measuring))
     folder.keep(detector, where)
     return folder
-
-
-def _there(path: Path) -> BroughtRun | None:
-    from rethink_heads.brought import BroughtRun, open_folder
-
-    if not (path / CONFIG_NAME).is_file():
-        return None
-    folder = open_folder(path)
-    return folder if isinstance(folder, BroughtRun) else None
 
 
 def _named(text: str) -> tuple[str | None, str]:
     """The name before ``=`` and the model; names of models have no ``=``, file names may."""
     name, sign, model = text.partition("=")
     if sign and ":" not in name:
-        if not name or "/" in name or name.startswith("."):
+        if not name or "/" in name or name.startswith(".") or len(name) > LONGEST_NAME:
             raise UserError(f"--model {text}: {name!r} cannot be the name of a folder")
         return name, _with_absolute_path(model)
     return None, _with_absolute_path(text)

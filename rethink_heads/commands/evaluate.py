@@ -6,13 +6,20 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
-from rethink_heads.commands.comparing import legends_for, shared_folder
+from rethink_heads.commands.classes import common_classes
+from rethink_heads.commands.comparing import (
+    is_of_detectors,
+    legends_for,
+    note_comparison,
+    result_folders,
+)
 from rethink_heads.commands.detected import Detected, Tables, as_json_record, print_report
+from rethink_heads.commands.detecting import detect, detecting, fuses
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
@@ -31,15 +38,11 @@ from rethink_heads.commands.options import (
     WeightsOption,
     reporting_errors,
 )
-from rethink_heads.commands.sessions import chosen_heads, logged, opened
+from rethink_heads.commands.sessions import chosen_heads
 from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
 from rethink_heads.errors import UserError
-from rethink_heads.runs import measurements_name, with_fusion
 from rethink_heads.study_folder import StudyFolder
-
-if TYPE_CHECKING:
-    from rethink_heads.detectors.rcnn import RCNN
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -137,13 +140,15 @@ def command(
         _check_folder(output)
     detectors = DetectorChoice.of(run, model, weights, class_names)
     runs = detectors.opened(device, data_choice, measuring)
-    if model and len(runs) > 1:
-        compare, output = True, output or shared_folder(runs)
+    compare = compare or is_of_detectors(runs)
+    if compare:
+        runs = detecting(runs, device)
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
+    classes = common_classes(runs, data_choice, measuring) if compare else None
     found = [
-        _detect(each, heads, data_choice, measuring.of(index, len(runs)), fusion, device)
+        detect(each, heads, data_choice, measuring.of(index, len(runs)), fusion, device, classes)
         for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
     if compare or output is not None:
@@ -177,63 +182,14 @@ def _heads(runs: Sequence[StudyFolder], asked: Sequence[str] | None) -> list[lis
     return heads
 
 
-def _fuses(head: str) -> bool:
-    from rethink_heads.heads import READINGS
-
-    return head in READINGS and len(READINGS[head].classifiers) > 1
-
-
 def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]]) -> None:
     """Raise UserError where a rule of fusion would change nothing."""
-    if not any(_fuses(head) for heads in heads_of for head in heads):
+    if not any(fuses(head) for heads in heads_of for head in heads):
         of_runs = zip(runs, heads_of, strict=True)
         looked_at = "; ".join(f"{run.path} as {', '.join(heads)}" for run, heads in of_runs)
         raise UserError(
             f"--fusion is for heads that fuse two classifiers, such as double-ext; here is {looked_at}"
         )
-
-
-def _detect(
-    run: StudyFolder,
-    heads: Sequence[str],
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    fusion: str | None,
-    device: str,
-) -> Detected:
-    """Detect with a detector, or read what was detected before."""
-    from rethink_heads.detectors.rcnn import RCNN
-    from rethink_heads.measure.detections import detect_dataset
-
-    found = opened(run, data, measuring, device)
-    detector, dataset, provenance = found.detector, found.dataset, found.provenance
-    # Unlike the measuring of predefined proposals, detecting is quick: all images by default.
-    if measuring.images is not None:
-        dataset = dataset.subset(measuring.images)
-    name = measurements_name(run.config, found.config, run.config.seed)
-    # Task weights may have left a reading of the structure untrained.
-    trained = [head for head in heads if head in detector.heads]
-    if not trained:
-        raise UserError(
-            f"the task weights of {run.path} left {', '.join(heads)} untrained;"
-            f" it has {', '.join(detector.heads)}"
-        )
-    ours = getattr(detector, "detector", detector)
-    if fusion is not None and isinstance(ours, RCNN) and any(map(_fuses, trained)):
-        name, provenance = _with_fusion(ours, fusion, name, provenance)
-    with logged(run, f"detecting {name}"), work():
-        frame = detect_dataset(detector, dataset, run.name, run.measurements(name), provenance)
-    return Detected(run, dataset, name, [(run.name, head) for head in trained], frame)
-
-
-def _with_fusion(
-    detector: RCNN, rule: str, name: str, provenance: dict[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Have a detector fuse scores by a rule; name and provenance of what it then detects."""
-    if rule == detector.roi_heads.fusion:
-        return name, provenance
-    detector.roi_heads.fusion = rule
-    return with_fusion(name, provenance, rule)
 
 
 def _check_same_data(found: Sequence[Detected]) -> None:
@@ -243,12 +199,6 @@ def _check_same_data(found: Sequence[Detected]) -> None:
             other.dataset.file_fingerprint,
             other.dataset.image_ids,
         )
-        if same and first.dataset.class_names != other.dataset.class_names:
-            raise UserError(
-                f"{first.run.name} and {other.run.name} were evaluated on different classes of"
-                f" {first.dataset.annotations_path} and cannot be compared; leave out of both, with"
-                " --class-map, what one of them lacks"
-            )
         if not same:
             raise UserError(
                 f"{first.run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
@@ -280,14 +230,18 @@ def _write(
 ) -> list[Path]:
     from rethink_heads.detection_results import write_detection_results
 
+    runs = [each.run for each in found]
     if output is not None:
         folders = output / "tables", output / "figures"
+    elif is_of_detectors(runs):
+        folders = result_folders(runs, [each.name for each in found])
     elif len(found) == 1 and complete:
         run, name = found[0].run, found[0].name
         folders = run.tables(name), run.figures(name)
     else:
         return []
-    with work(), legends_for([each.run for each in found]):
+    with work(), legends_for(runs):
         written = write_detection_results(tables, *folders)
+        note_comparison(runs, [each.name for each in found], folders[0])
     say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import shared_folder
+from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
+from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
 from rethink_heads.commands.options import JsonOption, SeedOption, reporting_errors
 from rethink_heads.commands.sessions import logged
@@ -122,11 +124,11 @@ def command(
                 written += draw_run(runs[0], name, seed, skipped)
         else:
             names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
-            written = draw(
-                given(runs, names, sweep or [], seed),
-                *folders(output or default_output(runs, sweep)),
-                skipped,
-            )
+            found = given(runs, names, sweep or [], seed)
+            tables, figures = folders(output or default_output(runs, sweep))
+            with legends_for(runs):
+                written = draw(found, tables, figures, skipped)
+            note_comparison(runs, names, tables)
     if as_json:
         print_json({"files": [str(path) for path in written], "skipped": skipped})
     else:
@@ -236,8 +238,11 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         UserError: there are no tables, or a file cannot be read or written.
     """
+    from rethink_heads.detection_results import write_detection_figures
     from rethink_heads.plots.saving import VERSIONS_NAME, drawing_versions
+    from rethink_heads.plots.style import naming_detectors
     from rethink_heads.results import read_tables, write_figures
+    from rethink_heads.stage_results import write_stage_figures
 
     found = sorted(path.parent for path in Path(folder).rglob(TABLES) if any(path.glob("*.csv")))
     if not found:
@@ -248,6 +253,11 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
         for each in found:
             place = target / each.relative_to(folder)
             say(f"drawing into {place / FIGURES}")
-            written += write_figures(read_tables(each / TABLES), place / FIGURES)
+            of_detectors = (each / TABLES / COMPARISON_NAME).is_file()
+            with naming_detectors() if of_detectors else nullcontext():
+                tables = read_tables(each / TABLES)
+                written += write_figures(tables, place / FIGURES)
+                written += write_detection_figures(tables, place / FIGURES)
+                written += write_stage_figures(tables, place / FIGURES)
         write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]

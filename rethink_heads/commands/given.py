@@ -90,8 +90,11 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame |
         if len(without) < len(folders):
             say(f"only predefined proposals: {without[0]} has no {STAGES_NAME}")
         return None
-    frames = [load_stages(folder)[0] for folder in folders]
-    return pd.concat(frames, ignore_index=True) if frames else None
+    found = [load_stages(folder) for folder in folders]
+    if len({provenance.get("classes") for _, provenance in found}) > 1:
+        say("only predefined proposals: the detectors' later stages were measured on other classes")
+        return None
+    return pd.concat([frame for frame, _ in found], ignore_index=True) if found else None
 
 
 def detected(

@@ -86,17 +86,25 @@ def command(
 
 def report(found: Study, as_json: bool) -> None:
     """Print the regression error of a study's heads and how they differ."""
-    from rethink_heads.plots.figures import gain
     from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 
     selected = found.selected
     curves = regressed_iou_by_iou(selected, seed=found.seed)
     errors = error_components(selected, seed=found.seed)
     differences = comparisons(found, "regressed_iou", by_bin=True)
-    written = write_comparison(found.runs, found.names[0], NAME, differences, lambda: gain(curves))
+    tables = {"regressed_iou": curves, "error_components": errors}
+    written, failure = write_comparison(found.runs, found.names, NAME, differences, tables)
     if as_json:
         print_json(_as_json(found, curves, errors, differences) | files_written(written))
-        return
+    else:
+        _print_report(found, curves, errors, differences)
+    if failure is not None:
+        raise failure
+
+
+def _print_report(
+    found: Study, curves: pd.DataFrame, errors: pd.DataFrame, differences: pd.DataFrame
+) -> None:
     _print_curves(found, curves)
     _print_errors(found, errors)
     if not differences.empty:

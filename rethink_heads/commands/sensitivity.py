@@ -91,10 +91,10 @@ def report(found: Study, as_json: bool) -> None:
     """Print the spatial sensitivity of a study's heads and how their branches differ."""
     import pandas as pd
 
-    from rethink_heads.plots.figures import decay as draw_decay
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
+    _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed
     alike = _of_heads(found, distinct_pairs(measurements, seed=seed))
@@ -106,19 +106,28 @@ def report(found: Study, as_json: bool) -> None:
     responses = _of_heads(found, responses)
     differences = _differences(found, alike)
     of_responses = _response_differences(found)
-    written = write_comparison(
-        found.runs,
-        found.names[0],
-        NAME,
-        pd.concat([differences, of_responses], ignore_index=True),
-        lambda: draw_decay(by_distance),
+    compared = pd.concat([differences, of_responses], ignore_index=True)
+    written, failure = write_comparison(
+        found.runs, found.names, NAME, compared, {"decay": by_distance}
     )
     if as_json:
         print_json(
             files_written(written)
             | _as_json(found, alike, by_distance, responses, differences, of_responses)
         )
-        return
+    else:
+        _print_report(alike, by_distance, responses, differences, of_responses)
+    if failure is not None:
+        raise failure
+
+
+def _print_report(
+    alike: pd.DataFrame,
+    by_distance: pd.DataFrame,
+    responses: pd.DataFrame,
+    differences: pd.DataFrame,
+    of_responses: pd.DataFrame,
+) -> None:
     _print_alike(alike)
     _print_decay(by_distance)
     _print_responses(responses)
@@ -126,6 +135,14 @@ def report(found: Study, as_json: bool) -> None:
     if not of_responses.empty:
         named = of_responses["quantity"] + " of " + of_responses["kind"]
         print_differences(of_responses.assign(statistic=named)[of_responses["size"] == "all"])
+
+
+def _check_measured(found: Study) -> None:
+    """Raise UserError for a head or branch that no detector turned out to have."""
+    there = sorted({*found.measurements.heads, *found.measurements.maps["head"]})
+    for head in found.heads or ():
+        if head not in there:
+            raise UserError(f"no head or branch {head!r} here; there are {', '.join(there)}")
 
 
 def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
@@ -161,11 +178,14 @@ def _decay_differences(found: Study, alike: pd.DataFrame) -> list[dict[str, Any]
     """Compare the spatial correlation of every two branches, distance by distance."""
     from rethink_heads.statistics.comparison import compare_decay
 
-    return [
-        row
-        for a, b in _branch_pairs(alike)
-        for row in records(compare_decay(found.measurements, a, b, seed=found.seed))
-    ]
+    rows = []
+    for a, b in _branch_pairs(alike):
+        try:
+            rows += records(compare_decay(found.measurements, a, b, seed=found.seed))
+        except UserError as reason:
+            # Detectors may have other numbers of RoI cells.
+            say(f"no comparison of the decay with distance: {reason}")
+    return rows
 
 
 def _response_differences(found: Study) -> pd.DataFrame:

@@ -33,12 +33,16 @@ class Opened:
         detector, dataset: cut down to the classes that both have.
         config: the detector's settings with what the command line changes.
         provenance: what anything that the detector says of the data depends on.
+        name: of the measurements (see :mod:`rethink_heads.runs`).
+        seed: of the measuring.
     """
 
     detector: Detector
     dataset: CocoDataset
     config: StudyConfig
     provenance: dict[str, str]
+    name: str
+    seed: int
 
 
 @contextlib.contextmanager
@@ -117,7 +121,7 @@ def _check_choices(
     from rethink_heads.devices import resolve_device
 
     resolve_device(device)
-    chosen = measuring.config(data.config(config))
+    chosen = measuring.of(0, 1).config(data.config(config))
     # The training reads the run's own data itself.
     if data == DataChoice():
         return
@@ -147,18 +151,25 @@ def read_data(config: StudyConfig) -> CocoDataset:
 
 
 def opened(
-    folder: StudyFolder, data: DataChoice, measuring: MeasuringChoice, device: str
+    folder: StudyFolder,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    device: str,
+    seed: int | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Opened:
-    """Open a detector and the data for it, with the classes that both have.
+    """Open a detector and the data for it, with the classes that both have; its folder is there afterwards.
 
     Args:
         folder: the detector's.
-        data, measuring, device: as on the command line.
+        data, measuring, device, seed: as on the command line.
+        classes: of the data, those that all of several detectors have; None for all of this one's.
 
     Raises:
         UserError: data and detector have no class in common, or something cannot be read.
     """
-    from rethink_heads.commands.classes import shared_classes
+    from rethink_heads.brought import BroughtRun
+    from rethink_heads.commands.classes import keep_match, narrowed, shared_classes
     from rethink_heads.devices import resolve_device
 
     config = measuring.config(data.config(folder.config))
@@ -167,7 +178,19 @@ def opened(
         detector = folder.load(resolve_device(device))
         provenance = folder.provenance(detector)
     shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
-    return Opened(shared.detector, shared.dataset, config, provenance | shared.provenance)
+    match = shared.match
+    provenance |= shared.provenance
+    seed = folder.config.seed if seed is None else seed
+    if classes is not None and tuple(classes) != shared.dataset.class_names:
+        shared, of_all = narrowed(shared, classes)
+        provenance |= of_all
+    else:
+        classes = None
+    if isinstance(folder, BroughtRun):
+        folder.write()
+    name = measurements_name(folder.config, config, seed, classes)
+    keep_match(match, folder.measurements(name))
+    return Opened(shared.detector, shared.dataset, config, provenance, name, seed)
 
 
 def measured(
@@ -176,8 +199,9 @@ def measured(
     measuring: MeasuringChoice,
     seed: int | None,
     device: str,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Measurements, str]:
-    """Measure a detector's heads, or read what was measured before.
+    """Measure a detector's heads, or read what was measured before; arguments as of :func:`opened`.
 
     Returns:
         The measurements and their name (see :mod:`rethink_heads.runs`).
@@ -185,22 +209,24 @@ def measured(
     Raises:
         UserError: data and detector do not fit, or something cannot be read or written.
     """
+    from rethink_heads.brought import BroughtRun
     from rethink_heads.measure.runner import measure
 
-    found = opened(folder, data, measuring, device)
-    seed = folder.config.seed if seed is None else seed
-    name = measurements_name(folder.config, found.config, seed)
-    with logged(folder, f"measuring {name}"), work():
+    found = opened(folder, data, measuring, device, seed, classes)
+    with logged(folder, f"measuring {found.name}"), work():
         measurements = measure(
             found.detector,
             found.dataset,
             folder.name,
             found.config.measuring,
-            seed,
-            folder.measurements(name),
+            found.seed,
+            folder.measurements(found.name),
             found.provenance,
         )
-    return measurements, name
+    if isinstance(folder, BroughtRun):
+        kept = folder.measurements(found.name)
+        say(f"kept in {kept}; its tables and figures: rethink-heads figures --run {folder.path}")
+    return measurements, found.name
 
 
 def chosen_heads(available: Sequence[str], heads: Sequence[str] | None, where: str) -> list[str]:

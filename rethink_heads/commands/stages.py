@@ -10,7 +10,8 @@ import typer
 
 from rethink_heads.commands.alike import check_alike
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
-from rethink_heads.commands.comparing import legends_for, result_folders
+from rethink_heads.commands.classes import common_classes
+from rethink_heads.commands.comparing import legends_for, note_comparison, result_folders
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.commands.studies import (
@@ -24,7 +25,6 @@ from rethink_heads.commands.studies import (
 )
 from rethink_heads.console import interval, print_json, print_table, say, work
 from rethink_heads.errors import UserError
-from rethink_heads.runs import measurements_name
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class StageStudy:
         runs: the runs, in the order given.
         boxes: of RPN and of the final detections, in STAGE_COLUMNS; None where not asked for.
         measurements: of the predefined proposals; None where not asked for.
-        name: of the measurements (see :mod:`rethink_heads.runs`), of the first run.
+        names: of each run's measurements (see :mod:`rethink_heads.runs`).
         seed: of the bootstrap.
         provenance: of the boxes of each run, by its name.
     """
@@ -69,7 +69,7 @@ class StageStudy:
     runs: list[StudyFolder]
     boxes: pd.DataFrame | None
     measurements: Measurements | None
-    name: str
+    names: list[str]
     seed: int
     provenance: dict[str, dict[str, str]]
 
@@ -127,28 +127,37 @@ def stage_study(
 
     later = [stage for stage in stages if stage != PREDEFINED]
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device)
-    measurements = None
+    classes = common_classes(runs, data, measuring)
+    measurements, names = None, []
     if PREDEFINED in stages:
-        measurements = study_of(runs, heads, data, measuring, seed, device).selected
+        predefined = study_of(runs, heads, data, measuring, seed, device, classes)
+        measurements, names = predefined.selected, predefined.names
     found = []
-    for index, run in enumerate(runs if later else ()):
-        found.append(_measured(run, data, measuring.of(index, len(runs)), seed, device))
+    if later:
+        chosen = [measuring.of(index, len(runs)) for index in range(len(runs))]
+        found = [
+            _measured(run, data, choice, seed, device, classes)
+            for run, choice in zip(runs, chosen, strict=True)
+        ]
+        names = [name for _, _, name in found]
     boxes = None
     if found:
-        check_alike(runs, [provenance for _, provenance in found])
-        boxes = pd.concat([frame for frame, _ in found], ignore_index=True)
+        check_alike(runs, [provenance for _, provenance, _ in found])
+        boxes = pd.concat([frame for frame, _, _ in found], ignore_index=True)
         kept = boxes["stage"].isin(later) & (boxes["head"].isin(heads) if heads else True)
         boxes = boxes[kept].reset_index(drop=True)
         for stage in later:
             if stage not in set(boxes["stage"]):
                 say(f"there are no boxes at the stage {stage}: nothing to correlate")
+        if measurements is None and boxes.empty:
+            raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     return StageStudy(
         runs,
         boxes,
         measurements,
-        _name(runs[0], data, measuring, seed),
+        names,
         runs[0].config.seed if seed is None else seed,
-        {each.name: provenance for each, (_, provenance) in zip(runs, found, strict=False)},
+        {run.name: provenance for run, (_, provenance, _) in zip(runs, found, strict=False)},
     )
 
 
@@ -156,12 +165,14 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.stage_results import stage_tables, write_stage_results
 
-    pairs = pairs_of(found.sides)
+    pairs = pairs_of(found.sides, found.runs)
     with work():
         tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=found.seed)
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
+        of_tables, of_figures = result_folders(found.runs, found.names)
         with legends_for(found.runs):
-            written = write_stage_results(tables, *result_folders(found.runs, found.name), suffix)
+            written = write_stage_results(tables, of_tables, of_figures, suffix)
+            note_comparison(found.runs, found.names, of_tables)
     if as_json:
         content = {name: records(table) for name, table in tables.items()}
         rest = {"iou_range": iou_range, "provenance": _provenance(found)}
@@ -180,25 +191,21 @@ def _measured(
     measuring: MeasuringChoice,
     seed: int | None,
     device: str,
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The boxes of a detector's own stages and their provenance."""
+    classes: Sequence[str] | None,
+) -> tuple[pd.DataFrame, dict[str, str], str]:
+    """The boxes of a detector's own stages, their provenance and the name of the measurements."""
     from rethink_heads.measure.stages import load_stages, measure_stages
 
-    found = opened(run, data, measuring, device)
+    found = opened(run, data, measuring, device, seed, classes)
     dataset, settings = found.dataset, found.config.measuring
     if settings.images is not None:
         dataset = dataset.subset(settings.images)
-    folder = run.measurements(_name(run, data, measuring, seed))
+    folder = run.measurements(found.name)
     with logged(run, f"matching boxes {folder.name}"), work():
         measure_stages(
             found.detector, dataset, run.name, folder, found.provenance, settings.memory_mb
         )
-    return load_stages(folder)
-
-
-def _name(run: StudyFolder, data: DataChoice, measuring: MeasuringChoice, seed: int | None) -> str:
-    config = measuring.config(data.config(run.config))
-    return measurements_name(run.config, config, run.config.seed if seed is None else seed)
+    return (*load_stages(folder), found.name)
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

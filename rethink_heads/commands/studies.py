@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.alike import check_alike, merged
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.classes import common_classes
+from rethink_heads.commands.comparing import is_of_detectors
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import measured
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.runs import NOT_MEASURED
+from rethink_heads.runs import NOT_MEASURED, Run
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Side = tuple[str, str]
 
 MOST_FOR_ALL_PAIRS = 3
+MOST_OF_DETECTORS = 7
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Study:
 
     @property
     def pairs(self) -> list[tuple[Side, Side]]:
-        """Every two of the heads; of more than three, each fc-head against its conv-head."""
-        return pairs_of(self.sides)
+        """The pairs of heads that are compared: see :func:`pairs_of`."""
+        return pairs_of(self.sides, self.runs)
 
     @property
     def selected(self) -> Measurements:
@@ -72,8 +75,15 @@ def in_order(heads: Sequence[str]) -> list[str]:
     return sorted(heads, key=lambda head: HEADS.index(head) if head in HEADS else len(HEADS))
 
 
-def pairs_of(sides: Sequence[Side]) -> list[tuple[Side, Side]]:
-    """Every two of the heads; of more than three, each fc-head against its conv-head."""
+def pairs_of(sides: Sequence[Side], runs: Sequence[StudyFolder]) -> list[tuple[Side, Side]]:
+    """The pairs of heads that are compared.
+
+    Every two where there are three or fewer. Of more, each fc-head against its conv-head; but where detectors that
+    were not trained here are compared, every two up to seven heads, else the first against each.
+    """
+    if is_of_detectors(runs):
+        few = len(sides) <= MOST_OF_DETECTORS
+        return list(itertools.combinations(sides, 2)) if few else [(sides[0], b) for b in sides[1:]]
     if len(sides) > MOST_FOR_ALL_PAIRS:
         from rethink_heads.statistics.comparison import fc_against_conv
 
@@ -129,7 +139,8 @@ def study(
         UserError: a head or run is not there, measuring fails, or runs are not measured alike.
     """
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device, branches)
-    return study_of(runs, heads, data, measuring, seed, device)
+    classes = common_classes(runs, data, measuring)
+    return study_of(runs, heads, data, measuring, seed, device, classes)
 
 
 def study_of(
@@ -139,10 +150,11 @@ def study_of(
     measuring: MeasuringChoice,
     seed: int | None,
     device: str,
+    classes: Sequence[str] | None,
 ) -> Study:
-    """Measure what :func:`chosen_runs` gave, or read what was measured before."""
+    """Measure what :func:`chosen_runs` gave on the classes that all have, or read what was measured before."""
     found = [
-        measured(run, data, measuring.of(index, len(runs)), seed, device)
+        measured(run, data, measuring.of(index, len(runs)), seed, device, classes)
         for index, run in enumerate(runs)
     ]
     return Study(
@@ -218,9 +230,12 @@ def _planned(
 
 def _check_heads(runs: Sequence[StudyFolder], heads: Sequence[str] | None, branches: bool) -> None:
     """Raise UserError before anything is measured where no run has one of the heads."""
+    if branches and any(not isinstance(run, Run) for run in runs):
+        # What branches a detector that was not trained here has is known when it was measured.
+        return
     there = {}
     for run in runs:
-        names = [*run.heads, *(run.branches if branches else ())]
+        names = [*run.heads, *(run.branches if branches and isinstance(run, Run) else ())]
         there[run.name] = list(dict.fromkeys(names))
     for head in heads or ():
         if not any(head in names for names in there.values()):

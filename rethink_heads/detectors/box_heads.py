@@ -84,6 +84,15 @@ class BoxHeadParts:
         return (side, side) if channels * side**2 == inputs else None
 
 
+def cells_of(pooler: nn.Module) -> tuple[int, int]:
+    """Cells along y and x that a pooler gives: its ``output_size``, as the frameworks call it, one number or two."""
+    size = getattr(pooler, "output_size", DEFAULT_CELLS)
+    if isinstance(size, int):
+        return (size, size)
+    height, width = size
+    return (int(height), int(width))
+
+
 def parts_of(box_head: nn.Module, cells: tuple[int, int] = DEFAULT_CELLS) -> BoxHeadParts:
     """What kind of box head this is, and its parts.
 

@@ -2,79 +2,186 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rethink_heads.detectors.base import Detector, HeadOutput
+from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
+from rethink_heads.detectors.checking_offers import check_offers
+from rethink_heads.detectors.contents import modules_in
+from rethink_heads.detectors.messages import given, telling
 from rethink_heads.errors import UserError
 
 # An image that is neither square nor a multiple of a stride, so that mixed-up axes show.
 IMAGE_SHAPE = (3, 203, 251)
 BOXES = ((20.0, 30.0, 120.0, 110.0), (0.0, 0.0, 251.0, 203.0), (100.5, 50.25, 140.0, 190.0))
 
+TOLERANCE = 1e-4
+"""How much two answers may differ that should be the same: in scores, and in boxes relative to the image's sides."""
+
+ROUGH_TOLERANCE = 1e-2
+"""The same where numbers have few digits: in half precision, and on GPUs, which may convolve in TensorFloat-32."""
+
+_EVAL = "a module may be in training mode (put it into evaluation mode with eval())"
+
 
 def check_detector(detector: Detector, name: str = "the detector") -> None:
     """Put one made-up image and three boxes through a detector and look at what comes back.
+
+    It is asked twice, and of one box alone, and must answer alike. Each optional method that it has is called once.
+    Buffers of its modules and the random state are afterwards as they were.
 
     Args:
         detector: a user's own.
         name: how messages call it.
 
     Raises:
-        UserError: shapes, types, ranges or names are not those of :mod:`rethink_heads.detectors.base`; the message says
-            which method gave what.
+        UserError: shapes, types, ranges or names are not those of :mod:`rethink_heads.detectors.base`, or a method
+            raises something; the message says which method gave what.
     """
     classes = _names(detector.class_names, "class_names", name)
     heads = _names(detector.heads, "heads", name)
+    device = _device(detector, name)
     random = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8)
-    boxes = torch.tensor(BOXES).to(detector.device)
+    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8).to(device)
+    boxes = torch.tensor(BOXES).to(device)
+    with _unchanged(detector, device, name), torch.inference_mode():
+        first, pooled = _asked(detector, image, boxes, heads, len(classes), name)
+        again, _ = _asked(detector, image, boxes, heads, len(classes), name)
+        _check_same(
+            first, again, f"`predict` of {name} gave other {{}} for the same image and boxes again"
+        )
+        alone, _ = _asked(detector, image, boxes[:1], heads, len(classes), name)
+        _check_same(
+            {head: HeadOutput(each.scores[:1], each.boxes[:1]) for head, each in first.items()},
+            alone,
+            f"`predict` of {name} gave other {{}} for a box alone than for the same box among three",
+        )
+        check_offers(detector, image, pooled, heads, len(classes), name)
+
+
+def _asked(
+    detector: Detector,
+    image: Tensor,
+    boxes: Tensor,
+    heads: tuple[str, ...],
+    classes: int,
+    name: str,
+) -> tuple[dict[str, HeadOutput], RoIFeatures]:
+    """What the detector says of boxes from the image on, and their RoI features, both of the right shapes."""
+    with telling(f"`extract` of {name}"):
+        features: Features = detector.extract(image)
+    with telling(f"`pool` of {name}"):
+        pooled = detector.pool(features, boxes)
+    _check_pooled(pooled, len(boxes), name)
+    with telling(f"`predict` of {name}"):
+        outputs = detector.predict(features, pooled, boxes)
+    if not isinstance(outputs, dict) or set(outputs) != set(heads):
+        raise UserError(
+            f"`predict` of {name} gave {given(outputs)}, where a dict with the heads"
+            f" {', '.join(heads)} is expected"
+        )
+    for head, output in outputs.items():
+        _check_output(output, len(boxes), classes, f"`predict` of {name} ({head})")
+    return outputs, pooled
+
+
+@contextlib.contextmanager
+def _unchanged(detector: Detector, device: torch.device, name: str) -> Iterator[None]:
+    """Put buffers and the random state back, and report buffers that a module in training mode changed."""
+    modules = [each for found in modules_in(detector) for each in found.modules()]
     with torch.inference_mode():
-        features = detector.extract(image.to(detector.device))
-        for chosen in (boxes, boxes[:1]):
-            pooled = detector.pool(features, chosen)
-            _check_pooled(pooled, len(chosen), name)
-            outputs = detector.predict(features, pooled, chosen)
-            if not isinstance(outputs, dict) or set(outputs) != set(heads):
+        before = [
+            (module, key, buffer, buffer.clone())
+            for module in modules
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    changed: nn.Module | None = None
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
+            for module, key, buffer, values in before:
+                if module._buffers.get(key) is not buffer or not _equal(buffer, values):
+                    changed = changed or (module if module.training else None)
+                    _restore(module, key, buffer, values)
+    if changed is not None:
+        raise UserError(
+            f"a {type(changed).__name__} of {name} is in training mode and changes with the images that it is shown;"
+            " put it into evaluation mode with eval()"
+        )
+
+
+@torch.inference_mode()
+def _restore(module: nn.Module, key: str, buffer: Tensor, values: Tensor) -> None:
+    buffer.copy_(values)
+    module._buffers[key] = buffer
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two buffers of one shape hold the same values; nan is the same as nan."""
+    return bool(((one == other) | ((one != one) & (other != other))).all())
+
+
+def _check_same(first: dict[str, HeadOutput], other: dict[str, HeadOutput], what: str) -> None:
+    for head, output in first.items():
+        for attribute, scale in (("scores", 1.0), ("boxes", float(max(IMAGE_SHAPE)))):
+            one, two = getattr(output, attribute), getattr(other[head], attribute)
+            is_rough = one.device.type != "cpu" or one.dtype.itemsize < torch.float32.itemsize
+            difference = (one.double() - two.double()).abs().max().item()
+            if difference > (ROUGH_TOLERANCE if is_rough else TOLERANCE) * scale:
                 raise UserError(
-                    f"`predict` of {name} gave {_said(outputs)}, where a dict with the heads"
-                    f" {', '.join(heads)} is expected"
+                    f"{what.format(attribute)} ({head}: they differ by {difference:.2g}); {_EVAL},"
+                    " or the detector draws random numbers or keeps what it was shown before"
                 )
-            for head, output in outputs.items():
-                _check_output(output, len(chosen), len(classes), f"`predict` of {name} ({head})")
 
 
 def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
     names = tuple(found) if isinstance(found, list | tuple) else ()
     if not names or not all(isinstance(each, str) for each in names):
         raise UserError(
-            f"`{attribute}` of {name} is {_said(found)}, where a tuple of names is expected"
+            f"`{attribute}` of {name} is {given(found)}, where a tuple of names is expected"
         )
     return names
 
 
+def _device(detector: Detector, name: str) -> torch.device:
+    try:
+        return torch.device(detector.device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(
+            f"`device` of {name} is {given(detector.device)}, where a torch.device is expected"
+        ) from error
+
+
 def _check_pooled(pooled: Any, count: int, name: str) -> None:
     fine = isinstance(pooled, dict) and all(
-        isinstance(each, Tensor) and each.dim() == 4 and len(each) == count
+        isinstance(each, Tensor)
+        and each.dim() == 4
+        and len(each) == count
+        and each.shape[2] == each.shape[3]
         for each in pooled.values()
     )
     if not fine:
         raise UserError(
-            f"`pool` of {name} gave {_said(pooled)} for {count} boxes, where a dict of tensors"
+            f"`pool` of {name} gave {given(pooled)} for {count} boxes, where a dict of tensors"
             f" ({count}, C, S, S) is expected, or an empty one"
         )
 
 
 def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
     if not isinstance(output, HeadOutput):
-        raise UserError(f"{name} gave {_said(output)}, where a HeadOutput is expected")
+        raise UserError(f"{name} gave {given(output)}, where a HeadOutput is expected")
     for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
         value = getattr(output, attribute)
         if not isinstance(value, Tensor) or tuple(value.shape) != expected:
             raise UserError(
-                f"{name} gave {attribute} of {_said(value)}, where the shape {expected} is expected:"
+                f"{name} gave {attribute} of {given(value)}, where the shape {expected} is expected:"
                 f" {boxes} boxes, {classes} classes without background"
             )
         if not torch.isfinite(value).all():
@@ -91,12 +198,7 @@ def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
             f"{name} gave boxes outside the image or upside down; xyxy in pixels of the original image, clipped"
             " to it, are expected"
         )
-
-
-def _said(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"shape {tuple(value.shape)}"
-    if isinstance(value, dict):
-        shapes = (f"{name}: {_said(each)}" for name, each in value.items())
-        return "{" + ", ".join(shapes) + "}"
-    return repr(value)[:80]
+    if bool((output.boxes <= 1).all()):
+        raise UserError(
+            f"{name} gave boxes that all lie within 0 to 1; pixels of the original image are expected"
+        )

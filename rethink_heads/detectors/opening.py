@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
+import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,11 @@ import torch
 
 from rethink_heads.detectors.base import Detector
 from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.contents import modules_in
+from rethink_heads.detectors.messages import raised, telling
 from rethink_heads.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("torchvision:NAME", "detectron2:CONFIG", "python:MODULE:FUNCTION")
 REQUIRED = ("class_names", "heads", "device", "extract", "pool", "predict")
@@ -34,11 +37,13 @@ def open_model(
         model: ``torchvision:`` and a model builder's name (``fasterrcnn_resnet50_fpn``); ``detectron2:`` and a
             configuration file or its name in detectron2's model zoo; or ``python:`` with a module and a function in it
             that makes a detector: one of :class:`rethink_heads.detectors.base.Detector`, or a module of either
-            framework.
+            framework. Every torch module that it holds, in whichever attribute or container, is put into evaluation
+            mode, and the detector is checked (:func:`rethink_heads.detectors.checking.check_detector`).
         weights: the name of torchvision's weights, or a file; None leaves it to the model. The function of ``python:``
             is given it as ``weights``.
         class_names: of the K classes of the scores, where neither model nor weights say them.
-        device: where to compute.
+        device: where to compute. The function of ``python:`` is given it as ``device``, if it has such an argument; a
+            module that it makes is put there, and of any other detector that is elsewhere a warning says so.
 
     Raises:
         UserError: there is no such model, its weights do not fit, or it is no two-stage detector.
@@ -70,6 +75,11 @@ def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detecto
         UserError: it is no two-stage detector, or the class names do not fit.
     """
     if all(hasattr(model, name) for name in REQUIRED):
+        if class_names is not None and tuple(class_names) != tuple(model.class_names):
+            raise UserError(
+                f"{type(model).__name__} names its classes itself ({', '.join(map(str, model.class_names))}): leave out"
+                " the class names, or have it name them otherwise"
+            )
         return model
     frameworks = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
     if "detectron2" in frameworks:
@@ -95,18 +105,6 @@ def model_name(model: str) -> str:
     return Path(name).stem
 
 
-def source_files(model: str) -> list[Path]:
-    """The files that say what a detector is: a configuration, or the module with the function that makes it."""
-    kind, _, name = model.partition(":")
-    if kind == "detectron2":
-        return [Path(name)] if Path(name).is_file() else []
-    if kind != "python":
-        return []
-    _look_here()
-    spec = importlib.util.find_spec(name.partition(":")[0])
-    return [Path(spec.origin)] if spec is not None and spec.has_location and spec.origin else []
-
-
 def _look_here() -> None:
     """Let modules in the current folder be imported, as ``python`` does but an installed program does not."""
     if os.getcwd() not in sys.path and "" not in sys.path:
@@ -117,12 +115,28 @@ def _open_python(
     name: str, weights: str | None, class_names: Sequence[str] | None, device: torch.device
 ) -> Detector:
     where = f"python:{name}"
-    made = _made(_function(name), weights, where)
+    made = _made(_function(name), weights, device, where)
+    for module in modules_in(made):
+        module.eval()
     if isinstance(made, torch.nn.Module):
-        made = made.to(device).eval()
+        made = made.to(device)
     detector = as_detector(made, class_names)
     check_detector(detector, where)
+    if not isinstance(made, torch.nn.Module):
+        _say_if_elsewhere(torch.device(detector.device), device, where)
     return detector
+
+
+def _say_if_elsewhere(found: torch.device, asked: torch.device, where: str) -> None:
+    either = None in (found.index, asked.index)
+    if found.type != asked.type or (found.index != asked.index and not either):
+        logger.warning(
+            "%s computes on %s, not on %s: what its function makes stays where it is put; give the function an"
+            " argument `device`, and put everything there",
+            where,
+            found,
+            asked,
+        )
 
 
 def _function(name: str) -> Any:
@@ -144,26 +158,19 @@ def _function(name: str) -> Any:
             f"there is no module {module_name} in the current folder or among the installed packages"
         ) from error
     except Exception as error:  # Whatever the module does when it is imported.
-        raise UserError(f"cannot import {module_name}: {_said(error)}") from error
+        raise UserError(f"cannot import {module_name}: {raised(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"{module_name} has no function {function_name}")
     return function
 
 
-def _made(function: Any, weights: str | None, where: str) -> Any:
-    if weights is not None and "weights" not in inspect.signature(function).parameters:
+def _made(function: Any, weights: str | None, device: torch.device, where: str) -> Any:
+    parameters = inspect.signature(function).parameters
+    if weights is not None and "weights" not in parameters:
         raise UserError(f"--weights was given, but {where} takes no argument `weights`")
-    try:
-        return function() if weights is None else function(weights=weights)
-    except UserError:
-        raise
-    except Exception as error:  # The user's own code can raise anything.
-        raise UserError(f"{where} failed: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    """An exception of the user's code in a line: what it says, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    arguments: dict[str, Any] = {} if weights is None else {"weights": weights}
+    if "device" in parameters:
+        arguments["device"] = device
+    with telling(where):
+        return function(**arguments)

@@ -32,6 +32,16 @@ def spread_outputs(detector: Detector, model: nn.Module, spreads: Mapping[str, f
         spreads: by a last layer's name within ``model``: the standard deviation over boxes (of RPN layers: over cells)
             that each of its outputs is brought to. Names that it lacks, and layers that are not reached, are passed by.
     """
+    threads = torch.get_num_threads()
+    # Sums over threads depend on how many there are.
+    torch.set_num_threads(1)
+    try:
+        _spread_all(detector, model, spreads)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _spread_all(detector: Detector, model: nn.Module, spreads: Mapping[str, float]) -> None:
     image = _made_image().to(detector.device)
     _normalise(detector, model, image)
     layers = dict(model.named_modules())

@@ -30,9 +30,11 @@ class Shared:
         """What the match adds to the provenance of anything measured: nothing where the classes are the same."""
         if self.match.is_identity:
             return {}
-        theirs = [self.match.detector_names[label] for label in self.match.matched_labels]
+        labels = self.match.matched_labels
+        theirs = [self.match.detector_names[label] for label in labels]
         pairs = list(zip(self.match.matched, theirs, strict=True))
-        said = {"class mapping": json.dumps(pairs)}
+        # The columns as well: a detector's names may be changed where its scores stay in their places.
+        said = {"class mapping": json.dumps(pairs), "score columns": json.dumps(labels)}
         if self.match.only_dataset:
             said["annotations"] = self.dataset.file_fingerprint
             said["classes"] = json.dumps(self.dataset.class_names)

@@ -43,13 +43,22 @@ def spatial_correlation(output_map: Tensor) -> Tensor:
     return vectors.transpose(1, 2) @ vectors
 
 
+def is_square(cells: Tensor) -> bool:
+    """Whether a map (..., S, S) has as many rows of cells as columns: a flattened map does not say them."""
+    return cells.shape[-2] == cells.shape[-1]
+
+
 def weight_correlations(detector: Detector) -> dict[str, Tensor]:
-    """By branch with weights for each RoI cell (fc's fc6): their cosines, (S*S, S*S) float64."""
+    """By branch with weights for each RoI cell (fc's fc6): their cosines, (S*S, S*S) float64.
+
+    Branches whose cells are not in a square are left out, as everywhere here.
+    """
     if not isinstance(detector, WeightMapping):
         return {}
     return {
         branch: spatial_correlation(weights[None])[0].cpu()
         for branch, weights in detector.weight_maps().items()
+        if is_square(weights)
     }
 
 
@@ -60,6 +69,7 @@ def output_correlations(detector: Detector, exact: RoIFeatures) -> dict[str, Ten
     return {
         branch: spatial_correlation(output_map)[0].cpu()
         for branch, output_map in detector.output_maps(exact).items()
+        if is_square(output_map)
     }
 
 
@@ -113,13 +123,11 @@ def cell_responses(
     Returns:
         By head: change (zeroed - intact) of the score of the object's class, and of the IoU of the
         regressed box with the object, each (S, S) float64. Empty where the detector shows no RoI
-        features.
+        features, and where their cells are no square, or not one for all branches.
     """
-    if not exact:
-        return {}
     resolutions = {tuple(pooled.shape[-2:]) for pooled in exact.values()}
-    if len(resolutions) != 1:
-        raise ValueError(f"the branches' RoI features differ in resolution: {sorted(resolutions)}")
+    if len(resolutions) != 1 or not all(is_square(pooled) for pooled in exact.values()):
+        return {}
     rows, columns = resolutions.pop()
     scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
     ious: dict[str, list[Tensor]] = {head: [] for head in detector.heads}

@@ -16,6 +16,7 @@ from rethink_heads.files import METADATA_KEY
 
 FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
 PACKAGES = ("torch", "torchvision")
+LONGEST_SHOWN = 200
 
 
 def provenance_of(
@@ -74,7 +75,9 @@ def _short(text: str | None) -> str:
     if text is None:
         return "not stated"
     # Hashes are told apart by their first digits.
-    return f"{text[:12]}..." if len(text) == 64 and " " not in text else text
+    if len(text) == 64 and " " not in text:
+        return f"{text[:12]}..."
+    return f"{text[:LONGEST_SHOWN]}..." if len(text) > LONGEST_SHOWN else text
 
 
 def _version(package: str) -> str:

@@ -12,10 +12,10 @@ import torch
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.base import OFFERS, Detector, lacking, offers
+from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
 from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
-from rethink_heads.measure.maps import flatten, weight_correlations
+from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.parts import Parts
@@ -81,7 +81,9 @@ def measure(
         )
     provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
     if _is_measured(folder, provenance):
-        return Measurements.load(folder)
+        measured = Measurements.load(folder)
+        _say_what_is_lacking(measured, detector, detector_name)
+        return measured
     parts = Parts(folder / "parts", provenance)
     if isinstance(detector, torch.nn.Module):
         detector.eval()
@@ -156,20 +158,27 @@ def _measure_images(
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
     kinds = set(measured.maps["kind"])
-    if not offers(detector, "weight_maps"):
+    if not isinstance(detector, WeightMapping):
         logger.warning("%s: %s", detector_name, lacking("weight_maps"))
+    elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
+        logger.warning(
+            "%s: the RoI cells of %s are in no square, so it goes without %s of these",
+            detector_name,
+            ", ".join(oblong),
+            OFFERS["weight_maps"][1],
+        )
     if not offers(detector, "output_maps"):
         logger.warning("%s: %s", detector_name, lacking("output_maps"))
     elif "spatial_correlation" not in kinds:
         logger.warning(
-            "%s: none of its heads has an output map with RoI cells, so it goes without %s",
+            "%s: none of its heads has an output map with RoI cells in a square, so it goes without %s",
             detector_name,
             OFFERS["output_maps"][1],
         )
     if "cell_score" not in kinds:
         logger.warning(
-            "%s: it shows no RoI features (`pool` gives none), so it goes without the responses to"
-            " zeroed RoI cells",
+            "%s: it shows no RoI features (`pool` gives none), or their cells are not one square for"
+            " all branches, so it goes without the responses to zeroed RoI cells",
             detector_name,
         )
 

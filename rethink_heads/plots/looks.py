@@ -50,7 +50,8 @@ HEAD_LABELS: Mapping[str, str] = {
     "fc2": "second fc-head",
     "conv2": "second conv-head",
 }
-_OTHER_COLOURS = ("#8C7A00", "#7F7F7F", "#5B2A86", "#1B5E3B")
+LONGEST_LABEL = 40
+_OTHER_COLOURS = ("#8C7A00", "#B0578D", "#5B2A86", "#1B5E3B")
 _OTHER_MARKERS = ("<", ">", "*", "d")
 # Of detectors, where one head's name is all that there is; its own look comes first.
 _DETECTOR_LOOKS = tuple(
@@ -82,7 +83,13 @@ class Look:
 
 def head_label(head: str) -> str:
     """A head's name as a legend prints it."""
-    return HEAD_LABELS.get(head, head)
+    return HEAD_LABELS.get(head, plain_label(head))
+
+
+def plain_label(name: str) -> str:
+    """A user's name as a legend can print it: no formulas, and not longer than a legend is wide."""
+    short = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def head_order(head: str) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rethink_heads.plots.looks import head_label, head_order, looks_of
+from rethink_heads.plots.looks import head_label, head_order, looks_of, plain_label
 
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
@@ -144,7 +144,7 @@ def series_of(frames: pd.DataFrame | Iterable[pd.DataFrame]) -> list[Series]:
         Series(
             detector,
             head,
-            head_label(head) + (f" ({detector})" if head in named else ""),
+            head_label(head) + (f" ({plain_label(detector)})" if head in named else ""),
             look.colour,
             look.marker,
             look.line_style,

@@ -231,7 +231,9 @@ def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
-        "excludes_zero": (difference.low > 0) | (difference.high < 0),
+        # Some draws may have a difference where the whole has none.
+        "excludes_zero": np.isfinite(difference.value)
+        & ((difference.low > 0) | (difference.high < 0)),
     }
     return {name: np.atleast_1d(column) for name, column in columns.items()}
 

@@ -67,6 +67,12 @@ def test_settings_over_a_base(tmp_path: Path) -> None:
     assert (said.head, said.class_names, said.remarks) == (None, None, ())
 
 
+def test_the_levels_of_ours_are_read(tmp_path: Path) -> None:
+    levels = [f"p{level}" for level in range(2, 7)]
+    path = zoo(tmp_path, RPN={"IN_FEATURES": levels}, ROI_HEADS={"IN_FEATURES": levels[:4]})
+    assert read(path).model["anchor_sizes"] == SIZES
+
+
 def test_settings_of_our_heads(tmp_path: Path) -> None:
     node = {
         "HEAD": "double-head-ext",
@@ -100,6 +106,14 @@ def test_settings_beside_the_weights_are_read(tmp_path: Path) -> None:
     ("model", "message"),
     [
         ({"FPN": {"FUSE_TYPE": "avg"}}, r"sets MODEL\.FPN\.FUSE_TYPE to avg"),
+        (
+            {"ROI_HEADS": {"IN_FEATURES": ["p3", "p4", "p5"]}},
+            r"sets MODEL\.ROI_HEADS\.IN_FEATURES to \('p3', 'p4', 'p5'\); a detector here has \('p2',",
+        ),
+        (
+            {"RPN": {"IN_FEATURES": "('p3', 'p4', 'p5', 'p6', 'p2')"}},
+            r"sets MODEL\.RPN\.IN_FEATURES to \('p3', .* here has \('p2', 'p3', 'p4', 'p5', 'p6'\)",
+        ),
         ({"RPN": {"NMS_THRESH": 0.6}}, r"sets MODEL\.RPN\.NMS_THRESH to 0\.6"),
         ({"ROI_BOX_HEAD": {"POOLER_TYPE": "ROIPool"}}, "ROIPool; a detector here has ROIAlignV2"),
         ({"ANCHOR_GENERATOR": {"SIZES": [[32, 64]]}}, "one size for each of 5 levels"),

@@ -143,7 +143,21 @@ def test_zeroed_cells_equal_a_loop_over_cells(toy_detector: Any, features: Any, 
     assert found["fc"][0].abs().max() > 1e-3  # the toy does respond
 
 
-def test_branches_of_different_resolution_are_refused(toy_detector: Any, features: Any):
-    exact = {"fc": torch.zeros(1, 4, 3, 3), "conv": torch.zeros(1, 4, 7, 7)}
-    with pytest.raises(ValueError, match="resolution"):
-        cell_responses(toy_detector, features, exact, BOX, LABEL, 10)
+@pytest.mark.parametrize(
+    "shapes", [{}, {"fc": (3, 3), "conv": (7, 7)}, {"fc": (5, 7)}, {"fc": (5, 7), "conv": (5, 7)}]
+)
+def test_cells_that_are_not_one_square_have_no_responses(
+    toy_detector: Any, features: Any, shapes: dict[str, tuple[int, int]]
+):
+    exact = {branch: torch.zeros(1, 4, *shape) for branch, shape in shapes.items()}
+    assert cell_responses(toy_detector, features, exact, BOX, LABEL, 10) == {}
+
+
+def test_maps_whose_cells_are_in_no_square_are_left_out(
+    toy_detector: Any, features: Any, monkeypatch: pytest.MonkeyPatch
+):
+    maps = {"fc": torch.ones(1, 4, 3, 5), "conv": torch.ones(1, 4, 3, 3)}
+    monkeypatch.setattr(toy_detector, "output_maps", lambda pooled: maps)
+    monkeypatch.setattr(toy_detector, "weight_maps", lambda: {n: m[0] for n, m in maps.items()})
+    assert set(output_correlations(toy_detector, {})) == {"conv"}
+    assert set(weight_correlations(toy_detector)) == {"conv"}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
+from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.detectron2.installed import require_detectron2
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.errors import UserError
@@ -18,19 +19,26 @@ if TYPE_CHECKING:
     from detectron2.modeling import GeneralizedRCNN
 
 CHANNEL_ORDERS = ("BGR", "RGB")
+STEPS = ("forward", "inference", "preprocess_image", "_postprocess")
+"""Methods of detectron2's ``GeneralizedRCNN`` that the adapter follows or takes the place of."""
 
 
 def classes_of(model: Any) -> int:
     """K of a ``GeneralizedRCNN``.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or goes from images to detections by steps of its own.
     """
     from detectron2.modeling import GeneralizedRCNN
 
     if not isinstance(model, GeneralizedRCNN):
         raise UserError(
             f"a {type(model).__name__} is no two-stage detector of detectron2: give a GeneralizedRCNN"
+        )
+    if own := replaced_methods(model, STEPS, "detectron2"):
+        raise UserError(
+            f"what this {type(model).__name__} makes of an image is not known, since it has a {own[0]} of its own: put"
+            " it behind rethink_heads.Detector yourself (notebooks/your_own_detector shows how)"
         )
     return int(model.roi_heads.num_classes)
 
@@ -55,8 +63,8 @@ class Detectron2Detector:
             that is not said.
 
     Raises:
-        UserError: detectron2 is missing, the model is no ``GeneralizedRCNN`` or has other RoI heads, or the class
-            names do not fit its classes in number.
+        UserError: detectron2 is missing, the model is no ``GeneralizedRCNN``, has other RoI heads or steps of its own,
+            or the class names do not fit its classes in number.
     """
 
     # Set on instances that have an RPN, so that `base.offers` answers for the model.
@@ -102,6 +110,16 @@ class Detectron2Detector:
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def configuration(self) -> str:
+        """What decides scores, boxes, proposals and detections beside the weights, as a text of many lines."""
+        import detectron2
+
+        own = ("class_names", "min_size", "max_size", "channel_order")
+        lines = [f"{name} = {getattr(self, name)!r}" for name in own]
+        lines.insert(0, f"detectron2 {detectron2.__version__}")
+        return "\n".join([*lines, configuration_of(self.model)])
 
     def _resized(self, image: Tensor) -> Tensor:
         """A uint8 RGB image (3, H, W) as detectron2's predictor feeds it: float (3, h, w), in the channel order."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads
+from detectron2.modeling.box_regression import Box2BoxTransformRotated
+from detectron2.modeling.roi_heads import (
+    CascadeROIHeads,
+    Res5ROIHeads,
+    RROIHeads,
+    StandardROIHeads,
+)
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
-from rethink_heads.detectors.box_heads import BoxHeadParts, parts_of
+from rethink_heads.detectors.box_heads import BoxHeadParts, cells_of, parts_of
 from rethink_heads.detectors.detectron2.roi_heads import RethinkROIHeads
 from rethink_heads.detectors.frames import Size
 from rethink_heads.errors import UserError
@@ -23,6 +29,8 @@ STEPS = {
     Res5ROIHeads: ("forward", "_shared_roi_transform"),
 }
 """The methods of detectron2's RoI heads that lead from features to detections, which are followed here."""
+ANSWERS = ("predict_probs", "predict_boxes", "inference")
+"""The methods by which a box predictor of detectron2 answers for boxes."""
 
 
 class BoxStage(Protocol):
@@ -68,7 +76,7 @@ class SharedPoolingStage:
         self.in_features = roi_heads.in_features if self.of_c4 else roi_heads.box_in_features
         # The predictor takes the average of res5's map, so that a C4 model has a convolutional head.
         self.parts: BoxHeadParts | None = (
-            None if self.of_c4 else parts_of(body, tuple(self.pooler.output_size))
+            None if self.of_c4 else parts_of(body, cells_of(self.pooler))
         )
 
     @property
@@ -81,7 +89,8 @@ class SharedPoolingStage:
         return {ROI: self.pooler([levels[name] for name in self.in_features], [Boxes(boxes)])}
 
     def _predicted(self, roi_features: RoIFeatures) -> tuple[Tensor, Tensor]:
-        hidden = self.body(roi_features[ROI])
+        # A copy, since a head may begin with a layer that works in place.
+        hidden = self.body(roi_features[ROI].clone())
         predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.of_c4 else hidden)
         return predicted
 
@@ -92,6 +101,11 @@ class SharedPoolingStage:
         # detectron2 puts background last.
         scores = predictor.predict_probs(predicted, proposals)[0][:, :-1]
         regressed = predictor.predict_boxes(predicted, proposals)[0]
+        if regressed.shape[1] not in (4, 4 * scores.shape[1]):
+            raise UserError(
+                f"the box predictor {type(predictor).__name__} gives {regressed.shape[1]} coordinates for"
+                f" {scores.shape[1]} classes: only a box of 4 for each class, or one for all, can be compared"
+            )
         clipped = Boxes(regressed.reshape(-1, 4))
         clipped.clip(size)
         by_class = clipped.tensor.reshape(len(boxes), regressed.shape[1] // 4, 4)
@@ -108,7 +122,7 @@ class SharedPoolingStage:
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """The maps that the box head's kind has; of a C4 model, what res5 gives."""
         if self.parts is None:
-            return {"conv": self.body(roi_features[ROI])}
+            return {"conv": self.body(roi_features[ROI].clone())}
         return self.parts.output_maps(roi_features[ROI])
 
     def weight_maps(self) -> dict[str, Tensor]:
@@ -162,10 +176,13 @@ def stage_of(roi_heads: nn.Module) -> BoxStage:
     """The second stage of ``GeneralizedRCNN.roi_heads``.
 
     Raises:
-        UserError: RoI heads that do not answer for a box in one step from one pooling.
+        UserError: RoI heads that do not answer for an upright box in one step from one pooling.
     """
     kind = type(roi_heads).__name__
+    if isinstance(roi_heads, RROIHeads):
+        raise _rotated(kind)
     if isinstance(roi_heads, RethinkROIHeads):
+        _check_upright(roi_heads.box_transform)
         return RethinkStage(roi_heads)
     if isinstance(roi_heads, CascadeROIHeads):
         raise UserError(
@@ -176,6 +193,7 @@ def stage_of(roi_heads: nn.Module) -> BoxStage:
         if isinstance(roi_heads, known):
             changed = [m for m in methods if getattr(type(roi_heads), m) is not getattr(known, m)]
             if not changed:
+                _check_predictor(roi_heads.box_predictor)
                 return SharedPoolingStage(roi_heads)
             raise UserError(
                 f"the RoI heads are {kind}, which replaces `{changed[0]}` of {known.__name__}, so that what it says"
@@ -185,6 +203,33 @@ def stage_of(roi_heads: nn.Module) -> BoxStage:
     raise UserError(
         f"the RoI heads are {kind}, neither StandardROIHeads nor Res5ROIHeads of detectron2: put the detector behind"
         " rethink_heads.Detector yourself (notebooks/your_own_detector shows how)"
+    )
+
+
+def _check_predictor(predictor: nn.Module) -> None:
+    lacking = [name for name in ANSWERS if not callable(getattr(predictor, name, None))]
+    if lacking:
+        raise UserError(
+            f"the box predictor {type(predictor).__name__} has no `{lacking[0]}`, by which detectron2's"
+            " FastRCNNOutputLayers answers for given boxes: give it one, or put the detector behind"
+            " rethink_heads.Detector yourself (notebooks/your_own_detector shows how)"
+        )
+    _check_upright(getattr(predictor, "box2box_transform", None))
+
+
+def _check_upright(transform: Any) -> None:
+    """Raise UserError for a transform of boxes of more or fewer than 4 coordinates."""
+    weights = getattr(transform, "weights", None)
+    if isinstance(transform, Box2BoxTransformRotated) or (
+        weights is not None and len(weights) != 4
+    ):
+        raise _rotated(type(transform).__name__)
+
+
+def _rotated(what: str) -> UserError:
+    return UserError(
+        f"the second stage has {what}, which gives rotated boxes or others of more than 4 coordinates: the analyses"
+        " are of upright boxes (x1, y1, x2, y2), so give a detector of these"
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rethink_heads.detectors.class_names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
 from rethink_heads.errors import UserError
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 RANDOM = "random"
 BACKBONE_ONLY = "ImageNetPretrained"
 SHOWN_KEYS = 4
+CLASSES_NAME = "class_names.txt"
+"""Beside a configuration that ``rethink-heads export`` wrote: a line a class."""
 
 
 def open_detectron2(
@@ -37,7 +40,8 @@ def open_detectron2(
         weights: path or URL of a ``.pth`` or ``.pkl`` file; None takes the configuration's ``MODEL.WEIGHTS``;
             ``random`` takes seeded random weights whose outputs differ from box to box, for trying things.
         class_names: the K foreground classes in the order of the scores; None takes those that the configuration
-            names (``MODEL.RETHINK_HEADS.CLASS_NAMES``), those of its data set as detectron2 knows it, or COCO's 80.
+            names (``MODEL.RETHINK_HEADS.CLASS_NAMES``), those of ``class_names.txt`` beside it, which an export writes,
+            those of its data set as detectron2 knows it, or COCO's 80.
         device: where to put the detector.
 
     Raises:
@@ -48,20 +52,20 @@ def open_detectron2(
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 
     cfg = read_config(config)
-    names = _class_names(cfg, class_names)
+    names = _class_names(cfg, class_names, Path(config).parent / CLASSES_NAME)
     # Found before the model is built, which takes a while.
     path = None if weights == RANDOM else _weights_file(cfg, config, weights)
     model = _built(cfg, config)
     if path is not None:
         _load(model, path)
     test = cfg.INPUT
-    detector = Detectron2Detector(
-        model.to(device), names, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST, test.FORMAT
-    )
+    detector = Detectron2Detector(model, names, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST, test.FORMAT)
     if path is None:
         from rethink_heads.detectors.detectron2.random_weights import spread_outputs
 
+        # On the CPU, so that the weights are the same on every device.
         spread_outputs(detector)
+    detector.model.to(device)
     return detector
 
 
@@ -152,7 +156,7 @@ def _config_file(config: str) -> Path:
         ) from error
 
 
-def _class_names(cfg: CfgNode, given: Sequence[str] | None) -> tuple[str, ...]:
+def _class_names(cfg: CfgNode, given: Sequence[str] | None, beside: Path) -> tuple[str, ...]:
     from detectron2.data import MetadataCatalog
 
     from rethink_heads.detectors.imports.class_names import known_class_names
@@ -164,6 +168,8 @@ def _class_names(cfg: CfgNode, given: Sequence[str] | None) -> tuple[str, ...]:
     # get() would add a data set of that name that nobody has registered.
     known = [MetadataCatalog.get(name) for name in data_sets if name in MetadataCatalog.list()]
     candidates = [cfg.MODEL.RETHINK_HEADS.CLASS_NAMES]
+    if beside.is_file():
+        candidates.append(read_class_names(beside))
     candidates += [metadata.get("thing_classes", ()) for metadata in known]
     candidates += [known_class_names(count) or ()]
     for names in candidates:

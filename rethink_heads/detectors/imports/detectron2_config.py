@@ -39,8 +39,11 @@ SETTINGS: Sequence[tuple[str, str, Any]] = (
     ("nms_threshold", "MODEL.ROI_HEADS.NMS_THRESH_TEST", 0.5),
     ("detections_per_image", "TEST.DETECTIONS_PER_IMAGE", 100),
 )
-# Keys without a setting here, with detectron2's default, which is what is done here.
+# Keys without a setting here, with what is done here. But for the levels, this is detectron2's default too: its default
+# for these is that of a model without a feature pyramid, which the weights are known not to be.
 FIXED: Sequence[tuple[str, Any]] = (
+    ("MODEL.RPN.IN_FEATURES", ("p2", "p3", "p4", "p5", "p6")),
+    ("MODEL.ROI_HEADS.IN_FEATURES", ("p2", "p3", "p4", "p5")),
     ("MODEL.RESNETS.RES5_DILATION", 1),
     ("MODEL.FPN.FUSE_TYPE", "sum"),
     ("MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"),

@@ -7,18 +7,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
-from rethink_heads.detectors.box_heads import DEFAULT_CELLS, parts_of
+from rethink_heads.detectors.box_heads import cells_of, parts_of
+from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.errors import UserError
 
+STEPS = ("forward", "eager_outputs")
+"""Methods of torchvision's ``GeneralizedRCNN`` that the adapter takes the place of."""
 RULES = ("forward", "postprocess_detections")
 """Methods of torchvision's ``RoIHeads`` that ``predict`` follows."""
+PRECISIONS = (torch.float32, torch.float64)
+"""Types of weights that torchvision's own forward pass takes on every device."""
 
 
 class TorchvisionDetector:
@@ -31,8 +37,8 @@ class TorchvisionDetector:
         class_names: the K foreground classes: the labels from 1 on, in their order.
 
     Raises:
-        UserError: the model has no second stage, its second stage scores or regresses by rules of its own, or the
-            class names do not fit its classes in number.
+        UserError: the model has no second stage, it or its second stage comes to scores and boxes by rules of its own,
+            its weights are neither in float32 nor in float64, or the class names do not fit its classes in number.
     """
 
     def __init__(self, model: GeneralizedRCNN, class_names: Sequence[str]) -> None:
@@ -42,8 +48,8 @@ class TorchvisionDetector:
         if classes is not None and len(self.class_names) != classes:
             raise _misnamed(len(self.class_names), classes)
         self.model = model.eval()
-        cells = getattr(model.roi_heads.box_roi_pool, "output_size", DEFAULT_CELLS)
-        self._parts = parts_of(model.roi_heads.box_head, tuple(cells))
+        self._precision = _precision_of(model)
+        self._parts = parts_of(model.roi_heads.box_head, cells_of(model.roi_heads.box_roi_pool))
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -55,8 +61,15 @@ class TorchvisionDetector:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    @property
+    def configuration(self) -> str:
+        """What decides scores, boxes, proposals and detections beside the weights, as a text of many lines."""
+        release = torchvision.__version__.partition("+")[0]
+        head = f"torchvision {release}\nclasses = {self.class_names!r}\n"
+        return head + configuration_of(self.model)
+
     def _transformed(self, image: Tensor) -> tuple[ImageList, ImageFeatures]:
-        batch, _ = self.model.transform([image.to(self.device).float() / 255])
+        batch, _ = self.model.transform([image.to(self.device, self._precision) / 255])
         levels = self.model.backbone(batch.tensors)
         # As GeneralizedRCNN does with a backbone that has one level.
         pyramid = {"0": levels} if isinstance(levels, Tensor) else levels
@@ -68,6 +81,9 @@ class TorchvisionDetector:
             warnings.filterwarnings("ignore", message="torch.meshgrid")
             boxes: Tensor = self.model.rpn(batch, features.pyramid)[0][0]
         return boxes
+
+    def _into_frame(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
+        return features.into_frame(boxes.to(self._precision))
 
     def _pooled(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
         pooled: Tensor = self.model.roi_heads.box_roi_pool(
@@ -97,11 +113,11 @@ class TorchvisionDetector:
     def propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
         """Features of a uint8 RGB image (3, H, W) and the RPN's proposals (M, 4) in its pixels, best first."""
         batch, features = self._transformed(image)
-        return features, features.out_of_frame(self._proposed(batch, features))
+        return features, features.out_of_frame(self._proposed(batch, features)).float()
 
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) under ``box`` of boxes (N, 4) in pixels of the original image."""
-        return {"box": self._pooled(features, features.into_frame(boxes))}
+        return {"box": self._pooled(features, self._into_frame(features, boxes))}
 
     def predict(
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
@@ -112,12 +128,14 @@ class TorchvisionDetector:
             UserError: there are more or fewer class names than classes.
         """
         logits, deltas = self._logits_and_deltas(roi_features["box"])
-        decoded = self.model.roi_heads.box_coder.decode(deltas, [features.into_frame(boxes)])
+        decoded = self.model.roi_heads.box_coder.decode(deltas, [self._into_frame(features, boxes)])
         # torchvision's coder leaves the boxes of no RoI at all without their last dimension.
         decoded = decoded.reshape(len(boxes), logits.shape[-1], 4)[:, 1:]
         clipped = clip_to_frame(decoded, features.size, "edge")
         scores = logits.softmax(-1)[:, 1:]
-        return {self._parts.kind: HeadOutput(scores, features.out_of_frame(clipped))}
+        # The analyses' boxes are in float32, whatever the weights are in.
+        regressed = features.out_of_frame(clipped).float()
+        return {self._parts.kind: HeadOutput(scores.float(), regressed)}
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By part of the head: output maps (N, C, S, S), that of fully connected layers rebuilt from the first."""
@@ -139,17 +157,23 @@ class TorchvisionDetector:
         found = [{"boxes": boxes[0], "scores": scores[0], "labels": labels[0]}]
         found = self.model.transform.postprocess(found, batch.image_sizes, [features.original_size])
         # torchvision's label 0 is background.
-        detections = Detections(found[0]["boxes"], found[0]["scores"], found[0]["labels"] - 1)
+        kept, sure, labels = (found[0][name] for name in ("boxes", "scores", "labels"))
+        detections = Detections(kept.float(), sure.float(), labels - 1)
         return {self._parts.kind: detections}
 
 
 def check_two_stages(model: nn.Module) -> None:
-    """Raise UserError for a model that is no ``GeneralizedRCNN`` with torchvision's own RoI heads."""
+    """Raise UserError for a model that is no ``GeneralizedRCNN`` of torchvision's steps with its own RoI heads."""
     name = type(model).__name__
     if not isinstance(model, GeneralizedRCNN):
         raise UserError(
             f"a {name} is no two-stage detector of torchvision: give a FasterRCNN, MaskRCNN or KeypointRCNN, out of"
             " any wrapper"
+        )
+    if own := replaced_methods(model, STEPS, "torchvision"):
+        raise UserError(
+            f"what this {name} makes of an image is not known, since it has a {own[0]} of its own: put the model"
+            " behind the Protocol of rethink_heads.detectors.base"
         )
     second = model.roi_heads
     if not isinstance(second, RoIHeads):
@@ -157,14 +181,25 @@ def check_two_stages(model: nn.Module) -> None:
     else:
         changed = [
             f"{type(second).__name__} has a {rule} of its own"
-            for rule in RULES
-            if getattr(type(second), rule) is not getattr(RoIHeads, rule)
+            for rule in replaced_methods(second, RULES, "torchvision")
         ]
     if changed:
         raise UserError(
             f"how the second stage of this {name} comes to scores and boxes is not known, since {changed[0]}: put the"
             " model behind the Protocol of rethink_heads.detectors.base"
         )
+
+
+def _precision_of(model: nn.Module) -> torch.dtype:
+    """The type of the weights."""
+    types = {each.dtype for each in model.parameters() if each.is_floating_point()}
+    if len(types) == 1 and types <= set(PRECISIONS):
+        return types.pop()
+    named = " and ".join(sorted(str(each).removeprefix("torch.") for each in types))
+    raise UserError(
+        f"the weights of this {type(model).__name__} are in {named}, which the analyses do not compute in: give the"
+        " model as float32, by its method float()"
+    )
 
 
 def class_count(model: Any) -> int | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -16,22 +16,26 @@ from torchvision.models import WeightsEnum
 from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.imports.class_names import known_class_names
-from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,
     check_two_stages,
     class_count,
 )
+from rethink_heads.detectors.torchvision.files import (
+    CLASS_WEIGHT,
+    published_file,
+    read_weights,
+)
 from rethink_heads.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 RANDOM = "random"
-SAFETENSORS = ".safetensors"
 SHOWN_KEYS = 4
 TWO_STAGES = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
 """torchvision's modules of two-stage detectors."""
 
-CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
 KEYPOINT_WEIGHT = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 SPREADS = {
     "rpn.head.cls_logits": 2.0,
@@ -58,8 +62,9 @@ def open_torchvision(
         weights: torchvision's name of published weights (``DEFAULT``, ``COCO_V1``); or the path of a state dict, plain
             or under ``model`` or ``state_dict``, in a file of ``torch.save`` or safetensors, which must come from this
             builder with its defaults but for the number of classes (a state dict holds neither sizes of images and
-            anchors nor thresholds, nor eps of batch normalisation; open anything else in Python); or ``random``:
-            seeded random weights whose outputs differ from box to box, for trying things.
+            anchors nor thresholds, nor eps of batch normalisation, which is 1e-5 but for torchvision's own files, known
+            by their content; open anything else in Python); or ``random``: seeded random weights whose outputs differ
+            from box to box, for trying things.
         class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
             that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
         device: where to put the detector.
@@ -173,52 +178,32 @@ def _from_file(
             f"{path} is neither a file nor the name of weights that torchvision publishes for {name}: give"
             f" {_choices(published)}, or random to try things"
         )
-    state, names = _read(path)
+    state, names = read_weights(path)
     sizes = {"num_classes": len(state[CLASS_WEIGHT])}
     if KEYPOINT_WEIGHT in state:
         sizes["num_keypoints"] = state[KEYPOINT_WEIGHT].shape[1]
     model = _built(builder, **sizes)
     _load(model, state, path, name)
-    member = next((each for each in published if Path(each.url).name == path.name), None)
-    if member is not None and member.name == "COCO_V1" and name in ZERO_EPS:
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps = 0.0
+    member = published_file(published, path)
+    if name in ZERO_EPS:
+        _set_eps(model, member, name, path)
     return model, _categories(member) if member else names
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """A file's weights by the builder's names, without whatever wraps them, and class names that it says."""
-    if path.suffix == SAFETENSORS:
-        state, names = _read_safetensors(path), None
-    else:
-        # What torchvision's own training script puts beside the weights; it holds plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            checkpoint = read_checkpoint(path)
-        state, names = checkpoint.state, checkpoint.class_names
-    found = [key for key in state if key.endswith(CLASS_WEIGHT)]
-    if not found:
-        raise UserError(
-            f"{path} has no {CLASS_WEIGHT}, so its weights are not those of a two-stage detector of torchvision: give"
-            " a state dict of the whole model"
+def _set_eps(model: nn.Module, member: WeightsEnum | None, name: str, path: Path) -> None:
+    """The eps that weights were trained with, of one of the builders of which there are both."""
+    if member is None:
+        logger.warning(
+            "%s does not say the eps of batch normalisation that it was trained with, and 1e-5 is assumed, as in a"
+            " training from nothing; where it continues torchvision's own COCO_V1 of %s, whose eps is 0, open the"
+            " model in Python and give it as --model python:MODULE:FUNCTION",
+            path,
+            name,
         )
-    # A training framework's module may hold the model under a name of its own.
-    prefix = min(found, key=len).removesuffix(CLASS_WEIGHT)
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, names
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs the package safetensors: pip install 'rethink-heads[safetensors]'"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file: download it again") from error
+    elif member.name == "COCO_V1":
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 0.0
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
@@ -30,6 +31,8 @@ SMALL_MODEL = SMALL_IMAGES | {
     "MODEL.ROI_BOX_HEAD.CONV_DIM": 24,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 60,
 }
+NAMES = tuple("abc")
+OF_THREE = SMALL_MODEL | {"MODEL.ROI_HEADS.NUM_CLASSES": len(NAMES)}
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -40,6 +43,21 @@ def write_config(folder: Path, name: str, settings: dict[str, Any]) -> Path:
     path = folder / "config.yaml"
     path.write_text(cfg.dump())
     return path
+
+
+def built(**settings: Any) -> nn.Module:
+    """A small model of three classes; settings with ``__`` for a point."""
+    cfg = read_config(FASTER)
+    own = {key.replace("__", "."): value for key, value in settings.items()}
+    values = OF_THREE | {"MODEL.DEVICE": "cpu"} | own
+    cfg.merge_from_list([item for pair in values.items() for item in pair])
+    return build_model(cfg)
+
+
+def noise(height: int = 60, width: int = 80) -> Tensor:
+    """A uint8 RGB image (3, H, W), the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
 
 
 def opened(folder: Path, name: str, settings: dict[str, Any]) -> tuple[Detectron2Detector, CfgNode]:

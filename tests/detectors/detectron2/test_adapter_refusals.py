@@ -10,29 +10,25 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.modeling import build_model
-from detectron2.modeling.roi_heads import StandardROIHeads
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN
+from detectron2.modeling.box_regression import Box2BoxTransformRotated
+from detectron2.modeling.roi_heads import RROIHeads, StandardROIHeads
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from rethink_heads.detectors.base import offers
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
-from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
+from rethink_heads.detectors.detectron2.opening import open_detectron2
 from rethink_heads.errors import UserError
-from tests.detectors.detectron2.predictors import FASTER, SMALL_MODEL, write_config
-
-NAMES = tuple("abc")
-SMALL = SMALL_MODEL | {"MODEL.ROI_HEADS.NUM_CLASSES": len(NAMES)}
-
-
-def built(**settings: Any) -> nn.Module:
-    """A small model of three classes; settings with ``__`` for a point."""
-    cfg = read_config(FASTER)
-    own = {key.replace("__", "."): value for key, value in settings.items()}
-    values = SMALL | {"MODEL.DEVICE": "cpu"} | own
-    cfg.merge_from_list([item for pair in values.items() for item in pair])
-    return build_model(cfg)
+from tests.detectors.detectron2.predictors import (
+    FASTER,
+    NAMES,
+    OF_THREE,
+    built,
+    noise,
+    write_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +36,8 @@ def model() -> nn.Module:
     return built()
 
 
-def noise(height: int = 60, width: int = 80) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
-
-
 def test_a_cascade_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    cascade = SMALL | {
+    cascade = OF_THREE | {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
     }
@@ -83,6 +74,83 @@ def test_heads_with_other_steps_are_refused_others_not(model: nn.Module) -> None
             Detectron2Detector(model, NAMES)
     finally:
         model.roi_heads.__class__ = StandardROIHeads
+
+
+class _OwnInference(GeneralizedRCNN):
+    def inference(self, *given: Any, **named: Any) -> Any:
+        return super().inference(*given, **named)
+
+
+class _OwnPixels(GeneralizedRCNN):
+    def preprocess_image(self, batched_inputs: Any) -> Any:
+        return super().preprocess_image(batched_inputs)
+
+
+class _OwnForward(GeneralizedRCNN):
+    def forward(self, batched_inputs: Any) -> Any:
+        return super().forward(batched_inputs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        (_OwnInference, "inference"),
+        (_OwnPixels, "preprocess_image"),
+        (_OwnForward, "forward"),
+    ],
+)
+def test_a_model_with_steps_of_its_own_is_refused(
+    kind: type[nn.Module], step: str, model: nn.Module
+) -> None:
+    try:
+        model.__class__ = kind
+        with pytest.raises(UserError, match=f"this {kind.__name__} .* has a {step} of its own"):
+            Detectron2Detector(model, NAMES)
+        # detectron2's own, whose boxes come about as those of its base.
+        model.__class__ = PanopticFPN
+        assert Detectron2Detector(model, NAMES).heads == ("fc",)
+    finally:
+        model.__class__ = GeneralizedRCNN
+
+
+def test_rotated_boxes_are_refused(model: nn.Module) -> None:
+    predictor, heads = model.roi_heads.box_predictor, model.roi_heads
+    before = predictor.box2box_transform
+    rotated = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
+    try:
+        heads.__class__ = RROIHeads
+        with pytest.raises(UserError, match=r"has RROIHeads, which gives rotated boxes"):
+            Detectron2Detector(model, NAMES)
+        heads.__class__ = StandardROIHeads
+        predictor.box2box_transform = rotated
+        with pytest.raises(UserError, match=r"has Box2BoxTransformRotated, which gives rotated"):
+            Detectron2Detector(model, NAMES)
+    finally:
+        heads.__class__, predictor.box2box_transform = StandardROIHeads, before
+
+
+def test_a_predictor_that_does_not_answer_for_boxes_is_refused(model: nn.Module) -> None:
+    before = model.roi_heads.box_predictor
+    try:
+        model.roi_heads.box_predictor = nn.Identity()
+        with pytest.raises(UserError, match="box predictor Identity has no `predict_probs`"):
+            Detectron2Detector(model, NAMES)
+    finally:
+        model.roi_heads.box_predictor = before
+
+
+def test_boxes_of_other_than_4_coordinates_are_refused(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detectron2Detector(model, NAMES, 64, 128)
+    predictor = type(model.roi_heads.box_predictor)
+    monkeypatch.setattr(predictor, "predict_boxes", lambda *_: [torch.zeros(1, 15)])
+    boxes = torch.tensor([[3.0, 4, 40, 50]])
+    with torch.inference_mode():
+        features = detector.extract(noise())
+        pooled = detector.pool(features, boxes)
+        with pytest.raises(UserError, match="gives 15 coordinates for 3 classes"):
+            detector.predict(features, pooled, boxes)
 
 
 def test_another_module_is_refused() -> None:

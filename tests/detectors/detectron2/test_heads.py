@@ -8,29 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models.detection._utils import BoxCoder
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
-from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from rethink_heads.config import ModelConfig, load_preset
+from rethink_heads.config import ModelConfig
 from rethink_heads.conventions import ConventionsConfig
-from rethink_heads.detectors.box_heads import parts_of
 from rethink_heads.detectors.branches import build_heads, enlargements
-from rethink_heads.detectors.detectron2.config import (
-    add_rethink_heads_config,
-    config_file,
-    config_names,
-)
-from rethink_heads.detectors.detectron2.settings import SIZES
 from rethink_heads.detectors.pooling import PyramidPooler
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
-from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS
 from rethink_heads.heads import STRUCTURES
 from tests.detectors.detectron2.small_detectors import (
@@ -39,7 +28,6 @@ from tests.detectors.detectron2.small_detectors import (
     batch,
     sampled_in_training,
     settled,
-    small_config,
     small_model,
 )
 
@@ -233,87 +221,3 @@ def test_an_image_without_objects_trains_the_classifiers_alone() -> None:
     assert alone["loss_fc_regression"].item() == alone["loss_conv_regression"].item() == 0
     assert all(torch.isfinite(value) for value in (*alone.values(), *both.values()))
     assert both["loss_conv_regression"].item() > 0
-
-
-@pytest.mark.parametrize(("name", "kind"), [("RethinkFCHead", "fc"), ("RethinkConvHead", "conv")])
-def test_box_heads_serve_detectron2s_own_roi_heads(name: str, kind: str) -> None:
-    model = small_model(
-        "fc", MODEL__ROI_HEADS__NAME="StandardROIHeads", MODEL__ROI_BOX_HEAD__NAME=name
-    )
-    head = model.roi_heads.box_head.eval()
-    assert parts_of(head).kind == kind
-    features = torch.rand(4, 16, 7, 7, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        if kind == "fc":
-            expected = F.relu(head.fc7(F.relu(head.fc6(features.flatten(1)))))
-        else:
-            expected = parts_of(head).output_maps(features)["conv"].mean(dim=(2, 3))
-        torch.testing.assert_close(head(features), expected)
-    with EventStorage():
-        losses = model.train()(batch())
-    assert set(losses) >= {"loss_cls", "loss_box_reg"}
-    sum(losses.values()).backward()
-    assert all(p.grad is not None for p in head.parameters())
-
-
-def test_the_node_is_added_once_and_keeps_what_was_set() -> None:
-    cfg = get_cfg()
-    add_rethink_heads_config(cfg)
-    cfg.MODEL.RETHINK_HEADS.HEAD = "conv"
-    add_rethink_heads_config(cfg)
-    assert cfg.MODEL.RETHINK_HEADS.HEAD == "conv"
-
-
-def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> None:
-    paper = load_preset("coco-r50")
-    heads = []
-    for name in config_names():
-        cfg = get_cfg()
-        add_rethink_heads_config(cfg)
-        cfg.merge_from_file(str(config_file(name)))
-        node, solver = cfg.MODEL.RETHINK_HEADS, cfg.SOLVER
-        heads.append(node.HEAD)
-        assert cfg.MODEL.ROI_HEADS.NAME == "RethinkROIHeads"
-        theirs = {
-            "training.max_iterations": solver.MAX_ITER,
-            "training.milestones": list(solver.STEPS),
-            "training.batch_size": solver.IMS_PER_BATCH,
-            "training.learning_rate": solver.BASE_LR,
-            "training.warmup_iterations": solver.WARMUP_ITERS,
-            "training.weight_decay": solver.WEIGHT_DECAY_NORM,
-            "model.rois_per_image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
-            "model.smooth_l1_beta": cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA,
-            "model.sampling_ratio": cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
-            **{f"model.{key}": node[key.upper()] for key in SIZES},
-        }
-        for key, value in theirs.items():
-            section, field = key.split(".")
-            assert (key, value) == (key, getattr(getattr(paper, section), field))
-        assert abs(solver.WARMUP_FACTOR - paper.training.warmup_factor) < 1e-4
-    # The base has one of them too.
-    assert set(heads) == set(HEADS)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"MODEL__RETHINK_HEADS__HEAD": "triple"}, "double-ext"),
-        ({"MODEL__RETHINK_HEADS__FC_WIDTH": 0}, "MODEL.RETHINK_HEADS.FC_WIDTH"),
-        ({"MODEL__RETHINK_HEADS__L_FC": 1.5}, "MODEL.RETHINK_HEADS.L_FC"),
-        ({"MODEL__RETHINK_HEADS__FUSION": "sum"}, "MODEL.RETHINK_HEADS.FUSION"),
-        ({"MODEL__RETHINK_HEADS__NON_LOCAL_GROUPS": 3}, "not divisible"),
-        ({"MODEL__RETHINK_HEADS__W_FC": 0.0}, "nothing trains"),
-        ({"MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True}, "CLS_AGNOSTIC_BBOX_REG"),
-        ({"MODEL__ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou"}, "smooth L1"),
-        ({"MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE": True}, "softmax"),
-        ({"MODEL__ROI_BOX_HEAD__TRAIN_ON_PRED_BOXES": True}, "TRAIN_ON_PRED_BOXES"),
-    ],
-)
-def test_a_wrong_setting_is_named(settings: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        build_model(small_config("double", **settings))
-
-
-def test_an_unknown_configuration_brings_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"double_head_R_50_FPN\.yaml"):
-        config_file("double_heads_R_50_FPN")

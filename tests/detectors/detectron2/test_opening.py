@@ -261,3 +261,12 @@ def test_nothing_is_said_on_the_way(config: str, capfd: Any, recwarn: Any) -> No
     open_detectron2(config, "random", NAMES).detect(IMAGE)
     assert capfd.readouterr() == ("", "")
     assert [str(each.message) for each in recwarn] == []
+
+
+def test_class_names_beside_the_configuration(tmp_path: Path) -> None:
+    cfg = read_config("fc_head_R_50_FPN")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 3
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    (tmp_path / "class_names.txt").write_text("disc\nsquare\nring\n")
+    assert open_detectron2(str(path), "random").class_names == ("disc", "square", "ring")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import re
 import urllib.error
 from collections.abc import Callable
 from pathlib import Path
@@ -176,28 +178,46 @@ def test_a_failing_download_is_said(error: Exception, monkeypatch: pytest.Monkey
         open_torchvision(SMALLEST, "COCO_V1")
 
 
-def test_a_published_file_is_what_its_name_in_torchvision_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_published_file_is_known_by_its_content(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The weights of that file were trained without eps in batch normalisation, which only the builder knows."""
     published = FasterRCNN_ResNet50_FPN_Weights.COCO_V1
+    name = Path(published.url).name
     made = open_torchvision("fasterrcnn_resnet50_fpn", "random").model.state_dict()
     # As of frozen batch normalisation, and small enough for eps to count.
     made = {k: v for k, v in made.items() if not k.endswith("num_batches_tracked")}
     made["backbone.body.bn1.running_var"] = torch.full((64,), 1e-4)
-    path = tmp_path / Path(published.url).name
+    path = tmp_path / "renamed.pth"
     torch.save(made, path)
     monkeypatch.setattr(
         torchvision_weights, "load_state_dict_from_url", lambda *_, **__: dict(made)
     )
     own = fasterrcnn_resnet50_fpn(weights=published).eval()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(published.value, "url", f"https://there/models/fasterrcnn-{digest}.pth")
     for weights in ("DEFAULT", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1", str(path)):
         detector = open_torchvision("fasterrcnn_resnet50_fpn", weights)
         assert detector.class_names == tuple(published.meta["categories"][1:])
         assert backbone_difference(detector.model, own) < 1e-5
-    other = path.rename(tmp_path / "model.pth")
+    assert caplog.records == []
+    other = tmp_path / name
+    torch.save(made | {"backbone.body.bn1.weight": torch.ones(64)}, other)
     detector = open_torchvision("fasterrcnn_resnet50_fpn", str(other))
-    assert backbone_difference(detector.model, own) > 1e-3
+    assert detector.model.backbone.body.bn1.eps == 1e-5
+    assert re.search(rf"{name} does not say the eps .* 1e-5 is assumed", caplog.text)
+
+
+def test_what_a_user_declared_safe_stays_so(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = str(write_as_training_script(state, tmp_path))
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        open_torchvision(SMALLEST, path, FIVE)
+        assert argparse.Namespace in torch.serialization.get_safe_globals()
+    finally:
+        torch.serialization.clear_safe_globals()
+    open_torchvision(SMALLEST, path, FIVE)
+    assert argparse.Namespace not in torch.serialization.get_safe_globals()
 
 
 def backbone_difference(first: nn.Module, second: nn.Module) -> float:

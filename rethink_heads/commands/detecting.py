@@ -1,0 +1,102 @@
+"""Final detections for ``rethink-heads evaluate``: which detectors have them, and finding or reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.detected import Detected
+from rethink_heads.commands.sessions import logged, opened
+from rethink_heads.console import say, work
+from rethink_heads.errors import UserError
+from rethink_heads.runs import Run, with_fusion
+from rethink_heads.study_folder import StudyFolder
+
+if TYPE_CHECKING:
+    from rethink_heads.detectors.rcnn import RCNN
+
+
+def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
+    """The detectors that show their detections, before any of them takes long; the others are said.
+
+    Raises:
+        UserError: there is none.
+    """
+    from rethink_heads.detectors.base import lacking, offers
+    from rethink_heads.devices import resolve_device
+
+    kept = []
+    for run in runs:
+        if isinstance(run, Run) or offers(run.load(resolve_device(device)), "detect"):
+            kept.append(run)
+        else:
+            say(f"{run.name} is left out: {lacking('detect')}")
+    if not kept:
+        raise UserError(f"none of the detectors can be evaluated: {lacking('detect')}")
+    return kept
+
+
+def fuses(head: str) -> bool:
+    """Whether a head fuses the scores of two classifiers."""
+    from rethink_heads.heads import READINGS
+
+    return head in READINGS and len(READINGS[head].classifiers) > 1
+
+
+def detect(
+    run: StudyFolder,
+    heads: Sequence[str],
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    fusion: str | None,
+    device: str,
+    classes: Sequence[str] | None,
+) -> Detected:
+    """Detect with a detector, or read what was detected before.
+
+    Args:
+        run: the detector's folder.
+        heads: those that are looked at.
+        data, measuring, fusion, device: as on the command line.
+        classes: as of ``sessions.opened``.
+
+    Raises:
+        UserError: none of the heads is trained, or something cannot be read or written.
+    """
+    from rethink_heads.detectors.class_mapping import MappedDetector
+    from rethink_heads.detectors.rcnn import RCNN
+    from rethink_heads.measure.detections import detect_dataset
+
+    found = opened(run, data, measuring, device, classes=classes)
+    detector, dataset, provenance = found.detector, found.dataset, found.provenance
+    # Unlike the measuring of predefined proposals, detecting is quick: all images by default.
+    if measuring.images is not None:
+        dataset = dataset.subset(measuring.images)
+    name = found.name
+    # Task weights may have left a reading of the structure untrained.
+    trained = [head for head in heads if head in detector.heads]
+    if not trained:
+        raise UserError(
+            f"the task weights of {run.path} left {', '.join(heads)} untrained;"
+            f" it has {', '.join(detector.heads)}"
+        )
+    while isinstance(detector, MappedDetector):
+        detector = detector.detector
+    if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
+        name, provenance = _with_fusion(detector, fusion, name, provenance)
+    with logged(run, f"detecting {name}"), work():
+        frame = detect_dataset(
+            found.detector, dataset, run.name, run.measurements(name), provenance
+        )
+    return Detected(run, dataset, name, [(run.name, head) for head in trained], frame)
+
+
+def _with_fusion(
+    detector: RCNN, rule: str, name: str, provenance: dict[str, str]
+) -> tuple[str, dict[str, str]]:
+    """Have a detector fuse scores by a rule; name and provenance of what it then detects."""
+    if rule == detector.roi_heads.fusion:
+        return name, provenance
+    detector.roi_heads.fusion = rule
+    return with_fusion(name, provenance, rule)

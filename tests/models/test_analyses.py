@@ -1,0 +1,143 @@
+"""Every analysis of a user's own detector, and of several at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rethink_heads.cli import app
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.opening import open_model
+from rethink_heads.files import read_csv
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.runner import measure
+from rethink_heads.statistics.comparison import compare
+from rethink_heads.statistics.correlation import pearson
+from tests.models.commands import FEW, compared, fails, invoke, kept, model, runner
+
+ANALYSES = ("correlate", "regress", "sensitivity")
+COMPARED = ["image_id", "object_id", "bin", "n", "sum_score", "sum_iou_score", "sum_regressed_iou"]
+
+
+def test_a_users_own_detector_is_measured_as_by_the_library(data: Path, here: Path) -> None:
+    found, _ = invoke("correlate", model("full"), "--data", data, *FEW)
+    dataset = CocoDataset(data / "annotations" / "instances_val.json", data / "val")
+    detector = open_model("python:my_detectors:full")
+    config = MeasuringConfig(grid_steps=3, proposals_per_object=None)
+    expected = measure(detector, dataset, "direct", config, 0, here / "direct", {})
+    ours = kept(here, "my_detectors-full").bins
+    pd.testing.assert_frame_equal(ours[COMPARED], expected.bins[COMPARED], check_exact=True)
+    row = pearson(expected).query("size == 'all'").iloc[0]
+    assert found["by_size"]["all"]["pcc"] == row["pcc"]
+    assert found["head"] == "colour"
+
+
+@pytest.mark.parametrize("command", ANALYSES)
+def test_what_a_minimal_detector_lacks_is_said_and_nothing_else_is_lost(
+    command: str, data: Path
+) -> None:
+    found, said = invoke(command, model("minimal"), "--data", data, *FEW)
+    assert "it has no `output_maps`, so it goes without the spatial correlation of" in said
+    assert "it shows no RoI features" in said
+    if command == "sensitivity":
+        assert found["spatial_correlation"] == []
+        assert {row["kind"] for row in found["responses"]} == {"displacement_score"}
+    else:
+        assert found["by_size"]["all"]
+
+
+def test_stages_that_a_detector_lacks_are_left_out(data: Path) -> None:
+    minimal = (model("minimal"), "--data", data)
+    found, said = invoke("correlate", *minimal, "--stage", "all", *FEW)
+    assert {row["stage"] for row in found["stage_correlation"]} == {"predefined"}
+    assert "it has no `propose`, so it goes without the correlation on its own proposals" in said
+    assert "it has no `detect`" in said
+    assert "there are no boxes at the stage rpn" in said
+    message = fails("correlate", *minimal, "--stage", "rpn", *FEW)
+    assert "there is nothing to correlate at the stages rpn" in message
+    message = fails("evaluate", *minimal)
+    assert "my_detectors-minimal cannot be evaluated: it has no `detect`" in message
+
+
+def test_every_stage_and_precision_of_a_full_detector(data: Path) -> None:
+    full = (model("full"), "--data", data)
+    found, said = invoke("correlate", *full, "--stage", "all", *FEW)
+    stages = {row["stage"] for row in found["stage_correlation"]}
+    assert stages == {"predefined", "rpn", "detections"}
+    assert "goes without" not in said
+    evaluated, _ = invoke("evaluate", *full)
+    assert evaluated["results"][0]["head"] == "colour"
+    assert 0 <= evaluated["results"][0]["AP"] <= 1
+
+
+def test_three_detectors_give_one_figure_and_one_paired_table(data: Path, here: Path) -> None:
+    models = [model("full", "a"), model("sharp", "b"), model("minimal", "c"), "--data", data]
+    invoke("correlate", *models, *FEW)
+    shared = here / "runs" / "a-b-c"
+    assert (compared(shared, "figures") / "correlations.png").is_file()
+    table = read_csv(compared(shared, "tables") / "correlate_comparisons.csv")
+    pairs = set(table[["a", "b"]].itertuples(index=False, name=None))
+    expected_pairs = {("a", "b"), ("a", "c"), ("b", "c")}
+    assert pairs == {(f"{a}/colour", f"{b}/colour") for a, b in expected_pairs}
+    merged = Measurements.merge([kept(here, name) for name in "abc"])
+    expected = compare(merged, "pcc", ("a", "colour"), ("b", "colour"))
+    ours = table[(table["statistic"] == "pcc") & (table["b"] == "b/colour")]
+    assert ours["difference"].to_list() == pytest.approx(
+        expected["difference"].to_list(), nan_ok=True, abs=0
+    )
+    for command, figure in (("regress", "gain"), ("sensitivity", "decay")):
+        found, _ = invoke(command, *models, *FEW)
+        assert (compared(shared, "tables") / f"{command}_comparisons.csv").is_file()
+        assert any(path.endswith(f"{figure}.png") for path in found["files"])
+
+
+def test_detectors_without_detections_are_left_out_of_precision(data: Path, here: Path) -> None:
+    models = [model("full", "a"), model("sharp", "b"), model("minimal", "c"), "--data", data]
+    found, said = invoke("evaluate", *models)
+    assert "c is left out: it has no `detect`" in said
+    assert [each["detector"] for each in found["results"]] == ["a", "b"]
+    assert len(found["comparisons"]["ap"]) > 0
+    assert (here / "runs" / "a-b" / "tables" / "ap_comparisons.csv").is_file()
+
+
+def test_every_detector_is_in_the_paired_table_however_many_there_are(
+    data: Path, here: Path
+) -> None:
+    models = [model("full", f"m{index}") for index in range(4)]
+    found, _ = invoke("correlate", *models, "--data", data, *FEW)
+    pairs = {(row["a"], row["b"]) for row in found["comparisons"]}
+    assert len(pairs) == 6
+    differences = [row["difference"] for row in found["comparisons"]]
+    # The same detector four times.
+    assert {each for each in differences if each is not None} == {0.0}
+
+
+def test_comparisons_are_drawn_again_to_the_byte(data: Path, here: Path) -> None:
+    models = [model("full", "a"), model("sharp", "b"), "--data", data]
+    invoke("correlate", *models)
+    invoke("regress", *models)
+    invoke("correlate", *models, "--stage", "all")
+    invoke("evaluate", *models)
+    shared = here / "runs" / "a-b"
+    before = {path.name: path.read_bytes() for path in (shared / "figures").glob("*.png")}
+    assert {"correlations.png", "gain.png", "stage_correlation.png"} <= set(before)
+    assert "average_precision.png" in before
+    done = runner.invoke(app, ["figures", "--redraw", str(shared), "--output", str(here / "again")])
+    assert done.exit_code == 0, done.stderr
+    for name, content in before.items():
+        assert (here / "again" / "figures" / name).read_bytes() == content
+
+
+def test_results_are_printed_although_the_files_of_a_comparison_cannot_be_written(
+    data: Path, here: Path
+) -> None:
+    models = [model("full", "a"), model("sharp", "b"), "--data", data]
+    (here / "runs").mkdir()
+    (here / "runs" / "a-b").write_text("in the way")
+    done = runner.invoke(app, ["correlate", *map(str, models), *FEW])
+    assert done.exit_code == 2
+    assert "Correlation of score and proposal IoU" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write")
