@@ -127,7 +127,7 @@ class BroughtRun(StudyFolder):
             UserError: it cannot be opened, or is no longer what it was.
         """
         if str(device) not in self._opened:
-            from rethink_heads.detectors.opening import open_model
+            from rethink_heads.detectors.opening.models import open_model
 
             said = self.config.detector
             if said.imported_from is not None and said.imported_from not in sys.path:
@@ -147,8 +147,8 @@ class BroughtRun(StudyFolder):
 
     def provenance(self, detector: Detector) -> dict[str, str]:
         """What everything that the detector says depends on, beside the data."""
-        from rethink_heads.detectors.fingerprint import fingerprint
-        from rethink_heads.detectors.source_files import source_files
+        from rethink_heads.detectors.opening.fingerprint import fingerprint
+        from rethink_heads.detectors.opening.source_files import source_files
 
         said = self.config.detector
         # As it was opened: a user's own may count images, or keep some.

@@ -195,7 +195,7 @@ class MeasuringConfig(Settings):
     ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
     weighs them so that estimates stay unbiased. ``memory_mb`` bounds one chunk of RoI features.
     ``class_map`` is a file that says which of the detector's classes a class of the data is, where
-    their names do not (see :mod:`rethink_heads.detectors.class_mapping`).
+    their names do not (see :mod:`rethink_heads.detectors.classes.mapping`).
     """
 
     images: Count | None = None

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rethink_heads.commands.choices import DataChoice, MeasuringChoice
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
-    from rethink_heads.detectors.class_mapping import ClassMatch
-    from rethink_heads.detectors.shared_classes import Shared
+    from rethink_heads.detectors.classes.mapping import ClassMatch
+    from rethink_heads.detectors.classes.shared import Shared
     from rethink_heads.study_folder import StudyFolder
 
 MOST_NAMED = 8
@@ -35,8 +35,8 @@ def shared_classes(
     Raises:
         UserError: there is no class in common, or the file is wrong.
     """
-    from rethink_heads.detectors.class_map_file import read_class_map
-    from rethink_heads.detectors.shared_classes import share_classes
+    from rethink_heads.detectors.classes.map_file import read_class_map
+    from rethink_heads.detectors.classes.shared import share_classes
 
     given = None if class_map is None else read_class_map(class_map)
     shared = share_classes(detector, dataset, given)
@@ -57,7 +57,7 @@ def keep_match(match: ClassMatch, folder: Path) -> None:
 
 def narrowed(shared: Shared, classes: Sequence[str]) -> tuple[Shared, dict[str, str]]:
     """A detector and data with fewer of their classes, and what that adds to the provenance."""
-    from rethink_heads.detectors.shared_classes import share_classes
+    from rethink_heads.detectors.classes.shared import share_classes
 
     dataset = shared.dataset.with_classes(classes)
     fewer = share_classes(shared.detector, dataset)
@@ -78,8 +78,8 @@ def common_classes(
     if len(folders) == 1:
         return None
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.detectors.class_map_file import read_class_map
-    from rethink_heads.detectors.class_mapping import match_classes
+    from rethink_heads.detectors.classes.map_file import read_class_map
+    from rethink_heads.detectors.classes.mapping import match_classes
 
     sources, matched = set(), []
     for index, folder in enumerate(folders):

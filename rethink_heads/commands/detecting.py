@@ -64,7 +64,7 @@ def detect(
     Raises:
         UserError: none of the heads is trained, or something cannot be read or written.
     """
-    from rethink_heads.detectors.class_mapping import MappedDetector
+    from rethink_heads.detectors.classes.mapping import MappedDetector
     from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import detect_dataset
 

@@ -126,8 +126,8 @@ def _check_choices(
     if data == DataChoice():
         return
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.detectors.class_map_file import read_class_map
-    from rethink_heads.detectors.class_mapping import match_classes
+    from rethink_heads.detectors.classes.map_file import read_class_map
+    from rethink_heads.detectors.classes.mapping import match_classes
 
     test_set = CocoDataset(*chosen.data.paths("test"))
     train_set = CocoDataset(*config.data.paths("train"))

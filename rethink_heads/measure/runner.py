@@ -13,7 +13,7 @@ import torch
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
-from rethink_heads.detectors.fingerprint import fingerprint
+from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.errors import UserError
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.measurements import Measurements

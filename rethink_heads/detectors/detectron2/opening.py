@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.class_names_file import read_class_names
+from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
 from rethink_heads.errors import UserError
 

@@ -23,8 +23,8 @@ from rethink_heads.detectors.base import (
     RoIFeatures,
     offers,
 )
-from rethink_heads.detectors.class_map_file import Given
-from rethink_heads.detectors.class_spelling import beginning, is_placeholder, nearest_class, plain
+from rethink_heads.detectors.classes.map_file import Given
+from rethink_heads.detectors.classes.spelling import beginning, is_placeholder, nearest_class, plain
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detector
-from rethink_heads.detectors.class_map_file import Given
-from rethink_heads.detectors.class_mapping import ClassMatch, MappedDetector, match_classes
+from rethink_heads.detectors.classes.map_file import Given
+from rethink_heads.detectors.classes.mapping import ClassMatch, MappedDetector, match_classes
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.detectors.base import OFFERS, Detections, HeadOutput, offers
-from rethink_heads.detectors.class_map_file import read_class_map
-from rethink_heads.detectors.class_mapping import ClassMatch, MappedDetector, match_classes
+from rethink_heads.detectors.classes.map_file import read_class_map
+from rethink_heads.detectors.classes.mapping import ClassMatch, MappedDetector, match_classes
 from rethink_heads.errors import UserError
 
 NAMES = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
@@ -169,7 +169,7 @@ def test_all_80_classes_of_coco_are_among_torchvisions_90(shared_data: Path, spl
 
 
 def test_torchvisions_detector_speaks_of_cocos_80_classes(shared_data: Path) -> None:
-    from rethink_heads.detectors.opening import open_model
+    from rethink_heads.detectors.opening.models import open_model
 
     name = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
     detector: Any = open_model(name, "random", None, "cpu")

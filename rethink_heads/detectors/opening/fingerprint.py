@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.class_mapping import MappedDetector
-from rethink_heads.detectors.contents import (
+from rethink_heads.detectors.classes.mapping import MappedDetector
+from rethink_heads.detectors.opening.contents import (
     MOST_NESTED,
     PLAIN,
     class_values,

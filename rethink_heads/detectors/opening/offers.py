@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.detectors.base import Detections, Detector, RoIFeatures, offers
-from rethink_heads.detectors.messages import given, telling
+from rethink_heads.detectors.opening.messages import given, telling
 from rethink_heads.errors import UserError
 
 

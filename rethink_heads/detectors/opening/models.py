@@ -14,9 +14,9 @@ from typing import Any
 import torch
 
 from rethink_heads.detectors.base import Detector
-from rethink_heads.detectors.checking import check_detector
-from rethink_heads.detectors.contents import modules_in
-from rethink_heads.detectors.messages import raised, telling
+from rethink_heads.detectors.opening.checking import check_detector
+from rethink_heads.detectors.opening.contents import modules_in
+from rethink_heads.detectors.opening.messages import raised, telling
 from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def open_model(
             configuration file or its name in detectron2's model zoo; or ``python:`` with a module and a function in it
             that makes a detector: one of :class:`rethink_heads.detectors.base.Detector`, or a module of either
             framework. Every torch module that it holds, in whichever attribute or container, is put into evaluation
-            mode, and the detector is checked (:func:`rethink_heads.detectors.checking.check_detector`).
+            mode, and the detector is checked (:func:`rethink_heads.detectors.opening.checking.check_detector`).
         weights: the name of torchvision's weights, or a file; None leaves it to the model. The function of ``python:``
             is given it as ``weights``.
         class_names: of the K classes of the scores, where neither model nor weights say them.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
-from rethink_heads.detectors.checking_offers import check_offers
-from rethink_heads.detectors.contents import modules_in
-from rethink_heads.detectors.messages import given, telling
+from rethink_heads.detectors.opening.contents import modules_in
+from rethink_heads.detectors.opening.messages import given, telling
+from rethink_heads.detectors.opening.offers import check_offers
 from rethink_heads.errors import UserError
 
 # An image that is neither square nor a multiple of a stride, so that mixed-up axes show.
