@@ -91,7 +91,7 @@ def test_three_kinds_of_heads_of_torchvision(
 def test_torchvision_beside_detectron2(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    pytest.importorskip("detectron2.config", reason="detectron2 is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "c4.yaml").write_text(SMALL_C4)

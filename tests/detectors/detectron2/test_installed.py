@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,20 @@ import rethink_heads.detectors.detectron2.opening
 import rethink_heads.detectors.detectron2.adapter
 assert not [name for name in sys.modules if name.partition('.')[0] == 'detectron2']
 """
+
+
+@pytest.fixture(autouse=True)
+def its_modules_stay_what_they_were() -> Iterator[None]:
+    """What a test imports in place of detectron2 must not be taken for it later, nor the real one be lost."""
+    before = {name: module for name, module in sys.modules.items() if _is_its(name)}
+    yield
+    for name in [name for name in sys.modules if _is_its(name)]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def _is_its(name: str) -> bool:
+    return name.partition(".")[0] == "detectron2"
 
 
 @pytest.mark.parametrize("ask", [require_detectron2, lambda: open_detectron2("any.yaml")])
