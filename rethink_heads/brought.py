@@ -51,34 +51,21 @@ class BroughtConfig(StudyConfig):
 
 @dataclass(frozen=True)
 class BroughtRun(StudyFolder):
-    """The folder of a detector that was not trained here. Make one with :meth:`create` or :meth:`open`.
+    """The folder of a detector that was not trained here: one that is there (:meth:`open`), or a new one.
 
-    One that is made directly is on disk only after :meth:`write`.
+    A new one is on disk only after :meth:`write`. Its data and measuring settings stay those that it was made with;
+    others get measurements of their own beside (see :mod:`rethink_heads.runs`).
     """
 
     config: BroughtConfig
     _opened: dict[str, Detector] = field(default_factory=dict, compare=False, repr=False)
-    _fingerprints: list[str] = field(default_factory=list, compare=False, repr=False)
-
-    @classmethod
-    def create(cls, path: Path, config: BroughtConfig) -> BroughtRun:
-        """Make the folder, or open it again when it belongs to the same detector.
-
-        The data and the measuring settings of a folder stay those that it was made with; others get measurements of
-        their own beside (see :mod:`rethink_heads.runs`).
-
-        Raises:
-            UserError: the folder belongs to another detector or holds other files, or cannot be written.
-        """
-        made = cls(Path(path), config)
-        made.write()
-        return cls.open(path)
+    _provenance: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def write(self) -> None:
         """Make the folder, unless it is there and belongs to the same detector.
 
         Raises:
-            UserError: as of :meth:`create`.
+            UserError: the folder belongs to another detector or holds other files, or cannot be written.
         """
         there = found_at(self.path, self.config.detector.model)
         if there is None:
@@ -147,14 +134,17 @@ class BroughtRun(StudyFolder):
 
     def provenance(self, detector: Detector) -> dict[str, str]:
         """What everything that the detector says depends on, beside the data."""
+        # As it was opened: a user's own may count images, or keep some, and import more on the way.
+        if not self._provenance:
+            self._provenance.update(self._provenance_of(detector))
+        return dict(self._provenance)
+
+    def _provenance_of(self, detector: Detector) -> dict[str, str]:
         from rethink_heads.detectors.opening.fingerprint import fingerprint
         from rethink_heads.detectors.opening.source_files import source_files
 
         said = self.config.detector
-        # As it was opened: a user's own may count images, or keep some.
-        if not self._fingerprints:
-            self._fingerprints.append(fingerprint(detector))
-        found = {"weights": self._fingerprints[0], "model": said.model}
+        found = {"weights": fingerprint(detector), "model": said.model}
         paths = list(source_files(said.model))
         # A user's own detector need not keep what it read from a file where the fingerprint sees it.
         if said.weights is not None and Path(said.weights).is_file():

@@ -6,7 +6,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-INSTALLED = ("site-packages", "dist-packages")
+import rethink_heads
+
+INSTALLED = {"site-packages", "dist-packages"}
+OWN = Path(rethink_heads.__file__).parent
 
 
 def source_files(model: str) -> list[Path]:
@@ -14,7 +17,8 @@ def source_files(model: str) -> list[Path]:
 
     Of ``detectron2:`` the configuration itself. Of ``python:`` the module with the function, and what has been imported
     from its package, or from the folder that a single module lies in, by now; so the detector is opened first. What
-    lies in the environment's installed packages is known by their versions.
+    lies in the environment's installed packages, which that folder may hold, and this package are left out: they are
+    known by their versions.
     """
     kind, _, name = model.partition(":")
     if kind == "detectron2":
@@ -28,8 +32,10 @@ def source_files(model: str) -> list[Path]:
     own = Path(spec.origin)
     top = sys.modules.get(module.partition(".")[0])
     folder = Path(getattr(top, "__file__", None) or own).parent
-    if any(part in INSTALLED for part in folder.parts):
-        return [own]
     imported = (getattr(each, "__file__", None) for each in list(sys.modules.values()))
-    within = {Path(file) for file in imported if file and folder in Path(file).parents}
+    within = {Path(file) for file in imported if file and _is_the_users(Path(file), folder)}
     return sorted({own, *within})
+
+
+def _is_the_users(file: Path, folder: Path) -> bool:
+    return folder in file.parents and OWN not in file.parents and INSTALLED.isdisjoint(file.parts)
