@@ -134,7 +134,9 @@ class Run(StudyFolder):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that it was trained for."""
-        return self.load().class_names
+        from rethink_heads.detectors.checkpoints import saved_class_names
+
+        return saved_class_names(self.detector_path)
 
     @property
     def branches(self) -> tuple[str, ...]:

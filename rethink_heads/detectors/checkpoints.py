@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -29,26 +30,43 @@ def save_detector(detector: RCNN, config: Config, path: Path) -> None:
     write_torch(content, path)
 
 
+def saved_class_names(path: Path) -> tuple[str, ...]:
+    """The class names in a file that :func:`save_detector` wrote; its weights are not read.
+
+    Raises:
+        UserError: as :func:`load_detector`.
+    """
+    with _reading(Path(path)):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return tuple(map(str, content["class_names"]))
+
+
 def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
     """The detector of a file that :func:`save_detector` wrote, in evaluation mode.
 
     Raises:
         UserError: if the file is missing, damaged or not one of ours.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no detector at {path}: train it with `rethink-heads train` first")
-    try:
+    with _reading(Path(path)):
         content = torch.load(path, map_location="cpu", weights_only=True)
         config = Config.model_validate(content["config"])
         detector = build_detector(config, content["class_names"], pretrained=False)
         detector.load_state_dict(content["state"])
+    return detector.to(device).eval()
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong with one of our files into a sentence."""
+    if not path.is_file():
+        raise UserError(f"no detector at {path}: train it with `rethink-heads train` first")
+    try:
+        yield
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no detector of this package: "
             "delete it and train again, or give another --run"
         ) from error
-    return detector.to(device).eval()
 
 
 def same_weights(path: Path, detector: RCNN) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.checkpoints import load_detector, save_detector, saved_class_names
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS
@@ -60,6 +60,10 @@ def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
     save_detector(detector_of(config), config, tmp_path / "detector.pt")
     content = torch.load(tmp_path / "detector.pt", weights_only=True)
     assert set(content) == {"state", "class_names", "config"}
+    assert saved_class_names(tmp_path / "detector.pt") == CLASSES
+    (tmp_path / "broken.pt").write_bytes((tmp_path / "detector.pt").read_bytes()[:200])
+    with pytest.raises(UserError, match=r"broken\.pt is damaged or no detector"):
+        saved_class_names(tmp_path / "broken.pt")
     assert content["class_names"] == list(CLASSES)
     assert Config.model_validate(content["config"]) == config
 
