@@ -38,8 +38,7 @@ def shared_classes(
     from rethink_heads.detectors.classes.map_file import read_class_map
     from rethink_heads.detectors.classes.shared import share_classes
 
-    given = None if class_map is None else read_class_map(class_map)
-    shared = share_classes(detector, dataset, given)
+    shared = share_classes(detector, dataset, read_class_map(class_map))
     _say_unmatched(shared.match, name)
     if shared.match.only_dataset:
         left_out = shared.dataset.box_counts.other_classes
@@ -89,8 +88,7 @@ def common_classes(
             return None
         if index == 0:
             names = CocoDataset(*config.data.paths("test")).class_names
-        class_map = config.measuring.class_map
-        given = None if class_map is None else read_class_map(class_map)
+        given = read_class_map(config.measuring.class_map)
         matched.append(match_classes(names, folder.class_names, given).matched)
     common = tuple(name for name in names if all(name in each for each in matched))
     if all(each == common for each in matched):

@@ -72,14 +72,11 @@ def legends_for(folders: Sequence[StudyFolder]) -> Iterator[None]:
 
 
 def note_comparison(folders: Sequence[StudyFolder], names: Sequence[str], tables: Path) -> None:
-    """Write beside the tables of a comparison of detectors what was compared."""
+    """Write beside the tables of a comparison of detectors the name of each one's measurements."""
     from rethink_heads.files import write_text
 
     if is_of_detectors(folders):
-        compared = {
-            folder.name: {"folder": str(folder.path.absolute()), "measurements": name}
-            for folder, name in zip(folders, names, strict=True)
-        }
+        compared = {folder.name: name for folder, name in zip(folders, names, strict=True)}
         write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
 
 

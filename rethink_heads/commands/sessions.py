@@ -131,8 +131,7 @@ def _check_choices(
 
     test_set = CocoDataset(*chosen.data.paths("test"))
     train_set = CocoDataset(*config.data.paths("train"))
-    class_map = chosen.measuring.class_map
-    given = None if class_map is None else read_class_map(class_map)
+    given = read_class_map(chosen.measuring.class_map)
     test_set.with_classes(match_classes(test_set.class_names, train_set.class_names, given).matched)
 
 

@@ -60,18 +60,6 @@ def measure(
     config = MeasuringConfig() if config is None else config
     if provenance is None:
         provenance = {"weights": fingerprint(detector)}
-    if folder is None:
-        with tempfile.TemporaryDirectory() as passing:
-            return measure(
-                detector,
-                dataset,
-                detector_name,
-                config,
-                seed,
-                Path(passing),
-                provenance,
-                progress,
-            )
     if config.images is not None:
         dataset = dataset.subset(config.images)
     if dataset.box_counts.objects == 0:
@@ -80,19 +68,33 @@ def measure(
             f"{dataset.annotations_path}; take more images (measuring.images)"
         )
     provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
-    if _is_measured(folder, provenance):
-        measured = Measurements.load(folder)
-        _say_what_is_lacking(measured, detector, detector_name)
-        return measured
-    parts = Parts(folder / "parts", provenance)
-    if isinstance(detector, torch.nn.Module):
-        detector.eval()
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
+    if folder is None:
+        with tempfile.TemporaryDirectory() as passing:
+            measured = _measure_or_read(measurer, dataset, Path(passing), provenance, progress)
+    else:
+        measured = _measure_or_read(measurer, dataset, folder, provenance, progress)
+    _say_what_is_lacking(measured, detector, detector_name)
+    return measured
+
+
+def _measure_or_read(
+    measurer: ObjectMeasurer,
+    dataset: CocoDataset,
+    folder: Path,
+    provenance: dict[str, str],
+    progress: bool,
+) -> Measurements:
+    """Measure into a folder, unless it holds complete measurements of this provenance."""
+    if _is_measured(folder, provenance):
+        return Measurements.load(folder)
+    parts = Parts(folder / "parts", provenance)
+    if isinstance(measurer.detector, torch.nn.Module):
+        measurer.detector.eval()
     _measure_images(measurer, dataset, parts, progress)
-    of_weights = _measure_weights(detector, detector_name)
+    of_weights = _measure_weights(measurer.detector, measurer.detector_name)
     measured = Measurements.merge([parts.merge(dataset.image_ids), of_weights])
     measured.provenance = provenance
-    _say_what_is_lacking(measured, detector, detector_name)
     measured.save(folder)
     parts.remove()
     return measured

@@ -14,14 +14,16 @@ Given = Mapping[str, str | None]
 """By name of a dataset's class: that of the detector's, None to leave the class out."""
 
 
-def read_class_map(path: Path) -> dict[str, str | None]:
-    """Read which dataset class is which of the detector's, from a YAML or JSON file.
+def read_class_map(path: Path | None) -> dict[str, str | None]:
+    """Read which dataset class is which of the detector's, from a YAML or JSON file; without a file nothing is given.
 
     The file is a mapping of the dataset's names to the detector's; null leaves a class out.
 
     Raises:
         UserError: no such file, neither YAML nor JSON, not a mapping, or names that are not text.
     """
+    if path is None:
+        return {}
     path = Path(path)
     is_json = path.suffix.lower() == ".json"
     try:
