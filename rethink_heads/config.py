@@ -194,6 +194,7 @@ class MeasuringConfig(Settings):
     ``images`` takes the first images of the test split; ``objects_per_image`` is a seeded choice.
     ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
     weighs them so that estimates stay unbiased. ``memory_mb`` bounds one chunk of RoI features.
+    ``precision`` is the arithmetic of the heads.
     ``class_map`` is a file that says which of the detector's classes a class of the data is, where
     their names do not (see :mod:`rethink_heads.detectors.classes.mapping`).
     """
@@ -203,15 +204,18 @@ class MeasuringConfig(Settings):
     grid_steps: int = Field(default=11, ge=3)
     rows_per_bin: int = Field(default=20, ge=0)
     proposals_per_object: Count | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     memory_mb: Count = 512
     class_map: AbsolutePath | None = None
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_class_map(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        # Measurements without one say the same of themselves as before there were any.
+    def _leave_out_later_settings(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
+        # Measurements without them say the same of themselves as before there were any.
         values = to_mapping(self)
         if self.class_map is None:
             values.pop("class_map", None)
+        if self.precision == "float32":
+            values.pop("precision", None)
         return values
 
     @field_validator("grid_steps")

@@ -26,17 +26,9 @@ from rethink_heads.measure.maps import (
 )
 from rethink_heads.measure.measurements import Measurements, size_name
 from rethink_heads.measure.moments import proposal_values, reduce_values
+from rethink_heads.measure.responses import chunk_size, respond
 from rethink_heads.measure.sampling import choose, generator, stratify
 from rethink_heads.proposals import IOU_BINS, grid, iou_bin
-
-# Beyond this many RoIs at once nothing gets quicker. On a CPU, the hidden maps of more RoIs leave
-# the cache: on two cores, 64 to 512 RoIs of the small presets and 64 to 128 of coco-r50 were the
-# quickest.
-MAX_CHUNK_CPU = 128
-MAX_CHUNK = 2048
-# A head's hidden maps are several times its RoI features: in a conv-head 1024 channels to 256, and
-# some of them at once.
-MEMORY_PER_ROI_FEATURE = 10
 
 
 @dataclass(frozen=True)
@@ -71,7 +63,7 @@ class ObjectMeasurer:
                 target = self._target(sample, index)
                 exact = self.detector.pool(features, target.box[None].to(self.detector.device))
                 chunk = chunk_size(exact, self.config.memory_mb)
-                for moments, sampled in self._measure_proposals(features, target, chunk):
+                for moments, sampled in self._measure_proposals(features, target):
                     bins.append(moments)
                     rows.append(sampled)
                 maps += self._measure_maps(features, exact, target, chunk)
@@ -107,7 +99,7 @@ class ObjectMeasurer:
         return proposals.boxes[chosen], proposals.ious[chosen], weights
 
     def _measure_proposals(
-        self, features: Features, target: _Target, chunk: int
+        self, features: Features, target: _Target
     ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
         """By head: moments per bin, and the sampled rows, which are the same proposals for all."""
         boxes, ious, weights = self._proposals(target)
@@ -116,7 +108,14 @@ class ObjectMeasurer:
             bins, self.config.rows_per_bin, generator("rows", self.seed, *target.ids)
         )
         stands_for = {"bin": bins[rows].numpy(), "weight": (row_weights * weights[rows]).numpy()}
-        responses = _respond(self.detector, features, boxes, target.label, chunk)
+        responses = respond(
+            self.detector,
+            features,
+            boxes,
+            target.label,
+            self.config.memory_mb,
+            self.config.precision,
+        )
         for head, (scores, regressed) in responses.items():
             values = proposal_values(ious, scores, regressed, target.box)
             moments = reduce_values(values, bins, weights)
@@ -154,36 +153,3 @@ class _Target:
     @property
     def ids(self) -> tuple[int, int]:
         return self.names["image_id"], self.names["object_id"]
-
-
-def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
-    """RoIs to put through the heads at once under a memory bound.
-
-    Args:
-        roi_features: those of one box.
-        memory_mb: bound on what the heads hold at once, in MiB.
-
-    Returns:
-        1 or more; at most `MAX_CHUNK`, on a CPU and without RoI features to judge by `MAX_CHUNK_CPU`.
-    """
-    size = sum(pooled[0].numel() * pooled.element_size() for pooled in roi_features.values())
-    on_cpu = all(pooled.device.type == "cpu" for pooled in roi_features.values())
-    most = MAX_CHUNK_CPU if on_cpu else MAX_CHUNK
-    return max(1, min(most, memory_mb * 2**20 // max(1, size * MEMORY_PER_ROI_FEATURE)))
-
-
-def _respond(
-    detector: Detector, features: Features, boxes: Tensor, label: int, chunk: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """By head: scores (N,) and regressed boxes (N, 4) of class `label` for boxes (N, 4)."""
-    scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    for batch in boxes.to(detector.device).split(chunk):
-        outputs = detector.predict(features, detector.pool(features, batch), batch)
-        for head in scores:
-            # A copy, so that the other classes' outputs are freed.
-            scores[head].append(outputs[head].scores[:, label].clone())
-            regressed[head].append(outputs[head].boxes[:, label].clone())
-    return {
-        head: (torch.cat(scores[head]).cpu(), torch.cat(regressed[head]).cpu()) for head in scores
-    }

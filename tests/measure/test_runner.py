@@ -20,7 +20,7 @@ from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import VALUE_COLUMNS
-from rethink_heads.measure.objects import chunk_size
+from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.runner import check_classes, measure
 from rethink_heads.proposals import grid
 
@@ -174,7 +174,7 @@ def test_order_of_the_images_does_not_matter(
 
 def test_chunks_do_not_matter(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = run()
-    monkeypatch.setattr("rethink_heads.measure.objects.MAX_CHUNK_CPU", 7)
+    monkeypatch.setattr("rethink_heads.measure.responses.MAX_CHUNK_CPU", 7)
     chunked = run(folder=tmp_path / "chunked")
     pd.testing.assert_frame_equal(whole.bins[COUNTS], chunked.bins[COUNTS], check_exact=True)
     pd.testing.assert_frame_equal(whole.bins, chunked.bins, rtol=1e-5, atol=1e-4)
