@@ -32,8 +32,8 @@ from rethink_heads.measure.matching import (
     true_positives,
 )
 from rethink_heads.measure.measurements import empty_frame, size_name
-from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
+from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.runner import check_classes
 from rethink_heads.measure.stage_frame import (
     DETECTIONS,
