@@ -129,6 +129,28 @@ class WeightMapping(Protocol):
         ...
 
 
+class Prober(Protocol):
+    """A detector's heads asked about one class of many boxes at once; see :class:`Probing`."""
+
+    def __call__(
+        self, features: Features, boxes: Tensor, label: int, memory_mb: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """By head: scores (N,) and boxes (N, 4) of class ``label`` for boxes (N, 4), all xyxy in the image's pixels.
+
+        ``memory_mb`` bounds, in MiB, what is held at once beside some vectors a box.
+        """
+        ...
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """A detector with a quicker way than ``pool`` and ``predict`` to one class's scores and boxes."""
+
+    def prober(self, dtype: torch.dtype) -> Prober | None:
+        """Make one with the weights as they are now, whose heads compute in ``dtype``; None: not for these heads."""
+        ...
+
+
 OFFERS: Mapping[str, tuple[type, str]] = {
     "propose": (Proposing, "the correlation on its own proposals (--stage rpn)"),
     "detect": (

@@ -53,6 +53,20 @@ class PyramidPooler(nn.Module):
         self.resolution, self.sampling_ratio = resolution, sampling_ratio
         self.conventions = conventions or ConventionsConfig()
 
+    def place(self, boxes: Tensor, level_boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Boxes (N, 4) as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level.
+
+        Args:
+            boxes: by their edges, in the detector's frame.
+            level_boxes: (N, 4), boxes whose sizes choose the levels, where these are others.
+        """
+        level = pyramid_level(
+            boxes if level_boxes is None else level_boxes, self.conventions.roi_level_rule
+        )
+        if self.conventions.box_ends == "pixel":
+            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1)
+        return boxes, level
+
     def forward(
         self,
         pyramid: dict[str, Tensor],
@@ -68,12 +82,9 @@ class PyramidPooler(nn.Module):
             image_sizes: not needed; torchvision's poolers ask for them.
             level_boxes: boxes whose sizes choose the levels, where these are others.
         """
-        corners = torch.cat(list(boxes))
-        level = pyramid_level(
-            torch.cat(list(level_boxes or boxes)), self.conventions.roi_level_rule
+        corners, level = self.place(
+            torch.cat(list(boxes)), torch.cat(list(level_boxes)) if level_boxes else None
         )
-        if self.conventions.box_ends == "pixel":
-            corners = torch.cat([corners[:, :2], corners[:, 2:] - 1], dim=1)
         counts = torch.tensor([len(b) for b in boxes], device=corners.device)
         images = torch.arange(len(boxes), device=corners.device)
         images = images.repeat_interleave(counts, output_size=len(corners))

@@ -15,6 +15,7 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.branches import build_heads, enlargements, trained_readings
 from rethink_heads.detectors.frames import ImageFeatures, to_edges, to_pixels
 from rethink_heads.detectors.pooling import PyramidPooler
+from rethink_heads.detectors.probing import RCNNProber
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
 from rethink_heads.detectors.rpn import build_rpn
 from rethink_heads.detectors.transform import ImageTransform
@@ -123,6 +124,10 @@ class RCNN(nn.Module):
             name: HeadOutput(out.scores, features.out_of_frame(out.boxes))
             for name, out in outputs.items()
         }
+
+    def prober(self, dtype: torch.dtype) -> RCNNProber:
+        """What asks the heads about one class of many boxes at once, with the weights as they are now."""
+        return RCNNProber(self, dtype)
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper Figure 4)."""

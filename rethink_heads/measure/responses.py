@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.detectors.base import Detector, Features, Prober, Probing, RoIFeatures
+from rethink_heads.probing.outer import outer_product
 
 # Beyond this many RoIs at once nothing gets quicker. On a CPU, the hidden maps of more RoIs leave
 # the cache: on two cores, 64 to 512 RoIs of the small presets and 64 to 128 of coco-r50 were the
@@ -15,6 +16,8 @@ MAX_CHUNK = 2048
 # A head's hidden maps are several times its RoI features: in a conv-head 1024 channels to 256, and
 # some of them at once.
 MEMORY_PER_ROI_FEATURE = 10
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
@@ -33,6 +36,71 @@ def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
     return max(1, min(most, memory_mb * 2**20 // max(1, size * MEMORY_PER_ROI_FEATURE)))
 
 
+class Responder:
+    """A detector's heads, made ready to be asked about many boxes of many objects.
+
+    Args:
+        detector: whose heads are asked. Its weights are copied where that makes it quicker: make a new Responder when
+            they change.
+        memory_mb: bound on what the heads hold at once, in MiB.
+        precision: arithmetic of the heads, ``float32`` or ``bfloat16``. Where the detector has no way of its own to
+            compute in it, autocast chooses what is.
+    """
+
+    def __init__(self, detector: Detector, memory_mb: int, precision: str = "float32") -> None:
+        self.detector, self.memory_mb, self.precision = detector, memory_mb, precision
+        self.prober: Prober | None = None
+        if isinstance(detector, Probing):
+            with torch.inference_mode():
+                self.prober = detector.prober(DTYPES[precision])
+
+    def __call__(
+        self, features: Features, boxes: Tensor, label: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """By head: scores (N,) and regressed boxes (N, 4) of class ``label`` for boxes (N, 4), on the CPU.
+
+        Args:
+            features: of the image, from the detector's `extract`.
+            boxes: xyxy, pixels of the original image.
+            label: class index, 0..K-1.
+        """
+        boxes = boxes.to(self.detector.device)
+        if self.prober is None:
+            return self._by_chunks(features, boxes, label)
+        found = self.prober(features, boxes, label, self.memory_mb)
+        return {
+            head: (scores.cpu(), regressed.cpu()) for head, (scores, regressed) in found.items()
+        }
+
+    def _by_chunks(
+        self, features: Features, boxes: Tensor, label: int
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """All classes by `pool` and `predict`, as the Protocol has them, of some boxes at a time."""
+        detector = self.detector
+        chunk = chunk_size(detector.pool(features, boxes[:1]), self.memory_mb)
+        # Boxes of the same left and right sides together: pooling by factors does them as one.
+        order = torch.argsort(outer_product(boxes).x, stable=True)
+        scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
+        regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
+        for batch in boxes[order].split(chunk):
+            with autocast(detector.device, self.precision):
+                outputs = detector.predict(features, detector.pool(features, batch), batch)
+            for head in scores:
+                # A copy, so that the other classes' outputs are freed.
+                scores[head].append(outputs[head].scores[:, label].float().clone())
+                regressed[head].append(outputs[head].boxes[:, label].float().clone())
+        back = torch.argsort(order).cpu()
+        return {
+            head: (torch.cat(scores[head]).cpu()[back], torch.cat(regressed[head]).cpu()[back])
+            for head in scores
+        }
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which heads compute in ``precision``; float32 changes nothing."""
+    return torch.autocast(device.type, DTYPES["bfloat16"], enabled=precision == "bfloat16")
+
+
 def respond(
     detector: Detector,
     features: Features,
@@ -41,26 +109,5 @@ def respond(
     memory_mb: int,
     precision: str = "float32",
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """By head: scores (N,) and regressed boxes (N, 4) of class `label` for boxes (N, 4), on the CPU.
-
-    Args:
-        detector: whose heads are asked.
-        features: of the image, from the detector's `extract`.
-        boxes: xyxy, pixels of the original image.
-        label: class index, 0..K-1.
-        memory_mb: bound on what the heads hold at once, in MiB.
-        precision: arithmetic of the heads, ``float32`` or ``bfloat16``.
-    """
-    boxes = boxes.to(detector.device)
-    chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
-    scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    for batch in boxes.split(chunk):
-        outputs = detector.predict(features, detector.pool(features, batch), batch)
-        for head in scores:
-            # A copy, so that the other classes' outputs are freed.
-            scores[head].append(outputs[head].scores[:, label].clone())
-            regressed[head].append(outputs[head].boxes[:, label].clone())
-    return {
-        head: (torch.cat(scores[head]).cpu(), torch.cat(regressed[head]).cpu()) for head in scores
-    }
+    """What a :class:`Responder` made for this one call answers."""
+    return Responder(detector, memory_mb, precision)(features, boxes, label)
