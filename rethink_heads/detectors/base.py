@@ -143,6 +143,15 @@ class Prober(Protocol):
 
 
 @runtime_checkable
+class Extracting(Protocol):
+    """A prober with a quicker way to an image's features than the detector's."""
+
+    def extract(self, image: Tensor) -> Features:
+        """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
+        ...
+
+
+@runtime_checkable
 class Probing(Protocol):
     """A detector with a quicker way than ``pool`` and ``predict`` to one class's scores and boxes."""
 

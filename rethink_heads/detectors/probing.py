@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.boxes import enlarge
+from rethink_heads.detectors.folding import folded
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.detectors.pooling import STRIDES
 from rethink_heads.heads import READINGS, ConvHead, FCHead
@@ -38,6 +39,7 @@ class RCNNProber:
         self.rule = RoIAlignRule(
             pooler.resolution, pooler.sampling_ratio, pooler.conventions.roi_align_aligned
         )
+        self.backbone = folded(detector.backbone)
         self.probes: dict[str, BranchProbe] = {}
         self.predictors: dict[str, ClassPredictor] = {}
         for name in detector.branches:
@@ -46,6 +48,10 @@ class RCNNProber:
             self.predictors[name] = ClassPredictor(
                 branch.predictor.cls_score, branch.predictor.bbox_pred
             )
+
+    def extract(self, image: Tensor) -> ImageFeatures:
+        """Features of a uint8 RGB image (3, H, W), equal to the detector's up to rounding."""
+        return self.detector.extract(image, self.backbone)
 
     def __call__(
         self, features: ImageFeatures, boxes: Tensor, label: int, memory_mb: int

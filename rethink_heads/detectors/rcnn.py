@@ -92,16 +92,23 @@ class RCNN(nn.Module):
         losses = self.roi_heads.training_losses(pyramid, proposals, batch.image_sizes, resized)
         return {**rpn_losses, **losses}
 
-    def _transformed(self, image: Tensor) -> tuple[object, ImageFeatures]:
+    def _transformed(
+        self, image: Tensor, backbone: nn.Module | None = None
+    ) -> tuple[object, ImageFeatures]:
         floats = image.to(self.device).float() / 255
         batch, _ = self.transform([floats])
-        pyramid = self.backbone(batch.tensors)
+        pyramid = (backbone or self.backbone)(batch.tensors)
         height, width = image.shape[-2:]
         return batch, ImageFeatures(pyramid, batch.image_sizes[0], (height, width), self.box_ends)
 
-    def extract(self, image: Tensor) -> ImageFeatures:
-        """Backbone and FPN once: features of a uint8 RGB image (3, H, W)."""
-        return self._transformed(image)[1]
+    def extract(self, image: Tensor, backbone: nn.Module | None = None) -> ImageFeatures:
+        """Backbone and FPN once: features of a uint8 RGB image (3, H, W).
+
+        Args:
+            image: on any device.
+            backbone: takes the place of the detector's own, such as a copy that is quicker.
+        """
+        return self._transformed(image, backbone)[1]
 
     def propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
         """Features of a uint8 RGB image (3, H, W) and the RPN's proposals (M, 4) in its pixels, best first."""

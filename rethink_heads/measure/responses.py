@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rethink_heads.detectors.base import Detector, Features, Prober, Probing, RoIFeatures
+from rethink_heads.detectors.base import (
+    Detector,
+    Extracting,
+    Features,
+    Prober,
+    Probing,
+    RoIFeatures,
+)
 from rethink_heads.probing.outer import outer_product
 
 # Beyond this many RoIs at once nothing gets quicker. On a CPU, the hidden maps of more RoIs leave
@@ -53,6 +60,12 @@ class Responder:
         if isinstance(detector, Probing):
             with torch.inference_mode():
                 self.prober = detector.prober(DTYPES[precision])
+
+    def extract(self, image: Tensor) -> Features:
+        """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
+        image = image.to(self.detector.device)
+        prober: object = self.prober
+        return (prober if isinstance(prober, Extracting) else self.detector).extract(image)
 
     def __call__(
         self, features: Features, boxes: Tensor, label: int

@@ -68,22 +68,23 @@ def pooled_blocks(level: LevelRoIs, most: int) -> Iterator[tuple[Tensor, Tensor]
         the next block.
     """
     along_x = _contract_x(level)
-    order = torch.argsort(level.outer.x * len(level.outer.y_sides) + level.outer.y)
+    pairs, order = torch.sort(level.outer.x * len(level.outer.y_sides) + level.outer.y)
     counts = torch.bincount(level.outer.x, minlength=len(level.outer.x_sides)).tolist()
-    full = (
-        min(counts) == max(counts) == len(level.outer.y_sides) and len(level) == level.outer.pairs
-    )
+    # Each pair once: as many RoIs as pairs may be one pair twice and another missing.
+    full = len(pairs) == level.outer.pairs and bool((pairs.diff() == 1).all())
     memory = level.region.new_empty(0)
     done = 0
     for group in _groups(counts, most):
         positions = order[done : done + sum(stop - start for _, start, stop in group)]
         done += len(positions)
         memory = _room(memory, level, len(positions))
+        together = full and all(stop - start == counts[0] for _, start, stop in group)
         with record_function("pool"):
-            if full and all(stop - start == counts[0] for _, start, stop in group):
-                yield positions, _contract_y_together(level, along_x, group, memory)
+            if together:
+                block = _contract_y_together(level, along_x, group, memory)
             else:
-                yield positions, _contract_y(level, along_x, group, positions, memory)
+                block = _contract_y(level, along_x, group, positions, memory)
+        yield positions, block
 
 
 def pool(level: LevelRoIs, most: int = 512) -> Tensor:
