@@ -8,6 +8,7 @@ thousands of values of order one.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,26 @@ VALUE_COLUMNS = (
     *(f"sum_{v}" for v in VARIABLES),
     *(f"sum_{a}_{b}" for a, b in PRODUCTS),
     *(f"sum_abs_{v}" for v in ERRORS),
+)
+# Totals whose sampling errors are kept, in groups that statistics combine: of the scores for correlations, means and
+# spreads, of the regressed boxes for means and spreads.
+SAMPLED_TOTALS = (
+    ("iou", "score", "iou_iou", "score_score", "iou_score"),
+    ("iou", "regressed_iou", "regressed_iou_regressed_iou"),
+)
+
+
+def covariance_column(a: str, b: str) -> str:
+    """Name of the column of the covariance of two totals."""
+    return f"cov_{a}__{b}"
+
+
+SAMPLING_COLUMNS = tuple(
+    dict.fromkeys(
+        covariance_column(a, b)
+        for totals in SAMPLED_TOTALS
+        for a, b in itertools.combinations_with_replacement(totals, 2)
+    )
 )
 
 # A regressed box that is clipped to a sliver of the image has next to no width, and the logarithm
@@ -116,6 +137,49 @@ def reduce_values(
         columns[f"sum_abs_{variable}"] = total(np.abs(values[variable]))
     filled = measured > 0
     return pd.DataFrame({name: column[filled] for name, column in columns.items()})
+
+
+def sampling_covariances(
+    values: dict[str, Array], bins: ArrayLike, weights: ArrayLike
+) -> pd.DataFrame:
+    """How far the weighted sums of :func:`reduce_values` may be from those over all proposals.
+
+    The proposals of each bin were drawn without replacement, bin by bin (Cochran, Sampling Techniques, 3rd edition,
+    theorem 2.2 and chapter 5): the weighted sums of a and b over n of N proposals have the estimated covariance
+    N^2 (1 / n - 1 / N) s_ab, with s_ab the covariance (divided by n - 1) of a and b among those measured.
+
+    Args:
+        values, bins: as of :func:`reduce_values`.
+        weights: (n,) how many proposals of its bin each row stands for.
+
+    Returns:
+        A frame with columns "bin" and SAMPLING_COLUMNS, ``cov_a__b`` being the covariance of the sums over a and b, one
+        row per bin that was not measured whole. nan where one proposal stands for several.
+    """
+    index = _float64(bins).astype(np.int64)
+    n = np.bincount(index, minlength=IOU_BINS).astype(np.float64)
+    population = np.rint(np.bincount(index, _float64(weights), IOU_BINS))
+    drawn = (n > 0) & (n < population)
+    columns: dict[str, Any] = {"bin": np.arange(IOU_BINS)}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = population**2 * (1 / n - 1 / population) / (n - 1)
+        centred = {}
+        for name in dict.fromkeys(itertools.chain(*SAMPLED_TOTALS)):
+            column = _total_of(values, name)
+            centred[name] = column - (np.bincount(index, column, IOU_BINS) / n)[index]
+        for totals in SAMPLED_TOTALS:
+            for a, b in itertools.combinations_with_replacement(totals, 2):
+                product = np.bincount(index, centred[a] * centred[b], IOU_BINS)
+                columns[covariance_column(a, b)] = np.where(n > 1, factor * product, np.nan)
+    return pd.DataFrame({name: column[drawn] for name, column in columns.items()})
+
+
+def _total_of(values: dict[str, Array], name: str) -> Array:
+    """What is added up to the total of a name: a variable, or the product of two."""
+    if name in values:
+        return values[name]
+    first, second = next((a, b) for a, b in PRODUCTS if f"{a}_{b}" == name)
+    return values[first] * values[second]
 
 
 def reduce_to_bins(

@@ -14,7 +14,7 @@ these in 93%; of 8 images in 73% and 84%.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,6 +29,9 @@ LEVEL = 0.95
 REPLICATES = 1000
 # Fewer images than this say nothing about how images differ: no interval.
 FEWEST_IMAGES = 2
+# What is held at once of the weights, of which there are as many as replicates times images, and of other arrays of
+# that size.
+BLOCK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -125,15 +128,35 @@ class ImageBootstrap:
         self.replicates = replicates
         self.seed = seed
 
-    @cached_property
+    @property
     def weights(self) -> Array:
         """How often each replicate drew each image: (B, I), rows that add up to I."""
+        return self._counts.astype(np.float64)
+
+    def weight_blocks(self) -> Iterator[Array]:
+        """The weights of some replicates after another, (b, I) each, of about BLOCK_BYTES."""
+        rows = self._rows_per_block(8)
+        for start in range(0, self.replicates, rows):
+            yield self._counts[start : start + rows].astype(np.float64)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.uint16]:
+        """The weights in a quarter of the memory. 65,536 draws of one image do not happen."""
         images = len(self.image_ids)
         generator = np.random.default_rng(self.seed)
-        drawn = generator.integers(0, max(images, 1), size=(self.replicates, images))
-        drawn += np.arange(self.replicates)[:, None] * images
-        counts = np.bincount(drawn.ravel(), minlength=self.replicates * images)
-        return counts.reshape(self.replicates, images).astype(np.float64)
+        counts = np.zeros((self.replicates, images), np.uint16)
+        # The drawn images, their places and the counts are integers of 8 bytes each.
+        rows = self._rows_per_block(3 * 8)
+        for start in range(0, self.replicates, rows):
+            block = counts[start : start + rows]
+            # Block by block the generator draws what it draws at once.
+            drawn = generator.integers(0, max(images, 1), size=block.shape)
+            drawn += np.arange(len(block))[:, None] * images
+            block[:] = np.bincount(drawn.ravel(), minlength=block.size).reshape(block.shape)
+        return counts
+
+    def _rows_per_block(self, bytes_per_image: int) -> int:
+        return max(1, BLOCK_BYTES // max(1, len(self.image_ids) * bytes_per_image))
 
     def index(self, image_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Positions (N,) in ``self.image_ids`` of images (N,), all of which are there."""
@@ -158,9 +181,29 @@ class ImageBootstrap:
         shape = (len(self.image_ids), cell_count, columns.shape[1])
         return np.stack(sums, axis=-1).reshape(shape).astype(np.float64)
 
+    def add_by_image(
+        self,
+        sums: Array,
+        image_ids: npt.NDArray[np.int64],
+        columns: Array,
+        cells: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add rows (N, M) within images and cells to sums (I, cell_count, M); see :meth:`sum_by_image`."""
+        if not len(image_ids):
+            return
+        index = self.index(image_ids)
+        first, after = int(index.min()), int(index.max()) + 1
+        cell_count = sums.shape[1]
+        places = (index - first) * cell_count
+        if cells is not None:
+            places = places + cells
+        touched = sums[first:after].reshape(-1, sums.shape[2])
+        for number, column in enumerate(columns.T):
+            touched[:, number] += np.bincount(places, column, len(touched))
+
     def replicate(self, sums: Array) -> Array:
         """Sums (I, ...) of each image to sums (B, ...) of each replicate."""
-        return np.tensordot(self.weights, sums, axes=1)
+        return np.concatenate([np.tensordot(w, sums, axes=1) for w in self.weight_blocks()])
 
     def resample(
         self, sums: Array, statistic: Statistic, bears: npt.NDArray[np.bool_] | None = None
@@ -179,8 +222,18 @@ class ImageBootstrap:
         return Resampled(
             value=statistic(total[None])[0],
             replicates=statistic(self.replicate(sums)),
-            left_out=np.where(bears, statistic(total - sums), np.nan),
+            left_out=self._left_out(sums, total, statistic, bears),
             images=bears.sum(axis=0),
+        )
+
+    def _left_out(
+        self, sums: Array, total: Array, statistic: Statistic, bears: npt.NDArray[np.bool_]
+    ) -> Array:
+        """The statistic without each image that bears on it, of some images after another."""
+        rows = max(1, BLOCK_BYTES // 4 // max(1, total.nbytes))
+        blocks = [slice(start, start + rows) for start in range(0, max(1, len(sums)), rows)]
+        return np.concatenate(
+            [np.where(bears[b], statistic(total - sums[b]), np.nan) for b in blocks]
         )
 
     def estimate(self, sums: Array, statistic: Statistic) -> Estimate:

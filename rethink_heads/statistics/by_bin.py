@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.moments import SAMPLED_TOTALS
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import Array, Estimate, ImageBootstrap
-from rethink_heads.statistics.selection import groups
+from rethink_heads.statistics.reduction import BinSums, by_head
+from rethink_heads.statistics.sampling_error import (
+    SamplingErrors,
+    mean_error,
+    standard_deviation_error,
+)
 from rethink_heads.statistics.sums import difference_of_means, ratio, standard_deviation
 
 
@@ -21,19 +28,28 @@ def mean_and_spread(
     """One row per detector, head, size and IoU bin: mean and standard deviation of a variable.
 
     With ``gain`` also the mean of the variable less the proposal's own IoU. Columns: detector,
-    head, size, bin, iou_low, iou_high, mean, mean_low, mean_high, std, std_low, std_high, (gain,
-    gain_low, gain_high,) proposals, objects.
+    head, size, bin, iou_low, iou_high, mean, mean_low, mean_high, mean_sampling_error, std, std_low,
+    std_high, std_sampling_error, (gain, gain_low, gain_high, gain_sampling_error,) proposals, objects.
     """
     sums_of = ("n", f"sum_{variable}", f"sum_{variable}_{variable}", "sum_iou")
     results = []
-    for keys, frame in groups(measurements.bins, measurements.detector_heads):
-        sums = bin_sums(bootstrap, frame, sums_of)
+    make = partial(BinSums, bootstrap, sums_of)
+    totals = next(names for names in SAMPLED_TOTALS if variable in names)
+    of, squares, iou = map(totals.index, (variable, f"{variable}_{variable}", "iou"))
+    errors = SamplingErrors(measurements, totals)
+    for keys, found in by_head(measurements, "bins", ["bin", *sums_of], make):
+        sums = found.sums
+        total, covariance = sums.sum(axis=0), errors.of(**keys).by_bin
+        n, error = total[:, 0], "sampling_error"
         columns: dict[str, Any] = {**keys, **bin_ends()}
         columns |= named("mean", bootstrap.estimate(sums[..., :2], ratio))
+        columns[f"mean_{error}"] = mean_error(n, covariance, of)
         columns |= named("std", bootstrap.estimate(sums[..., :3], standard_deviation))
+        columns[f"std_{error}"] = standard_deviation_error(total[:, :3], covariance, of, squares)
         if gain:
             columns |= named("gain", bootstrap.estimate(sums[..., [0, 1, 3]], difference_of_means))
-        results.append(pd.DataFrame(columns | bin_counts(frame)))
+            columns[f"gain_{error}"] = mean_error(n, covariance, of, less=iou)
+        results.append(pd.DataFrame(columns | found.counts))
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()
 
 
@@ -42,27 +58,7 @@ def named(name: str, estimate: Estimate) -> dict[str, Array]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
-def bin_sums(bootstrap: ImageBootstrap, frame: pd.DataFrame, columns: tuple[str, ...]) -> Array:
-    """Columns of a frame of bins added up within images and bins: (I, 20, M)."""
-    return bootstrap.sum_by_image(
-        frame["image_id"].to_numpy(),
-        frame[list(columns)].to_numpy(),
-        frame["bin"].to_numpy(),
-        IOU_BINS,
-    )
-
-
 def bin_ends() -> dict[str, npt.NDArray[Any]]:
     """Columns "bin", "iou_low" and "iou_high" of all IoU bins."""
     bins = np.arange(IOU_BINS)
     return {"bin": bins, "iou_low": bins / IOU_BINS, "iou_high": (bins + 1) / IOU_BINS}
-
-
-def bin_counts(frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """Columns "proposals" and "objects" of all IoU bins of one head's frame of bins."""
-    bins = frame["bin"].to_numpy()
-    proposals = np.bincount(bins, frame["n"].to_numpy(), IOU_BINS)
-    return {
-        "proposals": np.rint(proposals).astype(np.int64),
-        "objects": np.bincount(bins, minlength=IOU_BINS),
-    }

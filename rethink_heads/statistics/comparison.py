@@ -7,8 +7,8 @@ cancels in their difference, whose interval is therefore the one to judge by.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,59 +16,19 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.moments import ERRORS
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.by_bin import bin_ends, bin_sums
-from rethink_heads.statistics.correlation import object_pcc_sums, object_sums
-from rethink_heads.statistics.ranks import RANK_REPLICATES, resampled_spearman
+from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, Resampled
+from rethink_heads.statistics.by_bin import bin_ends
+from rethink_heads.statistics.compared import ON_BINS, STATISTICS, Compared, Side
+from rethink_heads.statistics.ranks import RANK_REPLICATES
+from rethink_heads.statistics.reduction import MapSums, by_size
 from rethink_heads.statistics.response import RESPONSE_KINDS, resampled_quantity
-from rethink_heads.statistics.selection import (
-    ALL_SIZES,
-    WHOLE_RANGE,
-    count_objects,
-    in_range,
-    of_size,
-)
-from rethink_heads.statistics.spatial import (
-    OF_OBJECTS,
-    by_distance,
-    correlation_sums,
-    mean_over_objects,
-    stack,
-)
-from rethink_heads.statistics.sums import (
-    PEARSON_SUMS,
-    difference_of_means,
-    pearson_correlation,
-    ratio,
-    root_mean_square,
-    standard_deviation,
-)
+from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, bin_range, in_range
+from rethink_heads.statistics.spatial import OF_OBJECTS, distances, means_by_distance
+from rethink_heads.statistics.sums import ratio
 
-Side = tuple[str, str]  # (detector, head)
 _OBJECT = ["image_id", "object_id"]
 
 
-@dataclass(frozen=True)
-class _Statistic:
-    """A formula on columns of the bins, which can be taken bin by bin or over a range."""
-
-    columns: tuple[str, ...]
-    formula: Callable[[Array], Array]
-
-
-_ON_BINS = {
-    "pcc": _Statistic(PEARSON_SUMS, pearson_correlation),
-    "score": _Statistic(("n", "sum_score"), ratio),
-    "score_std": _Statistic(("n", "sum_score", "sum_score_score"), standard_deviation),
-    "regressed_iou": _Statistic(("n", "sum_regressed_iou"), ratio),
-    "regressed_iou_std": _Statistic(
-        ("n", "sum_regressed_iou", "sum_regressed_iou_regressed_iou"), standard_deviation
-    ),
-    "gain": _Statistic(("n", "sum_regressed_iou", "sum_iou"), difference_of_means),
-    **{f"rms_{e}": _Statistic(("n", f"sum_{e}_{e}"), root_mean_square) for e in ERRORS},
-}
-STATISTICS = (*_ON_BINS, "object_pcc", "spearman", OF_OBJECTS)
 COMPARED_RESPONSES = {
     "displacement_score": ("drop_dx", "drop_dy", "half_width_dx", "half_width_dy"),
     "cell_score": ("mean_absolute_change",),
@@ -125,19 +85,19 @@ def compare(
     if replicates is None:
         replicates = RANK_REPLICATES if statistic == "spearman" else REPLICATES
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    frame_a, frame_b = _paired(_frame_of(measurements, statistic, iou_range), statistic, a, b)
+    frame = _frame_of(statistic)
+    kind = OF_OBJECTS if statistic == OF_OBJECTS else None
+    objects = _common_objects(measurements, frame, statistic, a, b, iou_range, kind)
+    compared = Compared(measurements, bootstrap, iou_range, objects)
+    of_a, of_b = (compared.resampled(statistic, side, per_bin) for side in (a, b))
     results = []
     for size in ALL_SIZES:
-        of_a, of_b = of_size(frame_a, size), of_size(frame_b, size)
-        side_a = _resampled(statistic, of_a, bootstrap, per_bin)
-        side_b = _resampled(statistic, of_b, bootstrap, per_bin)
+        (side_a, count), (side_b, _) = of_a[size], of_b[size]
         columns: dict[str, Any] = {"statistic": statistic, "size": size}
-        objects: Any = count_objects(of_a)
         if per_bin:
             columns |= bin_ends()
-            objects = np.bincount(of_a["bin"], minlength=len(columns["bin"]))
         columns |= {"a": "/".join(a), "b": "/".join(b), **difference_columns(side_a, side_b)}
-        results.append(pd.DataFrame(columns | {"objects": objects}))
+        results.append(pd.DataFrame(columns | {"objects": count}))
     return pd.concat(results, ignore_index=True)
 
 
@@ -165,17 +125,23 @@ def compare_responses(
     if kind not in COMPARED_RESPONSES:
         raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    frame_a, frame_b = _paired(_maps_of(measurements, kind), kind, a, b)
+    objects = _common_objects(measurements, "maps", kind, a, b, kind=kind)
+    of_quantities = {
+        quantity: [
+            resampled_quantity(measurements, kind, quantity, side, bootstrap, objects)
+            for side in (a, b)
+        ]
+        for quantity in COMPARED_RESPONSES[kind]
+    }
     results = []
     for size in ALL_SIZES:
-        of_a, of_b = of_size(frame_a, size), of_size(frame_b, size)
-        for quantity in COMPARED_RESPONSES[kind] if len(of_a) else ():
-            side_a, side_b = (
-                resampled_quantity(side, kind, quantity, bootstrap) for side in (of_a, of_b)
-            )
+        for quantity, (of_a, of_b) in of_quantities.items():
+            if size not in of_a:
+                continue
+            (side_a, count), (side_b, _) = of_a[size], of_b[size]
             columns: dict[str, Any] = {"kind": kind, "quantity": quantity, "size": size}
             columns |= {"a": "/".join(a), "b": "/".join(b), **difference_columns(side_a, side_b)}
-            results.append(pd.DataFrame(columns | {"objects": len(of_a)}))
+            results.append(pd.DataFrame(columns | {"objects": count}))
     return pd.concat(results, ignore_index=True)
 
 
@@ -194,32 +160,38 @@ def compare_decay(
             both have.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    frame_a, frame_b = _paired(_maps_of(measurements, OF_OBJECTS), OF_OBJECTS, a, b)
+    objects = _common_objects(measurements, "maps", OF_OBJECTS, a, b, kind=OF_OBJECTS)
+    sides = []
+    for detector, head in (a, b):
+        make = partial(MapSums, bootstrap, means_by_distance)
+        sides.append(
+            by_size(
+                measurements,
+                "maps",
+                ["values"],
+                make,
+                detector=detector,
+                head=head,
+                kind=OF_OBJECTS,
+                objects=objects,
+            )
+        )
+    if sides[0]["all"].width != sides[1]["all"].width:
+        raise UserError(
+            f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of cells, so "
+            "their correlations by distance cannot be compared"
+        )
     results = []
     for size in ALL_SIZES:
-        sides = [of_size(frame_a, size), of_size(frame_b, size)]
-        if sides[0].empty:
+        of_a, of_b = (side[size] for side in sides)
+        if not of_a.objects:
             continue
-        maps = [stack(side) for side in sides]
-        if maps[0].shape != maps[1].shape:
-            raise UserError(
-                f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of cells, so "
-                "their correlations by distance cannot be compared"
-            )
-        distance = by_distance(maps[0])[0]
-        resampled = [
-            bootstrap.resample(mean_over_objects(side, by_distance(of)[2], bootstrap)[1], ratio)
-            for side, of in zip(sides, maps, strict=True)
-        ]
+        resampled = [bootstrap.resample(found.sums, ratio) for found in (of_a, of_b)]
         columns: dict[str, Any] = {"kind": OF_OBJECTS, "quantity": "decay", "size": size}
-        columns |= {"distance": distance, "a": "/".join(a), "b": "/".join(b)}
+        columns |= {"distance": distances(of_a.width)[0], "a": "/".join(a), "b": "/".join(b)}
         columns |= difference_columns(*resampled)
-        results.append(pd.DataFrame(columns | {"objects": len(sides[0])}))
+        results.append(pd.DataFrame(columns | {"objects": of_a.objects}))
     return pd.concat(results, ignore_index=True)
-
-
-def _maps_of(measurements: Measurements, kind: str) -> pd.DataFrame:
-    return measurements.maps[measurements.maps["kind"] == kind]
 
 
 def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
@@ -239,55 +211,52 @@ def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
 
 
 def _can_be_per_bin(statistic: str) -> bool:
-    if statistic not in _ON_BINS or statistic == "pcc":
+    if statistic not in ON_BINS or statistic == "pcc":
         raise UserError(f"the statistic {statistic!r} cannot be compared bin by bin")
     return True
 
 
-def _frame_of(
-    measurements: Measurements, statistic: str, iou_range: tuple[float, float]
-) -> pd.DataFrame:
-    """The rows that a statistic is computed from."""
+def _frame_of(statistic: str) -> str:
+    """The frame that a statistic is computed from."""
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
     if statistic == OF_OBJECTS:
-        return _maps_of(measurements, statistic)
-    frame = measurements.rows if statistic == "spearman" else measurements.bins
-    return in_range(frame, iou_range)
+        return "maps"
+    return "rows" if statistic == "spearman" else "bins"
 
 
-def _paired(
-    frame: pd.DataFrame, statistic: str, a: Side, b: Side
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of both sides of the objects that both have."""
-    sides = []
+def _common_objects(
+    measurements: Measurements,
+    frame: str,
+    statistic: str,
+    a: Side,
+    b: Side,
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+    kind: str | None = None,
+) -> pd.MultiIndex | None:
+    """(image_id, object_id) of the objects that both sides have; None where each has the same."""
+    bin_range(iou_range)
+    columns = [] if frame == "maps" else ["bin"]
+    keys = []
     for detector, head in (a, b):
-        side = frame[(frame["detector"] == detector) & (frame["head"] == head)]
-        if side.empty:
-            pairs = frame[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
+        found = pd.DataFrame(columns=_OBJECT, dtype="int64")
+        for part in measurements.read(frame, columns, detector=detector, head=head, kind=kind):
+            chosen = part if frame == "maps" else in_range(part, iou_range)
+            found = pd.concat([found, chosen[_OBJECT].drop_duplicates()])
+        if found.empty:
+            groups = measurements.groups(frame)
+            pairs = {group[:2] for group in groups if kind is None or group[2] == kind}
             there = ", ".join(sorted("/".join(pair) for pair in pairs)) or "nothing"
             raise UserError(
                 f"no {statistic} measurements of {detector}/{head}; there are those of {there}"
             )
-        sides.append(side)
-    keys = [pd.MultiIndex.from_frame(side[_OBJECT]) for side in sides]
-    common_a, common_b = keys[0].isin(keys[1]), keys[1].isin(keys[0])
-    if not common_a.any():
+        keys.append(pd.MultiIndex.from_frame(found))
+    if keys[0].equals(keys[1]):
+        return None
+    common = keys[0][keys[0].isin(keys[1])]
+    if common.empty:
         raise UserError(
             f"{'/'.join(a)} and {'/'.join(b)} were measured on different objects and cannot be "
             "compared; measure both on the same data"
         )
-    return sides[0][common_a], sides[1][common_b]
-
-
-def _resampled(
-    statistic: str, frame: pd.DataFrame, bootstrap: ImageBootstrap, by_bin: bool
-) -> Resampled:
-    if statistic == "spearman":
-        return resampled_spearman(frame, bootstrap)
-    if statistic == "object_pcc":
-        return bootstrap.resample(object_pcc_sums(*object_sums(frame), bootstrap), ratio)
-    if statistic == OF_OBJECTS:
-        return bootstrap.resample(correlation_sums(frame, bootstrap), ratio)
-    sums = bin_sums(bootstrap, frame, _ON_BINS[statistic].columns)
-    return bootstrap.resample(sums if by_bin else sums.sum(axis=1), _ON_BINS[statistic].formula)
+    return common

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
 from rethink_heads.statistics.by_bin import mean_and_spread
-from rethink_heads.statistics.ranks import RANK_REPLICATES, resampled_spearman
-from rethink_heads.statistics.selection import WHOLE_RANGE, count_objects, groups, in_range
+from rethink_heads.statistics.ranks import RANK_REPLICATES, ranked_rows, resampled_spearman
+from rethink_heads.statistics.reduction import ObjectSums, by_head
+from rethink_heads.statistics.sampling_error import (
+    SCORE_TOTALS,
+    Covariances,
+    SamplingErrors,
+    pearson_bias_and_variance,
+    pearson_error,
+)
+from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, count_objects, of_size
 from rethink_heads.statistics.sums import PEARSON_SUMS, pearson_correlation, ratio
 
 
@@ -32,18 +44,27 @@ def pearson(
         One row per detector, head and size ("small", "medium", "large", "all") with "pcc" over the
         proposals of all objects, as in the paper, "low", "high"; "object_pcc", the mean of each
         object's own PCC, "object_low", "object_high"; "objects", "constant_objects" (those without
-        variance in the range, which have no PCC) and "proposals".
+        variance in the range, which have no PCC) and "proposals" (of the whole grid). Where some
+        proposals were drawn, "pcc_sampling_error" and "object_pcc_sampling_error" are the standard
+        errors about the whole grid's values on the same objects, which the intervals hold too (see
+        :mod:`~rethink_heads.statistics.sampling_error`); 0 for the whole grid. Each object's own PCC is
+        then less the bias that drawing gives it.
 
     Raises:
         UserError: the range is not one of whole bins.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame in groups(in_range(measurements.bins, iou_range), measurements.detector_heads):
-        images, sums = object_sums(frame)
+    columns = ["bin", *PEARSON_SUMS]
+    errors = SamplingErrors(measurements, SCORE_TOTALS, iou_range)
+    for keys, of_objects in by_head(measurements, "bins", columns, ObjectSums, iou_range):
+        images, sums = of_objects.images, of_objects.sums
         pooled_sums = bootstrap.sum_by_image(images, sums)[:, 0]
         pooled = bootstrap.estimate(pooled_sums, pearson_correlation)
-        own_sums = object_pcc_sums(images, sums, bootstrap)
+        covariances = errors.of(**keys)
+        pooled_error = pearson_error(pooled_sums.sum(axis=0), covariances.pooled)
+        of_each = object_pccs(of_objects, covariances)
+        own_sums = of_each.by_image(images, bootstrap)
         own = bootstrap.estimate(own_sums, ratio)
         results.append(
             {
@@ -51,9 +72,11 @@ def pearson(
                 "pcc": float(pooled.value),
                 "low": float(pooled.low),
                 "high": float(pooled.high),
+                "pcc_sampling_error": float(pooled_error),
                 "object_pcc": float(own.value),
                 "object_low": float(own.low),
                 "object_high": float(own.high),
+                "object_pcc_sampling_error": of_each.sampling_error,
                 "objects": len(sums),
                 "constant_objects": len(sums) - int(own_sums[:, 0].sum()),
                 "proposals": round(pooled_sums[:, 0].sum()),
@@ -82,18 +105,23 @@ def spearman(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame in groups(in_range(measurements.rows, iou_range), measurements.detector_heads):
-        estimate = resampled_spearman(frame, bootstrap).estimate()
-        results.append(
-            {
-                **keys,
-                "spearman": float(estimate.value),
-                "low": float(estimate.low),
-                "high": float(estimate.high),
-                "objects": count_objects(frame),
-                "rows": len(frame),
-            }
-        )
+    for detector, head in measurements.detector_heads:
+        of_head = ranked_rows(measurements, (detector, head), iou_range)
+        for size in ALL_SIZES:
+            frame = of_size(of_head, size)
+            estimate = resampled_spearman(frame, bootstrap).estimate()
+            results.append(
+                {
+                    "detector": detector,
+                    "head": head,
+                    "size": size,
+                    "spearman": float(estimate.value),
+                    "low": float(estimate.low),
+                    "high": float(estimate.high),
+                    "objects": count_objects(frame),
+                    "rows": len(frame),
+                }
+            )
     return pd.DataFrame(results)
 
 
@@ -105,20 +133,44 @@ def score_by_iou(
     Returns:
         One row per detector, head, size and bin with "iou_low", "iou_high" (the bin's ends),
         "mean", "mean_low", "mean_high", "std", "std_low", "std_high" over all proposals of the
-        bin, "proposals" and "objects".
+        bin, "mean_sampling_error" and "std_sampling_error" (as in :func:`pearson`), "proposals" and
+        "objects".
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     return mean_and_spread(measurements, bootstrap, "score")
 
 
-def object_sums(frame: pd.DataFrame) -> tuple[np.ndarray, Array]:
-    """Image id (O,) and PEARSON_SUMS (O, 6) of each object, over the bins of a frame."""
-    by_object = frame.groupby(["image_id", "object_id"], sort=True)[list(PEARSON_SUMS)].sum()
-    return by_object.index.get_level_values(0).to_numpy(np.int64), by_object.to_numpy(np.float64)
+@dataclass(frozen=True)
+class ObjectPccs:
+    """Each object's own PCC.
+
+    Attributes:
+        pcc: (O,), nan without variance; less the bias that drawing proposals gives it.
+        variance: (O,) of drawing proposals; 0 for the whole grid, nan where it is not known.
+    """
+
+    pcc: Array
+    variance: Array
+
+    @property
+    def sampling_error(self) -> float:
+        """Standard error of the mean over objects that have one."""
+        defined = np.isfinite(self.pcc)
+        if not defined.any():
+            return math.nan
+        return float(np.sqrt(self.variance[defined].sum()) / defined.sum())
+
+    def by_image(self, images: npt.NDArray[np.int64], bootstrap: ImageBootstrap) -> Array:
+        """Per image the number of objects with a PCC and the sum of their PCCs: (I, 2)."""
+        defined = np.isfinite(self.pcc)
+        columns = np.stack([defined, np.where(defined, self.pcc, 0)], 1)
+        return bootstrap.sum_by_image(images, columns)[:, 0]
 
 
-def object_pcc_sums(images: np.ndarray, sums: Array, bootstrap: ImageBootstrap) -> Array:
-    """Per image the number of objects with a PCC and the sum of their PCCs: (I, 2)."""
-    pcc = pearson_correlation(sums)
-    defined = np.isfinite(pcc)
-    return bootstrap.sum_by_image(images, np.stack([defined, np.where(defined, pcc, 0)], 1))[:, 0]
+def object_pccs(found: ObjectSums, covariances: Covariances) -> ObjectPccs:
+    """Each object's own PCC, given its sums and what is known of their errors of sampling."""
+    pcc = pearson_correlation(found.sums)
+    if covariances.known and not len(covariances.objects):
+        return ObjectPccs(pcc, np.zeros(len(pcc)))
+    bias, variance = pearson_bias_and_variance(found.sums, covariances.of_objects(found.objects))
+    return ObjectPccs(pcc - np.where(np.isfinite(bias), bias, 0.0), variance)

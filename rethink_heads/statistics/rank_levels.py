@@ -169,7 +169,8 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> tuple[Resam
         correlation = _spearman(rows)
         values.append(correlation(np.ones(len(rows))))
         image = bootstrap.index(rows["image_id"].to_numpy(np.int64))
-        replicates.append([correlation(drawn[image]) for drawn in bootstrap.weights])
+        drawn = (weights[image] for block in bootstrap.weight_blocks() for weights in block)
+        replicates.append([correlation(weights) for weights in drawn])
     of_classes = np.array(values, dtype=float)
     of_draws = np.array(replicates, dtype=float).reshape(len(values), bootstrap.replicates)
     resampled = Resampled(

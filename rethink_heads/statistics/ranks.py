@@ -6,11 +6,42 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.selection import WHOLE_RANGE, in_range
 from rethink_heads.statistics.sums import NO_VARIANCE
 
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
+_OBJECT = ["image_id", "object_id"]
+
+
+def ranked_rows(
+    measurements: Measurements,
+    side: tuple[str, str],
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+    objects: pd.MultiIndex | None = None,
+) -> pd.DataFrame:
+    """The sampled rows of a head that ranks are taken of.
+
+    Stored measurements give a part of them where there are very many (see
+    :class:`rethink_heads.measure.stored.StoredMeasurements`).
+
+    Args:
+        measurements: of any heads.
+        side: (detector, head).
+        iou_range: rows of bins in it.
+        objects: (image_id, object_id) of those that count; None: all.
+    """
+    detector, head = side
+    columns = ["bin", "weight", "iou", "score"]
+    parts = []
+    for part in measurements.read("rows", columns, detector=detector, head=head):
+        chosen = in_range(part, iou_range)
+        if objects is not None:
+            chosen = chosen[pd.MultiIndex.from_frame(chosen[_OBJECT]).isin(objects)]
+        parts.append(chosen.drop(columns="bin"))
+    return pd.concat(parts, ignore_index=True)
 
 
 def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
@@ -29,7 +60,9 @@ def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampl
     weight = rows["weight"].to_numpy()
     image = bootstrap.index(rows["image_id"].to_numpy())
     values = [
-        weighted_spearman(places_x, places_y, weight * drawn[image]) for drawn in bootstrap.weights
+        weighted_spearman(places_x, places_y, weight * drawn[image])
+        for block in bootstrap.weight_blocks()
+        for drawn in block
     ]
     value = weighted_spearman(places_x, places_y, weight)
     return Resampled(np.array(value), np.array(values), None, images)

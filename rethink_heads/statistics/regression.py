@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -9,8 +10,9 @@ import pandas as pd
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
-from rethink_heads.statistics.by_bin import bin_counts, bin_ends, bin_sums, mean_and_spread, named
-from rethink_heads.statistics.selection import count_objects, groups
+from rethink_heads.statistics.by_bin import bin_ends, mean_and_spread, named
+from rethink_heads.statistics.reduction import BinSums, by_size
+from rethink_heads.statistics.selection import ALL_SIZES
 from rethink_heads.statistics.sums import ratio, root_mean_square
 
 
@@ -21,7 +23,7 @@ def regressed_iou_by_iou(
 
     Returns:
         As :func:`rethink_heads.statistics.correlation.score_by_iou`, and "gain", "gain_low",
-        "gain_high": the mean of the regressed box's IoU less the proposal's own.
+        "gain_high", "gain_sampling_error": the mean of the regressed box's IoU less the proposal's own.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     return mean_and_spread(measurements, bootstrap, "regressed_iou", gain=True)
@@ -47,7 +49,8 @@ def error_components(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame in groups(measurements.bins, measurements.detector_heads):
+    for detector, head in measurements.detector_heads:
+        found = {}
         for component in ERRORS:
             names = (
                 "n",
@@ -55,18 +58,32 @@ def error_components(
                 f"sum_{component}_{component}",
                 f"sum_abs_{component}",
             )
-            sums = bin_sums(bootstrap, frame, names)
-            columns: dict[str, Any] = dict(keys)
-            if by_bin:
-                columns |= bin_ends()
-                counts: dict[str, Any] = bin_counts(frame)
-            else:
-                sums = sums.sum(axis=1, keepdims=True)
-                proposals = round(sums[..., 0].sum())
-                counts = {"proposals": proposals, "objects": count_objects(frame)}
-            columns["component"] = component
-            columns |= named("mean", bootstrap.estimate(sums[..., [0, 1]], ratio))
-            columns |= named("rms", bootstrap.estimate(sums[..., [0, 2]], root_mean_square))
-            columns |= named("mae", bootstrap.estimate(sums[..., [0, 3]], ratio))
-            results.append(pd.DataFrame(columns | counts))
+            make = partial(BinSums, bootstrap, names)
+            columns = ["bin", *names]
+            for size, sums in by_size(
+                measurements, "bins", columns, make, detector=detector, head=head
+            ).items():
+                keys = {"detector": detector, "head": head, "size": size}
+                found[size, component] = _component(keys, component, sums, bootstrap, by_bin)
+        results += [found[size, component] for size in ALL_SIZES for component in ERRORS]
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()
+
+
+def _component(
+    keys: dict[str, str], component: str, found: BinSums, bootstrap: ImageBootstrap, by_bin: bool
+) -> pd.DataFrame:
+    """One component of the error of one head's objects of one size."""
+    columns: dict[str, Any] = dict(keys)
+    sums = found.sums
+    counts: dict[str, Any] = found.counts
+    if by_bin:
+        columns |= bin_ends()
+    else:
+        sums = sums.sum(axis=1, keepdims=True)
+        proposals = round(sums[..., 0].sum())
+        counts = {"proposals": proposals, "objects": found.object_count}
+    columns["component"] = component
+    columns |= named("mean", bootstrap.estimate(sums[..., [0, 1]], ratio))
+    columns |= named("rms", bootstrap.estimate(sums[..., [0, 2]], root_mean_square))
+    columns |= named("mae", bootstrap.estimate(sums[..., [0, 3]], ratio))
+    return pd.DataFrame(columns | counts)

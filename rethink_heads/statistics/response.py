@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,16 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.selection import groups
-from rethink_heads.statistics.spatial import mean_over_objects, stack
+from rethink_heads.statistics.bootstrap import (
+    BLOCK_BYTES,
+    REPLICATES,
+    Array,
+    Estimate,
+    ImageBootstrap,
+    Resampled,
+)
+from rethink_heads.statistics.reduction import MapSums, by_size
+from rethink_heads.statistics.selection import ALL_SIZES
 from rethink_heads.statistics.sums import ratio
 
 RESPONSE_KINDS = ("displacement_score", "cell_score", "cell_iou")
@@ -43,19 +52,17 @@ def response(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame in _groups(measurements, kind):
-        maps = stack(frame)
-        if not len(maps):
-            continue
-        estimate, _ = mean_over_objects(frame, maps, bootstrap)
-        side = math.isqrt(maps.shape[1])
+    for keys, width, parts in _mean_maps(measurements, kind, bootstrap):
+        side = math.isqrt(width)
         row, column = np.divmod(np.arange(side**2), side)
-        columns = {**keys, "kind": kind, "row": row, "column": column}
+        columns: dict[str, Any] = {**keys, "kind": kind, "row": row, "column": column}
         if kind == "displacement_score":
             steps = displacements(side)
             columns |= {"dy": steps[row], "dx": steps[column]}
-        columns |= {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
-        results.append(pd.DataFrame(columns | {"objects": len(frame)}))
+        for name in ("value", "low", "high"):
+            found = np.concatenate([getattr(estimate, name) for estimate, _ in parts])
+            columns["mean" if name == "value" else name] = found
+        results.append(pd.DataFrame(columns | {"objects": parts[0][1]}))
     places = ["dy", "dx"] if kind == "displacement_score" else []
     ordered = [*_KEYS, "row", "column", *places, "mean", "low", "high", "objects"]
     if not results:
@@ -81,22 +88,30 @@ def response_summary(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame in _groups(measurements, kind):
-        if frame.empty:
-            continue
-        for quantity in _FORMULAS[kind]:
-            estimate = resampled_quantity(frame, kind, quantity, bootstrap).estimate()
-            results.append(
-                {
-                    **keys,
-                    "kind": kind,
-                    "quantity": quantity,
-                    "value": float(estimate.value),
-                    "low": float(estimate.low),
-                    "high": float(estimate.high),
-                    "objects": len(frame),
-                }
-            )
+    for detector, head in _heads(measurements, kind):
+        keys = {"detector": detector, "head": head}
+        of_quantities = [
+            resampled_quantity(measurements, kind, quantity, (detector, head), bootstrap)
+            for quantity in _FORMULAS[kind]
+        ]
+        for size in ALL_SIZES:
+            for quantity, of_sizes in zip(_FORMULAS[kind], of_quantities, strict=True):
+                if size not in of_sizes:
+                    continue
+                resampled, objects = of_sizes[size]
+                estimate = resampled.estimate()
+                results.append(
+                    {
+                        **keys,
+                        "size": size,
+                        "kind": kind,
+                        "quantity": quantity,
+                        "value": float(estimate.value),
+                        "low": float(estimate.low),
+                        "high": float(estimate.high),
+                        "objects": objects,
+                    }
+                )
     return pd.DataFrame(results, columns=SUMMARY_COLUMNS)
 
 
@@ -105,29 +120,99 @@ def displacements(side: int) -> npt.NDArray[np.float64]:
     return np.linspace(-1, 1, side)
 
 
-def _groups(measurements: Measurements, kind: str) -> Iterator[tuple[dict[str, str], pd.DataFrame]]:
+def _heads(measurements: Measurements, kind: str) -> list[tuple[str, str]]:
     if kind not in RESPONSE_KINDS:
         raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
-    maps = measurements.maps[measurements.maps["kind"] == kind]
-    pairs = maps[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
-    return groups(maps, tuple(sorted(pairs)))
+    return [(group[0], group[1]) for group in measurements.groups("maps") if group[2] == kind]
+
+
+def _mean_maps(
+    measurements: Measurements, kind: str, bootstrap: ImageBootstrap
+) -> Iterator[tuple[dict[str, str], int, list[tuple[Estimate, int]]]]:
+    """By head and size with objects: the keys, the width of a map, and estimates of its places in order.
+
+    Places are taken some after another: the sums of each image's maps may be more than the maps.
+    """
+    at_once = max(1, BLOCK_BYTES // (16 * max(1, len(bootstrap.image_ids))))
+    for detector, head in _heads(measurements, kind):
+        found: dict[str, list[tuple[Estimate, int]]] = {size: [] for size in ALL_SIZES}
+        width, start = 1, 0
+        while start < width:
+            places = partial(_places, start=start, after=start + at_once)
+            make = partial(MapSums, bootstrap, places)
+            of_places = by_size(
+                measurements, "maps", ["values"], make, detector=detector, head=head, kind=kind
+            )
+            for size, sums in of_places.items():
+                if sums.objects:
+                    width = sums.width
+                    found[size].append((bootstrap.estimate(sums.sums, ratio), sums.objects))
+            start += at_once
+        for size, parts in found.items():
+            if parts:
+                yield {"detector": detector, "head": head, "size": size}, width, parts
+
+
+def _places(maps: Array, start: int, after: int) -> Array:
+    return maps[:, start:after]
 
 
 def resampled_quantity(
-    frame: pd.DataFrame, kind: str, quantity: str, bootstrap: ImageBootstrap
-) -> Resampled:
-    """One of a summary's quantities, of shape (), from the maps of a kind of some objects."""
+    measurements: Measurements,
+    kind: str,
+    quantity: str,
+    side: tuple[str, str],
+    bootstrap: ImageBootstrap,
+    objects: pd.MultiIndex | None = None,
+) -> dict[str, tuple[Resampled, int]]:
+    """One of a summary's quantities, of shape (), and the number of objects, by size with objects.
+
+    Args:
+        measurements: of any heads.
+        kind: of RESPONSE_KINDS.
+        quantity: of the kind's.
+        side: (detector, head).
+        bootstrap: over the images.
+        objects: (image_id, object_id) of those that count; None: all.
+    """
+    detector, head = side
+    values_of = _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
+    found = by_size(
+        measurements,
+        "maps",
+        ["values"],
+        partial(MapSums, bootstrap, values_of),
+        objects=objects,
+        detector=detector,
+        head=head,
+        kind=kind,
+    )
     formula = _FORMULAS[kind][quantity]
-    values = stack(frame)
-    if quantity == "mean_absolute_change":
-        values = np.abs(values)
-    _, sums = mean_over_objects(frame, values, bootstrap)
-    side = math.isqrt(values.shape[1])
 
-    def of_sums(summed: Array) -> Array:
-        return formula(ratio(summed).reshape(-1, side, side))
+    def resampled(sums: MapSums) -> Resampled:
+        def of_sums(summed: Array) -> Array:
+            return formula(_whole_maps(kind, ratio(summed), math.isqrt(sums.width)))
 
-    return bootstrap.resample(sums, of_sums, np.asarray(sums[..., 0].any(axis=1)))
+        return bootstrap.resample(sums.sums, of_sums, np.asarray(sums.sums[..., 0].any(axis=1)))
+
+    return {size: (resampled(sums), sums.objects) for size, sums in found.items() if sums.objects}
+
+
+def _cross(maps: Array) -> Array:
+    """Of maps (O, S^2) the middle row and column (O, 2 S), from which all quantities of displacement are."""
+    side = math.isqrt(maps.shape[1])
+    square = maps.reshape(-1, side, side)
+    return np.concatenate([square[:, side // 2], square[:, :, side // 2]], axis=1)
+
+
+def _whole_maps(kind: str, values: Array, side: int) -> Array:
+    """Maps (R, side, side) of the values that are added up (R, M); nan elsewhere."""
+    if kind != "displacement_score":
+        return values.reshape(-1, side, side)
+    maps = np.full((len(values), side, side), np.nan)
+    maps[:, side // 2] = values[:, :side]
+    maps[:, :, side // 2] = values[:, side:]
+    return maps
 
 
 def _at_centre(maps: Array) -> Array:
@@ -197,4 +282,10 @@ _FORMULAS: dict[str, dict[str, Formula]] = {
     },
     "cell_score": _CELLS,
     "cell_iou": _CELLS,
+}
+# What of the maps is added up.
+_MAPS: dict[str, Callable[[Array], Array]] = {
+    "displacement_score": _cross,
+    "cell_score": np.asarray,
+    "cell_iou": np.asarray,
 }

@@ -8,7 +8,8 @@ per detector): S^2 x S^2 values, cells numbered row by row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, Estimate, ImageBootstrap
-from rethink_heads.statistics.selection import ALL_SIZES, of_size
+from rethink_heads.statistics.reduction import MapSums, MapTotal, by_size
 from rethink_heads.statistics.sums import ratio
 
 OF_OBJECTS = "spatial_correlation"
@@ -36,11 +37,23 @@ def correlation_map(measurements: Measurements, size: str = "all") -> dict[MapKe
     Keys are (detector, branch, kind). A map of weights is the same for all sizes. A branch without
     objects of the size is left out.
     """
-    return {
-        (keys["detector"], keys["head"], keys["kind"]): _square(maps.mean(axis=0))
-        for keys, _, maps in _correlation_maps(measurements)
-        if keys["size"] == size and len(maps)
-    }
+    found = {}
+    for detector, head, kind in _branches(measurements):
+        # Weights are of no object and so of no size.
+        if kind == OF_OBJECTS or size == "all":
+            maps = by_size(
+                measurements,
+                "maps",
+                ["values"],
+                MapTotal,
+                detector=detector,
+                head=head,
+                kind=kind,
+                sizes=(size,),
+            )[size]
+            if maps.objects:
+                found[detector, head, kind] = _square(maps.total / maps.objects)
+    return found
 
 
 def distinct_pairs(
@@ -54,9 +67,8 @@ def distinct_pairs(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame, maps in _correlation_maps(measurements):
-        values = _distinct_means(maps)
-        estimate, objects = _mean_over_objects(keys["kind"], frame, values[:, None], bootstrap)
+    for keys, found in _reduced(measurements, bootstrap, distinct_means):
+        estimate, objects = _mean_over_objects(keys["kind"], found, bootstrap)
         results.append(
             {
                 **keys,
@@ -82,9 +94,9 @@ def decay(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, frame, maps in _correlation_maps(measurements):
-        distance, pairs, values = by_distance(maps)
-        estimate, objects = _mean_over_objects(keys["kind"], frame, values, bootstrap)
+    for keys, found in _reduced(measurements, bootstrap, means_by_distance):
+        distance, pairs = distances(found.width)
+        estimate, objects = _mean_over_objects(keys["kind"], found, bootstrap)
         columns: dict[str, Any] = {**keys, "distance": distance}
         columns |= {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
         columns |= {"pairs": pairs, "objects": objects}
@@ -94,26 +106,25 @@ def decay(
     return pd.concat(results, ignore_index=True)[DECAY_COLUMNS]
 
 
-def by_distance(maps: Array) -> tuple[Array, npt.NDArray[np.int64], Array]:
-    """Correlation maps (O, S^4) by the distance of cells, in the G groups of :func:`decay`.
-
-    Returns:
-        The groups' mean distance (G,), their number of pairs (G,) and objects' means (O, G).
-    """
-    distances = cell_distances(math.isqrt(maps.shape[1]))
-    group = np.rint(distances).astype(np.int64)
-    present = np.unique(group[group > 0])
-    in_group = np.stack([group == number for number in present], axis=1).astype(np.float64)
+def distances(width: int) -> tuple[Array, npt.NDArray[np.int64]]:
+    """The groups of :func:`decay` in maps of ``width`` = S^4 values: mean distance (G,), pairs (G,)."""
+    apart, in_group = _groups(width)
     ordered = in_group.sum(axis=0)  # each pair both ways
-    pairs = (ordered / 2).astype(np.int64)
-    return distances @ in_group / ordered, pairs, maps @ in_group / ordered
+    return apart @ in_group / ordered, (ordered / 2).astype(np.int64)
 
 
-def correlation_sums(frame: pd.DataFrame, bootstrap: ImageBootstrap) -> Array:
-    """Per image the number of objects and the sum of their means over distinct pairs: (I, 2)."""
-    values = _distinct_means(stack(frame))
-    columns = np.stack([np.ones(len(frame)), values], axis=1)
-    return bootstrap.sum_by_image(frame["image_id"].to_numpy(), columns)[:, 0]
+def means_by_distance(maps: Array) -> Array:
+    """Means (O, G) of correlation maps (O, S^4) in the groups of :func:`decay`."""
+    _, in_group = _groups(maps.shape[1])
+    return np.asarray(maps @ in_group / in_group.sum(axis=0))
+
+
+def _groups(width: int) -> tuple[Array, Array]:
+    """Distance (S^4,) of each pair of cells, and whether it is in each of the groups (S^4, G)."""
+    apart = cell_distances(math.isqrt(width))
+    group = np.rint(apart).astype(np.int64)
+    present = np.unique(group[group > 0])
+    return apart, np.stack([group == number for number in present], axis=1).astype(np.float64)
 
 
 def cell_distances(cells: int) -> Array:
@@ -123,58 +134,49 @@ def cell_distances(cells: int) -> Array:
     return np.linalg.norm(places[:, None] - places[None], axis=-1).ravel()
 
 
-def stack(frame: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """The maps (O, values) of a frame of maps of one kind."""
-    if frame.empty:
-        return np.zeros((0, 1))
-    return np.stack(frame["values"].to_list()).astype(np.float64)
+def distinct_means(maps: Array) -> Array:
+    """Mean (O, 1) over the pairs of different cells of maps (O, S^4)."""
+    distinct = ~np.eye(math.isqrt(maps.shape[1]), dtype=bool).ravel()
+    return np.asarray(maps[:, distinct].mean(axis=1, keepdims=True))
 
 
-def mean_over_objects(
-    frame: pd.DataFrame, values: Array, bootstrap: ImageBootstrap
-) -> tuple[Estimate, Array]:
-    """Mean (M,) of objects' values (O, M), and the sums (I, M, 2) it was taken from.
-
-    A value that is nan, as the score of a box displaced out of the image, counts in its place as not
-    measured.
-    """
-    images = frame["image_id"].to_numpy()
-    there = np.isfinite(values)
-    counts = bootstrap.sum_by_image(images, there.astype(np.float64))[:, 0]
-    totals = bootstrap.sum_by_image(images, np.where(there, values, 0.0))[:, 0]
-    sums = np.stack([counts, totals], axis=-1)
-    return bootstrap.estimate(sums, ratio), sums
+def _branches(measurements: Measurements) -> list[MapKey]:
+    """The branches with correlations of cells."""
+    groups = [
+        group for group in measurements.groups("maps") if group[2] in (OF_OBJECTS, OF_WEIGHTS)
+    ]
+    return [(detector, head, kind) for detector, head, kind in groups]
 
 
-def _correlation_maps(
-    measurements: Measurements,
-) -> Iterator[tuple[dict[str, str], pd.DataFrame, Array]]:
-    """Keys, rows and maps (O, S^4) of each branch's correlations of each size."""
-    correlations = measurements.maps[measurements.maps["kind"].isin([OF_OBJECTS, OF_WEIGHTS])]
-    for branch, found in correlations.groupby(["detector", "head", "kind"]):
-        detector, head, kind = map(str, branch)
-        maps = stack(found)
-        sizes = found["size"].to_numpy()
-        for size in ALL_SIZES if kind == OF_OBJECTS else ("all",):
-            keys = {"detector": detector, "head": head, "kind": kind, "size": size}
-            chosen = np.full(len(found), True) if size == "all" else sizes == size
-            yield keys, of_size(found, size), maps[chosen]
+def _reduced(
+    measurements: Measurements, bootstrap: ImageBootstrap, values_of: Callable[[Array], Array]
+) -> Iterator[tuple[dict[str, str], MapSums]]:
+    """Keys of each branch's correlations of each size, and what becomes of them added up."""
+    for detector, head, kind in _branches(measurements):
+        keys = {"detector": detector, "head": head, "kind": kind}
+        # Maps of weights belong to no image.
+        over = bootstrap if kind == OF_OBJECTS else ImageBootstrap([-1], 1)
+        make = partial(MapSums, over, values_of)
+        found = by_size(
+            measurements, "maps", ["values"], make, detector=detector, head=head, kind=kind
+        )
+        if kind == OF_WEIGHTS:
+            found = {"all": found["all"]}
+        if not found["all"].objects:
+            continue
+        for size, sums in found.items():
+            yield keys | {"size": size}, sums.like(found["all"])
 
 
 def _mean_over_objects(
-    kind: str, frame: pd.DataFrame, values: Array, bootstrap: ImageBootstrap
+    kind: str, found: MapSums, bootstrap: ImageBootstrap
 ) -> tuple[Estimate, int]:
-    """As :func:`mean_over_objects`; weights belong to no image and so have no interval."""
+    """Mean of what was added up, and of how many objects; weights have neither interval nor objects."""
     if kind == OF_WEIGHTS:
-        nothing = np.full(values.shape[1], np.nan)
-        return Estimate(values.mean(axis=0), nothing, nothing), 0
-    return mean_over_objects(frame, values, bootstrap)[0], len(frame)
-
-
-def _distinct_means(maps: Array) -> Array:
-    """Mean (O,) over the pairs of different cells of maps (O, S^4)."""
-    distinct = ~np.eye(math.isqrt(maps.shape[1]), dtype=bool).ravel()
-    return maps[:, distinct].mean(axis=1) if len(maps) else np.zeros(0)
+        mean = ratio(found.sums.sum(axis=0))
+        nothing = np.full(len(mean), np.nan)
+        return Estimate(mean, nothing, nothing), 0
+    return bootstrap.estimate(found.sums, ratio), found.objects
 
 
 def _square(values: Array) -> Array:

@@ -135,7 +135,7 @@ def compare_stages(
             ).assign(stage=PREDEFINED)
             for statistic in statistics
             # Ranks are of the sampled rows.
-            if statistic != "spearman" or len(measurements.rows)
+            if statistic != "spearman" or measurements.groups("rows")
         ]
     if stages is not None:
         # A head that was measured may have found nothing at all: then it has no boxes.
@@ -191,7 +191,7 @@ def _predefined_correlation(
     renamed = {"low": "pcc_low", "high": "pcc_high", "proposals": "n"}
     found = found.rename(columns=renamed).assign(stage=PREDEFINED)
     keys = ["detector", "head", "size"]
-    if len(measurements.rows):
+    if measurements.groups("rows"):
         ranks = spearman(measurements, iou_range, replicates=counts[1], seed=seed)
         ranks = ranks.rename(columns={"low": "spearman_low", "high": "spearman_high"})
         found = found.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")

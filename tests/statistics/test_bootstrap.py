@@ -169,3 +169,40 @@ def test_intervals_cover_the_truth_and_those_over_proposals_do_not(
     assert 0.892 <= held / trials <= 0.983
     assert naive_held / trials < 0.8
     assert naive_widths < 0.75 * widths
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 60])
+@pytest.mark.parametrize("block_bytes", [1, 1000, 2**24])
+def test_weights_are_those_of_one_draw_however_many_at_once(
+    monkeypatch: pytest.MonkeyPatch, images: int, block_bytes: int
+) -> None:
+    monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", block_bytes)
+    bootstrap = ImageBootstrap(range(images), 30, seed=5)
+    drawn = np.random.default_rng(5).integers(0, max(images, 1), size=(30, images))
+    expected = np.stack([np.bincount(row, minlength=images) for row in drawn])
+    np.testing.assert_array_equal(bootstrap.weights, expected)
+    np.testing.assert_array_equal(np.concatenate(list(bootstrap.weight_blocks())), expected)
+
+
+def test_intervals_are_the_same_however_much_is_held_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sums = clustered_sums(np.random.default_rng(2)).sum(axis=1)
+    whole = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
+    monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", 500)
+    blocks = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
+    np.testing.assert_allclose(blocks.replicates, whole.replicates, rtol=1e-12)
+    np.testing.assert_array_equal(blocks.left_out, whole.left_out)
+    assert blocks.value == whole.value
+
+
+def test_sums_added_part_by_part_are_those_of_all_rows_to_the_last_bit() -> None:
+    generator = np.random.default_rng(4)
+    images = np.sort(generator.choice([3, 5, 8, 13, 21], 200))
+    columns, cells = generator.normal(size=(200, 3)), generator.integers(0, 4, 200)
+    bootstrap = ImageBootstrap([1, *images], 2)
+    found = np.zeros((6, 4, 3))
+    for part in ([3, 5], [8], [], [13, 21]):
+        rows = np.isin(images, part)
+        bootstrap.add_by_image(found, images[rows], columns[rows], cells[rows])
+    np.testing.assert_array_equal(found, bootstrap.sum_by_image(images, columns, cells, 4))
