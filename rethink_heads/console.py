@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rethink_heads.distributed import is_first_process
+
 WIDEST = 1000
 
 
@@ -27,22 +29,28 @@ def say(message: str) -> None:
 def work() -> Iterator[None]:
     """Send all that is written to standard output while working to standard error.
 
-    Libraries report there, from Python and from C; a reader of ``--json`` must not see it.
+    Libraries report there, from Python and from C; a reader of ``--json`` must not see it. Of several processes, the
+    others than the first say nothing at all.
     """
     sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-        os.dup2(2, 1)
-    except OSError:
-        # No such file descriptors, as in some notebooks: what Python writes is still redirected.
-        kept = None
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        if kept is not None:
-            os.dup2(kept, 1)
-            os.close(kept)
+    with contextlib.ExitStack() as stack:
+        place = sys.stderr
+        if not is_first_process():
+            place = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+        try:
+            kept = os.dup(1)
+            os.dup2(2 if is_first_process() else place.fileno(), 1)
+            stack.callback(_put_back, kept)
+        except OSError:
+            # No such file descriptors, as in some notebooks: what Python writes is still redirected.
+            pass
+        stack.enter_context(contextlib.redirect_stdout(place))
+        yield
+
+
+def _put_back(kept: int) -> None:
+    os.dup2(kept, 1)
+    os.close(kept)
 
 
 def print_json(result: Any) -> None:
@@ -114,8 +122,3 @@ def _strict(value: Any) -> Any:
     # numpy's scalars become Python's.
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def is_first_process() -> bool:
-    """Under torchrun every process runs the command; one of them speaks."""
-    return os.environ.get("RANK", "0") == "0"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from rethink_heads.distributed import local_rank
 from rethink_heads.errors import UserError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
+    Processes that torchrun started take the GPUs of their machine in turn, unless one is named.
+
     Raises:
         UserError: if the name is none of these or this machine has no such device.
     """
     available = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
+        return _own_gpu() if available else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -26,4 +29,10 @@ def resolve_device(name: str = "auto") -> torch.device:
         not available or (device.index or 0) >= torch.cuda.device_count()
     ):
         raise UserError(f"this machine has no device {name!r}: give cpu or auto")
-    return device
+    return _own_gpu() if device.type == "cuda" and device.index is None else device
+
+
+def _own_gpu() -> torch.device:
+    """The current GPU; under torchrun one for each process, shared only where there are fewer."""
+    rank = local_rank()
+    return torch.device("cuda" if rank is None else f"cuda:{rank % torch.cuda.device_count()}")

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from rethink_heads.distributed import is_first_process
+
 REPORTS = 10
 
 
@@ -34,7 +36,7 @@ class ProgressReport:
         unit: name of the steps.
         counted: name of things counted beside the steps, whose speed is shown; None: the steps'.
         start: steps done by an earlier run. They do not enter the speed.
-        enabled: False for silence.
+        enabled: False for silence; processes other than the first are always silent.
     """
 
     def __init__(
@@ -51,9 +53,9 @@ class ProgressReport:
         self.counted_name = counted or unit
         self.counts_apart = counted is not None
         self.done, self.counted = start, 0
-        self.enabled = enabled
+        self.enabled = enabled and is_first_process()
         self._started = time.monotonic()
-        self._bar = _bar() if enabled and sys.stderr.isatty() else None
+        self._bar = _bar() if self.enabled and sys.stderr.isatty() else None
 
     def __enter__(self) -> ProgressReport:
         self._started = time.monotonic()

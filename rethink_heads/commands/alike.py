@@ -84,7 +84,7 @@ def merged(
 
     Detectors with other classes have measured other objects: the objects that all have measured are kept.
     """
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.stored import merged as merged_measurements
 
     check_alike(runs, [measurements.provenance for measurements in found], drawing)
     objects = [_objects(measurements) for measurements in found]
@@ -97,7 +97,7 @@ def merged(
         counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
         say(f"compared on the {len(shared)} objects that all have measured ({counts})")
         found = [measurements.of_objects(shared) for measurements in found]
-    return Measurements.merge(found)
+    return merged_measurements(found)
 
 
 def _objects(measurements: Measurements) -> set[tuple[int, int]]:

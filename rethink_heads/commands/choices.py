@@ -62,6 +62,8 @@ class MeasuringChoice:
     objects_per_image: int | None = None
     proposals_per_object: int | None = None
     grid_steps: int | None = None
+    precision: str | None = None
+    memory_mb: int | None = None
     overrides: Sequence[str] = field(default=())
     class_maps: Sequence[str] = field(default=())
 

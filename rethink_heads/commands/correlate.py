@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,11 @@ import typer
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
+from rethink_heads.commands.correlation_tables import (
+    print_correlations,
+    print_differences,
+    print_scores,
+)
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
@@ -24,8 +29,10 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    MemoryOption,
     ModelsOption,
     ObjectsOption,
+    PrecisionOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
@@ -46,9 +53,8 @@ from rethink_heads.commands.studies import (
     one_or_several,
     records,
     study,
-    verdict,
 )
-from rethink_heads.console import interval, number, print_json, print_table
+from rethink_heads.console import print_json
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,6 +91,8 @@ def command(
     objects_per_image: ObjectsOption = None,
     proposals_per_object: ProposalsOption = None,
     grid_steps: GridStepsOption = None,
+    precision: PrecisionOption = None,
+    memory_mb: MemoryOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
@@ -110,6 +118,8 @@ def command(
         objects_per_image,
         proposals_per_object,
         grid_steps,
+        precision,
+        memory_mb,
         overrides or (),
         class_map or (),
     )
@@ -136,7 +146,7 @@ def report(
     keys = ["detector", "head", "size"]
     by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
-    statistics = ["pcc", "object_pcc", *(["spearman"] if len(selected.rows) else [])]
+    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.groups("rows") else [])]
     differences = pd.concat(
         [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
@@ -195,104 +205,10 @@ def _write_comparison(
 
     selected, whole = found.selected, iou_range == IOU_RANGES[0]
     ranges = IOU_RANGES if whole else (iou_range,)
-    statistics = {"pcc": pearson} | ({"spearman": spearman} if len(selected.rows) else {})
+    statistics = {"pcc": pearson} | ({"spearman": spearman} if selected.groups("rows") else {})
     tables = {
         name: over_ranges(partial(statistic, selected, seed=found.seed), ranges)
         for name, statistic in statistics.items()
     }
     inner = "" if whole else "iou_{:g}_{:g}".format(*iou_range)
     return write_comparison(found.runs, found.names, NAME, differences, tables, inner)
-
-
-def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[float, float]) -> None:
-    """Print a row for each head and size."""
-    rows = []
-    for detector, head in found.sides:
-        for row in records(by_size, detector=detector, head=head):
-            rows.append(
-                [
-                    detector,
-                    head,
-                    row["size"],
-                    interval(row, "pcc"),
-                    interval(row, "object_pcc", "object_low", "object_high"),
-                    interval(row, "spearman", "spearman_low", "spearman_high"),
-                    f"{row['objects']}",
-                    f"{row['proposals']}",
-                ]
-            )
-    low, high = iou_range
-    print_table(
-        f"Correlation of score and proposal IoU, IoU {low:g} to {high:g} [95% interval]",
-        ["run", "head", "size", "PCC", "mean PCC of objects", "Spearman", "objects", "proposals"],
-        rows,
-    )
-
-
-def print_scores(found: Study, iou_range: tuple[float, float]) -> None:
-    """Print the score by IoU of the proposal: mean and standard deviation in each bin."""
-    from rethink_heads.statistics.correlation import score_by_iou
-
-    def cell(row: dict[str, Any]) -> str:
-        mean = interval(row, "mean", "mean_low", "mean_high")
-        return mean if mean == "-" else f"{mean} ± {number(row['std'])}"
-
-    scores = score_by_iou(found.selected, seed=found.seed)
-    middle = (scores["iou_low"] + scores["iou_high"]) / 2
-    title = "Score by IoU of the proposal, all sizes: mean [95% interval] ± standard deviation"
-    print_by_bin(found, scores[middle.between(*iou_range)], title, cell)
-
-
-def print_by_bin(
-    found: Study, curves: pd.DataFrame, title: str, cell: Callable[[dict[str, Any]], str]
-) -> None:
-    """Print a curve over all sizes: a row for each bin, a column for each head."""
-    of_all = {
-        side: records(curves, detector=side[0], head=side[1], size="all") for side in found.sides
-    }
-    rows = []
-    for bins in zip(*of_all.values(), strict=True):
-        first = bins[0]
-        rows.append(
-            [
-                f"{first['iou_low']:.2f} - {first['iou_high']:.2f}",
-                *(cell(row) for row in bins),
-                str(first["proposals"]),
-            ]
-        )
-    columns = ["proposal IoU", *("/".join(side) for side in of_all), "proposals"]
-    print_table(title, columns, rows)
-
-
-def print_differences(frame: pd.DataFrame) -> None:
-    """Print comparisons of two heads: a row for each statistic, size and, where given, bin."""
-    if frame.empty:
-        return
-    by_bin = "iou_low" in frame.columns
-    rows = []
-    for row in records(frame):
-        bins = [f"{row['iou_low']:.2f} - {row['iou_high']:.2f}"] if by_bin else []
-        rows.append(
-            [
-                row["statistic"],
-                row["size"],
-                *bins,
-                f"{row['a']} - {row['b']}",
-                interval(row, "difference"),
-                verdict(row),
-                str(row["objects"]),
-            ]
-        )
-    print_table(
-        "Difference of two heads on the same objects [95% interval]",
-        [
-            "statistic",
-            "size",
-            *(["proposal IoU"] if by_bin else []),
-            "heads",
-            "difference",
-            "excludes zero",
-            "objects",
-        ],
-        rows,
-    )

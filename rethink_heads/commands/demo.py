@@ -17,6 +17,7 @@ from rethink_heads.commands.options import (
 from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
+from rethink_heads.distributed import leave_to_first
 from rethink_heads.progress import duration
 
 NAME = "demo"
@@ -39,6 +40,7 @@ def command(
     start = time.monotonic()
     demo = demo_run(device, seed, run)
     measurements, name = measured(demo, DataChoice(), MeasuringChoice(), None, device)
+    leave_to_first()
     if not is_drawn(demo, name, demo.config.seed):
         draw_run(demo, name, demo.config.seed)
     study = Study([demo], measurements, [name], HEADS, demo.config.seed)

@@ -9,6 +9,7 @@ import typer
 
 from rethink_heads.commands.options import JsonOption, OverridesArgument, reporting_errors
 from rethink_heads.console import number, print_json, print_lines, print_table, work
+from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS
 
@@ -85,6 +86,7 @@ def command(
     Memory is that of weights, gradients, momentum and what autograd saves in a training step with the
     preset's whole batch on one device (for one of four processes give training.batch_size=2).
     """
+    leave_to_first()
     size = _frame(frame)
     with work():
         from rethink_heads.describing.description import describe

@@ -43,12 +43,12 @@ def load(run: StudyFolder, name: str) -> Measurements:
     Raises:
         UserError: there are none of that name; the message names those there are.
     """
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.stored import open_measurements
 
     names = measured_names(run)
     if name not in names:
         raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(names)}")
-    return Measurements.load(run.measurements(name))
+    return open_measurements(run.measurements(name), run.config.measuring.memory_mb)
 
 
 def given(

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import functools
-import logging
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated
 
 import typer
 
-from rethink_heads.errors import UserError
+from rethink_heads.commands.ending import reporting_errors as reporting_errors
 from rethink_heads.head_names import HEADS
 
-Parameters = ParamSpec("Parameters")
-
-USER_ERROR_CODE = 2
-INTERRUPTED_CODE = 130
 MAX_SEED = 2**32 - 1
 
 RunOption = Annotated[
@@ -153,7 +143,8 @@ ProposalsOption = Annotated[
     typer.Option(
         "--proposals-per-object",
         metavar="N",
-        help="About N of the grid's boxes, evenly over the IoU bins.",
+        help="Measure N of the grid's boxes, drawn from every IoU bin, instead of all of them; what they say of the"
+        " whole grid has a sampling error, which is stated.",
         show_default=False,
     ),
 ]
@@ -163,6 +154,25 @@ GridStepsOption = Annotated[
         "--grid-steps",
         metavar="N",
         help="Steps of the grid in each of its four directions (11 in the paper).",
+        show_default=False,
+    ),
+]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="float32|bfloat16",
+        help="Arithmetic of the heads; bfloat16 is faster and rounds.",
+        show_default=False,
+    ),
+]
+MemoryOption = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-mb",
+        metavar="MIB",
+        help="Bound on what is held at once beside the detector and one image's features (512 unless set). It"
+        " changes no result.",
         show_default=False,
     ),
 ]
@@ -182,40 +192,3 @@ MeasuringOverridesArgument = Annotated[
         show_default=False,
     ),
 ]
-
-
-def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Turn a user's mistake into one line and exit code 2, an interruption into exit code 130."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-        try:
-            command(*args, **kwargs)
-        except UserError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(USER_ERROR_CODE) from error
-        except OSError as error:
-            # What this package writes says so itself; the training's logs are Lightning's.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            place = f" for {error.filename}" if error.filename else ""
-            typer.echo(
-                f"error: {os.strerror(error.errno)}{place}; free some space and run the same"
-                " command again to go on",
-                err=True,
-            )
-            raise typer.Exit(USER_ERROR_CODE) from error
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning turns an interruption into an exit of its own.
-            if isinstance(error, SystemExit) and not _interrupted(error):
-                raise
-            typer.echo("interrupted; run the same command again to go on", err=True)
-            raise typer.Exit(INTERRUPTED_CODE) from error
-
-    return wrapped
-
-
-def _interrupted(error: BaseException) -> bool:
-    cause = error.__cause__ or error.__context__
-    return isinstance(cause, KeyboardInterrupt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
-from rethink_heads.commands.correlate import print_by_bin, print_differences
+from rethink_heads.commands.correlation_tables import print_by_bin, print_differences
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
@@ -21,8 +21,10 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    MemoryOption,
     ModelsOption,
     ObjectsOption,
+    PrecisionOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
@@ -57,6 +59,8 @@ def command(
     objects_per_image: ObjectsOption = None,
     proposals_per_object: ProposalsOption = None,
     grid_steps: GridStepsOption = None,
+    precision: PrecisionOption = None,
+    memory_mb: MemoryOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
@@ -75,6 +79,8 @@ def command(
             objects_per_image,
             proposals_per_object,
             grid_steps,
+            precision,
+            memory_mb,
             overrides or (),
             class_map or (),
         ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
-from rethink_heads.commands.correlate import print_differences
+from rethink_heads.commands.correlation_tables import print_differences
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
     AnnotationsOption,
@@ -21,8 +21,10 @@ from rethink_heads.commands.options import (
     JsonOption,
     MaxImagesOption,
     MeasuringOverridesArgument,
+    MemoryOption,
     ModelsOption,
     ObjectsOption,
+    PrecisionOption,
     ProposalsOption,
     RunsOption,
     SeedOption,
@@ -58,6 +60,8 @@ def command(
     objects_per_image: ObjectsOption = None,
     proposals_per_object: ProposalsOption = None,
     grid_steps: GridStepsOption = None,
+    precision: PrecisionOption = None,
+    memory_mb: MemoryOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
@@ -77,6 +81,8 @@ def command(
             objects_per_image,
             proposals_per_object,
             grid_steps,
+            precision,
+            memory_mb,
             overrides or (),
             class_map or (),
         ),
@@ -139,7 +145,8 @@ def _print_report(
 
 def _check_measured(found: Study) -> None:
     """Raise UserError for a head or branch that no detector turned out to have."""
-    there = sorted({*found.measurements.heads, *found.measurements.maps["head"]})
+    of_maps = {group[1] for group in found.measurements.groups("maps")}
+    there = sorted({*found.measurements.heads, *of_maps})
     for head in found.heads or ():
         if head not in there:
             raise UserError(f"no head or branch {head!r} here; there are {', '.join(there)}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.config import Config, StudyConfig, load_preset
-from rethink_heads.console import is_first_process, say, work
+from rethink_heads.console import say, work
+from rethink_heads.distributed import is_first_process, processes
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, default_runs_root, measurements_name
 from rethink_heads.study_folder import StudyFolder
@@ -92,7 +93,8 @@ def demo_run(
     """
     path = path or default_runs_root() / "demo"
     data, measuring = data or DataChoice(), measuring or MeasuringChoice()
-    if path.exists():
+    # Another process may just be making it.
+    if processes().decide(path.exists):
         run = Run.open(path)
         if seed is not None and seed != run.config.seed:
             raise UserError(
@@ -185,10 +187,11 @@ def opened(
         provenance |= of_all
     else:
         classes = None
-    if isinstance(folder, BroughtRun):
-        folder.write()
     name = measurements_name(folder.config, config, seed, classes)
-    keep_match(match, folder.measurements(name))
+    if is_first_process():
+        if isinstance(folder, BroughtRun):
+            folder.write()
+        keep_match(match, folder.measurements(name))
     return Opened(shared.detector, shared.dataset, config, provenance, name, seed)
 
 

@@ -24,6 +24,7 @@ from rethink_heads.commands.studies import (
     verdict,
 )
 from rethink_heads.console import interval, print_json, print_table, say, work
+from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
 from rethink_heads.study_folder import StudyFolder
 
@@ -114,7 +115,7 @@ def stage_study(
     seed: int | None,
     device: str,
 ) -> StageStudy:
-    """Measure runs at some stages, or read what was measured before.
+    """Measure runs at some stages, or read what was measured before; then only the first process goes on.
 
     Args:
         stages: of STAGES.
@@ -140,6 +141,7 @@ def stage_study(
             for run, choice in zip(runs, chosen, strict=True)
         ]
         names = [name for _, _, name in found]
+    leave_to_first()
     boxes = None
     if found:
         check_alike(runs, [provenance for _, provenance, _ in found])

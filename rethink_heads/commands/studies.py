@@ -13,6 +13,7 @@ from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import is_of_detectors
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import measured
+from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 from rethink_heads.head_names import HEADS, head_name
@@ -128,7 +129,7 @@ def study(
     device: str,
     branches: bool = False,
 ) -> Study:
-    """Measure runs, or read what was measured before.
+    """Measure runs, or read what was measured before; of several processes only the first goes on then.
 
     Args:
         detectors, head, seed, device: as on the command line.
@@ -140,7 +141,9 @@ def study(
     """
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device, branches)
     classes = common_classes(runs, data, measuring)
-    return study_of(runs, heads, data, measuring, seed, device, classes)
+    found = study_of(runs, heads, data, measuring, seed, device, classes)
+    leave_to_first()
+    return found
 
 
 def study_of(

@@ -16,6 +16,7 @@ from rethink_heads.commands.options import (
     reporting_errors,
 )
 from rethink_heads.console import print_json, print_lines, print_table, say, work
+from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
 from rethink_heads.runs import default_runs_root
 
@@ -119,6 +120,8 @@ def command(
     stops no other; the command then ends with code 2 and tries that point again when repeated.
     """
     plan = _plan(sweep, preset, output, data, seed or [], use or [], axis or [], overrides or [])
+    if dry_run or prepare:
+        leave_to_first()
     if dry_run:
         _print_plan(plan, as_json)
         return

@@ -1,35 +1,97 @@
-"""Frames made image by image: resumable, and read again when nothing they depend on has changed.
+"""Work done image by image: resumable, shared by all processes, and read again when nothing it depends on has changed.
 
-What :mod:`rethink_heads.measure.runner` is for measurements, for studies whose result is a single frame.
+Each image's part is a folder on a disk that all processes see. Which process makes it does not matter: a part depends
+on its image alone, and on the number of threads that divide its sums. So all processes, today's and those of an
+earlier call, use as many as the first had when it began; the result is then the same to the bit for any number of
+processes on machines of one kind.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.files import read_parquet, write_parquet
-from rethink_heads.measure.parts import Parts
+from rethink_heads.distributed import Processes, Share, processes, until_visible
+from rethink_heads.errors import UserError
+from rethink_heads.files import read_parquet, write_parquet, write_text
+from rethink_heads.measure.parts import Parts, Saved
 from rethink_heads.measure.provenance import differences, file_provenance
 from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
 
 _PART = "part.parquet"
+_THREADS = "threads.json"
 
 
 @dataclass(frozen=True)
-class _FramePart:
-    frame: pd.DataFrame
+class ImageWork:
+    """What is done with every image of a dataset, and with the parts in the end.
 
-    def save(self, folder: Path) -> None:
-        write_parquet(self.frame, folder / _PART, {})
+    Attributes:
+        dataset: the images.
+        provenance: everything that the parts depend on.
+        of_image: an image's part, and how many of the things counted it holds.
+        title: what is being done, for the report on standard error.
+        counted: name of the things counted; None: none are.
+        progress: whether to report.
+    """
+
+    dataset: CocoDataset
+    provenance: dict[str, str]
+    of_image: Callable[[Sample], tuple[Saved, int]]
+    title: str
+    counted: str | None = None
+    progress: bool = True
+
+
+def work_by_image(
+    work: ImageWork,
+    folder: Path,
+    is_complete: Callable[[], bool],
+    merge: Callable[[Parts], None],
+    together: Processes | None = None,
+) -> None:
+    """Make the parts of all images and merge them. All processes share the images; the first one merges.
+
+    It comes back in the first process when the result is there, in the others when no image is left for them.
+
+    Args:
+        work: what is done.
+        folder: keeps the parts until they are merged; an interrupted call goes on with those that it left.
+        is_complete: whether the merged result is there already; asked in the first process alone.
+        merge: makes the result of the parts of all images; called in the first process alone.
+        together: the processes; None: all that torchrun started.
+
+    Raises:
+        UserError: the folder cannot be written or is not the same for all processes, or another process failed.
+    """
+    together = processes() if together is None else together
+    parts: list[Parts] = []
+    plan = together.decide(
+        lambda: None if is_complete() else _begin(work, folder, together.sharing, parts)
+    )
+    if plan is None:
+        return
+    if not parts:
+        parts.append(_join(work, folder, plan))
+    share = together.share(plan["todo"])
+    with _threads(plan["threads"]):
+        _do(work, parts[0], share, together.is_first)
+        if together.is_first:
+            _check_all_there(work, parts[0])
+            merge(parts[0])
+            parts[0].remove()
 
 
 def frame_by_image(
@@ -44,6 +106,7 @@ def frame_by_image(
 
     Parts are kept in a folder beside ``path`` until all are there, so that an interrupted call loses only the image
     under way. A complete file of the same provenance is read; one of another is replaced when the new one is complete.
+    Processes that torchrun started share the images, and all of them get the frame.
 
     Args:
         of_image: the frame of one image, with the same columns and types for each, even without rows.
@@ -54,29 +117,138 @@ def frame_by_image(
         progress: whether to report.
 
     Raises:
-        UserError: ``path`` cannot be written.
+        UserError: ``path`` cannot be written, or another process failed.
     """
     provenance = dict(provenance)
-    before = file_provenance(path)
-    if before == provenance:
-        return read_parquet(path)[0]
-    if before is not None:
-        logger.warning(
-            "%s is of another setting and is made again (%s)", path, differences(before, provenance)
-        )
-    parts = Parts(path.with_name(f"{path.stem}-parts"), provenance)
+
+    def is_complete() -> bool:
+        before = file_provenance(path)
+        if before is not None and before != provenance:
+            logger.warning(
+                "%s is of another setting and is made again (%s)",
+                path,
+                differences(before, provenance),
+            )
+        return before == provenance
+
+    def merge(parts: Parts) -> None:
+        frames = [read_parquet(parts.folder / str(i) / _PART)[0] for i in dataset.image_ids]
+        # Frames without rows have no say in the types of those that have some.
+        filled = [frame for frame in frames if len(frame)] or frames[:1]
+        write_parquet(pd.concat(filled, ignore_index=True), path, provenance)
+
+    def part(sample: Sample) -> tuple[Saved, int]:
+        return _FramePart(of_image(sample)), 0
+
+    together = processes()
+    work = ImageWork(dataset, provenance, part, title, progress=progress)
+    work_by_image(work, path.with_name(f"{path.stem}-parts"), is_complete, merge, together)
+    # The others read what the first has written.
+    together.decide(lambda: True)
+    until_visible(lambda: file_provenance(path) == provenance, str(path))
+    return read_parquet(path)[0]
+
+
+@dataclass(frozen=True)
+class _FramePart:
+    frame: pd.DataFrame
+
+    def save(self, folder: Path) -> None:
+        write_parquet(self.frame, folder / _PART, {})
+
+
+def _begin(
+    work: ImageWork, folder: Path, process_count: int, opened: list[Parts]
+) -> dict[str, Any]:
+    """Open the parts, in the first process, and say what is to be done, and with how many threads."""
+    parts = Parts(folder, work.provenance)
+    opened.append(parts)
+    threads = _threads_of(folder)
     complete = parts.complete
-    todo = [index for index, image_id in enumerate(dataset.image_ids) if image_id not in complete]
-    start = len(dataset) - len(todo)
-    with ProgressReport(title, len(dataset), "images", start=start, enabled=progress) as report:
-        for index in todo:
-            sample = dataset[index]
-            parts.write(sample.image_id, _FramePart(of_image(sample)))
-            report.advance()
-    frames = [read_parquet(parts.folder / str(i) / _PART)[0] for i in dataset.image_ids]
-    # Frames without rows have no say in the types of those that have some.
-    filled = [frame for frame in frames if len(frame)] or frames[:1]
-    merged = pd.concat(filled, ignore_index=True)
-    write_parquet(merged, path, provenance)
-    parts.remove()
-    return merged
+    todo = [i for i, image_id in enumerate(work.dataset.image_ids) if image_id not in complete]
+    if process_count > 1:
+        # What takes longest first, so that no process still has a long image when the others have finished.
+        todo.sort(key=work.dataset.object_count, reverse=True)
+    return {"provenance": work.provenance, "threads": threads, "todo": todo}
+
+
+def _join(work: ImageWork, folder: Path, plan: Mapping[str, Any]) -> Parts:
+    """The parts that the first process has opened, in another one."""
+    if plan["provenance"] != work.provenance:
+        found = differences(plan["provenance"], work.provenance)
+        raise UserError(
+            f"the processes do not measure the same ({found.replace(' before', ' in the first process')});"
+            " give all machines the same packages, data and settings"
+        )
+    until_visible(folder.is_dir, str(folder))
+    return Parts(folder, work.provenance, joining=True)
+
+
+def _do(work: ImageWork, parts: Parts, share: Share[int], is_first: bool) -> None:
+    """Make parts until none is left; the first process reports what all have done, and waits for all."""
+    total = len(work.dataset)
+    start = total - len(share.items)
+    report = ProgressReport(
+        work.title,
+        total,
+        "images",
+        counted=work.counted,
+        start=start,
+        enabled=work.progress and is_first,
+    )
+
+    def advance() -> None:
+        done, counted = share.progress
+        steps = start + done - report.done
+        if steps:
+            report.advance(steps, counted - report.counted if work.counted else None)
+
+    with report:
+        for index in share:
+            sample = work.dataset[index]
+            part, counted = work.of_image(sample)
+            parts.write(sample.image_id, part)
+            share.done(counted)
+            if is_first:
+                advance()
+        share.finish(advance)
+        if is_first:
+            advance()
+
+
+def _check_all_there(work: ImageWork, parts: Parts) -> None:
+    wanted = set(work.dataset.image_ids)
+    until_visible(
+        lambda: wanted <= parts.complete,
+        f"a part of the images in {parts.folder}",
+    )
+
+
+def _threads_of(folder: Path) -> int:
+    """The number of threads that the parts in a folder are made with: this process's where there are none yet."""
+    path = folder / _THREADS
+    own = torch.get_num_threads()
+    try:
+        begun = int(json.loads(path.read_text(encoding="utf-8"))["threads"])
+    except (OSError, ValueError, KeyError, TypeError):
+        write_text(path, json.dumps({"threads": own}) + "\n")
+        return own
+    if begun != own:
+        logger.warning(
+            "what is in %s was begun with %d thread(s) a process, not %d, and goes on so: its sums stay the same to the"
+            " bit",
+            folder,
+            begun,
+            own,
+        )
+    return begun
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,6 +16,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.checkpoints import load_detector
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.devices import resolve_device
+from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.measure.detections import detect_dataset
@@ -91,7 +92,7 @@ class Precision:
 
     def resampled(self, point: Point, seed: int) -> Resampled:
         """A point's average precisions (6,) and those of each draw of images; read again where nothing has changed."""
-        path = self.plan.output / PRECISION_FOLDER / f"{point.label}-{seed}.parquet"
+        path = self._path(point, seed)
         provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
         kept = _kept(path, provenance)
         if kept is None:
@@ -101,6 +102,16 @@ class Precision:
             kept = resampled_precision(detections, truth, bootstrap)
             write_parquet(_frame(kept), path, provenance)
         return kept
+
+    def detect(self, point: Point, seed: int) -> None:
+        """Have what :meth:`resampled` reads there; all processes share the images."""
+        path = self._path(point, seed)
+        provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
+        if not processes().decide(lambda: _kept(path, provenance) is not None):
+            self.detections(point, seed)
+
+    def _path(self, point: Point, seed: int) -> Path:
+        return self.plan.output / PRECISION_FOLDER / f"{point.label}-{seed}.parquet"
 
     @cached_property
     def _images(self) -> tuple[Truth, ImageBootstrap]:

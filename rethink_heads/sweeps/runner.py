@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import yaml
 from rethink_heads.config import Config
 from rethink_heads.console import say
 from rethink_heads.devices import resolve_device
+from rethink_heads.distributed import OtherProcessError, leave_to_first, process_count, processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.plots.saving import save_figure
@@ -62,6 +62,10 @@ def run_sweep(plan: Plan, device: str = "auto", train: Train = train_into) -> Sw
     Trainings that are complete are left alone, and one that was interrupted goes on where it stopped. What goes wrong
     in one point is kept in ``failures/`` and stops no other.
 
+    Processes that torchrun started train each detector together and share the images that it is read on; then the first
+    goes on alone and the others end with it. Here a failure ends all: processes that wait for one that failed cannot
+    be called back.
+
     Args:
         plan: what to do; its folder gets ``table.csv``, ``table.md``, ``table.tex``, ``figure.png``,
             ``figure.pdf``, and ``ordering.*`` where the sweep has a ranking.
@@ -72,16 +76,14 @@ def run_sweep(plan: Plan, device: str = "auto", train: Train = train_into) -> Sw
         UserError: the settings, the data, the device or a folder cannot be used at all, or no point could be read.
         KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "a sweep is not run under torchrun: prepare its runs with --prepare, train them with"
-            " torchrun ... train --run, then run the sweep to collect them"
-        )
     resolve_device(device)
     plan.check_folders()
     precision = Precision(plan, device)
     precision.config.data.paths("train")
     failures = _train_missing(plan, device, train)
+    if process_count() > 1:
+        _detect_together(plan, precision)
+        leave_to_first()
     found = _read_points(plan, precision, failures)
     if not found:
         raise UserError(
@@ -147,10 +149,12 @@ def write_results(
 
 def _train_missing(plan: Plan, device: str, train: Train) -> dict[str, str]:
     failures: dict[str, str] = {}
-    for number, each in enumerate(plan.trainings.values(), 1):
-        if each.state == "done":
+    # A folder may change while the last of the processes has not looked yet.
+    states = processes().decide(lambda: [each.state for each in plan.trainings.values()])
+    for number, (each, state) in enumerate(zip(plan.trainings.values(), states, strict=True), 1):
+        if state == "done":
             continue
-        verb = "going on with" if each.state == "interrupted" else "training"
+        verb = "going on with" if state == "interrupted" else "training"
         say(f"training {number} of {len(plan.trainings)}: {verb} {each.path}")
 
         def one(each: Training = each) -> None:
@@ -158,6 +162,17 @@ def _train_missing(plan: Plan, device: str, train: Train) -> dict[str, str]:
 
         _attempt(plan, each.key, one, failures)
     return failures
+
+
+def _detect_together(plan: Plan, precision: Precision) -> None:
+    """Have all processes share the images of every point that is still to be read."""
+    for point in plan.points:
+        for seed in plan.seeds:
+
+            def one(point: Point = point, seed: int = seed) -> None:
+                precision.detect(point, seed)
+
+            _attempt(plan, f"{point.label}-{seed}", one, {})
 
 
 def _read_points(
@@ -181,12 +196,19 @@ def _attempt(plan: Plan, key: str, work: Callable[[], None], failures: dict[str,
     path = plan.output / FAILURES_FOLDER / f"{key}.txt"
     try:
         work()
+    except OtherProcessError:
+        raise
     except Exception as error:
         # Whatever it is, such as a GPU without memory left: the other points are still wanted.
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         failures[key] = first
-        log.warning("%s failed: %s", key, first)
         write_text(path, traceback.format_exc())
+        if processes().sharing > 1:
+            raise UserError(
+                f"{key} of the sweep failed: {first} (details: {path}); run the same command again to go on, without"
+                " torchrun to have the other points whatever becomes of this one"
+            ) from error
+        log.warning("%s failed: %s", key, first)
     else:
         path.unlink(missing_ok=True)
 

@@ -295,12 +295,6 @@ def test_a_device_that_is_not_there_is_told_before_any_training(
     assert not plan.output.exists()
 
 
-def test_it_is_not_run_under_torchrun(make: MakePlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="--prepare"):
-        run_sweep(make(), "cpu")
-
-
 @pytest.mark.usefixtures("colour_detections")
 def test_prepared_runs_are_trained_apart(make: MakePlan, train: FakeTraining) -> None:
     plan = make(seeds=[0])

@@ -1,0 +1,127 @@
+"""How a command ends: a user's mistake told in a line, several processes together."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec
+
+import typer
+
+from rethink_heads.distributed import (
+    OtherProcessError,
+    Processes,
+    is_first_process,
+    process_count,
+    processes,
+)
+from rethink_heads.errors import UserError
+
+Parameters = ParamSpec("Parameters")
+
+USER_ERROR_CODE = 2
+INTERRUPTED_CODE = 130
+UNEXPECTED_CODE = 1
+
+
+def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Turn a user's mistake into one line and exit code 2, an interruption into exit code 130.
+
+    Of several processes one says it, and all end with the same code.
+    """
+
+    @functools.wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        _set_up_messages()
+        try:
+            command(*args, **kwargs)
+            processes().end()
+        except OtherProcessError as error:
+            _end_with(error)
+        except UserError as error:
+            _fail(f"error: {error}", USER_ERROR_CODE, error)
+        except OSError as error:
+            # What this package writes says so itself; the training's logs are Lightning's.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                _fail_unexpectedly(error)
+                raise
+            place = f" for {error.filename}" if error.filename else ""
+            message = (
+                f"error: {os.strerror(error.errno)}{place}; free some space and run the same"
+                " command again to go on"
+            )
+            _fail(message, USER_ERROR_CODE, error)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns an interruption into an exit of its own.
+            if isinstance(error, SystemExit) and not _interrupted(error):
+                raise
+            _fail("interrupted; run the same command again to go on", INTERRUPTED_CODE, error)
+        except Exception as error:
+            _fail_unexpectedly(error)
+            raise
+
+    return wrapped
+
+
+def _set_up_messages() -> None:
+    """Warnings go to standard error, from the first process only."""
+    level = logging.WARNING if is_first_process() else logging.ERROR
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=level)
+    if not is_first_process():
+        warnings.simplefilter("ignore")
+
+
+def _fail(message: str, code: int, error: BaseException) -> NoReturn:
+    """End all processes; the first to fail says why."""
+    if process_count() == 1:
+        typer.echo(message, err=True)
+        raise typer.Exit(code) from error
+    try:
+        together = processes()
+    except UserError:
+        # That the others cannot be reached is true of all.
+        if is_first_process():
+            typer.echo(message, err=True)
+        raise typer.Exit(code) from error
+    if not together.fail(message, code):
+        _end_with(_cause(together, code))
+    typer.echo(message, err=True)
+    together.see_off()
+    raise typer.Exit(code) from error
+
+
+def _fail_unexpectedly(error: Exception) -> None:
+    """Have the other processes end silently where this one is the first to fail; else end silently itself."""
+    if process_count() == 1 or isinstance(error, typer.Exit):
+        return
+    with contextlib.suppress(UserError):
+        together = processes()
+        if not together.fail(f"{type(error).__name__}: {error}", UNEXPECTED_CODE):
+            _end_with(_cause(together, UNEXPECTED_CODE))
+
+
+def _cause(together: Processes, code: int) -> OtherProcessError:
+    """The failure that another process has told of before this one failed too."""
+    try:
+        together.check()
+    except OtherProcessError as cause:
+        return cause
+    return OtherProcessError("", code)
+
+
+def _end_with(cause: OtherProcessError) -> NoReturn:
+    """End silently, as the process that failed does."""
+    with contextlib.suppress(UserError):
+        processes().leave()
+    raise typer.Exit(cause.code) from cause
+
+
+def _interrupted(error: BaseException) -> bool:
+    cause = error.__cause__ or error.__context__
+    return isinstance(cause, KeyboardInterrupt)

@@ -1,0 +1,231 @@
+"""``rethink-heads plan``: how long a study will take, how much memory and how much disk, before it is begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.detectors import DetectorChoice
+from rethink_heads.commands.options import (
+    AnnotationsOption,
+    ClassMapOption,
+    ClassNamesOption,
+    DataOption,
+    DeviceOption,
+    GridStepsOption,
+    ImagesOption,
+    JsonOption,
+    MaxImagesOption,
+    MemoryOption,
+    ModelsOption,
+    ObjectsOption,
+    PrecisionOption,
+    ProposalsOption,
+    RunOption,
+    SeedOption,
+    SplitOption,
+    WeightsOption,
+    reporting_errors,
+)
+from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
+from rethink_heads.config import StudyConfig, load_preset
+from rethink_heads.console import print_json, work
+from rethink_heads.distributed import leave_to_first
+from rethink_heads.errors import UserError
+from rethink_heads.head_names import HEADS
+
+NAME = "plan"
+EXAMPLE = (
+    "Examples: rethink-heads plan coco-r50 --head fc --data FOLDER --split val\n\n"
+    "rethink-heads plan --run runs/demo --proposals-per-object 1464 --devices 16"
+)
+
+DEVICES = (1, 2, 4, 8)
+SAMPLES = (10, 30)
+BUDGET = 60.0
+
+PresetArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PRESET|FILE] [KEY=VALUE]...",
+        help="A preset, whose detector is built with random weights (time does not depend on them), or --run or"
+        " --model; then settings to change.",
+        show_default=False,
+    ),
+]
+HeadOption = Annotated[
+    str | None,
+    typer.Option("--head", metavar="|".join(HEADS), help="The preset's head.", show_default=False),
+]
+DevicesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--devices",
+        metavar="N",
+        min=1,
+        help="Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
+        show_default=False,
+    ),
+]
+BudgetOption = Annotated[
+    float,
+    typer.Option(
+        "--seconds",
+        metavar="S",
+        min=0.0,
+        help="Time to calibrate: no further objects are measured after it. One of each size always is.",
+    ),
+]
+
+
+@reporting_errors
+def command(
+    preset: PresetArgument = None,
+    run: RunOption = None,
+    model: ModelsOption = None,
+    weights: WeightsOption = None,
+    class_names: ClassNamesOption = None,
+    class_map: ClassMapOption = None,
+    head: HeadOption = None,
+    data: DataOption = None,
+    annotations: AnnotationsOption = None,
+    images: ImagesOption = None,
+    split: SplitOption = None,
+    max_images: MaxImagesOption = None,
+    objects_per_image: ObjectsOption = None,
+    proposals_per_object: ProposalsOption = None,
+    grid_steps: GridStepsOption = None,
+    precision: PrecisionOption = None,
+    memory_mb: MemoryOption = None,
+    devices: DevicesOption = None,
+    seconds: BudgetOption = BUDGET,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what measuring a detector's heads on a data set will take, without doing it.
+
+    A few objects of each size are measured on the machine at hand, in each of the ways that are planned: with all
+    proposals of the grid and with a tenth and a thirtieth of them, or with --proposals-per-object. The images and
+    objects are counted from the annotation file. Training is not counted, nor are the tables and figures, which take
+    seconds to minutes after the measuring.
+    """
+    leave_to_first()
+    name, overrides = _arguments(preset or ())
+    chosen = DataChoice(data, annotations, images, split)
+    detectors = DetectorChoice.of([run] if run else None, model, weights, class_names)
+    if (name is not None) + len(detectors.runs) + len(detectors.models) != 1:
+        raise UserError("give one preset, one --run or one --model to plan for")
+    measuring = MeasuringChoice(
+        max_images,
+        objects_per_image,
+        proposals_per_object,
+        grid_steps,
+        precision,
+        memory_mb,
+        # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
+        overrides if name is None else (),
+        class_map or (),
+    )
+    if name is None:
+        if head is not None:
+            raise UserError("--head belongs to a preset; of a run or model all heads are measured")
+        subject = _of_folder(detectors, chosen, measuring, device, seed)
+    else:
+        subject = _of_preset(name, head, overrides, chosen, measuring, device, seed)
+    settings = _settings(subject.config, proposals_per_object)
+    numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
+    plan = _planned(subject, settings, numbers, seconds)
+    if as_json:
+        print_json(plan_as_json(plan))
+    else:
+        print_plan(plan)
+
+
+def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The preset, if there is one, and the settings to change."""
+    overrides = [text for text in given if "=" in text]
+    names = [text for text in given if "=" not in text]
+    if len(names) > 1:
+        raise UserError(f"{', '.join(names)}: give one preset, and settings as KEY=VALUE")
+    return (names[0] if names else None), overrides
+
+
+def _of_preset(
+    name: str,
+    head: str | None,
+    overrides: list[str],
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    device: str,
+    seed: int | None,
+) -> Subject:
+    from rethink_heads.commands.sessions import read_data
+    from rethink_heads.devices import resolve_device
+
+    config = measuring.of(0, 1).config(data.config(load_preset(name, head, overrides, seed)))
+    where = resolve_device(device)
+    dataset = read_data(config)
+    with work():
+        import torch
+
+        from rethink_heads.detectors.rcnn import build_detector
+
+        torch.manual_seed(config.seed)
+        detector = build_detector(config, dataset.class_names, pretrained=False).to(where).eval()
+    title = f"{config.preset}, head {config.head}, untrained"
+    return Subject(title, detector, dataset, config, config.seed)
+
+
+def _of_folder(
+    detectors: DetectorChoice,
+    data: DataChoice,
+    measuring: MeasuringChoice,
+    device: str,
+    seed: int | None,
+) -> Subject:
+    from rethink_heads.commands.classes import shared_classes
+    from rethink_heads.commands.sessions import read_data
+    from rethink_heads.devices import resolve_device
+
+    measuring = measuring.of(0, 1)
+    (folder,) = detectors.opened(device, data, measuring)
+    config = measuring.config(data.config(folder.config))
+    dataset = read_data(config)
+    with work():
+        detector = folder.load(resolve_device(device))
+    shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
+    seed = folder.config.seed if seed is None else seed
+    return Subject(str(folder.path), shared.detector, shared.dataset, config, seed)
+
+
+def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:
+    """Proposals an object that are planned for; None is the whole grid."""
+    if asked is not None:
+        return [asked]
+    grid = config.measuring.grid_steps**4
+    own = config.measuring.proposals_per_object
+    of_grid = [grid // share for share in SAMPLES]
+    samples = {*of_grid, *([] if own is None or own >= grid else [own])}
+    return [None, *sorted(samples, reverse=True)]
+
+
+def _planned(
+    subject: Subject, settings: Sequence[int | None], devices: Sequence[int], seconds: float
+) -> Plan:
+    """Calibrate on a few objects, count all of them, and put the two together."""
+    from rethink_heads.planning.calibration import calibrate
+    from rethink_heads.planning.counting import count
+    from rethink_heads.planning.estimate import estimate
+
+    measuring = subject.config.measuring
+    counts = count(subject.dataset, measuring, subject.seed)
+    with work():
+        found = calibrate(
+            subject.detector, subject.dataset, measuring, settings, subject.seed, seconds
+        )
+    estimates = [estimate(each, counts, devices, measuring.memory_mb) for each in found]
+    return Plan(subject, counts, estimates, len(found[0].trials))

@@ -1,0 +1,85 @@
+"""One of several processes that measure a small detector: a program for tests to run under torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from rethink_heads.config import MeasuringConfig, load_preset
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.parts import Parts, Saved
+from rethink_heads.measure.runner import measure
+from rethink_heads.measure.stages import measure_stages
+from tests.tiny_coco import SMALL_SETTINGS
+
+BEFORE_THE_KILL = 2
+PROVENANCE = {"weights": "of seed 0"}
+
+
+def small_detector(data: Path) -> RCNN:
+    config = load_preset(
+        "shapes-tiny", "double-ext", [*SMALL_SETTINGS, "model.score_threshold=0.0"]
+    )
+    dataset = small_dataset(data)
+    torch.manual_seed(0)
+    return build_detector(config, dataset.class_names, pretrained=False).eval()
+
+
+def small_dataset(data: Path) -> CocoDataset:
+    return CocoDataset(data / "annotations" / "instances_val.json", data / "val")
+
+
+def measure_small(data: Path, folder: Path) -> Measurements:
+    config = MeasuringConfig(grid_steps=3, rows_per_bin=2)
+    return measure(small_detector(data), small_dataset(data), "tiny", config, 0, folder, PROVENANCE)
+
+
+def stop_in_the_third_part(rank: int) -> None:
+    """Each process makes two parts; then the second is killed while it writes, and the first is busy with another."""
+    write, written = Parts.write, []
+
+    def stopping(self: Parts, image_id: int, part: Saved) -> None:
+        if len(written) < BEFORE_THE_KILL:
+            written.append(image_id)
+            write(self, image_id, part)
+        elif rank == 1:
+            half = self.folder / f".{image_id}-half"
+            half.mkdir()
+            (half / "bins.parquet").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            time.sleep(600)
+
+    Parts.write = stopping  # type: ignore[method-assign]
+
+
+def keep_parts(folder: Path) -> None:
+    """Have the parts go to another folder in the place of being removed."""
+
+    def keep(self: Parts) -> None:
+        self.folder.rename(folder / f"kept-{self.folder.name}")
+
+    Parts.remove = keep  # type: ignore[method-assign]
+
+
+def main(data: Path, folder: Path, stops: bool) -> None:
+    rank = int(os.environ["RANK"])
+    if stops:
+        stop_in_the_third_part(rank)
+    else:
+        keep_parts(folder)
+    measured = measure_small(data, folder)
+    stages = measure_stages(small_detector(data), small_dataset(data), "tiny", folder, PROVENANCE)
+    # In one piece: the processes share standard output.
+    sys.stdout.write(f"rank {rank}: {len(measured.objects)} objects, {len(stages)} boxes\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "stops")

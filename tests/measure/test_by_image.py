@@ -1,0 +1,126 @@
+"""Images shared by processes, here threads with a common store; the number of threads that divide sums."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sample import Sample
+from rethink_heads.distributed import OtherProcessError, Processes
+from rethink_heads.errors import UserError
+from rethink_heads.files import read_parquet, write_parquet
+from rethink_heads.measure.by_image import ImageWork, work_by_image
+from rethink_heads.measure.parts import Parts, Saved
+from tests.test_distributed import SharedStore
+
+PROVENANCE = {"weights": "a"}
+
+
+class OneRow:
+    def __init__(self, image_id: int) -> None:
+        self.image_id = image_id
+
+    def save(self, folder: Path) -> None:
+        write_parquet(pd.DataFrame({"image_id": [self.image_id]}), folder / "row.parquet", {})
+
+
+class Recorder:
+    """Work whose parts name their images; remembers what was done, and with how many threads."""
+
+    def __init__(self, dataset: CocoDataset, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self.done: list[int] = []
+        self.threads: list[int] = []
+        self.merged: list[list[int]] = []
+        self.stops_at: int | None = None
+
+    def of_image(self, sample: Sample) -> tuple[Saved, int]:
+        if sample.image_id == self.stops_at:
+            raise KeyboardInterrupt
+        self.done.append(sample.image_id)
+        self.threads.append(torch.get_num_threads())
+        return OneRow(sample.image_id), len(sample.boxes)
+
+    def merge(self, parts: Parts) -> None:
+        paths = [parts.folder / str(i) / "row.parquet" for i in self.dataset.image_ids]
+        self.merged.append([int(read_parquet(path)[0]["image_id"][0]) for path in paths])
+
+    @property
+    def work(self) -> ImageWork:
+        return ImageWork(self.dataset, PROVENANCE, self.of_image, "recording", progress=False)
+
+    def run(self, together: Processes | None = None, work: ImageWork | None = None) -> None:
+        work_by_image(
+            work or self.work, self.folder, lambda: bool(self.merged), self.merge, together
+        )
+
+
+@pytest.fixture
+def recorder(toy_dataset: CocoDataset, tmp_path: Path) -> Recorder:
+    return Recorder(toy_dataset, tmp_path / "parts")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_processes_share_the_images_and_the_first_merges_them_in_order(recorder: Recorder) -> None:
+    store = SharedStore()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: recorder.run(Processes(store, rank, 2)), range(2)))
+    assert sorted(recorder.done) == sorted(recorder.dataset.image_ids)
+    assert recorder.merged == [list(recorder.dataset.image_ids)]
+    assert not recorder.folder.exists()
+    # What is complete is left alone.
+    recorder.run()
+    assert len(recorder.done) == len(recorder.dataset)
+
+
+def test_of_several_processes_the_images_with_most_objects_come_first(recorder: Recorder) -> None:
+    first = Processes(SharedStore(), 0, 2)
+    first._store.add("call 2: finished", 1)  # the second process, which has nothing to do
+    recorder.run(first)
+    assert recorder.done == [12, 7, 3]
+    assert [recorder.dataset.object_count(index) for index in range(3)] == [2, 0, 3]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_what_was_begun_goes_on_with_as_many_threads(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder.stops_at = recorder.dataset.image_ids[1]
+    with pytest.raises(KeyboardInterrupt):
+        recorder.run()
+    torch.set_num_threads(1)
+    recorder.stops_at = None
+    with caplog.at_level(logging.WARNING):
+        recorder.run()
+    assert recorder.threads == [2, 2, 2]
+    assert torch.get_num_threads() == 1
+    assert "was begun with 2 thread(s) a process, not 1" in caplog.text
+
+
+def test_processes_that_measure_something_else_are_told_apart(recorder: Recorder) -> None:
+    store = SharedStore()
+    first, second = (Processes(store, rank, 2) for rank in range(2))
+    other = replace(recorder.work, provenance={"weights": "b"})
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(recorder.run, first)
+        with pytest.raises(UserError, match="weights: a in the first process, b now"):
+            recorder.run(second, other)
+        assert second.fail("they differ", 2)
+        with pytest.raises(OtherProcessError, match="they differ"):
+            failing.result()
+    assert recorder.merged == []

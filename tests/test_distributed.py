@@ -1,0 +1,209 @@
+"""Processes that share work: here threads with a common store, in tests/measure/test_torchrun.py real ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rethink_heads import distributed
+from rethink_heads.devices import resolve_device
+from rethink_heads.distributed import (
+    OtherProcessError,
+    OwnStore,
+    Processes,
+    alone,
+    leave_to_first,
+    processes,
+    until_visible,
+)
+from rethink_heads.errors import UserError
+
+Result = TypeVar("Result")
+
+
+class SharedStore(OwnStore):
+    """One that several threads may use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def add(self, key: str, amount: int) -> int:
+        with self._lock:
+            return super().add(key, amount)
+
+
+class LostStore(OwnStore):
+    def check(self, keys: list[str]) -> bool:
+        raise RuntimeError("Connection reset by peer")
+
+    def add(self, key: str, amount: int) -> int:
+        raise RuntimeError("Broken pipe")
+
+
+def in_processes(count: int, body: Callable[[Processes], Result]) -> list[Result]:
+    """What ``body`` returns in each of several processes."""
+    store = SharedStore()
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda rank: body(Processes(store, rank, count)), range(count)))
+
+
+@given(count=st.integers(1, 4), items=st.lists(st.integers(), max_size=30))
+@settings(deadline=None, max_examples=25)
+def test_each_item_is_taken_once_and_the_first_waits_for_all(count: int, items: list[int]) -> None:
+    done: list[int] = []
+
+    def body(together: Processes) -> Any:
+        share = together.share(items)
+        taken = []
+        for item in share:
+            taken.append(item)
+            done.append(item)
+            share.done(counted=2)
+        share.finish()
+        return taken, sorted(done) if together.is_first else None, share.progress
+
+    results = in_processes(count, body)
+    assert sorted(item for taken, _, _ in results for item in taken) == sorted(items)
+    assert results[0][1] == sorted(items)
+    assert results[0][2] == (len(items), 2 * len(items))
+
+
+def test_the_first_decides_for_all_and_in_the_order_of_the_calls() -> None:
+    def body(together: Processes) -> list[Any]:
+        time.sleep(0.02 * (2 - together.rank))
+        return [
+            together.decide(lambda: {"rank": together.rank}),
+            together.decide(lambda: None),
+            together.decide(lambda: [together.rank + 5]),
+        ]
+
+    assert in_processes(3, body) == [[{"rank": 0}, None, [5]]] * 3
+
+
+def test_one_failure_ends_all_with_one_message_and_one_code() -> None:
+    told = []
+
+    def body(together: Processes) -> tuple[str, int]:
+        try:
+            for item in together.share(range(1000)):
+                if item == 5:
+                    raise UserError("item 5 is broken")
+                time.sleep(0.001)
+            together.decide(lambda: True)
+            together.end()
+        except OtherProcessError as error:
+            return str(error), error.code
+        except UserError as error:
+            if together.fail(str(error), 2):
+                told.append(together.rank)
+        return "", 2
+
+    results = in_processes(3, body)
+    assert len(told) == 1
+    assert results.count(("item 5 is broken", 2)) == 2
+
+
+def test_of_several_failures_one_is_told() -> None:
+    assert sorted(in_processes(4, lambda each: each.fail(f"rank {each.rank}", 2))) == [
+        *[False] * 3,
+        True,
+    ]
+
+
+def test_the_others_end_after_the_first() -> None:
+    ended = []
+
+    def body(together: Processes) -> None:
+        if together.is_first:
+            time.sleep(0.1)
+            ended.append("first")
+        together.end()
+        ended.append(together.rank)
+
+    in_processes(3, body)
+    assert ended[0] == "first"
+    assert sorted(map(str, ended[1:])) == ["0", "1", "2"]
+
+
+def test_a_lost_connection_is_told_in_a_sentence() -> None:
+    together = Processes(LostStore(), 1, 2)
+    with pytest.raises(
+        OtherProcessError, match="connection to the other processes is lost"
+    ) as lost:
+        together.decide(lambda: True)
+    assert lost.value.code == 2
+    assert not together.fail("and so this fails too", 2)
+
+
+@pytest.fixture
+def as_second_of_two(monkeypatch: pytest.MonkeyPatch) -> SharedStore:
+    """Make this process the second of two; return the store of both."""
+    store = SharedStore()
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_joined", Processes(store, 1, 2))
+    return store
+
+
+def test_the_others_leave_the_rest_to_the_first(as_second_of_two: SharedStore) -> None:
+    Processes(as_second_of_two, 0, 1).end()
+    as_second_of_two.set("ended", "")
+    with pytest.raises(SystemExit) as ended:
+        leave_to_first()
+    assert ended.value.code == 0
+    assert as_second_of_two.add("left", 0) == 1
+
+
+def test_the_others_end_as_a_first_that_failed(as_second_of_two: SharedStore) -> None:
+    assert Processes(as_second_of_two, 0, 2).fail("no disk", 2)
+    with pytest.raises(OtherProcessError, match="no disk"):
+        leave_to_first()
+
+
+def test_alone_nothing_is_waited_for() -> None:
+    leave_to_first()
+    assert processes().is_first
+    assert alone().decide(lambda: 3) == 3
+    assert list(alone().share([1, 2])) == [1, 2]
+
+
+def test_without_torchrun_the_variables_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="start several processes with torchrun"):
+        processes()
+
+
+def test_a_file_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "late"
+    threading.Timer(0.1, path.touch).start()
+    until_visible(path.exists, "late")
+    with pytest.raises(UserError, match=r"never cannot be seen here.*same shared folder"):
+        until_visible((tmp_path / "never").exists, "never", seconds=0.1)
+
+
+def test_processes_take_the_gpus_in_turn(
+    as_second_of_two: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [str(resolve_device(name)) for name in ("auto", "cuda", "cuda:3", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:3",
+        "cpu",
+    ]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert str(resolve_device("auto")) == "cuda:0"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert str(resolve_device("auto")) == "cuda"
