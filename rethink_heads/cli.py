@@ -18,6 +18,7 @@ from rethink_heads.commands import (
     export_detector,
     figures,
     import_detector,
+    plan,
     regress,
     sensitivity,
     sweep,
@@ -44,6 +45,7 @@ for module in (
     sweep,
     figures,
     describe,
+    plan,
     import_detector,
     export_detector,
 ):

@@ -1,0 +1,153 @@
+"""plan and its command, against a small study that is really measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rethink_heads.cli import app
+from rethink_heads.config import Config, MeasuringConfig, load_preset
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.checkpoints import save_detector
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.measure.runner import measure
+from rethink_heads.planning.calibration import calibrate
+from rethink_heads.planning.counting import count
+from rethink_heads.planning.estimate import estimate
+from rethink_heads.runs import Run
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
+
+IMAGES, OBJECTS_OF_LAST = 10, 5
+DISK_TOLERANCE = 0.2
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten images: the last has five objects of all sizes, the first none."""
+    folder = tmp_path_factory.mktemp("data")
+    content = write_coco(folder, images=IMAGES)
+    areas = (10, 1500, 2000, 10_000)
+    last = content["annotations"][-1]
+    more = [{**last, "id": 100 + place, "area": area} for place, area in enumerate(areas)]
+    content["annotations"] = [*content["annotations"][1:], *more]
+    write_annotations(folder, content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(data: Path) -> Config:
+    return load_preset("shapes-tiny", "fc", [*SMALL_SETTINGS, f"data.source={data}"])
+
+
+@pytest.fixture(scope="module")
+def detector(config: Config) -> RCNN:
+    torch.manual_seed(0)
+    return build_detector(config, CLASSES).eval()
+
+
+@pytest.fixture(scope="module")
+def dataset(config: Config) -> CocoDataset:
+    return CocoDataset(*config.data.paths("test"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"objects_per_image": 2}, {"images": 4}])
+def test_counts_are_those_of_what_is_measured(
+    detector: RCNN, dataset: CocoDataset, settings: dict[str, int]
+) -> None:
+    own = MeasuringConfig(grid_steps=3, images=settings.get("images", IMAGES), rows_per_bin=0)
+    own = own.model_copy(update=settings)
+    counts = count(dataset, own, seed=3)
+    objects = measure(detector, dataset, config=own, seed=3, progress=False).objects
+    by_size = objects["size"].value_counts().to_dict()
+    assert {size: number for size, number in counts.objects.items() if number} == by_size
+    assert counts.all_objects == len(objects)
+    assert counts.images == objects["image_id"].nunique()
+    assert counts.images + counts.empty_images == own.images
+    assert counts.most_objects == objects["image_id"].value_counts().max()
+
+
+def test_disk_is_that_of_a_real_run(
+    detector: RCNN, dataset: CocoDataset, config: Config, tmp_path: Path
+) -> None:
+    own = config.measuring.model_copy(update={"images": None})
+    (calibration,) = calibrate(detector, dataset, own, [None], budget=0.0)
+    assert {trial.size for trial in calibration.trials} == {"small", "medium", "large"}
+    counts = count(dataset, own, seed=0)
+    found = estimate(calibration, counts, (1, 2), own.memory_mb)
+    measure(detector, dataset, "run", own, 0, tmp_path / "measured", progress=False)
+    real = sum(path.stat().st_size for path in (tmp_path / "measured").rglob("*.parquet")) / 2**20
+    assert found.disk_mb == pytest.approx(real, rel=DISK_TOLERANCE)
+    assert found.disk_while_measuring_mb > found.disk_mb
+    assert found.seconds[1] > found.seconds[2] > 0
+    assert found.memory_mb > 100
+
+
+def test_calibration_goes_on_while_there_is_time(detector: RCNN, dataset: CocoDataset) -> None:
+    own = MeasuringConfig(grid_steps=3, rows_per_bin=0)
+    short, long = (
+        calibrate(detector, dataset, own, [20], budget=budget)[0] for budget in (0.0, 600.0)
+    )
+    assert len(short.trials) == 3
+    assert len(long.trials) > len(short.trials)
+    assert short.proposals == long.proposals == 20
+
+
+def planned(*arguments: object) -> dict[str, object]:
+    result = runner.invoke(app, ["plan", *map(str, arguments), "--seconds", "0", "--json"])
+    assert result.exit_code == 0, result.output
+    found: dict[str, object] = json.loads(result.stdout)
+    return found
+
+
+def test_a_preset_is_planned_for_all_proposals_and_samples(data: Path) -> None:
+    found = planned("shapes-tiny", "--head", "conv", "--data", data, *SMALL_SETTINGS)
+    assert (found["images"], found["images_without_objects"]) == (9, 1)
+    assert found["objects"] == {"small": 10, "medium": 2, "large": 1, "all": 13}
+    assert (found["heads"], found["grid"]) == (["conv"], 81)
+    estimates = found["estimates"]
+    assert isinstance(estimates, list)
+    assert [each["proposals"] for each in estimates] == [None, 8, 2]
+    assert all(list(each["seconds"]) == ["1", "2", "4", "8"] for each in estimates)
+
+
+def test_a_run_is_planned_for_what_is_asked(config: Config, detector: RCNN, tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", config)
+    save_detector(detector, config, run.detector_path)
+    before = sorted(tmp_path.rglob("*"))
+    found = planned("--run", run.path, "--proposals-per-object", 40, "--devices", 16)
+    (only,) = found["estimates"]  # type: ignore[misc]
+    assert only["proposals"] == 40
+    assert list(only["seconds"]) == ["1", "16"]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_tables_name_all_that_was_asked_for(data: Path) -> None:
+    arguments = ["shapes-tiny", "--head", "fc", "--data", str(data), *SMALL_SETTINGS]
+    result = runner.invoke(app, ["plan", *arguments, "--seconds", "0"])
+    assert result.exit_code == 0, result.output
+    for text in ("9 images with 13 objects", "81 (all)", "8 (1/10.1)", "8 devices", "disk (MiB)"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give one preset, one --run or one --model"),
+        (["shapes-tiny", "--run", "somewhere"], "give one preset, one --run or one --model"),
+        (["shapes-tiny", "coco-r50"], "give one preset, and settings as KEY=VALUE"),
+        (["--run", "somewhere", "--head", "fc"], "--head belongs to a preset"),
+        (["shapes-tiny", "--data", "nowhere"], "no such data folder"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(arguments: list[str], says: str) -> None:
+    result = runner.invoke(app, ["plan", *arguments])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert says in result.stderr
