@@ -1,0 +1,149 @@
+"""The tables of :mod:`benchmarks.speed` in Markdown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.stages import REST, STAGES, TOTAL
+
+YARDSTICK = "yardstick"
+
+
+def whole(found: dict[str, Any]) -> str:
+    """The report of all heads."""
+    facts = [f"- {name}: {_code(name, text)}" for name, text in found["machine"].items()]
+    rates = table(
+        ["rate of this machine", "measured"],
+        [[name, _round(rate)] for name, rate in found["rates"].items()],
+    )
+    sections = [head_section(numbers) for numbers in found["heads"]]
+    return "\n\n".join(["\n".join(facts), rates, *sections])
+
+
+def _code(name: str, text: str) -> str:
+    return f"`{text}`" if name == "command" else text
+
+
+def head_section(numbers: dict[str, Any]) -> str:
+    """One head: the ratios, its pooling alone, and where the time goes."""
+    rows = numbers["objects"]
+    names = [name for name in rows[0]["seconds"] if name != YARDSTICK]
+    lines = [_row(YARDSTICK, numbers, None)] + [_row(name, numbers, name) for name in names]
+    comparison = table(
+        [
+            numbers["head"],
+            "proposals",
+            "s / object",
+            "times faster (range)",
+            "bound (s)",
+            "share of bound",
+            "own products (s)",
+            "share",
+            "max score diff.",
+            "max box diff. (px)",
+            "PCC diff.",
+            "peak (MiB)",
+        ],
+        lines,
+    )
+    tuned = (
+        f"{numbers['head']}: {len(rows)} objects ({_sizes(rows)}); yardstick in chunks of {numbers['chunk']} on"
+        f" {numbers['threads']} threads, the best of {len(numbers['tuning'])} settings; backbone and FPN"
+        f" {_round(_median(rows, lambda row: row['backbone']))} s an image, the same for both."
+    )
+    return "\n\n".join(
+        [f"### {numbers['head']}", tuned, comparison, _pooling(numbers), _stages(rows)]
+    )
+
+
+def _row(title: str, numbers: dict[str, Any], name: str | None) -> list[str]:
+    rows = numbers["objects"]
+    peak = numbers.get("peak", {}).get(title)
+    cells = [title, f"{rows[0]['proposals']}"] + [""] * 8
+    cells.insert(2, _round(_median(rows, lambda row: row["seconds"][title])))
+    if name is not None:
+        agreement = [row["agreement"][name] for row in rows]
+        ratios = [row["seconds"][YARDSTICK] / row["seconds"][name] for row in rows]
+        shares = [row["bounds"][name] / row["seconds"][name] for row in rows]
+        own = [row["own bounds"][name] / row["seconds"][name] for row in rows]
+        cells = [
+            title,
+            f"{agreement[0]['proposals']}",
+            cells[2],
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+            _round(_median(rows, lambda row: row["bounds"][name])),
+            f"{statistics.median(shares):.0%}",
+            _round(_median(rows, lambda row: row["own bounds"][name])),
+            f"{statistics.median(own):.0%}",
+            f"{max(each['score'] for each in agreement):.1e}",
+            f"{max(each['box'] for each in agreement):.1e}",
+            f"{max((each['pcc'] for each in agreement), key=abs):+.1e}",
+        ]
+    return [*cells, "" if peak is None else f"{peak:.0f}"]
+
+
+def _pooling(numbers: dict[str, Any]) -> str:
+    rows = numbers["objects"]
+    lines = []
+    for row in rows:
+        pooling = row["pooling"]
+        lines.append(
+            [
+                f"{row['size']} ({row['object']})",
+                _round(pooling[YARDSTICK]),
+                _round(pooling["ours"]),
+                f"{pooling[YARDSTICK] / pooling['ours']:.2f}",
+                _round(pooling["bound"]),
+                f"{pooling['bound'] / pooling['ours']:.0%}",
+                f"{pooling['difference']:.1e}",
+            ]
+        )
+    columns = ["yardstick (s)", "ours (s)", "times faster", "bound (s)", "share", "max rel. diff."]
+    return table([f"pooling alone, {numbers['head']}", *columns], lines)
+
+
+def _stages(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(rows[0]["stages"])
+    columns = [*STAGES, REST, TOTAL]
+    lines = []
+    for name in names:
+        spent = [row["stages"][name] for row in rows]
+        lines.append(
+            [name]
+            + [
+                _round(statistics.median(each.get(stage, 0.0) for each in spent))
+                if any(stage in each for each in spent)
+                else ""
+                for stage in columns
+            ]
+        )
+    return table(["where the time goes (s / object)", *columns], lines)
+
+
+def _sizes(rows: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(row["size"] for row in rows)
+
+
+def _median(rows: Iterable[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    return statistics.median(value(row) for row in rows)
+
+
+def _round(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are flush right."""
+    widths = [max(len(line[i]) for line in [columns, *rows]) for i in range(len(columns))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *others]) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(columns), "| " + " | ".join(rule) + " |", *map(line, rows)])

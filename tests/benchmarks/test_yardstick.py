@@ -1,0 +1,211 @@
+"""The yardstick gives what the detector gives, and what is counted and timed about it is what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from benchmarks import bounds, machine, report, scaling, speed, stages
+from benchmarks.peak import growth
+from benchmarks.random_weights import SCORE_SPREAD, random_detector, settings
+from benchmarks.sides import Options, Sides, Variant, make_sides, ours
+from benchmarks.subjects import sampled, subjects
+from benchmarks.timing import in_turn
+from benchmarks.yardstick import tuned, using_threads
+from rethink_heads.config import Config
+from rethink_heads.heads import FCHead
+from rethink_heads.measure.responses import Responder
+from tests.benchmarks.blocks import prepare_block
+from tests.tiny_coco import write_coco
+
+SMALL = {"fpn_channels": 8, "fc_width": 16, "conv_width": 16, "conv_bottleneck": 8}
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    data = tmp_path_factory.mktemp("data")
+    write_coco(data, images=3)
+    return Options("shapes-tiny", str(data), "val", 2, 1, 1, 64, 0, "cpu", 50)
+
+
+def small(head: str) -> Config:
+    config = settings("shapes-tiny", head)
+    sizes = {**SMALL, "min_size": 96, "max_size": 128}
+    return config.model_copy(update={"model": config.model.model_copy(update=sizes)})
+
+
+@pytest.fixture(scope="module", params=["fc", "conv", "conv-nonlocal"])
+def sides(request: pytest.FixtureRequest, options: Options) -> Sides:
+    return make_sides(small(request.param), options)[0]
+
+
+def test_it_answers_as_the_detector_does(sides: Sides, options: Options) -> None:
+    found, _ = subjects(options.data, options.split, 1, options.seed, sizes=["small"])
+    (subject,) = found
+    boxes = subject.proposals[::50]
+    yardstick, detector = sides
+    answer = yardstick.respond(yardstick.extract(subject.image), boxes, subject.box, subject.label)
+    with torch.inference_mode():
+        features = detector.extract(subject.image)
+        (output,) = detector.predict(features, detector.pool(features, boxes), boxes).values()
+    scores, regressed = output.scores[:, subject.label], output.boxes[:, subject.label]
+    torch.testing.assert_close(answer.scores, scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(answer.boxes, regressed, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(answer.ious.double(), subject.ious[::50], rtol=1e-4, atol=1e-5)
+    assert answer.regressed_ious.shape == (len(boxes),)
+
+
+def test_random_weights_tell_an_objects_proposals_apart(options: Options) -> None:
+    found, names = subjects(options.data, options.split, 2, 0, sizes=["small"])
+    detector = random_detector(small("conv"), names, found, seed=1)
+    responder = Responder(detector, 64)
+    with torch.inference_mode():
+        features = detector.extract(found[0].image)
+    every = torch.arange(0, len(found[0].proposals), 20)
+    scores, _, _ = ours(responder, features, found[0], every)
+    assert 0.02 < float(scores.logit().std()) / SCORE_SPREAD < 5
+
+
+def test_subjects_are_of_the_sizes_in_turn_and_the_same_again(shared_data: Path) -> None:
+    folder = str(shared_data / "coco-sample")
+    found, names = subjects(folder, "val", 6, seed=3)
+    again, _ = subjects(folder, "val", 6, seed=3)
+    assert len(names) == 80
+    assert [each.size for each in found] == ["small", "medium", "large"] * 2
+    assert [each.name for each in found] == [each.name for each in again]
+    assert len({each.name.partition("/")[0] for each in found}) == 6
+    chosen = sampled(found[0], 500, seed=0)
+    assert len(chosen) == 500
+    assert torch.equal(chosen, sampled(found[0], 500, seed=0))
+
+
+def test_operations_are_counted_by_hand() -> None:
+    head = FCHead(num_classes=3, channels=8, width=16)
+    products = 8 * 49 * 16 + 16 * 16 + 16 * 4 + 16 * 16
+    assert bounds.operations(head, 8) == 2 * products
+    of = bounds.work(head, 8, proposals=100, intervals=10, rows=20)
+    assert of.head == 2 * products * 100
+    assert of.pooled_bytes == 100 * 8 * 49 * 4
+    # 2 x 2 samples a cell, each of 4 feature cells: 16 multiplications and additions a value.
+    assert of.gathered == 100 * 8 * 49 * 16 * 2
+    assert of.factored == 2 * 4 * (100 * 8 * 49 + 10 * 7 * 20 * 8)
+    assert bounds.pooling_bound(of, 1e9, 1e12) == of.factored / 1e9
+    assert bounds.pooling_bound(of, 1e12, 1.0) == of.pooled_bytes
+    assert bounds.executed(lambda: torch.ones(2, 3) @ torch.ones(3, 5)) == 2 * 2 * 3 * 5
+
+
+def test_stages_add_up_to_the_whole() -> None:
+    class Slow(nn.Module):
+        def __init__(self, seconds: float) -> None:
+            super().__init__()
+            self.seconds = seconds
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(self.seconds)
+            return x
+
+    pooler, head = Slow(0.02), nn.Module()
+    head.add_module("fc6", Slow(0.03))
+    head.add_module("fc7", Slow(0.01))
+    x = torch.zeros(1)
+    found = stages.of_modules(
+        pooler, head, lambda: [layer(x) for layer in (pooler, *head.children(), Slow(0.02))]
+    )
+    assert found["pool"] >= 0.02
+    assert found["linear"] >= 0.04
+    assert found["rest"] >= 0.02
+    assert found["total"] == pytest.approx(sum(found[name] for name in ("pool", "linear", "rest")))
+
+
+def test_tuning_takes_the_quickest(sides: Sides) -> None:
+    slow = {64: 0.02, 128: 0.0, 256: 0.01}
+    best, seconds = tuned(
+        sides.yardstick, lambda tried: time.sleep(slow[tried.chunk]), 1, tuple(slow)
+    )
+    assert best.chunk == 128
+    assert set(seconds) == {(1, chunk) for chunk in slow}
+
+
+def test_threads_are_as_before_afterwards() -> None:
+    before = torch.get_num_threads()
+    with using_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_works_are_done_in_turn() -> None:
+    done: list[str] = []
+    times = in_turn({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 2)
+    assert done == ["a", "b", "a", "b"]
+    assert set(times) == {"a", "b"}
+
+
+def test_peak_memory_is_that_of_the_work() -> None:
+    assert growth(prepare_block, 50) == pytest.approx(100, abs=15)
+
+
+def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "settings", lambda _, head: small(head))
+    rates = {
+        **{f"product {name} (GFLOP/s)": 10.0 for name in ("float32", "bfloat16")},
+        "copy (GB/s, read and written)": 1.0,
+    }
+    variants = [Variant("float32", None), Variant("float32", 300)]
+    small_only = options._replace(objects=1)
+    numbers = speed.compare_head("fc", variants, small_only, rates)
+    (row,) = numbers["objects"]
+    for variant, expected in zip(variants, (row["proposals"], 300), strict=True):
+        agreement = row["agreement"][variant.name]
+        assert agreement["proposals"] == expected
+        assert agreement["score"] < 1e-4
+        assert agreement["box"] < 0.01
+        assert abs(agreement["pcc"]) < 1e-4
+        assert row["bounds"][variant.name] > 0
+    assert row["pooling"]["difference"] < 1e-5
+    text = report.head_section(numbers)
+    assert "float32, 300 proposals" in text
+    assert json.loads(json.dumps(numbers))["head"] == "fc"
+
+
+def test_the_machine_says_what_it_is() -> None:
+    said = machine.description(torch.device("cpu"), 1)
+    assert said["threads"].startswith("1 of ")
+    assert torch.__version__ in said["torch"]
+    assert (
+        machine.best_rate({"a float32": 2.0, "b float32": 3.0, "c bfloat16": 9.0}, "float32") == 3e9
+    )
+
+
+def test_the_figure_of_growth_has_a_panel_for_each_series() -> None:
+    frame = pd.DataFrame(
+        [
+            {"head": head, "series": series, "x": x, "side": side, "seconds": float(x)}
+            for head in ("fc", "conv-nonlocal")
+            for series in scaling.TITLES
+            for side in scaling.LABELS
+            for x in (1, 10, 100)
+        ]
+    )
+    figure = scaling.draw(frame)
+    assert len(figure.axes) == 2 * 3
+    for ax in figure.axes:
+        assert len(ax.lines) == 3
+        assert [list(line.get_xdata()) for line in ax.lines] == [[1, 10, 100]] * 3
+
+
+@pytest.mark.parametrize("module", [speed, scaling])
+def test_commands_explain_themselves(module: object) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(module.command)  # type: ignore[attr-defined]
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "--repeats" in result.stdout
