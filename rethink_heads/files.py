@@ -16,6 +16,8 @@ from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 METADATA_KEY = b"rethink_heads"
 
@@ -104,21 +106,79 @@ def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises:
         UserError: there is no such file, or it is not Parquet or damaged.
     """
-    import pyarrow as pa
+    table, metadata = read_table(path)
+    return table.to_pandas(), metadata
+
+
+def read_table(path: Path) -> tuple[pa.Table, dict[str, str]]:
+    """As :func:`read_parquet`, an Arrow table."""
     import pyarrow.parquet as pq
 
-    path = Path(path)
-    if not path.is_file():
+    with reading_parquet(path):
+        # Not through pyarrow's data sets, which take several times as long for a small file.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            table = file.read(use_threads=False)
+        metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    return table, metadata
+
+
+@contextlib.contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a Parquet file is read into a UserError that names it."""
+    import pyarrow as pa
+
+    if not Path(path).is_file():
         raise UserError(f"no such file: {path}")
     try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        yield
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"cannot read {path} as Parquet ({reason}); delete it and run the command again"
         ) from error
-    return table.to_pandas(), metadata
+
+
+class ParquetStream:
+    """A Parquet file that is written a row group at a time."""
+
+    def __init__(self, writer: pq.ParquetWriter, path: Path) -> None:
+        self._writer, self._path = writer, path
+
+    def write(self, table: pa.Table) -> None:
+        """Add a table as one row group.
+
+        Raises:
+            UserError: it cannot be written, as on a full disk.
+        """
+        if not len(table):
+            return
+        try:
+            self._writer.write_table(table, row_group_size=len(table))
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
+
+@contextlib.contextmanager
+def parquet_streams(
+    schemas: Mapping[Path, pa.Schema], metadata: Mapping[str, str]
+) -> Iterator[dict[Path, ParquetStream]]:
+    """Several Parquet files to be written row group by row group, with ``metadata`` in their schemas.
+
+    As with :func:`write_parquets` they take their names when the block has ended without an
+    exception, the first of them last; else none is there.
+    """
+    import pyarrow.parquet as pq
+
+    encoded = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True).encode()}
+    with contextlib.ExitStack() as stack:
+        streams = {}
+        for path, schema in schemas.items():
+            temporary = stack.enter_context(atomic_path(path))
+            named = schema.with_metadata((schema.metadata or {}) | encoded)
+            # A page with a wrong bit can be read without an error otherwise, as other numbers.
+            writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
+            streams[Path(path)] = ParquetStream(stack.enter_context(writer), Path(path))
+        yield streams
 
 
 def write_torch(value: Any, path: Path) -> None:

@@ -197,7 +197,9 @@ def _tables_beyond_the_paper(m: Measurements, options: Options) -> dict[str, pd.
     summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
     return {
         "pcc": over_ranges(partial(pearson, m, **options)),
-        "spearman": over_ranges(partial(spearman, m, **options)) if len(m.rows) else pd.DataFrame(),
+        "spearman": over_ranges(partial(spearman, m, **options))
+        if m.groups("rows")
+        else pd.DataFrame(),
         "error_components": error_components(m, **options),
         "error_components_by_iou": error_components(m, by_bin=True, **options),
         "spatial_correlation": distinct_pairs(m, **options),

@@ -91,7 +91,7 @@ def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> N
         "best.ckpt",
     }
     names = {path.name for path in run.measurements("default").iterdir()}
-    assert names == {"bins.parquet", "rows.parquet", "maps.parquet"}
+    assert names == {"bins.parquet", "rows.parquet", "maps.parquet", "sampling.parquet"}
     for path in run.tables_dir.iterdir():
         assert not pd.read_csv(path).empty
     for name in ("figure2", "figure3", "figure4"):

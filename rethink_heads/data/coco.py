@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -113,6 +114,16 @@ class CocoDataset(Dataset[Sample]):
     def box_counts(self) -> BoxCounts:
         """Counts over the images of this dataset (of a subset: over its images only)."""
         return self._objects.count(len(self))
+
+    def object_count(self, index: int) -> int:
+        """Return the number of objects of image ``index``, without reading it."""
+        offsets = self._objects.offsets
+        return int(offsets[index + 1] - offsets[index])
+
+    def object_areas(self, index: int) -> np.ndarray:
+        """Return the areas (N,) in px^2 of the objects of image ``index``, without reading it."""
+        offsets = self._objects.offsets
+        return self._objects.areas[offsets[index] : offsets[index + 1]]
 
     def indices_with_objects(self) -> list[int]:
         """Return the indices of the images that hold at least one object."""

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_area, roi_align
+from torchvision.ops import box_area
+from torchvision.ops import roi_align as roi_align_of_batch
 
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.detectors.frames import Size
+from rethink_heads.probing.axis import RoIAlignRule
+from rethink_heads.probing.roi_align import roi_align
 
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
@@ -76,6 +79,8 @@ class PyramidPooler(nn.Module):
     ) -> Tensor:
         """RoI features (N, C, S, S) of all images' boxes [(N_i, 4)], one image after the other.
 
+        Their channels may be last in memory.
+
         Args:
             pyramid: feature maps by level; those of ``STRIDES`` are read.
             boxes: by their edges, in the detector's frame.
@@ -88,20 +93,41 @@ class PyramidPooler(nn.Module):
         counts = torch.tensor([len(b) for b in boxes], device=corners.device)
         images = torch.arange(len(boxes), device=corners.device)
         images = images.repeat_interleave(counts, output_size=len(corners))
-        rois = torch.cat([images[:, None].to(corners), corners], dim=1)
         first = pyramid[next(iter(STRIDES))]
-        shape = (len(rois), first.shape[1], self.resolution, self.resolution)
-        pooled = first.new_zeros(shape)
+        shape = (len(corners), first.shape[1], self.resolution, self.resolution)
+        pooled: Tensor | None = None
         for index, (name, stride) in enumerate(STRIDES.items()):
             chosen = torch.where(level == index)[0]
-            found = roi_align(
-                pyramid[name],
-                rois[chosen],
-                self.resolution,
-                1 / stride,
-                self.sampling_ratio,
-                self.conventions.roi_align_aligned,
-            )
+            # In training all levels are part of the graph.
+            if not len(chosen) and not torch.is_grad_enabled():
+                continue
+            found = self._of_level(pyramid[name], corners[chosen], images[chosen], stride)
             # Under autocast the levels need not be of one type.
-            pooled[chosen] = found.to(pooled.dtype)
-        return pooled
+            found = found.to(first.dtype)
+            if len(chosen) == len(corners) and not torch.is_grad_enabled():
+                return found
+            if pooled is None:
+                pooled = _zeros(shape, like=found)
+            pooled[chosen] = found
+        return first.new_zeros(shape) if pooled is None else pooled
+
+    def _of_level(
+        self, feature_map: Tensor, corners: Tensor, images: Tensor, stride: int
+    ) -> Tensor:
+        """RoI features of RoIs (N, 4) of the images (N,) on one level (images, C, H, W)."""
+        aligned = self.conventions.roi_align_aligned
+        if len(feature_map) == 1:
+            rule = RoIAlignRule(self.resolution, self.sampling_ratio, aligned)
+            return roi_align(feature_map, corners, 1 / stride, rule)
+        rois = torch.cat([images[:, None].to(corners), corners], dim=1)
+        found: Tensor = roi_align_of_batch(
+            feature_map, rois, self.resolution, 1 / stride, self.sampling_ratio, aligned
+        )
+        return found
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros with their channels last in memory where another's are."""
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    order = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order).zero_()

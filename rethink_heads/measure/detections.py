@@ -11,6 +11,7 @@ import torch
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet
 from rethink_heads.measure.by_image import frame_by_image
@@ -46,6 +47,7 @@ def detect_dataset(
 
     They are kept as ``folder``/detections.parquet and read again while the provenance is the same; those of the
     dataset's first images also from a file of more of its images. An interrupted call loses only the image under way.
+    Processes that torchrun started share the images, and all of them get the frame.
 
     Args:
         detector: its class names must be the dataset's.
@@ -76,7 +78,7 @@ def detect_dataset(
 
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset, detector_name), **provenance}
-    if _has_more(file_provenance(path), whole):
+    if processes().decide(lambda: _has_more(file_provenance(path), whole)):
         return _of_images(in_order(read_parquet(path)[0]), dataset)
     title = f"detecting with {detector_name}"
     return in_order(frame_by_image(of_image, dataset, path, whole, title, progress))

@@ -22,6 +22,7 @@ from rethink_heads.detectors.base import (
     RoIFeatures,
     WeightMapping,
 )
+from rethink_heads.measure.responses import Responder
 
 DISPLACEMENT_STEPS = 21
 MAX_DISPLACEMENT = 1.0
@@ -83,12 +84,11 @@ def displaced_boxes(box: Tensor) -> Tensor:
 
 
 def displacement_scores(
-    detector: Detector,
+    respond: Responder,
     features: Features,
     box: Tensor,
     label: int,
     image_size: tuple[int, int],
-    chunk: int,
 ) -> dict[str, Tensor]:
     """By head: score of class `label` for the displaced box, (21, 21) float64, rows dy, columns dx.
 
@@ -97,15 +97,10 @@ def displacement_scores(
     """
     clipped = clip(displaced_boxes(box), image_size)
     kept = torch.nonzero(~clipped.empty).flatten()
-    scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    for boxes in clipped.boxes[kept].to(detector.device).split(chunk):
-        outputs = detector.predict(features, detector.pool(features, boxes), boxes)
-        for head in scores:
-            scores[head].append(outputs[head].scores[:, label].double().cpu())
     maps = {}
-    for head, parts in scores.items():
+    for head, (scores, _) in respond(features, clipped.boxes[kept], label).items():
         values = torch.full((len(clipped.boxes),), torch.nan, dtype=torch.float64)
-        values[kept] = torch.cat(parts)
+        values[kept] = scores.double()
         maps[head] = values.reshape(DISPLACEMENT_STEPS, DISPLACEMENT_STEPS)
     return maps
 

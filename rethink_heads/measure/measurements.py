@@ -7,7 +7,7 @@ optional sample of raw rows and maps per object for the spatial analyses.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,31 +15,26 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet, write_parquets
-from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
+from rethink_heads.files import write_parquets
+from rethink_heads.measure.frames import (
+    BIN_COLUMNS,
+    ERROR_COLUMNS,
+    FRAMES,
+    KEY,
+    MAP_COLUMNS,
+    OBJECT,
+    ROW_COLUMNS,
+    concatenate,
+    conform,
+    empty_frame,
+    group_columns,
+    read_frame,
+)
+from rethink_heads.measure.provenance import SAMPLING, file_provenance
 
 SIZES = ("small", "medium", "large")
 SMALL_AREA = 32**2
 MEDIUM_AREA = 96**2
-
-_INTEGERS = dict.fromkeys(("image_id", "object_id"), "int64")
-_NAMES = dict.fromkeys(("size", "detector", "head"), "str")
-BIN_COLUMNS: dict[str, str] = {
-    **_INTEGERS,
-    "class_name": "str",
-    **_NAMES,
-    "bin": "int64",
-    **dict.fromkeys(VALUE_COLUMNS, "float64"),
-}
-ROW_COLUMNS: dict[str, str] = {
-    **_INTEGERS,
-    **_NAMES,
-    "bin": "int64",
-    **dict.fromkeys(("weight", "iou", "score", "regressed_iou", *ERRORS), "float64"),
-}
-MAP_COLUMNS: dict[str, str] = {**_INTEGERS, **_NAMES, "kind": "str", "values": "object"}
-_FRAMES = {"bins": BIN_COLUMNS, "rows": ROW_COLUMNS, "maps": MAP_COLUMNS}
-_KEY = ["detector", "head", "image_id", "object_id"]
 
 
 def size_name(area: float) -> str:
@@ -67,6 +62,10 @@ class Measurements:
             "displacement_score" (21 x 21 scores; columns displace by dx, rows by dy, from -1 to 1
             of the object's size), "cell_score" and "cell_iou" (S x S changes when one RoI cell is
             zeroed).
+        sampling: where some of the proposals were drawn, how far that may put the sums of ``bins``
+            from those of the whole grid: one row per object, detector, head and IoU bin of which not
+            all proposals were measured, with the SAMPLING_COLUMNS of :mod:`rethink_heads.measure.moments`
+            (estimated covariances of the weighted sums). Empty for the whole grid.
         provenance: versions, configuration, hashes and seed, as names and texts.
     """
 
@@ -74,10 +73,11 @@ class Measurements:
     rows: pd.DataFrame = field(default_factory=lambda: empty_frame(ROW_COLUMNS))
     maps: pd.DataFrame = field(default_factory=lambda: empty_frame(MAP_COLUMNS))
     provenance: dict[str, str] = field(default_factory=dict)
+    sampling: pd.DataFrame = field(default_factory=lambda: empty_frame(ERROR_COLUMNS))
 
     def __post_init__(self) -> None:
-        for name, columns in _FRAMES.items():
-            setattr(self, name, _conform(getattr(self, name), columns, name))
+        for name, columns in FRAMES.items():
+            setattr(self, name, conform(getattr(self, name), columns, name))
 
     @classmethod
     def empty(cls) -> Measurements:
@@ -112,6 +112,41 @@ class Measurements:
         pairs = self.bins[["detector", "head"]].drop_duplicates()
         return tuple(sorted(pairs.itertuples(index=False, name=None)))
 
+    def groups(self, name: str) -> dict[tuple[str, ...], int]:
+        """How many rows of a frame each detector and head (and kind of map) has, sorted.
+
+        Args:
+            name: "bins", "rows", "maps" or "sampling".
+        """
+        counts = getattr(self, name).groupby(group_columns(name), observed=True).size()
+        return {tuple(map(str, group)): int(count) for group, count in counts.items()}
+
+    def read(
+        self,
+        name: str,
+        columns: Sequence[str] = (),
+        *,
+        detector: str | None = None,
+        head: str | None = None,
+        kind: str | None = None,
+    ) -> Iterator[pd.DataFrame]:
+        """The rows of a frame part by part: here in one, of stored measurements in as many as memory takes.
+
+        Each part holds whole images, and those of one head come in rising order. There is at least
+        one part, perhaps without rows.
+
+        Args:
+            name: "bins", "rows", "maps" or "sampling".
+            columns: what is read beside image_id, object_id and size.
+            detector, head, kind: whose rows; None for all.
+        """
+        frame: pd.DataFrame = getattr(self, name)
+        keep = np.ones(len(frame), dtype=bool)
+        for column, wanted in (("detector", detector), ("head", head), ("kind", kind)):
+            if wanted is not None:
+                keep &= frame[column].to_numpy() == wanted
+        yield frame.loc[keep, [*OBJECT, *columns]]
+
     def select(
         self,
         *,
@@ -124,7 +159,7 @@ class Measurements:
         Maps of weights belong to no object and so pass every choice of sizes.
         """
         chosen = {}
-        for name in _FRAMES:
+        for name in FRAMES:
             frame = getattr(self, name)
             keep = np.ones(len(frame), dtype=bool)
             if heads is not None:
@@ -141,7 +176,7 @@ class Measurements:
         """The part with these objects, by image_id and object_id, and the maps of weights."""
         wanted = pd.MultiIndex.from_tuples([*objects, (-1, -1)])
         chosen = {}
-        for name in _FRAMES:
+        for name in FRAMES:
             frame = getattr(self, name)
             keys = pd.MultiIndex.from_frame(frame[["image_id", "object_id"]])
             chosen[name] = frame[keys.isin(wanted)].reset_index(drop=True)
@@ -160,41 +195,43 @@ class Measurements:
         if not parts:
             return cls.empty()
         frames = {
-            name: _concatenate([getattr(part, name) for part in parts], columns)
-            for name, columns in _FRAMES.items()
+            name: concatenate([getattr(part, name) for part in parts], columns)
+            for name, columns in FRAMES.items()
         }
         maps = frames["maps"]
         of_weights = maps["object_id"] < 0
-        repeated = maps.duplicated([*_KEY, "kind"])
+        repeated = maps.duplicated([*KEY, "kind"])
         frames["maps"] = maps[~(of_weights & repeated)].reset_index(drop=True)
-        for name, extra in (("bins", "bin"), ("maps", "kind")):
-            twice = frames[name].duplicated([*_KEY, extra])
+        for name, extra in (("bins", "bin"), ("sampling", "bin"), ("maps", "kind")):
+            twice = frames[name].duplicated([*KEY, extra])
             if twice.any():
                 first = frames[name][twice].iloc[0]
                 raise ValueError(
                     f"object {first['object_id']} of image {first['image_id']} was measured twice "
                     f"for head {first['head']!r} of {first['detector']!r} ({name})"
                 )
-        return cls(**frames, provenance=_merge_provenance(part.provenance for part in parts))
+        return cls(**frames, provenance=merge_provenance(part.provenance for part in parts))
 
     def save(self, folder: Path) -> None:
-        """Write bins.parquet, rows.parquet and maps.parquet, each with the provenance.
+        """Write bins.parquet, rows.parquet, maps.parquet and sampling.parquet, each with the provenance.
 
         Where one cannot be written, as on a full disk, the folder stays as it was.
         """
-        frames = {Path(folder) / f"{name}.parquet": getattr(self, name) for name in _FRAMES}
+        frames = {Path(folder) / f"{name}.parquet": getattr(self, name) for name in FRAMES}
         write_parquets(frames, self.provenance)
 
     @classmethod
     def load(cls, folder: Path) -> Measurements:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote, or measurements from before there were errors of sampling.
 
         Raises:
             UserError: a file is missing, damaged, not one of measurements, or of another
                 provenance than the others.
         """
         folder = Path(folder)
-        paths = {name: folder / f"{name}.parquet" for name in _FRAMES}
+        paths = {name: folder / f"{name}.parquet" for name in FRAMES}
+        if not paths[SAMPLING].is_file() and SAMPLING not in (file_provenance(paths["bins"]) or {}):
+            del paths[SAMPLING]
         for path in paths.values():
             if not path.is_file():
                 raise UserError(
@@ -203,14 +240,8 @@ class Measurements:
         frames = {}
         provenances: list[dict[str, str]] = []
         for name, path in paths.items():
-            frames[name], provenance = read_parquet(path)
+            frames[name], provenance = read_frame(path, name)
             provenances.append(provenance)
-            try:
-                frames[name] = _conform(frames[name], _FRAMES[name], name)
-            except (ValueError, TypeError) as error:
-                raise UserError(
-                    f"{path} does not hold measurements ({error}); delete it and measure again"
-                ) from error
         if any(provenance != provenances[0] for provenance in provenances):
             raise UserError(
                 f"the files in {folder} are not of one measuring: what they state of their making "
@@ -219,32 +250,8 @@ class Measurements:
         return cls(**frames, provenance=provenances[0])
 
 
-def empty_frame(columns: dict[str, str]) -> pd.DataFrame:
-    """A frame without rows, with columns of these names and types."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-
-
-def _conform(frame: pd.DataFrame, columns: dict[str, str], name: str) -> pd.DataFrame:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise ValueError(f"{name} lack the columns {', '.join(missing)}")
-    frame = frame[list(columns)].astype(columns).reset_index(drop=True)
-    if "values" in columns:
-        arrays = [np.asarray(values, dtype=np.float32) for values in frame["values"]]
-        frame["values"] = pd.Series(arrays, index=frame.index, dtype=object)
-    return frame
-
-
-def _concatenate(frames: list[pd.DataFrame], columns: dict[str, str]) -> pd.DataFrame:
-    filled = [frame for frame in frames if len(frame)]
-    if not filled:
-        return empty_frame(columns)
-    key = [*_KEY, *(column for column in ("bin", "kind") if column in columns)]
-    # Stable, so that the sampled rows of one object and bin keep their order.
-    return pd.concat(filled, ignore_index=True).sort_values(key, kind="stable", ignore_index=True)
-
-
-def _merge_provenance(parts: Iterable[dict[str, str]]) -> dict[str, str]:
+def merge_provenance(parts: Iterable[dict[str, str]]) -> dict[str, str]:
+    """What several parts state of their making, different texts joined by "; "."""
     texts: dict[str, set[str]] = {}
     for part in parts:
         for key, text in part.items():

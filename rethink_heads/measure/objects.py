@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -25,10 +26,10 @@ from rethink_heads.measure.maps import (
     output_correlations,
 )
 from rethink_heads.measure.measurements import Measurements, size_name
-from rethink_heads.measure.moments import proposal_values, reduce_values
-from rethink_heads.measure.responses import chunk_size, respond
-from rethink_heads.measure.sampling import choose, generator, stratify
-from rethink_heads.proposals import IOU_BINS, grid, iou_bin
+from rethink_heads.measure.moments import proposal_values, reduce_values, sampling_covariances
+from rethink_heads.measure.responses import Responder, chunk_size
+from rethink_heads.measure.sampling import choose, draw, generator, stratify
+from rethink_heads.proposals import grid, iou_bin
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class ObjectMeasurer:
     config: MeasuringConfig
     seed: int
 
+    @cached_property
+    def _respond(self) -> Responder:
+        return Responder(self.detector, self.config.memory_mb, self.config.precision)
+
     def measure(self, sample: Sample) -> Measurements:
         """The measurements of one image's objects, without maps of weights."""
         objects = choose(
@@ -56,21 +61,23 @@ class ObjectMeasurer:
         )
         if not len(objects):
             return Measurements.empty()
-        bins, rows, maps = [], [], []
+        bins, rows, maps, errors = [], [], [], []
         with torch.inference_mode():
-            features = self.detector.extract(sample.image.to(self.detector.device))
+            features = self._respond.extract(sample.image)
             for index in objects.tolist():
                 target = self._target(sample, index)
                 exact = self.detector.pool(features, target.box[None].to(self.detector.device))
                 chunk = chunk_size(exact, self.config.memory_mb)
-                for moments, sampled in self._measure_proposals(features, target):
+                for moments, sampled, covariances in self._measure_proposals(features, target):
                     bins.append(moments)
                     rows.append(sampled)
+                    errors.append(covariances)
                 maps += self._measure_maps(features, exact, target, chunk)
         return Measurements(
             bins=pd.concat(bins, ignore_index=True),
             rows=pd.concat(rows, ignore_index=True),
             maps=pd.DataFrame(maps),
+            sampling=pd.concat(errors, ignore_index=True),
         )
 
     def _target(self, sample: Sample, index: int) -> _Target:
@@ -91,31 +98,22 @@ class ObjectMeasurer:
         wanted = self.config.proposals_per_object
         if wanted is None:
             return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious)
-        chosen, weights = stratify(
-            iou_bin(proposals.ious),
-            max(1, round(wanted / IOU_BINS)),
-            generator("proposals", self.seed, *target.ids),
+        chosen, weights = draw(
+            iou_bin(proposals.ious), wanted, generator("proposals", self.seed, *target.ids)
         )
         return proposals.boxes[chosen], proposals.ious[chosen], weights
 
     def _measure_proposals(
         self, features: Features, target: _Target
-    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
-        """By head: moments per bin, and the sampled rows, which are the same proposals for all."""
+    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+        """By head: moments per bin, the sampled rows, which are the same proposals for all, errors of sampling."""
         boxes, ious, weights = self._proposals(target)
         bins = iou_bin(ious)
         rows, row_weights = stratify(
             bins, self.config.rows_per_bin, generator("rows", self.seed, *target.ids)
         )
         stands_for = {"bin": bins[rows].numpy(), "weight": (row_weights * weights[rows]).numpy()}
-        responses = respond(
-            self.detector,
-            features,
-            boxes,
-            target.label,
-            self.config.memory_mb,
-            self.config.precision,
-        )
+        responses = self._respond(features, boxes, target.label)
         for head, (scores, regressed) in responses.items():
             values = proposal_values(ious, scores, regressed, target.box)
             moments = reduce_values(values, bins, weights)
@@ -123,6 +121,7 @@ class ObjectMeasurer:
             yield (
                 moments.assign(**target.names, head=head),
                 pd.DataFrame({**stands_for, **sampled}).assign(**target.names, head=head),
+                sampling_covariances(values, bins, weights).assign(**target.names, head=head),
             )
 
     def _measure_maps(
@@ -131,7 +130,7 @@ class ObjectMeasurer:
         """Rows of the frame of maps, given the RoI features of the object's own box."""
         detector, box, label = self.detector, target.box, target.label
         correlations = output_correlations(detector, exact)
-        displaced = displacement_scores(detector, features, box, label, target.image_size, chunk)
+        displaced = displacement_scores(self._respond, features, box, label, target.image_size)
         cells = cell_responses(detector, features, exact, box, label, chunk)
         found = [(branch, "spatial_correlation", values) for branch, values in correlations.items()]
         found += [(head, "displacement_score", values) for head, values in displaced.items()]

@@ -11,11 +11,13 @@ from typing import Protocol
 
 from rethink_heads.files import atomic_path, write_text
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.merging import merge_folders
 from rethink_heads.measure.provenance import differences
 
 logger = logging.getLogger(__name__)
 
 _PROVENANCE = "provenance.json"
+MEMORY_MB = 512
 
 
 class Saved(Protocol):
@@ -32,16 +34,22 @@ class Parts:
     A sub-folder appears under its name only when it is complete.
     """
 
-    def __init__(self, folder: Path, provenance: dict[str, str]) -> None:
+    def __init__(self, folder: Path, provenance: dict[str, str], joining: bool = False) -> None:
         """Open or make `folder`.
 
         Parts of another provenance are removed, after saying what differs, and so is what a killed
         process left half-written.
 
+        Args:
+            folder, provenance: of the parts.
+            joining: another process has opened it and both write into it: nothing is removed.
+
         Raises:
             UserError: the folder cannot be written.
         """
         self.folder, self.provenance = folder, provenance
+        if joining:
+            return
         if folder.is_dir():
             before = _read(folder / _PROVENANCE)
             if before != provenance and any(folder.iterdir()):
@@ -75,6 +83,27 @@ class Parts:
         merged = Measurements.merge([Measurements.load(self.folder / str(i)) for i in image_ids])
         merged.provenance = dict(self.provenance)
         return merged
+
+    def merge_into(
+        self,
+        folder: Path,
+        image_ids: Iterable[int],
+        more: Measurements,
+        memory_mb: int = MEMORY_MB,
+    ) -> None:
+        """Save the measurements of these images, and more, in a folder, with the parts' provenance.
+
+        Args:
+            folder: gets the files of :meth:`Measurements.save`.
+            image_ids: all of them have parts.
+            more: measurements of no image, as the maps of the detector's weights.
+            memory_mb: bound on what is held at once, in MiB.
+
+        Raises:
+            UserError: a part is missing or damaged, or the folder cannot be written.
+        """
+        parts = (self.folder / str(image_id) for image_id in sorted(image_ids))
+        merge_folders(parts, more, folder, self.provenance, memory_mb)
 
     def remove(self) -> None:
         """Delete all parts."""

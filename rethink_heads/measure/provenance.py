@@ -15,6 +15,10 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.files import METADATA_KEY
 
 FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
+# Of the errors of sampling: a file beside FILES, and how the proposals were drawn. Measurements from before there were
+# any have neither, and none of the whole grid says how it was drawn.
+SAMPLING = "sampling"
+DRAWING = "stratified by IoU bin, with the errors of sampling"
 PACKAGES = ("torch", "torchvision")
 LONGEST_SHOWN = 200
 
@@ -26,10 +30,12 @@ def provenance_of(
 
     `memory_mb` is left out: it decides how much is done at once, not what is measured.
     """
+    drawn = {} if config.proposals_per_object is None else {SAMPLING: DRAWING}
     return {
         **dataset_provenance(dataset, detector_name),
         "measuring": config.model_dump_json(exclude={"memory_mb", "images"}),
         "seed": str(seed),
+        **drawn,
     }
 
 
@@ -51,7 +57,10 @@ def saved_provenance(folder: Path) -> dict[str, str] | None:
     two of them, count as damaged.
     """
     found = [file_provenance(folder / name) for name in FILES]
-    return found[0] if found[0] == found[1] == found[2] else None
+    sampling = folder / f"{SAMPLING}.parquet"
+    if sampling.is_file() or SAMPLING in (found[0] or {}):
+        found.append(file_provenance(sampling))
+    return found[0] if all(provenance == found[0] for provenance in found) else None
 
 
 def file_provenance(path: Path) -> dict[str, str] | None:

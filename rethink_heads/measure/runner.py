@@ -12,15 +12,18 @@ import torch
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
 from rethink_heads.detectors.opening.fingerprint import fingerprint
+from rethink_heads.distributed import Processes, alone, processes
 from rethink_heads.errors import UserError
+from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.parts import Parts
 from rethink_heads.measure.provenance import differences, provenance_of, saved_provenance
-from rethink_heads.progress import ProgressReport
+from rethink_heads.measure.stored import open_measurements
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,11 @@ def measure(
     rows.parquet and maps.parquet. An interrupted call loses only the image under way and goes on
     when called again. Complete measurements of the same provenance are read instead of measured
     again; those of another provenance stay until the new ones are complete.
+
+    Processes that torchrun started, on one machine or several, share the images where a `folder` is given, which all of
+    them must see. The first returns the measurements; the others, as soon as no image is left for them, none of them.
+    The measurements are the same to the bit for any number of processes with equally many threads each, on machines
+    of one kind: see :mod:`rethink_heads.measure.by_image`.
 
     Args:
         detector: its class names must be the dataset's.
@@ -71,33 +79,48 @@ def measure(
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
-            measured = _measure_or_read(measurer, dataset, Path(passing), provenance, progress)
+            # Of each process alone: the others do not see it.
+            _measured(measurer, dataset, Path(passing), provenance, progress, alone())
+            # Whole, for the files pass.
+            measured = Measurements.load(Path(passing))
     else:
-        measured = _measure_or_read(measurer, dataset, folder, provenance, progress)
+        together = processes()
+        measured = _measured(measurer, dataset, folder, provenance, progress, together)
+        if not together.is_first:
+            return measured
     _say_what_is_lacking(measured, detector, detector_name)
     return measured
 
 
-def _measure_or_read(
+def _measured(
     measurer: ObjectMeasurer,
     dataset: CocoDataset,
     folder: Path,
     provenance: dict[str, str],
     progress: bool,
+    together: Processes,
 ) -> Measurements:
-    """Measure into a folder, unless it holds complete measurements of this provenance."""
-    if _is_measured(folder, provenance):
-        return Measurements.load(folder)
-    parts = Parts(folder / "parts", provenance)
+    """Measure into a folder, unless it holds complete measurements of this provenance, and read it."""
+
+    def of_image(sample: Sample) -> tuple[Measurements, int]:
+        part = measurer.measure(sample)
+        return part, len(part.objects)
+
+    def merge(parts: Parts) -> None:
+        of_weights = _measure_weights(measurer.detector, measurer.detector_name)
+        memory = measurer.config.memory_mb
+        parts.merge_into(folder, dataset.image_ids, of_weights, memory)
+
     if isinstance(measurer.detector, torch.nn.Module):
         measurer.detector.eval()
-    _measure_images(measurer, dataset, parts, progress)
-    of_weights = _measure_weights(measurer.detector, measurer.detector_name)
-    measured = Measurements.merge([parts.merge(dataset.image_ids), of_weights])
-    measured.provenance = provenance
-    measured.save(folder)
-    parts.remove()
-    return measured
+    title = f"measuring {measurer.detector_name}"
+    work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
+    work_by_image(work, folder / "parts", lambda: _is_measured(folder, provenance), merge, together)
+    if together.is_first:
+        return open_measurements(folder, measurer.config.memory_mb)
+    of_none = Measurements.empty()
+    of_none.provenance = provenance
+    return of_none
 
 
 def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
@@ -136,30 +159,9 @@ def _is_measured(folder: Path, provenance: dict[str, str]) -> bool:
     return False
 
 
-def _measure_images(
-    measurer: ObjectMeasurer, dataset: CocoDataset, parts: Parts, progress: bool
-) -> None:
-    complete = parts.complete
-    todo = [index for index, image_id in enumerate(dataset.image_ids) if image_id not in complete]
-    report = ProgressReport(
-        f"measuring {measurer.detector_name}",
-        len(dataset),
-        "images",
-        counted="objects",
-        start=len(dataset) - len(todo),
-        enabled=progress,
-    )
-    with report:
-        for index in todo:
-            sample = dataset[index]
-            part = measurer.measure(sample)
-            parts.write(sample.image_id, part)
-            report.advance(counted=len(part.objects))
-
-
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
-    kinds = set(measured.maps["kind"])
+    kinds = {group[2] for group in measured.groups("maps")}
     if not isinstance(detector, WeightMapping):
         logger.warning("%s: %s", detector_name, lacking("weight_maps"))
     elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:

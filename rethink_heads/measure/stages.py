@@ -19,6 +19,7 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
+from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import frame_by_image
 from rethink_heads.measure.detections import CORNERS, DETECTION_TYPES, detect_dataset
@@ -63,7 +64,8 @@ def measure_stages(
 
     They are kept as ``folder``/stages.parquet and read again while the provenance is the same. An
     interrupted call loses only the image under way. The detections are those of ``detect_dataset``,
-    which keeps them in the same folder.
+    which keeps them in the same folder. Processes that torchrun started share the images, and all
+    of them get the frame.
 
     Args:
         detector: its class names must be the dataset's.
@@ -103,7 +105,7 @@ def measure_stages(
         detector.eval()
     folder = Path(folder)
     known = {**dataset_provenance(dataset, detector_name), **provenance}
-    if file_provenance(folder / STAGES_NAME) == known:
+    if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
         return load_stages(folder)[0]
     for method in ("propose", "detect"):
         if not offers(detector, method):

@@ -99,7 +99,8 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
             "training.precision=16-mixed needs a GPU: add training.precision=bf16-mixed or 32-true"
         )
     # Lightning is quiet here: what a user needs to know comes from this package.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     terminal = sys.stderr.isatty()
     validate_every = min(training.validate_every, training.max_iterations)
     callbacks: list[Callback] = [

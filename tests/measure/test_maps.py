@@ -17,6 +17,7 @@ from rethink_heads.measure.maps import (
     spatial_correlation,
     weight_correlations,
 )
+from rethink_heads.measure.responses import Responder
 
 LABEL = 2
 SIZE = (48, 64)
@@ -81,9 +82,10 @@ def test_correlations_of_output_and_weights(toy_detector: Any, features: Any):
     torch.testing.assert_close(of_weights["fc"], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [1, 100, 10_000])
-def test_displacement_equals_a_loop_over_boxes(toy_detector: Any, features: Any, chunk: int):
-    found = displacement_scores(toy_detector, features, BOX, LABEL, SIZE, chunk)
+@pytest.mark.parametrize("memory_mb", [0, 512])
+def test_displacement_equals_a_loop_over_boxes(toy_detector: Any, features: Any, memory_mb: int):
+    respond = Responder(toy_detector, memory_mb)
+    found = displacement_scores(respond, features, BOX, LABEL, SIZE)
     assert set(found) == set(toy_detector.heads)
     width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
     for row in range(0, DISPLACEMENT_STEPS, 4):
@@ -102,7 +104,8 @@ def test_displacement_equals_a_loop_over_boxes(toy_detector: Any, features: Any,
 
 def test_displacement_out_of_the_image_is_nan(toy_detector: Any, features: Any):
     corner = torch.tensor([0.0, 0.0, 20.0, 16.0])
-    found = displacement_scores(toy_detector, features, corner, LABEL, SIZE, 100)["fc"]
+    respond = Responder(toy_detector, 512)
+    found = displacement_scores(respond, features, corner, LABEL, SIZE)["fc"]
     gone = found.isnan()
     assert gone[0].all()  # dy = -1
     assert gone[:, 0].all()  # dx = -1

@@ -160,7 +160,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path, filled: bool) -> None:
     saved.save(tmp_path / "new" / "folder")
     assert_equal(Measurements.load(tmp_path / "new" / "folder"), saved)
     names = {path.name for path in (tmp_path / "new" / "folder").iterdir()}
-    assert names == {"bins.parquet", "rows.parquet", "maps.parquet"}
+    assert names == {"bins.parquet", "rows.parquet", "maps.parquet", "sampling.parquet"}
 
 
 def test_loading_from_nowhere_says_so(tmp_path: Path) -> None:

@@ -201,9 +201,17 @@ def test_stratified_proposals_keep_the_exact_counts(run: Any, tmp_path: Path):
     config = CONFIG.model_copy(update={"proposals_per_object": 100})
     some = run(config=config, folder=tmp_path / "some")
     pd.testing.assert_series_equal(full.bins["n"], some.bins["n"], check_exact=True)
-    expected = full.bins["n"].clip(upper=5)
-    pd.testing.assert_series_equal(some.bins["measured"], expected, check_names=False)
+    of_object = some.bins.groupby(["head", "object_id"])[["n", "measured"]].sum()
+    pd.testing.assert_series_equal(
+        of_object["measured"], of_object["n"].clip(upper=100), check_names=False
+    )
+    assert (some.bins["measured"] >= some.bins["n"].clip(upper=2)).all()
     key = ["head", "object_id", "bin"]
+    # One row of covariances for each bin that was not measured whole, and no other.
+    drawn = some.bins[some.bins["measured"] < some.bins["n"]]
+    assert len(full.sampling) == 0 < len(drawn)
+    pd.testing.assert_frame_equal(some.sampling[key], drawn[key].reset_index(drop=True))
+    assert np.isfinite(some.sampling.filter(like="cov_").to_numpy()).all()
     weights = some.rows.groupby(key)["weight"].sum()
     np.testing.assert_allclose(weights, full.bins.set_index(key)["n"].loc[weights.index])
 
@@ -224,7 +232,7 @@ def test_resumed_equals_uninterrupted(
     with pytest.raises(KeyboardInterrupt):
         run()
     parts = tmp_path / "measurements" / "parts"
-    assert sorted(p.name for p in parts.iterdir()) == ["3", "7", "provenance.json"]
+    assert sorted(p.name for p in parts.iterdir()) == ["3", "7", "provenance.json", "threads.json"]
     (parts / ".12-killed").mkdir()  # what a killed process leaves
     (parts / ".12-killed" / "bins.parquet").write_bytes(b"half")
 
@@ -236,7 +244,7 @@ def test_resumed_equals_uninterrupted(
     assert_equal(resumed, whole)
     assert_equal(Measurements.load(tmp_path / "measurements"), whole)
     files = sorted(p.name for p in (tmp_path / "measurements").iterdir())
-    assert files == ["bins.parquet", "maps.parquet", "rows.parquet"]
+    assert files == ["bins.parquet", "maps.parquet", "rows.parquet", "sampling.parquet"]
 
 
 def test_complete_measurements_are_reused(run: Any, toy_detector: Any):
@@ -306,7 +314,7 @@ def test_full_disk_leaves_nothing_half_written(
 
     def full(table: Any, where: Any, *rest: Any, **keywords: Any) -> None:
         written.append(where)
-        if len(written) == 5:  # in the second image
+        if len(written) == 6:  # in the second image
             Path(where).write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         write(table, where, *rest, **keywords)
@@ -315,8 +323,8 @@ def test_full_disk_leaves_nothing_half_written(
     with pytest.raises(UserError, match="No space left on device"):
         run()
     parts = tmp_path / "measurements" / "parts"
-    assert sorted(p.name for p in parts.iterdir()) == ["7", "provenance.json"]
-    assert len(list((parts / "7").iterdir())) == 3
+    assert sorted(p.name for p in parts.iterdir()) == ["7", "provenance.json", "threads.json"]
+    assert len(list((parts / "7").iterdir())) == 4
 
 
 def test_no_objects_is_an_error(run: Any, one_empty_image: CocoDataset):

@@ -13,6 +13,7 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.detectron2.installed import require_detectron2
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
+from rethink_heads.detectors.linear_probing import LinearProber
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
@@ -173,6 +174,10 @@ class Detectron2Detector:
             )
             for name, out in outputs.items()
         }
+
+    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+        """What asks detectron2's own fc-head about one class of many boxes at once; None for any other head."""
+        return self.stage.prober(dtype)
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps (N, C, S, S), those of fully connected layers rebuilt from the first of them."""

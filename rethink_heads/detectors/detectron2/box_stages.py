@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.roi_heads import (
     CascadeROIHeads,
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import BoxHeadParts, cells_of, parts_of
+from rethink_heads.detectors.detectron2.probing import pool, prober_of
 from rethink_heads.detectors.detectron2.roi_heads import RethinkROIHeads
 from rethink_heads.detectors.frames import Size
+from rethink_heads.detectors.linear_probing import LinearProber
 from rethink_heads.errors import UserError
 from rethink_heads.heads import FCHead
 
@@ -43,6 +46,10 @@ class BoxStage(Protocol):
 
     def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
         """RoI features of one image's boxes (N, 4)."""
+        ...
+
+    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+        """What asks its heads about one class of many boxes at once, with the weights as they are now."""
         ...
 
     def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
@@ -86,7 +93,11 @@ class SharedPoolingStage:
 
     def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) of one image's boxes (N, 4)."""
-        return {ROI: self.pooler([levels[name] for name in self.in_features], [Boxes(boxes)])}
+        return {ROI: pool(self.pooler, [levels[name] for name in self.in_features], boxes)}
+
+    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+        """What asks detectron2's own fc-head about one class of many boxes at once; None for any other head."""
+        return None if self.of_c4 else prober_of(self.roi_heads, self.heads[0], dtype)
 
     def _predicted(self, roi_features: RoIFeatures) -> tuple[Tensor, Tensor]:
         # A copy, since a head may begin with a layer that works in place.
@@ -144,6 +155,10 @@ class RethinkStage:
     def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of one image's boxes (N, 4)."""
         return self.roi_heads.pool(levels, [boxes])
+
+    def prober(self, dtype: torch.dtype) -> None:
+        """None: our heads are quickest in our own detector, into which these weights can be imported."""
+        return None
 
     def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
         """By reading: scores (N, K) and clipped boxes (N, K, 4)."""

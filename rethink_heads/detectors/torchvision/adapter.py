@@ -17,6 +17,9 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import cells_of, parts_of
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
+from rethink_heads.detectors.linear_probing import LinearProber
+from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.detectors.torchvision.probing import prober_of
 from rethink_heads.errors import UserError
 
 STEPS = ("forward", "eager_outputs")
@@ -117,7 +120,8 @@ class TorchvisionDetector:
 
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) under ``box`` of boxes (N, 4) in pixels of the original image."""
-        return {"box": self._pooled(features, self._into_frame(features, boxes))}
+        framed = self._into_frame(features, boxes)
+        return {"box": pool(self.model.roi_heads.box_roi_pool, features, framed)}
 
     def predict(
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
@@ -136,6 +140,11 @@ class TorchvisionDetector:
         # The analyses' boxes are in float32, whatever the weights are in.
         regressed = features.out_of_frame(clipped).float()
         return {self._parts.kind: HeadOutput(scores.float(), regressed)}
+
+    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+        """What asks torchvision's own fc-head about one class of many boxes at once; None for any other head."""
+        kind, classes = self._parts.kind, len(self.class_names)
+        return prober_of(self.model.roi_heads, kind, classes, dtype)
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By part of the head: output maps (N, C, S, S), that of fully connected layers rebuilt from the first."""

@@ -48,6 +48,7 @@ def test_measuring_from_python_needs_a_detector_and_data_alone(tmp_path: Path) -
         "bins.parquet",
         "rows.parquet",
         "maps.parquet",
+        "sampling.parquet",
     }
 
 

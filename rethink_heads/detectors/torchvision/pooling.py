@@ -1,0 +1,44 @@
+"""torchvision's ``MultiScaleRoIAlign`` by factors: the same levels and cells of the same boxes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import MultiScaleRoIAlign
+
+from rethink_heads.detectors.frames import ImageFeatures
+from rethink_heads.detectors.linear_probing import is_just
+from rethink_heads.probing.axis import RoIAlignRule
+from rethink_heads.probing.embedding import PyramidRoIs
+from rethink_heads.probing.pyramid import pool_pyramid
+
+
+def can_place(pooler: nn.Module) -> bool:
+    """Whether a pooler is torchvision's own, with square RoI features."""
+    if not is_just(pooler, MultiScaleRoIAlign):
+        return False
+    sides: Any = pooler.output_size
+    return len(sides) == 2 and sides[0] == sides[1]
+
+
+def place(pooler: Any, features: ImageFeatures, boxes: Tensor) -> PyramidRoIs:
+    """Where a pooler that ``can_place`` pools boxes (N, 4), in the detector's frame, from."""
+    if pooler.scales is None or pooler.map_levels is None:
+        # It takes the levels' scales from the first image that it sees.
+        pooler(features.pyramid, [boxes[:0]], [features.size])
+    maps = [each for name, each in features.pyramid.items() if name in pooler.featmap_names]
+    levels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    if len(maps) > 1:
+        levels = pooler.map_levels([boxes])
+    rule = RoIAlignRule(pooler.output_size[0], pooler.sampling_ratio)
+    return PyramidRoIs([each[0] for each in maps], pooler.scales, boxes, levels, rule)
+
+
+def pool(pooler: nn.Module, features: ImageFeatures, boxes: Tensor) -> Tensor:
+    """What a pooler makes of boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
+    if can_place(pooler):
+        return pool_pyramid(place(pooler, features, boxes))
+    found: Tensor = pooler(features.pyramid, [boxes], [features.size])
+    return found

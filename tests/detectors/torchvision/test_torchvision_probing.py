@@ -1,0 +1,156 @@
+"""torchvision's fc-heads on many boxes at once, and its pooling by factors, against its own modules."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import MultiScaleRoIAlign
+
+from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
+from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.measure.responses import Responder
+from rethink_heads.probing import roi_align as choice
+from rethink_heads.proposals import grid
+from tests.detectors.torchvision.small_models import OwnPredictor, RowsHead, small_model
+
+CLASSES = ("a", "b", "c")
+CHANNELS, CELLS, WIDTH = 8, 5, 16
+SIZE = (120, 170)
+
+
+class ThreeLevels(nn.Module):
+    """A backbone with levels of strides 4, 8 and 16."""
+
+    out_channels = CHANNELS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv2d(3, CHANNELS, 5, 4, 2),
+                nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1),
+                nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1),
+            ]
+        )
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        found = OrderedDict()
+        for name, layer in zip("abc", self.layers, strict=True):
+            x = layer(x)
+            found[name] = 3 * x
+        return found
+
+
+class OtherPredictor(FastRCNNPredictor):
+    """Changes nothing, but could."""
+
+
+def model_of(levels: list[str], pooler: MultiScaleRoIAlign | None = None) -> FasterRCNN:
+    torch.manual_seed(0)
+    found = FasterRCNN(
+        ThreeLevels(),
+        min_size=240,
+        max_size=340,
+        rpn_anchor_generator=AnchorGenerator(((16,), (32,), (64,)), ((0.5, 1.0, 2.0),) * 3),
+        box_roi_pool=pooler or MultiScaleRoIAlign(levels, CELLS, 2, canonical_scale=112),
+        box_head=TwoMLPHead(CHANNELS * CELLS**2, WIDTH),
+        box_predictor=FastRCNNPredictor(WIDTH, len(CLASSES) + 1),
+    )
+    for layer in (
+        found.roi_heads.box_predictor.cls_score,
+        found.roi_heads.box_predictor.bbox_pred,
+    ):
+        nn.init.normal_(layer.weight, std=1.5)
+    return found
+
+
+def boxes() -> Tensor:
+    generator = torch.Generator().manual_seed(6)
+    scattered = torch.rand(40, 4, generator=generator) * 80
+    scattered[:, 2:] += scattered[:, :2]
+    small = grid(torch.tensor([40.0, 50, 61, 66]), SIZE, 5).boxes
+    large = grid(torch.tensor([0.0, 3, 150, 119]), SIZE, 3).boxes
+    return torch.cat([small, scattered, large])
+
+
+def image() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.randint(0, 256, (3, 12, 17), generator=generator, dtype=torch.uint8)
+    return coarse.repeat_interleave(10, 1).repeat_interleave(10, 2)
+
+
+@pytest.mark.parametrize("levels", [["a", "b", "c"], ["b"], ["b", "c"]], ids="".join)
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=str)
+@torch.inference_mode()
+def test_equals_pool_and_predict(levels: list[str], precision: torch.dtype) -> None:
+    detector = TorchvisionDetector(model_of(levels).to(precision), CLASSES)
+    respond, features = Responder(detector, 64), detector.extract(image())
+    assert respond.prober is not None
+    # Answered first, before the pooler has seen an image.
+    found = [respond(features, boxes(), label)["fc"] for label in range(len(CLASSES))]
+    output = detector.predict(features, detector.pool(features, boxes()), boxes())["fc"]
+    for label, (scores, regressed) in enumerate(found):
+        assert scores.dtype == regressed.dtype == torch.float32
+        assert scores.std() > 0.01
+        torch.testing.assert_close(scores, output.scores[:, label], rtol=0, atol=1e-5)
+        torch.testing.assert_close(regressed, output.boxes[:, label], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("levels", [["a", "b", "c"], ["b"]], ids="".join)
+@torch.inference_mode()
+def test_pooling_by_factors_equals_torchvisions(
+    levels: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "LEAST_READINGS", 0)
+    monkeypatch.setattr(choice, "PRODUCTS_A_READING", 1e9)
+    detector = TorchvisionDetector(model_of(levels), CLASSES)
+    features, pooler = detector.extract(image()), detector.model.roi_heads.box_roi_pool
+    # The same boxes in the frame of the resized image.
+    framed = features.into_frame(boxes())
+    found = pool(pooler, features, framed)
+    own = pooler(features.pyramid, [framed], [features.size])
+    assert found.is_contiguous()
+    assert not torch.equal(found, own)
+    torch.testing.assert_close(found, own, rtol=0, atol=1e-5)
+    assert pool(pooler, features, framed[:0]).shape == (0, CHANNELS, CELLS, CELLS)
+
+
+def test_what_is_not_torchvisions_own_has_no_prober() -> None:
+    def of(model: FasterRCNN) -> object:
+        return TorchvisionDetector(model, CLASSES).prober(torch.float32)
+
+    levels = ["a", "b"]
+    assert of(model_of(levels)) is not None
+    assert of(small_model(RowsHead(), OwnPredictor())) is None
+    changed = model_of(levels)
+    changed.roi_heads.box_predictor = OtherPredictor(WIDTH, len(CLASSES) + 1)
+    assert of(changed) is None
+    listened = model_of(levels)
+    listened.roi_heads.box_head.register_forward_hook(lambda *_: None)
+    assert of(listened) is None
+    patched = model_of(levels)
+    patched.roi_heads.box_head.forward = patched.roi_heads.box_head.forward
+    assert of(patched) is None
+    oblong = MultiScaleRoIAlign(levels, (5, 5), 2)
+    assert of(model_of(levels, oblong)) is not None
+    oblong.output_size = (1, 25)
+    assert of(model_of(levels, oblong)) is None
+
+
+@torch.inference_mode()
+def test_memory_and_bfloat16() -> None:
+    detector = TorchvisionDetector(model_of(["a", "b", "c"]), CLASSES)
+    features = detector.extract(image())
+    exact, regressed = Responder(detector, 64)(features, boxes(), 1)["fc"]
+    found = Responder(detector, 1)(features, boxes(), 1)["fc"]
+    torch.testing.assert_close(found[0], exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[1], regressed, rtol=0, atol=1e-3)
+    rounded, _ = Responder(detector, 64, "bfloat16")(features, boxes(), 1)["fc"]
+    assert not torch.equal(rounded, exact)
+    assert float(torch.corrcoef(torch.stack([rounded, exact]))[0, 1]) > 0.998
