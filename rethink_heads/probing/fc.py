@@ -11,10 +11,13 @@ from torch.profiler import record_function
 
 from rethink_heads.probing.blocks import LevelRoIs
 
-# A multiplication of the factored layer takes as long as that of a plain matrix product divided by this: its products
-# are smaller. Measured on two cores with AVX-512 and AMX at the paper's sizes, regions of 47 x 47 and 65 x 65 cells.
-FACTORED_RATE = {torch.float32: 0.6, torch.bfloat16: 0.4}
-DEFAULT_FACTORED_RATE = 0.5
+# A multiplication by factors takes as long as that of the plain matrix product divided by this. Measured on two cores
+# with AVX-512 and AMX at the paper's sizes, in float32 and bfloat16, regions of 33 x 33 to 65 x 65 cells: 0.8 to 1.
+FACTORED_RATE = 0.85
+# What the region's cells make of some units of the layer is that large: 7 to 14 MB were the quickest, 26 MB up to 1.6
+# times slower.
+FACTORED_BYTES = 14 * 10**6
+LEAST_UNITS = 16
 # Hidden vectors that the layers after the first take at once: they stay in cache.
 ROWS = 1024
 # RoI features held at once on a CPU.
@@ -39,8 +42,9 @@ class FCProbe:
         by_cell = first.view(self.width, channels, resolution, resolution)
         # In the order of the RoI features' memory, instead of bringing those into the layer's.
         self.first = by_cell.permute(0, 2, 3, 1).reshape(self.width, -1).contiguous()
-        # From a cell of the map to (S along x, S along y, width).
-        self.by_channel = by_cell.permute(1, 3, 2, 0).reshape(channels, -1).contiguous()
+        # (C, S along x times S along y, width): from a cell of the map to every cell of an RoI.
+        by_channel = by_cell.permute(1, 3, 2, 0).reshape(channels, resolution**2, self.width)
+        self.by_channel = by_channel.contiguous()
         self.first_bias = _bias(layers[0], dtype)
         self.others = [(_of(layer, dtype), _bias(layer, dtype)) for layer in layers[1:]]
 
@@ -87,31 +91,42 @@ class FCProbe:
         factored = height * cells**2 * width * self.width * (channels + x)
         factored += x * y * cells * height * self.width
         plain = len(level) * cells**2 * channels * (self.width + height)
-        return factored < FACTORED_RATE.get(self.dtype, DEFAULT_FACTORED_RATE) * plain
+        return factored < FACTORED_RATE * plain
 
     def _bytes_of_factors(self, level: LevelRoIs) -> int:
         height, width, _ = level.region.shape
         x, cells, _ = level.x.weights.shape
-        elements = self.width * (x * height * cells + width * cells**2 + level.outer.pairs)
+        units = self._units_at_once(level)
+        # Along x before and after its places change.
+        elements = units * height * cells * (width * cells + 2 * x)
+        elements += level.outer.pairs * (self.width + units)
         return elements * level.region.element_size()
 
     def _by_factors(self, level: LevelRoIs) -> Tensor:
         """The first layer of the region's cells, then both axes contracted: all x-intervals with all y-intervals."""
-        height, width, _ = level.region.shape
+        height, width, channels = level.region.shape
         x, cells, _ = level.x.weights.shape
         y = len(level.outer.y_sides)
         x_weights = level.x.weights.transpose(1, 2).reshape(x, width * cells)
         y_weights = level.y.weights.transpose(1, 2).reshape(y, height * cells)
-        along_x = level.region.new_empty((x, height, cells * self.width))
-        for row in range(height):
-            # (w, S along x, S along y * width)
-            of_cells = torch.mm(level.region[row], self.by_channel)
-            of_cells = of_cells.view(width * cells, cells * self.width)
-            along_x[:, row] = torch.mm(x_weights, of_cells)
-        columns = along_x.view(x, height * cells, self.width)
-        index = level.outer.x * y + level.outer.y
-        found = torch.matmul(y_weights, columns).view(x * y, self.width)
-        return found[index]
+        region = level.region.view(height * width, channels)
+        found = level.region.new_empty((x, y, self.width))
+        step = self._units_at_once(level)
+        for units in (slice(at, at + step) for at in range(0, self.width, step)):
+            weights = self.by_channel[:, :, units].reshape(channels, -1)
+            count = weights.shape[1] // cells**2
+            of_cells = torch.mm(region, weights).view(height, width * cells, cells * count)
+            along_x = torch.matmul(x_weights, of_cells).view(height, x, cells, count)
+            columns = along_x.transpose(0, 1).reshape(x, height * cells, count)
+            found[:, :, units] = torch.matmul(y_weights, columns)
+        return found.view(x * y, self.width)[level.outer.x * y + level.outer.y]
+
+    def _units_at_once(self, level: LevelRoIs) -> int:
+        """Units of the layer that are computed together: what the region's cells make of them stays in cache."""
+        height, width, _ = level.region.shape
+        cells = level.x.weights.shape[1] ** 2
+        bytes_a_unit = height * width * cells * level.region.element_size()
+        return max(LEAST_UNITS, FACTORED_BYTES // bytes_a_unit // LEAST_UNITS * LEAST_UNITS)
 
 
 def _of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
