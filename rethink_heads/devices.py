@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 
 from rethink_heads.distributed import local_rank
@@ -30,6 +32,20 @@ def resolve_device(name: str = "auto") -> torch.device:
     ):
         raise UserError(f"this machine has no device {name!r}: give cpu or auto")
     return _own_gpu() if device.type == "cuda" and device.index is None else device
+
+
+def whole_float32() -> AbstractContextManager[None]:
+    """Within it a GPU's convolutions in float32 keep all bits, as its matrix products do.
+
+    torch lets convolutions use TF32 unless told otherwise, which has ten bits of mantissa.
+    """
+    now = torch.backends.cudnn
+    return now.flags(
+        enabled=now.enabled,
+        benchmark=now.benchmark,
+        deterministic=now.deterministic,
+        allow_tf32=False,
+    )
 
 
 def _own_gpu() -> torch.device:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.devices import whole_float32
 from rethink_heads.measure.maps import (
     cell_responses,
     displacement_scores,
@@ -49,7 +50,8 @@ class ObjectMeasurer:
     seed: int
 
     @cached_property
-    def _respond(self) -> Responder:
+    def responder(self) -> Responder:
+        """The detector's heads as they are when it is first asked for."""
         return Responder(self.detector, self.config.memory_mb, self.config.precision)
 
     def measure(self, sample: Sample) -> Measurements:
@@ -62,8 +64,8 @@ class ObjectMeasurer:
         if not len(objects):
             return Measurements.empty()
         bins, rows, maps, errors = [], [], [], []
-        with torch.inference_mode():
-            features = self._respond.extract(sample.image)
+        with torch.inference_mode(), whole_float32():
+            features = self.responder.extract(sample.image)
             for index in objects.tolist():
                 target = self._target(sample, index)
                 exact = self.detector.pool(features, target.box[None].to(self.detector.device))
@@ -113,7 +115,7 @@ class ObjectMeasurer:
             bins, self.config.rows_per_bin, generator("rows", self.seed, *target.ids)
         )
         stands_for = {"bin": bins[rows].numpy(), "weight": (row_weights * weights[rows]).numpy()}
-        responses = self._respond(features, boxes, target.label)
+        responses = self.responder(features, boxes, target.label)
         for head, (scores, regressed) in responses.items():
             values = proposal_values(ious, scores, regressed, target.box)
             moments = reduce_values(values, bins, weights)
@@ -130,7 +132,7 @@ class ObjectMeasurer:
         """Rows of the frame of maps, given the RoI features of the object's own box."""
         detector, box, label = self.detector, target.box, target.label
         correlations = output_correlations(detector, exact)
-        displaced = displacement_scores(self._respond, features, box, label, target.image_size)
+        displaced = displacement_scores(self.responder, features, box, label, target.image_size)
         cells = cell_responses(detector, features, exact, box, label, chunk)
         found = [(branch, "spatial_correlation", values) for branch, values in correlations.items()]
         found += [(head, "displacement_score", values) for head, values in displaced.items()]

@@ -61,12 +61,14 @@ class Responder:
             with torch.inference_mode():
                 self.prober = detector.prober(DTYPES[precision])
 
+    @torch.inference_mode()
     def extract(self, image: Tensor) -> Features:
         """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
         image = image.to(self.detector.device)
         prober: object = self.prober
         return (prober if isinstance(prober, Extracting) else self.detector).extract(image)
 
+    @torch.inference_mode()
     def __call__(
         self, features: Features, boxes: Tensor, label: int
     ) -> dict[str, tuple[Tensor, Tensor]]:

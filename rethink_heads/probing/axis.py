@@ -71,7 +71,10 @@ def axis_weights(sides: Tensor, scale: float, extent: int, rule: RoIAlignRule) -
     first, last = _ends(low, high, inside)
     weights = sides.new_zeros((*positions.shape[:2], last - first))
     for place, share in ((low, (1 - beyond) * shares), (high, beyond * shares)):
-        weights.scatter_add_(2, (place - first).clamp(0, last - first - 1), share)
+        place = (place - first).clamp(0, last - first - 1)
+        # Sample by sample: the order of a sum is the same on every device.
+        for one in range(place.shape[2]):
+            weights.scatter_add_(2, place[..., one, None], share[..., one, None])
     return Axis(first, weights)
 
 

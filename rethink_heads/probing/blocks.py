@@ -16,6 +16,9 @@ from torch.profiler import record_function
 from rethink_heads.probing.axis import Axis, RoIAlignRule, axis_weights
 from rethink_heads.probing.outer import OuterProduct, outer_product
 
+# The features of a block of RoIs, and as much again at most: the region pooled along x.
+POOLED_AT_ONCE = 2
+
 
 @dataclass(frozen=True)
 class LevelRoIs:
@@ -67,19 +70,21 @@ def pooled_blocks(level: LevelRoIs, most: int) -> Iterator[tuple[Tensor, Tensor]
         Positions (n,) among the level's RoIs and their features (n, S, S, C). The features' memory is used again for
         the next block.
     """
-    along_x = _contract_x(level)
     pairs, order = torch.sort(level.outer.x * len(level.outer.y_sides) + level.outer.y)
     counts = torch.bincount(level.outer.x, minlength=len(level.outer.x_sides)).tolist()
     # Each pair once: as many RoIs as pairs may be one pair twice and another missing.
     full = len(pairs) == level.outer.pairs and bool((pairs.diff() == 1).all())
     memory = level.region.new_empty(0)
     done = 0
-    for group in _groups(counts, most):
+    # Pooled along x alone, a group's intervals take no more room than its RoI features.
+    intervals = max(1, most * level.x.weights.shape[1] // len(level.region))
+    for group in _groups(counts, most, intervals):
         positions = order[done : done + sum(stop - start for _, start, stop in group)]
         done += len(positions)
         memory = _room(memory, level, len(positions))
         together = full and all(stop - start == counts[0] for _, start, stop in group)
         with record_function("pool"):
+            along_x = _contract_x(level, group)
             if together:
                 block = _contract_y_together(level, along_x, group, memory)
             else:
@@ -96,22 +101,22 @@ def pool(level: LevelRoIs, most: int = 512) -> Tensor:
     return pooled.permute(0, 3, 1, 2)
 
 
-def _contract_x(level: LevelRoIs) -> Tensor:
-    """(h, X, S * C): the region pooled along x."""
-    with record_function("pool"):
-        x, cells, width = level.x.weights.shape
-        found = torch.matmul(level.x.weights.reshape(x * cells, width), level.region)
-        return found.view(len(level.region), x, -1)
+def _contract_x(level: LevelRoIs, group: list[tuple[int, int, int]]) -> Tensor:
+    """(h, x-intervals of the group, S * C): the region pooled along x."""
+    weights = level.x.weights[group[0][0] : group[-1][0] + 1]
+    x, cells, width = weights.shape
+    found = torch.matmul(weights.reshape(x * cells, width), level.region)
+    return found.view(len(level.region), x, -1)
 
 
-def _groups(counts: list[int], most: int) -> Iterator[list[tuple[int, int, int]]]:
-    """x-intervals and the range of their own RoIs, (index, start, stop), together at most ``most`` RoIs."""
+def _groups(counts: list[int], most: int, intervals: int) -> Iterator[list[tuple[int, int, int]]]:
+    """x-intervals and the range of their own RoIs, (index, start, stop), within both limits."""
     group: list[tuple[int, int, int]] = []
     size = 0
     for index, count in enumerate(counts):
         for start in range(0, count, most):
             stop = min(start + most, count)
-            if group and size + stop - start > most:
+            if group and (size + stop - start > most or len(group) == intervals):
                 yield group
                 group, size = [], 0
             group.append((index, start, stop))
@@ -131,9 +136,9 @@ def _contract_y_together(
     """All y-intervals with consecutive x-intervals: one batched product."""
     y, cells, height = level.y.weights.shape
     channels = level.region.shape[2]
-    first, count = group[0][0], len(group)
+    count = len(group)
     out = memory[: count * y * cells * cells * channels].view(count, y * cells, cells * channels)
-    columns = along_x[:, first : first + count].permute(1, 0, 2)
+    columns = along_x.permute(1, 0, 2)
     torch.matmul(level.y.weights.reshape(y * cells, height), columns, out=out)
     return out.view(count * y, cells, cells, channels)
 
@@ -153,6 +158,6 @@ def _contract_y(
     done = 0
     for index, start, stop in group:
         rows = slice(done * cells, (done + stop - start) * cells)
-        torch.mm(weights[rows], along_x[:, index], out=out[rows])
+        torch.mm(weights[rows], along_x[:, index - group[0][0]], out=out[rows])
         done += stop - start
     return out.view(-1, cells, cells, channels)

@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from rethink_heads.heads.conv import ConvHead
-from rethink_heads.probing.blocks import LevelRoIs
-from rethink_heads.probing.conv_blocks import step_of
+from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
+from rethink_heads.probing.conv_blocks import Mixing, step_of
 
 # On two cores 64 to 242 RoIs took the same time within 10%, more of them longer: their maps leave the cache.
 MOST_ON_CPU = 128
-# Maps of the head's width that are held at once: a block's output, and what a non-local block makes of it.
-MAPS_AT_ONCE = 4
+# Maps of the head's width that are held at once: a block's output and what the next makes of it.
+MAPS_AT_ONCE = 3
+MAPS_OF_MIXING = 3
 
 
 class ConvProbe:
@@ -22,17 +23,21 @@ class ConvProbe:
     Args:
         head: in evaluation mode; its weights are copied.
         resolution: side S of the RoI features, in cells.
-        dtype: of the arithmetic; sums are kept in float32 by products and convolutions either way.
+        dtype: of the arithmetic. A CPU's products and convolutions keep their sums in float32 either way.
     """
 
     def __init__(self, head: ConvHead, resolution: int, dtype: torch.dtype) -> None:
         self.dtype, self.resolution, self.cells = dtype, resolution, resolution**2
         self.width = head.predictor.cls_score.in_features
+        self.channels = int(next(head.blocks.parameters()).shape[1])
         self.steps = [step_of(block, dtype) for block in head.blocks]
+        mixes = any(isinstance(step, Mixing) for step in self.steps)
+        self.maps = MAPS_AT_ONCE + (MAPS_OF_MIXING if mixes else 0)
 
     def most(self, device: torch.device, memory: int) -> int:
         """RoIs to take at once where ``memory`` bytes may be held."""
-        fits = memory // (MAPS_AT_ONCE * self.width * self.cells * self.dtype.itemsize)
+        cell = POOLED_AT_ONCE * self.channels + self.maps * self.width
+        fits = memory // (cell * self.cells * self.dtype.itemsize)
         return int(max(1, min(fits, MOST_ON_CPU) if device.type == "cpu" else fits))
 
     def at_once(self, level: LevelRoIs, memory: int) -> Tensor | None:

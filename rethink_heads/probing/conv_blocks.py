@@ -78,6 +78,7 @@ class Mixing:
         mixed = F.linear(x, self.inputs, self.biases).view(shape)
         # (N, groups, S * S, channels of a group)
         theta, phi, g = mixed.permute(2, 0, 3, 1, 4).contiguous()
+        del mixed
         affinity = torch.matmul(theta, phi.transpose(-1, -2)) / cells**2
         gathered = torch.matmul(affinity, g).transpose(1, 2).reshape(-1, self.inner)
         x.add_(self.out_bias).addmm_(gathered, self.out.t())

@@ -84,16 +84,18 @@ def embed(
         for name, probe in probes.items()
     }
     memory = memory_mb * MEBIBYTE
-    most = min(probe.most(rois.rois.device, memory) for probe in probes.values())
     for positions, level in rois.by_level(dtype):
+        left = memory - level.region.numel() * dtype.itemsize
         block_by_block = {}
         for name, probe in probes.items():
-            whole = probe.at_once(level, memory)
+            whole = probe.at_once(level, left)
             if whole is None:
                 block_by_block[name] = probe
             else:
                 found[name][positions] = whole
         if block_by_block:
+            device = rois.rois.device
+            most = min(probe.most(device, left) for probe in block_by_block.values())
             for part, block in pooled_blocks(level, most):
                 for name, probe in block_by_block.items():
                     found[name][positions[part]] = probe.of_block(block)

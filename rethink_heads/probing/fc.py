@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from rethink_heads.probing.blocks import LevelRoIs
+from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
 
 # A multiplication by factors takes as long as that of the plain matrix product divided by this. Measured on two cores
-# with AVX-512 and AMX at the paper's sizes, in float32 and bfloat16, regions of 33 x 33 to 65 x 65 cells: 0.8 to 1.
-FACTORED_RATE = 0.85
+# with AVX-512 and AMX at the paper's sizes: as quick as plain products at 91 x 91 cells in float32, at 70 x 70 in
+# bfloat16.
+FACTORED_RATE = {torch.float32: 0.85, torch.bfloat16: 0.5}
+DEFAULT_FACTORED_RATE = 0.85
 # What the region's cells make of some units of the layer is that large: 7 to 14 MB were the quickest, 26 MB up to 1.6
 # times slower.
 FACTORED_BYTES = 14 * 10**6
@@ -31,7 +33,7 @@ class FCProbe:
         layers: the head's hidden layers; the first takes RoI features flattened from (C, S, S).
         channels: channels C of the RoI features.
         resolution: side S of the RoI features, in cells.
-        dtype: of the arithmetic; sums are kept in float32 by the matrix products either way.
+        dtype: of the arithmetic. A CPU's products keep their sums in float32 either way.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class FCProbe:
 
     def most(self, device: torch.device, memory: int) -> int:
         """RoIs to take at once where ``memory`` bytes may be held."""
-        row = self.first[0].numel() + len(self.others) * self.width + self.width
+        row = POOLED_AT_ONCE * self.first[0].numel() + (1 + len(self.others)) * self.width
         fits = memory // (row * self.first.element_size())
         # Their features stay in cache.
         limit = BLOCK_BYTES // (self.first[0].numel() * self.first.element_size())
@@ -68,6 +70,9 @@ class FCProbe:
             level: the RoIs.
             memory: bytes that may be held beside the result.
         """
+        # Measured on CPUs alone.
+        if level.region.is_cuda:
+            return None
         if not self._factors_pay(level) or self._bytes_of_factors(level) > memory:
             return None
         with record_function("linear"):
@@ -91,7 +96,7 @@ class FCProbe:
         factored = height * cells**2 * width * self.width * (channels + x)
         factored += x * y * cells * height * self.width
         plain = len(level) * cells**2 * channels * (self.width + height)
-        return factored < FACTORED_RATE * plain
+        return factored < FACTORED_RATE.get(self.dtype, DEFAULT_FACTORED_RATE) * plain
 
     def _bytes_of_factors(self, level: LevelRoIs) -> int:
         height, width, _ = level.region.shape
@@ -99,7 +104,7 @@ class FCProbe:
         units = self._units_at_once(level)
         # Along x before and after its places change.
         elements = units * height * cells * (width * cells + 2 * x)
-        elements += level.outer.pairs * (self.width + units)
+        elements += (level.outer.pairs + len(level)) * self.width + level.outer.pairs * units
         return elements * level.region.element_size()
 
     def _by_factors(self, level: LevelRoIs) -> Tensor:

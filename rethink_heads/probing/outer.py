@@ -39,7 +39,8 @@ def outer_product(rois: Tensor) -> OuterProduct:
 
 def _intervals(sides: Tensor) -> tuple[Tensor, Tensor]:
     """Different rows of sides (N, 2) and the index of each."""
-    sides = sides.contiguous()
+    # Contiguous even where there are none, to be seen as other numbers.
+    sides = sides.clone(memory_format=torch.contiguous_format)
     if sides.dtype != torch.float32:
         different, index = torch.unique(sides, dim=0, return_inverse=True)
         return different, index

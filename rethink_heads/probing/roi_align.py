@@ -14,6 +14,7 @@ from rethink_heads.probing.blocks import LevelRoIs, level_rois, pool
 PRODUCTS_A_READING = 8
 # With fewer readings than this the operator is done before the factors are found.
 LEAST_READINGS = 2**22
+FEW_ROIS = 8
 # Places that a bilinear sample reads.
 CORNERS = 4
 TYPES = (torch.float32, torch.float64)
@@ -33,10 +34,12 @@ def roi_align(feature_map: Tensor, rois: Tensor, scale: float, rule: RoIAlignRul
     """
     if _may_factor(feature_map, rois):
         readings = _readings(rois, scale, rule) * feature_map.shape[1]
-        if readings >= LEAST_READINGS:
+        # The operator copies a whole map whose channels are last.
+        few = len(rois) <= FEW_ROIS and not feature_map.is_contiguous()
+        if few or readings >= LEAST_READINGS:
             with torch.autocast(feature_map.device.type, enabled=False):
                 level = level_rois(feature_map[0], rois, scale, rule, feature_map.dtype)
-                if _products(level) < PRODUCTS_A_READING * readings:
+                if few or _products(level) < PRODUCTS_A_READING * readings:
                     return pool(level)
     found: Tensor = operator(
         feature_map, [rois], rule.resolution, scale, rule.sampling_ratio, rule.aligned

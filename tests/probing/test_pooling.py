@@ -14,6 +14,7 @@ from torchvision.ops import roi_align as operator
 from rethink_heads.boxes import outer_boxes
 from rethink_heads.probing.axis import RoIAlignRule
 from rethink_heads.probing.blocks import level_rois, pool
+from rethink_heads.probing.outer import outer_product
 from tests.probing.made_rois import Case, cases
 
 # Of the largest value on the map: rounding of a cell's average, of which the weights add up to 1.
@@ -118,3 +119,8 @@ def test_repeated_rois_are_no_grid() -> None:
     )
     case = Case(feature_map, rois, 1.0, RoIAlignRule(3, 2))
     assert_equal(by_factors(case, torch.float64), by_operator(case, torch.float64), case)
+
+
+def test_no_rois_have_no_intervals() -> None:
+    found = outer_product(torch.zeros(0, 4))
+    assert [len(part) for part in (found.x_sides, found.y_sides, found.x, found.y)] == [0, 0, 0, 0]
