@@ -31,7 +31,7 @@ from rethink_heads.measure.moments import (
     reduce_values,
     sampling_covariances,
 )
-from rethink_heads.measure.responses import respond
+from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.proposals import grid, iou_bin
 from rethink_heads.runs import Run
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 IOU_RANGES = ((0.0, 1.0), (0.5, 1.0))
 CLAIM, WIDTH = 0.95, 1.96
+# Sums in another order differ by less.
+ROUNDING = 1e-12
 KEYS = ["run", "head", "proposals", "statistic", "bin"]
 # The bootstrap says nothing here of the statistics' errors of sampling.
 OPTIONS: dict[str, Any] = {"replicates": 1}
@@ -69,6 +71,7 @@ def measure_whole(
 ) -> Iterator[MeasuredObject]:
     """Put the whole grids of ``objects`` objects through a detector, one of each image in turn."""
     found = 0
+    respond = Responder(detector, memory_mb)
     with torch.inference_mode():
         for index in range(len(dataset)):
             sample = dataset[index]
@@ -80,8 +83,8 @@ def measure_whole(
             box, label = sample.boxes[at], int(sample.labels[at])
             height, width = sample.image.shape[1:]
             proposals = grid(box, (height, width))
-            features = detector.extract(sample.image.to(detector.device))
-            responses = respond(detector, features, proposals.boxes, label, memory_mb)
+            features = respond.extract(sample.image)
+            responses = respond(features, proposals.boxes, label)
             names = {
                 "image_id": sample.image_id,
                 "object_id": int(sample.object_ids[at]),
@@ -149,14 +152,13 @@ def coverage(objects: Sequence[MeasuredObject], wanted: int, draws: int) -> pd.D
         whose interval held the whole grid's value) and "draws".
     """
     whole = estimates(measurements_of(objects))
-    # A bin that is measured whole in every draw has nothing to be found out.
     found = [estimates(measurements_of(objects, wanted, seed)) for seed in range(draws)]
     value = np.stack([each["value"].to_numpy() for each in found])
     error = np.stack([each["error"].to_numpy() for each in found])
     truth = whole["value"].to_numpy()
     deviation, stated = value.std(axis=0, ddof=1), np.sqrt((error**2).mean(axis=0))
     # Sums in another order, where all of a bin is measured, are no deviation.
-    within = np.abs(value - truth) <= WIDTH * error + 1e-12
+    within = np.abs(value - truth) <= WIDTH * error + ROUNDING
     table = whole.drop(columns=["value", "error"]).assign(
         proposals=wanted,
         whole=truth,
@@ -165,7 +167,7 @@ def coverage(objects: Sequence[MeasuredObject], wanted: int, draws: int) -> pd.D
         deviation=deviation,
         stated=stated,
         variance_ratio=np.where(
-            deviation > 1e-12, stated**2 / np.maximum(deviation, 1e-12) ** 2, 1.0
+            deviation > ROUNDING, stated**2 / np.maximum(deviation, ROUNDING) ** 2, 1.0
         ),
         held=within.mean(axis=0),
         draws=draws,
@@ -174,8 +176,12 @@ def coverage(objects: Sequence[MeasuredObject], wanted: int, draws: int) -> pd.D
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Statistics by bin as the mean over bins; "worst" is the smallest part held of any bin."""
-    kept = table[np.isfinite(table["whole"])]
+    """Statistics by bin as the mean over bins; "worst" is the smallest part held of any bin.
+
+    Bins that every sample measures whole are left out: their value is held whatever error is stated.
+    """
+    of_samples = (table["stated"] > 0) | (table["deviation"] > ROUNDING)
+    kept = table[np.isfinite(table["whole"]) & of_samples]
     groups = kept.groupby(["run", "head", "proposals", "statistic"], sort=False)
     return groups.agg(
         held=("held", "mean"),
@@ -183,6 +189,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         bias=("bias", lambda bias: float(np.sqrt((bias**2).mean()))),
         deviation=("deviation", lambda each: float(np.sqrt((each**2).mean()))),
         stated=("stated", lambda each: float(np.sqrt((each**2).mean()))),
+        variance_ratio=("variance_ratio", "mean"),
         draws=("draws", "first"),
     ).reset_index()
 
@@ -207,7 +214,7 @@ def draw_coverage(table: pd.DataFrame) -> Figure:
             for wanted, marker in zip(
                 sorted(own["proposals"].unique())[::-1], "o^sd", strict=False
             ):
-                some = own[own["proposals"] == wanted].set_index("statistic").loc[statistics]
+                some = own[own["proposals"] == wanted].set_index("statistic").reindex(statistics)
                 chance = WIDTH * np.sqrt(CLAIM * (1 - CLAIM) / some["draws"].to_numpy())
                 ax.errorbar(
                     some["held"],
@@ -237,11 +244,14 @@ def report(table: pd.DataFrame, command: str) -> str:
         "bias": "bias (rms over bins)",
         "deviation": "deviation",
         "stated": "stated error",
+        "variance_ratio": "variance stated to found",
     }
-    formats = {"held": ".3f", "worst": ".3f", "bias": ".5f", "deviation": ".5f", "stated": ".5f"}
+    formats = {"variance_ratio": ".2f"}
+    formats |= {"held": ".3f", "worst": ".3f", "bias": ".5f", "deviation": ".5f", "stated": ".5f"}
     note = (
         f"Held: part of the draws in which the whole grid's value lay in the estimate ± {WIDTH} stated errors;"
-        f" {CLAIM:.0%} is claimed. Of statistics by bin all numbers are over the bins. Made with `{command}`."
+        f" {CLAIM:.0%} is claimed. Of statistics by bin all numbers are over the bins, those that are measured whole"
+        f" left out. Made with `{command}`."
     )
     return to_markdown(summary(table), names=columns, formats=formats, note=note)
 

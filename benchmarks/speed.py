@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed --objects 3 --head fc --precision float32 --precision bfloat16 --output FOLDER
 
-One object at a time, all its proposals: seconds without the backbone, which both share and which is timed apart. See
-README.md for what the columns say.
+One object at a time, all its proposals: seconds without the backbones, which are timed apart. ``--objects``,
+``--repeats`` and ``--chunk`` are given once for all heads, or once for each. See README.md for what the columns say.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import typer
 from benchmarks import machine, report, stages
 from benchmarks.bounds import Work, executed, head_bound, pooling_bound, work
 from benchmarks.peak import growth
+from benchmarks.pooling import exhaust_blocks
 from benchmarks.random_weights import HEADS, branch_of, settings
 from benchmarks.sides import (
     YARDSTICK,
@@ -34,9 +35,12 @@ from benchmarks.sides import (
     ours,
 )
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
-from benchmarks.timing import in_turn, seconds
-from benchmarks.yardstick import CHUNKS, Pyramid, Yardstick, some_of, tuned
+from benchmarks.timing import in_turn
+from benchmarks.yardstick import CHUNKS, Answer, Pyramid, Yardstick, some_of, tuned
+from rethink_heads.detectors.frames import ImageFeatures
+from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.devices import resolve_device
+from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
 from rethink_heads.measure.responses import Responder
 
@@ -69,11 +73,11 @@ def compare_head(
         each.precision: Responder(sides.detector, options.memory_mb, each.precision)
         for each in variants
     }
-    rows = [
-        _compare_object(sides, best_pool, on_device(each, device), variants, responders, options)
-        for each in found
-    ]
-    for row in rows:
+    rows = []
+    for number, each in enumerate(found):
+        subject = on_device(each, device)
+        row = _compare_object(sides, best_pool, subject, variants, responders, options, not number)
+        rows.append(row)
         _add_bounds(row, sides, rates)
     return {
         "head": head,
@@ -96,12 +100,18 @@ def _compare_object(
     variants: list[Variant],
     responders: dict[str, Responder],
     options: Options,
+    with_stages: bool,
 ) -> dict[str, Any]:
     yardstick, detector = sides
-    with torch.inference_mode():
-        backbone = seconds(lambda: detector.extract(subject.image))
-        features = detector.extract(subject.image)
-    pyramid = yardstick.extract(subject.image)
+    first = responders[variants[0].precision]
+    features, pyramid = _extract(first, subject), yardstick.extract(subject.image)
+    backbones = in_turn(
+        {
+            YARDSTICK: partial(yardstick.extract, subject.image),
+            "ours": partial(_extract, first, subject),
+        },
+        options.repeats,
+    )
     chosen = {each: sampled(subject, each.proposals, options.seed) for each in variants}
     ask = {
         each.name: partial(ours, responders[each.precision], features, subject, chosen[each])
@@ -112,9 +122,12 @@ def _compare_object(
     yardstick.respond(
         pyramid, some_of(subject.proposals, WARM_PROPOSALS), subject.box, subject.label
     )
-    answers = {name: each() for name, each in ask.items()}
-    expected = respond_all()
-    times = in_turn({YARDSTICK: respond_all, **ask}, options.repeats)
+    answers: dict[str, tuple[torch.Tensor, ...]] = {}
+    operations = {name: executed(partial(_keep, answers, name, work)) for name, work in ask.items()}
+    kept: dict[str, Answer] = {}
+    respond = partial(_keep, kept, YARDSTICK, respond_all)
+    times = in_turn({YARDSTICK: respond, **ask}, options.repeats)
+    expected = kept[YARDSTICK]
     agreement = {}
     for each in variants:
         at = chosen[each].to(expected.scores.device)
@@ -124,37 +137,50 @@ def _compare_object(
             "score": float((scores - expected.scores[at]).abs().max()),
             "box": float((boxes - expected.boxes[at]).abs().max()),
             "pcc": pcc(scores, expected.ious[at]) - pcc(expected.scores[at], expected.ious[at]),
-            "operations": executed(ask[each.name]),
+            "operations": operations[each.name],
         }
     with torch.inference_mode():
         pooling = in_turn(
             {
                 YARDSTICK: lambda: exhaust(pool_yardstick, pyramid, subject.proposals),
-                "ours": lambda: detector.pool(features, subject.proposals),
+                "ours, block by block": lambda: exhaust_blocks(first, features, subject),
+                "ours, all kept": lambda: detector.pool(features, subject.proposals),
             },
             options.repeats,
         )
-        difference = _pooling_difference(sides, pyramid, features, subject)
+        difference = _pooling_difference(sides, pyramid, subject)
     return {
         "object": subject.name,
         "size": subject.size,
         "proposals": len(subject.proposals),
         "rows": _rows(subject, pyramid),
         "intervals": len(subject.proposals[:, [0, 2]].unique(dim=0)),
-        "backbone": backbone,
+        "backbone": backbones,
         "seconds": times,
         "agreement": agreement,
         "pooling": {**pooling, "difference": difference},
         "stages": {
             YARDSTICK: stages.of_modules(yardstick.pooler, yardstick.head, respond_all),
             **{name: stages.of_records(each) for name, each in ask.items()},
-        },
+        }
+        if with_stages
+        else {},
     }
 
 
-def _pooling_difference(sides: Sides, pyramid: Pyramid, features: Any, subject: Subject) -> float:
-    """Largest relative difference of pooled features, on some of the proposals."""
+@torch.inference_mode()
+def _extract(responder: Responder, subject: Subject) -> Any:
+    return responder.extract(subject.image)
+
+
+def _keep(answers: dict[str, Any], name: str, work: Callable[[], Any]) -> None:
+    answers[name] = work()
+
+
+def _pooling_difference(sides: Sides, pyramid: Pyramid, subject: Subject) -> float:
+    """Largest relative difference of pooled features of one backbone's levels, on some of the proposals."""
     some = some_of(subject.proposals)
+    features = ImageFeatures(pyramid.levels, pyramid.size, pyramid.original_size)
     expected = torch.cat(list(sides.yardstick.pool(pyramid, some)))
     (found,) = sides.detector.pool(features, some).values()
     return float((found - expected).abs().max() / expected.abs().max())
@@ -183,7 +209,7 @@ def _add_bounds(row: dict[str, Any], sides: Sides, rates: dict[str, float]) -> N
     row["bounds"], row["own bounds"] = {}, {}
     for name, each in row["agreement"].items():
         rate = machine.best_rate(rates, name.split(",")[0])
-        row["bounds"][name] = head_bound(of(each["proposals"]), float32, rate)
+        row["bounds"][name] = head_bound(of(each["proposals"]), rate)
         row["own bounds"][name] = each["operations"] / rate
 
 
@@ -197,11 +223,42 @@ def prepare_peak(side: str, head: str, variant: Variant, options: Options) -> Ca
         return partial(
             sides.yardstick.respond, pyramid, subject.proposals, subject.box, subject.label
         )
-    with torch.inference_mode():
-        features = sides.detector.extract(subject.image)
+    features = _extract(Responder(sides.detector, options.memory_mb, variant.precision), subject)
     chosen = sampled(subject, variant.proposals, options.seed)
-    responder = Responder(sides.detector, options.memory_mb, variant.precision)
-    return partial(ours, responder, features, subject, chosen)
+    return partial(_from_the_start, sides.detector, variant, options, features, subject, chosen)
+
+
+def _from_the_start(
+    detector: RCNN,
+    variant: Variant,
+    options: Options,
+    features: ImageFeatures,
+    subject: Subject,
+    chosen: torch.Tensor,
+) -> object:
+    """The package's work with the copy of the weights that it makes first."""
+    responder = Responder(detector, options.memory_mb, variant.precision)
+    return ours(responder, features, subject, chosen)
+
+
+def for_each(values: list[int], heads: list[str], name: str) -> list[int]:
+    """A value for each head, of one for all of them or of one for each."""
+    if len(values) not in (1, len(heads)):
+        raise UserError(
+            f"{len(values)} values of --{name} for {len(heads)} heads: give it once for all, or once for each"
+        )
+    return values * len(heads) if len(values) == 1 else values
+
+
+def _peaks(
+    head: str, variants: list[Variant], options: Options, numbers: dict[str, Any]
+) -> dict[str, float]:
+    """MiB of each side; the yardstick's as it was timed."""
+    tuned_options = options._replace(threads=numbers["threads"], chunk=numbers["chunk"])
+    found = {YARDSTICK: growth(prepare_peak, YARDSTICK, head, variants[0], tuned_options)}
+    for each in variants:
+        found[each.name] = growth(prepare_peak, "ours", head, each, options)
+    return found
 
 
 def command(
@@ -210,47 +267,49 @@ def command(
     proposals_per_object: Annotated[
         list[int], typer.Option(help="Beside the whole grid also so many of it, sampled.")
     ] = [],  # noqa: B006
-    objects: int = 3,
-    repeats: int = 3,
+    objects: Annotated[list[int], typer.Option(help="Once, or for each head.")] = [3],  # noqa: B006
+    repeats: Annotated[list[int], typer.Option(help="Once, or for each head.")] = [3],  # noqa: B006
     preset: str = "coco-r50",
-    data: str = str(DEFAULT_DATA),
+    data: str = DEFAULT_DATA,
     split: str = "val",
     threads: int = len(os.sched_getaffinity(0)),
     memory_mb: int = 512,
     seed: int = 0,
     device: str = "cpu",
     chunk: Annotated[
-        int | None,
-        typer.Option(help="RoIs at once of the yardstick, instead of the best of several."),
-    ] = None,
+        list[int],
+        typer.Option(help="RoIs at once of the yardstick, once or for each head; 0: the best."),
+    ] = [0],  # noqa: B006
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     output: Annotated[Path | None, typer.Option(help="Folder for speed.json and speed.md.")] = None,
 ) -> None:
     """Time yardstick and package in turn; print a report in Markdown."""
     torch.set_num_threads(threads)
-    options = Options(
-        preset, data, split, objects, repeats, threads, memory_mb, seed, device, chunk
+    plans = zip(
+        head,
+        for_each(objects, head, "objects"),
+        for_each(repeats, head, "repeats"),
+        for_each(chunk, head, "chunk"),
+        strict=True,
     )
+    options = [
+        Options(preset, data, split, count, times, threads, memory_mb, seed, device, size or None)
+        for _, count, times, size in plans
+    ]
     grids = [None, *proposals_per_object]
     variants = [Variant(each, grid) for grid in grids for each in precision]
     where = resolve_device(device)
     rates = machine.rates(where)
     found: dict[str, Any] = {
         "machine": machine.description(where, threads),
-        "options": options._asdict(),
+        "options": [each._asdict() for each in options],
         "rates": rates,
         "heads": [],
     }
-    for name in head:
-        numbers = compare_head(name, variants, options, rates)
+    for name, own in zip(head, options, strict=True):
+        numbers = compare_head(name, variants, own, rates)
         if memory and where.type == "cpu":
-            numbers["peak"] = {
-                YARDSTICK: growth(prepare_peak, YARDSTICK, name, variants[0], options),
-                **{
-                    each.name: growth(prepare_peak, "ours", name, each, options)
-                    for each in variants
-                },
-            }
+            numbers["peak"] = _peaks(name, variants, own, numbers)
         found["heads"].append(numbers)
     text = report.whole(found)
     typer.echo(text)

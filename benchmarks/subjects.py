@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,8 @@ from rethink_heads.measure.measurements import SIZES, size_name
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.proposals import grid, iou_bin
 
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "coco-sample"
+DEFAULT_DATA = "../shared/data/coco-sample"
+"""Beside the checkout, from which the benchmarks are run."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,3 @@ def sampled(subject: Subject, count: int | None, seed: int) -> Tensor:
 def pcc(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two (N,)."""
     return float(torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1])
-
-
-def by_size(found: Sequence[Subject]) -> Iterator[tuple[str, list[Subject]]]:
-    """The subjects of each size that there is."""
-    for size in SIZES:
-        of_size = [each for each in found if each.size == size]
-        if of_size:
-            yield size, of_size

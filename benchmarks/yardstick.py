@@ -2,9 +2,9 @@
 
 Of every proposal it gives the score and the regressed box of the object's class, and the IoUs of proposal and regressed
 box with the object. It is the obvious code (``MultiScaleRoIAlign``, the head, softmax, ``BoxCoder``, ``box_iou``) and
-an honest one: nothing is computed that is not asked for (only the class's deltas are decoded), it runs in inference
-mode, and its chunk size and its number of threads are the best of those that were tried. It has nothing of
-``rethink_heads`` but a detector's weights, as plain modules in their own layout.
+an honest one: only the object's class is decoded (the last layer gives all classes' deltas, as one would write it), it
+runs in inference mode, and its chunk size and its number of threads are the best of those that were tried. It has
+nothing of ``rethink_heads`` but a detector's weights, as plain modules in their own layout.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torchvision.ops import MultiScaleRoIAlign, box_iou, clip_boxes_to_image
 
 LEVELS = ["0", "1", "2", "3"]
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
-CHUNKS = (64, 128, 256, 512, 1024, 2048)
+CHUNKS = (64, 128, 256, 512, 1024)
 """RoIs at once that are tried: the best is among the middle ones on every machine so far."""
 
-TRIED_PROPOSALS = 2048
+TRIED_PROPOSALS = 1024
 
 
 class Pyramid(NamedTuple):
@@ -167,21 +167,32 @@ def tuned(
     most_threads: int,
     chunks: tuple[int, ...] = CHUNKS,
 ) -> tuple[Yardstick, Mapping[tuple[int, int], float]]:
-    """The yardstick in the chunk size and number of threads in which some work is quickest.
+    """The yardstick in the number of threads and the chunk size in which some work is quickest.
+
+    The threads (one or all) are chosen at the middle chunk size, then the chunk size. Where only one is given, it is
+    taken as it is, on all threads.
 
     Returns:
-        The yardstick, and seconds by (threads, chunk), each the better of two times.
+        The yardstick, and seconds by (threads, chunk) of what was tried.
     """
     seconds: dict[tuple[int, int], float] = {}
-    for threads in {1, most_threads}:
-        for chunk in chunks:
-            tried = replace(yardstick, chunk=chunk, threads=threads)
-            times = []
-            for _ in range(2):
-                start = time.perf_counter()
-                work(tried)
-                times.append(time.perf_counter() - start)
-            seconds[threads, chunk] = min(times)
+    middle = chunks[len(chunks) // 2]
+    if len(chunks) == 1:
+        return replace(yardstick, chunk=middle, threads=most_threads), seconds
+
+    def attempt(threads: int, chunk: int) -> None:
+        tried = replace(yardstick, chunk=chunk, threads=threads)
+        start = time.perf_counter()
+        work(tried)
+        seconds[threads, chunk] = time.perf_counter() - start
+
+    # All threads again in the end, since the first one of all gets memory and makes kernels.
+    for threads in (most_threads, 1, most_threads):
+        attempt(threads, middle)
+    best_threads, _ = min(seconds, key=lambda key: seconds[key])
+    for chunk in chunks:
+        if chunk != middle:
+            attempt(best_threads, chunk)
     threads, chunk = min(seconds, key=lambda key: seconds[key])
     return replace(yardstick, chunk=chunk, threads=threads), seconds
 

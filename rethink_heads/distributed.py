@@ -12,36 +12,18 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from rethink_heads.errors import UserError
+from rethink_heads.process_store import GuardedStore, OtherProcessError, OwnStore, Store
 
-LOST_CODE = 2
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
 LEAVING_SECONDS = 10.0
-VISIBLE_SECONDS = 120.0
 
 _FAILED, _FAILURES, _ENDED, _LEFT = "failed", "failures", "ended", "left"
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
-
-
-class OtherProcessError(UserError):
-    """Another process failed; it says why, and all end with its exit code."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Store(Protocol):
-    """What is used of a ``torch.distributed.Store``."""
-
-    def add(self, key: str, amount: int, /) -> int: ...
-    def set(self, key: str, value: str, /) -> None: ...
-    def get(self, key: str, /) -> bytes: ...
-    def check(self, keys: list[str], /) -> bool: ...
 
 
 class Processes:
@@ -59,7 +41,7 @@ class Processes:
     """
 
     def __init__(self, store: Store, rank: int, count: int) -> None:
-        self._store, self.rank, self.count = _Guarded(store), rank, count
+        self._store, self.rank, self.count = GuardedStore(store), rank, count
         self.sharing = count
         self._calls = 0
 
@@ -128,7 +110,7 @@ class Processes:
                 return False
             self._store.set(_FAILED, json.dumps({"message": message, "code": code}))
         except UserError:
-            # The store went with the process that served it, which has said why.
+            # The store went with the process that served it: where that is not said, each machine says it.
             return self.is_first
         return True
 
@@ -215,59 +197,9 @@ class Share(Generic[Item]):
             self._processes.wait(lambda: self._store.add(finished, 0) >= sharing, meanwhile)
 
 
-class OwnStore:
-    """The store of a process that is alone."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, int | str] = {}
-
-    def add(self, key: str, amount: int) -> int:
-        total = int(self._values.get(key, 0)) + amount
-        self._values[key] = total
-        return total
-
-    def set(self, key: str, value: str) -> None:
-        self._values[key] = value
-
-    def get(self, key: str) -> bytes:
-        return str(self._values[key]).encode()
-
-    def check(self, keys: list[str]) -> bool:
-        return all(key in self._values for key in keys)
-
-
-class _Guarded:
-    """A store whose failure is told in a sentence."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def add(self, key: str, amount: int) -> int:
-        return self._asked(lambda: self._store.add(key, amount))
-
-    def set(self, key: str, value: str) -> None:
-        self._asked(lambda: self._store.set(key, value))
-
-    def get(self, key: str) -> bytes:
-        return self._asked(lambda: self._store.get(key))
-
-    def check(self, keys: list[str]) -> bool:
-        return self._asked(lambda: self._store.check(keys))
-
-    @staticmethod
-    def _asked(question: Callable[[], Value]) -> Value:
-        try:
-            return question()
-        except RuntimeError as error:  # torch.distributed's errors are such
-            raise OtherProcessError(
-                "the connection to the other processes is lost; run the same command again to go on",
-                LOST_CODE,
-            ) from error
-
-
 def is_first_process() -> bool:
     """Under torchrun every process runs the command; one of them speaks and writes results."""
-    return os.environ.get("RANK", "0") == "0"
+    return process_count() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
@@ -278,6 +210,11 @@ def process_count() -> int:
 def local_rank() -> int | None:
     """This process among those of its machine, from 0; None without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0")) if process_count() > 1 else None
+
+
+def speaks_for_machine() -> bool:
+    """Whether this process says what the first of all may not be there to say: one of each machine does."""
+    return is_first_process() or local_rank() == 0
 
 
 def alone() -> Processes:
@@ -316,33 +253,18 @@ def leave_to_first() -> None:
         raise SystemExit(0)
 
 
-def until_visible(
-    is_there: Callable[[], bool], what: str, seconds: float = VISIBLE_SECONDS
-) -> None:
-    """Wait for something that another process has written; a network's folders show it with some delay.
-
-    Args:
-        is_there: asked again and again.
-        what: it is, for the message.
-        seconds: the longest to wait.
-
-    Raises:
-        UserError: it does not come.
-    """
-    last = time.monotonic() + seconds
-    while not is_there():
-        if time.monotonic() > last:
-            raise UserError(
-                f"{what} cannot be seen here, though another process wrote it: give all machines the same shared folder"
-            )
-        time.sleep(LONGEST_PAUSE / 10)
-
-
 def _join() -> Processes:
     if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
         raise UserError(
             "WORLD_SIZE is set, but RANK or MASTER_ADDR is not: start several processes with torchrun,"
             " or unset WORLD_SIZE"
+        )
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        # Each machine's torchrun counts its restarts by itself, so that the processes would not find each other.
+        raise UserError(
+            "on several machines give torchrun --max-restarts 0 and a fixed --nnodes; the same command, given again,"
+            " goes on"
         )
     import torch.distributed
 

@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 METADATA_KEY = b"rethink_heads"
+VISIBLE_SECONDS, VISIBLE_PAUSE = 120.0, 0.05
 
 
 @contextlib.contextmanager
@@ -144,6 +146,15 @@ class ParquetStream:
     def __init__(self, writer: pq.ParquetWriter, path: Path) -> None:
         self._writer, self._path = writer, path
 
+    def __enter__(self) -> ParquetStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
     def write(self, table: pa.Table) -> None:
         """Add a table as one row group.
 
@@ -170,14 +181,15 @@ def parquet_streams(
     import pyarrow.parquet as pq
 
     encoded = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True).encode()}
-    with contextlib.ExitStack() as stack:
+    # All are closed, which writes what they still hold, before the first takes its name.
+    with contextlib.ExitStack() as renames, contextlib.ExitStack() as writers:
         streams = {}
         for path, schema in schemas.items():
-            temporary = stack.enter_context(atomic_path(path))
+            temporary = renames.enter_context(atomic_path(path))
             named = schema.with_metadata((schema.metadata or {}) | encoded)
             # A page with a wrong bit can be read without an error otherwise, as other numbers.
             writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
-            streams[Path(path)] = ParquetStream(stack.enter_context(writer), Path(path))
+            streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))
         yield streams
 
 
@@ -189,6 +201,28 @@ def write_torch(value: Any, path: Path) -> None:
     # an open file it stays the OSError that it is.
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         torch.save(value, stream)
+
+
+def until_visible(
+    is_there: Callable[[], bool], what: str, seconds: float = VISIBLE_SECONDS
+) -> None:
+    """Wait for something that another process has written; a network's folders show it with some delay.
+
+    Args:
+        is_there: asked again and again.
+        what: it is, for the message.
+        seconds: the longest to wait.
+
+    Raises:
+        UserError: it does not come.
+    """
+    last = time.monotonic() + seconds
+    while not is_there():
+        if time.monotonic() > last:
+            raise UserError(
+                f"{what} cannot be seen here, though another process wrote it: give all machines the same shared folder"
+            )
+        time.sleep(VISIBLE_PAUSE)
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ Layout (every file but log.txt is written whole or not at all, see :mod:`rethink
     checkpoints/last.ckpt    where training goes on after an interruption
     checkpoints/best.ckpt    the best validation AP so far
     checkpoints/detector.pt  the detector, its class names and settings: the run is trained
-    measurements/<name>/     bins.parquet, rows.parquet, maps.parquet of one data set
+    measurements/<name>/     bins.parquet, rows.parquet, maps.parquet, sampling.parquet of one data set
     tables/  figures/        results from measurements/default
     tables/<name>/ ...       results from the measurements of that name
 

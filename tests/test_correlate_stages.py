@@ -124,3 +124,12 @@ def test_an_unknown_stage_is_told(double: Run) -> None:
     assert result.stderr == (
         "error: unknown stage 'nms'; the stages are predefined, rpn, detections, or all of them\n"
     )
+
+
+def test_later_stages_in_another_arithmetic_are_refused(double: Run) -> None:
+    for stage in ("rpn", "all"):
+        command = ["correlate", "--run", str(double.path), "--stage", stage]
+        for given in (["--precision", "bfloat16"], ["measuring.precision=bfloat16"]):
+            result = runner.invoke(app, [*command, *given])
+            assert result.exit_code == 2, result.output
+            assert "the later stages are read in float32 only" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -11,21 +12,23 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink_heads import distributed
+from rethink_heads.commands.ending import reporting_errors
 from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import (
-    OtherProcessError,
-    OwnStore,
     Processes,
     alone,
+    is_first_process,
     leave_to_first,
     processes,
-    until_visible,
 )
 from rethink_heads.errors import UserError
+from rethink_heads.files import until_visible
+from rethink_heads.process_store import LostConnectionError, OtherProcessError, OwnStore
 
 Result = TypeVar("Result")
 
@@ -138,7 +141,7 @@ def test_the_others_end_after_the_first() -> None:
 def test_a_lost_connection_is_told_in_a_sentence() -> None:
     together = Processes(LostStore(), 1, 2)
     with pytest.raises(
-        OtherProcessError, match="connection to the other processes is lost"
+        LostConnectionError, match="connection to the other processes is lost"
     ) as lost:
         together.decide(lambda: True)
     assert lost.value.code == 2
@@ -168,6 +171,62 @@ def test_the_others_end_as_a_first_that_failed(as_second_of_two: SharedStore) ->
     assert Processes(as_second_of_two, 0, 2).fail("no disk", 2)
     with pytest.raises(OtherProcessError, match="no disk"):
         leave_to_first()
+
+
+@pytest.mark.parametrize(
+    ("rank", "local_rank", "said"), [("0", "0", 1), ("2", "0", 1), ("1", "1", 0)]
+)
+def test_a_lost_connection_is_said_once_a_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rank: str,
+    local_rank: str,
+    said: int,
+) -> None:
+    for name, value in {"RANK": rank, "WORLD_SIZE": "4", "LOCAL_RANK": local_rank}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "_joined", Processes(LostStore(), int(rank), 4))
+
+    @reporting_errors
+    def command() -> None:
+        processes().check()
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err.count("error: the connection to the other processes") == said
+
+
+def test_who_fails_too_ends_as_the_first_to_fail(as_second_of_two: SharedStore) -> None:
+    """Also when that one has not yet said why."""
+    as_second_of_two.add("failures", 1)
+    failure = json.dumps({"message": "interrupted", "code": 130})
+    threading.Timer(0.1, as_second_of_two.set, ["failed", failure]).start()
+
+    @reporting_errors
+    def command() -> None:
+        raise UserError("and so this fails too")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 130
+
+
+def test_restarts_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "GROUP_WORLD_SIZE": "2"}
+    for name, value in {**given, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="on several machines give torchrun --max-restarts 0"):
+        processes()
+
+
+def test_one_process_alone_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever rank a cluster's scheduler has left in its environment."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert is_first_process()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert not is_first_process()
 
 
 def test_alone_nothing_is_waited_for() -> None:

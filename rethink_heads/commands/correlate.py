@@ -114,14 +114,14 @@ def command(
     detectors = DetectorChoice.of(run, model, weights, class_names)
     chosen = DataChoice(data, annotations, images, split)
     measuring = MeasuringChoice(
-        max_images,
-        objects_per_image,
-        proposals_per_object,
-        grid_steps,
-        precision,
-        memory_mb,
-        overrides or (),
-        class_map or (),
+        images=max_images,
+        objects_per_image=objects_per_image,
+        proposals_per_object=proposals_per_object,
+        grid_steps=grid_steps,
+        precision=precision,
+        memory_mb=memory_mb,
+        overrides=overrides or (),
+        class_maps=class_map or (),
     )
     if stages == [PREDEFINED]:
         report(study(detectors, head, chosen, measuring, seed, device), iou_range, as_json)

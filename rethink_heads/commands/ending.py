@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import NoReturn, ParamSpec
@@ -15,19 +16,22 @@ from typing import NoReturn, ParamSpec
 import typer
 
 from rethink_heads.distributed import (
-    OtherProcessError,
+    FIRST_PAUSE,
     Processes,
     is_first_process,
     process_count,
     processes,
+    speaks_for_machine,
 )
 from rethink_heads.errors import UserError
+from rethink_heads.process_store import LostConnectionError, OtherProcessError
 
 Parameters = ParamSpec("Parameters")
 
 USER_ERROR_CODE = 2
 INTERRUPTED_CODE = 130
 UNEXPECTED_CODE = 1
+CAUSE_SECONDS = 1.0
 
 
 def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
@@ -108,15 +112,21 @@ def _fail_unexpectedly(error: Exception) -> None:
 
 def _cause(together: Processes, code: int) -> OtherProcessError:
     """The failure that another process has told of before this one failed too."""
+    last = time.monotonic() + CAUSE_SECONDS
     try:
-        together.check()
+        # It counts itself among those that failed first, and says why after.
+        while time.monotonic() < last:
+            together.check()
+            time.sleep(FIRST_PAUSE)
     except OtherProcessError as cause:
         return cause
     return OtherProcessError("", code)
 
 
 def _end_with(cause: OtherProcessError) -> NoReturn:
-    """End silently, as the process that failed does."""
+    """End as the process that failed does: silently, unless it is gone with all that it could have said."""
+    if isinstance(cause, LostConnectionError) and speaks_for_machine():
+        typer.echo(f"error: {cause}", err=True)
     with contextlib.suppress(UserError):
         processes().leave()
     raise typer.Exit(cause.code) from cause

@@ -120,15 +120,15 @@ def command(
     if (name is not None) + len(detectors.runs) + len(detectors.models) != 1:
         raise UserError("give one preset, one --run or one --model to plan for")
     measuring = MeasuringChoice(
-        max_images,
-        objects_per_image,
-        proposals_per_object,
-        grid_steps,
-        precision,
-        memory_mb,
+        images=max_images,
+        objects_per_image=objects_per_image,
+        proposals_per_object=proposals_per_object,
+        grid_steps=grid_steps,
+        precision=precision,
+        memory_mb=memory_mb,
         # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
-        overrides if name is None else (),
-        class_map or (),
+        overrides=overrides if name is None else (),
+        class_maps=class_map or (),
     )
     if name is None:
         if head is not None:

@@ -16,6 +16,7 @@ from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.commands.studies import (
     Side,
+    check_precision,
     chosen_runs,
     in_order,
     pairs_of,
@@ -128,6 +129,9 @@ def stage_study(
 
     later = [stage for stage in stages if stage != PREDEFINED]
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device)
+    each = [measuring.of(index, len(runs)) for index in range(len(runs))]
+    if later:
+        check_precision(runs, each)
     classes = common_classes(runs, data, measuring)
     measurements, names = None, []
     if PREDEFINED in stages:
@@ -135,10 +139,9 @@ def stage_study(
         measurements, names = predefined.selected, predefined.names
     found = []
     if later:
-        chosen = [measuring.of(index, len(runs)) for index in range(len(runs))]
         found = [
             _measured(run, data, choice, seed, device, classes)
-            for run, choice in zip(runs, chosen, strict=True)
+            for run, choice in zip(runs, each, strict=True)
         ]
         names = [name for _, _, name in found]
     leave_to_first()

@@ -146,6 +146,17 @@ def study(
     return found
 
 
+def check_precision(runs: Sequence[StudyFolder], each: Sequence[MeasuringChoice]) -> None:
+    """Raise UserError where boxes of a detector's own stages are asked for in another arithmetic than theirs."""
+    for run, choice in zip(runs, each, strict=True):
+        precision = choice.config(run.config).measuring.precision
+        if precision != "float32":
+            raise UserError(
+                f"{run.name}: the later stages are read in float32 only; give --precision float32, or leave out --stage"
+                f" to have the predefined proposals in {precision}"
+            )
+
+
 def study_of(
     runs: list[StudyFolder],
     heads: list[str] | None,

@@ -21,10 +21,10 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.distributed import Processes, Share, processes, until_visible
+from rethink_heads.distributed import Processes, Share, processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet, write_parquet, write_text
-from rethink_heads.measure.parts import Parts, Saved
+from rethink_heads.files import read_parquet, until_visible, write_parquet, write_text
+from rethink_heads.measure.parts import Parts, Saved, remove_leftover
 from rethink_heads.measure.provenance import differences, file_provenance
 from rethink_heads.progress import ProgressReport
 
@@ -82,6 +82,8 @@ def work_by_image(
         lambda: None if is_complete() else _begin(work, folder, together.sharing, parts)
     )
     if plan is None:
+        if together.is_first:
+            remove_leftover(folder, work.provenance)
         return
     if not parts:
         parts.append(_join(work, folder, plan))
@@ -236,9 +238,11 @@ def _threads_of(folder: Path) -> int:
     if begun != own:
         logger.warning(
             "what is in %s was begun with %d thread(s) a process, not %d, and goes on so: its sums stay the same to the"
-            " bit",
+            " bit (delete %s to begin again with %d)",
             folder,
             begun,
+            own,
+            folder,
             own,
         )
     return begun

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from rethink_heads.errors import UserError
 from rethink_heads.files import atomic_path, write_text
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.merging import merge_folders
@@ -74,15 +75,22 @@ class Parts:
         return {int(name) for name in names if name.removeprefix("-").isdecimal()}
 
     def write(self, image_id: int, part: Saved) -> None:
-        """Keep one image's part: all of them, or nothing and UserError."""
-        with atomic_path(self.folder / str(image_id)) as temporary:
-            part.save(temporary)
+        """Keep one image's part: all of it, or nothing.
 
-    def merge(self, image_ids: Iterable[int]) -> Measurements:
-        """The measurements of these images in one."""
-        merged = Measurements.merge([Measurements.load(self.folder / str(i)) for i in image_ids])
-        merged.provenance = dict(self.provenance)
-        return merged
+        One that is there already stays: it is the same, made by a process that was thought dead, or not
+        yet seen in a listing of a network's folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        place = self.folder / str(image_id)
+        try:
+            with atomic_path(place) as temporary:
+                part.save(temporary)
+        except UserError:
+            if not place.is_dir():
+                raise
+            logger.info("%s is there already", place)
 
     def merge_into(
         self,
@@ -111,6 +119,15 @@ class Parts:
         # up.
         (self.folder / _PROVENANCE).unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def remove_leftover(folder: Path, provenance: dict[str, str]) -> None:
+    """Delete parts that were merged, where their process ended before it had deleted all of them.
+
+    Those of another provenance stay: they are unfinished measurements of another setting.
+    """
+    if folder.is_dir() and _read(folder / _PROVENANCE) in (None, provenance):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(path: Path) -> dict[str, str] | None:

@@ -28,7 +28,7 @@ def provenance_of(
 ) -> dict[str, str]:
     """What is known of measurements without the detector's weights: add their hash as "weights".
 
-    `memory_mb` is left out: it decides how much is done at once, not what is measured.
+    `memory_mb` is left out: it decides how much is done at once, and changes what is measured by rounding alone.
     """
     drawn = {} if config.proposals_per_object is None else {SAMPLING: DRAWING}
     return {

@@ -41,7 +41,7 @@ def measure(
     """Measure a detector's heads on a dataset's objects; see `Measurements` for what is measured.
 
     Each image's part is kept under `folder`/parts until all are merged into `folder`/bins.parquet,
-    rows.parquet and maps.parquet. An interrupted call loses only the image under way and goes on
+    rows.parquet, maps.parquet and sampling.parquet. An interrupted call loses only the image under way and goes on
     when called again. Complete measurements of the same provenance are read instead of measured
     again; those of another provenance stay until the new ones are complete.
 
@@ -80,27 +80,30 @@ def measure(
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
-            _measured(measurer, dataset, Path(passing), provenance, progress, alone())
+            _measure_into(measurer, dataset, Path(passing), provenance, progress, alone())
             # Whole, for the files pass.
             measured = Measurements.load(Path(passing))
     else:
         together = processes()
-        measured = _measured(measurer, dataset, folder, provenance, progress, together)
+        _measure_into(measurer, dataset, folder, provenance, progress, together)
         if not together.is_first:
-            return measured
+            of_none = Measurements.empty()
+            of_none.provenance = provenance
+            return of_none
+        measured = open_measurements(folder, config.memory_mb)
     _say_what_is_lacking(measured, detector, detector_name)
     return measured
 
 
-def _measured(
+def _measure_into(
     measurer: ObjectMeasurer,
     dataset: CocoDataset,
     folder: Path,
     provenance: dict[str, str],
     progress: bool,
     together: Processes,
-) -> Measurements:
-    """Measure into a folder, unless it holds complete measurements of this provenance, and read it."""
+) -> None:
+    """Measure into a folder, unless it holds complete measurements of this provenance."""
 
     def of_image(sample: Sample) -> tuple[Measurements, int]:
         part = measurer.measure(sample)
@@ -116,11 +119,6 @@ def _measured(
     title = f"measuring {measurer.detector_name}"
     work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
     work_by_image(work, folder / "parts", lambda: _is_measured(folder, provenance), merge, together)
-    if together.is_first:
-        return open_measurements(folder, measurer.config.memory_mb)
-    of_none = Measurements.empty()
-    of_none.provenance = provenance
-    return of_none
 
 
 def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:

@@ -20,14 +20,9 @@ from rethink_heads.measure.frames import (
 from rethink_heads.measure.measurements import Measurements, merge_provenance
 from rethink_heads.measure.provenance import saved_provenance
 from rethink_heads.measure.reading import Groups, MeasurementFiles
-from rethink_heads.measure.thinning import thinned
 
 # Of the bound on memory: measurements that take up to this part of it are loaded whole.
 _WHOLE = 1 / 4
-# Ranks need all rows of a head at once, at about this many bytes each. More rows than MOST_RANKED change nothing that
-# could be seen: the interval is of the images.
-MOST_RANKED = 1_000_000
-_RANK_BYTES = 512
 
 
 def open_measurements(folder: Path, memory_mb: int) -> Measurements:
@@ -84,24 +79,21 @@ class _Choice:
     def of(self, frame: pd.DataFrame) -> pd.DataFrame:
         if self.sizes is None and self.objects is None:
             return frame
-        of_weights = frame["object_id"].to_numpy() < 0
         keep = np.ones(len(frame), dtype=bool)
         if self.sizes is not None:
+            of_weights = frame["object_id"].to_numpy() < 0
             keep &= frame["size"].isin(list(self.sizes)).to_numpy() | of_weights
         if self.objects is not None:
             keys = pd.MultiIndex.from_frame(frame[OBJECT[:2]])
-            keep &= keys.isin(self.objects) | of_weights
+            keep &= keys.isin(self.objects)
         return frame[keep]
 
 
 class StoredMeasurements(Measurements):
     """Measurements in files, of which :meth:`read` gives one part after another.
 
-    Everything else is as of :class:`Measurements`: ``bins``, ``maps`` and ``sampling`` load all of
-    it, whatever the bound. Of the sampled rows, where there are more than ranks can be taken of in
-    the memory given (at most MOST_RANKED a head), every k-th of each object is there and stands for k
-    times as many proposals; the first is chosen by a hash of the object's ids, so that the rows are
-    the same for all heads, and the same each time.
+    Everything else is as of :class:`Measurements`: ``bins``, ``rows``, ``maps`` and ``sampling`` load
+    all of it, whatever the bound.
     """
 
     def __init__(
@@ -113,9 +105,6 @@ class StoredMeasurements(Measurements):
         self._sources, self.memory_mb = sources, memory_mb
         self._choice = choice or _Choice()
         self.provenance = merge_provenance(source.provenance for source in sources)
-        ranked = min(MOST_RANKED, memory_mb * 2**20 // _RANK_BYTES)
-        most = max((n for s in sources for n in s.groups("rows").values()), default=0)
-        self._every = max(1, -(-most // max(ranked, 1)))
 
     def __repr__(self) -> str:
         return f"<measurements in files of {', '.join(map('/'.join, self.detector_heads))}>"
@@ -123,8 +112,7 @@ class StoredMeasurements(Measurements):
     def groups(self, name: str) -> Groups:
         """As of :class:`Measurements`; the numbers are those before a choice of sizes or objects."""
         found = {g: n for source in self._sources for g, n in source.groups(name).items()}
-        every = self._every if name == "rows" else 1
-        return {g: -(-found[g] // every) for g in sorted(found) if self._choice.has(g)}
+        return {group: found[group] for group in sorted(found) if self._choice.has(group)}
 
     def read(
         self,
@@ -145,8 +133,6 @@ class StoredMeasurements(Measurements):
             for source in self._sources:
                 if group in source.groups(name):
                     for frame in source.read(name, columns, **of_group):
-                        if name == "rows":
-                            frame = thinned(frame, self._every)
                         is_empty = False
                         yield self._choice.of(frame)
         if is_empty:
@@ -191,7 +177,7 @@ class StoredMeasurements(Measurements):
 
     @property
     def rows(self) -> pd.DataFrame:  # type: ignore[override]
-        """As many of them as ranks are taken of, loaded."""
+        """All of them, loaded."""
         return self._whole("rows")
 
     @property

@@ -8,8 +8,6 @@ the merged files.
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,11 +26,12 @@ from rethink_heads.measure.maps import weight_correlations
 from rethink_heads.measure.measurements import SIZES, Measurements, size_name
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.provenance import provenance_of
+from rethink_heads.measure.responses import Responder
 from rethink_heads.planning.file_sizes import Bytes, file_sizes
+from rethink_heads.planning.peaks import device_peak_mb, peak_mb, start_again
 
 Result = TypeVar("Result")
 
-MIB = 2**20
 FLOAT_BYTES = 4
 WARM_UP_PROPOSALS = 200
 BUDGET_SECONDS = 60.0
@@ -58,8 +57,8 @@ class Calibration:
         part_seconds: of writing an image's part, and of merging it in the end.
         merged, parts: bytes of the results, and of the parts that they are merged from.
         base_memory_mb: of this process with the detector, before anything was measured, in MiB.
-        memory_mb: peak of this process, in MiB.
-        device_memory_mb: peak of its GPU, in MiB; None on a CPU.
+        memory_mb: peak of this process while objects were measured under the setting, in MiB.
+        device_memory_mb: that of its GPU, in MiB; None on a CPU.
     """
 
     proposals: int | None
@@ -108,11 +107,13 @@ def calibrate(
     """
     if config.images is not None:
         dataset = dataset.subset(config.images)
-    base = _peak_mb()
-    made = [_setting(detector, config, proposals, seed) for proposals in settings]
+    base = start_again(detector.device)
+    # Weights are laid out once for all settings, as a study does it once for all images: no part of any object's time.
+    responder = Responder(detector, config.memory_mb, config.precision)
+    made = [_setting(responder, config, proposals, seed) for proposals in settings]
     image_seconds: list[float] = []
     begun = time.perf_counter()
-    warm = _setting(detector, config, WARM_UP_PROPOSALS, seed)
+    warm = _setting(responder, config, WARM_UP_PROPOSALS, seed)
     for number, objects in enumerate(islice(_rounds(dataset, seed), MOST_ROUNDS)):
         spent = time.perf_counter() - begun
         # Another round takes about as long as those before it.
@@ -123,7 +124,7 @@ def calibrate(
             if not number:
                 # The first time memory is got and kernels are chosen.
                 warm.measurer.measure(sample)
-            _, extracting = _timed(partial(_extract, detector, sample))
+            _, extracting = _timed(partial(_extract, responder, sample))
             image_seconds.append(read + extracting)
             for setting in made:
                 _measure(setting, size, sample, extracting)
@@ -139,10 +140,13 @@ def calibrate(
 
 
 def _setting(
-    detector: Detector, config: MeasuringConfig, proposals: int | None, seed: int
+    responder: Responder, config: MeasuringConfig, proposals: int | None, seed: int
 ) -> _Setting:
     own = config.model_copy(update={"proposals_per_object": proposals})
-    return _Setting(proposals, ObjectMeasurer(detector, "calibration", own, seed))
+    measurer = ObjectMeasurer(responder.detector, "calibration", own, seed)
+    # In the place of the one that it would make of the same detector, memory and precision.
+    vars(measurer)["responder"] = responder
+    return _Setting(proposals, measurer)
 
 
 def _rounds(dataset: CocoDataset, seed: int) -> Iterator[list[tuple[str, int, int]]]:
@@ -180,22 +184,21 @@ def _read(dataset: CocoDataset, index: int, at: int) -> Sample:
     )
 
 
-def _extract(detector: Detector, sample: Sample) -> None:
+def _extract(responder: Responder, sample: Sample) -> None:
     with torch.inference_mode():
-        detector.extract(sample.image.to(detector.device))
+        responder.extract(sample.image)
 
 
 def _measure(setting: _Setting, size: str, sample: Sample, extracting: float) -> None:
-    on_gpu = setting.measurer.detector.device.type == "cuda"
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    device = setting.measurer.detector.device
+    start_again(device)
     part, seconds = _timed(lambda: setting.measurer.measure(sample))
     setting.trials.append(Trial(size, max(seconds - extracting, 0.0)))
     setting.measured.append(part)
-    setting.memory_mb = _peak_mb()
-    if on_gpu:
-        peak = torch.cuda.max_memory_allocated() / MIB
-        setting.device_memory_mb = max(peak, setting.device_memory_mb or 0.0)
+    setting.memory_mb = max(peak_mb(), setting.memory_mb)
+    on_device = device_peak_mb(device)
+    if on_device is not None:
+        setting.device_memory_mb = max(on_device, setting.device_memory_mb or 0.0)
 
 
 def _calibration(
@@ -228,9 +231,3 @@ def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
 def _synchronise() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
-
-
-def _peak_mb() -> float:
-    """This process's peak memory in MiB; the system counts in KiB, on macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024

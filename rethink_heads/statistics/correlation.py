@@ -145,7 +145,7 @@ class ObjectPccs:
     """Each object's own PCC.
 
     Attributes:
-        pcc: (O,), nan without variance; less the bias that drawing proposals gives it.
+        pcc: (O,), nan without variance; less the bias that drawing proposals gives it, within [-1, 1].
         variance: (O,) of drawing proposals; 0 for the whole grid, nan where it is not known.
     """
 
@@ -173,4 +173,5 @@ def object_pccs(found: ObjectSums, covariances: Covariances) -> ObjectPccs:
     if covariances.known and not len(covariances.objects):
         return ObjectPccs(pcc, np.zeros(len(pcc)))
     bias, variance = pearson_bias_and_variance(found.sums, covariances.of_objects(found.objects))
-    return ObjectPccs(pcc - np.where(np.isfinite(bias), bias, 0.0), variance)
+    unbiased = pcc - np.where(np.isfinite(bias), bias, 0.0)
+    return ObjectPccs(np.clip(unbiased, -1.0, 1.0), variance)

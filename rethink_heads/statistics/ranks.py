@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.thinning import thinned
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.selection import WHOLE_RANGE, in_range
 from rethink_heads.statistics.sums import NO_VARIANCE
 
+# Ranks need all rows of a head at once. More than these change nothing that could be seen: the interval is of the
+# images. A thinned row has about 512 bytes while ranks are taken, so that they fit into 512 MiB.
+MOST_RANKED = 1_000_000
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
 _OBJECT = ["image_id", "object_id"]
@@ -24,8 +30,9 @@ def ranked_rows(
 ) -> pd.DataFrame:
     """The sampled rows of a head that ranks are taken of.
 
-    Stored measurements give a part of them where there are very many (see
-    :class:`rethink_heads.measure.stored.StoredMeasurements`).
+    Where there are more than MOST_RANKED, every k-th of each object, which stands for k times as many
+    proposals. The first is chosen by a hash of the object's ids, so that the rows are the same for all
+    heads and each time, and whether the measurements are in memory or in files.
 
     Args:
         measurements: of any heads.
@@ -33,14 +40,19 @@ def ranked_rows(
         iou_range: rows of bins in it.
         objects: (image_id, object_id) of those that count; None: all.
     """
-    detector, head = side
-    columns = ["bin", "weight", "iou", "score"]
-    parts = []
-    for part in measurements.read("rows", columns, detector=detector, head=head):
-        chosen = in_range(part, iou_range)
-        if objects is not None:
-            chosen = chosen[pd.MultiIndex.from_frame(chosen[_OBJECT]).isin(objects)]
-        parts.append(chosen.drop(columns="bin"))
+
+    def chosen(columns: list[str]) -> Iterator[pd.DataFrame]:
+        detector, head = side
+        for part in measurements.read("rows", ["bin", *columns], detector=detector, head=head):
+            kept = in_range(part, iou_range)
+            if objects is not None:
+                kept = kept[pd.MultiIndex.from_frame(kept[_OBJECT]).isin(objects)]
+            yield kept.drop(columns="bin")
+
+    every = 1
+    if measurements.groups("rows").get(side, 0) > MOST_RANKED:
+        every = max(1, -(-sum(len(part) for part in chosen([])) // MOST_RANKED))
+    parts = [thinned(part, every) for part in chosen(["weight", "iou", "score"])]
     return pd.concat(parts, ignore_index=True)
 
 

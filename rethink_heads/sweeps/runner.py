@@ -14,12 +14,13 @@ import yaml
 from rethink_heads.config import Config
 from rethink_heads.console import say
 from rethink_heads.devices import resolve_device
-from rethink_heads.distributed import OtherProcessError, leave_to_first, process_count, processes
+from rethink_heads.distributed import leave_to_first, process_count, processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
+from rethink_heads.process_store import OtherProcessError
 from rethink_heads.runs import Run
 from rethink_heads.sweeps import ordering as orderings
 from rethink_heads.sweeps import tables

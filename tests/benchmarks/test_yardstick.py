@@ -20,8 +20,9 @@ from benchmarks.subjects import sampled, subjects
 from benchmarks.timing import in_turn
 from benchmarks.yardstick import tuned, using_threads
 from rethink_heads.config import Config
-from rethink_heads.heads import FCHead
+from rethink_heads.heads import ConvHead, FCHead
 from rethink_heads.measure.responses import Responder
+from rethink_heads.probing.conv import ConvProbe
 from tests.benchmarks.blocks import prepare_block
 from tests.tiny_coco import write_coco
 
@@ -88,17 +89,27 @@ def test_subjects_are_of_the_sizes_in_turn_and_the_same_again(shared_data: Path)
 
 def test_operations_are_counted_by_hand() -> None:
     head = FCHead(num_classes=3, channels=8, width=16)
-    products = 8 * 49 * 16 + 16 * 16 + 16 * 4 + 16 * 16
+    # Logits of all classes and background, the deltas of one class.
+    products = 8 * 49 * 16 + 16 * 16 + 16 * 4 + 16 * 4
     assert bounds.operations(head, 8) == 2 * products
     of = bounds.work(head, 8, proposals=100, intervals=10, rows=20)
     assert of.head == 2 * products * 100
     assert of.pooled_bytes == 100 * 8 * 49 * 4
-    # 2 x 2 samples a cell, each of 4 feature cells: 16 multiplications and additions a value.
-    assert of.gathered == 100 * 8 * 49 * 16 * 2
     assert of.factored == 2 * 4 * (100 * 8 * 49 + 10 * 7 * 20 * 8)
     assert bounds.pooling_bound(of, 1e9, 1e12) == of.factored / 1e9
     assert bounds.pooling_bound(of, 1e12, 1.0) == of.pooled_bytes
+    assert bounds.head_bound(of, 1e9) == (of.factored + of.head) / 1e9
     assert bounds.executed(lambda: torch.ones(2, 3) @ torch.ones(3, 5)) == 2 * 2 * 3 * 5
+
+
+@pytest.mark.parametrize("non_local", [False, True])
+def test_what_a_conv_head_does_in_place_is_counted(non_local: bool) -> None:
+    shape = {"channels": 16, "width": 32, "bottleneck": 16}
+    head = ConvHead(num_classes=3, **shape, non_local=non_local).eval()
+    probe, rois = ConvProbe(head, 7, torch.float32), torch.rand(10, 7, 7, 16)
+    with torch.inference_mode():
+        done = bounds.executed(lambda: probe.of_block(rois))
+    assert done >= 0.98 * 10 * bounds.operations(head, 16)
 
 
 def test_stages_add_up_to_the_whole() -> None:
@@ -169,6 +180,8 @@ def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.Mon
         assert abs(agreement["pcc"]) < 1e-4
         assert row["bounds"][variant.name] > 0
     assert row["pooling"]["difference"] < 1e-5
+    assert set(row["pooling"]) >= {*report.POOLINGS, "bound"}
+    assert set(row["backbone"]) == {"yardstick", "ours"}
     text = report.head_section(numbers)
     assert "float32, 300 proposals" in text
     assert json.loads(json.dumps(numbers))["head"] == "fc"

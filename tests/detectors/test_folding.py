@@ -56,3 +56,12 @@ def test_folding_keeps_a_bottlenecks_stride_in_its_1x1_convolution():
         expected, found = backbone(image), folded(backbone)(image)
     for level, features in expected.items():
         torch.testing.assert_close(found[level], features, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("given", [{"affine": False}, {"track_running_stats": False}])
+def test_norms_without_weights_or_statistics_stay(given):
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **given)).eval()
+    image = torch.rand(2, 3, 9, 9)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(layers)(image), layers(image), rtol=1e-5, atol=1e-6)

@@ -37,7 +37,7 @@ def small_dataset(data: Path) -> CocoDataset:
 
 
 def measure_small(data: Path, folder: Path) -> Measurements:
-    config = MeasuringConfig(grid_steps=3, rows_per_bin=2)
+    config = MeasuringConfig(grid_steps=5, rows_per_bin=2, proposals_per_object=40)
     return measure(small_detector(data), small_dataset(data), "tiny", config, 0, folder, PROVENANCE)
 
 

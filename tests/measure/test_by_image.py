@@ -14,11 +14,12 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
-from rethink_heads.distributed import OtherProcessError, Processes
+from rethink_heads.distributed import Processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.parts import Parts, Saved
+from rethink_heads.process_store import OtherProcessError
 from tests.test_distributed import SharedStore
 
 PROVENANCE = {"weights": "a"}
@@ -110,6 +111,7 @@ def test_what_was_begun_goes_on_with_as_many_threads(
     assert recorder.threads == [2, 2, 2]
     assert torch.get_num_threads() == 1
     assert "was begun with 2 thread(s) a process, not 1" in caplog.text
+    assert f"delete {recorder.folder} to begin again with 1" in caplog.text
 
 
 def test_processes_that_measure_something_else_are_told_apart(recorder: Recorder) -> None:
@@ -124,3 +126,18 @@ def test_processes_that_measure_something_else_are_told_apart(recorder: Recorder
         with pytest.raises(OtherProcessError, match="they differ"):
             failing.result()
     assert recorder.merged == []
+
+
+@pytest.mark.parametrize("provenance", [None, "a", "b"])
+def test_what_was_left_of_merged_parts_is_removed(
+    recorder: Recorder, provenance: str | None
+) -> None:
+    """Not what is left unfinished of another setting."""
+    recorder.run()
+    parts = Parts(recorder.folder, {"weights": provenance or "a"})
+    parts.write(3, OneRow(3))
+    if provenance is None:
+        (recorder.folder / "provenance.json").unlink()
+    recorder.run()
+    assert len(recorder.merged) == 1
+    assert recorder.folder.exists() == (provenance == "b")

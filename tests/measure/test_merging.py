@@ -159,3 +159,40 @@ def test_a_disk_that_fills_up_leaves_what_was_there(
         parts.merge_into(merged, WHOLE.image_ids, OF_WEIGHTS, 0)
     assert len(written) == 5
     assert {path.name: path.read_bytes() for path in merged.glob("*")} == before
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4])
+def test_a_disk_that_is_full_when_a_file_is_closed_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """All are closed before the first takes its name."""
+    parts = write_parts(tmp_path)
+    merged = tmp_path / "merged"
+    part_of([1]).save(merged)
+    before = {path.name: path.read_bytes() for path in merged.iterdir()}
+    closed = []
+    close = pq.ParquetWriter.close
+
+    def fills_up(writer: pq.ParquetWriter) -> None:
+        close(writer)
+        closed.append(writer)
+        if len(closed) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.close", fills_up)
+    with pytest.raises(UserError, match=r"cannot write .*merged/\w+\.parquet: No space left"):
+        parts.merge_into(merged, WHOLE.image_ids, OF_WEIGHTS)
+    assert {path.name: path.read_bytes() for path in merged.iterdir()} == before
+
+
+def test_a_part_that_is_there_already_stays(tmp_path: Path) -> None:
+    parts = write_parts(tmp_path, (1, 2))
+    place = tmp_path / "parts" / "1"
+    before = {path.name: path.stat().st_ino for path in place.iterdir()}
+    parts.write(1, part_of([1]))
+    assert {path.name: path.stat().st_ino for path in place.iterdir()} == before
+    assert parts.complete == {1, 2}
+    assert not list((tmp_path / "parts").glob(".*"))
+    (tmp_path / "parts" / "3").write_text("no folder")
+    with pytest.raises(UserError, match=r"cannot write .*parts/3"):
+        parts.write(3, part_of([3]))

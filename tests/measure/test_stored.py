@@ -19,9 +19,11 @@ from rethink_heads.measure.merging import merge_folders
 from rethink_heads.measure.stored import StoredMeasurements, merged, open_measurements
 from rethink_heads.measure.thinning import thinned
 from rethink_heads.results import compute_tables
+from rethink_heads.statistics.correlation import spearman
+from rethink_heads.statistics.ranks import ranked_rows
 from tests.synthetic_measurements import synthetic_measurements
 
-# Less than a quarter of it would be loaded whole; ranks are taken of 2048 rows.
+# Less than a quarter of it would be loaded whole.
 MEMORY_MB = 1
 
 
@@ -205,22 +207,36 @@ def test_thinned_rows_stand_for_all() -> None:
     np.testing.assert_allclose(totals, 1, atol=5 * np.sqrt((every - 1) / objects))
 
 
-def test_more_rows_than_ranks_can_be_taken_of_are_thinned_alike_for_all_heads(
-    tmp_path: Path, demo: Measurements, monkeypatch: pytest.MonkeyPatch
+def test_more_rows_than_ranks_can_be_taken_of_are_thinned_alike_in_memory_and_in_files(
+    stored: Measurements, demo: Measurements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_files(demo, tmp_path)
-    monkeypatch.setattr("rethink_heads.measure.stored.MOST_RANKED", 400)
-    found = open_measurements(tmp_path, MEMORY_MB)
-    most = max(demo.groups("rows").values())
-    every = -(-most // 400)
-    assert every > 1
-    columns = ["bin", "weight"]
-    fc, conv = (pd.concat(list(found.read("rows", columns, head=h))) for h in ("fc", "conv"))
-    assert 0 < len(fc) <= 400 + len(demo.objects)
-    # The heads' rows are of the same bins in the same order.
-    pd.testing.assert_frame_equal(fc, conv)
-    pd.testing.assert_frame_equal(
-        found.rows.groupby("head")["weight"].sum().to_frame(),
-        demo.rows.groupby("head")["weight"].sum().to_frame(),
-        rtol=0.1,
-    )
+    whole = spearman(demo, replicates=5)
+    monkeypatch.setattr("rethink_heads.statistics.ranks.MOST_RANKED", 400)
+    found = spearman(stored, replicates=5)
+    pd.testing.assert_frame_equal(found, spearman(demo, replicates=5))
+    assert (found["rows"] <= 400 + found["objects"]).all()
+    assert found["rows"].max() < whole["rows"].max()
+    np.testing.assert_allclose(found["spearman"], whole["spearman"], atol=0.15)
+    fc, conv = (ranked_rows(stored, ("demo", head)) for head in ("fc", "conv"))
+    # The heads' rows are of the same objects and bins in the same order.
+    same = ["image_id", "object_id", "size", "weight"]
+    pd.testing.assert_frame_equal(fc[same], conv[same])
+    total = demo.rows.loc[demo.rows["head"] == "fc", "weight"].sum()
+    np.testing.assert_allclose(fc["weight"].sum(), total, rtol=0.1)
+
+
+def test_choices_of_objects_without_their_own_ids_are_those_in_memory(tmp_path: Path) -> None:
+    """Objects with negative ids are objects as others; maps of weights are of (-1, -1) alone."""
+    made_up = synthetic_measurements(images=6, objects_per_size=1)
+    frames = {}
+    for name in FRAMES:
+        frame = getattr(made_up, name)
+        of_object = frame["object_id"] >= 0
+        frames[name] = frame.assign(
+            object_id=frame["object_id"].where(~of_object, -2 - frame["object_id"])
+        )
+    negative = Measurements.merge([Measurements(**frames, provenance=made_up.provenance)])
+    stored = in_files(negative, tmp_path)
+    assert isinstance(stored, StoredMeasurements)
+    few = [tuple(ids) for ids in negative.objects[["image_id", "object_id"]].to_numpy()[:2]]
+    assert_equal(stored.of_objects(few), negative.of_objects(few))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch.distributed
 
+from rethink_heads.measure.frames import FRAMES
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.stage_frame import load_stages
 from rethink_heads.measure.stages import measure_stages
@@ -40,14 +42,18 @@ def identities(parts: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two processes of which one is killed, then three, then one by itself elsewhere."""
+    """Two processes of which one is killed, then four; elsewhere two, and one by itself."""
     base = tmp_path_factory.mktemp("story")
     data, folder = base / "data", base / "measurements"
     write_coco(data, images=IMAGES)
     program = "tests.measure.measuring_together"
-    killed = torchrun(program, data, folder, "stops")
+    with ThreadPoolExecutor(1) as beside:
+        running = beside.submit(torchrun, program, data, base / "two", "goes-on", processes=2)
+        killed = torchrun(program, data, folder, "stops")
+        two = running.result()
+    assert two.returncode == 0, two.stderr
     before = identities(folder / "parts")
-    finished = torchrun(program, data, folder, "goes-on", processes=3)
+    finished = torchrun(program, data, folder, "goes-on", processes=4)
     assert finished.returncode == 0, finished.stderr
     alone = measure_small(data, base / "alone")
     stages = measure_stages(
@@ -58,7 +64,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "before": before,
         "after": identities(folder / "kept-parts"),
         "finished": finished,
-        "folder": folder,
+        "folders": [folder, base / "two"],
         "alone": alone,
         "stages": stages,
     }
@@ -80,15 +86,17 @@ def test_what_was_unfinished_is_done_again_and_nothing_else(story: dict[str, Any
 
 
 def test_the_result_is_that_of_one_process_to_the_bit(story: dict[str, Any]) -> None:
-    found, alone = Measurements.load(story["folder"]), story["alone"]
+    alone = story["alone"]
     assert len(alone.objects) == IMAGES
-    for name in ("bins", "rows", "maps"):
-        expected = getattr(alone, name)
-        assert len(expected)
-        pd.testing.assert_frame_equal(getattr(found, name), expected, check_exact=True)
-    boxes, _ = load_stages(story["folder"])
-    assert set(boxes["stage"]) == {"rpn", "detections"}
-    pd.testing.assert_frame_equal(boxes, story["stages"], check_exact=True)
+    for folder in story["folders"]:
+        found = Measurements.load(folder)
+        for name in FRAMES:
+            expected = getattr(alone, name)
+            assert len(expected)
+            pd.testing.assert_frame_equal(getattr(found, name), expected, check_exact=True)
+        boxes, _ = load_stages(folder)
+        assert set(boxes["stage"]) == {"rpn", "detections"}
+        pd.testing.assert_frame_equal(boxes, story["stages"], check_exact=True)
 
 
 def test_the_first_has_the_measurements_and_all_have_the_boxes(story: dict[str, Any]) -> None:
@@ -97,6 +105,7 @@ def test_the_first_has_the_measurements_and_all_have_the_boxes(story: dict[str, 
         f"rank 0: {IMAGES} objects, {boxes} boxes",
         f"rank 1: 0 objects, {boxes} boxes",
         f"rank 2: 0 objects, {boxes} boxes",
+        f"rank 3: 0 objects, {boxes} boxes",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from rethink_heads.config import Config, MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.runner import measure
 from rethink_heads.planning.calibration import calibrate
 from rethink_heads.planning.counting import count
@@ -86,6 +88,30 @@ def test_disk_is_that_of_a_real_run(
     assert found.disk_while_measuring_mb > found.disk_mb
     assert found.seconds[1] > found.seconds[2] > 0
     assert found.memory_mb > 100
+
+
+def test_the_responder_is_made_once_and_gives_the_features(
+    detector: RCNN, dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, extracted = [], []
+    own_init, own_extract = Responder.__init__, Responder.extract
+
+    def init(self: Responder, *arguments: Any) -> None:
+        made.append(self)
+        own_init(self, *arguments)
+
+    def extract(self: Responder, image: torch.Tensor) -> Any:
+        extracted.append(self)
+        return own_extract(self, image)
+
+    monkeypatch.setattr(Responder, "__init__", init)
+    monkeypatch.setattr(Responder, "extract", extract)
+    own = MeasuringConfig(grid_steps=3, rows_per_bin=0)
+    found = calibrate(detector, dataset, own, [None, 20], budget=0.0)
+    assert len(made) == 1
+    # Of each of the three objects: alone, under both settings, and the first one to be warm.
+    assert len(extracted) == 3 * (1 + 2) + 3
+    assert all(each.memory_mb >= 100 for each in found)
 
 
 def test_calibration_goes_on_while_there_is_time(detector: RCNN, dataset: CocoDataset) -> None:

@@ -20,10 +20,12 @@ from rethink_heads.detectors.base import (
     Detector,
     Features,
     HeadOutput,
+    Probing,
     RoIFeatures,
     offers,
 )
 from rethink_heads.detectors.classes.map_file import Given
+from rethink_heads.detectors.classes.probing import MappedProber
 from rethink_heads.detectors.classes.spelling import beginning, is_placeholder, nearest_class, plain
 from rethink_heads.errors import UserError
 
@@ -147,8 +149,9 @@ def match_classes(
 class MappedDetector:
     """A detector that speaks of a dataset's matched classes, in the dataset's order.
 
-    It has ``propose``, ``detect``, ``output_maps`` and ``weight_maps`` exactly where the detector has them. Detections
-    of other classes are dropped after they took their part in the detector's own limit of detections an image.
+    It has ``propose``, ``detect``, ``output_maps``, ``weight_maps`` and ``prober`` exactly where the detector has them.
+    Detections of other classes are dropped after they took their part in the detector's own limit of detections an
+    image.
 
     Attributes:
         detector: whose classes are mapped.
@@ -160,6 +163,7 @@ class MappedDetector:
     detect: Callable[[Tensor], dict[str, Detections]]
     output_maps: Callable[[RoIFeatures], dict[str, Tensor]]
     weight_maps: Callable[[], dict[str, Tensor]]
+    prober: Callable[[torch.dtype], MappedProber | None]
 
     def __init__(self, detector: Detector, match: ClassMatch) -> None:
         """See ``detector`` through ``match``, which is of its classes; a module is put into eval mode.
@@ -188,6 +192,8 @@ class MappedDetector:
             self.output_maps = its.output_maps
         if offers(detector, "weight_maps"):
             self.weight_maps = its.weight_maps
+        if isinstance(detector, Probing):
+            self.prober = self._prober
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -213,6 +219,12 @@ class MappedDetector:
         """By head: scores (N, M) and boxes (N, M, 4) of the matched classes."""
         outputs = self.detector.predict(features, roi_features, boxes)
         return {head: self._of_matched(output) for head, output in outputs.items()}
+
+    def _prober(self, dtype: torch.dtype) -> MappedProber | None:
+        """What asks the detector's heads about one matched class of many boxes; None where they are not asked so."""
+        its: Any = self.detector
+        found = its.prober(dtype)
+        return None if found is None else MappedProber(found, self.detector, self._chosen.tolist())
 
     def _of_matched(self, output: HeadOutput) -> HeadOutput:
         chosen = self._chosen.to(output.scores.device)

@@ -36,6 +36,9 @@ ANSWERS = ("predict_probs", "predict_boxes", "inference")
 """The methods by which a box predictor of detectron2 answers for boxes."""
 
 
+HALF = (torch.bfloat16, torch.float16)
+
+
 class BoxStage(Protocol):
     """A second stage. Boxes are xyxy in pixels of the resized image, whose (height, width) is ``size``."""
 
@@ -103,7 +106,7 @@ class SharedPoolingStage:
         # A copy, since a head may begin with a layer that works in place.
         hidden = self.body(roi_features[ROI].clone())
         predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.of_c4 else hidden)
-        return predicted
+        return _out_of_half(predicted)
 
     def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
         """Scores (N, K) and clipped boxes (N, K, 4); a class-agnostic regressor's box is every class's."""
@@ -246,6 +249,14 @@ def _rotated(what: str) -> UserError:
         f"the second stage has {what}, which gives rotated boxes or others of more than 4 coordinates: the analyses"
         " are of upright boxes (x1, y1, x2, y2), so give a detector of these"
     )
+
+
+def _out_of_half(predicted: Any) -> Any:
+    """What a predictor gives under autocast in float32: half precision rounds boxes to several pixels."""
+    if isinstance(predicted, Tensor):
+        return predicted.float() if predicted.dtype in HALF else predicted
+    # A predictor of the user's own may give something else, which only it reads.
+    return tuple(map(_out_of_half, predicted)) if type(predicted) is tuple else predicted
 
 
 def _proposals(boxes: Tensor, size: Size) -> Instances:

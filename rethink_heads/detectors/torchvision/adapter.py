@@ -107,7 +107,8 @@ class TorchvisionDetector:
                 f"the box predictor gives {deltas.shape[-1]} box deltas for {outputs} classes with background, which"
                 " torchvision cannot decode either: give a box for each class"
             )
-        return logits, deltas
+        # Autocast leaves them in half precision, in which a box far from the corner is rounded to several pixels.
+        return logits.to(self._precision), deltas.to(self._precision)
 
     def extract(self, image: Tensor) -> ImageFeatures:
         """The backbone once: features of a uint8 RGB image (3, H, W)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.detectors.base import OFFERS, Detections, HeadOutput, offers
+from rethink_heads.detectors.base import OFFERS, Detections, HeadOutput, Probing, offers
 from rethink_heads.detectors.classes.map_file import read_class_map
 from rethink_heads.detectors.classes.mapping import ClassMatch, MappedDetector, match_classes
 from rethink_heads.errors import UserError
@@ -273,6 +273,7 @@ def test_it_offers_what_the_detector_offers(kept: list[str]) -> None:
     detector = mapped(inner)
     for method in OFFERS:
         assert offers(detector, method) == offers(inner, method) == (method in kept)
+    assert not isinstance(detector, Probing)
 
 
 def test_a_module_is_put_into_eval_mode() -> None:

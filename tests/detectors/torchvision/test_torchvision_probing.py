@@ -154,3 +154,21 @@ def test_memory_and_bfloat16() -> None:
     rounded, _ = Responder(detector, 64, "bfloat16")(features, boxes(), 1)["fc"]
     assert not torch.equal(rounded, exact)
     assert float(torch.corrcoef(torch.stack([rounded, exact]))[0, 1]) > 0.998
+
+
+@torch.inference_mode()
+def test_bfloat16_does_not_round_the_boxes_of_a_head_without_prober() -> None:
+    detector = TorchvisionDetector(small_model(RowsHead(), OwnPredictor()), CLASSES)
+    assert detector.prober(torch.bfloat16) is None
+    large = image().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    features = detector.extract(large)
+    proposals = grid(torch.tensor([700.0, 600, 830, 721]), large.shape[1:], 5).boxes
+    scores, exact = Responder(detector, 64)(features, proposals, 1).popitem()[1]
+    rounded, found = Responder(detector, 64, "bfloat16")(features, proposals, 1).popitem()[1]
+    assert not torch.equal(rounded, scores)
+    assert exact.min() > 100
+    assert exact.max() > 900
+    # Deltas of 8 bits move a box by a part of its side; coordinates of 8 bits would be off by 2 px at 512 and more.
+    off = (found - exact).abs()
+    assert off.mean() < 0.5
+    assert off.max() < 0.02 * 250
