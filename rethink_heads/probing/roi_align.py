@@ -9,9 +9,9 @@ from torchvision.ops import roi_align as operator
 from rethink_heads.probing.axis import RoIAlignRule
 from rethink_heads.probing.blocks import LevelRoIs, level_rois, pool
 
-# Multiplications of matrix products in the time in which the operator reads one place of the map. On a core with
-# AVX-512 and 256 channels factors were quicker below 10 to 11, slower above.
-PRODUCTS_A_READING = 8
+# Multiplications of matrix products in the time in which the operator reads one place of the map. On two cores with
+# AVX-512 factors were ten times quicker at 8 to 10 of them.
+PRODUCTS_A_READING = 30
 # With fewer readings than this the operator is done before the factors are found.
 LEAST_READINGS = 2**22
 FEW_ROIS = 8
