@@ -14,6 +14,8 @@ from rethink_heads.probing.blocks import LevelRoIs, level_rois, pool
 PRODUCTS_A_READING = 30
 # With fewer readings than this the operator is done before the factors are found.
 LEAST_READINGS = 2**22
+# With fewer RoIs of an x-interval than this its matrix products are too small to be quick.
+ROIS_AN_INTERVAL = 4
 FEW_ROIS = 8
 # Places that a bilinear sample reads.
 CORNERS = 4
@@ -39,7 +41,7 @@ def roi_align(feature_map: Tensor, rois: Tensor, scale: float, rule: RoIAlignRul
         if few or readings >= LEAST_READINGS:
             with torch.autocast(feature_map.device.type, enabled=False):
                 level = level_rois(feature_map[0], rois, scale, rule, feature_map.dtype)
-                if few or _products(level) < PRODUCTS_A_READING * readings:
+                if few or _factors_pay(level, readings):
                     return pool(level)
     found: Tensor = operator(
         feature_map, [rois], rule.resolution, scale, rule.sampling_ratio, rule.aligned
@@ -68,8 +70,9 @@ def _readings(rois: Tensor, scale: float, rule: RoIAlignRule) -> float:
     return CORNERS * rule.resolution**2 * samples
 
 
-def _products(level: LevelRoIs) -> int:
-    """Multiplications of pooling by factors."""
+def _factors_pay(level: LevelRoIs, readings: float) -> bool:
+    """Whether many RoIs share each x-interval, and multiplications are few for what the operator would read."""
     height, width, channels = level.region.shape
     x, cells, _ = level.x.weights.shape
-    return height * cells * channels * (x * width + len(level) * cells)
+    products = height * cells * channels * (x * width + len(level) * cells)
+    return x * ROIS_AN_INTERVAL <= len(level) and products < PRODUCTS_A_READING * readings

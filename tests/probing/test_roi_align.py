@@ -25,7 +25,7 @@ SIZE = (200, 300)
 
 def always(factors: bool) -> mock._patch_dict:
     """A context in which factors are always taken where they may be, or never."""
-    of = {"LEAST_READINGS": 0, "PRODUCTS_A_READING": 1e18 if factors else 0}
+    of = {"LEAST_READINGS": 0, "ROIS_AN_INTERVAL": 0, "PRODUCTS_A_READING": 1e18 if factors else 0}
     return mock.patch.dict(vars(choice), of)
 
 

@@ -94,6 +94,7 @@ def test_pooling_by_factors_equals_detectron2s(
 ) -> None:
     monkeypatch.setattr(choice, "LEAST_READINGS", 0)
     monkeypatch.setattr(choice, "PRODUCTS_A_READING", 1e9)
+    monkeypatch.setattr(choice, "ROIS_AN_INTERVAL", 0)
     generator = torch.Generator().manual_seed(1)
     levels = [torch.randn(1, 6, *size, generator=generator) for size in LEVELS]
     pooler = ROIPooler(5, tuple(1 / stride for stride in (4, 8, 16, 32)), ratio, kind)

@@ -109,6 +109,7 @@ def test_pooling_by_factors_equals_torchvisions(
 ) -> None:
     monkeypatch.setattr(choice, "LEAST_READINGS", 0)
     monkeypatch.setattr(choice, "PRODUCTS_A_READING", 1e9)
+    monkeypatch.setattr(choice, "ROIS_AN_INTERVAL", 0)
     detector = TorchvisionDetector(model_of(levels), CLASSES)
     features, pooler = detector.extract(image()), detector.model.roi_heads.box_roi_pool
     # The same boxes in the frame of the resized image.
