@@ -34,6 +34,6 @@ def exhaust_blocks(responder: Responder, features: ImageFeatures, subject: Subje
         prober.rule,
     )
     most = probe.most(corners.device, responder.memory_mb * MEBIBYTE)
-    for _, level in rois.by_level(probe.dtype):
+    for _, level in rois.by_level(probe.pooled_dtype):
         for _ in pooled_blocks(level, most):
             pass

@@ -8,12 +8,13 @@ from torch.profiler import record_function
 
 from rethink_heads.heads.conv import ConvHead
 from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
-from rethink_heads.probing.conv_blocks import Mixing, step_of
+from rethink_heads.probing.conv_blocks import EXACT, Mixing, steps_of
 
 # On two cores 64 to 242 RoIs took the same time within 10%, more of them longer: their maps leave the cache.
 MOST_ON_CPU = 128
-# Maps of the head's width that are held at once: a block's output and what the next makes of it.
-MAPS_AT_ONCE = 3
+# Maps of the head's width that are held at once: a block's output and what the next makes of it; and what a 3x3
+# convolution makes of a quarter of the width, transformed and multiplied.
+MAPS_AT_ONCE = 4
 MAPS_OF_MIXING = 3
 
 
@@ -23,21 +24,25 @@ class ConvProbe:
     Args:
         head: in evaluation mode; its weights are copied.
         resolution: side S of the RoI features, in cells.
-        dtype: of the arithmetic. A CPU's products and convolutions keep their sums in float32 either way.
+        dtype: of the blocks' arithmetic. A CPU's products and convolutions keep their sums in float32 either way, and
+            pooling and averaging are in float32, since bfloat16 would round what they are about.
     """
 
     def __init__(self, head: ConvHead, resolution: int, dtype: torch.dtype) -> None:
         self.dtype, self.resolution, self.cells = dtype, resolution, resolution**2
+        self.pooled_dtype = self.hidden_dtype = dtype if dtype in EXACT else torch.float32
         self.width = head.predictor.cls_score.in_features
         self.channels = int(next(head.blocks.parameters()).shape[1])
-        self.steps = [step_of(block, dtype) for block in head.blocks]
+        self.steps, factors = steps_of(head.blocks, resolution, dtype)
+        self.shares = (1 / factors / self.cells).to(self.hidden_dtype)
         mixes = any(isinstance(step, Mixing) for step in self.steps)
         self.maps = MAPS_AT_ONCE + (MAPS_OF_MIXING if mixes else 0)
 
     def most(self, device: torch.device, memory: int) -> int:
         """RoIs to take at once where ``memory`` bytes may be held."""
-        cell = POOLED_AT_ONCE * self.channels + self.maps * self.width
-        fits = memory // (cell * self.cells * self.dtype.itemsize)
+        pooled = POOLED_AT_ONCE * self.channels * self.pooled_dtype.itemsize
+        maps = self.maps * self.width * self.dtype.itemsize
+        fits = memory // ((pooled + maps) * self.cells)
         return int(max(1, min(fits, MOST_ON_CPU) if device.type == "cpu" else fits))
 
     def at_once(self, level: LevelRoIs, memory: int) -> Tensor | None:
@@ -51,9 +56,8 @@ class ConvProbe:
     def of_block(self, block: Tensor) -> Tensor:
         """Maps RoI features (N, S, S, C) to (N, width)."""
         with record_function("convolutions"):
-            count, x = len(block), block.flatten(0, 2)
+            count, x = len(block), block.to(self.dtype).flatten(0, 2)
             for step in self.steps:
                 x = step(x, self.resolution)
-            # A product with ones: sums in float32, without a copy of the map.
-            ones = x.new_full((1, self.cells), 1.0)
-            return torch.matmul(ones, x.view(count, self.cells, self.width))[:, 0] / self.cells
+            maps = x.view(count, self.cells, self.width)
+            return maps.sum(dim=1, dtype=self.hidden_dtype) * self.shares

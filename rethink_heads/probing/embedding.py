@@ -19,11 +19,13 @@ class BranchProbe(Protocol):
     """A branch's layers up to its predictor.
 
     Attributes:
-        dtype: of its arithmetic.
-        width: length of the vector that its predictor takes.
+        pooled_dtype: of the RoI features that it takes, and of pooling them.
+        hidden_dtype: of the vectors that it gives.
+        width: their length.
     """
 
-    dtype: torch.dtype
+    pooled_dtype: torch.dtype
+    hidden_dtype: torch.dtype
     width: int
 
     def most(self, device: torch.device, memory: int) -> int:
@@ -74,16 +76,28 @@ def embed(
     """By branch: what its predictor takes, (N, width), of RoIs that all of the branches pool alike.
 
     Args:
-        probes: one or more branches of one type of arithmetic.
+        probes: one or more branches.
         rois: N RoIs.
         memory_mb: bound on what is held at once beside the result, in MiB.
     """
-    dtype = next(iter(probes.values())).dtype
+    alike: dict[torch.dtype, dict[str, BranchProbe]] = {}
+    for name, probe in probes.items():
+        alike.setdefault(probe.pooled_dtype, {})[name] = probe
+    found: dict[str, Tensor] = {}
+    for dtype, some in alike.items():
+        found |= _embed(some, rois, dtype, memory_mb * MEBIBYTE)
+    return found
+
+
+def _embed(
+    probes: Mapping[str, BranchProbe], rois: PyramidRoIs, dtype: torch.dtype, memory: int
+) -> dict[str, Tensor]:
+    """The same of branches that take RoI features of one type; ``memory`` in bytes."""
+    device = rois.rois.device
     found = {
-        name: torch.empty((len(rois.rois), probe.width), dtype=dtype, device=rois.rois.device)
+        name: torch.empty((len(rois.rois), probe.width), dtype=probe.hidden_dtype, device=device)
         for name, probe in probes.items()
     }
-    memory = memory_mb * MEBIBYTE
     for positions, level in rois.by_level(dtype):
         left = memory - level.region.numel() * dtype.itemsize
         block_by_block = {}
@@ -94,7 +108,6 @@ def embed(
             else:
                 found[name][positions] = whole
         if block_by_block:
-            device = rois.rois.device
             most = min(probe.most(device, left) for probe in block_by_block.values())
             for part, block in pooled_blocks(level, most):
                 for name, probe in block_by_block.items():

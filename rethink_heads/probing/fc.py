@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.profiler import record_function
 
 from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
+from rethink_heads.probing.products import product, product_of_blocks
 
 # A multiplication by factors takes as long as that of the plain matrix product divided by this. Measured on two cores
 # with AVX-512 and AMX at the paper's sizes: as quick as plain products at 91 x 91 cells in float32, at 70 x 70 in
@@ -40,7 +40,7 @@ class FCProbe:
         self, layers: Sequence[nn.Linear], channels: int, resolution: int, dtype: torch.dtype
     ) -> None:
         first = layers[0].weight.detach().to(dtype)
-        self.width, self.dtype = first.shape[0], dtype
+        self.width, self.pooled_dtype, self.hidden_dtype = first.shape[0], dtype, dtype
         by_cell = first.view(self.width, channels, resolution, resolution)
         # In the order of the RoI features' memory, instead of bringing those into the layer's.
         self.first = by_cell.permute(0, 2, 3, 1).reshape(self.width, -1).contiguous()
@@ -61,7 +61,7 @@ class FCProbe:
     def of_block(self, block: Tensor) -> Tensor:
         """The last hidden layer's output (N, width) for RoI features (N, S, S, C)."""
         with record_function("linear"):
-            return self._rest(F.linear(block.flatten(1), self.first))
+            return self._rest(product_of_blocks(block, self.first))
 
     def at_once(self, level: LevelRoIs, memory: int) -> Tensor | None:
         """The same (N, width) for all of a level's RoIs, by factors; None where plain products are less work.
@@ -85,7 +85,7 @@ class FCProbe:
         """The first layer's bias and ReLU, and the layers after it."""
         hidden = hidden.add_(self.first_bias).relu_()
         for weight, bias in self.others:
-            hidden = F.linear(hidden, weight, bias).relu_()
+            hidden = product(hidden, weight, bias).relu_()
         return hidden
 
     def _factors_pay(self, level: LevelRoIs) -> bool:
@@ -96,7 +96,7 @@ class FCProbe:
         factored = height * cells**2 * width * self.width * (channels + x)
         factored += x * y * cells * height * self.width
         plain = len(level) * cells**2 * channels * (self.width + height)
-        return factored < FACTORED_RATE.get(self.dtype, DEFAULT_FACTORED_RATE) * plain
+        return factored < FACTORED_RATE.get(self.pooled_dtype, DEFAULT_FACTORED_RATE) * plain
 
     def _bytes_of_factors(self, level: LevelRoIs) -> int:
         height, width, _ = level.region.shape
