@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
-from rethink_heads.probing.products import product, product_of_blocks
+from rethink_heads.probing.products import by_convolution, product, product_of_blocks
 
 # A multiplication by factors takes as long as that of the plain matrix product divided by this. Measured on two cores
 # with AVX-512 and AMX at the paper's sizes: as quick as plain products at 91 x 91 cells in float32, at 70 x 70 in
-# bfloat16.
-FACTORED_RATE = {torch.float32: 0.85, torch.bfloat16: 0.5}
-DEFAULT_FACTORED_RATE = 0.85
+# bfloat16. The third is of float32 where plain products are convolutions, as factors cannot be: on two other cores
+# with AVX-512 they were as quick at 0.5 times as many multiplications.
+FACTORED_RATE, FACTORED_RATE_BFLOAT16, FACTORED_RATE_BESIDE_CONVOLUTIONS = 0.85, 0.5, 0.5
 # What the region's cells make of some units of the layer is that large: 7 to 14 MB were the quickest, 26 MB up to 1.6
 # times slower.
 FACTORED_BYTES = 14 * 10**6
@@ -96,7 +96,7 @@ class FCProbe:
         factored = height * cells**2 * width * self.width * (channels + x)
         factored += x * y * cells * height * self.width
         plain = len(level) * cells**2 * channels * (self.width + height)
-        return factored < FACTORED_RATE.get(self.pooled_dtype, DEFAULT_FACTORED_RATE) * plain
+        return factored < _factored_rate(level.region) * plain
 
     def _bytes_of_factors(self, level: LevelRoIs) -> int:
         height, width, _ = level.region.shape
@@ -132,6 +132,12 @@ class FCProbe:
         cells = level.x.weights.shape[1] ** 2
         bytes_a_unit = height * width * cells * level.region.element_size()
         return max(LEAST_UNITS, FACTORED_BYTES // bytes_a_unit // LEAST_UNITS * LEAST_UNITS)
+
+
+def _factored_rate(region: Tensor) -> float:
+    if region.dtype == torch.bfloat16:
+        return FACTORED_RATE_BFLOAT16
+    return FACTORED_RATE_BESIDE_CONVOLUTIONS if by_convolution(region) else FACTORED_RATE
 
 
 def _of(layer: nn.Linear, dtype: torch.dtype) -> Tensor:
