@@ -8,8 +8,10 @@ from typing import Any
 
 from benchmarks.sides import YARDSTICK
 from benchmarks.stages import REST, STAGES, TOTAL
+from benchmarks.subjects import pooled_pcc
 
-POOLINGS = ("ours, block by block", "ours, all kept")
+POOLINGS = {"ours, block by block": YARDSTICK, "ours, all kept": "yardstick, all kept"}
+"""Ours, and what it is compared with."""
 
 
 def whole(found: dict[str, Any]) -> str:
@@ -45,6 +47,7 @@ def head_section(numbers: dict[str, Any]) -> str:
             "max score diff.",
             "max box diff. (px)",
             "PCC diff.",
+            "of one object",
             "peak (MiB)",
         ],
         lines,
@@ -68,7 +71,7 @@ def _tried(numbers: dict[str, Any]) -> str:
 def _row(title: str, numbers: dict[str, Any], name: str | None) -> list[str]:
     rows = numbers["objects"]
     peak = numbers.get("peak", {}).get(title)
-    cells = [title, f"{rows[0]['proposals']}"] + [""] * 8
+    cells = [title, f"{rows[0]['proposals']}"] + [""] * 9
     cells.insert(2, _round(_median(rows, lambda row: row["seconds"][title])))
     if name is not None:
         agreement = [row["agreement"][name] for row in rows]
@@ -86,9 +89,15 @@ def _row(title: str, numbers: dict[str, Any], name: str | None) -> list[str]:
             f"{statistics.median(own):.0%}",
             f"{max(each['score'] for each in agreement):.1e}",
             f"{max(each['box'] for each in agreement):.1e}",
+            f"{_pooled_difference(agreement):+.1e}",
             f"{max((each['pcc'] for each in agreement), key=abs):+.1e}",
         ]
     return [*cells, "" if peak is None else f"{peak:.0f}"]
+
+
+def _pooled_difference(agreement: Sequence[dict[str, Any]]) -> float:
+    found, expected = (pooled_pcc(each["moments"][side] for each in agreement) for side in (0, 1))
+    return found - expected
 
 
 def _pooling(numbers: dict[str, Any]) -> str:
@@ -100,20 +109,23 @@ def _pooling(numbers: dict[str, Any]) -> str:
             [
                 f"{row['size']} ({row['object']})",
                 _round(pooling[YARDSTICK]),
-                *(cell for name in POOLINGS for cell in _pooled(pooling, name)),
+                *_pooled(pooling, "ours, block by block"),
+                _round(pooling["yardstick, all kept"]),
+                *_pooled(pooling, "ours, all kept"),
                 _round(pooling["bound"]),
                 f"{pooling['difference']:.1e}",
             ]
         )
-    ours = [cell for name in POOLINGS for cell in (f"{name} (s)", "times faster", "share of bound")]
-    columns = ["yardstick (s)", *ours, "bound (s)", "max rel. diff."]
+    columns = ["bound (s)", "max rel. diff."]
+    for name, other in reversed(POOLINGS.items()):
+        columns = [f"{other} (s)", f"{name} (s)", "times faster", "share of bound", *columns]
     return table([f"pooling alone, {numbers['head']}", *columns], lines)
 
 
 def _pooled(pooling: dict[str, float], name: str) -> list[str]:
     spent = pooling[name]
     share = pooling["bound"] / spent
-    return [_round(spent), f"{pooling[YARDSTICK] / spent:.2f}", f"{share:.0%}"]
+    return [_round(spent), f"{pooling[POOLINGS[name]] / spent:.2f}", f"{share:.0%}"]
 
 
 def _stages(rows: Sequence[dict[str, Any]]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -83,3 +84,28 @@ def sampled(subject: Subject, count: int | None, seed: int) -> Tensor:
 def pcc(a: Tensor, b: Tensor) -> float:
     """Pearson's correlation of two (N,)."""
     return float(torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1])
+
+
+class Moments(NamedTuple):
+    """Count, means, mean squares and mean product of two (N,), of which a correlation over several objects is made."""
+
+    proposals: float
+    a: float
+    b: float
+    a_a: float
+    b_b: float
+    a_b: float
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor) -> Moments:
+        """Those of two (N,)."""
+        a, b = a.double(), b.double()
+        means = [each.mean().item() for each in (a, b, a * a, b * b, a * b)]
+        return cls(len(a), *means)
+
+
+def pooled_pcc(found: Iterable[Sequence[float]]) -> float:
+    """Pearson's correlation over the proposals of several objects together, of each one's :class:`Moments`."""
+    each = np.array([list(moments) for moments in found])
+    a, b, a_a, b_b, a_b = np.average(each[:, 1:], axis=0, weights=each[:, 0])
+    return float((a_b - a * b) / np.sqrt((a_a - a**2) * (b_b - b**2)))

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import bounds, machine, report, scaling, speed, stages
+from benchmarks import bounds, comparison, machine, report, scaling, speed, stages
 from benchmarks.peak import growth
 from benchmarks.random_weights import SCORE_SPREAD, random_detector, settings
 from benchmarks.sides import Options, Sides, Variant, make_sides, ours
-from benchmarks.subjects import sampled, subjects
+from benchmarks.subjects import Moments, pcc, pooled_pcc, sampled, subjects
 from benchmarks.timing import in_turn
 from benchmarks.yardstick import tuned, using_threads
 from rethink_heads.config import Config
@@ -163,14 +163,13 @@ def test_peak_memory_is_that_of_the_work() -> None:
 
 
 def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "settings", lambda _, head: small(head))
+    monkeypatch.setattr(comparison, "settings", lambda _, head: small(head))
     rates = {
         **{f"product {name} (GFLOP/s)": 10.0 for name in ("float32", "bfloat16")},
         "copy (GB/s, read and written)": 1.0,
     }
     variants = [Variant("float32", None), Variant("float32", 300)]
-    small_only = options._replace(objects=1)
-    numbers = speed.compare_head("fc", variants, small_only, rates)
+    (numbers,) = comparison.compare_head("fc", variants, options._replace(objects=1), rates)
     (row,) = numbers["objects"]
     for variant, expected in zip(variants, (row["proposals"], 300), strict=True):
         agreement = row["agreement"][variant.name]
@@ -185,6 +184,14 @@ def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.Mon
     text = report.head_section(numbers)
     assert "float32, 300 proposals" in text
     assert json.loads(json.dumps(numbers))["head"] == "fc"
+
+
+def test_pooled_correlation_is_that_of_all_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = [torch.randn(2, count, generator=generator) + count for count in (5, 9, 30)]
+    a, b = torch.cat(pairs, dim=1)
+    found = pooled_pcc(Moments.of(*pair) for pair in pairs)
+    assert found == pytest.approx(pcc(a, b), abs=1e-9)
 
 
 def test_the_machine_says_what_it_is() -> None:
