@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,7 +18,22 @@ from rethink_heads.files import METADATA_KEY, write_text
 from rethink_heads.measure.frames import FRAMES, SAMPLING
 from rethink_heads.measure.measurements import SIZES
 from rethink_heads.measure.merging import schema_of
-from rethink_heads.measure.moments import ERRORS, PRODUCTS, VARIABLES
+from rethink_heads.measure.moments import (
+    ERRORS,
+    PRODUCTS,
+    SAMPLED_TOTALS,
+    VARIABLES,
+    covariance_column,
+)
+from rethink_heads.measure.row_groups import arrow_schema, write_by_group
+from rethink_heads.measure.stage_frame import (
+    DETECTIONS,
+    RPN,
+    STAGE_GROUP,
+    STAGE_TYPES,
+    STAGES_NAME,
+)
+from rethink_heads.measure.stages import gathered_bytes
 from rethink_heads.proposals import IOU_BINS
 
 Array = npt.NDArray[np.float64]
@@ -26,6 +42,9 @@ DETECTOR = "made-up"
 # By head: steepness and middle of the score's curve, share of the box error that is left, reach of the correlations.
 HEADS = {"fc": (14.0, 0.48, 0.62, 0.9), "conv": (6.0, 0.55, 0.50, 2.2)}
 PROPOSALS_PER_BIN = 732
+# Of as many proposals one was measured.
+SAMPLED = 10
+CLASSES = tuple(f"class {number}" for number in range(80))
 CELLS, STEPS = 7, 21
 # Few different values take little room on the disk, and in memory as much as any.
 LEVELS = 256
@@ -40,12 +59,14 @@ class Amount:
         images, objects: how many; objects are spread evenly.
         rows_per_bin: sampled rows of each object, head and IoU bin.
         maps: whether there are maps.
+        proposals: RPN's proposals of an image that overlap an object, and half as many detections.
     """
 
     images: int
     objects: int
     rows_per_bin: int = 20
     maps: bool = True
+    proposals: int = 200
 
 
 def write_parts(folder: Path, amount: Amount, provenance: Mapping[str, str], seed: int = 0) -> None:
@@ -86,10 +107,10 @@ def _tables(
     for head in HEADS:
         of_head = keys | {"head": np.full(len(images), head)}
         found["bins"].append(_bins(of_head, head, ease, generator))
+        found[SAMPLING].append(_errors(of_head, found["bins"][-1]))
         found["rows"].append(_rows(of_head, head, ease, amount.rows_per_bin, generator))
         if amount.maps:
             found["maps"] += _maps(of_head, head, ease, generator)
-    found[SAMPLING] = [schema_of(SAMPLING).empty_table()]
     whole = {
         name: pa.concat_tables([schema_of(name).empty_table(), *found[name]]) for name in FRAMES
     }
@@ -123,7 +144,7 @@ def _bins(keys: dict[str, Any], head: str, ease: Array, generator: np.random.Gen
         mean[error] = generator.normal(0, 0.03, len(iou))
         spread[error] = 0.2
     columns = _repeated(keys, IOU_BINS) | {"bin": np.tile(np.arange(IOU_BINS), count)}
-    columns |= {"n": number, "measured": number}
+    columns |= {"n": number, "measured": np.ceil(number / SAMPLED)}
     columns |= {f"sum_{v}": number * mean[v] for v in VARIABLES}
     for a, b in PRODUCTS:
         # Within a bin what is asked of two variables hangs together by a tenth.
@@ -131,6 +152,65 @@ def _bins(keys: dict[str, Any], head: str, ease: Array, generator: np.random.Gen
         columns[f"sum_{a}_{b}"] = number * (mean[a] * mean[b] + share * spread[a] * spread[b])
     columns |= {f"sum_abs_{e}": number * 0.16 for e in ERRORS}
     return _table("bins", columns)
+
+
+def _errors(keys: dict[str, Any], bins: pa.Table) -> pa.Table:
+    """Covariances of the sums, as of a sample; sums of different variables have none."""
+    columns: dict[str, Any] = _repeated(keys, IOU_BINS) | {"bin": bins["bin"].to_numpy()}
+    number = bins["n"].to_numpy()
+    spread = number**2 * (SAMPLED - 1) / number
+    for totals in SAMPLED_TOTALS:
+        for i, a in enumerate(totals):
+            for b in totals[i:]:
+                columns[covariance_column(a, b)] = (
+                    spread * 0.01 if a == b else np.zeros(len(spread))
+                )
+    return _table(SAMPLING, columns)
+
+
+def write_stages(folder: Path, amount: Amount, memory_mb: int, seed: int = 0) -> None:
+    """Write the boxes of an amount's images at the later stages, as measuring merges them."""
+    tables = (
+        pa.Table.from_pandas(_boxes(image, amount, seed), preserve_index=False).cast(
+            arrow_schema(STAGE_TYPES)
+        )
+        for image in range(amount.images)
+    )
+    gathered = gathered_bytes(memory_mb)
+    write_by_group(tables, folder / STAGES_NAME, STAGE_TYPES, STAGE_GROUP, {}, gathered)
+
+
+def _boxes(image: int, amount: Amount, seed: int) -> pd.DataFrame:
+    """One image's boxes: an object's number is its image's and one of some, its size follows from it."""
+    generator = np.random.default_rng([seed, image])
+    objects = max(1, amount.objects // amount.images)
+    frames = []
+    for head in HEADS:
+        for stage, count in ((RPN, amount.proposals), (DETECTIONS, amount.proposals // 2)):
+            numbers = generator.integers(0, objects, count)
+            iou = generator.beta(1, 2, count)
+            score, regressed = _curve(head, iou, np.zeros(count))
+            noisy = np.clip(score + generator.normal(0, 0.2, count), 0, 1)
+            columns = {
+                "image_id": image,
+                "object_id": image * objects + numbers,
+                "class_name": np.array(CLASSES)[numbers % len(CLASSES)],
+                "size": np.array(SIZES)[numbers % len(SIZES)],
+                "detector": DETECTOR,
+                "head": head,
+                "stage": stage,
+                "score": noisy,
+                "iou": iou,
+                "regressed_iou": regressed,
+                # An object's first box of those that overlap it.
+                "true_positive_iou": np.nan,
+            }
+            frame = pd.DataFrame(columns)
+            if stage == DETECTIONS:
+                first = ~frame["object_id"].duplicated() & (frame["iou"] >= 0.5)
+                frame["true_positive_iou"] = frame["iou"].where(first)
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True).astype(dict(STAGE_TYPES))
 
 
 def _rows(

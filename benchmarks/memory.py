@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.made_up import DETECTOR, HEADS, Amount, write_parts
+from benchmarks.made_up import DETECTOR, HEADS, Amount, write_parts, write_stages
 from rethink_heads.files import write_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 PROVENANCE = {"detector": DETECTOR, "seed": "0"}
-RESULTS = ("merge", "correlate", "regress", "sensitivity")
+RESULTS = ("merge", "correlate", "regress", "sensitivity", "stages")
 REPLICATES = 1000
 # Ranks are taken anew in each: of them this part of the replicates, which changes the time alone.
 RANKS_PART = 50
@@ -61,7 +61,7 @@ class Use:
 
 
 def use_of(
-    step: str, folder: Path, memory_mb: int, replicates: int = REPLICATES, images: int = 0
+    step: str, folder: Path, memory_mb: int, amount: Amount, replicates: int = REPLICATES
 ) -> Use:
     """Run a step in a process of its own.
 
@@ -69,11 +69,11 @@ def use_of(
         step: of RESULTS.
         folder: holds "parts", and "measurements" once they are merged.
         memory_mb: the bound, in MiB.
+        amount: what the parts are of.
         replicates: of the bootstraps; those of ranks are fewer.
-        images: how many parts there are; only to merge.
     """
     command = [sys.executable, "-m", "benchmarks.memory", "step", step, str(folder), str(memory_mb)]
-    command += [str(replicates), str(images)]
+    command += [str(replicates), json.dumps(asdict(amount))]
     # Through a shell that starts it as a child: a process that replaces another inherits that one's peak.
     shell = ["/bin/sh", "-c", '"$@"; exit $?', "sh", *command]
     done = subprocess.run(shell, capture_output=True, text=True, check=False)
@@ -82,7 +82,7 @@ def use_of(
     return Use(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def run_step(step: str, folder: Path, memory_mb: int, replicates: int, images: int) -> Use:
+def run_step(step: str, folder: Path, memory_mb: int, replicates: int, amount: Amount) -> Use:
     """Take one step here, after the same step on a handful of objects.
 
     What that leaves, as code that is loaded when it is first used, no number of objects adds to.
@@ -92,21 +92,24 @@ def run_step(step: str, folder: Path, memory_mb: int, replicates: int, images: i
     with tempfile.TemporaryDirectory() as passing:
         few = Path(passing)
         write_parts(few / "parts", FEW, PROVENANCE)
-        _take("merge", few, memory_mb, replicates, FEW.images)
-        _take(step, few, 0, replicates, FEW.images)
+        _take("merge", few, memory_mb, replicates, FEW)
+        _take(step, few, 0, replicates, FEW)
     gc.collect()
     before, start = _resident(), time.perf_counter()
-    _take(step, folder, memory_mb, replicates, images)
+    _take(step, folder, memory_mb, replicates, amount)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Use(step, before, peak, seconds)
 
 
-def _take(step: str, folder: Path, memory_mb: int, replicates: int, images: int) -> None:
+def _take(step: str, folder: Path, memory_mb: int, replicates: int, amount: Amount) -> None:
     from rethink_heads.measure.stored import open_measurements
 
     if step == "merge":
-        merge(folder, memory_mb, images)
+        merge(folder, memory_mb, amount.images)
+        return
+    if step == "stages":
+        stages(folder, memory_mb, replicates, amount)
         return
     found = open_measurements(folder / "measurements", memory_mb)
     {"correlate": correlate, "regress": regress, "sensitivity": sensitivity}[step](
@@ -174,6 +177,18 @@ def sensitivity(found: Measurements, replicates: int) -> list[Any]:
     return [*tables, compare_decay(found, a, b, replicates=replicates)]
 
 
+def stages(folder: Path, memory_mb: int, replicates: int, amount: Amount) -> dict[str, Any]:
+    """Write boxes at the later stages as measuring does at its end; the tables of ``correlate --stage``."""
+    from rethink_heads.measure.stage_boxes import open_stages
+    from rethink_heads.stage_results import stage_tables
+
+    write_stages(folder, amount, memory_mb)
+    a, b = sides()
+    ranks = max(2, replicates // RANKS_PART)
+    found = open_stages([folder])
+    return stage_tables(found, None, [(a, b)], replicates=replicates, rank_replicates=ranks)
+
+
 def sides() -> list[tuple[str, str]]:
     """The two heads."""
     return [(DETECTOR, head) for head in sorted(HEADS)]
@@ -202,9 +217,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(hidden=True)
-def step(step: str, folder: Path, memory_mb: int, replicates: int, images: int) -> None:
+def step(step: str, folder: Path, memory_mb: int, replicates: int, amount: str) -> None:
     """One step, in the process that is measured."""
-    print(json.dumps(asdict(run_step(step, folder, memory_mb, replicates, images))))
+    of = Amount(**json.loads(amount))
+    print(json.dumps(asdict(run_step(step, folder, memory_mb, replicates, of))))
 
 
 @app.command()
@@ -227,7 +243,7 @@ def run(
             print(f"made up in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         uses = []
         for name in RESULTS:
-            uses.append(use_of(name, where, memory_mb, replicates, images))
+            uses.append(use_of(name, where, memory_mb, amount, replicates))
             print(uses[-1], file=sys.stderr)
     finally:
         if folder is None:

@@ -92,7 +92,8 @@ class Yardstick:
     @torch.inference_mode()
     def extract(self, image: Tensor) -> Pyramid:
         """Features of a uint8 RGB image (3, H, W)."""
-        batch, _ = self.transform([image.float() / 255])
+        dtype = next(self.backbone.parameters()).dtype
+        batch, _ = self.transform([image.to(dtype) / 255])
         levels = self.backbone(batch.tensors)
         height, width = image.shape[-2:]
         return Pyramid(levels, batch.image_sizes[0], (height, width))

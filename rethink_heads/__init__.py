@@ -47,6 +47,7 @@ _PUBLIC_NAMES = {
     "Measurements": "rethink_heads.measure.measurements",
     "measure_stages": "rethink_heads.measure.stages",
     "load_stages": "rethink_heads.measure.stage_frame",
+    "open_stages": "rethink_heads.measure.stage_boxes",
     "pearson": "rethink_heads.statistics.correlation",
     "spearman": "rethink_heads.statistics.correlation",
     "score_by_iou": "rethink_heads.statistics.correlation",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.stage_boxes import StageBoxes
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -58,14 +59,14 @@ class Given:
     Attributes:
         found: measurements of all the runs; use :attr:`measurements`.
         stages: boxes of RPN and final detections matched to objects, of all the runs, as
-            ``measure_stages`` gives them; None where they were not measured.
+            ``measure_stages`` gives them or ``open_stages`` finds them; None where they were not measured.
         detected: final detections of all the runs, and the data set that they are of.
         sweeps: tables of sweeps, by the sweep's name.
         options: of the bootstrap.
     """
 
     found: Measurements | None = None
-    stages: pd.DataFrame | None = None
+    stages: pd.DataFrame | StageBoxes | None = None
     detected: tuple[pd.DataFrame, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_csv, write_csv
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.stage_boxes import StageBoxes
 from rethink_heads.paper import (
     Given,
     NotGivenError,
@@ -57,7 +58,7 @@ log = logging.getLogger(__name__)
 def compute_tables(
     measurements: Measurements,
     *,
-    stages: pd.DataFrame | None = None,
+    stages: pd.DataFrame | StageBoxes | None = None,
     replicates: int | None = None,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from rethink_heads.files import write_csv
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.stage_boxes import StageBoxes, as_boxes, stages_of
 from rethink_heads.measure.stage_frame import DETECTIONS
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.stages import figure3_stages
@@ -31,7 +32,7 @@ class _Counts(TypedDict):
 
 
 def stage_tables(
-    stages: pd.DataFrame | None,
+    stages: pd.DataFrame | StageBoxes | None,
     measurements: Measurements | None,
     pairs: Sequence[tuple[Side, Side]],
     iou_range: tuple[float, float] = WHOLE_RANGE,
@@ -59,7 +60,7 @@ def stage_tables(
         CORRELATION: stage_correlation(stages, measurements, iou_range, **counts),
         "stage_comparisons": _stacked(compared),
     }
-    if stages is not None and (stages["stage"] == DETECTIONS).any():
+    if stages is not None and DETECTIONS in stages_of(as_boxes(stages)):
         levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
         tables["rank_levels"] = levels
         # A head that found nothing at all has no boxes, only predefined proposals.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.stage_boxes import StageBoxes
     from rethink_heads.paper import Given
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
@@ -78,11 +79,11 @@ def given(
     )
 
 
-def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame | None:
+def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> StageBoxes | None:
     """Boxes of the later stages, if every run has them."""
-    import pandas as pd
-
-    from rethink_heads.measure.stage_frame import STAGES_NAME, load_stages
+    from rethink_heads.measure.provenance import file_provenance
+    from rethink_heads.measure.stage_boxes import open_stages
+    from rethink_heads.measure.stage_frame import STAGES_NAME
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
@@ -90,11 +91,11 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame |
         if len(without) < len(folders):
             say(f"only predefined proposals: {without[0]} has no {STAGES_NAME}")
         return None
-    found = [load_stages(folder) for folder in folders]
-    if len({provenance.get("classes") for _, provenance in found}) > 1:
+    found = [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
+    if len({provenance.get("classes") for provenance in found}) > 1:
         say("only predefined proposals: the detectors' later stages were measured on other classes")
         return None
-    return pd.concat([frame for frame, _ in found], ignore_index=True) if found else None
+    return open_stages(folders) if folders else None
 
 
 def detected(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.stage_boxes import StageBoxes
 
 PREDEFINED, ALL = "predefined", "all"
 STAGES = (PREDEFINED, "rpn", "detections")
@@ -61,7 +63,7 @@ class StageStudy:
 
     Attributes:
         runs: the runs, in the order given.
-        boxes: of RPN and of the final detections, in STAGE_COLUMNS; None where not asked for.
+        boxes: of RPN and of the final detections; None where not asked for.
         measurements: of the predefined proposals; None where not asked for.
         names: of each run's measurements (see :mod:`rethink_heads.runs`).
         seed: of the bootstrap.
@@ -69,7 +71,7 @@ class StageStudy:
     """
 
     runs: list[StudyFolder]
-    boxes: pd.DataFrame | None
+    boxes: StageBoxes | None
     measurements: Measurements | None
     names: list[str]
     seed: int
@@ -82,8 +84,7 @@ class StageStudy:
         if self.measurements is not None:
             there |= set(self.measurements.detector_heads)
         if self.boxes is not None:
-            pairs = self.boxes[["detector", "head"]].drop_duplicates()
-            there |= set(pairs.itertuples(index=False, name=None))
+            there |= {(detector, head) for detector, head, _ in self.boxes.groups}
         return [
             (run.name, head)
             for run in self.runs
@@ -125,8 +126,6 @@ def stage_study(
     Raises:
         UserError: as of ``studies.study``.
     """
-    import pandas as pd
-
     later = [stage for stage in stages if stage != PREDEFINED]
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device)
     each = [measuring.of(index, len(runs)) for index in range(len(runs))]
@@ -143,18 +142,18 @@ def stage_study(
             _measured(run, data, choice, seed, device, classes)
             for run, choice in zip(runs, each, strict=True)
         ]
-        names = [name for _, _, name in found]
+        names = found
     leave_to_first()
-    boxes = None
+    boxes, provenance = None, {}
     if found:
-        check_alike(runs, [provenance for _, provenance, _ in found])
-        boxes = pd.concat([frame for frame, _, _ in found], ignore_index=True)
-        kept = boxes["stage"].isin(later) & (boxes["head"].isin(heads) if heads else True)
-        boxes = boxes[kept].reset_index(drop=True)
+        folders = [run.measurements(name) for run, name in zip(runs, found, strict=True)]
+        boxes, each_provenance = _opened(folders, later, heads)
+        check_alike(runs, each_provenance)
+        provenance = {run.name: of for run, of in zip(runs, each_provenance, strict=True)}
         for stage in later:
-            if stage not in set(boxes["stage"]):
+            if not any(group[2] == stage for group in boxes.groups):
                 say(f"there are no boxes at the stage {stage}: nothing to correlate")
-        if measurements is None and boxes.empty:
+        if measurements is None and not boxes.groups:
             raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     return StageStudy(
         runs,
@@ -162,7 +161,7 @@ def stage_study(
         measurements,
         names,
         runs[0].config.seed if seed is None else seed,
-        {run.name: provenance for run, (_, provenance, _) in zip(runs, found, strict=False)},
+        provenance,
     )
 
 
@@ -197,9 +196,9 @@ def _measured(
     seed: int | None,
     device: str,
     classes: Sequence[str] | None,
-) -> tuple[pd.DataFrame, dict[str, str], str]:
-    """The boxes of a detector's own stages, their provenance and the name of the measurements."""
-    from rethink_heads.measure.stages import load_stages, measure_stages
+) -> str:
+    """Match the boxes of a detector's own stages; the name of the measurements that keep them."""
+    from rethink_heads.measure.stages import keep_stages
 
     found = opened(run, data, measuring, device, seed, classes)
     dataset, settings = found.dataset, found.config.measuring
@@ -207,10 +206,20 @@ def _measured(
         dataset = dataset.subset(settings.images)
     folder = run.measurements(found.name)
     with logged(run, f"matching boxes {folder.name}"), work():
-        measure_stages(
-            found.detector, dataset, run.name, folder, found.provenance, settings.memory_mb
-        )
-    return (*load_stages(folder), found.name)
+        keep_stages(found.detector, dataset, run.name, folder, found.provenance, settings.memory_mb)
+    return found.name
+
+
+def _opened(
+    folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
+) -> tuple[StageBoxes, list[dict[str, str]]]:
+    """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
+    from rethink_heads.measure.provenance import file_provenance
+    from rethink_heads.measure.stage_boxes import open_stages
+    from rethink_heads.measure.stage_frame import STAGES_NAME
+
+    boxes = open_stages(folders).only(stages, heads)
+    return boxes, [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

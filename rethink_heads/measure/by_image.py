@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
 from rethink_heads.distributed import Processes, Share, processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet, until_visible, write_parquet, write_text
+from rethink_heads.files import read_table, until_visible, write_parquet, write_text
 from rethink_heads.measure.parts import Parts, Saved, remove_leftover
 from rethink_heads.measure.provenance import differences, file_provenance
+from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
@@ -96,32 +97,33 @@ def work_by_image(
             parts[0].remove()
 
 
-def frame_by_image(
+def file_by_image(
     of_image: Callable[[Sample], pd.DataFrame],
     dataset: CocoDataset,
-    path: Path,
+    kept: KeptFrame,
     provenance: Mapping[str, str],
     title: str,
     progress: bool = True,
-) -> pd.DataFrame:
-    """The frames of all images one below the other, kept in ``path`` with their provenance.
+) -> None:
+    """Keep the frames of all images, one below the other in the order of their ids, in a file.
 
-    Parts are kept in a folder beside ``path`` until all are there, so that an interrupted call loses only the image
-    under way. A complete file of the same provenance is read; one of another is replaced when the new one is complete.
-    Processes that torchrun started share the images, and all of them get the frame.
+    Parts are kept in a folder beside the file until all are there, so that an interrupted call loses only the image
+    under way; they are put together without holding all of them. A complete file of the same provenance stays; one of
+    another is replaced when the new one is complete. Processes that torchrun started share the images, and come back
+    when all of them can read the file.
 
     Args:
         of_image: the frame of one image, with the same columns and types for each, even without rows.
-        dataset: the images, in whose order the frames are put together.
-        path: a Parquet file.
+        dataset: the images.
+        kept: the file.
         provenance: everything that the frame depends on.
         title: what is being done, for the report on standard error.
         progress: whether to report.
 
     Raises:
-        UserError: ``path`` cannot be written, or another process failed.
+        UserError: the file cannot be written, or another process failed.
     """
-    provenance = dict(provenance)
+    provenance, path = dict(provenance), kept.path
 
     def is_complete() -> bool:
         before = file_provenance(path)
@@ -134,10 +136,10 @@ def frame_by_image(
         return before == provenance
 
     def merge(parts: Parts) -> None:
-        frames = [read_parquet(parts.folder / str(i) / _PART)[0] for i in dataset.image_ids]
-        # Frames without rows have no say in the types of those that have some.
-        filled = [frame for frame in frames if len(frame)] or frames[:1]
-        write_parquet(pd.concat(filled, ignore_index=True), path, provenance)
+        schema = arrow_schema(kept.columns)
+        names = (parts.folder / str(i) / _PART for i in sorted(dataset.image_ids))
+        tables = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
+        write_by_group(tables, path, kept.columns, kept.group, provenance, kept.gathered_bytes)
 
     def part(sample: Sample) -> tuple[Saved, int]:
         return _FramePart(of_image(sample)), 0
@@ -148,7 +150,23 @@ def frame_by_image(
     # The others read what the first has written.
     together.decide(lambda: True)
     until_visible(lambda: file_provenance(path) == provenance, str(path))
-    return read_parquet(path)[0]
+
+
+@dataclass(frozen=True)
+class KeptFrame:
+    """A file that a frame is kept in.
+
+    Attributes:
+        path: a Parquet file.
+        columns: names and types.
+        group: columns that each row group has one text in.
+        gathered_bytes: size of what is gathered before it is written: of a row group at the most.
+    """
+
+    path: Path
+    columns: Mapping[str, str]
+    group: Sequence[str]
+    gathered_bytes: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 
 from rethink_heads.data.coco import CocoDataset
@@ -13,8 +14,9 @@ from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet
-from rethink_heads.measure.by_image import frame_by_image
+from rethink_heads.files import read_parquet, reading_parquet
+from rethink_heads.measure.by_image import KeptFrame, file_by_image
+from rethink_heads.measure.frames import empty_frame
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.runner import check_classes
 
@@ -31,6 +33,8 @@ DETECTION_TYPES: Mapping[str, str] = {
     "score": "float64",
 }
 DETECTION_COLUMNS = tuple(DETECTION_TYPES)
+# Of a row group: an image's detections are read with those of the images beside it.
+GATHERED_BYTES = 4 * 2**20
 CORNERS = ["x1", "y1", "x2", "y2"]
 """``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
@@ -45,9 +49,30 @@ def detect_dataset(
 ) -> pd.DataFrame:
     """All heads' final detections in every image of a dataset.
 
-    They are kept as ``folder``/detections.parquet and read again while the provenance is the same; those of the
-    dataset's first images also from a file of more of its images. An interrupted call loses only the image under way.
-    Processes that torchrun started share the images, and all of them get the frame.
+    They are kept as :func:`keep_detections` does, whose arguments and errors these are. Processes that torchrun started
+    share the images, and all of them get the frame.
+
+    Returns:
+        A row a detection, in DETECTION_COLUMNS, sorted by detector, head, image and falling score; detections of the
+        same score keep the detector's order.
+    """
+    keep_detections(detector, dataset, detector_name, folder, provenance, progress)
+    frame = load_detections(folder)[0]
+    return frame[frame["image_id"].isin(dataset.image_ids)].reset_index(drop=True)
+
+
+def keep_detections(
+    detector: Detector,
+    dataset: CocoDataset,
+    detector_name: str,
+    folder: Path,
+    provenance: Mapping[str, str],
+    progress: bool = True,
+) -> None:
+    """Keep all heads' final detections in every image of a dataset as ``folder``/detections.parquet.
+
+    A file of the same provenance stays, and so does one of more of the same images. An interrupted call loses only the
+    image under way. Processes that torchrun started share the images.
 
     Args:
         detector: its class names must be the dataset's.
@@ -57,10 +82,6 @@ def detect_dataset(
         provenance: what else they depend on, above all the hash of the weights ("weights"). The data, the number of
             images and the versions are added.
         progress: report on standard error.
-
-    Returns:
-        A row a detection, in DETECTION_COLUMNS, sorted by detector, head, image and falling score; detections of the
-        same score keep the detector's order.
 
     Raises:
         UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
@@ -79,9 +100,9 @@ def detect_dataset(
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset, detector_name), **provenance}
     if processes().decide(lambda: _has_more(file_provenance(path), whole)):
-        return _of_images(in_order(read_parquet(path)[0]), dataset)
-    title = f"detecting with {detector_name}"
-    return in_order(frame_by_image(of_image, dataset, path, whole, title, progress))
+        return
+    kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES)
+    file_by_image(of_image, dataset, kept, whole, f"detecting with {detector_name}", progress)
 
 
 def load_detections(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -99,10 +120,6 @@ def _has_more(saved: Mapping[str, str] | None, wanted: Mapping[str, str]) -> boo
     if saved is None or {**saved, "images": ""} != {**wanted, "images": ""}:
         return False
     return int(saved["images"]) > int(wanted["images"])
-
-
-def _of_images(frame: pd.DataFrame, dataset: CocoDataset) -> pd.DataFrame:
-    return frame[frame["image_id"].isin(dataset.image_ids)].reset_index(drop=True)
 
 
 def detection_frame(
@@ -131,3 +148,36 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["detector", "head", "image_id", "falling"]
     ordered = falling.sort_values(keys, kind="stable").drop(columns="falling")
     return ordered.astype(DETECTION_TYPES).reset_index(drop=True)
+
+
+class DetectionsByImage:
+    """The detections of a file one image at a time, of which a few row groups are held at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read where each image's detections are in ``folder``/detections.parquet.
+
+        Raises:
+            UserError: there are none, or the file is damaged.
+        """
+        self._path = Path(folder) / DETECTIONS_NAME
+        with reading_parquet(self._path):
+            metadata = pq.read_metadata(self._path)
+            place = pq.read_schema(self._path).names.index("image_id")
+        of_groups = (metadata.row_group(i).column(place) for i in range(metadata.num_row_groups))
+        self._images = [(each.statistics.min, each.statistics.max) for each in of_groups]
+        self._held: dict[int, dict[int, pd.DataFrame]] = {}
+
+    def __getitem__(self, image_id: int) -> pd.DataFrame:
+        """An image's detections, sorted by head and falling score, equal scores as they came."""
+        needed = [i for i, (low, high) in enumerate(self._images) if low <= image_id <= high]
+        self._held = {i: self._held[i] if i in self._held else self._read(i) for i in needed}
+        found = [held[image_id] for held in self._held.values() if image_id in held]
+        return in_order(pd.concat(found)) if found else empty_frame(dict(DETECTION_TYPES))
+
+    def _read(self, index: int) -> dict[int, pd.DataFrame]:
+        with (
+            reading_parquet(self._path),
+            pq.ParquetFile(self._path, page_checksum_verification=True) as file,
+        ):
+            frame = file.read_row_group(index, use_threads=False).to_pandas()
+        return {int(str(image)): rows for image, rows in frame.groupby("image_id")}

@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rethink_heads.errors import UserError
 from rethink_heads.files import ParquetStream, parquet_streams, read_table
 from rethink_heads.measure.frames import BY_GROUP, FRAMES, group_columns
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.provenance import SAMPLING
+from rethink_heads.measure.row_groups import Group, arrow_schema, by_group
 
-_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
 # Of the bound on memory: what is gathered before it is written. It is there twice while it is sorted, and beside it
 # what the writers hold.
 _GATHERED = 1 / 16
@@ -34,8 +33,7 @@ Tables = dict[str, pa.Table]
 
 def schema_of(name: str) -> pa.Schema:
     """The Arrow schema of one of FRAMES."""
-    columns = FRAMES[name].items()
-    return pa.schema([(c, _TYPES.get(kind, pa.list_(pa.float32()))) for c, kind in columns])
+    return arrow_schema(FRAMES[name])
 
 
 def merge_folders(
@@ -92,22 +90,16 @@ def _write(name: str, tables: list[pa.Table], stream: ParquetStream) -> None:
     whole = pa.concat_tables([schema_of(name).empty_table(), *tables])
     # A stable sort: the sampled rows of one object and bin keep their order.
     whole = whole.append_column("place", pa.array(np.arange(len(whole))))
-    columns = group_columns(name)
-    groups = whole.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist()
-    for group in sorted(groups, key=lambda values: [values[column] for column in columns]):
-        kept = [pc.equal(whole[column], group[column]) for column in columns]
-        mask = kept[0]
-        for other in kept[1:]:
-            mask = pc.and_(mask, other)
-        keys = ["image_id", "object_id", *(["bin"] if "bin" in FRAMES[name] else [])]
-        found = whole.filter(mask).sort_by([(key, "ascending") for key in (*keys, "place")])
+    keys = ["image_id", "object_id", *(["bin"] if "bin" in FRAMES[name] else [])]
+    for group, rows in by_group(whole, group_columns(name)):
+        found = rows.sort_by([(key, "ascending") for key in (*keys, "place")])
         found = found.drop_columns("place")
         if name != "rows":
             _check_once(name, found, keys, group)
         stream.write(found)
 
 
-def _check_once(name: str, found: pa.Table, keys: list[str], group: Mapping[str, str]) -> None:
+def _check_once(name: str, found: pa.Table, keys: list[str], group: Group) -> None:
     """Raise ValueError if two neighbours have the same keys."""
     columns = [found[key].to_numpy() for key in keys]
     same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
@@ -115,7 +107,7 @@ def _check_once(name: str, found: pa.Table, keys: list[str], group: Mapping[str,
         first = int(np.flatnonzero(same)[0])
         raise ValueError(
             f"object {columns[1][first]} of image {columns[0][first]} was measured twice "
-            f"for head {group['head']!r} of {group['detector']!r} ({name})"
+            f"for head {group[1]!r} of {group[0]!r} ({name})"
         )
 
 

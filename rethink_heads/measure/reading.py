@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from rethink_heads.files import reading_parquet
 from rethink_heads.measure.frames import BY_GROUP, FRAMES, OBJECT, group_columns
+from rethink_heads.measure.row_groups import group_of
 
 # In memory, beside the 8 bytes of each number: of a row's texts, and of an array.
 _ROW_BYTES, _ARRAY_BYTES = 48, 120
@@ -46,9 +47,8 @@ class MeasurementFiles:
                 continue
             with reading_parquet(path), pq.ParquetFile(path) as file:
                 places = [file.schema_arrow.names.index(column) for column in group_columns(name)]
-                found[name] = [
-                    _group(file.metadata.row_group(i), places) for i in range(file.num_row_groups)
-                ]
+                each = [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+                found[name] = [(group_of(one, places), one.num_rows) for one in each]
         return found
 
     def memory(self) -> float:
@@ -104,9 +104,3 @@ class MeasurementFiles:
             for index in chosen:
                 table = file.read_row_group(index, columns=ordered, use_threads=False)
                 yield table.select(ordered).to_pandas()
-
-
-def _group(metadata: pq.RowGroupMetaData, places: list[int]) -> tuple[tuple[str, ...], int]:
-    # All rows have the same texts, so that the smallest is the one.
-    texts = tuple(str(metadata.column(place).statistics.min) for place in places)
-    return texts, metadata.num_rows

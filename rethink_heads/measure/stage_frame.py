@@ -25,6 +25,7 @@ STAGE_TYPES: Mapping[str, str] = {
     "true_positive_iou": "float64",
 }
 STAGE_COLUMNS = tuple(STAGE_TYPES)
+STAGE_GROUP = ("detector", "head", "stage")
 
 
 def load_stages(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -21,8 +21,13 @@ from rethink_heads.data.sample import Sample
 from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
-from rethink_heads.measure.by_image import frame_by_image
-from rethink_heads.measure.detections import CORNERS, DETECTION_TYPES, detect_dataset
+from rethink_heads.measure.by_image import KeptFrame, file_by_image
+from rethink_heads.measure.detections import (
+    CORNERS,
+    DETECTION_TYPES,
+    DetectionsByImage,
+    keep_detections,
+)
 from rethink_heads.measure.matching import (
     UNMATCHED,
     Array,
@@ -40,13 +45,15 @@ from rethink_heads.measure.stage_frame import (
     DETECTIONS,
     RPN,
     STAGE_COLUMNS,
+    STAGE_GROUP,
     STAGE_TYPES,
     STAGES_NAME,
-    in_order,
     load_stages,
 )
 
 DEFAULT_MEMORY_MB = 512
+# Of the bound on memory: the boxes that a row group is of. Statistics hold a few times as much.
+PARTS_OF_MEMORY, MOST_GATHERED = 32, 16 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -62,20 +69,8 @@ def measure_stages(
 ) -> pd.DataFrame:
     """RPN's proposals and the final detections in every image of a dataset, matched to its objects.
 
-    They are kept as ``folder``/stages.parquet and read again while the provenance is the same. An
-    interrupted call loses only the image under way. The detections are those of ``detect_dataset``,
-    which keeps them in the same folder. Processes that torchrun started share the images, and all
-    of them get the frame.
-
-    Args:
-        detector: its class names must be the dataset's.
-        dataset: the images; all objects of an image can be matched.
-        detector_name: the value of the column "detector", a run's name.
-        folder: where the stages are kept.
-        provenance: what else they depend on, above all the hash of the weights ("weights"). The
-            data, the number of images and the versions are added.
-        memory_mb: bound on what the heads hold at once, in MiB.
-        progress: report on standard error.
+    They are kept as :func:`keep_stages` does, whose arguments and errors these are. Processes that torchrun started
+    share the images, and all of them get the frame.
 
     Returns:
         A row a box and head, in STAGE_COLUMNS: "image_id"; "object_id" of the object that the box
@@ -95,6 +90,35 @@ def measure_stages(
 
         A detector that shows no proposals, or no detections, has no rows of that stage; a line on
         standard error says so.
+    """
+    keep_stages(detector, dataset, detector_name, folder, provenance, memory_mb, progress)
+    return load_stages(folder)[0]
+
+
+def keep_stages(
+    detector: Detector,
+    dataset: CocoDataset,
+    detector_name: str,
+    folder: Path,
+    provenance: Mapping[str, str],
+    memory_mb: int = DEFAULT_MEMORY_MB,
+    progress: bool = True,
+) -> None:
+    """Keep what :func:`measure_stages` gives as ``folder``/stages.parquet, and do not hold it.
+
+    A file of the same provenance stays. An interrupted call loses only the image under way. The
+    detections are those of ``keep_detections``, which keeps them in the same folder. Processes that
+    torchrun started share the images.
+
+    Args:
+        detector: its class names must be the dataset's.
+        dataset: the images; all objects of an image can be matched.
+        detector_name: the value of the column "detector", a run's name.
+        folder: where the stages are kept.
+        provenance: what else they depend on, above all the hash of the weights ("weights"). The
+            data, the number of images and the versions are added.
+        memory_mb: bound on what the heads hold at once, in MiB, and on the boxes that are held.
+        progress: report on standard error.
 
     Raises:
         UserError: the class names differ, the head gives what is not finite, or ``folder`` cannot
@@ -106,18 +130,18 @@ def measure_stages(
     folder = Path(folder)
     known = {**dataset_provenance(dataset, detector_name), **provenance}
     if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
-        return load_stages(folder)[0]
+        return
     for method in ("propose", "detect"):
         if not offers(detector, method):
             logger.warning("%s: %s", detector_name, lacking(method))
-    of_none = empty_frame(dict(DETECTION_TYPES))
-    by_image = {}
+    detections: DetectionsByImage | None = None
     if offers(detector, "detect"):
-        detections = detect_dataset(detector, dataset, detector_name, folder, provenance, progress)
-        by_image = dict(tuple(detections.groupby("image_id")))
+        keep_detections(detector, dataset, detector_name, folder, provenance, progress)
+        detections = DetectionsByImage(folder)
+    of_none = empty_frame(dict(DETECTION_TYPES))
 
     def of_image(sample: Sample) -> pd.DataFrame:
-        final = by_image.get(sample.image_id, of_none)
+        final = of_none if detections is None else detections[sample.image_id]
         return _image_frame(
             [
                 *_proposal_frames(detector, sample, memory_mb),
@@ -126,9 +150,14 @@ def measure_stages(
             detector_name,
         )
 
+    kept = KeptFrame(folder / STAGES_NAME, STAGE_TYPES, STAGE_GROUP, gathered_bytes(memory_mb))
     title = f"matching proposals and detections of {detector_name}"
-    frame = frame_by_image(of_image, dataset, folder / STAGES_NAME, known, title, progress)
-    return in_order(frame)
+    file_by_image(of_image, dataset, kept, known, title, progress)
+
+
+def gathered_bytes(memory_mb: int) -> int:
+    """Size of the boxes that are gathered before they are written, under a bound on memory in MiB."""
+    return min(memory_mb * 2**20 // PARTS_OF_MEMORY, MOST_GATHERED)
 
 
 def detection_frames(

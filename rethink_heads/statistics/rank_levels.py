@@ -24,9 +24,9 @@ can only have a correlation of -1 or 1, so that this one is noisy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +34,10 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.matching import POSITIVE_IOU
+from rethink_heads.measure.stage_boxes import Side, StageBoxes, as_boxes, sides_of, stages_of
 from rethink_heads.measure.stage_frame import DETECTIONS, RPN
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.comparison import Side, difference_columns
+from rethink_heads.statistics.comparison import difference_columns
 from rethink_heads.statistics.ranks import RANK_REPLICATES, weighted_spearman
 from rethink_heads.statistics.sums import ratio
 
@@ -47,12 +48,12 @@ _IOU = {RPN: "regressed_iou", DETECTIONS: "true_positive_iou"}
 
 
 def level_correlation(
-    stages: pd.DataFrame, *, replicates: int = RANK_REPLICATES, seed: int = 0
+    stages: pd.DataFrame | StageBoxes, *, replicates: int = RANK_REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """Image- and class-level rank correlation of positive boxes (Kahraman et al., see the module).
 
     Args:
-        stages: what ``measure_stages`` returns.
+        stages: what ``measure_stages`` returns or ``open_stages`` finds.
         replicates, seed: of the bootstrap over images; at the class level ranks are taken anew in
             every replicate.
 
@@ -61,12 +62,12 @@ def level_correlation(
         ("rpn": before NMS, "detections": after it) with "spearman", "low", "high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
-    bootstrap = _bootstrap(stages, replicates, seed)
+    boxes = as_boxes(stages)
+    bootstrap = ImageBootstrap(boxes.image_ids, replicates, seed)
     rows: list[dict[str, Any]] = []
-    for (detector, head), (level, stage) in product(_sides(stages), _measures(stages)):
-        boxes = positives(stages, (detector, head), stage)
-        resampled, defined = _resampled(boxes, level, bootstrap)
-        estimate = resampled.estimate()
+    for (detector, head), (level, stage) in product(sides_of(boxes), _measures(boxes)):
+        found = _resampled(positives(boxes, (detector, head), stage), level, bootstrap)
+        estimate = found.resampled.estimate()
         rows.append(
             {
                 "detector": detector,
@@ -76,15 +77,15 @@ def level_correlation(
                 "spearman": float(estimate.value),
                 "low": float(estimate.low),
                 "high": float(estimate.high),
-                "groups": defined,
-                "boxes": len(boxes),
+                "groups": found.groups,
+                "boxes": found.boxes,
             }
         )
     return pd.DataFrame(rows)
 
 
 def compare_levels(
-    stages: pd.DataFrame,
+    stages: pd.DataFrame | StageBoxes,
     a: Side,
     b: Side,
     *,
@@ -102,15 +103,18 @@ def compare_levels(
     Raises:
         UserError: a head has no boxes at all.
     """
-    bootstrap = _bootstrap(stages, replicates, seed)
-    there = _sides(stages)
+    boxes = as_boxes(stages)
+    bootstrap = ImageBootstrap(boxes.image_ids, replicates, seed)
+    there = sides_of(boxes)
     for side in (a, b):
         if side not in there:
             names = ", ".join("/".join(pair) for pair in there) or "nothing"
             raise UserError(f"no boxes of {'/'.join(side)}; there are those of {names}")
     rows = []
-    for level, stage in _measures(stages):
-        sides = [_resampled(positives(stages, s, stage), level, bootstrap)[0] for s in (a, b)]
+    for level, stage in _measures(boxes):
+        sides = [
+            _resampled(positives(boxes, side, stage), level, bootstrap).resampled for side in (a, b)
+        ]
         columns: dict[str, Any] = {
             "level": level,
             "stage": stage,
@@ -121,49 +125,53 @@ def compare_levels(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def positives(stages: pd.DataFrame, side: Side, stage: str) -> pd.DataFrame:
-    """The positive boxes of a head at a stage, with the IoU that counts in the column "iou"."""
-    detector, head = side
-    boxes = stages[
-        (stages["detector"] == detector) & (stages["head"] == head) & (stages["stage"] == stage)
-    ]
-    boxes = boxes.assign(iou=boxes[_IOU[stage]])
-    return boxes[boxes["iou"] >= POSITIVE_IOU]
+def positives(boxes: StageBoxes, side: Side, stage: str) -> Iterator[pd.DataFrame]:
+    """The positive boxes of a head at a stage, in parts of whole images: image_id, class_name, score and iou, the
+    IoU that counts.
+    """
+    column = _IOU[stage]
+    for part in boxes.read(side, stage, ["class_name", "score", column]):
+        found = part.rename(columns={column: "iou"})
+        yield found[found["iou"] >= POSITIVE_IOU]
 
 
-def _sides(stages: pd.DataFrame) -> list[Side]:
-    pairs = stages[["detector", "head"]].drop_duplicates()
-    return sorted(pairs.itertuples(index=False, name=None))
+class _Level(NamedTuple):
+    """A level's correlation, resampled; how many images or classes have one; the positives."""
+
+    resampled: Resampled
+    groups: int
+    boxes: int
 
 
-def _measures(stages: pd.DataFrame) -> list[tuple[str, str]]:
-    """The measures whose stage the frame holds."""
-    present = set(stages["stage"])
+def _measures(boxes: StageBoxes) -> list[tuple[str, str]]:
+    """The measures whose stage has boxes."""
+    present = stages_of(boxes)
     return [(level, stage) for level, stage in MEASURES if stage in present]
 
 
-def _bootstrap(stages: pd.DataFrame, replicates: int, seed: int) -> ImageBootstrap:
-    images = stages.loc[stages["object_id"] >= 0, "image_id"]
-    return ImageBootstrap(images, replicates, seed)
+def _resampled(parts: Iterator[pd.DataFrame], level: str, bootstrap: ImageBootstrap) -> _Level:
+    return (_over_images if level == IMAGE else _over_classes)(parts, bootstrap)
 
 
-def _resampled(boxes: pd.DataFrame, level: str, bootstrap: ImageBootstrap) -> tuple[Resampled, int]:
-    """A level's correlation, resampled, and how many images or classes have one."""
-    return (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
-
-
-def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> tuple[Resampled, int]:
+def _over_images(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _Level:
     """The mean of the images' own correlations: they do not change from draw to draw."""
     sums = np.zeros((len(bootstrap.image_ids), 2))
-    for image_id, rows in boxes.groupby("image_id"):
-        value = _spearman(rows)(np.ones(len(rows)))
-        if np.isfinite(value):
-            sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
-    return bootstrap.resample(sums, ratio), int(sums[:, 0].sum())
+    boxes = 0
+    for part in parts:
+        boxes += len(part)
+        for image_id, rows in part.groupby("image_id"):
+            value = _spearman(rows)(np.ones(len(rows)))
+            if np.isfinite(value):
+                sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
+    return _Level(bootstrap.resample(sums, ratio), int(sums[:, 0].sum()), boxes)
 
 
-def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> tuple[Resampled, int]:
-    """The mean of the classes' correlations, each taken anew in every draw of images."""
+def _over_classes(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _Level:
+    """The mean of the classes' correlations, each taken anew in every draw of images.
+
+    Of true positives, of which an object has one at the most: they are held together.
+    """
+    boxes = pd.concat(list(parts))
     values, replicates = [], []
     for _, rows in boxes.groupby("class_name"):
         correlation = _spearman(rows)
@@ -179,7 +187,7 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> tuple[Resam
         None,
         np.array(boxes["image_id"].nunique()),
     )
-    return resampled, int(np.isfinite(of_classes).sum())
+    return _Level(resampled, int(np.isfinite(of_classes).sum()), len(boxes))
 
 
 def _spearman(rows: pd.DataFrame) -> Callable[[Array], float]:

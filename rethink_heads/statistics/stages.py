@@ -6,28 +6,28 @@ heads are compared on the same images, not on the same boxes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_frame import DETECTIONS, RPN
-from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, Resampled
-from rethink_heads.statistics.comparison import Side, compare, difference_columns
-from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.ranks import RANK_REPLICATES, resampled_spearman
-from rethink_heads.statistics.selection import (
-    ALL_SIZES,
-    WHOLE_RANGE,
-    bin_range,
-    count_objects,
-    groups,
-    of_size,
+from rethink_heads.measure.stage_boxes import (
+    MATCHED,
+    Side,
+    StageBoxes,
+    as_boxes,
+    sides_of,
+    stages_of,
 )
-from rethink_heads.statistics.sums import pearson_correlation
+from rethink_heads.measure.stage_frame import DETECTIONS, RPN
+from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
+from rethink_heads.statistics.comparison import compare, difference_columns
+from rethink_heads.statistics.correlation import pearson, spearman
+from rethink_heads.statistics.ranks import RANK_REPLICATES
+from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, bin_range, of_size
+from rethink_heads.statistics.stage_sums import SideBoxes, side_boxes, sizes_of
 
 PREDEFINED = "predefined"
 STAGES = (PREDEFINED, RPN, DETECTIONS)
@@ -35,7 +35,7 @@ STATISTICS = ("pcc", "spearman")
 
 
 def stage_correlation(
-    stages: pd.DataFrame | None,
+    stages: pd.DataFrame | StageBoxes | None,
     measurements: Measurements | None = None,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
@@ -46,8 +46,9 @@ def stage_correlation(
     """Pearson's and Spearman's correlation of score and IoU at each stage (paper Figure 3).
 
     Args:
-        stages: boxes of RPN and of the final detections, as ``measure_stages`` gives them; those
-            matched to no object do not count.
+        stages: boxes of RPN and of the final detections, as ``measure_stages`` gives them or
+            ``open_stages`` finds them in files, which are then not held; those matched to no
+            object do not count. Ranks are taken of a million of a head's boxes at the most.
         measurements: of the predefined proposals. Either may be None.
         iou_range: boxes of an IoU from the first to below the second (1 included) count; multiples
             of 0.05. For RPN's proposals it is the proposal's IoU, for detections the final box's.
@@ -69,23 +70,22 @@ def stage_correlation(
         counts = (replicates, rank_replicates)
         parts.append(_predefined_correlation(measurements, iou_range, counts, seed))
     if stages is not None:
-        matched = matched_boxes(stages, iou_range)
-        bootstraps = _bootstraps(stages, replicates, rank_replicates, seed)
-        for stage in (RPN, DETECTIONS):
-            of_stage = matched[matched["stage"] == stage]
-            if (stages["stage"] == stage).any():
-                rows = [
-                    {**keys, "stage": stage, **_correlations(frame, bootstraps)}
-                    for keys, frame in groups(of_stage, _sides(stages))
-                ]
-                parts.append(pd.DataFrame(rows))
+        boxes = as_boxes(stages)
+        bootstraps = _bootstraps(boxes, replicates, rank_replicates, seed)
+        for stage in _later(boxes):
+            rows = [
+                {"detector": side[0], "head": side[1], "size": size, "stage": stage, **columns}
+                for side in sides_of(boxes)
+                for size, columns in _correlations(boxes, side, stage, iou_range, bootstraps)
+            ]
+            parts.append(pd.DataFrame(rows))
     order = ["detector", "head", "stage", "size"]
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=order)
     return found[[*order, *(column for column in found if column not in order)]]
 
 
 def compare_stages(
-    stages: pd.DataFrame | None,
+    stages: pd.DataFrame | StageBoxes | None,
     measurements: Measurements | None,
     a: Side,
     b: Side,
@@ -138,47 +138,23 @@ def compare_stages(
             if statistic != "spearman" or measurements.groups("rows")
         ]
     if stages is not None:
+        boxes = as_boxes(stages)
         # A head that was measured may have found nothing at all: then it has no boxes.
-        there = {*_sides(stages), *(() if measurements is None else measurements.detector_heads)}
-        bootstraps = _bootstraps(stages, replicates, rank_replicates, seed)
-        matched = matched_boxes(stages, iou_range)
-        parts += _later_differences(stages, matched, there, (a, b), statistics, bootstraps)
+        there = {*sides_of(boxes), *(() if measurements is None else measurements.detector_heads)}
+        for side in (a, b):
+            _check_there(side, there)
+        bootstraps = _bootstraps(boxes, replicates, rank_replicates, seed)
+        for stage in _later(boxes):
+            sides = [side_boxes(boxes, s, stage, iou_range, bootstraps["pcc"]) for s in (a, b)]
+            parts += [
+                _differences(statistic, stage, (a, b), sides, bootstraps[statistic])
+                for statistic in statistics
+            ]
     if not parts:
         return pd.DataFrame()
     found = pd.concat(parts, ignore_index=True)
     order = ["statistic", "stage", "size"]
     return found[[*order, *(column for column in found if column not in order)]]
-
-
-def _later_differences(
-    stages: pd.DataFrame,
-    matched: pd.DataFrame,
-    there: Collection[Side],
-    pair: tuple[Side, Side],
-    statistics: Sequence[str],
-    bootstraps: Mapping[str, ImageBootstrap],
-) -> list[pd.DataFrame]:
-    """The differences of two heads at each of the later stages that was measured."""
-    parts = []
-    for stage in (RPN, DETECTIONS):
-        if (stages["stage"] == stage).any():
-            sides = [_of_side(there, matched, side, stage) for side in pair]
-            parts += [
-                _differences(statistic, stage, pair, sides, bootstraps[statistic])
-                for statistic in statistics
-            ]
-    return parts
-
-
-def matched_boxes(
-    stages: pd.DataFrame, iou_range: tuple[float, float] = WHOLE_RANGE
-) -> pd.DataFrame:
-    """The boxes of a stage frame that are matched to an object, with an IoU in the range."""
-    low, high = iou_range
-    iou = stages["iou"]
-    # As the bins of the predefined proposals: the last one holds an IoU of 1.
-    inside = (iou >= low) & ((iou < high) | (high >= 1))
-    return stages[inside & (stages["object_id"] >= 0)]
 
 
 def _predefined_correlation(
@@ -204,68 +180,58 @@ def _columns() -> list[str]:
 
 
 def _bootstraps(
-    stages: pd.DataFrame, replicates: int, rank_replicates: int, seed: int
+    boxes: StageBoxes, replicates: int, rank_replicates: int, seed: int
 ) -> dict[str, ImageBootstrap]:
     """By statistic; over the images that hold an object that any head has a box of."""
-    images = stages.loc[stages["object_id"] >= 0, "image_id"]
     counts = {"pcc": replicates, "spearman": rank_replicates}
-    return {name: ImageBootstrap(images, count, seed) for name, count in counts.items()}
+    return {name: ImageBootstrap(boxes.image_ids, count, seed) for name, count in counts.items()}
 
 
-def _sides(stages: pd.DataFrame) -> tuple[Side, ...]:
-    pairs = stages[["detector", "head"]].drop_duplicates()
-    return tuple(sorted(pairs.itertuples(index=False, name=None)))
+def _later(boxes: StageBoxes) -> list[str]:
+    """The later stages that have boxes."""
+    return [stage for stage in (RPN, DETECTIONS) if stage in stages_of(boxes)]
 
 
-def _correlations(frame: pd.DataFrame, bootstraps: dict[str, ImageBootstrap]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for statistic, bootstrap in bootstraps.items():
-        estimate = _resampled(statistic, frame, bootstrap).estimate()
-        columns[statistic] = float(estimate.value)
-        columns[f"{statistic}_low"] = float(estimate.low)
-        columns[f"{statistic}_high"] = float(estimate.high)
-    return {**columns, "n": len(frame), "objects": count_objects(frame)}
+def _correlations(
+    boxes: StageBoxes,
+    side: Side,
+    stage: str,
+    iou_range: tuple[float, float],
+    bootstraps: Mapping[str, ImageBootstrap],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each size and the columns of its row."""
+    found = side_boxes(boxes, side, stage, iou_range, bootstraps["pcc"])
+    for size, objects in sizes_of(found):
+        columns: dict[str, Any] = {}
+        for statistic, bootstrap in bootstraps.items():
+            estimate = found.resampled(statistic, size, bootstrap).estimate()
+            columns[statistic] = float(estimate.value)
+            columns[f"{statistic}_low"] = float(estimate.low)
+            columns[f"{statistic}_high"] = float(estimate.high)
+        yield size, {**columns, "n": found.count(size), "objects": objects}
 
 
-def _resampled(statistic: str, frame: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
-    if statistic == "spearman":
-        return resampled_spearman(frame.assign(weight=1.0), bootstrap)
-    iou, score = frame["iou"].to_numpy(float), frame["score"].to_numpy(float)
-    # In the order of PEARSON_SUMS.
-    columns = [np.ones(len(frame)), iou, score, iou * iou, score * score, iou * score]
-    sums = bootstrap.sum_by_image(frame["image_id"].to_numpy(np.int64), np.stack(columns, axis=1))
-    return bootstrap.resample(sums[:, 0], pearson_correlation)
-
-
-def _of_side(
-    there: Collection[Side], matched: pd.DataFrame, side: Side, stage: str
-) -> pd.DataFrame:
-    """A head's boxes of a stage, of the matched ones; UserError where it is not among those there."""
+def _check_there(side: Side, there: Collection[Side]) -> None:
     if side not in there:
         names = ", ".join("/".join(pair) for pair in sorted(there)) or "nothing"
         raise UserError(f"no boxes of {'/'.join(side)}; there are those of {names}")
-    detector, head = side
-    return matched[
-        (matched["detector"] == detector) & (matched["head"] == head) & (matched["stage"] == stage)
-    ]
 
 
 def _differences(
     statistic: str,
     stage: str,
     names: tuple[Side, Side],
-    sides: Sequence[pd.DataFrame],
+    sides: Sequence[SideBoxes],
     bootstrap: ImageBootstrap,
 ) -> pd.DataFrame:
     """A row per size: both values and their difference."""
-    keys = ["image_id", "object_id"]
+    of_a, of_b = (side.objects for side in sides)
+    both = of_a.merge(of_b[MATCHED], on=MATCHED)
     rows = []
     for size in ALL_SIZES:
-        of_a, of_b = (of_size(side, size) for side in sides)
-        resampled = [_resampled(statistic, side, bootstrap) for side in (of_a, of_b)]
+        resampled = [side.resampled(statistic, size, bootstrap) for side in sides]
         columns: dict[str, Any] = {"statistic": statistic, "stage": stage, "size": size}
         columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
         columns |= difference_columns(*resampled)
-        objects = of_a[keys].drop_duplicates().merge(of_b[keys].drop_duplicates(), on=keys)
-        rows.append(pd.DataFrame({**columns, "objects": len(objects)}))
+        rows.append(pd.DataFrame({**columns, "objects": len(of_size(both, size))}))
     return pd.concat(rows, ignore_index=True)

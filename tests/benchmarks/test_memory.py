@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks.made_up import HEADS, Amount, write_parts
@@ -12,6 +13,7 @@ from benchmarks.memory import MIB, PROVENANCE, RESULTS, use_of
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.parts import Parts
 from rethink_heads.measure.reading import MeasurementFiles
+from rethink_heads.measure.stage_frame import STAGES_NAME
 from rethink_heads.measure.stored import StoredMeasurements, open_measurements
 
 # Less than a tenth of what the benchmark takes: some 30 MiB are Arrow's whatever the number of objects.
@@ -38,11 +40,11 @@ def test_made_up_parts_are_as_measuring_leaves_them(tmp_path: Path) -> None:
 def test_memory_stays_within_its_bound_whatever_the_number_of_objects(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     # Many objects an image, since the time goes into files.
-    amount = Amount(images=50, objects=2500, rows_per_bin=1)
+    amount = Amount(images=50, objects=2500, rows_per_bin=1, proposals=4000)
     write_parts(tmp_path / "parts", amount, PROVENANCE)
 
     def growth(name: str) -> float:
-        use = use_of(name, tmp_path, MEMORY_MB, replicates=10, images=amount.images)
+        use = use_of(name, tmp_path, MEMORY_MB, amount, replicates=10)
         return use.growth_mib
 
     merge, *analyses = RESULTS
@@ -55,4 +57,7 @@ def test_memory_stays_within_its_bound_whatever_the_number_of_objects(tmp_path: 
     assert len(found.objects) == amount.objects
     # Loaded, it would take more than that: half of it the sums, which are there twice while frames are put together.
     assert MeasurementFiles(folder, found.provenance).memory() > 1.25 * MEMORY_MB * MIB
+    boxes = pd.read_parquet(folder.parent / STAGES_NAME)
+    assert len(boxes) == amount.images * amount.proposals * 3
+    assert boxes.memory_usage(deep=True).sum() > 1.5 * MEMORY_MB * MIB
     assert max(used.values()) < MEMORY_MB, used

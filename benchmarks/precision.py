@@ -1,0 +1,234 @@
+"""How far each way to compute is from float64: whole heads on proposals, and the parts one by one.
+
+    python -m benchmarks.precision --head fc --head conv --objects 3 --output benchmarks/results/precision
+
+The reference is the yardstick with all weights and features in float64. Of whole heads the table says how far scores
+and boxes are off at most, and Pearson's correlation over all proposals; of the parts, how far they are off on the same
+input, as the root mean square of the differences over that of the values.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import pandas as pd
+import torch
+import typer
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from benchmarks import machine
+from benchmarks.random_weights import branch_of, settings
+from benchmarks.sides import Options, Sides, make_sides, ours, yardstick_of
+from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
+from rethink_heads.detectors.folding import folded
+from rethink_heads.devices import resolve_device
+from rethink_heads.files import write_csv, write_text
+from rethink_heads.heads import ConvHead, FCHead, WideningBlock
+from rethink_heads.measure.responses import DTYPES, Responder
+from rethink_heads.probing.axis import RoIAlignRule
+from rethink_heads.probing.blocks import level_rois, pool
+from rethink_heads.probing.convolution import Convolution
+from rethink_heads.probing.fc import FCProbe
+from rethink_heads.table_formats import to_markdown
+
+HEADS = ("fc", "conv", "conv-nonlocal")
+RULE = RoIAlignRule(7, 2)
+STRIDE = 4
+PLAINLY = "torchvision, float32"
+
+Row = dict[str, Any]
+
+
+def of_heads(head: str, options: Options, proposals: int) -> list[Row]:
+    """A row for each way to compute a head: largest errors of scores and boxes, error of the correlation."""
+    config = settings(options.preset, head)
+    sides, found = make_sides(config, options)
+    exact = yardstick_of(copy.deepcopy(sides.detector).double(), config)
+    asked = {PLAINLY: None} | {
+        f"ours, {name}": Responder(sides.detector, options.memory_mb, name) for name in DTYPES
+    }
+    answers: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in ("exact", *asked)}
+    ious = []
+    for subject in found:
+        chosen = sampled(subject, proposals, options.seed)
+        ious.append(subject.ious[chosen])
+        about = subject.proposals[chosen].double(), subject.box.double(), subject.label
+        expected = exact.respond(exact.extract(subject.image), *about)
+        answers["exact"].append((expected.scores, expected.boxes))
+        for name, responder in asked.items():
+            answers[name].append(_answer(sides, responder, subject, chosen))
+    return [_row(head, name, answers, torch.cat(ious)) for name in asked]
+
+
+def _answer(
+    sides: Sides, responder: Responder | None, subject: Subject, chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    if responder is None:
+        yardstick = sides.yardstick
+        pyramid = yardstick.extract(subject.image)
+        answer = yardstick.respond(pyramid, subject.proposals[chosen], subject.box, subject.label)
+        return answer.scores, answer.boxes
+    features: Any = responder.extract(subject.image)
+    scores, boxes, _ = ours(responder, features, subject, chosen)
+    return scores, boxes
+
+
+def _row(
+    head: str, name: str, answers: dict[str, list[tuple[Tensor, Tensor]]], ious: Tensor
+) -> Row:
+    (scores, boxes), (true_scores, true_boxes) = (
+        [torch.cat(values).double() for values in zip(*answers[side], strict=True)]
+        for side in (name, "exact")
+    )
+    return {
+        "head": head,
+        "computed": name,
+        "score": float((scores - true_scores).abs().max()),
+        "box": float((boxes - true_boxes).abs().max()),
+        "pcc": pcc(scores, ious) - pcc(true_scores, ious),
+        "proposals": len(scores),
+    }
+
+
+@torch.inference_mode()
+def of_parts(options: Options) -> list[Row]:
+    """A row for each part of the work and way to compute it: relative error on the same input."""
+    rows: list[Row] = []
+    for head in ("fc", "conv"):
+        sides, (subject, *_) = make_sides(settings(options.preset, head), options)
+        detector = sides.detector
+        features = detector.extract(subject.image)
+        feature_map = features.pyramid["0"][0]
+        rois = features.into_frame(subject.proposals)
+        branch = branch_of(detector)
+        if isinstance(branch, FCHead):
+            image = sides.yardstick.transform([subject.image.float() / 255])[0].tensors
+            rows += _of_backbone(detector.backbone, image)
+            rows += _of_pooling(feature_map, rois[:: max(1, len(rois) // 1464)])
+            rows += _of_linear(branch, feature_map, rois)
+        else:
+            rows += _of_convolution(branch, feature_map, rois[:: max(1, len(rois) // 64)])
+    return rows
+
+
+def _of_backbone(backbone: nn.Module, image: Tensor) -> Iterator[Row]:
+    exact = copy.deepcopy(backbone).double()(image.double())
+    ways = {
+        "plain, float32": backbone,
+        "folded normalisation, channels last, float32": folded(backbone),
+    }
+    for name, way in ways.items():
+        found = way(image)
+        yield _part("backbone and FPN", name, found["0"], exact["0"])
+
+
+def _of_pooling(feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+    exact = _operator(feature_map.double(), rois.double())
+    yield _part("RoIAlign", PLAINLY, _operator(feature_map, rois), exact)
+    for name, dtype in DTYPES.items():
+        level = level_rois(feature_map, rois, 1 / STRIDE, RULE, dtype)
+        yield _part("RoIAlign", f"by factors, {name}", pool(level), exact)
+
+
+def _of_linear(head: FCHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+    """Of all proposals, since factors are for grids: both linear layers."""
+    few = slice(None, None, max(1, len(rois) // 1464))
+    pooled = _operator(feature_map.double(), rois[few].double())
+    exact = _hidden(copy.deepcopy(head).double(), pooled)
+    part = "fc6 and fc7"
+    yield _part(part, "plain, float32", _hidden(head, pooled.float()), exact)
+    for name, dtype in DTYPES.items():
+        probe = FCProbe([head.fc6, head.fc7], head.channels, head.resolution, dtype)
+        block = pooled.to(dtype).permute(0, 2, 3, 1).contiguous()
+        yield _part(part, f"cells first, {name}", probe.of_block(block), exact)
+        found = probe.at_once(level_rois(feature_map, rois, 1 / STRIDE, RULE, dtype), 2**40)
+        if found is not None:
+            yield _part(part, f"with RoIAlign by factors, {name}", found[few], exact)
+
+
+def _of_convolution(head: ConvHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+    (first, *_) = head.blocks
+    layer = cast(nn.Conv2d, cast(WideningBlock, first).expand[0])
+    weight = layer.weight.detach().double()
+    bias = torch.zeros(len(weight), dtype=torch.float64)
+    pooled = _operator(feature_map.double(), rois.double())
+    exact = nn.functional.conv2d(pooled, weight, padding=1).relu()
+    for name, dtype in DTYPES.items():
+        plain = partial(nn.functional.conv2d, pooled.to(dtype), weight.to(dtype), padding=1)
+        yield _part("3x3 convolution", f"plain, {name}", plain().relu(), exact)
+        by_frequency = Convolution(weight, bias, RULE.resolution, dtype)
+        if by_frequency.frequencies:
+            cells = pooled.to(dtype).permute(0, 2, 3, 1).reshape(-1, pooled.shape[1])
+            found = by_frequency(cells).view(len(pooled), RULE.resolution, RULE.resolution, -1)
+            name = f"frequency by frequency, {name}"
+            yield _part("3x3 convolution", name, found.permute(0, 3, 1, 2), exact)
+
+
+def _operator(feature_map: Tensor, rois: Tensor) -> Tensor:
+    found: Tensor = roi_align(
+        feature_map[None], [rois], RULE.resolution, 1 / STRIDE, RULE.sampling_ratio
+    )
+    return found
+
+
+def _hidden(head: FCHead, pooled: Tensor) -> Tensor:
+    hidden = head.fc6(pooled.flatten(1)).relu()
+    found: Tensor = head.fc7(hidden).relu()
+    return found
+
+
+def _part(part: str, way: str, found: Tensor, exact: Tensor) -> Row:
+    error = (found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    return {"part": part, "computed": way, "error": float(error)}
+
+
+def report(heads: Sequence[Row], parts: Sequence[Row]) -> str:
+    """Both tables in Markdown."""
+    names = {
+        "score": "largest score error",
+        "box": "largest box error (px)",
+        "pcc": "PCC error",
+    }
+    formats = {"score": ".1e", "box": ".1e", "pcc": "+.1e"}
+    of_heads = to_markdown(pd.DataFrame(heads), names=names, formats=formats)
+    of_parts = to_markdown(
+        pd.DataFrame(parts), names={"error": "relative error"}, formats={"error": ".1e"}
+    )
+    return f"{of_heads}\n{of_parts}"
+
+
+def command(
+    head: Annotated[list[str], typer.Option(help="Repeat it for several.")] = list(HEADS),  # noqa: B006
+    objects: int = 3,
+    proposals_per_object: int = 1464,
+    preset: str = "coco-r50",
+    data: str = DEFAULT_DATA,
+    split: str = "val",
+    threads: int = len(os.sched_getaffinity(0)),
+    memory_mb: int = 512,
+    seed: int = 0,
+    output: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
+) -> None:
+    """Measure every way to compute against float64; print both tables in Markdown."""
+    torch.set_num_threads(threads)
+    options = Options(preset, data, split, objects, 1, threads, memory_mb, seed, "cpu", 128)
+    heads = [row for each in head for row in of_heads(each, options, proposals_per_object)]
+    parts = of_parts(options._replace(objects=1))
+    facts = machine.description(resolve_device("cpu"), threads)
+    text = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    text = f"{text}\n\n{report(heads, parts)}"
+    typer.echo(text)
+    if output is not None:
+        write_csv(pd.DataFrame(heads), output / "heads.csv")
+        write_csv(pd.DataFrame(parts), output / "parts.csv")
+        write_text(output / "precision.md", text)
+
+
+if __name__ == "__main__":
+    typer.run(command)

@@ -1,0 +1,87 @@
+"""Parquet files whose row groups are of one group each, written part by part: detector and head, say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rethink_heads.files import parquet_streams
+from rethink_heads.measure.frames import BY_GROUP
+
+Group = tuple[str, ...]
+
+_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
+
+
+def arrow_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """The Arrow schema of columns of a frame's types; of any other type are lists of float32."""
+    return pa.schema([(c, _TYPES.get(kind, pa.list_(pa.float32()))) for c, kind in columns.items()])
+
+
+def by_group(table: pa.Table, columns: Sequence[str]) -> Iterator[tuple[Group, pa.Table]]:
+    """The rows of each different group of texts in ``columns``, the groups in rising order."""
+    found = table.select(columns).group_by(columns, use_threads=False).aggregate([]).to_pylist()
+    for group in sorted(tuple(row[column] for column in columns) for row in found):
+        masks = [pc.equal(table[name], text) for name, text in zip(columns, group, strict=True)]
+        yield group, table.filter(reduce(pc.and_, masks))
+
+
+def write_by_group(
+    tables: Iterable[pa.Table],
+    path: Path,
+    columns: Mapping[str, str],
+    group: Sequence[str],
+    provenance: Mapping[str, str],
+    bound: float,
+) -> None:
+    """Write tables one below the other, holding no more than a few of them, a row group for each group.
+
+    Args:
+        tables: with these columns.
+        path: gets all of them or nothing.
+        columns: names and types.
+        group: the columns that a row group has one text in.
+        provenance: of the whole.
+        bound: bytes that are gathered before they are written.
+    """
+    schema = arrow_schema(columns).with_metadata({BY_GROUP: b"1"})
+    with parquet_streams({path: schema}, provenance) as streams:
+        stream = streams[Path(path)]
+        for gathered in _gathered(tables, bound):
+            whole = pa.concat_tables([schema.empty_table(), *gathered])
+            for _, rows in by_group(whole, group):
+                stream.write(rows)
+
+
+def groups_of_file(path: Path, columns: Sequence[str]) -> list[Group] | None:
+    """The group of each row group; None where they are not of one each."""
+    schema = pq.read_schema(path)
+    if BY_GROUP not in (schema.metadata or {}):
+        return None
+    metadata = pq.read_metadata(path)
+    places = [schema.names.index(column) for column in columns]
+    return [group_of(metadata.row_group(i), places) for i in range(metadata.num_row_groups)]
+
+
+def group_of(metadata: pq.RowGroupMetaData, places: Sequence[int]) -> Group:
+    """The texts of a row group of one group, in the columns at these places."""
+    # All rows have the same texts, so that the smallest is the one.
+    return tuple(str(metadata.column(place).statistics.min) for place in places)
+
+
+def _gathered(tables: Iterable[pa.Table], bound: float) -> Iterator[list[pa.Table]]:
+    gathered: list[pa.Table] = []
+    size = 0
+    for table in tables:
+        gathered.append(table)
+        size += table.nbytes
+        if size >= bound:
+            yield gathered
+            # Freed before the next ones are read.
+            gathered, size = [], 0
+    yield gathered
