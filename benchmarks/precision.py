@@ -89,11 +89,24 @@ def _row(
     return {
         "head": head,
         "computed": name,
+        "PCC": f"{pcc(true_scores, ious):.3f}",
         "score": float((scores - true_scores).abs().max()),
         "box": float((boxes - true_boxes).abs().max()),
         "pcc": pcc(scores, ious) - pcc(true_scores, ious),
+        "one": max(_of_objects(answers[name], answers["exact"], ious), key=abs),
         "proposals": len(scores),
     }
+
+
+def _of_objects(
+    found: list[tuple[Tensor, Tensor]], exact: list[tuple[Tensor, Tensor]], ious: Tensor
+) -> list[float]:
+    """Errors of the correlation of each object."""
+    of_each = ious.split([len(scores) for scores, _ in exact])
+    return [
+        pcc(scores, iou) - pcc(true_scores, iou)
+        for (scores, _), (true_scores, _), iou in zip(found, exact, of_each, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -194,8 +207,9 @@ def report(heads: Sequence[Row], parts: Sequence[Row]) -> str:
         "score": "largest score error",
         "box": "largest box error (px)",
         "pcc": "PCC error",
+        "one": "of one object",
     }
-    formats = {"score": ".1e", "box": ".1e", "pcc": "+.1e"}
+    formats = {"score": ".1e", "box": ".1e", "pcc": "+.1e", "one": "+.1e"}
     of_heads = to_markdown(pd.DataFrame(heads), names=names, formats=formats)
     of_parts = to_markdown(
         pd.DataFrame(parts), names={"error": "relative error"}, formats={"error": ".1e"}
@@ -213,12 +227,19 @@ def command(
     threads: int = len(os.sched_getaffinity(0)),
     memory_mb: int = 512,
     seed: int = 0,
+    fit: Annotated[int, typer.Option(help="Steps of fitting the heads to the objects.")] = 200,
     output: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
 ) -> None:
     """Measure every way to compute against float64; print both tables in Markdown."""
     torch.set_num_threads(threads)
     options = Options(preset, data, split, objects, 1, threads, memory_mb, seed, "cpu", 128)
-    heads = [row for each in head for row in of_heads(each, options, proposals_per_object)]
+    heads = []
+    for steps in (0, fit):
+        for each in head:
+            rows = of_heads(each, options._replace(fit=steps), proposals_per_object)
+            heads += [
+                {**row, "weights": f"fitted, {steps} steps" if steps else "random"} for row in rows
+            ]
     parts = of_parts(options._replace(objects=1))
     facts = machine.description(resolve_device("cpu"), threads)
     text = "\n".join(f"- {name}: {value}" for name, value in facts.items())

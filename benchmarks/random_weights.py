@@ -1,4 +1,9 @@
-"""Random weights under which a detector's scores and boxes differ among an object's proposals, as trained ones' do."""
+"""Weights under which a detector's scores and boxes differ among an object's proposals, as trained ones' do.
+
+They are random, and a head can be fitted to the subjects for some steps. Time does not depend on it, but what rounding
+does: what a random head makes of an object's proposals differs by a few hundredths, which its last layers are scaled up
+from, and with it the errors of what came before.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from benchmarks.subjects import Subject
+from benchmarks.subjects import Subject, sampled
 from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.heads import ConvHead, FCHead, NonLocal
@@ -17,6 +23,7 @@ HEADS = ("fc", "conv", "conv-nonlocal")
 
 SCORE_SPREAD, DELTA_SPREAD = 1.0, 0.5
 CALIBRATING_SUBJECTS, CALIBRATING_PROPOSALS = 3, 192
+FITTING_RATE, FITTING_PROPOSALS, POSITIVE = 1e-4, 64, 0.5
 
 
 def settings(preset: str, head: str) -> Config:
@@ -46,6 +53,41 @@ def random_detector(
         _normalise(detector, chosen)
         _spread(branch_of(detector), [_hidden(detector, each) for each in chosen])
     return detector
+
+
+def fit(detector: RCNN, found: Sequence[Subject], steps: int, seed: int) -> None:
+    """Train a detector's head alone on the subjects' proposals: their class from an IoU of 0.5, background below.
+
+    Each step takes proposals of one subject, as many of each IoU bin; normalisation keeps its statistics.
+    """
+    branch = branch_of(detector)
+    optimizer = torch.optim.Adam(branch.parameters(), FITTING_RATE)
+    with torch.no_grad():
+        of_images = [detector.extract(each.image.to(detector.device)) for each in found]
+    for step in range(steps):
+        place = step % len(found)
+        subject = found[place]
+        chosen = sampled(subject, FITTING_PROPOSALS, seed + step)
+        boxes = subject.proposals[chosen].to(detector.device)
+        with torch.no_grad():
+            (pooled,) = detector.pool(of_images[place], boxes).values()
+        logits, deltas = branch(pooled.clone())
+        loss = _loss(detector, logits, deltas, boxes, subject, subject.ious[chosen] >= POSITIVE)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def _loss(
+    detector: RCNN, logits: Tensor, deltas: Tensor, boxes: Tensor, subject: Subject, near: Tensor
+) -> Tensor:
+    """Cross-entropy, and smooth L1 of the near boxes' deltas. Deltas do not depend on the scale of the image."""
+    near = near.to(logits.device)
+    loss = F.cross_entropy(logits, near.long() * (subject.label + 1))
+    target = subject.box.to(boxes)[None].expand(int(near.sum()), -1)
+    (wanted,) = detector.roi_heads.box_coder.encode([target], [boxes[near]])
+    first = 4 * (subject.label + 1)
+    return loss + F.smooth_l1_loss(deltas[near, first : first + 4], wanted)
 
 
 def branch_of(detector: RCNN) -> FCHead | ConvHead:

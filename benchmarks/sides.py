@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from benchmarks.random_weights import branch_of, random_detector
+from benchmarks.random_weights import branch_of, fit, random_detector
 from benchmarks.subjects import Subject, subjects
 from benchmarks.yardstick import Pyramid, Yardstick
 from rethink_heads.config import Config
@@ -33,6 +33,7 @@ class Options(NamedTuple):
     seed: int
     device: str
     chunk: int | None
+    fit: int = 0
 
 
 class Variant(NamedTuple):
@@ -59,6 +60,7 @@ def make_sides(config: Config, options: Options) -> tuple[Sides, list[Subject]]:
     found, class_names = subjects(options.data, options.split, options.objects, options.seed)
     detector = random_detector(config, class_names, found, options.seed)
     detector.to(resolve_device(options.device))
+    fit(detector, found, options.fit, options.seed)
     yardstick = yardstick_of(detector, config)
     if options.chunk is not None:
         yardstick = replace(yardstick, chunk=options.chunk, threads=options.threads)

@@ -36,7 +36,7 @@ from rethink_heads.measure.responses import Responder
 def prepare_peak(side: str, head: str, variant: Variant, options: Options) -> Callable[[], object]:
     """One side's work on the first subject, to be done in a process that measures its memory."""
     torch.set_num_threads(options.threads)
-    sides, found = make_sides(settings(options.preset, head), options)
+    sides, found = make_sides(settings(options.preset, head), options._replace(fit=0))
     subject = found[0]
     if side == YARDSTICK:
         pyramid = sides.yardstick.extract(subject.image)
@@ -102,6 +102,7 @@ def command(
         typer.Option(help="RoIs at once of the yardstick, once or for each head; 0: the best."),
     ] = [0],  # noqa: B006
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    fit: Annotated[int, typer.Option(help="Steps of fitting the heads to the objects.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Folder for speed.json and speed.md.")] = None,
 ) -> None:
     """Time yardstick and package in turn; print a report in Markdown."""
@@ -114,7 +115,9 @@ def command(
         strict=True,
     )
     options = [
-        Options(preset, data, split, count, times, threads, memory_mb, seed, device, size or None)
+        Options(
+            preset, data, split, count, times, threads, memory_mb, seed, device, size or None, fit
+        )
         for _, count, times, size in plans
     ]
     grids = [None, *proposals_per_object]

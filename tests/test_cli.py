@@ -340,7 +340,7 @@ def test_evaluate_checks_all_heads_first(run: Run, monkeypatch: pytest.MonkeyPat
     other = Run.create(run.path.parent / "conv", run.config.model_copy(update={"head": "conv"}))
     other.checkpoints.mkdir()
     other.detector_path.touch()
-    monkeypatch.setattr("rethink_heads.measure.detections.detect_dataset", refuse)
+    monkeypatch.setattr("rethink_heads.measure.detections.keep_detections", refuse)
     both = ("--run", run.path, "--run", other.path)
     fails("evaluate", *both, "--head", "fc", says="conv has no head 'fc'; it has conv")
 

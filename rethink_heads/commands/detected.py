@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,19 @@ class Detected:
     Attributes:
         run: the run; dataset: what was detected on; name: of the measurements' folder.
         sides: (detector, head) of the heads that are looked at, in the run's order.
-        detections: of all its heads.
     """
 
     run: StudyFolder
     dataset: CocoDataset
     name: str
     sides: list[Side]
-    detections: pd.DataFrame
+
+    @cached_property
+    def detections(self) -> pd.DataFrame:
+        """Those of all its heads, read when they are first asked for: processes that only help do not."""
+        from rethink_heads.measure.detections import detections_of
+
+        return detections_of(self.dataset, self.run.measurements(self.name))
 
 
 def as_json_record(

@@ -66,7 +66,7 @@ def detect(
     """
     from rethink_heads.detectors.classes.mapping import MappedDetector
     from rethink_heads.detectors.rcnn import RCNN
-    from rethink_heads.measure.detections import detect_dataset
+    from rethink_heads.measure.detections import keep_detections
 
     found = opened(run, data, measuring, device, classes=classes)
     detector, dataset, provenance = found.detector, found.dataset, found.provenance
@@ -86,10 +86,8 @@ def detect(
     if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
         name, provenance = _with_fusion(detector, fusion, name, provenance)
     with logged(run, f"detecting {name}"), work():
-        frame = detect_dataset(
-            found.detector, dataset, run.name, run.measurements(name), provenance
-        )
-    return Detected(run, dataset, name, [(run.name, head) for head in trained], frame)
+        keep_detections(found.detector, dataset, run.name, run.measurements(name), provenance)
+    return Detected(run, dataset, name, [(run.name, head) for head in trained])
 
 
 def _with_fusion(

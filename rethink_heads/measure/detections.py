@@ -57,8 +57,7 @@ def detect_dataset(
         same score keep the detector's order.
     """
     keep_detections(detector, dataset, detector_name, folder, provenance, progress)
-    frame = load_detections(folder)[0]
-    return frame[frame["image_id"].isin(dataset.image_ids)].reset_index(drop=True)
+    return detections_of(dataset, folder)
 
 
 def keep_detections(
@@ -103,6 +102,12 @@ def keep_detections(
         return
     kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES)
     file_by_image(of_image, dataset, kept, whole, f"detecting with {detector_name}", progress)
+
+
+def detections_of(dataset: CocoDataset, folder: Path) -> pd.DataFrame:
+    """The detections kept in ``folder`` that are of a dataset's images, as :func:`detect_dataset` gives them."""
+    frame = load_detections(folder)[0]
+    return frame[frame["image_id"].isin(dataset.image_ids)].reset_index(drop=True)
 
 
 def load_detections(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -6,9 +6,9 @@ discrete Fourier transform makes it a product at each frequency. Of the (S + 1)^
 are the others' conjugates, and a complex product is three real ones (Karatsuba and Ofman, Multiplication of Multidigit
 Numbers on Automata, 1963): for S = 7 these are 94 products of a map's channels instead of 441.
 
-The transform is orthogonal up to a factor, so that rounding does not grow as it does with Winograd's: in
-float32 the result is nearer to float64's than the plain convolution's. For S = 7 its factors are 0, 1 and the root of
-1/2, which bfloat16 holds to 1e-4.
+The transform is orthogonal up to a factor, so that rounding does not grow as it does with Winograd's: in float32 the
+result is about as near to float64's as the plain convolution's. For S = 7 its factors are 0, 1 and roots of 2 and 1/2,
+which bfloat16 holds to 1e-4.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import bounds, comparison, machine, report, scaling, speed, stages
+from benchmarks import bounds, comparison, machine, precision, report, scaling, speed, stages
 from benchmarks.peak import growth
 from benchmarks.random_weights import SCORE_SPREAD, random_detector, settings
 from benchmarks.sides import Options, Sides, Variant, make_sides, ours
@@ -184,6 +185,46 @@ def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.Mon
     text = report.head_section(numbers)
     assert "float32, 300 proposals" in text
     assert json.loads(json.dumps(numbers))["head"] == "fc"
+
+
+def test_fitted_heads_follow_the_iou(options: Options) -> None:
+    config = small("fc")
+    sides, found = make_sides(config, options._replace(objects=1))
+    fitted, _ = make_sides(config, options._replace(objects=1, fit=60))
+    (subject,) = found
+    chosen = sampled(subject, 300, 0)
+
+    def correlation(of: Sides) -> float:
+        responder: Any = Responder(of.detector, 64)
+        scores, _, _ = ours(responder, responder.extract(subject.image), subject, chosen)
+        return pcc(scores, subject.ious[chosen])
+
+    assert correlation(fitted) > max(0.3, correlation(sides) + 0.1)
+    # The yardstick has the fitted weights too.
+    pyramid = fitted.yardstick.extract(subject.image)
+    boxes = subject.proposals[chosen]
+    answer = fitted.yardstick.respond(pyramid, boxes, subject.box, subject.label)
+    assert pcc(answer.scores, subject.ious[chosen]) == pytest.approx(correlation(fitted), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["fc", "conv"])
+def test_errors_are_those_from_float64(
+    head: str, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "settings", lambda _, head: small(head))
+    rows = precision.of_heads(head, options._replace(objects=1, chunk=64), 200)
+    assert [row["computed"] for row in rows] == [
+        "torchvision, float32",
+        "ours, float32",
+        "ours, bfloat16",
+    ]
+    for row in rows[:2]:
+        assert 0 < row["score"] < 1e-4
+        assert 0 < row["box"] < 0.01
+    assert rows[1]["score"] < rows[2]["score"] < 0.1
+    text = precision.report(rows, precision.of_parts(options._replace(objects=1)))
+    for part in ("backbone and FPN", "RoIAlign", "fc6 and fc7", "3x3 convolution"):
+        assert part in text
 
 
 def test_pooled_correlation_is_that_of_all_together() -> None:
