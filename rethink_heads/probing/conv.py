@@ -10,12 +10,13 @@ from rethink_heads.heads.conv import ConvHead
 from rethink_heads.probing.blocks import POOLED_AT_ONCE, LevelRoIs
 from rethink_heads.probing.conv_blocks import EXACT, Mixing, steps_of
 
-# On two cores 64 to 242 RoIs took the same time within 10%, more of them longer: their maps leave the cache.
-MOST_ON_CPU = 128
+# On two cores 64 to 128 RoIs took the same time within 10%, more of them longer: their maps leave the cache. Those of
+# non-local blocks do so earlier.
+MOST_ON_CPU, MOST_ON_CPU_MIXING = 128, 64
 # Maps of the head's width that are held at once: a block's output and what the next makes of it; and what a 3x3
 # convolution makes of a quarter of the width, transformed and multiplied.
 MAPS_AT_ONCE = 4
-MAPS_OF_MIXING = 3
+MAPS_OF_MIXING = 1
 
 
 class ConvProbe:
@@ -37,13 +38,14 @@ class ConvProbe:
         self.shares = (1 / factors / self.cells).to(self.hidden_dtype)
         mixes = any(isinstance(step, Mixing) for step in self.steps)
         self.maps = MAPS_AT_ONCE + (MAPS_OF_MIXING if mixes else 0)
+        self.most_on_cpu = MOST_ON_CPU_MIXING if mixes else MOST_ON_CPU
 
     def most(self, device: torch.device, memory: int) -> int:
         """RoIs to take at once where ``memory`` bytes may be held."""
         pooled = POOLED_AT_ONCE * self.channels * self.pooled_dtype.itemsize
         maps = self.maps * self.width * self.dtype.itemsize
         fits = memory // ((pooled + maps) * self.cells)
-        return int(max(1, min(fits, MOST_ON_CPU) if device.type == "cpu" else fits))
+        return int(max(1, min(fits, self.most_on_cpu) if device.type == "cpu" else fits))
 
     def at_once(self, level: LevelRoIs, memory: int) -> Tensor | None:
         """None: the hidden maps are as many as the RoIs' cells however the first block is computed.

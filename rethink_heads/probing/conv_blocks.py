@@ -42,6 +42,10 @@ class Affine(NamedTuple):
             weight = weight / inputs.view(1, -1, *trailing)
         return Affine(weight, self.bias * outputs)
 
+    def to(self, dtype: torch.dtype) -> Affine:
+        """A 1x1 convolution as the matrix (O, C) and the bias of a product, in a type."""
+        return Affine(_matrix(self, dtype), self.bias.to(dtype))
+
 
 def steps_of(
     blocks: Iterable[nn.Module], resolution: int, dtype: torch.dtype
@@ -66,7 +70,7 @@ def steps_of(
             steps.append(Narrowing(block, factors, resolution, dtype))
         else:
             assert isinstance(block, NonLocal)
-            steps.append(Mixing(block, factors, dtype))
+            steps.append(Mixing(block, factors, resolution, dtype))
     return steps, factors
 
 
@@ -111,28 +115,38 @@ class Narrowing:
 
 
 class Mixing:
-    """A non-local block. It works in place of its input."""
+    """A non-local block, a group after another. It works in place of its input."""
 
-    def __init__(self, block: NonLocal, factors: Tensor, dtype: torch.dtype) -> None:
-        self.groups, self.inner = block.groups, block.inner
-        convolutions = (block.theta, block.phi, block.g)
-        inputs = torch.cat([conv.weight.detach().double() for conv in convolutions])
-        biases = torch.cat([_bias(conv) for conv in convolutions])
-        self.inputs = _matrix(
-            Affine(inputs, biases).scaled(torch.ones_like(biases), factors), dtype
-        )
-        self.biases = biases.to(dtype)
+    def __init__(
+        self, block: NonLocal, factors: Tensor, resolution: int, dtype: torch.dtype
+    ) -> None:
+        self.width = block.inner // block.groups
+        # The affinities' division by the number of cells is theta's.
+        shares = (1 / resolution**2, 1.0, 1.0)
+        layers = [
+            Affine(conv.weight.detach().double() * share, _bias(conv) * share)
+            for conv, share in zip((block.theta, block.phi, block.g), shares, strict=True)
+        ]
+        same = torch.ones(self.width, dtype=torch.float64, device=factors.device)
+        self.groups = [
+            [
+                Affine(layer.weight[rows], layer.bias[rows]).scaled(same, factors).to(dtype)
+                for layer in layers
+            ]
+            for rows in torch.arange(block.inner, device=factors.device).split(self.width)
+        ]
         out = _folded(block.out).scaled(factors)
         self.out, self.out_bias = _matrix(out, dtype), out.bias.to(dtype)
 
     def __call__(self, x: Tensor, cells: int) -> Tensor:
-        shape = (-1, cells**2, 3, self.groups, self.inner // self.groups)
-        mixed = product(x, self.inputs, self.biases).view(shape)
-        # (N, groups, S * S, channels of a group)
-        theta, phi, g = mixed.permute(2, 0, 3, 1, 4).contiguous()
-        del mixed
-        affinity = torch.matmul(theta, phi.transpose(-1, -2)) / cells**2
-        gathered = torch.matmul(affinity, g).transpose(1, 2).reshape(-1, self.inner)
+        count, inner = len(x) // cells**2, self.width * len(self.groups)
+        gathered = x.new_empty((count, cells**2, inner))
+        for into, layers in zip(gathered.split(self.width, dim=2), self.groups, strict=True):
+            theta, phi, g = (
+                product(x, *layer).view(count, cells**2, self.width) for layer in layers
+            )
+            into.copy_(torch.bmm(torch.bmm(theta, phi.transpose(1, 2)), g))
+        gathered = gathered.view(-1, inner)
         return _add_product(x.add_(self.out_bias), gathered, self.out).relu_()
 
 
