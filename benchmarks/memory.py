@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 PROVENANCE = {"detector": DETECTOR, "seed": "0"}
-RESULTS = ("merge", "correlate", "regress", "sensitivity", "stages")
+STAGES = "stages"
+RESULTS = ("merge", "correlate", "regress", "sensitivity", STAGES)
 REPLICATES = 1000
 # Ranks are taken anew in each: of them this part of the replicates, which changes the time alone.
 RANKS_PART = 50
@@ -108,7 +109,7 @@ def _take(step: str, folder: Path, memory_mb: int, replicates: int, amount: Amou
     if step == "merge":
         merge(folder, memory_mb, amount.images)
         return
-    if step == "stages":
+    if step == STAGES:
         stages(folder, memory_mb, replicates, amount)
         return
     found = open_measurements(folder / "measurements", memory_mb)
@@ -230,6 +231,9 @@ def run(
     rows_per_bin: Annotated[int, typer.Option(help="Sampled rows of an object and bin.")] = 20,
     memory_mb: Annotated[int, typer.Option(help="The bound.")] = 512,
     replicates: Annotated[int, typer.Option(help="Of the bootstraps.")] = REPLICATES,
+    only: Annotated[
+        list[str], typer.Option(help="Of the steps; those after merge need its files.")
+    ] = list(RESULTS),  # noqa: B006
     folder: Annotated[Path | None, typer.Option(help="Kept; else a temporary one.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for memory.md and .json.")] = None,
 ) -> None:
@@ -237,12 +241,12 @@ def run(
     amount = Amount(images, objects, rows_per_bin)
     where = Path(tempfile.mkdtemp()) if folder is None else folder
     try:
-        if not (where / "parts" / "provenance.json").is_file():
+        if only != [STAGES] and not (where / "parts" / "provenance.json").is_file():
             start = time.perf_counter()
             write_parts(where / "parts", amount, PROVENANCE)
             print(f"made up in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         uses = []
-        for name in RESULTS:
+        for name in only:
             uses.append(use_of(name, where, memory_mb, amount, replicates))
             print(uses[-1], file=sys.stderr)
     finally:

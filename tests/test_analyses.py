@@ -23,6 +23,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME
 from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.stage_boxes import as_boxes
 from rethink_heads.measure.stage_frame import STAGES_NAME
 from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
 from rethink_heads.plots.saving import save_figure
@@ -311,7 +312,13 @@ def test_later_stages_and_detections_are_found_where_all_runs_have_them(
     write_parquet(_detections(), whole.measurements() / DETECTIONS_NAME, made_of)
     found = given_of([whole], ["default"], [], 3)
     assert found.stages is not None
-    assert len(found.stages) == len(_stages())
+    boxes = as_boxes(found.stages)
+    read = [
+        len(part)
+        for detector, head, stage in boxes.groups
+        for part in boxes.read((detector, head), stage, ["iou"])
+    ]
+    assert sum(read) == len(_stages())
     detections, data = found.detections
     assert len(detections) == len(_detections())
     assert data.class_names == VOC_CLASSES

@@ -1,8 +1,8 @@
 """Matrix products by whichever library of torch's is quick on the processor at hand.
 
-torch gives float32 products to MKL, which on processors that are not Intel's takes kernels for AVX2, and convolutions
-to oneDNN, which takes AVX-512 wherever it is. On two cores of AMD's with AVX-512 a product of 6272 x 256 x 1024 ran at
-217 GFLOP/s, and as a 1x1 convolution at 497. In bfloat16 oneDNN does both.
+torch gives float32 products to MKL, which is quick on Intel's processors, and convolutions to oneDNN, which is quick on
+others too. On two cores of an AMD EPYC with AVX-512 a product of 6272 x 256 x 1024 ran at 217 GFLOP/s, and as a 1x1
+convolution at 497. In bfloat16 oneDNN does both.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ _INTEL = "GenuineIntel"
 
 @functools.cache
 def mkl_is_slow() -> bool:
-    """Whether float32 products go to MKL on a processor for which it has no kernels of its own.
-
-    False where the processor's maker is not known.
-    """
+    """Whether float32 products go to MKL on a processor that is not Intel's; False where its maker is not known."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     try:

@@ -21,7 +21,8 @@ from rethink_heads.training.train import train
 from tests.training.recorded import Record, digest, recording, tiny_config, weights
 
 ITERATIONS = 60
-WARMUP, MILESTONES = 10, (40, 50)
+# Late, so that the detector finds something whatever way the processor rounds: of four seeds all did.
+WARMUP, MILESTONES = 10, (55, 58)
 
 
 @dataclass(frozen=True)
