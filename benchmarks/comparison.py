@@ -119,20 +119,10 @@ def _compare_object(
     respond = partial(_keep, kept, YARDSTICK, respond_all)
     times = in_turn({YARDSTICK: respond, **ask}, options.repeats)
     expected = kept[YARDSTICK]
-    agreement = {}
-    for each in variants:
-        at = chosen[each].to(expected.scores.device)
-        scores, boxes, _ = (value.to(expected.scores.device) for value in answers[each.name])
-        agreement[each.name] = {
-            "proposals": len(at),
-            "score": float((scores - expected.scores[at]).abs().max()),
-            "box": float((boxes - expected.boxes[at]).abs().max()),
-            "pcc": pcc(scores, expected.ious[at]) - pcc(expected.scores[at], expected.ious[at]),
-            "moments": [
-                list(Moments.of(each, expected.ious[at])) for each in (scores, expected.scores[at])
-            ],
-            "operations": operations[each.name],
-        }
+    agreement = {
+        each.name: _agreement(answers[each.name], expected, chosen[each], operations[each.name])
+        for each in variants
+    }
     with torch.inference_mode():
         pooling = in_turn(
             {
@@ -160,6 +150,24 @@ def _compare_object(
         }
         if with_stages
         else {},
+    }
+
+
+def _agreement(
+    answer: tuple[Tensor, ...], expected: Answer, chosen: Tensor, operations: float
+) -> dict[str, Any]:
+    """How far the package's answer about some of the proposals is from the yardstick's, and what it cost."""
+    device = expected.scores.device
+    at = chosen.to(device)
+    scores, boxes, _ = (value.to(device) for value in answer)
+    of_yardstick, ious = expected.scores[at], expected.ious[at]
+    return {
+        "proposals": len(at),
+        "score": float((scores - of_yardstick).abs().max()),
+        "box": float((boxes - expected.boxes[at]).abs().max()),
+        "pcc": pcc(scores, ious) - pcc(of_yardstick, ious),
+        "moments": [list(Moments.of(side, ious)) for side in (scores, of_yardstick)],
+        "operations": operations,
     }
 
 

@@ -1,10 +1,11 @@
 """Whether memory stays within its bound however many objects are measured.
 
-    python -m benchmarks.memory --objects 100000 --images 14000 --memory-mb 512 --folder /tmp/memory
+    python -m benchmarks.memory run --objects 100000 --images 14000 --memory-mb 512 --folder /tmp/memory
 
 Measurements of made-up objects are written as measuring leaves them, an image a folder. They are merged, and the tables
-of three analyses are taken of them, each in a process of its own, whose peak memory (``getrusage``) is set against
-what it held after the same on a handful of objects. The difference is what ``measuring.memory_mb`` bounds.
+of three analyses are taken of them; made-up boxes of the later stages are merged and correlated. Each is done in a
+process of its own, whose peak memory (``getrusage``) is set against what it held after the same on a handful of
+objects. The difference is what ``measuring.memory_mb`` bounds.
 """
 
 from __future__ import annotations

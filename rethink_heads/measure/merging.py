@@ -8,7 +8,7 @@ sums are within images can take the row groups one after another
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from rethink_heads.files import ParquetStream, parquet_streams, read_table
 from rethink_heads.measure.frames import BY_GROUP, FRAMES, group_columns
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.provenance import SAMPLING
-from rethink_heads.measure.row_groups import Group, arrow_schema, by_group
+from rethink_heads.measure.row_groups import Group, arrow_schema, by_group, gathered
 
 # Of the bound on memory: what is gathered before it is written. It is there twice while it is sorted, and beside it
 # what the writers hold.
@@ -64,25 +64,14 @@ def merge_folders(
     schemas = {path: schema.with_metadata({BY_GROUP: b"1"}) for path, schema in paths.items()}
     with parquet_streams(schemas, provenance) as streams:
         of_frames = dict(zip(FRAMES, streams.values(), strict=True))
-        for gathered in _gathered(chain([_tables_of(more)], map(_read, parts)), bound):
+        for some in gathered(chain([_tables_of(more)], map(_read, parts)), _size_of, bound):
             for name, stream in of_frames.items():
                 # Freed before the next frame is sorted.
-                _write(name, [tables.pop(name) for tables in gathered], stream)
+                _write(name, [tables.pop(name) for tables in some], stream)
 
 
-def _gathered(parts: Iterable[Tables], bound: float) -> Iterator[list[Tables]]:
-    """Consecutive parts of about as many bytes as the bound, or of one."""
-    gathered: list[Tables] = []
-    size = 0
-    for tables in parts:
-        gathered.append(tables)
-        size += sum(table.nbytes for table in tables.values())
-        if size >= bound:
-            yield gathered
-            # Freed before the next ones are read.
-            gathered, size = [], 0
-            tables = {}
-    yield gathered
+def _size_of(tables: Tables) -> int:
+    return sum(table.nbytes for table in tables.values())
 
 
 def _write(name: str, tables: list[pa.Table], stream: ParquetStream) -> None:

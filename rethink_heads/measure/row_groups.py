@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from rethink_heads.files import parquet_streams
 from rethink_heads.measure.frames import BY_GROUP
 
 Group = tuple[str, ...]
+Part = TypeVar("Part")
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
 
@@ -52,8 +54,8 @@ def write_by_group(
     schema = arrow_schema(columns).with_metadata({BY_GROUP: b"1"})
     with parquet_streams({path: schema}, provenance) as streams:
         stream = streams[Path(path)]
-        for gathered in _gathered(tables, bound):
-            whole = pa.concat_tables([schema.empty_table(), *gathered])
+        for some in gathered(tables, lambda table: table.nbytes, bound):
+            whole = pa.concat_tables([schema.empty_table(), *some])
             for _, rows in by_group(whole, group):
                 stream.write(rows)
 
@@ -74,14 +76,18 @@ def group_of(metadata: pq.RowGroupMetaData, places: Sequence[int]) -> Group:
     return tuple(str(metadata.column(place).statistics.min) for place in places)
 
 
-def _gathered(tables: Iterable[pa.Table], bound: float) -> Iterator[list[pa.Table]]:
-    gathered: list[pa.Table] = []
+def gathered(
+    parts: Iterable[Part], size_of: Callable[[Part], int], bound: float
+) -> Iterator[list[Part]]:
+    """Consecutive parts of about as many bytes as the bound, or of one; in the end what is left, if only nothing."""
+    some: list[Part] = []
     size = 0
-    for table in tables:
-        gathered.append(table)
-        size += table.nbytes
+    for part in parts:
+        some.append(part)
+        size += size_of(part)
+        # Freed before the next ones are read.
+        del part
         if size >= bound:
-            yield gathered
-            # Freed before the next ones are read.
-            gathered, size = [], 0
-    yield gathered
+            yield some
+            some, size = [], 0
+    yield some

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -85,29 +87,24 @@ class FileBoxes:
     """
 
     places: tuple[tuple[Path, int, Group], ...]
-    _images: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict, repr=False)
 
     @property
     def groups(self) -> set[Group]:
         """See :class:`StageBoxes`."""
         return {group for _, _, group in self.places}
 
-    @property
+    @cached_property
     def image_ids(self) -> npt.NDArray[np.int64]:
         """See :class:`StageBoxes`."""
-        if "all" not in self._images:
-            found = np.zeros(0, np.int64)
-            for path, index, _ in self.places:
-                part = _read(path, index, MATCHED)["image_id"].to_numpy(np.int64)
-                found = np.union1d(found, part)
-            self._images["all"] = found
-        return self._images["all"]
+        found = np.zeros(0, np.int64)
+        for part in _parts(self.places, MATCHED):
+            found = np.union1d(found, part["image_id"].to_numpy(np.int64))
+        return found
 
     def read(self, side: Side, stage: str, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """See :class:`StageBoxes`."""
-        for path, index, group in self.places:
-            if group == (*side, stage):
-                yield _read(path, index, _with_ids(columns))
+        chosen = [place for place in self.places if place[2] == (*side, stage)]
+        yield from _parts(chosen, _with_ids(columns))
 
     def only(self, stages: Collection[str], heads: Collection[str] | None) -> FileBoxes:
         """Those of some stages and heads; None: all heads."""
@@ -159,11 +156,14 @@ def _with_ids(columns: Sequence[str]) -> list[str]:
     return [*MATCHED, *(column for column in columns if column not in MATCHED)]
 
 
-def _read(path: Path, index: int, columns: list[str]) -> pd.DataFrame:
-    with (
-        reading_parquet(path),
-        pq.ParquetFile(path, page_checksum_verification=True) as file,
-    ):
-        table = file.read_row_group(index, columns=columns, use_threads=False)
-    frame: pd.DataFrame = table.select(columns).to_pandas()
-    return frame[frame["object_id"] >= 0]
+def _parts(places: Iterable[tuple[Path, int, Group]], columns: list[str]) -> Iterator[pd.DataFrame]:
+    """The matched boxes of each of some row groups, those of a file together."""
+    for path, of_file in groupby(places, key=itemgetter(0)):
+        with (
+            reading_parquet(path),
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+        ):
+            for _, index, _ in of_file:
+                table = file.read_row_group(index, columns=columns, use_threads=False)
+                frame: pd.DataFrame = table.select(columns).to_pandas()
+                yield frame[frame["object_id"] >= 0]

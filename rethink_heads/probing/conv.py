@@ -30,7 +30,7 @@ class ConvProbe:
     """
 
     def __init__(self, head: ConvHead, resolution: int, dtype: torch.dtype) -> None:
-        self.dtype, self.resolution, self.cells = dtype, resolution, resolution**2
+        self.dtype, self.cells = dtype, resolution**2
         self.pooled_dtype = self.hidden_dtype = dtype if dtype in EXACT else torch.float32
         self.width = head.predictor.cls_score.in_features
         self.channels = int(next(head.blocks.parameters()).shape[1])
@@ -60,6 +60,6 @@ class ConvProbe:
         with record_function("convolutions"):
             count, x = len(block), block.to(self.dtype).flatten(0, 2)
             for step in self.steps:
-                x = step(x, self.resolution)
+                x = step(x)
             maps = x.view(count, self.cells, self.width)
             return maps.sum(dim=1, dtype=self.hidden_dtype) * self.shares

@@ -20,8 +20,8 @@ from rethink_heads.heads.blocks import Bottleneck, NonLocal, WideningBlock
 from rethink_heads.probing.convolution import Convolution
 from rethink_heads.probing.products import by_convolution, product
 
-Step = Callable[[Tensor, int], Tensor]
-"""(N * S * S, channels) and S to the same shape with the channels of the block's output."""
+Step = Callable[[Tensor], Tensor]
+"""(N * S * S, channels) to the same shape with the channels of the block's output."""
 
 # Factors from 1 to 2 that are tried: one bias gets as many times nearer, two its root.
 FACTORS = 1024
@@ -87,7 +87,7 @@ class Widening:
         self.shortcut = _matrix(_folded(block.shortcut).scaled(factors), dtype)
         self.bias = (_last(block).bias * factors).to(dtype)
 
-    def __call__(self, x: Tensor, cells: int) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         main = self.expand(x)
         return _add_product(product(x, self.shortcut, self.bias), main, self.project).relu_()
 
@@ -108,7 +108,7 @@ class Narrowing:
         restore = restore.scaled(factors, second)
         self.restore, self.restore_bias = _matrix(restore, dtype), restore.bias.to(dtype)
 
-    def __call__(self, x: Tensor, cells: int) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         main = self.spatial(product(x, self.reduce, self.reduce_bias).relu_())
         # In place: the block's input is not needed again.
         return _add_product(x.add_(self.restore_bias), main, self.restore).relu_()
@@ -120,9 +120,9 @@ class Mixing:
     def __init__(
         self, block: NonLocal, factors: Tensor, resolution: int, dtype: torch.dtype
     ) -> None:
-        self.width = block.inner // block.groups
+        self.width, self.cells = block.inner // block.groups, resolution**2
         # The affinities' division by the number of cells is theta's.
-        shares = (1 / resolution**2, 1.0, 1.0)
+        shares = (1 / self.cells, 1.0, 1.0)
         layers = [
             Affine(conv.weight.detach().double() * share, _bias(conv) * share)
             for conv, share in zip((block.theta, block.phi, block.g), shares, strict=True)
@@ -138,12 +138,12 @@ class Mixing:
         out = _folded(block.out).scaled(factors)
         self.out, self.out_bias = _matrix(out, dtype), out.bias.to(dtype)
 
-    def __call__(self, x: Tensor, cells: int) -> Tensor:
-        count, inner = len(x) // cells**2, self.width * len(self.groups)
-        gathered = x.new_empty((count, cells**2, inner))
+    def __call__(self, x: Tensor) -> Tensor:
+        count, inner = len(x) // self.cells, self.width * len(self.groups)
+        gathered = x.new_empty((count, self.cells, inner))
         for into, layers in zip(gathered.split(self.width, dim=2), self.groups, strict=True):
             theta, phi, g = (
-                product(x, *layer).view(count, cells**2, self.width) for layer in layers
+                product(x, *layer).view(count, self.cells, self.width) for layer in layers
             )
             into.copy_(torch.bmm(torch.bmm(theta, phi.transpose(1, 2)), g))
         gathered = gathered.view(-1, inner)
