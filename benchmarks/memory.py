@@ -3,9 +3,9 @@
     python -m benchmarks.memory run --objects 100000 --images 14000 --memory-mb 512 --folder /tmp/memory
 
 Measurements of made-up objects are written as measuring leaves them, an image a folder. They are merged, and the tables
-of three analyses are taken of them; made-up boxes of the later stages are merged and correlated. Each is done in a
-process of its own, whose peak memory (``getrusage``) is set against what it held after the same on a handful of
-objects. The difference is what ``measuring.memory_mb`` bounds.
+of three analyses are taken of them; made-up boxes of the later stages are merged and correlated; made-up detections are
+evaluated. Each is done in a process of its own, whose peak memory (``getrusage``) is set against what it held after the
+same on a handful of objects. The difference is what ``measuring.memory_mb`` bounds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from benchmarks.made_up import DETECTOR, HEADS, Amount, write_parts, write_stages
+from benchmarks.made_up_detections import open_dataset, write_detections
 from rethink_heads.files import write_text
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 PROVENANCE = {"detector": DETECTOR, "seed": "0"}
-STAGES = "stages"
-RESULTS = ("merge", "correlate", "regress", "sensitivity", STAGES)
+STAGES, EVALUATE = "stages", "evaluate"
+RESULTS = ("merge", "correlate", "regress", "sensitivity", STAGES, EVALUATE)
 REPLICATES = 1000
 # Ranks are taken anew in each: of them this part of the replicates, which changes the time alone.
 RANKS_PART = 50
@@ -69,7 +70,7 @@ def use_of(
 
     Args:
         step: of RESULTS.
-        folder: holds "parts", and "measurements" once they are merged.
+        folder: holds "parts", and "measurements" once they are merged; for evaluating "evaluate".
         memory_mb: the bound, in MiB.
         amount: what the parts are of.
         replicates: of the bootstraps; those of ranks are fewer.
@@ -94,6 +95,7 @@ def run_step(step: str, folder: Path, memory_mb: int, replicates: int, amount: A
     with tempfile.TemporaryDirectory() as passing:
         few = Path(passing)
         write_parts(few / "parts", FEW, PROVENANCE)
+        write_detections(few / EVALUATE, FEW)
         _take("merge", few, memory_mb, replicates, FEW)
         _take(step, few, 0, replicates, FEW)
     gc.collect()
@@ -112,6 +114,9 @@ def _take(step: str, folder: Path, memory_mb: int, replicates: int, amount: Amou
         return
     if step == STAGES:
         stages(folder, memory_mb, replicates, amount)
+        return
+    if step == EVALUATE:
+        evaluate(folder / EVALUATE, memory_mb, replicates)
         return
     found = open_measurements(folder / "measurements", memory_mb)
     {"correlate": correlate, "regress": regress, "sensitivity": sensitivity}[step](
@@ -191,6 +196,17 @@ def stages(folder: Path, memory_mb: int, replicates: int, amount: Amount) -> dic
     return stage_tables(found, None, [(a, b)], replicates=replicates, rank_replicates=ranks)
 
 
+def evaluate(folder: Path, memory_mb: int, replicates: int) -> dict[str, Any]:
+    """Open a data set and detections of it; the tables of ``evaluate --errors --calibration --compare``."""
+    from rethink_heads.detection_results import detection_tables
+    from rethink_heads.measure.kept_detections import open_detections
+
+    found, dataset = open_detections([folder], memory_mb), open_dataset(folder)
+    a, b = sides()
+    kinds = {"errors": True, "calibration": True}
+    return detection_tables(found, dataset, sides(), **kinds, pairs=[(a, b)], replicates=replicates)
+
+
 def sides() -> list[tuple[str, str]]:
     """The two heads."""
     return [(DETECTOR, head) for head in sorted(HEADS)]
@@ -242,10 +258,13 @@ def run(
     amount = Amount(images, objects, rows_per_bin)
     where = Path(tempfile.mkdtemp()) if folder is None else folder
     try:
-        if only != [STAGES] and not (where / "parts" / "provenance.json").is_file():
-            start = time.perf_counter()
-            write_parts(where / "parts", amount, PROVENANCE)
-            print(f"made up in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+        start = time.perf_counter()
+        parts = where / "parts"
+        if {*only} - {STAGES, EVALUATE} and not (parts / "provenance.json").is_file():
+            write_parts(parts, amount, PROVENANCE)
+        if EVALUATE in only and not (where / EVALUATE).is_dir():
+            write_detections(where / EVALUATE, amount)
+        print(f"made up in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         uses = []
         for name in only:
             uses.append(use_of(name, where, memory_mb, amount, replicates))

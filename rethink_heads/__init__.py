@@ -72,6 +72,7 @@ _PUBLIC_NAMES = {
     "to_latex": "rethink_heads.table_formats",
     "detect_dataset": "rethink_heads.measure.detections",
     "load_detections": "rethink_heads.measure.detections",
+    "open_detections": "rethink_heads.measure.kept_detections",
     "precision_table": "rethink_heads.statistics.average_precision",
     "compare_precision": "rethink_heads.statistics.average_precision",
     "detection_errors": "rethink_heads.statistics.detection_errors",

@@ -11,6 +11,12 @@ from matplotlib.figure import Figure
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.files import write_csv
+from rethink_heads.measure.kept_detections import (
+    HeadDetections,
+    KeptDetections,
+    Side,
+    as_detections,
+)
 from rethink_heads.plots import detections as drawing
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.style import NothingToDrawError
@@ -24,18 +30,13 @@ from rethink_heads.statistics.bootstrap import REPLICATES, Resampled
 from rethink_heads.statistics.calibration import (
     CALIBRATION_ERRORS,
     POSITIVE_IOU,
+    calibration_of,
     calibration_rows,
-    judged,
     reliability_rows,
-    resampled_calibration,
 )
-from rethink_heads.statistics.detection_errors import (
-    ERRORS,
-    error_rows,
-    resampled_errors,
-    sort_errors,
-)
-from rethink_heads.statistics.matches import Side, resampling
+from rethink_heads.statistics.detection_errors import error_rows, resampled_errors
+from rethink_heads.statistics.error_kinds import ERRORS
+from rethink_heads.statistics.matches import resampling
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ _NAMED = {
 
 
 def detection_tables(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     sides: Iterable[Side],
     *,
@@ -62,8 +63,7 @@ def detection_tables(
     """The tables of several heads, each head resampled once for its rows and for all its comparisons.
 
     Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`.
-        dataset: what was detected on.
+        detections, dataset: as of ``average_precision.precision_table``.
         sides: (detector, head) of the heads, in the order of the rows.
         errors, calibration: whether to make those tables, too.
         pairs: heads to compare, a - b.
@@ -78,26 +78,26 @@ def detection_tables(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
     rows: dict[str, list[pd.DataFrame]] = {}
     resampled: dict[str, dict[Side, Resampled]] = {name: {} for name in _NAMED}
     for side in sides:
-        detector, head = side
         # A head that found nothing at all has no rows; its precision is 0.
-        chosen = (detections["detector"] == detector) & (detections["head"] == head)
-        of_head = detections[chosen].reset_index(drop=True)
-        resampled["ap"][side] = found = resampled_precision(of_head, truth, bootstrap)
-        rows.setdefault("ap", []).append(precision_rows(side, found))
+        head = HeadDetections(found, side)
+        precision = resampled["ap"][side] = resampled_precision(head, truth, bootstrap)
+        rows.setdefault("ap", []).append(precision_rows(side, precision))
         if errors:
-            kinds = sort_errors(of_head, truth, error_iou)
-            found = resampled_errors(kinds, of_head, truth, bootstrap)
-            resampled["detection_errors"][side] = found
-            rows.setdefault("detection_errors", []).append(error_rows(side, kinds, found))
+            gains, objects = resampled_errors(head, truth, bootstrap, error_iou)
+            resampled["detection_errors"][side] = gains
+            rows.setdefault("detection_errors", []).append(error_rows(side, gains, objects))
         if calibration:
-            counted = judged(of_head, truth, POSITIVE_IOU)
-            resampled["calibration"][side] = found = resampled_calibration(counted, bootstrap)
-            rows.setdefault("calibration", []).append(calibration_rows(side, counted, found))
-            rows.setdefault("reliability", []).append(reliability_rows(side, counted, bootstrap))
+            scores = calibration_of(head, truth, bootstrap)
+            resampled["calibration"][side] = scores.errors
+            rows.setdefault("calibration", []).append(calibration_rows(side, scores))
+            rows.setdefault("reliability", []).append(
+                reliability_rows(side, scores.sums, bootstrap)
+            )
     for a, b in pairs:
         for name, (column, names) in _NAMED.items():
             if resampled[name]:

@@ -8,13 +8,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import hotcoco
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.measure.detections import DETECTION_TYPES, in_order
+from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
+from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 from rethink_heads.statistics.average_precision import AP_NAMES
 
 CLASSES = ("cat", "dog", "owl")
@@ -122,6 +125,26 @@ def as_results(frame: pd.DataFrame, dataset: CocoDataset) -> list[dict[str, Any]
         }
         for row in frame.itertuples()
     ]
+
+
+def keep_detections_in(frame: pd.DataFrame, folder: Path, bound: float = 4000) -> Path:
+    """Write detections as detecting does, an image a table, a few images a row group."""
+    tables = [
+        pa.Table.from_pandas(rows, preserve_index=False).cast(arrow_schema(DETECTION_TYPES))
+        for _, rows in frame.groupby("image_id")
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / DETECTIONS_NAME
+    write_by_group(tables, path, DETECTION_TYPES, ("detector", "head"), {"a": "b"}, bound)
+    return folder
+
+
+def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:
+    """hotcoco's own evaluation of a dataset's usable objects, all images at once."""
+    content = json.loads(dataset.annotations_path.read_text())
+    kept = [a for a in content["annotations"] if a["id"] not in dataset.left_out_ids]
+    truth = hotcoco.COCO({**content, "annotations": kept})
+    return hotcoco.COCOeval(truth, truth.load_res(as_results(frame, dataset)), "bbox")
 
 
 def pycocotools_precision(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.measure.kept_detections import KeptDetections
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 ERROR_TITLES = {"d_ece": "D-ECE", "laece": "LaECE", "overconfidence": "overconfidence"}
@@ -29,19 +29,23 @@ class Detected:
     Attributes:
         run: the run; dataset: what was detected on; name: of the measurements' folder.
         sides: (detector, head) of the heads that are looked at, in the run's order.
+        memory_mb: bound on what is held of them at once, in MiB.
     """
 
     run: StudyFolder
     dataset: CocoDataset
     name: str
     sides: list[Side]
+    memory_mb: int
 
-    @cached_property
-    def detections(self) -> pd.DataFrame:
-        """Those of all its heads, read when they are first asked for: processes that only help do not."""
-        from rethink_heads.measure.detections import detections_of
 
-        return detections_of(self.dataset, self.run.measurements(self.name))
+def open_detected(found: Sequence[Detected]) -> KeptDetections:
+    """The detections of runs on the same data, without reading them."""
+    from rethink_heads.measure.kept_detections import open_detections
+
+    folders = [each.run.measurements(each.name) for each in found]
+    memory_mb = min(each.memory_mb for each in found)
+    return open_detections(folders, memory_mb).of_images(found[0].dataset.image_ids)
 
 
 def as_json_record(

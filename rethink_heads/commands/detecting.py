@@ -87,7 +87,8 @@ def detect(
         name, provenance = _with_fusion(detector, fusion, name, provenance)
     with logged(run, f"detecting {name}"), work():
         keep_detections(found.detector, dataset, run.name, run.measurements(name), provenance)
-    return Detected(run, dataset, name, [(run.name, head) for head in trained])
+    sides = [(run.name, head) for head in trained]
+    return Detected(run, dataset, name, sides, found.config.measuring.memory_mb)
 
 
 def _with_fusion(

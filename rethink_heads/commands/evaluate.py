@@ -18,7 +18,13 @@ from rethink_heads.commands.comparing import (
     note_comparison,
     result_folders,
 )
-from rethink_heads.commands.detected import Detected, Tables, as_json_record, print_report
+from rethink_heads.commands.detected import (
+    Detected,
+    Tables,
+    as_json_record,
+    open_detected,
+    print_report,
+)
 from rethink_heads.commands.detecting import detect, detecting, fuses
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
@@ -31,6 +37,7 @@ from rethink_heads.commands.options import (
     ImagesOption,
     JsonOption,
     MaxImagesOption,
+    MemoryOption,
     ModelsOption,
     RunsOption,
     SeedOption,
@@ -121,6 +128,7 @@ def command(
     images: ImagesOption = None,
     split: SplitOption = None,
     max_images: MaxImagesOption = None,
+    memory_mb: MemoryOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
@@ -136,7 +144,7 @@ def command(
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     data_choice = DataChoice(data, annotations, images, split)
-    measuring = MeasuringChoice(images=max_images, class_maps=class_map or ())
+    measuring = MeasuringChoice(images=max_images, memory_mb=memory_mb, class_maps=class_map or ())
     if output is not None:
         _check_folder(output)
     detectors = DetectorChoice.of(run, model, weights, class_names)
@@ -219,10 +227,11 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
         pairs = list(itertools.combinations(sides, 2))
         if len(sides) > MOST_FOR_ALL_PAIRS:
             pairs = [pair for pair in pairs if pair[0] == sides[0]]
-        detections = pd.concat([each.detections for each in found], ignore_index=True)
-        return detection_tables(detections, found[0].dataset, sides, pairs=pairs, **options)
+        dataset = found[0].dataset
+        return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
     parts = [
-        detection_tables(each.detections, each.dataset, each.sides, **options) for each in found
+        detection_tables(open_detected([each]), each.dataset, each.sides, **options)
+        for each in found
     ]
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.measure.kept_detections import KeptDetections
     from rethink_heads.measure.measurements import Measurements
     from rethink_heads.measure.stage_boxes import StageBoxes
     from rethink_heads.paper import Given
@@ -100,12 +101,12 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> StageBoxes | N
 
 def detected(
     runs: Sequence[StudyFolder], names: Sequence[str]
-) -> tuple[pd.DataFrame, CocoDataset] | None:
+) -> tuple[KeptDetections, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
-    import pandas as pd
-
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.detections import DETECTIONS_NAME, load_detections
+    from rethink_heads.measure.detections import DETECTIONS_NAME
+    from rethink_heads.measure.kept_detections import open_detections
+    from rethink_heads.measure.provenance import file_provenance
 
     paths = [run.measurements() / DETECTIONS_NAME for run in runs]
     if not runs or {*names} != {DEFAULT_MEASUREMENTS} or not all(path.is_file() for path in paths):
@@ -115,20 +116,20 @@ def detected(
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
-    found = [load_detections(path.parent) for path in paths]
-    of_classes = {provenance.get("classes", "") for _, provenance in found}
+    memory_mb = min(run.config.measuring.memory_mb for run in runs)
+    found = open_detections([path.parent for path in paths], memory_mb)
+    provenances = [file_provenance(path) or {} for path in paths]
+    of_classes = {provenance.get("classes", "") for provenance in provenances}
     if len(of_classes) > 1:
         # Detectors with other classes have no AP in common.
         return None
     if of_classes != {""}:
         dataset = dataset.with_classes(json.loads(of_classes.pop()))
-    if any(provenance.get("data") != dataset.fingerprint for _, provenance in found):
+    if any(provenance.get("data") != dataset.fingerprint for provenance in provenances):
         return None
     # Those that were made for the later stages are of the measured images alone.
-    dataset = dataset.subset(min(int(provenance["images"]) for _, provenance in found))
-    detections = pd.concat([frame for frame, _ in found], ignore_index=True)
-    kept = detections["image_id"].isin(dataset.image_ids)
-    return detections[kept].reset_index(drop=True), dataset
+    dataset = dataset.subset(min(int(provenance["images"]) for provenance in provenances))
+    return found.of_images(dataset.image_ids), dataset
 
 
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:

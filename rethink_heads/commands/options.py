@@ -171,7 +171,7 @@ MemoryOption = Annotated[
     typer.Option(
         "--memory-mb",
         metavar="MIB",
-        help="Bound on what is held at once of predefined proposals, beside the detector and one image's features"
+        help="Bound on what is held at once of proposals and detections, beside the detector and one image's features"
         " (512 unless set). It changes no result beyond rounding.",
         show_default=False,
     ),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,24 @@ import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
-    Array,
-    ImageBootstrap,
-    Resampled,
+from rethink_heads.measure.kept_detections import (
+    HeadDetections,
+    KeptDetections,
+    Side,
+    as_detections,
 )
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.matches import (
     AREAS,
     THRESHOLDS,
-    Side,
     Truth,
-    evaluator,
     matches,
     of_heads,
     of_side,
     resampling,
 )
-from rethink_heads.statistics.weighted_precision import class_precision
+from rethink_heads.statistics.ranking import Candidates, Turn, by_class, turns_of
+from rethink_heads.statistics.weighted_precision import RECALLS, Curves, Draws
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AP_COLUMNS = ["detector", "head", "metric", "value", "low", "high", "images"]
@@ -96,7 +95,7 @@ def average_precision(
 
 
 def precision_table(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     *,
     replicates: int = REPLICATES,
@@ -109,7 +108,8 @@ def precision_table(
     left out of its means, as COCO leaves out those without objects. Intervals: :mod:`.bootstrap`.
 
     Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
+        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads; or as
+            ``open_detections`` finds them, of which then no more are held at once than its bound has room for.
         dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
         replicates, seed: of the bootstrap over the dataset's images.
 
@@ -121,10 +121,11 @@ def precision_table(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
     frames = [
-        precision_rows(side, resampled_precision(of_head, truth, bootstrap))
-        for side, of_head in of_heads(detections)
+        precision_rows(head.side, resampled_precision(head, truth, bootstrap))
+        for head in of_heads(found)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=AP_COLUMNS)
 
@@ -136,7 +137,7 @@ def precision_rows(side: Side, resampled: Resampled) -> pd.DataFrame:
 
 
 def compare_precision(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     a: Side,
     b: Side,
@@ -157,8 +158,9 @@ def compare_precision(
     Raises:
         UserError: no detections of a head, or detections in other images or of other classes.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
-    sides = [resampled_precision(of_side(detections, side), truth, bootstrap) for side in (a, b)]
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
+    sides = [resampled_precision(of_side(found, side), truth, bootstrap) for side in (a, b)]
     return difference_frame("metric", AP_NAMES, a, b, *sides)
 
 
@@ -192,54 +194,70 @@ def difference_frame(
     )
 
 
-def resampled_precision(
-    detections: pd.DataFrame, truth: Truth, bootstrap: ImageBootstrap
-) -> Resampled:
+def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBootstrap) -> Resampled:
     """The six average precisions (6,) of one head's detections, of the replicates, and without each image."""
-    draws = weights_of(bootstrap)
-    shape = (len(AREAS), len(THRESHOLDS))
-    of_classes = []
+    draws = Draws(bootstrap)
+    of_metrics = OverClasses(len(draws), len(AP_NAMES))
+    precision = np.full((len(AREAS), len(THRESHOLDS), len(RECALLS), truth.class_count), -1.0)
     bears = np.zeros((len(truth.image_ids), len(AREAS)), bool)
-    for one in matches(truth, detections):
-        settings = np.prod(shape)
-        values = class_precision(
-            draws,
-            one.images,
-            one.hits.reshape(settings, -1),
-            one.kept.reshape(settings, -1),
-            np.repeat(one.positives, shape[1], axis=0),
-        )
-        of_classes.append(values.reshape(-1, *shape))
-        if one.positives.any():
-            bears |= one.positives.T > 0
+    cells = list(_CELLS.values())
+
+    def gather(turn: Turn) -> Iterator[Candidates]:
+        for one in matches(truth, head, labels=turn.labels, least_score=turn.least_score):
+            hits, kept = (flags.reshape(-1, len(one.images)) for flags in (one.hits, one.kept))
+            yield Candidates.of(one.labels, one.images, one.scores, hits, kept)
+
+    curves = None
+    for label, found, is_last in by_class(gather, turns_of(head, truth.class_count)):
+        if curves is None:
+            positives = truth.positives(label)
+            curves = Curves(draws, np.repeat(positives, len(THRESHOLDS), axis=0))
+        curves.add(found, is_last)
+        if positives.any():
+            bears |= positives.T > 0
             for area in range(len(AREAS)):
-                bears[one.images[one.kept[area].any(axis=0)], area] = True
-    stacked = np.stack(of_classes) if of_classes else np.full((1, len(draws), *shape), np.nan)
-    values = np.column_stack(
-        [mean(stacked[:, :, area, cut], axis=(0, 2)) for area, cut in _CELLS.values()]
-    )
-    exact = _summary(evaluator(truth, detections))
-    of_metric = bears[:, [area for area, _ in _CELLS.values()]]
-    return as_resampled(values, bootstrap, of_metric, np.array([exact[name] for name in AP_NAMES]))
+                bears[found.images[_counts(found, area)], area] = True
+        if is_last:
+            values = curves.values.reshape(-1, len(AREAS), len(THRESHOLDS))
+            of_metrics.add(np.stack([values[:, a, cut].mean(axis=-1) for a, cut in cells], axis=-1))
+            there = positives.any(axis=1)
+            shape = (len(AREAS), len(THRESHOLDS), len(RECALLS))
+            precision[there, ..., label] = curves.precision.reshape(shape)[there]
+            curves = None
+    of_metric = bears[:, [area for area, _ in cells]]
+    exact = np.array([_mean_precision(precision[area, cut]) for area, cut in cells])
+    return as_resampled(of_metrics.mean, bootstrap, of_metric, exact)
 
 
-def weights_of(bootstrap: ImageBootstrap) -> Array:
-    """Weights (1 + B + I, I) of all images, of each replicate, and of all images but one.
+def _counts(found: Candidates, area: int) -> Any:
+    """Whether detections (N,) count for a size at any IoU threshold."""
+    first = area * len(THRESHOLDS)
+    settings = range(first, first + len(THRESHOLDS))
+    return np.any([found.setting(number)[1] for number in settings], axis=0)
 
-    The last are left out where they would be more than the replicates: the intervals then do without acceleration,
-    whose part in them falls with the number of images.
-    """
-    images = len(bootstrap.image_ids)
-    parts = [np.ones((1, images)), bootstrap.weights]
-    if images <= bootstrap.replicates:
-        parts.append(1.0 - np.eye(images))
-    return np.concatenate(parts)
+
+class OverClasses:
+    """Mean over classes of quantities (B, M), each over the classes that it is defined for."""
+
+    def __init__(self, sets: int, quantities: int) -> None:
+        self._sum, self._count = np.zeros((2, sets, quantities))
+
+    def add(self, values: Array) -> None:
+        """Add a class's values (B, M), nan where they are not defined."""
+        is_there = ~np.isnan(values)
+        self._sum += np.where(is_there, values, 0)
+        self._count += is_there
+
+    @property
+    def mean(self) -> Array:
+        """(B, M), nan where no class has a value."""
+        return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
 
 def as_resampled(
     values: Array, bootstrap: ImageBootstrap, bears: Any, exact: Array | None = None
 ) -> Resampled:
-    """Values (1 + B + I, M) of the weights of :func:`weights_of` as a statistic to take intervals of.
+    """Values (1 + B + I, M) of the weights of ``weighted_precision.Draws`` as a statistic to take intervals of.
 
     Args:
         bears: (I, M) whether an image bears on the statistic.
@@ -251,28 +269,25 @@ def as_resampled(
     return Resampled(value, values[1:cut], left_out, bears.sum(axis=0))
 
 
-def mean(values: Array, axis: int | tuple[int, ...]) -> Array:
-    """Mean of what is defined; nan where nothing is."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice")
-        return np.asarray(np.nanmean(values, axis=axis))
-
-
 def _summary(evaluation: hotcoco.COCOeval) -> dict[str, float]:
     """The six numbers, averaged as pycocotools averages them, so that not even the rounding differs."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    # By IoU threshold, recall, class, size and number of detections; -1 where there was nothing to find.
+    # By IoU threshold, recall, class, size and number of detections.
     counted = evaluation.eval
     assert counted is not None
     precision = np.asarray(counted["precision"])
-    found = {}
-    for name, (area, cut) in _CELLS.items():
-        values = precision[cut, :, :, area, -1]
-        values = values[values > -1]
-        found[name] = float(values.mean()) if len(values) else float("nan")
-    return found
+    return {
+        name: _mean_precision(precision[cut, :, :, area, -1])
+        for name, (area, cut) in _CELLS.items()
+    }
+
+
+def _mean_precision(precision: Array) -> float:
+    """Mean of precisions (T, R, K), -1 where there was nothing to find; nan where there was nothing at all."""
+    values = precision[precision > -1]
+    return float(values.mean()) if len(values) else float("nan")
 
 
 def _without(annotations: Path, left_out: Collection[int]) -> dict[str, Any]:

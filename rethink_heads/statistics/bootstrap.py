@@ -131,17 +131,17 @@ class ImageBootstrap:
     @property
     def weights(self) -> Array:
         """How often each replicate drew each image: (B, I), rows that add up to I."""
-        return self._counts.astype(np.float64)
+        return self.counts.astype(np.float64)
 
     def weight_blocks(self) -> Iterator[Array]:
         """The weights of some replicates after another, (b, I) each, of about BLOCK_BYTES."""
         rows = self._rows_per_block(8)
         for start in range(0, self.replicates, rows):
-            yield self._counts[start : start + rows].astype(np.float64)
+            yield self.counts[start : start + rows].astype(np.float64)
 
     @cached_property
-    def _counts(self) -> npt.NDArray[np.uint16]:
-        """The weights in a quarter of the memory. 65,536 draws of one image do not happen."""
+    def counts(self) -> npt.NDArray[np.uint16]:
+        """The weights (B, I) in a quarter of the memory. 65,536 draws of one image do not happen."""
         images = len(self.image_ids)
         generator = np.random.default_rng(self.seed)
         counts = np.zeros((self.replicates, images), np.uint16)

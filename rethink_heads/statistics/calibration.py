@@ -14,25 +14,41 @@ They also depend on which detections are kept: of those of low scores there are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.statistics.average_precision import difference_frame, estimate_rows
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.matches import (
+from rethink_heads.measure.kept_detections import (
+    HeadDetections,
+    KeptDetections,
     Side,
+    as_detections,
+)
+from rethink_heads.statistics.average_precision import (
+    OverClasses,
+    difference_frame,
+    estimate_rows,
+)
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    Array,
+    ImageBootstrap,
+    Resampled,
+)
+from rethink_heads.statistics.matches import (
+    Indices,
     Truth,
     box_ious,
     matches,
     of_heads,
     of_side,
     resampling,
-    sides_of,
 )
+from rethink_heads.statistics.ranking import turns_of
 from rethink_heads.statistics.sums import ratio
 
 POSITIVE_IOU = 0.5
@@ -43,8 +59,26 @@ CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")
 _SUMS = ["one", "score", "hit", "iou"]
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What is asked of one head's scores.
+
+    Attributes:
+        errors: the three CALIBRATION_ERRORS.
+        sums: (I, D_ECE_BINS, 4) of _SUMS by image and bin, all classes together.
+    """
+
+    errors: Resampled
+    sums: Array
+
+    @property
+    def detections(self) -> int:
+        """How many count."""
+        return round(float(self.sums[..., 0].sum()))
+
+
 def reliability(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     *,
     bins: int = RELIABILITY_BINS,
@@ -55,8 +89,7 @@ def reliability(
     """Precision and IoU by score, all classes together: what a reliability diagram shows.
 
     Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
-        dataset: what was detected on.
+        detections, dataset: as of ``average_precision.precision_table``.
         bins: number of equal bins of the score.
         iou_threshold: least IoU of a true positive.
         replicates, seed: of the bootstrap over images.
@@ -70,19 +103,20 @@ def reliability(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
-    frames = [
-        reliability_rows(side, judged(of_head, truth, iou_threshold), bootstrap, bins)
-        for side, of_head in of_heads(detections)
-    ]
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
+    frames = []
+    for head in of_heads(found):
+        sums = _no_sums(bootstrap, bins)
+        for rows in judged(head, truth, iou_threshold):
+            _add(sums, rows, bootstrap)
+        frames.append(reliability_rows(head.side, sums, bootstrap))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def reliability_rows(
-    side: Side, rows: pd.DataFrame, bootstrap: ImageBootstrap, bins: int = RELIABILITY_BINS
-) -> pd.DataFrame:
-    """One head's rows of :func:`reliability`, of its judged detections."""
-    sums = _sums(rows, bootstrap, bins)[:, 0]
+def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.DataFrame:
+    """One head's rows of :func:`reliability`, of sums (I, bins, 4) of its judged detections by image and bin."""
+    bins = sums.shape[1]
     columns = {
         "detector": side[0],
         "head": side[1],
@@ -103,7 +137,7 @@ def reliability_rows(
 
 
 def calibration_errors(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     *,
     iou_threshold: float = POSITIVE_IOU,
@@ -123,22 +157,23 @@ def calibration_errors(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
-    frames = []
-    for side, of_head in of_heads(detections):
-        rows = judged(of_head, truth, iou_threshold)
-        frames.append(calibration_rows(side, rows, resampled_calibration(rows, bootstrap)))
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
+    frames = [
+        calibration_rows(head.side, calibration_of(head, truth, bootstrap, iou_threshold))
+        for head in of_heads(found)
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def calibration_rows(side: Side, rows: pd.DataFrame, resampled: Resampled) -> pd.DataFrame:
-    """One head's rows of :func:`calibration_errors`, of its judged detections."""
-    found = estimate_rows(side, "error", CALIBRATION_ERRORS, "value", resampled)
-    return found.assign(detections=len(rows))
+def calibration_rows(side: Side, found: Calibration) -> pd.DataFrame:
+    """One head's rows of :func:`calibration_errors`."""
+    rows = estimate_rows(side, "error", CALIBRATION_ERRORS, "value", found.errors)
+    return rows.assign(detections=found.detections)
 
 
 def compare_calibration(
-    detections: pd.DataFrame,
+    detections: pd.DataFrame | KeptDetections,
     dataset: CocoDataset,
     a: Side,
     b: Side,
@@ -155,72 +190,115 @@ def compare_calibration(
     Raises:
         UserError: no detections of a head, or detections in other images or of other classes.
     """
-    truth, bootstrap = resampling(detections, dataset, replicates, seed)
+    found = as_detections(detections)
+    truth, bootstrap = resampling(found, dataset, replicates, seed)
     sides = [
-        resampled_calibration(judged(of_side(detections, side), truth, iou_threshold), bootstrap)
+        calibration_of(of_side(found, side), truth, bootstrap, iou_threshold).errors
         for side in (a, b)
     ]
     return difference_frame("error", CALIBRATION_ERRORS, a, b, *sides)
 
 
-def judged(detections: pd.DataFrame, truth: Truth, iou_threshold: float) -> pd.DataFrame:
-    """One head's detections that count: "image_id", "label", "score", "hit" (0 or 1) and "iou" (0 without a hit)."""
-    ious = np.zeros(len(detections))
-    hits, counts = np.zeros(len(detections), bool), np.zeros(len(detections), bool)
-    boxes = sides_of(detections)
-    for one in matches(truth, detections, np.array([iou_threshold])):
-        counts[one.rows] = one.kept[0, 0]
-        rows, objects = one.rows[one.hits[0, 0]], one.objects[0, one.hits[0, 0]]
-        hits[rows] = True
-        ious[rows] = box_ious(boxes[rows], truth.boxes[objects])
-    chosen = detections[["image_id", "label", "score"]].assign(one=1.0, hit=hits * 1.0, iou=ious)
-    return chosen[counts].reset_index(drop=True)
+def judged(
+    head: HeadDetections,
+    truth: Truth,
+    iou_threshold: float,
+    labels: Collection[int] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """One head's detections that count, some images after another.
+
+    Columns: "image_id", "label", "score", "one" (1), "hit" (0 or 1) and "iou" (0 without a hit).
+    """
+    for found in matches(truth, head, np.array([iou_threshold]), sizes=1, labels=labels):
+        hits, kept = found.hits[0, 0], found.kept[0, 0]
+        ious = np.zeros(len(hits))
+        ious[hits] = box_ious(found.boxes[hits], truth.boxes[found.objects[0, hits]])
+        rows = pd.DataFrame({"image_id": truth.image_ids[found.images], "label": found.labels})
+        rows = rows.assign(score=found.scores, one=1.0, hit=hits * 1.0, iou=ious)
+        yield rows[kept].reset_index(drop=True)
 
 
-def _sums(
-    rows: pd.DataFrame, bootstrap: ImageBootstrap, bins: int, by_class: bool = False
-) -> Array:
-    """Sums (I, K, bins, 4) of _SUMS by image, class and bin; K is 1, or the number of classes detected."""
-    bin_of = np.clip(np.ceil(rows["score"].to_numpy() * bins).astype(np.int64) - 1, 0, bins - 1)
-    classes, places = np.unique(rows["label"].to_numpy(), return_inverse=True)
-    count = max(len(classes), 1) if by_class else 1
-    cells = bin_of + (places * bins if by_class else 0)
-    sums = bootstrap.sum_by_image(
-        rows["image_id"].to_numpy(), rows[_SUMS].to_numpy(np.float64), cells, count * bins
+def calibration_of(
+    head: HeadDetections,
+    truth: Truth,
+    bootstrap: ImageBootstrap,
+    iou_threshold: float = POSITIVE_IOU,
+) -> Calibration:
+    """One head's calibration errors; so many classes are judged at once as there is memory for."""
+    pooled = _no_sums(bootstrap, D_ECE_BINS)
+    of_classes = OverClasses(1 + bootstrap.replicates + len(bootstrap.image_ids), 1)
+    each = np.ones(len(bootstrap.image_ids), bool)
+    # Sums need no order: a class that is ranked in several turns is judged in one.
+    for labels in [turn.labels for turn in turns_of(head, truth.class_count) if turn.is_last]:
+        for sums in _of_classes(head, truth, iou_threshold, labels, pooled, bootstrap):
+            found = bootstrap.resample(sums, partial(_gap, target=3), each)
+            values = np.concatenate([[found.value], found.replicates, _left_out(found)])
+            of_classes.add(values[:, None])
+    bears = pooled[..., 0].sum(axis=1) > 0
+    cut = 1 + bootstrap.replicates
+    mean = of_classes.mean[:, 0]
+    laece = Resampled(
+        mean[0], mean[1:cut], np.where(bears, mean[cut:], np.nan), np.asarray(bears.sum())
     )
-    return sums.reshape(len(sums), count, bins, len(_SUMS))
+    distance, signed = (partial(_gap, target=2, signed=signed) for signed in (False, True))
+    d_ece, overconfidence = (bootstrap.resample(pooled, s, bears) for s in (distance, signed))
+    return Calibration(_together([d_ece, laece, overconfidence]), pooled)
 
 
-def resampled_calibration(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
-    """The three CALIBRATION_ERRORS of judged detections."""
-    pooled = _sums(rows, bootstrap, D_ECE_BINS)
-    by_class = _sums(rows, bootstrap, LAECE_BINS, by_class=True)
-    bears = pooled[..., 0].sum(axis=(1, 2)) > 0
-    found = []
-    for sums, target, signed in (
-        (pooled, 2, False),
-        (by_class, 3, False),
-        (pooled, 2, True),
-    ):
-        statistic: Callable[[Array], Array] = partial(_gap, target=target, signed=signed)
-        found.append(bootstrap.resample(sums, statistic, bears))
-    left_out = [one.left_out for one in found if one.left_out is not None]
+def _of_classes(
+    head: HeadDetections,
+    truth: Truth,
+    iou_threshold: float,
+    labels: Indices,
+    pooled: Array,
+    bootstrap: ImageBootstrap,
+) -> Iterator[Array]:
+    """Sums (I, LAECE_BINS, 4) of each of some classes that has detections; they are added to ``pooled``, too."""
+    sums, gathered = _no_sums(bootstrap, LAECE_BINS), []
+    for rows in judged(head, truth, iou_threshold, labels):
+        _add(pooled, rows, bootstrap)
+        if len(labels) == 1:
+            # Of one class there may be more than there is memory for.
+            _add(sums, rows, bootstrap)
+        else:
+            gathered.append(rows)
+    if len(labels) == 1:
+        yield sums
+    for _, rows in pd.concat(gathered).groupby("label") if gathered else ():
+        sums[:] = 0
+        _add(sums, rows, bootstrap)
+        yield sums
+
+
+def _no_sums(bootstrap: ImageBootstrap, bins: int) -> Array:
+    return np.zeros((len(bootstrap.image_ids), bins, len(_SUMS)))
+
+
+def _add(sums: Array, rows: pd.DataFrame, bootstrap: ImageBootstrap) -> None:
+    """Add judged detections to sums (I, bins, 4) of _SUMS by image and bin."""
+    bins = sums.shape[1]
+    bin_of = np.clip(np.ceil(rows["score"].to_numpy() * bins).astype(np.int64) - 1, 0, bins - 1)
+    columns = rows[_SUMS].to_numpy(np.float64)
+    bootstrap.add_by_image(sums, rows["image_id"].to_numpy(np.int64), columns, bin_of)
+
+
+def _gap(sums: Array, target: int, signed: bool = False) -> Array:
+    """Expected difference of score and target, from sums (R, bins, 4): (R,), nan without detections."""
+    gaps = sums[..., 1] - sums[..., target]
+    gaps = (gaps if signed else np.abs(gaps)).sum(axis=-1)
+    return ratio(np.stack([sums[..., 0].sum(axis=-1), gaps], axis=-1))
+
+
+def _left_out(found: Resampled) -> Array:
+    assert found.left_out is not None
+    return found.left_out
+
+
+def _together(found: list[Resampled]) -> Resampled:
+    """Several statistics (), of the same images, as one (M,)."""
     return Resampled(
         np.array([one.value for one in found]),
         np.stack([one.replicates for one in found], axis=-1),
-        np.stack(left_out, axis=-1),
+        np.stack([_left_out(one) for one in found], axis=-1),
         np.array([one.images for one in found]),
     )
-
-
-def _gap(sums: Array, target: int, signed: bool) -> Array:
-    """Expected difference of score and target, from sums (R, K, bins, 4): (R,), nan without detections.
-
-    Within a class a bin has the weight of its detections; classes that were detected have equal weights.
-    """
-    gaps = sums[..., 1] - sums[..., target]
-    gaps = (gaps if signed else np.abs(gaps)).sum(axis=-1)
-    counts = sums[..., 0].sum(axis=-1)
-    is_there = counts > 0
-    of_classes = np.where(is_there, gaps / np.where(is_there, counts, 1), 0.0)
-    return ratio(np.stack([is_there.sum(axis=-1), of_classes.sum(axis=-1)], axis=-1))

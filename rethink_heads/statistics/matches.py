@@ -1,15 +1,15 @@
-"""Detections matched to objects by COCO's rules, once: what precision, errors and calibration are counted from.
+"""Detections matched to objects by COCO's rules, some images at a time: what precision, errors and calibration count.
 
-hotcoco does the matching; it is pycocotools' to the last digit. All that follows needs are flags, which are kept here
-as arrays, so that a bootstrap counts again without matching again.
+hotcoco does the matching; it is pycocotools' to the last digit. All that follows needs are flags, so that a bootstrap
+counts again without matching again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import hotcoco
 import numpy as np
@@ -18,40 +18,42 @@ import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
+from rethink_heads.measure.kept_detections import HeadDetections, KeptDetections, Side
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Side = tuple[str, str]  # (detector, head)
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's ten IoU thresholds."""
 AREAS = ("all", "small", "medium", "large")
 """COCO's object sizes, in its order."""
 NO_OBJECT = -1
+_COLUMNS = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
+# The evaluation's records are Python's and take a lot of room: of so many detections at once some 20 MiB.
+_MATCHED_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class ClassMatches:
-    """Detections of one class by falling score, those of equal score in the order of their images.
+class Matches:
+    """Detections of some images, each one's by falling score.
 
     Attributes:
-        label: the class.
-        rows: (N,) each detection's row in the frame of detections.
-        images: (N,) its image, as an index into the sorted image ids.
+        images: (N,) each detection's image, as an index into the sorted image ids, ascending.
+        labels: (N,); scores: (N,); boxes: (N, 4) x, y, width, height in px of the original image.
         hits: (A, T, N) whether it is a true positive, by size and IoU threshold.
-        kept: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size does not.
+        kept: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size does not, nor
+            does one of a class and image that has a hundred better ones.
         objects: (T, N) row in :class:`Truth` of the object it is matched to, -1 for none.
-        positives: (A, I) objects to find, by size and image.
     """
 
-    label: int
-    rows: Indices
     images: Indices
+    labels: Indices
+    scores: Array
+    boxes: Array
     hits: Flags
     kept: Flags
     objects: Indices
-    positives: Array
 
 
 class Truth:
@@ -61,54 +63,92 @@ class Truth:
 
     Attributes:
         image_ids: (I,) of the images that are evaluated, ascending.
-        labels: (G,) class 0..K-1 of each object; images: (G,) index of its image; boxes: (G, 4) x, y, width, height
-            in px of the original image; crowd: (G,) whether it is one; ids: (G,).
+        labels: (G,) class 0..K-1 of each object; images: (G,) index of its image, ascending; boxes: (G, 4) x, y, width,
+            height in px of the original image; areas: (G,) px^2; crowd: (G,) whether it is one; ids: (G,).
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
         self.image_ids: Indices = np.unique(np.array(dataset.image_ids, np.int64))
-        content = json.loads(dataset.annotations_path.read_bytes())
         wanted = set(dataset.image_ids)
         label_of = {category: label for label, category in enumerate(dataset.category_ids)}
         kept = [
             record
-            for record in content["annotations"]
+            for record in json.loads(dataset.annotations_path.read_bytes())["annotations"]
             if record["id"] not in dataset.left_out_ids
             and record["image_id"] in wanted
             and record["category_id"] in label_of
         ]
-        categories = [record for record in content["categories"] if record["id"] in label_of]
-        self.coco = hotcoco.COCO({**content, "annotations": kept, "categories": categories})
-        self.ids: Indices = np.array([record["id"] for record in kept], np.int64)
-        self.labels: Indices = np.array([label_of[r["category_id"]] for r in kept], np.int64)
-        self.boxes: Array = np.array([r["bbox"] for r in kept], np.float64).reshape(-1, 4)
-        self.crowd: Flags = np.array([bool(r.get("iscrowd", 0)) for r in kept], bool)
-        self.images = self.index([record["image_id"] for record in kept])
+        images = self.index([record["image_id"] for record in kept])
+        # A stable sort keeps the file's order within an image, by which equal matches are decided.
+        order = np.argsort(images, kind="stable")
+        self.images: Indices = images[order]
+        self.ids: Indices = np.array([record["id"] for record in kept], np.int64)[order]
+        labels = np.array([label_of[record["category_id"]] for record in kept], np.int64)
+        self.labels: Indices = labels[order]
+        boxes = np.array([record["bbox"] for record in kept], np.float64).reshape(-1, 4)
+        self.boxes: Array = boxes[order]
+        areas = np.array([record.get("area", np.nan) for record in kept], np.float64)[order]
+        self.areas: Array = np.where(np.isnan(areas), self.boxes[:, 2:].prod(axis=1), areas)
+        crowd = np.array([bool(record.get("iscrowd", 0)) for record in kept], bool)
+        self.crowd: Flags = crowd[order]
+        self._by_id = np.argsort(self.ids)
+
+    @property
+    def class_count(self) -> int:
+        """K."""
+        return len(self.dataset.category_ids)
 
     def index(self, image_ids: Any) -> Indices:
         """Positions (N,) of image ids (N,) in ``image_ids``."""
         return np.searchsorted(self.image_ids, np.asarray(image_ids, np.int64)).astype(np.int64)
 
-    def check(self, detections: pd.DataFrame) -> None:
+    def rows_of(self, object_ids: Indices) -> Indices:
+        """Rows (N,) of objects' ids (N,), all of which are there."""
+        return self._by_id[np.searchsorted(self.ids, object_ids, sorter=self._by_id)]
+
+    def rows_in(self, images: Indices) -> Indices:
+        """Rows of the objects of some images, which are indices in rising order."""
+        first = np.searchsorted(self.images, images[0], side="left")
+        after = np.searchsorted(self.images, images[-1], side="right")
+        return np.flatnonzero(np.isin(self.images[first:after], images)) + first
+
+    def positives(self, label: int) -> Array:
+        """Objects of a class to find, by size and image: (A, I)."""
+        of_class = np.flatnonzero((self.labels == label) & ~self.crowd)
+        areas, images = self.areas[of_class], self.images[of_class]
+        count = len(self.image_ids)
+        return np.stack(
+            [
+                np.bincount(images[(areas >= low) & (areas <= high)], minlength=count)
+                for low, high in _limits()
+            ]
+        ).astype(np.float64)
+
+    def check(self, detections: KeptDetections) -> None:
         """Raise UserError where detections are of other images or classes than the dataset's."""
-        strangers = sorted(set(detections["image_id"]) - set(self.image_ids.tolist()))
+        strangers: set[int] = set()
+        labels = {0}
+        for side in detections.sides:
+            for part in detections.read(side, ["image_id", "label"]):
+                found = np.unique(part["image_id"].to_numpy(np.int64))
+                strangers.update(found[~np.isin(found, self.image_ids)].tolist())
+                labels.update(part["label"].unique().tolist())
         where = self.dataset.annotations_path
         if strangers:
             raise UserError(
                 f"{len(strangers)} images with detections are not among the {len(self.image_ids)} of {where}"
-                f" (the first: {strangers[0]}); evaluate on the data that was detected on"
+                f" (the first: {min(strangers)}); evaluate on the data that was detected on"
             )
-        classes = len(self.dataset.category_ids)
-        if len(detections) and not detections["label"].between(0, classes - 1).all():
+        if min(labels) < 0 or max(labels) >= self.class_count:
             raise UserError(
-                f"detections are of classes that {where} does not have ({classes} classes);"
+                f"detections are of classes that {where} does not have ({self.class_count} classes);"
                 " evaluate on the data that was detected on"
             )
 
 
 def resampling(
-    detections: pd.DataFrame, dataset: CocoDataset, replicates: int, seed: int
+    detections: KeptDetections, dataset: CocoDataset, replicates: int, seed: int
 ) -> tuple[Truth, ImageBootstrap]:
     """What there is to find, and draws of the dataset's images to count it on.
 
@@ -120,30 +160,21 @@ def resampling(
     return truth, ImageBootstrap(truth.image_ids, replicates, seed)
 
 
-def of_heads(detections: pd.DataFrame) -> Iterator[tuple[Side, pd.DataFrame]]:
-    """The detections of each head of each detector, in the frame's order."""
-    for (detector, head), frame in detections.groupby(["detector", "head"], sort=False):
-        yield (str(detector), str(head)), frame.reset_index(drop=True)
+def of_heads(detections: KeptDetections) -> Iterator[HeadDetections]:
+    """The detections of each head of each detector that found anything."""
+    return (HeadDetections(detections, side) for side in detections.sides)
 
 
-def of_side(detections: pd.DataFrame, side: Side) -> pd.DataFrame:
+def of_side(detections: KeptDetections, side: Side) -> HeadDetections:
     """The detections of one head.
 
     Raises:
         UserError: there are none of it.
     """
-    detector, head = side
-    chosen = detections[(detections["detector"] == detector) & (detections["head"] == head)]
-    if chosen.empty:
-        there = ", ".join("/".join(found) for found, _ in of_heads(detections)) or "nothing"
-        raise UserError(f"no detections of {detector}/{head}; there are those of {there}")
-    return chosen.reset_index(drop=True)
-
-
-def sides_of(boxes: pd.DataFrame) -> Array:
-    """Boxes (N, 4) of a frame of detections as COCO writes them: x, y, width, height."""
-    corners = boxes[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
-    return np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    if side not in detections.sides:
+        there = ", ".join("/".join(found) for found in detections.sides) or "nothing"
+        raise UserError(f"no detections of {'/'.join(side)}; there are those of {there}")
+    return HeadDetections(detections, side)
 
 
 def box_ious(boxes: Array, objects: Array) -> Array:
@@ -158,94 +189,110 @@ def box_ious(boxes: Array, objects: Array) -> Array:
     return np.asarray(common / np.where(union > 0, union, 1))
 
 
-def evaluator(
-    truth: Truth, detections: pd.DataFrame, thresholds: Array = THRESHOLDS
-) -> hotcoco.COCOeval:
-    """hotcoco's evaluation of one head's detections; their ids are their rows in the frame plus one."""
-    categories = np.array(truth.dataset.category_ids)[detections["label"].to_numpy()]
-    columns = (detections["image_id"], categories, sides_of(detections), detections["score"])
-    results = [
-        {"image_id": image, "category_id": category, "bbox": box, "score": score}
-        for image, category, box, score in zip(*(c.tolist() for c in columns), strict=True)
-    ]
-    evaluation = hotcoco.COCOeval(truth.coco, truth.coco.load_res(results), "bbox")
-    evaluation.params.img_ids = truth.image_ids.tolist()
-    evaluation.params.iou_thrs = np.asarray(thresholds).tolist()
-    return evaluation
-
-
 def matches(
-    truth: Truth, detections: pd.DataFrame, thresholds: Array = THRESHOLDS
-) -> Iterator[ClassMatches]:
-    """Match one head's detections class by class; classes without detections and objects are left out.
+    truth: Truth,
+    head: HeadDetections,
+    thresholds: Array = THRESHOLDS,
+    *,
+    sizes: int = len(AREAS),
+    labels: Collection[int] | None = None,
+    least_score: float = -np.inf,
+) -> Iterator[Matches]:
+    """Match one head's detections some images at a time; images without any are left out.
 
     Args:
         truth: the objects.
-        detections: rows of one head in the columns of ``rethink_heads.measure.detections``, numbered from 0.
+        head: the detections.
         thresholds: (T,) IoU thresholds.
+        sizes: how many of AREAS.
+        labels: only detections of these classes; None: all. Classes are matched apart.
+        least_score: only detections of this score or more. Better ones are matched first.
     """
-    evaluation = evaluator(truth, detections, thresholds)
-    row_of_object = {object_id: row for row, object_id in enumerate(truth.ids.tolist())}
-    found = set(detections["label"]) | set(truth.labels.tolist())
-    for label in sorted(found):
-        # One class at a time: the evaluation's records are Python's and take a lot of room.
-        evaluation.params.cat_ids = [truth.dataset.category_ids[label]]
-        evaluation.evaluate()
-        records = [record for record in evaluation.eval_imgs if record is not None]
-        yield _class_matches(truth, label, records, detections, row_of_object, len(thresholds))
+    for part in head.read(_COLUMNS):
+        chosen = (part["score"] >= least_score).to_numpy()
+        if labels is not None:
+            chosen = chosen & part["label"].isin(labels).to_numpy()
+        frame = part[chosen]
+        for rows in _by_images(frame["image_id"].to_numpy(np.int64)):
+            yield _matched(truth, frame.iloc[rows], np.asarray(thresholds), sizes)
 
 
-def _class_matches(
-    truth: Truth,
-    label: int,
-    records: list[dict[str, Any]],
-    detections: pd.DataFrame,
-    row_of_object: dict[int, int],
-    thresholds: int,
-) -> ClassMatches:
-    area_of = {tuple(limits): area for area, limits in enumerate(_limits())}
-    by_image: dict[int, dict[int, dict[str, Any]]] = {}
-    for record in records:
-        area = area_of[tuple(record["aRng"])]
-        by_image.setdefault(record["image_id"], {})[area] = record
-    positives = np.zeros((len(AREAS), len(truth.image_ids)))
-    rows, images, hits, kept, objects = [], [], [], [], []
-    for image_id in sorted(by_image):
-        place = int(truth.index(image_id))
-        of_areas = [by_image[image_id][area] for area in range(len(AREAS))]
-        for area, record in enumerate(of_areas):
-            positives[area, place] = sum(not ignored for ignored in record["gtIgnore"])
-        ids = of_areas[0]["dtIds"]
-        shape = (len(AREAS), thresholds, len(ids))
-        ignored = np.array([r["dtIgnore"] for r in of_areas], bool).reshape(shape)
-        matched = np.array([r["dtMatched"] for r in of_areas], bool).reshape(shape)
-        partner = np.array(of_areas[0]["dtMatches"], np.int64).reshape(shape[1:])
-        partners = [row_of_object[i] for i in partner[matched[0]].tolist()]
-        partner_rows = np.full(shape[1:], NO_OBJECT, np.int64)
-        partner_rows[matched[0]] = partners
-        rows.append(np.array(ids, np.int64) - 1)
-        images.append(np.full(len(ids), place))
-        hits.append(matched & ~ignored)
-        kept.append(~ignored)
-        objects.append(partner_rows)
-    if not rows:
-        nothing = np.zeros((len(AREAS), thresholds, 0), bool)
-        none = np.zeros(0, np.int64)
-        return ClassMatches(
-            label, none, none, nothing, nothing, np.zeros((thresholds, 0), np.int64), positives
-        )
-    all_rows = np.concatenate(rows)
-    # Stable, as pycocotools: equal scores stay in the order of images.
-    order = np.argsort(-detections["score"].to_numpy()[all_rows], kind="stable")
-    return ClassMatches(
-        label,
-        all_rows[order],
-        np.concatenate(images)[order],
-        np.concatenate(hits, axis=-1)[..., order],
-        np.concatenate(kept, axis=-1)[..., order],
-        np.concatenate(objects, axis=-1)[..., order],
-        positives,
+def _by_images(image_ids: Indices) -> Iterator[slice]:
+    """Consecutive rows of whole images, about _MATCHED_AT_ONCE at once."""
+    ends = np.append(np.flatnonzero(np.diff(image_ids)) + 1, len(image_ids))
+    start = 0
+    while start < len(image_ids):
+        within = ends[(ends > start) & (ends <= start + _MATCHED_AT_ONCE)]
+        # An image with more than that is matched by itself.
+        end = int(within[-1]) if len(within) else int(ends[ends > start][0])
+        yield slice(start, end)
+        start = end
+
+
+class _Found(NamedTuple):
+    """What is matched; boxes as COCO writes them: x, y, width, height."""
+
+    image_ids: Indices
+    labels: Indices
+    boxes: Array
+    scores: Array
+
+
+def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -> Matches:
+    corners = frame[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
+    found = _Found(
+        frame["image_id"].to_numpy(np.int64),
+        frame["label"].to_numpy(np.int64),
+        np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
+        frame["score"].to_numpy(np.float64),
     )
+    shape = (sizes, len(thresholds), len(frame))
+    hits, kept = np.zeros(shape, bool), np.zeros(shape, bool)
+    partners, is_matched = np.zeros(shape[1:], np.int64), np.zeros(shape[1:], bool)
+    number_of = {tuple(limits): number for number, limits in enumerate(_limits())}
+    for record in _records(truth, found, thresholds, sizes):
+        number = number_of[tuple(record["aRng"])]
+        # Ids are rows plus one.
+        rows = np.array(record["dtIds"], np.int64) - 1
+        ignored, matched = (np.array(record[key], bool) for key in ("dtIgnore", "dtMatched"))
+        hits[number][:, rows] = matched & ~ignored
+        kept[number][:, rows] = ~ignored
+        if number == 0:
+            partners[:, rows] = np.array(record["dtMatches"], np.int64)
+            is_matched[:, rows] = matched
+    objects = np.full(shape[1:], NO_OBJECT, np.int64)
+    objects[is_matched] = truth.rows_of(partners[is_matched])
+    images = truth.index(found.image_ids)
+    return Matches(images, found.labels, found.scores, found.boxes, hits, kept, objects)
+
+
+def _records(
+    truth: Truth, found: _Found, thresholds: Array, sizes: int
+) -> Iterator[dict[str, Any]]:
+    """hotcoco's records of the images and classes that have detections, which are numbered from one."""
+    here = np.unique(found.image_ids)
+    of_objects = truth.rows_in(truth.index(here))
+    categories = np.array(truth.dataset.category_ids, np.int64)
+    objects = hotcoco.COCO.from_arrays(
+        [{"id": image_id} for image_id in here.tolist()],
+        [{"id": category, "name": str(category)} for category in categories.tolist()],
+        truth.image_ids[truth.images[of_objects]],
+        categories[truth.labels[of_objects]],
+        truth.boxes[of_objects],
+        ids=truth.ids[of_objects],
+        area=truth.areas[of_objects],
+        iscrowd=truth.crowd[of_objects],
+    )
+    columns = [found.image_ids, found.boxes, found.scores, categories[found.labels]]
+    results = objects.load_res(np.column_stack(columns))
+    evaluation = hotcoco.COCOeval(objects, results, "bbox")
+    evaluation.params.img_ids = here.tolist()
+    evaluation.params.cat_ids = categories[np.unique(found.labels)].tolist()
+    evaluation.params.iou_thrs = thresholds.tolist()
+    evaluation.params.area_rng = _limits()[:sizes]
+    evaluation.params.area_rng_lbl = list(AREAS[:sizes])
+    evaluation.evaluate()
+    return (record for record in evaluation.eval_imgs if record is not None and record["dtIds"])
 
 
 def _limits() -> list[list[float]]:

@@ -19,7 +19,8 @@ from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, write_parquet
-from rethink_heads.measure.detections import detect_dataset
+from rethink_heads.measure.detections import keep_detections
+from rethink_heads.measure.kept_detections import HeadDetections, open_detections
 from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, run_provenance, with_fusion
 from rethink_heads.statistics.average_precision import AP_NAMES, resampled_precision
@@ -98,7 +99,7 @@ class Precision:
         if kept is None:
             truth, bootstrap = self._images
             detections = self.detections(point, seed)
-            truth.check(detections)
+            truth.check(detections.found)
             kept = resampled_precision(detections, truth, bootstrap)
             write_parquet(_frame(kept), path, provenance)
         return kept
@@ -119,8 +120,8 @@ class Precision:
         truth = Truth(self.dataset)
         return truth, ImageBootstrap(truth.image_ids, self.replicates, BOOTSTRAP_SEED)
 
-    def detections(self, point: Point, seed: int) -> pd.DataFrame:
-        """Final detections of a point; the column "detector" is the point's label."""
+    def detections(self, point: Point, seed: int) -> HeadDetections:
+        """Final detections of a point, found where they are not there, and left in their file."""
         training, read = self.plan.training_of(point, seed), self.reads[point.label]
         run = Run(training.path, training.config)
         detector = load_detector(run.detector_path, resolve_device(self.device))
@@ -129,9 +130,10 @@ class Precision:
             detector.roi_heads.fusion = read.fusion
             name, provenance = with_fusion(name, provenance, read.fusion)
         folder = run.measurements(name)
-        frame = detect_dataset(detector, self.dataset, run.name, folder, provenance)
-        chosen = frame[frame["head"] == read.reading]
-        return chosen.assign(detector=point.label).reset_index(drop=True)
+        keep_detections(detector, self.dataset, run.name, folder, provenance)
+        memory_mb = training.config.measuring.memory_mb
+        found = open_detections([folder], memory_mb).of_images(self.dataset.image_ids)
+        return HeadDetections(found, (run.name, read.reading))
 
     def _measurements_name(self, training: Training) -> str:
         """Another than the default where the sweep's test images are not the run's own."""

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 
 from benchmarks.made_up import HEADS, Amount, write_parts
-from benchmarks.memory import MIB, PROVENANCE, RESULTS, use_of
+from benchmarks.made_up_detections import write_detections
+from benchmarks.memory import EVALUATE, MIB, PROVENANCE, RESULTS, use_of
+from rethink_heads.measure.detections import DETECTIONS_NAME
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.parts import Parts
 from rethink_heads.measure.reading import MeasurementFiles
@@ -42,6 +44,8 @@ def test_memory_stays_within_its_bound_whatever_the_number_of_objects(tmp_path: 
     # Many objects an image, since the time goes into files.
     amount = Amount(images=50, objects=2500, rows_per_bin=1, proposals=4000)
     write_parts(tmp_path / "parts", amount, PROVENANCE)
+    found_in = Amount(images=50, objects=250, proposals=16000)
+    write_detections(tmp_path / EVALUATE, found_in)
 
     def growth(name: str) -> float:
         use = use_of(name, tmp_path, MEMORY_MB, amount, replicates=10)
@@ -60,4 +64,7 @@ def test_memory_stays_within_its_bound_whatever_the_number_of_objects(tmp_path: 
     boxes = pd.read_parquet(folder.parent / STAGES_NAME)
     assert len(boxes) == amount.images * amount.proposals * 3
     assert boxes.memory_usage(deep=True).sum() > 1.5 * MEMORY_MB * MIB
+    detections = pd.read_parquet(tmp_path / EVALUATE / DETECTIONS_NAME)
+    assert len(detections) == found_in.images * found_in.proposals
+    assert detections.memory_usage(deep=True).sum() > 1.5 * MEMORY_MB * MIB
     assert max(used.values()) < MEMORY_MB, used

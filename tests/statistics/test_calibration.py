@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.measure.kept_detections import head_of
 from rethink_heads.statistics.calibration import (
     CALIBRATION_ERRORS,
     calibration_errors,
@@ -16,8 +17,8 @@ from rethink_heads.statistics.calibration import (
     judged,
     reliability,
 )
-from rethink_heads.statistics.matches import Truth, evaluator
-from tests.made_detections import make_dataset, make_detections
+from rethink_heads.statistics.matches import Truth
+from tests.made_detections import hotcoco_evaluation, make_dataset, make_detections
 from tests.statistics.test_detection_errors import iou
 
 
@@ -83,7 +84,7 @@ def test_errors_by_hand(tmp_path: Path) -> None:
 def test_d_ece_is_hotcocos(dataset: CocoDataset) -> None:
     frame = make_detections(dataset)
     frame["score"] += 0.0013
-    evaluation = evaluator(Truth(dataset), frame)
+    evaluation = hotcoco_evaluation(frame, dataset)
     evaluation.evaluate()
     theirs = evaluation.calibration(n_bins=10, iou_threshold=0.5)
     found = calibration_errors(frame, dataset, replicates=2).set_index("error")
@@ -117,7 +118,7 @@ def test_reliability_by_hand(tmp_path: Path) -> None:
 def test_scores_that_are_the_iou_are_calibrated(dataset: CocoDataset) -> None:
     frame = make_detections(dataset)
     truth = Truth(dataset)
-    rows = judged(frame, truth, 0.5)
+    rows = pd.concat(list(judged(head_of(frame), truth, 0.5)))
     hits = rows[rows["hit"] > 0]
     assert len(hits) > 20
     # The same detections, with their IoU for a score: within an image they are matched alike.

@@ -10,14 +10,11 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.statistics.detection_errors import (
-    ERRORS,
-    compare_errors,
-    detection_errors,
-    sort_errors,
-)
-from rethink_heads.statistics.matches import Truth, evaluator
-from tests.made_detections import make_dataset, make_detections
+from rethink_heads.measure.kept_detections import head_of
+from rethink_heads.statistics.detection_errors import compare_errors, detection_errors
+from rethink_heads.statistics.error_kinds import ERRORS, NO_ERROR, Objects, sort_errors
+from rethink_heads.statistics.matches import Truth
+from tests.made_detections import hotcoco_evaluation, make_dataset, make_detections
 
 Box = list[float]
 RECALLS = np.linspace(0, 1, 101)
@@ -164,7 +161,7 @@ def test_equal_to_hotcoco_on_real_annotations(shared_data: Path) -> None:
 
 
 def compare_with_hotcoco(frame: pd.DataFrame, dataset: CocoDataset) -> None:
-    evaluation = evaluator(Truth(dataset), frame)
+    evaluation = hotcoco_evaluation(frame, dataset)
     evaluation.evaluate()
     theirs = evaluation.tide_errors()
     ours = detection_errors(frame, dataset, replicates=2).set_index("error")
@@ -193,11 +190,14 @@ def test_detections_of_crowds_are_no_errors(tmp_path: Path) -> None:
             "score": 0.9,
         }
     )
-    errors = sort_errors(frame, truth)
-    is_error = errors.kinds != ""
-    # But where one happens to lie on an object of its class, or its class has a found object there.
-    assert not is_error.any()
-    assert errors.unfound.sum() >= (~truth.crowd).sum() - len(frame)
+    objects, seen = Objects(truth), 0
+    for errors in sort_errors(head_of(frame), truth):
+        objects.add(errors)
+        seen += len(errors.kinds)
+        # But where one happens to lie on an object of its class, or its class has a found object there.
+        assert (errors.kinds == NO_ERROR).all()
+    assert seen == len(frame)
+    assert objects.unfound.sum() >= (~truth.crowd).sum() - len(frame)
 
 
 def test_perfect_detections_have_no_errors(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_perfect_detections_have_no_errors(tmp_path: Path) -> None:
     )
     found = detection_errors(frame, dataset, replicates=10)
     assert (found[["delta_ap", "low", "high", "count"]] == 0).all(axis=None)
-    assert not sort_errors(frame, truth).unfound.any()
+    assert found.set_index("error").loc["fn", "count"] == 0
 
 
 def test_intervals_and_differences(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
+from rethink_heads.measure.kept_detections import head_of
 from rethink_heads.statistics.average_precision import (
     AP_NAMES,
     compare_precision,
@@ -18,8 +19,7 @@ from rethink_heads.statistics.average_precision import (
     resampled_precision,
 )
 from rethink_heads.statistics.bootstrap import ImageBootstrap
-from rethink_heads.statistics.matches import Truth, matches
-from rethink_heads.statistics.weighted_precision import class_precision
+from rethink_heads.statistics.matches import Truth
 from tests.made_detections import (
     as_dataset,
     as_results,
@@ -63,24 +63,13 @@ def test_values_are_pycocotools_on_real_annotations(shared_data: Path) -> None:
     np.testing.assert_array_equal([*values_of(table).values()], [*expected.values()])
 
 
-def test_weights_of_one_give_pycocotools(dataset: CocoDataset) -> None:
-    truth, found = Truth(dataset), make_detections(dataset)
-    expected = pycocotools_precision(dataset.annotations_path, as_results(found, dataset))
-    ones = np.ones((1, len(truth.image_ids)))
-    of_classes = [
-        class_precision(ones, m.images, m.hits[0], m.kept[0], np.tile(m.positives[:1], (10, 1)))
-        for m in matches(truth, found)
-    ]
-    assert np.nanmean(of_classes) == pytest.approx(expected["AP"], abs=1e-12)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_replicate_is_pycocotools_on_repeated_images(tmp_path: Path, seed: int) -> None:
     dataset = make_dataset(tmp_path / "once", images=8, seed=seed)
     found = untied(make_detections(dataset, seed))
     truth = Truth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, 3, seed)
-    resampled = resampled_precision(found, truth, bootstrap)
+    resampled = resampled_precision(head_of(found), truth, bootstrap)
     content = json.loads(dataset.annotations_path.read_text())
     for number, weights in enumerate(bootstrap.weights.astype(int)):
         repeated = as_dataset(tmp_path / f"again-{number}", _repeated(content, weights))
@@ -114,7 +103,7 @@ def _repeated(content: dict[str, list[dict[str, int]]], weights: np.ndarray) -> 
 
 def test_leaving_out_an_image_is_evaluating_without_it(dataset: CocoDataset) -> None:
     truth, found = Truth(dataset), make_detections(dataset)
-    resampled = resampled_precision(found, truth, ImageBootstrap(truth.image_ids, 20))
+    resampled = resampled_precision(head_of(found), truth, ImageBootstrap(truth.image_ids, 20))
     assert resampled.left_out is not None
     for place, image_id in enumerate(truth.image_ids.tolist()):
         others = [other for other in truth.image_ids.tolist() if other != image_id]

@@ -21,8 +21,7 @@ from rethink_heads.training.train import train
 from tests.training.recorded import Record, digest, recording, tiny_config, weights
 
 ITERATIONS = 60
-# Late, so that the detector finds something whatever way the processor rounds: of four seeds all did.
-WARMUP, MILESTONES = 10, (55, 58)
+WARMUP, MILESTONES = 10, (40, 50)
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         "training.checkpoint_every=25",
         "training.flip=false",
         "training.batch_size=4",
+        # So that whatever way a processor rounds the training converges and the detector finds something: of twelve
+        # trainings (six seeds, this clipping and half of it) all did, without the three some diverged.
+        "training.gradient_clip=1",
+        "model.rpn_proposals_test=50",
+        "model.score_threshold=0.001",
     )
     run = Run.create(tmp_path_factory.mktemp("runs") / "double", config)
     with recording() as record:

@@ -1,0 +1,170 @@
+"""Final detections read one head and some images at a time: of frames or of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from rethink_heads.files import reading_parquet
+from rethink_heads.measure.detections import DETECTIONS_NAME, load_detections
+from rethink_heads.measure.row_groups import groups_of_file
+
+Side = tuple[str, str]
+"""Detector and head."""
+
+DEFAULT_MEMORY_MB = 512
+_SIDE = ("detector", "head")
+_ORDER = ["image_id", "score"]
+
+
+class KeptDetections(Protocol):
+    """Final detections of any detectors and heads, in the columns of ``DETECTION_TYPES``."""
+
+    @property
+    def memory_mb(self) -> int:
+        """Bound on what statistics hold at once of them, in MiB."""
+        ...
+
+    @property
+    def sides(self) -> Sequence[Side]:
+        """(detector, head) of all that found anything, in the order of the rows."""
+        ...
+
+    def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """One head's detections in parts of whole images: these columns, rows numbered from 0.
+
+        Images come in rising order, each one's detections by falling score, those of equal score as they were found.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FrameDetections:
+    """Detections that are in memory."""
+
+    frame: pd.DataFrame
+    memory_mb: int = DEFAULT_MEMORY_MB
+
+    @property
+    def sides(self) -> list[Side]:
+        """See :class:`KeptDetections`."""
+        found = self.frame[list(_SIDE)].drop_duplicates()
+        return [(str(detector), str(head)) for detector, head in found.to_numpy()]
+
+    def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """See :class:`KeptDetections`; one part."""
+        detector, head = side
+        chosen = (self.frame["detector"] == detector) & (self.frame["head"] == head)
+        yield _in_order(self.frame.loc[chosen], columns)
+
+    def of_images(self, image_ids: Sequence[int]) -> FrameDetections:
+        """Those of some images."""
+        return replace(self, frame=self.frame[self.frame["image_id"].isin(image_ids)])
+
+
+@dataclass(frozen=True)
+class FileDetections:
+    """Detections of files whose row groups are of one detector and head each.
+
+    Attributes:
+        places: of each row group the file, its number there, and whose it is.
+        memory_mb: see :class:`KeptDetections`.
+        image_ids: those of other images are left out; None: none are.
+    """
+
+    places: tuple[tuple[Path, int, Side], ...]
+    memory_mb: int = DEFAULT_MEMORY_MB
+    image_ids: npt.NDArray[np.int64] | None = None
+
+    @property
+    def sides(self) -> list[Side]:
+        """See :class:`KeptDetections`."""
+        paths = list(dict.fromkeys(path for path, _, _ in self.places))
+        found = [sorted({side for path, _, side in self.places if path == each}) for each in paths]
+        return list(dict.fromkeys(side for of_file in found for side in of_file))
+
+    def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """See :class:`KeptDetections`; a part a row group."""
+        needed = list(dict.fromkeys([*columns, *_ORDER]))
+        for path in dict.fromkeys(path for path, _, of in self.places if of == side):
+            with (
+                reading_parquet(path),
+                pq.ParquetFile(path, page_checksum_verification=True) as file,
+            ):
+                for index in (i for at, i, of in self.places if (at, of) == (path, side)):
+                    table = file.read_row_group(index, columns=needed, use_threads=False)
+                    frame: pd.DataFrame = table.to_pandas()
+                    if self.image_ids is not None:
+                        frame = frame[frame["image_id"].isin(self.image_ids)]
+                    yield _in_order(frame, columns)
+
+    def of_images(self, image_ids: Sequence[int]) -> FileDetections:
+        """Those of some images."""
+        return replace(self, image_ids=np.asarray(image_ids, np.int64))
+
+
+@dataclass(frozen=True)
+class HeadDetections:
+    """The detections of one head, of which there may be none."""
+
+    found: KeptDetections
+    side: Side
+
+    @property
+    def memory_mb(self) -> int:
+        """Bound on what statistics hold at once of them, in MiB."""
+        return self.found.memory_mb
+
+    def read(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """Parts of whole images, as :meth:`KeptDetections.read` gives them."""
+        return self.found.read(self.side, columns)
+
+
+def open_detections(
+    folders: Sequence[Path], memory_mb: int = DEFAULT_MEMORY_MB
+) -> FileDetections | FrameDetections:
+    """The detections that ``detect_dataset`` left in folders, without reading them.
+
+    Files of before row groups had one head each are read whole.
+
+    Args:
+        folders: one for each detector.
+        memory_mb: bound on what statistics may hold at once, in MiB.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    places: list[tuple[Path, int, Side]] = []
+    for folder in folders:
+        path = Path(folder) / DETECTIONS_NAME
+        with reading_parquet(path):
+            groups = groups_of_file(path, _SIDE)
+        if groups is None:
+            frames = [load_detections(each)[0] for each in folders]
+            return FrameDetections(pd.concat(frames, ignore_index=True), memory_mb)
+        places += [(path, index, (group[0], group[1])) for index, group in enumerate(groups)]
+    return FileDetections(tuple(places), memory_mb)
+
+
+def as_detections(given: pd.DataFrame | KeptDetections) -> KeptDetections:
+    """Detections of what a function of the statistics is given."""
+    return FrameDetections(given) if isinstance(given, pd.DataFrame) else given
+
+
+def head_of(frame: pd.DataFrame) -> HeadDetections:
+    """A frame's detections, which are one head's, or none at all."""
+    found = FrameDetections(frame)
+    (side,) = found.sides or [("", "")]
+    return HeadDetections(found, side)
+
+
+def _in_order(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    order = np.lexsort((-frame["score"].to_numpy(), frame["image_id"].to_numpy()))
+    return frame[list(columns)].iloc[order].reset_index(drop=True)
