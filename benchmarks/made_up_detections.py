@@ -56,7 +56,8 @@ def open_dataset(folder: Path) -> CocoDataset:
 def _objects(image: int, amount: Amount, seed: int) -> tuple[Array, npt.NDArray[np.int64]]:
     """One image's objects: boxes (n, 4) x, y, width, height and labels (n,)."""
     generator = np.random.default_rng([seed, image, 0])
-    count = max(1, amount.objects // amount.images)
+    first, after = (amount.objects * number // amount.images for number in (image, image + 1))
+    count = max(1, after - first)
     sides = generator.choice(WIDTHS, count)[:, None] * generator.uniform(0.7, 1.4, (count, 2))
     corners = generator.uniform(0, 1, (count, 2)) * (SIDE - sides)
     return np.hstack([corners, sides]), generator.integers(0, len(CLASSES), count)
@@ -86,7 +87,11 @@ def _records(amount: Amount, seed: int) -> Iterator[dict[str, object]]:
         for box, label in zip(boxes, labels.tolist(), strict=True):
             number += 1
             keys = {"id": number, "image_id": image, "category_id": label + 1, "iscrowd": 0}
-            yield {**keys, "bbox": box.round(2).tolist(), "area": float(box[2:].prod())}
+            x, y, width, height = box.round(2).tolist()
+            # An outline as long as COCO's are.
+            outline = [x, y, x + width, y, x + width, y + height, x, y + height] * 6
+            rest = {"area": float(box[2:].prod()), "segmentation": [outline]}
+            yield {**keys, "bbox": [x, y, width, height], **rest}
 
 
 def _frames(amount: Amount, seed: int) -> Iterator[pd.DataFrame]:

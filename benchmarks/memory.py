@@ -27,6 +27,7 @@ import typer
 from benchmarks.made_up import DETECTOR, HEADS, Amount, write_parts, write_stages
 from benchmarks.made_up_detections import open_dataset, write_detections
 from rethink_heads.files import write_text
+from rethink_heads.measure.detections import DETECTIONS_NAME
 
 if TYPE_CHECKING:
     from rethink_heads.measure.measurements import Measurements
@@ -262,7 +263,7 @@ def run(
         parts = where / "parts"
         if {*only} - {STAGES, EVALUATE} and not (parts / "provenance.json").is_file():
             write_parts(parts, amount, PROVENANCE)
-        if EVALUATE in only and not (where / EVALUATE).is_dir():
+        if EVALUATE in only and not (where / EVALUATE / DETECTIONS_NAME).is_file():
             write_detections(where / EVALUATE, amount)
         print(f"made up in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         uses = []

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
+from rethink_heads.measure.kept_detections import FrameDetections, HeadDetections
 from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 from rethink_heads.statistics.average_precision import AP_NAMES
 
@@ -137,6 +138,13 @@ def keep_detections_in(frame: pd.DataFrame, folder: Path, bound: float = 4000) -
     path = folder / DETECTIONS_NAME
     write_by_group(tables, path, DETECTION_TYPES, ("detector", "head"), {"a": "b"}, bound)
     return folder
+
+
+def head_of(frame: pd.DataFrame) -> HeadDetections:
+    """A frame's detections, which are one head's, or none at all."""
+    found = FrameDetections(frame)
+    (side,) = found.sides or [("", "")]
+    return HeadDetections(found, side)
 
 
 def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:

@@ -1,4 +1,4 @@
-"""Final detections for ``rethink-heads evaluate``: which detectors have them, and finding or reading them."""
+"""Final detections for ``rethink-heads evaluate``: which detectors have them, and finding them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def detect(
     device: str,
     classes: Sequence[str] | None,
 ) -> Detected:
-    """Detect with a detector, or read what was detected before.
+    """Detect with a detector, where it was not done before.
 
     Args:
         run: the detector's folder.

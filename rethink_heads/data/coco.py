@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rethink_heads.data.coco_json import check_unique, field, integer, read_json, records
-from rethink_heads.data.coco_objects import BoxCounts, read_objects
+from rethink_heads.data.coco_objects import Annotated, BoxCounts, read_objects
 from rethink_heads.data.images import read_image
 from rethink_heads.data.sample import Sample
 from rethink_heads.errors import UserError
@@ -109,6 +109,12 @@ class CocoDataset(Dataset[Sample]):
     def left_out_ids(self) -> frozenset[int]:
         """Ids of the file's degenerate and outside boxes, of any class; crowd boxes are not among them."""
         return self._objects.unusable_ids
+
+    @property
+    def annotated(self) -> Annotated:
+        """The objects and crowds of this dataset's images and classes as the file has them, in its order."""
+        found = self._objects.annotated
+        return found.only(found.images < len(self))
 
     @property
     def box_counts(self) -> BoxCounts:

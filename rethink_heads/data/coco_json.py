@@ -17,7 +17,7 @@ _LARGEST_AREA = 2.0**127
 
 
 def read_json(path: Path) -> tuple[dict[str, Any], str]:
-    """Return the JSON object in ``path`` and the SHA-256 of its bytes."""
+    """Return the JSON object in ``path``, without outlines, and the SHA-256 of its bytes."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -25,7 +25,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     except OSError as error:
         raise UserError(f"cannot read annotation file {path}: {error.strerror}") from error
     try:
-        parsed = json.loads(content)
+        parsed = json.loads(content, object_hook=_without_outline)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}); give a COCO JSON file") from error
     if not isinstance(parsed, dict):
@@ -34,6 +34,12 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
             "'annotations' and 'categories'; give a COCO JSON file"
         )
     return parsed, hashlib.sha256(content).hexdigest()
+
+
+def _without_outline(record: dict[str, Any]) -> dict[str, Any]:
+    """Drop an object's outline at once: those of all objects would take most of the memory, and none is read."""
+    record.pop("segmentation", None)
+    return record
 
 
 def records(content: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:

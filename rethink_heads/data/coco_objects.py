@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,6 +45,28 @@ class BoxCounts:
 
 
 @dataclass(frozen=True)
+class Annotated:
+    """M usable objects and crowds as the file has them, in its order: what evaluation goes by.
+
+    Attributes:
+        images: (M,) index of each one's image; labels: (M,) 0..K-1; ids: (M,) the file's.
+        boxes: (M, 4) float64, x, y, width, height in px; areas: (M,) px^2, NaN where the file gives none.
+        crowd: (M,) whether it is one.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> Annotated:
+        """Those that a mask (M,) chooses."""
+        return Annotated(**{name: values[chosen] for name, values in vars(self).items()})
+
+
+@dataclass(frozen=True)
 class CocoObjects:
     """N usable objects, sorted by image; those of image i are the rows offsets[i]:offsets[i + 1].
 
@@ -55,6 +77,7 @@ class CocoObjects:
         labels: (N,) 0..K-1; areas: (N,) float32, px^2; ids: (N,) the file's; clipped: (N,) whether the border cut them.
         counts: (I, 6) what became of each image's boxes, in the order of BoxCounts.
         unusable_ids: ids of the degenerate and outside boxes.
+        annotated: what the file says of them and of crowds.
     """
 
     boxes: np.ndarray
@@ -64,6 +87,7 @@ class CocoObjects:
     clipped: np.ndarray
     counts: np.ndarray
     unusable_ids: frozenset[int]
+    annotated: Annotated
 
     @cached_property
     def offsets(self) -> list[int]:
@@ -82,6 +106,8 @@ class CocoObjects:
         np.add.at(counts[:, _KEPT], image_index[~kept], -1)
         np.add.at(counts[:, _OTHER], image_index[~kept], 1)
         np.add.at(counts[:, _CLIPPED], image_index[~kept & self.clipped], -1)
+        annotated = self.annotated.only(np.isin(self.annotated.labels, labels))
+        relabelled = np.searchsorted(labels, annotated.labels)
         return CocoObjects(
             self.boxes[kept],
             np.searchsorted(labels, self.labels[kept]),
@@ -90,6 +116,7 @@ class CocoObjects:
             self.clipped[kept],
             counts,
             self.unusable_ids,
+            replace(annotated, labels=relabelled),
         )
 
 
@@ -142,6 +169,7 @@ def read_objects(
     check_unique(len(np.unique(ids)), count, "annotation", where)
 
     boxes, fate, clipped = _clip(xywh, crowd, np.array(sizes, float)[image_index])
+    annotated = Annotated(image_index, labels, ids, xywh, areas, crowd)
     areas = np.where(np.isnan(areas), (boxes[:, 2:] - boxes[:, :2]).prod(1), areas)
     counts = np.zeros((len(image_ids), _COLUMNS), np.int64)
     np.add.at(counts, (image_index, fate), 1)
@@ -157,6 +185,7 @@ def read_objects(
         clipped[kept],
         counts,
         frozenset(ids[np.isin(fate, (_DEGENERATE, _OUTSIDE))].tolist()),
+        annotated.only(np.isin(fate, (_KEPT, _CROWD))),
     )
 
 

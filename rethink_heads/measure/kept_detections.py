@@ -34,7 +34,7 @@ class KeptDetections(Protocol):
 
     @property
     def sides(self) -> Sequence[Side]:
-        """(detector, head) of all that found anything, in the order of the rows."""
+        """(detector, head) of all that found anything, in whatever images, in the order of the rows."""
         ...
 
     def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -45,12 +45,19 @@ class KeptDetections(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrameDetections:
-    """Detections that are in memory."""
+    """Detections that are in memory.
+
+    Attributes:
+        frame: in the columns of ``DETECTION_TYPES``.
+        memory_mb: see :class:`KeptDetections`.
+        image_ids: those of other images are left out; None: none are.
+    """
 
     frame: pd.DataFrame
     memory_mb: int = DEFAULT_MEMORY_MB
+    image_ids: npt.NDArray[np.int64] | None = None
 
     @property
     def sides(self) -> list[Side]:
@@ -62,14 +69,14 @@ class FrameDetections:
         """See :class:`KeptDetections`; one part."""
         detector, head = side
         chosen = (self.frame["detector"] == detector) & (self.frame["head"] == head)
-        yield _in_order(self.frame.loc[chosen], columns)
+        yield _in_order(_of_images(self.frame.loc[chosen], self.image_ids), columns)
 
     def of_images(self, image_ids: Sequence[int]) -> FrameDetections:
         """Those of some images."""
-        return replace(self, frame=self.frame[self.frame["image_id"].isin(image_ids)])
+        return replace(self, image_ids=np.asarray(image_ids, np.int64))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileDetections:
     """Detections of files whose row groups are of one detector and head each.
 
@@ -100,10 +107,7 @@ class FileDetections:
             ):
                 for index in (i for at, i, of in self.places if (at, of) == (path, side)):
                     table = file.read_row_group(index, columns=needed, use_threads=False)
-                    frame: pd.DataFrame = table.to_pandas()
-                    if self.image_ids is not None:
-                        frame = frame[frame["image_id"].isin(self.image_ids)]
-                    yield _in_order(frame, columns)
+                    yield _in_order(_of_images(table.to_pandas(), self.image_ids), columns)
 
     def of_images(self, image_ids: Sequence[int]) -> FileDetections:
         """Those of some images."""
@@ -158,11 +162,8 @@ def as_detections(given: pd.DataFrame | KeptDetections) -> KeptDetections:
     return FrameDetections(given) if isinstance(given, pd.DataFrame) else given
 
 
-def head_of(frame: pd.DataFrame) -> HeadDetections:
-    """A frame's detections, which are one head's, or none at all."""
-    found = FrameDetections(frame)
-    (side,) = found.sides or [("", "")]
-    return HeadDetections(found, side)
+def _of_images(frame: pd.DataFrame, image_ids: npt.NDArray[np.int64] | None) -> pd.DataFrame:
+    return frame if image_ids is None else frame[frame["image_id"].isin(image_ids)]
 
 
 def _in_order(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

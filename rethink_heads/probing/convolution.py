@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rethink_heads.probing.processor import has_matrix_units
 from rethink_heads.probing.products import products_by_place
 
 KERNEL = 3
@@ -138,9 +137,6 @@ def _whole(values: Tensor) -> Tensor:
 def _pays(weight: Tensor, resolution: int, dtype: torch.dtype) -> bool:
     """Whether the products are less work than the convolution, and no less exact. Measured on CPUs alone."""
     if weight.device.type != "cpu":
-        return False
-    if dtype == torch.bfloat16 and has_matrix_units():
-        # The plain convolution's products cost so little there that the transforms cost more: by a sixth of the head.
         return False
     into, _, back = transforms(resolution)
     if dtype == torch.bfloat16 and max(_error(into, dtype), _error(back, dtype)) > LARGEST_ERROR:

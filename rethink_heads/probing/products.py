@@ -7,11 +7,26 @@ convolution at 497. In bfloat16 oneDNN does both.
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rethink_heads.probing.processor import mkl_is_slow
+_PROCESSORS = Path("/proc/cpuinfo")
+_INTEL = "GenuineIntel"
+
+
+@functools.cache
+def mkl_is_slow() -> bool:
+    """Whether float32 products go to MKL on a processor that is not Intel's; False where its maker is not known."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    try:
+        return "vendor_id" in (text := _PROCESSORS.read_text()) and _INTEL not in text
+    except OSError:
+        return False
 
 
 def by_convolution(x: Tensor) -> bool:

@@ -25,6 +25,7 @@ from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
 from rethink_heads.statistics.matches import (
     AREAS,
     THRESHOLDS,
+    Flags,
     Truth,
     matches,
     of_heads,
@@ -229,11 +230,11 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     return as_resampled(of_metrics.mean, bootstrap, of_metric, exact)
 
 
-def _counts(found: Candidates, area: int) -> Any:
+def _counts(found: Candidates, area: int) -> Flags:
     """Whether detections (N,) count for a size at any IoU threshold."""
     first = area * len(THRESHOLDS)
     settings = range(first, first + len(THRESHOLDS))
-    return np.any([found.setting(number)[1] for number in settings], axis=0)
+    return np.asarray(np.any([found.setting(number)[1] for number in settings], axis=0))
 
 
 class OverClasses:

@@ -55,8 +55,8 @@ POSITIVE_IOU = 0.5
 RELIABILITY_BINS = 10
 D_ECE_BINS, LAECE_BINS = 10, 25
 CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")
-# What is added up by image and bin.
-_SUMS = ["one", "score", "hit", "iou"]
+# What is added up by image and bin, after the number.
+_SUMS = ["score", "hit", "iou"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Calibration:
 
     Attributes:
         errors: the three CALIBRATION_ERRORS.
-        sums: (I, D_ECE_BINS, 4) of _SUMS by image and bin, all classes together.
+        sums: (I, D_ECE_BINS, 4) number and _SUMS by image and bin, all classes together.
     """
 
     errors: Resampled
@@ -207,14 +207,14 @@ def judged(
 ) -> Iterator[pd.DataFrame]:
     """One head's detections that count, some images after another.
 
-    Columns: "image_id", "label", "score", "one" (1), "hit" (0 or 1) and "iou" (0 without a hit).
+    Columns: "image_id", "label", "score", "hit" and "iou" (0 without a hit).
     """
     for found in matches(truth, head, np.array([iou_threshold]), sizes=1, labels=labels):
         hits, kept = found.hits[0, 0], found.kept[0, 0]
         ious = np.zeros(len(hits))
         ious[hits] = box_ious(found.boxes[hits], truth.boxes[found.objects[0, hits]])
         rows = pd.DataFrame({"image_id": truth.image_ids[found.images], "label": found.labels})
-        rows = rows.assign(score=found.scores, one=1.0, hit=hits * 1.0, iou=ious)
+        rows = rows.assign(score=found.scores, hit=hits, iou=ious)
         yield rows[kept].reset_index(drop=True)
 
 
@@ -261,24 +261,31 @@ def _of_classes(
             # Of one class there may be more than there is memory for.
             _add(sums, rows, bootstrap)
         else:
-            gathered.append(rows)
+            gathered.append(rows.astype({"label": "int32"}))
     if len(labels) == 1:
         yield sums
-    for _, rows in pd.concat(gathered).groupby("label") if gathered else ():
+    if not gathered:
+        return
+    found = pd.concat(gathered, ignore_index=True)
+    gathered.clear()
+    order = np.argsort(found["label"].to_numpy(), kind="stable")
+    ends = np.flatnonzero(np.diff(found["label"].to_numpy()[order])) + 1
+    for rows_of_class in np.split(order, ends):
         sums[:] = 0
-        _add(sums, rows, bootstrap)
+        _add(sums, found.iloc[rows_of_class], bootstrap)
         yield sums
 
 
 def _no_sums(bootstrap: ImageBootstrap, bins: int) -> Array:
-    return np.zeros((len(bootstrap.image_ids), bins, len(_SUMS)))
+    return np.zeros((len(bootstrap.image_ids), bins, 1 + len(_SUMS)))
 
 
 def _add(sums: Array, rows: pd.DataFrame, bootstrap: ImageBootstrap) -> None:
-    """Add judged detections to sums (I, bins, 4) of _SUMS by image and bin."""
+    """Add judged detections to sums (I, bins, 4) by image and bin: their number and _SUMS."""
     bins = sums.shape[1]
     bin_of = np.clip(np.ceil(rows["score"].to_numpy() * bins).astype(np.int64) - 1, 0, bins - 1)
     columns = rows[_SUMS].to_numpy(np.float64)
+    columns = np.column_stack([np.ones(len(rows)), columns])
     bootstrap.add_by_image(sums, rows["image_id"].to_numpy(np.int64), columns, bin_of)
 
 

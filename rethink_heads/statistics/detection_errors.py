@@ -149,7 +149,8 @@ def resampled_errors(
     curves = None
     for label, found, is_last in by_class(gather, turns):
         # By now all images were gone through, so that all objects' fates are known.
-        curves = curves or Curves(draws, _positives(truth, objects, label))
+        if curves is None:
+            curves = Curves(draws, _positives(truth, objects, label))
         curves.add(found, is_last)
         if is_last:
             gains.add(_gains(curves.values))

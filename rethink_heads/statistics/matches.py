@@ -6,7 +6,6 @@ counts again without matching again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -63,36 +62,25 @@ class Truth:
 
     Attributes:
         image_ids: (I,) of the images that are evaluated, ascending.
-        labels: (G,) class 0..K-1 of each object; images: (G,) index of its image, ascending; boxes: (G, 4) x, y, width,
-            height in px of the original image; areas: (G,) px^2; crowd: (G,) whether it is one; ids: (G,).
+        labels: (G,) class 0..K-1 of each object; ids: (G,); images: (G,) index of its image, ascending.
+        boxes: (G, 4) x, y, width, height in px of the original image.
+        areas: (G,) px^2, the box's where the file gives none; crowd: (G,) whether it is one.
     """
 
     def __init__(self, dataset: CocoDataset) -> None:
         self.dataset = dataset
         self.image_ids: Indices = np.unique(np.array(dataset.image_ids, np.int64))
-        wanted = set(dataset.image_ids)
-        label_of = {category: label for label, category in enumerate(dataset.category_ids)}
-        kept = [
-            record
-            for record in json.loads(dataset.annotations_path.read_bytes())["annotations"]
-            if record["id"] not in dataset.left_out_ids
-            and record["image_id"] in wanted
-            and record["category_id"] in label_of
-        ]
-        images = self.index([record["image_id"] for record in kept])
+        annotated = dataset.annotated
+        images = self.index(np.array(dataset.image_ids, np.int64)[annotated.images])
         # A stable sort keeps the file's order within an image, by which equal matches are decided.
         order = np.argsort(images, kind="stable")
         self.images: Indices = images[order]
-        self.ids: Indices = np.array([record["id"] for record in kept], np.int64)[order]
-        labels = np.array([label_of[record["category_id"]] for record in kept], np.int64)
-        self.labels: Indices = labels[order]
-        boxes = np.array([record["bbox"] for record in kept], np.float64).reshape(-1, 4)
-        self.boxes: Array = boxes[order]
-        areas = np.array([record.get("area", np.nan) for record in kept], np.float64)[order]
+        self.ids: Indices = annotated.ids[order]
+        self.labels: Indices = annotated.labels[order]
+        self.boxes: Array = annotated.boxes[order]
+        areas = annotated.areas[order]
         self.areas: Array = np.where(np.isnan(areas), self.boxes[:, 2:].prod(axis=1), areas)
-        crowd = np.array([bool(record.get("iscrowd", 0)) for record in kept], bool)
-        self.crowd: Flags = crowd[order]
-        self._by_id = np.argsort(self.ids)
+        self.crowd: Flags = annotated.crowd[order]
 
     @property
     def class_count(self) -> int:
@@ -102,10 +90,6 @@ class Truth:
     def index(self, image_ids: Any) -> Indices:
         """Positions (N,) of image ids (N,) in ``image_ids``."""
         return np.searchsorted(self.image_ids, np.asarray(image_ids, np.int64)).astype(np.int64)
-
-    def rows_of(self, object_ids: Indices) -> Indices:
-        """Rows (N,) of objects' ids (N,), all of which are there."""
-        return self._by_id[np.searchsorted(self.ids, object_ids, sorter=self._by_id)]
 
     def rows_in(self, images: Indices) -> Indices:
         """Rows of the objects of some images, which are indices in rising order."""
@@ -209,7 +193,7 @@ def matches(
         least_score: only detections of this score or more. Better ones are matched first.
     """
     for part in head.read(_COLUMNS):
-        chosen = (part["score"] >= least_score).to_numpy()
+        chosen = ~(part["score"] < least_score).to_numpy()
         if labels is not None:
             chosen = chosen & part["label"].isin(labels).to_numpy()
         frame = part[chosen]
@@ -232,7 +216,7 @@ def _by_images(image_ids: Indices) -> Iterator[slice]:
 class _Found(NamedTuple):
     """What is matched; boxes as COCO writes them: x, y, width, height."""
 
-    image_ids: Indices
+    images: Indices
     labels: Indices
     boxes: Array
     scores: Array
@@ -241,7 +225,7 @@ class _Found(NamedTuple):
 def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -> Matches:
     corners = frame[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
     found = _Found(
-        frame["image_id"].to_numpy(np.int64),
+        truth.index(frame["image_id"]),
         frame["label"].to_numpy(np.int64),
         np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
         frame["score"].to_numpy(np.float64),
@@ -252,7 +236,7 @@ def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -
     number_of = {tuple(limits): number for number, limits in enumerate(_limits())}
     for record in _records(truth, found, thresholds, sizes):
         number = number_of[tuple(record["aRng"])]
-        # Ids are rows plus one.
+        # Numbers are rows plus one, of objects too.
         rows = np.array(record["dtIds"], np.int64) - 1
         ignored, matched = (np.array(record[key], bool) for key in ("dtIgnore", "dtMatched"))
         hits[number][:, rows] = matched & ~ignored
@@ -261,33 +245,34 @@ def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -
             partners[:, rows] = np.array(record["dtMatches"], np.int64)
             is_matched[:, rows] = matched
     objects = np.full(shape[1:], NO_OBJECT, np.int64)
-    objects[is_matched] = truth.rows_of(partners[is_matched])
-    images = truth.index(found.image_ids)
-    return Matches(images, found.labels, found.scores, found.boxes, hits, kept, objects)
+    objects[is_matched] = partners[is_matched] - 1
+    return Matches(found.images, found.labels, found.scores, found.boxes, hits, kept, objects)
 
 
 def _records(
     truth: Truth, found: _Found, thresholds: Array, sizes: int
 ) -> Iterator[dict[str, Any]]:
-    """hotcoco's records of the images and classes that have detections, which are numbered from one."""
-    here = np.unique(found.image_ids)
-    of_objects = truth.rows_in(truth.index(here))
-    categories = np.array(truth.dataset.category_ids, np.int64)
+    """hotcoco's records of the images and classes that have detections.
+
+    Images, classes, objects and detections are numbered from one: in an array of floats not every id has room.
+    """
+    here, classes = np.unique(found.images), np.unique(found.labels)
+    of_objects = truth.rows_in(here)
     objects = hotcoco.COCO.from_arrays(
-        [{"id": image_id} for image_id in here.tolist()],
-        [{"id": category, "name": str(category)} for category in categories.tolist()],
-        truth.image_ids[truth.images[of_objects]],
-        categories[truth.labels[of_objects]],
+        [{"id": number} for number in (here + 1).tolist()],
+        [{"id": number, "name": str(number)} for number in range(1, truth.class_count + 1)],
+        truth.images[of_objects] + 1,
+        truth.labels[of_objects] + 1,
         truth.boxes[of_objects],
-        ids=truth.ids[of_objects],
+        ids=of_objects + 1,
         area=truth.areas[of_objects],
         iscrowd=truth.crowd[of_objects],
     )
-    columns = [found.image_ids, found.boxes, found.scores, categories[found.labels]]
+    columns = [found.images + 1, found.boxes, found.scores, found.labels + 1]
     results = objects.load_res(np.column_stack(columns))
     evaluation = hotcoco.COCOeval(objects, results, "bbox")
-    evaluation.params.img_ids = here.tolist()
-    evaluation.params.cat_ids = categories[np.unique(found.labels)].tolist()
+    evaluation.params.img_ids = (here + 1).tolist()
+    evaluation.params.cat_ids = (classes + 1).tolist()
     evaluation.params.iou_thrs = thresholds.tolist()
     evaluation.params.area_rng = _limits()[:sizes]
     evaluation.params.area_rng_lbl = list(AREAS[:sizes])

@@ -70,30 +70,31 @@ class Turn:
 
     Attributes:
         labels: (L,) the classes.
-        least, most: of the scores' :func:`score_keys`.
+        lowest_key, highest_key: of the scores' :func:`score_keys`.
         is_last: whether no lower scores of these classes are to come.
     """
 
     labels: Indices
-    least: int = 0
-    most: int = _KEYS - 1
+    lowest_key: int = 0
+    highest_key: int = _KEYS - 1
     is_last: bool = True
 
     def holds(self, found: Candidates) -> Flags:
         """Which detections (N,) are of this turn."""
         keys = score_keys(found.scores)
-        within = (keys >= self.least) & (keys <= self.most)
+        within = (keys >= self.lowest_key) & (keys <= self.highest_key)
         return np.asarray(within & np.isin(found.labels, self.labels))
 
     @property
     def least_score(self) -> float:
         """A score that none of this turn's is below."""
-        return _lowest_score(self.least)
+        return _lowest_score(self.lowest_key)
 
 
 def score_keys(scores: Array) -> npt.NDArray[np.uint16]:
     """Keys (N,) that rise with scores (N,): half of the bits of their float32."""
-    bits = np.asarray(scores, np.float32).view(np.int32)
+    # Adding makes -0 the 0 that it is equal to.
+    bits = (np.asarray(scores, np.float32) + np.float32(0)).view(np.int32)
     # The order of negative numbers is that of their bits turned round.
     ordered = np.where(bits < 0, ~bits, bits | np.int32(-(2**31)))
     return (ordered.view(np.uint32) >> 16).astype(np.uint16)
@@ -112,25 +113,25 @@ def _lowest_score(key: int) -> float:
 
 def turns_of(head: HeadDetections, class_count: int) -> list[Turn]:
     """Turns of all classes, in rising order, of no more detections than the bound on memory has room for."""
-    most = max(1, head.memory_mb * MIB // _PART_OF_MEMORY // _BYTES_EACH)
+    room = max(1, head.memory_mb * MIB // _PART_OF_MEMORY // _BYTES_EACH)
     counts = np.zeros(class_count, np.int64)
     for part in head.read(["label"]):
         counts += np.bincount(part["label"].to_numpy(np.int64), minlength=class_count)
     turns: list[Turn] = []
     gathered: list[int] = []
     for label, count in enumerate(counts.tolist()):
-        if gathered and counts[gathered].sum() + count > most:
+        if gathered and counts[gathered].sum() + count > room:
             turns.append(Turn(np.array(gathered)))
             gathered = []
-        if count > most:
-            turns += _ranges(head, label, most)
+        if count > room:
+            turns += _ranges(head, label, room)
         else:
             gathered.append(label)
     return turns + ([Turn(np.array(gathered))] if gathered else [])
 
 
-def _ranges(head: HeadDetections, label: int, most: int) -> list[Turn]:
-    """Ranges of one class's scores, the highest first; of equal keys there may be more than ``most``."""
+def _ranges(head: HeadDetections, label: int, room: int) -> list[Turn]:
+    """Ranges of one class's scores, the highest first; of equal keys there may be more than there is ``room`` for."""
     counts = np.zeros(_KEYS, np.int64)
     for part in head.read(["label", "score"]):
         scores = part["score"].to_numpy(np.float64)[(part["label"] == label).to_numpy()]
@@ -139,7 +140,7 @@ def _ranges(head: HeadDetections, label: int, most: int) -> list[Turn]:
     above = _KEYS
     held = 0
     for key in np.flatnonzero(counts)[::-1].tolist():
-        if held and held + counts[key] > most:
+        if held and held + counts[key] > room:
             ends.append(above)
             held = 0
         held += int(counts[key])

@@ -20,8 +20,9 @@ from rethink_heads.statistics.ranking import Candidates
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads precision."""
-# Sets of weights times true positives or images at once: 8 MiB.
-_MOST_AT_ONCE = 2**20
+# Sets of weights times true positives, images, or recalls and settings at once. Of such arrays, of 4 MiB, there are
+# some eight at a time.
+_MOST_AT_ONCE = 2**19
 
 
 class Draws:
@@ -74,7 +75,7 @@ class Curves:
         self.precision = np.zeros((len(positives), len(RECALLS)))
         self._with_objects = np.flatnonzero(positives.any(axis=0))
         self._begun: dict[int, _Curve] = {}
-        most = max(draws.images, int(positives.sum(axis=1).max(initial=0)), 1)
+        most = max(draws.images, int(positives.sum(axis=1).max(initial=0)), self.precision.size, 1)
         self._step = max(1, _MOST_AT_ONCE // most)
 
     def add(self, found: Candidates, is_last: bool) -> None:
@@ -95,7 +96,7 @@ class Curves:
             values = curve.precision.mean(axis=-1)
             self.values[sets] = np.where(curve.to_find > 0, values, np.nan).T
             if sets.start == 0:
-                self.precision = curve.precision[:, 0]
+                self.precision = curve.precision[:, 0].copy()
 
     def _sets(self) -> Iterator[slice]:
         for start in range(0, len(self._draws), self._step):

@@ -135,6 +135,24 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
     assert dataset.subset(1).box_counts == BoxCounts(
         objects=3, crowd=1, degenerate=3, outside=2, clipped=1
     )
+    # What evaluation goes by: as the file has it, with the crowd.
+    annotated = dataset.annotated
+    assert annotated.ids.tolist() == [1, 2, 8, 9, 11]
+    assert annotated.images.tolist() == [0, 0, 0, 0, 1]
+    assert annotated.crowd.tolist() == [False, True, False, False, False]
+    assert annotated.boxes[2].tolist() == [-4, 25, 10, 10]
+    assert np.isnan(annotated.areas).all()
+    assert dataset.subset(1).annotated.ids.tolist() == [1, 2, 8, 9]
+
+
+def test_annotated_classes_are_counted_anew(tmp_path: Path, content: dict[str, Any]) -> None:
+    late = {**box_record(2, [0, 0, 4, 5], image_id=3, segmentation=[[0, 0, 4, 0, 4, 5]])}
+    content["annotations"] += [{**late, "category_id": 9, "area": 7.5}]
+    dataset = CocoDataset(*write(tmp_path, content))
+    assert dataset.annotated.labels.tolist() == [0, 1]
+    chosen = dataset.with_classes(["late"]).annotated
+    assert (chosen.labels.tolist(), chosen.ids.tolist()) == ([0], [2])
+    assert (chosen.images.tolist(), chosen.areas.tolist()) == ([1], [7.5])
 
 
 def test_subset_keeps_classes_and_order(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -15,10 +15,9 @@ from rethink_heads.measure.detections import DETECTIONS_NAME, in_order
 from rethink_heads.measure.kept_detections import (
     FileDetections,
     FrameDetections,
-    head_of,
     open_detections,
 )
-from tests.made_detections import keep_detections_in, make_dataset, make_detections
+from tests.made_detections import head_of, keep_detections_in, make_dataset, make_detections
 
 COLUMNS = ["image_id", "label", "x1", "score"]
 SIDES = [("run", "conv"), ("run", "fc")]
@@ -63,6 +62,9 @@ def test_those_of_some_images(frame: pd.DataFrame, tmp_path: Path) -> None:
     for found in (open_detections([folder]), FrameDetections(frame)):
         parts = list(found.of_images(few).read(("run", "fc"), COLUMNS))
         pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
+        # A head that found nothing in them is there all the same.
+        assert sorted(found.of_images([]).sides) == SIDES
+        assert sum(map(len, found.of_images([]).read(("run", "fc"), COLUMNS))) == 0
 
 
 def test_several_detectors_keep_their_order(frame: pd.DataFrame, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from rethink_heads.probing import convolution, processor, products
+from rethink_heads.probing import convolution, products
 from rethink_heads.probing.conv_blocks import Affine, factors_for
 from rethink_heads.probing.convolution import Convolution, transforms
 from rethink_heads.probing.products import product, product_of_blocks, products_by_place
@@ -22,9 +22,8 @@ ERRORS = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.04}
 
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 products as on an Intel processor and as on another one, neither with units for bfloat16's."""
+    """float32 products as on an Intel processor and as on another one."""
     monkeypatch.setattr(products, "mkl_is_slow", lambda: request.param)
-    monkeypatch.setattr(convolution, "has_matrix_units", lambda: False)
 
 
 def expected_of(x: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor:
@@ -153,30 +152,8 @@ def test_where_mkl_is_slow(
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr(processor, "_PROCESSORS", path)
-    assert processor.mkl_is_slow.__wrapped__() == slow
-
-
-@pytest.mark.parametrize("flags", [None, "avx512_bf16", "avx512_bf16 amx_bf16 amx_tile"])
-def test_matrix_units_leave_bfloat16_to_the_plain_convolution(
-    flags: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "cpuinfo"
-    if flags is not None:
-        path.write_text(f"vendor_id\t: GenuineIntel\nflags\t\t: {flags}\n")
-    monkeypatch.setattr(processor, "_PROCESSORS", path)
-    has_units = processor.has_matrix_units.__wrapped__()
-    assert has_units == (flags is not None and "amx_bf16" in flags)
-    monkeypatch.setattr(convolution, "has_matrix_units", lambda: has_units)
-    weight = torch.randn(96, 128, 3, 3, dtype=torch.float64)
-    bias = torch.randn(96, dtype=torch.float64).bfloat16().double()
-    x = torch.randn(4 * 49, 128, dtype=torch.float64).relu()
-    expected = expected_of(x, weight, bias, 7)
-    for dtype in ERRORS:
-        layer = Convolution(weight, bias, 7, dtype)
-        assert (layer.frequencies == 0) == (has_units and dtype == torch.bfloat16)
-        bound = ERRORS[dtype] * float(expected.square().mean().sqrt())
-        torch.testing.assert_close(layer(x.to(dtype)).double(), expected, rtol=0, atol=bound)
+    monkeypatch.setattr(products, "_PROCESSORS", path)
+    assert products.mkl_is_slow.__wrapped__() == slow
 
 
 @given(seed=st.integers(0, 2**32), biases=st.integers(1, 5))

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.measure.kept_detections import head_of
 from rethink_heads.statistics.calibration import (
     CALIBRATION_ERRORS,
     calibration_errors,
@@ -18,7 +17,7 @@ from rethink_heads.statistics.calibration import (
     reliability,
 )
 from rethink_heads.statistics.matches import Truth
-from tests.made_detections import hotcoco_evaluation, make_dataset, make_detections
+from tests.made_detections import head_of, hotcoco_evaluation, make_dataset, make_detections
 from tests.statistics.test_detection_errors import iou
 
 

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.measure.kept_detections import head_of
 from rethink_heads.statistics.detection_errors import compare_errors, detection_errors
 from rethink_heads.statistics.error_kinds import ERRORS, NO_ERROR, Objects, sort_errors
 from rethink_heads.statistics.matches import Truth
-from tests.made_detections import hotcoco_evaluation, make_dataset, make_detections
+from tests.made_detections import head_of, hotcoco_evaluation, make_dataset, make_detections
 
 Box = list[float]
 RECALLS = np.linspace(0, 1, 101)

@@ -8,7 +8,13 @@ import pandas as pd
 import pytest
 
 from rethink_heads.detection_results import detection_tables
-from rethink_heads.measure.kept_detections import FileDetections, open_detections
+from rethink_heads.files import write_parquet
+from rethink_heads.measure.detections import DETECTIONS_NAME
+from rethink_heads.measure.kept_detections import (
+    FileDetections,
+    FrameDetections,
+    open_detections,
+)
 from rethink_heads.statistics import matches, ranking, weighted_precision
 from rethink_heads.statistics.average_precision import precision_table
 from tests.made_detections import keep_detections_in, make_dataset, make_detections
@@ -16,11 +22,14 @@ from tests.made_detections import keep_detections_in, make_dataset, make_detecti
 SIDES = [("run", "conv"), ("run", "fc"), ("run", "nothing")]
 
 
-def test_turns_and_files_change_no_digit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("replicates", [40, 20], ids=["fewer images", "more images"])
+def test_turns_and_files_change_no_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicates: int
+) -> None:
     dataset = make_dataset(tmp_path / "data", images=30)
     heads = [make_detections(dataset, seed, head=head) for seed, head in enumerate(("fc", "conv"))]
     frame = pd.concat(heads, ignore_index=True)
-    options = {"errors": True, "calibration": True, "replicates": 40}
+    options = {"errors": True, "calibration": True, "replicates": replicates}
     pairs = [(SIDES[0], SIDES[1])]
     whole = detection_tables(frame, dataset, SIDES, pairs=pairs, **options)
     assert set(whole["ap"]["head"]) == {"fc", "conv", "nothing"}
@@ -44,8 +53,23 @@ def test_turns_and_files_change_no_digit(tmp_path: Path, monkeypatch: pytest.Mon
         assert list(found) == list(whole)
         for name, table in whole.items():
             pd.testing.assert_frame_equal(found[name], table, rtol=0, atol=1e-15)
+        assert found["ap"].equals(whole["ap"])
         assert len(turns[0]) >= least_turns
         turns.clear()
+
+
+def test_files_of_before_row_groups_give_the_same(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", images=12)
+    heads = [make_detections(dataset, seed, head=head) for seed, head in enumerate(("conv", "fc"))]
+    frame = pd.concat(heads, ignore_index=True)
+    write_parquet(frame, tmp_path / "old" / DETECTIONS_NAME, {})
+    old = open_detections([tmp_path / "old"]).of_images(dataset.image_ids)
+    assert isinstance(old, FrameDetections)
+    new = open_detections([keep_detections_in(frame, tmp_path / "new")])
+    options = {"errors": True, "calibration": True, "replicates": 20}
+    tables = [detection_tables(found, dataset, SIDES, **options) for found in (old, new)]
+    for name, table in tables[0].items():
+        pd.testing.assert_frame_equal(table, tables[1][name])
 
 
 def test_detections_of_the_dataset_alone_are_looked_at(tmp_path: Path) -> None:

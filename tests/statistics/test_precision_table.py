@@ -11,7 +11,6 @@ import pytest
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.measure.kept_detections import head_of
 from rethink_heads.statistics.average_precision import (
     AP_NAMES,
     compare_precision,
@@ -19,10 +18,13 @@ from rethink_heads.statistics.average_precision import (
     resampled_precision,
 )
 from rethink_heads.statistics.bootstrap import ImageBootstrap
+from rethink_heads.statistics.calibration import calibration_errors
+from rethink_heads.statistics.detection_errors import detection_errors
 from rethink_heads.statistics.matches import Truth
 from tests.made_detections import (
     as_dataset,
     as_results,
+    head_of,
     make_dataset,
     make_detections,
     pycocotools_precision,
@@ -142,6 +144,24 @@ def test_what_is_not_there_has_no_precision(tmp_path: Path) -> None:
     values = table.set_index("metric")
     assert values["value"].notna().tolist() == [True, True, True, True, False, False]
     assert values.loc["APl", ["low", "high"]].isna().all()
+
+
+@pytest.mark.parametrize("first", [2**53 + 1, 1_700_000_000_000_000_000])
+def test_ids_of_any_size(tmp_path: Path, first: int) -> None:
+    """Larger than a float has room for."""
+    small = make_dataset(tmp_path / "small", images=8)
+    found = make_detections(small)
+    content = json.loads(small.annotations_path.read_text())
+    for image in content["images"]:
+        image["id"] += first
+    for record in content["annotations"]:
+        record |= {"id": record["id"] + first, "image_id": record["image_id"] + first}
+    large = as_dataset(tmp_path / "large", content)
+    moved = found.assign(image_id=found["image_id"] + first)
+    for table in (precision_table, detection_errors, calibration_errors):
+        pd.testing.assert_frame_equal(
+            table(moved, large, replicates=20), table(found, small, replicates=20)
+        )
 
 
 def test_a_subset_is_judged_by_its_own_images(dataset: CocoDataset) -> None:

@@ -25,6 +25,7 @@ scores = st.lists(
 @given(st.lists(finite, min_size=2, max_size=30))
 def test_keys_rise_with_scores(values: list[float]) -> None:
     ordered = np.sort(np.array(values))
+    assert len({*score_keys(np.array([0.0, -0.0])).tolist()}) == 1
     keys = score_keys(ordered).astype(int)
     assert (np.diff(keys) >= 0).all()
     for key in np.unique(keys).tolist():
@@ -106,7 +107,5 @@ def test_many_classes_share_a_turn_and_a_large_one_takes_several() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_BYTES_EACH", ranking.MIB // ranking._PART_OF_MEMORY // 7)
         turns = turns_of(head, 5)
-    assert [turn.labels.tolist() for turn in turns] == [[2], [2], [2], [0, 1], [3, 4]] or [
-        turn.labels.tolist() for turn in turns
-    ] == [[0, 1], [2], [2], [2], [3, 4]]
+    assert [turn.labels.tolist() for turn in turns] == [[0, 1], [2], [2], [2], [3, 4]]
     assert [turn.is_last for turn in turns if turn.labels.tolist() == [2]] == [False, False, True]
