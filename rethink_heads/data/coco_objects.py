@@ -49,14 +49,13 @@ class Annotated:
     """M usable objects and crowds as the file has them, in its order: what evaluation goes by.
 
     Attributes:
-        images: (M,) index of each one's image; labels: (M,) 0..K-1; ids: (M,) the file's.
+        images: (M,) index of each one's image; labels: (M,) 0..K-1.
         boxes: (M, 4) float64, x, y, width, height in px; areas: (M,) px^2, NaN where the file gives none.
         crowd: (M,) whether it is one.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    ids: np.ndarray
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
@@ -169,7 +168,7 @@ def read_objects(
     check_unique(len(np.unique(ids)), count, "annotation", where)
 
     boxes, fate, clipped = _clip(xywh, crowd, np.array(sizes, float)[image_index])
-    annotated = Annotated(image_index, labels, ids, xywh, areas, crowd)
+    annotated = Annotated(image_index, labels, xywh, areas, crowd)
     areas = np.where(np.isnan(areas), (boxes[:, 2:] - boxes[:, :2]).prod(1), areas)
     counts = np.zeros((len(image_ids), _COLUMNS), np.int64)
     np.add.at(counts, (image_index, fate), 1)

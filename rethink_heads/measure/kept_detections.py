@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
-from rethink_heads.files import reading_parquet
 from rethink_heads.measure.detections import DETECTIONS_NAME, load_detections
-from rethink_heads.measure.row_groups import groups_of_file
+from rethink_heads.measure.row_groups import Place, places_in, read_places
 
 Side = tuple[str, str]
 """Detector and head."""
@@ -81,33 +81,27 @@ class FileDetections:
     """Detections of files whose row groups are of one detector and head each.
 
     Attributes:
-        places: of each row group the file, its number there, and whose it is.
+        places: the row groups.
         memory_mb: see :class:`KeptDetections`.
         image_ids: those of other images are left out; None: none are.
     """
 
-    places: tuple[tuple[Path, int, Side], ...]
+    places: tuple[Place, ...]
     memory_mb: int = DEFAULT_MEMORY_MB
     image_ids: npt.NDArray[np.int64] | None = None
 
     @property
     def sides(self) -> list[Side]:
         """See :class:`KeptDetections`."""
-        paths = list(dict.fromkeys(path for path, _, _ in self.places))
-        found = [sorted({side for path, _, side in self.places if path == each}) for each in paths]
+        of_files = groupby(self.places, key=itemgetter(0))
+        found = [sorted({(detector, head) for _, _, (detector, head) in of}) for _, of in of_files]
         return list(dict.fromkeys(side for of_file in found for side in of_file))
 
     def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
         """See :class:`KeptDetections`; a part a row group."""
         needed = list(dict.fromkeys([*columns, *_ORDER]))
-        for path in dict.fromkeys(path for path, _, of in self.places if of == side):
-            with (
-                reading_parquet(path),
-                pq.ParquetFile(path, page_checksum_verification=True) as file,
-            ):
-                for index in (i for at, i, of in self.places if (at, of) == (path, side)):
-                    table = file.read_row_group(index, columns=needed, use_threads=False)
-                    yield _in_order(_of_images(table.to_pandas(), self.image_ids), columns)
+        for frame in read_places([place for place in self.places if place[2] == side], needed):
+            yield _in_order(_of_images(frame, self.image_ids), columns)
 
     def of_images(self, image_ids: Sequence[int]) -> FileDetections:
         """Those of some images."""
@@ -145,16 +139,11 @@ def open_detections(
     Raises:
         UserError: there are none, or a file is damaged.
     """
-    places: list[tuple[Path, int, Side]] = []
-    for folder in folders:
-        path = Path(folder) / DETECTIONS_NAME
-        with reading_parquet(path):
-            groups = groups_of_file(path, _SIDE)
-        if groups is None:
-            frames = [load_detections(each)[0] for each in folders]
-            return FrameDetections(pd.concat(frames, ignore_index=True), memory_mb)
-        places += [(path, index, (group[0], group[1])) for index, group in enumerate(groups)]
-    return FileDetections(tuple(places), memory_mb)
+    places = places_in([Path(folder) / DETECTIONS_NAME for folder in folders], _SIDE)
+    if places is None:
+        frames = [load_detections(each)[0] for each in folders]
+        return FrameDetections(pd.concat(frames, ignore_index=True), memory_mb)
+    return FileDetections(places, memory_mb)
 
 
 def as_detections(given: pd.DataFrame | KeptDetections) -> KeptDetections:

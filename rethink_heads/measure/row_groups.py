@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rethink_heads.files import parquet_streams
+from rethink_heads.files import parquet_streams, reading_parquet
 from rethink_heads.measure.frames import BY_GROUP
 
 Group = tuple[str, ...]
+Place = tuple[Path, int, Group]
+"""A row group: its file, its number there, and what it is of."""
 Part = TypeVar("Part")
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
@@ -68,6 +73,39 @@ def groups_of_file(path: Path, columns: Sequence[str]) -> list[Group] | None:
     metadata = pq.read_metadata(path)
     places = [schema.names.index(column) for column in columns]
     return [group_of(metadata.row_group(i), places) for i in range(metadata.num_row_groups)]
+
+
+def places_in(paths: Sequence[Path], columns: Sequence[str]) -> tuple[Place, ...] | None:
+    """The row groups of several files; None where those of any file are not of one group each.
+
+    Raises:
+        UserError: a file is not there, or damaged.
+    """
+    places: list[Place] = []
+    for path in paths:
+        with reading_parquet(path):
+            groups = groups_of_file(path, columns)
+        if groups is None:
+            return None
+        places += [(path, index, group) for index, group in enumerate(groups)]
+    return tuple(places)
+
+
+def read_places(places: Iterable[Place], columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+    """These columns of some row groups, one after another; each of a file's that stand together opens it once.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    names = list(columns)
+    for path, of_file in groupby(places, key=itemgetter(0)):
+        with (
+            reading_parquet(path),
+            pq.ParquetFile(path, page_checksum_verification=True) as file,
+        ):
+            for _, index, _ in of_file:
+                table = file.read_row_group(index, columns=names, use_threads=False)
+                yield table.select(names).to_pandas()
 
 
 def group_of(metadata: pq.RowGroupMetaData, places: Sequence[int]) -> Group:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 
-from rethink_heads.files import reading_parquet
-from rethink_heads.measure.row_groups import Group, groups_of_file
+from rethink_heads.measure.row_groups import Group, Place, places_in, read_places
 from rethink_heads.measure.stage_frame import STAGE_GROUP, STAGES_NAME, load_stages
 
 Side = tuple[str, str]
@@ -86,7 +82,7 @@ class FileBoxes:
         places: of each row group the file, its number there, and what it is of.
     """
 
-    places: tuple[tuple[Path, int, Group], ...]
+    places: tuple[Place, ...]
 
     @property
     def groups(self) -> set[Group]:
@@ -125,16 +121,11 @@ def open_stages(folders: Sequence[Path]) -> FileBoxes | FrameBoxes:
     Raises:
         UserError: there are none, or a file is damaged.
     """
-    places: list[tuple[Path, int, Group]] = []
-    for folder in folders:
-        path = Path(folder) / STAGES_NAME
-        with reading_parquet(path):
-            groups = groups_of_file(path, STAGE_GROUP)
-        if groups is None:
-            frames = [load_stages(each)[0] for each in folders]
-            return FrameBoxes(pd.concat(frames, ignore_index=True))
-        places += [(path, index, group) for index, group in enumerate(groups)]
-    return FileBoxes(tuple(places))
+    places = places_in([Path(folder) / STAGES_NAME for folder in folders], STAGE_GROUP)
+    if places is None:
+        frames = [load_stages(each)[0] for each in folders]
+        return FrameBoxes(pd.concat(frames, ignore_index=True))
+    return FileBoxes(places)
 
 
 def as_boxes(given: pd.DataFrame | StageBoxes) -> StageBoxes:
@@ -156,14 +147,6 @@ def _with_ids(columns: Sequence[str]) -> list[str]:
     return [*MATCHED, *(column for column in columns if column not in MATCHED)]
 
 
-def _parts(places: Iterable[tuple[Path, int, Group]], columns: list[str]) -> Iterator[pd.DataFrame]:
-    """The matched boxes of each of some row groups, those of a file together."""
-    for path, of_file in groupby(places, key=itemgetter(0)):
-        with (
-            reading_parquet(path),
-            pq.ParquetFile(path, page_checksum_verification=True) as file,
-        ):
-            for _, index, _ in of_file:
-                table = file.read_row_group(index, columns=columns, use_threads=False)
-                frame: pd.DataFrame = table.select(columns).to_pandas()
-                yield frame[frame["object_id"] >= 0]
+def _parts(places: Iterable[Place], columns: list[str]) -> Iterator[pd.DataFrame]:
+    """The matched boxes of each of some row groups."""
+    return (frame[frame["object_id"] >= 0] for frame in read_places(places, columns))

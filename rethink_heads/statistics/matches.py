@@ -62,7 +62,7 @@ class Truth:
 
     Attributes:
         image_ids: (I,) of the images that are evaluated, ascending.
-        labels: (G,) class 0..K-1 of each object; ids: (G,); images: (G,) index of its image, ascending.
+        labels: (G,) class 0..K-1 of each object; images: (G,) index of its image, ascending.
         boxes: (G, 4) x, y, width, height in px of the original image.
         areas: (G,) px^2, the box's where the file gives none; crowd: (G,) whether it is one.
     """
@@ -75,7 +75,6 @@ class Truth:
         # A stable sort keeps the file's order within an image, by which equal matches are decided.
         order = np.argsort(images, kind="stable")
         self.images: Indices = images[order]
-        self.ids: Indices = annotated.ids[order]
         self.labels: Indices = annotated.labels[order]
         self.boxes: Array = annotated.boxes[order]
         areas = annotated.areas[order]
