@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,33 @@ from rethink_heads.measure.kept_detections import (
     Side,
     as_detections,
 )
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    SHARE,
+    Array,
+    ImageBootstrap,
+    Resampled,
+)
 from rethink_heads.statistics.matches import (
     AREAS,
     THRESHOLDS,
     Flags,
+    Indices,
+    Matches,
     Truth,
-    matches,
+    match_detections,
     of_heads,
     of_side,
     resampling,
 )
-from rethink_heads.statistics.ranking import Candidates, Turn, by_class, turns_of
-from rethink_heads.statistics.weighted_precision import RECALLS, Curves, Draws
+from rethink_heads.statistics.weighted_precision import (
+    RECALLS,
+    Weights,
+    by_class,
+    in_draws,
+    precision_at_recalls,
+    weighted_precision,
+)
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AP_COLUMNS = ["detector", "head", "metric", "value", "low", "high", "images"]
@@ -196,78 +210,68 @@ def difference_frame(
 
 
 def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBootstrap) -> Resampled:
-    """The six average precisions (6,) of one head's detections, of the replicates, and without each image."""
-    draws = Draws(bootstrap)
-    of_metrics = OverClasses(len(draws), len(AP_NAMES))
-    precision = np.full((len(AREAS), len(THRESHOLDS), len(RECALLS), truth.class_count), -1.0)
-    bears = np.zeros((len(truth.image_ids), len(AREAS)), bool)
+    """The six average precisions (6,) of one head's detections, and of the replicates."""
+    found = match_detections(truth, head)
+    settings = len(AREAS) * len(THRESHOLDS)
+    true, counted = (each.reshape(settings, -1) for each in (found.true, found.counted))
+
+    def objects(label: int) -> tuple[Indices, Flags]:
+        images, within = truth.to_find(label)
+        return images, np.repeat(within, len(THRESHOLDS), axis=0)
+
+    rankings = list(
+        by_class(
+            found.labels, found.images, found.scores, true, counted, objects, truth.class_count
+        )
+    )
     cells = list(_CELLS.values())
 
-    def gather(turn: Turn) -> Iterator[Candidates]:
-        for one in matches(truth, head, labels=turn.labels, least_score=turn.least_score):
-            hits, kept = (flags.reshape(-1, len(one.images)) for flags in (one.hits, one.kept))
-            yield Candidates.of(one.labels, one.images, one.scores, hits, kept)
+    def of_draws(weights: Weights) -> Array:
+        mean = MeanOverClasses()
+        for ranking in rankings:
+            values = weighted_precision(ranking, weights).reshape(-1, len(AREAS), len(THRESHOLDS))
+            mean.add(np.stack([values[:, area, cut].mean(axis=-1) for area, cut in cells], axis=-1))
+        return mean.value
 
-    curves = None
-    for label, found, is_last in by_class(gather, turns_of(head, truth.class_count)):
-        if curves is None:
-            positives = truth.positives(label)
-            curves = Curves(draws, np.repeat(positives, len(THRESHOLDS), axis=0))
-        curves.add(found, is_last)
-        if positives.any():
-            bears |= positives.T > 0
-            for area in range(len(AREAS)):
-                bears[found.images[_counts(found, area)], area] = True
-        if is_last:
-            values = curves.values.reshape(-1, len(AREAS), len(THRESHOLDS))
-            of_metrics.add(np.stack([values[:, a, cut].mean(axis=-1) for a, cut in cells], axis=-1))
-            there = positives.any(axis=1)
-            shape = (len(AREAS), len(THRESHOLDS), len(RECALLS))
-            precision[there, ..., label] = curves.precision.reshape(shape)[there]
-            curves = None
-    of_metric = bears[:, [area for area, _ in cells]]
-    exact = np.array([_mean_precision(precision[area, cut]) for area, cut in cells])
-    return as_resampled(of_metrics.mean, bootstrap, of_metric, exact)
+    # By class, size, IoU threshold and recall; then as pycocotools has it.
+    precision = np.stack([precision_at_recalls(ranking) for ranking in rankings])
+    precision = precision.reshape(-1, len(AREAS), len(THRESHOLDS), len(RECALLS))
+    value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
+    bears = _bearing_images(found, truth)[[area for area, _ in cells]]
+    return Resampled(np.array(value), in_draws(bootstrap, of_draws), bears.sum(axis=1), SHARE)
 
 
-def _counts(found: Candidates, area: int) -> Flags:
-    """Whether detections (N,) count for a size at any IoU threshold."""
-    first = area * len(THRESHOLDS)
-    settings = range(first, first + len(THRESHOLDS))
-    return np.asarray(np.any([found.setting(number)[1] for number in settings], axis=0))
+def _bearing_images(found: Matches, truth: Truth) -> Flags:
+    """Whether an image bears on the precision of a size (A, I): it has objects, or detections of a class that has."""
+    bears = np.zeros((len(AREAS), len(truth.image_ids)), bool)
+    has_objects = np.zeros((len(AREAS), truth.class_count), bool)
+    for label in range(truth.class_count):
+        images, within = truth.to_find(label)
+        has_objects[:, label] = within.any(axis=1)
+        for area, chosen in enumerate(within):
+            bears[area, images[chosen]] = True
+    for area, counted in enumerate(found.counted.any(axis=1) & has_objects[:, found.labels]):
+        bears[area, found.images[counted]] = True
+    return bears
 
 
-class OverClasses:
+class MeanOverClasses:
     """Mean over classes of quantities (B, M), each over the classes that it is defined for."""
 
-    def __init__(self, sets: int, quantities: int) -> None:
-        self._sum, self._count = np.zeros((2, sets, quantities))
+    def __init__(self) -> None:
+        self._sum: Array = np.zeros(())
+        self._count: Array = np.zeros(())
 
     def add(self, values: Array) -> None:
         """Add a class's values (B, M), nan where they are not defined."""
         is_there = ~np.isnan(values)
-        self._sum += np.where(is_there, values, 0)
-        self._count += is_there
+        self._sum = self._sum + np.where(is_there, values, 0)
+        self._count = self._count + is_there
 
     @property
-    def mean(self) -> Array:
+    def value(self) -> Array:
         """(B, M), nan where no class has a value."""
         return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
-
-
-def as_resampled(
-    values: Array, bootstrap: ImageBootstrap, bears: Any, exact: Array | None = None
-) -> Resampled:
-    """Values (1 + B + I, M) of the weights of ``weighted_precision.Draws`` as a statistic to take intervals of.
-
-    Args:
-        bears: (I, M) whether an image bears on the statistic.
-        exact: (M,) to take the place of the value of all images, from which it differs by rounding alone.
-    """
-    cut = 1 + bootstrap.replicates
-    left_out = np.where(bears, values[cut:], np.nan) if len(values) > cut else None
-    value = values[0] if exact is None else exact
-    return Resampled(value, values[1:cut], left_out, bears.sum(axis=0))
 
 
 def _summary(evaluation: hotcoco.COCOeval) -> dict[str, float]:

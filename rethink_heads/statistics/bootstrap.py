@@ -5,11 +5,15 @@ in an image by how often it was drawn. Images are those of the whole measurement
 objects of the size in question adds nothing to it. A replicate that drew nothing at all for a
 quantity gives nan and is left out of that quantity's interval.
 
-Intervals are bias-corrected and accelerated (Efron and Tibshirani, An Introduction to the
-Bootstrap, section 14.3), expanded for the number of images (Hesterberg, What Teachers Should Know
-About the Bootstrap, 2015). Plain percentiles are too short where images are few: in a simulation of
-40 clustered images those of Pearson's correlation held the truth in 90% of trials instead of 95%,
-these in 93%; of 8 images in 73% and 84%.
+An interval is the value and Student's t times the replicates' standard deviation on either side, with one degree of
+freedom fewer than the images that bear on the value; of a correlation on Fisher's scale. It is about the mean of the
+statistic over data sets of as many images. For means, spreads and correlations that is next to the value of all
+images that there could be. AP and calibration errors of few objects a class are larger on average than those of many
+(the ranking of few objects fits them by chance), and no interval mends that: compare AP of equally many images.
+
+Quantiles of the replicates, bias-corrected and accelerated or not, hold the truth less often: copies of an image
+raise each class's AP alike, so that the replicates of a mean over many classes lie beside the value, by more than their
+spread (benchmarks/coverage.py, whose table is in benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -27,11 +31,20 @@ Statistic = Callable[[Array], Array]
 
 LEVEL = 0.95
 REPLICATES = 1000
-# Fewer images than this say nothing about how images differ: no interval.
-FEWEST_IMAGES = 2
+FEWEST_IMAGES = 5
+"""Of fewer images that bear on a value there is no interval: they do not tell how images differ."""
+# Replicates that differ by less of the value differ by rounding: no interval, since images that are all the same do
+# not tell how others would differ.
+ROUNDING = 1e-9
 # What is held at once of the weights, of which there are as many as replicates times images, and of other arrays of
 # that size.
 BLOCK_BYTES = 16 * 2**20
+
+Limits = tuple[float, float]
+ANY: Limits = (-np.inf, np.inf)
+SPREAD: Limits = (0.0, np.inf)
+SHARE: Limits = (0.0, 1.0)
+CORRELATION: Limits = (-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -45,75 +58,57 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Resampled:
-    """A statistic of all images, of each replicate and of all images but one.
+    """A statistic of all images and of each replicate.
 
     Attributes:
         value: (...) of all images.
         replicates: (B, ...).
-        left_out: (I, ...) without each image, nan for those that do not bear on the statistic; or
-            None where that is too slow, which does without the acceleration.
         images: (...) how many images bear on the statistic.
+        limits: within which it lies; of CORRELATION the interval is taken on Fisher's scale.
     """
 
     value: Array
     replicates: Array
-    left_out: Array | None
     images: npt.NDArray[np.int64]
+    limits: Limits = ANY
 
     def less(self, other: Resampled) -> Resampled:
         """The difference of two statistics on the same images and draws."""
-        left_out = None
-        if self.left_out is not None and other.left_out is not None:
-            left_out = self.left_out - other.left_out
         return Resampled(
             self.value - other.value,
             self.replicates - other.replicates,
-            left_out,
             np.minimum(self.images, other.images),
         )
 
     def estimate(self, level: float = LEVEL) -> Estimate:
-        """The value and its interval, nan where fewer than two images bear on it."""
-        images = np.maximum(self.images, FEWEST_IMAGES)
-        tail = np.sqrt(images / (images - 1)) * scipy.special.stdtrit(images - 1, (1 - level) / 2)
-        bias = self._bias()
-        ends = []
-        for end in (tail, -tail):
-            stretch = np.maximum(1 - self._acceleration() * (bias + end), 0.1)
-            part = scipy.special.ndtr(bias + (bias + end) / stretch)
-            ends.append(np.where(self.images < FEWEST_IMAGES, np.nan, self._quantile(part)))
-        return Estimate(self.value, *ends)
+        """The value and its interval; nan where fewer than FEWEST_IMAGES bear on it, or nothing varies."""
+        images = np.maximum(self.images, 2)
+        times = -scipy.special.stdtrit(images - 1, (1 - level) / 2)
+        reach = times * np.sqrt(images / (images - 1)) * _deviation(self.replicates)
+        has_interval = (self.images >= FEWEST_IMAGES) & (
+            reach > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
+        )
+        low, high = self.value - reach, self.value + reach
+        if self.limits == CORRELATION:
+            centre = _fisher(self.value)
+            reach = times * np.sqrt(images / (images - 1)) * _deviation(_fisher(self.replicates))
+            low, high = np.tanh(centre - reach), np.tanh(centre + reach)
+        ends = (np.clip(end, *self.limits) for end in (low, high))
+        return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
 
-    def _bias(self) -> Array:
-        """How far the median of the replicates is from the value, in standard deviations."""
-        # Drawing each image once gives the value again, but for the rounding of sums.
-        rounding = 1e-12 * np.abs(self.value)
-        below = (self.replicates < self.value - rounding).sum(axis=0)
-        below = below + 0.5 * (np.abs(self.replicates - self.value) <= rounding).sum(axis=0)
-        found = (~np.isnan(self.replicates)).sum(axis=0)
-        # Away from 0 and 1, where the deviation is infinite.
-        return np.asarray(scipy.special.ndtri((below + 0.5) / (found + 1)))
 
-    def _acceleration(self) -> Array:
-        """A sixth of the skewness of the images' influence; at most 1/6 either way."""
-        if self.left_out is None or not len(self.left_out):
-            return np.zeros(self.value.shape)
-        count = np.maximum((~np.isnan(self.left_out)).sum(axis=0), 1)
-        influence = np.nansum(self.left_out, axis=0) / count - self.left_out
-        spread = np.nansum(influence**2, axis=0)
-        skewness = np.nansum(influence**3, axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(spread > 0, skewness / (6 * spread**1.5), 0.0)
+def _fisher(correlation: Array) -> Array:
+    """Fisher's z, of which the spread hardly depends on the correlation; finite at -1 and 1."""
+    return np.asarray(np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6)))
 
-    def _quantile(self, part: Array) -> Array:
-        """Quantile ``part`` (...) of the replicates, each place its own; nan left out."""
-        ordered = np.sort(self.replicates, axis=0)  # nan last
-        found = (~np.isnan(ordered)).sum(axis=0)
-        position = part * np.maximum(found - 1, 0)
-        before = np.floor(position).astype(np.int64)
-        after = np.minimum(before + 1, np.maximum(found - 1, 0))
-        low, high = (np.take_along_axis(ordered, at[None], axis=0)[0] for at in (before, after))
-        return np.asarray(low + (high - low) * (position - before))
+
+def _deviation(replicates: Array) -> Array:
+    """Standard deviation (...) over replicates (B, ...), nan left out; nan of fewer than two."""
+    found = np.isfinite(replicates)
+    count = found.sum(axis=0)
+    mean = np.where(found, replicates, 0.0).sum(axis=0) / np.maximum(count, 1)
+    squares = (np.where(found, replicates - mean, 0.0) ** 2).sum(axis=0)
+    return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
 
 
 class ImageBootstrap:
@@ -206,36 +201,26 @@ class ImageBootstrap:
         return np.concatenate([np.tensordot(w, sums, axes=1) for w in self.weight_blocks()])
 
     def resample(
-        self, sums: Array, statistic: Statistic, bears: npt.NDArray[np.bool_] | None = None
+        self,
+        sums: Array,
+        statistic: Statistic,
+        bears: npt.NDArray[np.bool_] | None = None,
+        limits: Limits = ANY,
     ) -> Resampled:
-        """A statistic of all images, of the replicates, and without each image in turn.
+        """A statistic of all images and of the replicates.
 
         Args:
             sums: (I, ..., M) per image.
             statistic: (R, ..., M) -> (R, ...), nan where it is not defined.
             bears: (I, ...) whether an image bears on the statistic; by default where the first of
                 the M sums, the count, is not zero.
+            limits: within which the statistic lies.
         """
         if bears is None:
             bears = sums[..., 0] > 0
-        total = sums.sum(axis=0)
-        return Resampled(
-            value=statistic(total[None])[0],
-            replicates=statistic(self.replicate(sums)),
-            left_out=self._left_out(sums, total, statistic, bears),
-            images=bears.sum(axis=0),
-        )
+        value = statistic(sums.sum(axis=0)[None])[0]
+        return Resampled(value, statistic(self.replicate(sums)), bears.sum(axis=0), limits)
 
-    def _left_out(
-        self, sums: Array, total: Array, statistic: Statistic, bears: npt.NDArray[np.bool_]
-    ) -> Array:
-        """The statistic without each image that bears on it, of some images after another."""
-        rows = max(1, BLOCK_BYTES // 4 // max(1, total.nbytes))
-        blocks = [slice(start, start + rows) for start in range(0, max(1, len(sums)), rows)]
-        return np.concatenate(
-            [np.where(bears[b], statistic(total - sums[b]), np.nan) for b in blocks]
-        )
-
-    def estimate(self, sums: Array, statistic: Statistic) -> Estimate:
+    def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""
-        return self.resample(sums, statistic).estimate()
+        return self.resample(sums, statistic, limits=limits).estimate()

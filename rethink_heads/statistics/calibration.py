@@ -14,9 +14,7 @@ They also depend on which detections are kept: of those of low scores there are 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,7 +27,7 @@ from rethink_heads.measure.kept_detections import (
     as_detections,
 )
 from rethink_heads.statistics.average_precision import (
-    OverClasses,
+    MeanOverClasses,
     difference_frame,
     estimate_rows,
 )
@@ -43,20 +41,18 @@ from rethink_heads.statistics.matches import (
     Indices,
     Truth,
     box_ious,
-    matches,
+    match_detections,
     of_heads,
     of_side,
     resampling,
 )
-from rethink_heads.statistics.ranking import turns_of
 from rethink_heads.statistics.sums import ratio
+from rethink_heads.statistics.weighted_precision import Weights, in_draws
 
 POSITIVE_IOU = 0.5
 RELIABILITY_BINS = 10
 D_ECE_BINS, LAECE_BINS = 10, 25
 CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")
-# What is added up by image and bin, after the number.
-_SUMS = ["score", "hit", "iou"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,7 @@ class Calibration:
 
     Attributes:
         errors: the three CALIBRATION_ERRORS.
-        sums: (I, D_ECE_BINS, 4) number and _SUMS by image and bin, all classes together.
+        sums: (I, D_ECE_BINS, 4) columns of :class:`Scored` by image and bin, all classes together.
     """
 
     errors: Resampled
@@ -107,15 +103,14 @@ def reliability(
     truth, bootstrap = resampling(found, dataset, replicates, seed)
     frames = []
     for head in of_heads(found):
-        sums = _no_sums(bootstrap, bins)
-        for rows in judged(head, truth, iou_threshold):
-            _add(sums, rows, bootstrap)
+        scored = scored_detections(head, truth, iou_threshold)
+        sums = scored.sums(bins, len(truth.image_ids))
         frames.append(reliability_rows(head.side, sums, bootstrap))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.DataFrame:
-    """One head's rows of :func:`reliability`, of sums (I, bins, 4) of its judged detections by image and bin."""
+    """One head's rows of :func:`reliability`, of sums (I, bins, 4) of its detections by image and bin: :class:`Scored`."""
     bins = sums.shape[1]
     columns = {
         "detector": side[0],
@@ -199,23 +194,35 @@ def compare_calibration(
     return difference_frame("error", CALIBRATION_ERRORS, a, b, *sides)
 
 
-def judged(
-    head: HeadDetections,
-    truth: Truth,
-    iou_threshold: float,
-    labels: Collection[int] | None = None,
-) -> Iterator[pd.DataFrame]:
-    """One head's detections that count, some images after another.
+@dataclass(frozen=True)
+class Scored:
+    """N detections that count.
 
-    Columns: "image_id", "label", "score", "hit" and "iou" (0 without a hit).
+    Attributes:
+        images: (N,) index of each one's image; labels: (N,).
+        columns: (N, 4) 1, score, whether it is a true positive, and its IoU with its object (0 without).
     """
-    for found in matches(truth, head, np.array([iou_threshold]), sizes=1, labels=labels):
-        hits, kept = found.hits[0, 0], found.kept[0, 0]
-        ious = np.zeros(len(hits))
-        ious[hits] = box_ious(found.boxes[hits], truth.boxes[found.objects[0, hits]])
-        rows = pd.DataFrame({"image_id": truth.image_ids[found.images], "label": found.labels})
-        rows = rows.assign(score=found.scores, hit=hits, iou=ious)
-        yield rows[kept].reset_index(drop=True)
+
+    images: Indices
+    labels: Indices
+    columns: Array
+
+    def sums(self, bins: int, images: int) -> Array:
+        """Columns added up by image and bin of the score: (images, bins, 4)."""
+        bin_of = np.clip(np.ceil(self.columns[:, 1] * bins).astype(np.int64) - 1, 0, bins - 1)
+        places = self.images * bins + bin_of
+        total = [np.bincount(places, column, images * bins) for column in self.columns.T]
+        return np.stack(total, axis=-1).reshape(images, bins, -1).astype(np.float64)
+
+
+def scored_detections(head: HeadDetections, truth: Truth, iou_threshold: float) -> Scored:
+    """One head's detections that count, matched."""
+    found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
+    true, counted = found.true[0, 0], found.counted[0, 0]
+    ious = np.zeros(len(true))
+    ious[true] = box_ious(found.boxes[true], truth.boxes[found.objects[0, true]])
+    columns = np.stack([np.ones(len(true)), found.scores, true, ious], axis=1)
+    return Scored(found.images[counted], found.labels[counted], columns[counted])
 
 
 def calibration_of(
@@ -224,69 +231,32 @@ def calibration_of(
     bootstrap: ImageBootstrap,
     iou_threshold: float = POSITIVE_IOU,
 ) -> Calibration:
-    """One head's calibration errors; so many classes are judged at once as there is memory for."""
-    pooled = _no_sums(bootstrap, D_ECE_BINS)
-    of_classes = OverClasses(1 + bootstrap.replicates + len(bootstrap.image_ids), 1)
-    each = np.ones(len(bootstrap.image_ids), bool)
-    # Sums need no order: a class that is ranked in several turns is judged in one.
-    for labels in [turn.labels for turn in turns_of(head, truth.class_count) if turn.is_last]:
-        for sums in _of_classes(head, truth, iou_threshold, labels, pooled, bootstrap):
-            found = bootstrap.resample(sums, partial(_gap, target=3), each)
-            values = np.concatenate([[found.value], found.replicates, _left_out(found)])
-            of_classes.add(values[:, None])
-    bears = pooled[..., 0].sum(axis=1) > 0
-    cut = 1 + bootstrap.replicates
-    mean = of_classes.mean[:, 0]
-    laece = Resampled(
-        mean[0], mean[1:cut], np.where(bears, mean[cut:], np.nan), np.asarray(bears.sum())
-    )
-    distance, signed = (partial(_gap, target=2, signed=signed) for signed in (False, True))
-    d_ece, overconfidence = (bootstrap.resample(pooled, s, bears) for s in (distance, signed))
-    return Calibration(_together([d_ece, laece, overconfidence]), pooled)
+    """One head's calibration errors."""
+    scored = scored_detections(head, truth, iou_threshold)
+    images = len(truth.image_ids)
+    pooled = scored.sums(D_ECE_BINS, images)
+    of_classes = []
+    for label in np.unique(scored.labels):
+        chosen = scored.labels == label
+        # Of the images that have such detections, which are few where there are many classes.
+        there, places = np.unique(scored.images[chosen], return_inverse=True)
+        of_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
+        of_classes.append((there, of_class.sums(LAECE_BINS, len(there))))
 
+    def of_draws(weights: Weights) -> Array:
+        mean = MeanOverClasses()
+        for there, sums in of_classes:
+            summed = weights[there].T @ sums.reshape(len(there), -1)
+            mean.add(_gap(summed.reshape(-1, *sums.shape[1:]), target=3)[:, None])
+        every = np.tensordot(weights.T.astype(np.float64), pooled, axes=1)
+        d_ece, overconfidence = (_gap(every, target=2, signed=signed) for signed in (False, True))
+        # Without any detection there is no class to take a mean over.
+        laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if of_classes else d_ece
+        return np.stack([d_ece, laece, overconfidence], axis=-1)
 
-def _of_classes(
-    head: HeadDetections,
-    truth: Truth,
-    iou_threshold: float,
-    labels: Indices,
-    pooled: Array,
-    bootstrap: ImageBootstrap,
-) -> Iterator[Array]:
-    """Sums (I, LAECE_BINS, 4) of each of some classes that has detections; they are added to ``pooled``, too."""
-    sums, gathered = _no_sums(bootstrap, LAECE_BINS), []
-    for rows in judged(head, truth, iou_threshold, labels):
-        _add(pooled, rows, bootstrap)
-        if len(labels) == 1:
-            # Of one class there may be more than there is memory for.
-            _add(sums, rows, bootstrap)
-        else:
-            gathered.append(rows.astype({"label": "int32"}))
-    if len(labels) == 1:
-        yield sums
-    if not gathered:
-        return
-    found = pd.concat(gathered, ignore_index=True)
-    gathered.clear()
-    order = np.argsort(found["label"].to_numpy(), kind="stable")
-    ends = np.flatnonzero(np.diff(found["label"].to_numpy()[order])) + 1
-    for rows_of_class in np.split(order, ends):
-        sums[:] = 0
-        _add(sums, found.iloc[rows_of_class], bootstrap)
-        yield sums
-
-
-def _no_sums(bootstrap: ImageBootstrap, bins: int) -> Array:
-    return np.zeros((len(bootstrap.image_ids), bins, 1 + len(_SUMS)))
-
-
-def _add(sums: Array, rows: pd.DataFrame, bootstrap: ImageBootstrap) -> None:
-    """Add judged detections to sums (I, bins, 4) by image and bin: their number and _SUMS."""
-    bins = sums.shape[1]
-    bin_of = np.clip(np.ceil(rows["score"].to_numpy() * bins).astype(np.int64) - 1, 0, bins - 1)
-    columns = rows[_SUMS].to_numpy(np.float64)
-    columns = np.column_stack([np.ones(len(rows)), columns])
-    bootstrap.add_by_image(sums, rows["image_id"].to_numpy(np.int64), columns, bin_of)
+    value = of_draws(np.ones((images, 1), np.float32))[0]
+    bears = np.full(len(CALIBRATION_ERRORS), (pooled[..., 0].sum(axis=1) > 0).sum())
+    return Calibration(Resampled(value, in_draws(bootstrap, of_draws), bears), pooled)
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:
@@ -294,18 +264,3 @@ def _gap(sums: Array, target: int, signed: bool = False) -> Array:
     gaps = sums[..., 1] - sums[..., target]
     gaps = (gaps if signed else np.abs(gaps)).sum(axis=-1)
     return ratio(np.stack([sums[..., 0].sum(axis=-1), gaps], axis=-1))
-
-
-def _left_out(found: Resampled) -> Array:
-    assert found.left_out is not None
-    return found.left_out
-
-
-def _together(found: list[Resampled]) -> Resampled:
-    """Several statistics (), of the same images, as one (M,)."""
-    return Resampled(
-        np.array([one.value for one in found]),
-        np.stack([one.replicates for one in found], axis=-1),
-        np.stack([_left_out(one) for one in found], axis=-1),
-        np.array([one.images for one in found]),
-    )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
+from rethink_heads.statistics.bootstrap import CORRELATION, REPLICATES, Array, ImageBootstrap
 from rethink_heads.statistics.by_bin import mean_and_spread
 from rethink_heads.statistics.ranks import RANK_REPLICATES, ranked_rows, resampled_spearman
 from rethink_heads.statistics.reduction import ObjectSums, by_head
@@ -60,7 +60,7 @@ def pearson(
     for keys, of_objects in by_head(measurements, "bins", columns, ObjectSums, iou_range):
         images, sums = of_objects.images, of_objects.sums
         pooled_sums = bootstrap.sum_by_image(images, sums)[:, 0]
-        pooled = bootstrap.estimate(pooled_sums, pearson_correlation)
+        pooled = bootstrap.estimate(pooled_sums, pearson_correlation, CORRELATION)
         covariances = errors.of(**keys)
         pooled_error = pearson_error(pooled_sums.sum(axis=0), covariances.pooled)
         of_each = object_pccs(of_objects, covariances)

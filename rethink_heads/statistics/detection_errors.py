@@ -4,15 +4,15 @@ ECCV 2020): what average precision would gain if one kind of error were not made
 At IoU 0.5 (a parameter) each false positive is of one kind, by the first rule that holds, in the order of the authors'
 code:
 
-- ``loc``: its IoU with an object of its class is from 0.1 to 0.5; mended, its box is right;
-- ``cls``: its IoU with an object of another class is 0.5 or more; mended, its class is right;
+- ``loc``: its IoU with an object of its class is from 0.1 to 0.5; fixed, its box is right;
+- ``cls``: its IoU with an object of another class is 0.5 or more; fixed, its class is right;
 - ``dupe``: an object of its class that it would fit is another detection's;
 - ``bkg``: its IoU with any object is at most 0.1;
 - ``both``: anything else, that is the wrong class at an IoU from 0.1 to 0.5;
 
-and ``miss`` is an object that is neither found nor the best fit of a ``loc`` or ``cls``. Mending ``dupe``, ``bkg`` and
-``both`` takes the detection away; mending ``miss`` takes the object away. A ``loc`` or ``cls`` of an object that
-another detection has found is taken away, and of several of one object the highest score is mended, the others taken
+and ``miss`` is an object that is neither found nor the best fit of a ``loc`` or ``cls``. Fixing ``dupe``, ``bkg`` and
+``both`` takes the detection away; fixing ``miss`` takes the object away. A ``loc`` or ``cls`` of an object that
+another detection has found is taken away, and of several of one object the highest score is fixed, the others taken
 away. ``fp`` takes all false positives away and ``fn`` all objects that are not found.
 
 hotcoco and the authors' tidecv give the same numbers where there are no crowds and no equal scores. Here a detection
@@ -34,8 +34,7 @@ from rethink_heads.measure.kept_detections import (
     as_detections,
 )
 from rethink_heads.statistics.average_precision import (
-    OverClasses,
-    as_resampled,
+    MeanOverClasses,
     difference_frame,
     estimate_rows,
 )
@@ -46,16 +45,21 @@ from rethink_heads.statistics.error_kinds import (
     LOC,
     OF_DETECTIONS,
     POSITIVE_IOU,
-    Objects,
-    Sorted,
+    SortedErrors,
     sort_errors,
 )
-from rethink_heads.statistics.matches import Truth, of_heads, of_side, resampling
-from rethink_heads.statistics.ranking import Candidates, Turn, by_class, turns_of
-from rethink_heads.statistics.weighted_precision import Curves, Draws
+from rethink_heads.statistics.matches import Flags, Indices, Truth, of_heads, of_side, resampling
+from rethink_heads.statistics.weighted_precision import (
+    Ranking,
+    Weights,
+    by_class,
+    in_draws,
+    precision_at_recalls,
+    weighted_precision,
+)
 
 ERROR_COLUMNS = ["detector", "head", "error", "delta_ap", "low", "high", "count"]
-# Settings that precision is taken in: as it is, then each of ERRORS mended.
+# Settings that precision is taken in: as it is, then each of ERRORS fixed.
 _SETTINGS = ("", *ERRORS)
 
 
@@ -92,10 +96,10 @@ def detection_errors(
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ERROR_COLUMNS)
 
 
-def error_rows(side: Side, resampled: Resampled, objects: Objects) -> pd.DataFrame:
+def error_rows(side: Side, resampled: Resampled, errors: SortedErrors) -> pd.DataFrame:
     """One head's rows of :func:`detection_errors`."""
     rows = estimate_rows(side, "error", ERRORS, "delta_ap", resampled)
-    return rows.assign(count=objects.of_errors)
+    return rows.assign(count=errors.counts)
 
 
 def compare_errors(
@@ -131,72 +135,60 @@ def resampled_errors(
     truth: Truth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = POSITIVE_IOU,
-) -> tuple[Resampled, Objects]:
-    """Gains (8,) in AP without each of ERRORS, of the replicates, and without each image; and the objects' fates."""
-    draws = Draws(bootstrap)
-    gains = OverClasses(len(draws), len(ERRORS))
-    objects = Objects(truth)
-    turns = turns_of(head, truth.class_count)
+) -> tuple[Resampled, SortedErrors]:
+    """Gains (8,) in AP without each of ERRORS, and of the replicates; and what each error is of."""
+    errors = sort_errors(head, truth, iou_threshold)
+    rankings = list(_rankings(errors, truth))
 
-    def gather(turn: Turn) -> Iterator[Candidates]:
-        # An error depends on the image's other detections, of whatever class and score: all are matched in each turn.
-        for errors in sort_errors(head, truth, iou_threshold):
-            if turn is turns[0]:
-                objects.add(errors)
-            yield _own(errors)
-            yield _joining(errors, truth)
+    def of_draws(weights: Weights) -> Array:
+        mean = MeanOverClasses()
+        for ranking in rankings:
+            mean.add(_gains(weighted_precision(ranking, weights)))
+        return mean.value
 
-    curves = None
-    for label, found, is_last in by_class(gather, turns):
-        # By now all images were gone through, so that all objects' fates are known.
-        if curves is None:
-            curves = Curves(draws, _positives(truth, objects, label))
-        curves.add(found, is_last)
-        if is_last:
-            gains.add(_gains(curves.values))
-            curves = None
-    bears = np.repeat(objects.images[:, None], len(ERRORS), axis=1)
-    return as_resampled(gains.mean, bootstrap, bears), objects
+    value = MeanOverClasses()
+    for ranking in rankings:
+        precision = precision_at_recalls(ranking).mean(axis=1)
+        value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
+    bears = np.zeros(len(truth.image_ids), bool)
+    bears[truth.images[~truth.crowd]] = True
+    bears[errors.found.images[errors.found.counted[0, 0]]] = True
+    images = np.full(len(ERRORS), bears.sum())
+    return Resampled(value.value[0], in_draws(bootstrap, of_draws), images), errors
 
 
-def _own(errors: Sorted) -> Candidates:
-    """Detections of some images, and what they are with each of ERRORS mended."""
+def _rankings(errors: SortedErrors, truth: Truth) -> Iterator[Ranking]:
+    """Each class's detections and objects, as they are and with each of ERRORS fixed."""
     found = errors.found
-    hit, keep = found.hits[0, 0], found.kept[0, 0]
+    true, counted = found.true[0, 0], found.counted[0, 0]
     # miss, fp, fn: the same detections, but for fp.
-    hits = dict.fromkeys(_SETTINGS, hit)
-    kept = dict.fromkeys(_SETTINGS, keep) | {"fp": hit}
+    true_in = dict.fromkeys(_SETTINGS, true)
+    counted_in = dict.fromkeys(_SETTINGS, counted) | {"fp": true}
     for number, kind in enumerate(OF_DETECTIONS):
         is_kind = errors.kinds == number
-        stays = is_kind & errors.mended if number == LOC else np.zeros(len(is_kind), bool)
-        hits[kind] = hit | stays
-        kept[kind] = (keep & ~is_kind) | stays
-    of_settings = (np.stack(list(flags.values())) for flags in (hits, kept))
-    return Candidates.of(found.labels, found.images, found.scores, *of_settings)
-
-
-def _joining(errors: Sorted, truth: Truth) -> Candidates:
-    """Detections that are ranked with another class, once their class is mended."""
-    joining = np.flatnonzero(errors.mended & (errors.kinds == CLS))
-    flags = np.zeros((len(_SETTINGS), len(joining)), bool)
+        stays = is_kind & errors.fixed if number == LOC else np.zeros(len(is_kind), bool)
+        true_in[kind] = true | stays
+        counted_in[kind] = (counted & ~is_kind) | stays
+    # Detections whose class is fixed are ranked with another class, too.
+    moved = np.flatnonzero(errors.fixed & (errors.kinds == CLS))
+    flags = np.zeros((len(_SETTINGS), len(moved)), bool)
     flags[_SETTINGS.index("cls")] = True
-    found, labels = errors.found, truth.labels[errors.targets[joining]]
-    return Candidates.of(labels, found.images[joining], found.scores[joining], flags, flags)
 
+    def objects(label: int) -> tuple[Indices, Flags]:
+        of_class = np.flatnonzero((truth.labels == label) & ~truth.crowd)
+        to_find = dict.fromkeys(_SETTINGS, np.ones(len(of_class), bool))
+        to_find |= {"miss": ~errors.missed[of_class], "fn": ~errors.unmatched[of_class]}
+        return truth.images[of_class], np.stack(list(to_find.values()))
 
-def _positives(truth: Truth, objects: Objects, label: int) -> Array:
-    """One class's objects to find (9, I), as they are and with each of ERRORS mended."""
-    of_class = (truth.labels == label) & ~truth.crowd
-    gone = {"miss": objects.missed, "fn": objects.unfound}
-    nothing = np.zeros(len(of_class), bool)
-    return np.stack(
-        [
-            np.bincount(
-                truth.images[of_class & ~gone.get(name, nothing)], minlength=len(truth.image_ids)
-            )
-            for name in _SETTINGS
-        ]
-    ).astype(np.float64)
+    return by_class(
+        np.append(found.labels, truth.labels[errors.targets[moved]]),
+        np.append(found.images, found.images[moved]),
+        np.append(found.scores, found.scores[moved]),
+        np.hstack([np.stack(list(true_in.values())), flags]),
+        np.hstack([np.stack(list(counted_in.values())), flags]),
+        objects,
+        truth.class_count,
+    )
 
 
 def _gains(values: Array) -> Array:

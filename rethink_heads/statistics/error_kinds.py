@@ -20,7 +20,7 @@ from rethink_heads.statistics.matches import (
     Matches,
     Truth,
     box_ious,
-    matches,
+    match_detections,
 )
 
 MAIN_ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
@@ -32,75 +32,58 @@ NO_ERROR = -1
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """Detections of some images, each with its error.
+class SortedErrors:
+    """N detections, each with its error, and what has become of each of G objects.
 
     Attributes:
         found: the detections, matched at the one IoU threshold.
         kinds: (N,) each one's error, CLS to BKG, NO_ERROR for true positives and those that do not count.
-        targets: (N,) row of the object that mending a ``loc`` or ``cls`` finds, -1 for none.
-        mended: (N,) whether mending makes it a true positive: the best of its target, if that is not found.
+        targets: (N,) row of the object that fixing a ``loc`` or ``cls`` finds, -1 for none.
+        fixed: (N,) whether fixing makes it a true positive: the best of its target, if that is not found.
+        unmatched: (G,) objects that are no detection's; missed: (G,) those that are also no target.
     """
 
     found: Matches
     kinds: npt.NDArray[np.int8]
     targets: Indices
-    mended: Flags
-
-
-class Objects:
-    """What has become of each of G objects, with the detections that were looked at.
-
-    Attributes:
-        unfound: (G,) those that are no detection's; missed: (G,) those that are also no target.
-        counts: (5,) detections with each error.
-        images: (I,) whether an image has objects or detections that count.
-    """
-
-    def __init__(self, truth: Truth) -> None:
-        self.unfound = ~truth.crowd
-        self.missed = ~truth.crowd
-        self.counts = np.zeros(len(OF_DETECTIONS), np.int64)
-        self.images = np.zeros(len(truth.image_ids), bool)
-        self.images[truth.images[~truth.crowd]] = True
-
-    def add(self, errors: Sorted) -> None:
-        """Note some images' detections."""
-        found = errors.found
-        partners = found.objects[0, found.hits[0, 0]]
-        self.unfound[partners] = False
-        self.missed[partners] = False
-        self.missed[errors.targets[errors.targets != NO_OBJECT]] = False
-        kinds = errors.kinds[errors.kinds != NO_ERROR]
-        self.counts += np.bincount(kinds, minlength=len(self.counts))
-        self.images[found.images[found.kept[0, 0]]] = True
+    fixed: Flags
+    unmatched: Flags
+    missed: Flags
 
     @property
-    def of_errors(self) -> Indices:
+    def counts(self) -> Indices:
         """How many there are of each of ERRORS: (8,)."""
-        rest = [self.missed.sum(), self.counts.sum(), self.unfound.sum()]
-        return np.array([*self.counts, *rest], np.int64)
+        kinds = self.kinds[self.kinds != NO_ERROR]
+        of_kinds = np.bincount(kinds, minlength=len(OF_DETECTIONS))
+        rest = [self.missed.sum(), of_kinds.sum(), self.unmatched.sum()]
+        return np.array([*of_kinds, *rest], np.int64)
 
 
 def sort_errors(
     head: HeadDetections, truth: Truth, iou_threshold: float = POSITIVE_IOU
-) -> Iterator[Sorted]:
-    """Give each of one head's detections its error, some images after another."""
-    for found in matches(truth, head, np.array([iou_threshold]), sizes=1):
-        hits = found.hits[0, 0]
-        is_false = found.kept[0, 0] & ~hits
-        kinds = np.full(len(is_false), NO_ERROR, np.int8)
-        targets = np.full(len(is_false), NO_OBJECT, np.int64)
-        partners = found.objects[0, hits]
-        for rows in _of_images(found.images, np.flatnonzero(is_false)):
-            objects = truth.rows_in(found.images[rows[:1]])
-            objects = objects[~truth.crowd[objects]]
-            same = found.labels[rows][:, None] == truth.labels[objects][None]
-            ious = box_ious(found.boxes[rows][:, None], truth.boxes[objects][None])
-            is_found = np.isin(objects, partners)
-            kinds[rows], targets[rows] = _kinds(ious, same, is_found, objects, iou_threshold)
-        mended = _mended(found.scores, np.where(np.isin(targets, partners), NO_OBJECT, targets))
-        yield Sorted(found, kinds, targets, mended)
+) -> SortedErrors:
+    """Give each of one head's detections its error."""
+    found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
+    true = found.true[0, 0]
+    is_false = found.counted[0, 0] & ~true
+    kinds = np.full(len(is_false), NO_ERROR, np.int8)
+    targets = np.full(len(is_false), NO_OBJECT, np.int64)
+    is_found = np.zeros(len(truth.labels), bool)
+    is_found[found.objects[0, true]] = True
+    for rows in _of_images(found.images, np.flatnonzero(is_false)):
+        image = found.images[rows[0]]
+        objects = np.arange(*np.searchsorted(truth.images, [image, image + 1]))
+        objects = objects[~truth.crowd[objects]]
+        same = found.labels[rows][:, None] == truth.labels[objects][None]
+        ious = box_ious(found.boxes[rows][:, None], truth.boxes[objects][None])
+        kinds[rows], targets[rows] = _kinds(ious, same, is_found[objects], objects, iou_threshold)
+    unmatched = ~truth.crowd & ~is_found
+    missed = unmatched.copy()
+    missed[targets[targets != NO_OBJECT]] = False
+    is_open = targets != NO_OBJECT
+    is_open[is_open] = ~is_found[targets[is_open]]
+    fixed = _fixed(found.scores, np.where(is_open, targets, NO_OBJECT))
+    return SortedErrors(found, kinds, targets, fixed, unmatched, missed)
 
 
 def _kinds(
@@ -123,15 +106,15 @@ def _kinds(
     return kinds, targets
 
 
-def _mended(scores: Array, targets: Indices) -> Flags:
+def _fixed(scores: Array, targets: Indices) -> Flags:
     """(N,) whether a detection is the best of those that have its target (N,), which is -1 for none."""
     candidates = np.flatnonzero(targets != NO_OBJECT)
     # Of equal scores the first in its image, which is the order of the detections.
     ranked = candidates[np.argsort(-scores[candidates], kind="stable")]
     _, best = np.unique(targets[ranked], return_index=True)
-    mended = np.zeros(len(scores), bool)
-    mended[ranked[best]] = True
-    return mended
+    fixed = np.zeros(len(scores), bool)
+    fixed[ranked[best]] = True
+    return fixed
 
 
 def _of_images(images: Indices, rows: Indices) -> Iterator[Indices]:

@@ -1,16 +1,18 @@
-"""Detections matched to objects by COCO's rules, some images at a time: what precision, errors and calibration count.
+"""Detections matched to objects by COCO's rules: what precision, errors and calibration count.
 
-hotcoco does the matching; it is pycocotools' to the last digit. All that follows needs are flags, so that a bootstrap
+Detections of one image and class are matched by falling score, each to the free object that it overlaps most; objects
+that are to be found come before those that are ignored (crowds and objects of another size), and a crowd is never
+taken. All images, sizes and IoU thresholds are matched at once: the first detections of each image and class, then the
+second ones, and so on. Tests hold it to hotcoco and pycocotools. All that follows needs are flags, so that a bootstrap
 counts again without matching again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import hotcoco
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -27,22 +29,26 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """COCO's ten IoU thresholds."""
 AREAS = ("all", "small", "medium", "large")
 """COCO's object sizes, in its order."""
+_AREA_LIMITS = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]])
+"""COCO's limits of area by size, in px^2 of the original image, both included."""
+MOST_DETECTIONS = 100
+"""Of an image and class, those of lower score do not count."""
 NO_OBJECT = -1
 _COLUMNS = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
-# The evaluation's records are Python's and take a lot of room: of so many detections at once some 20 MiB.
-_MATCHED_AT_ONCE = 2048
+# Flags of all sizes and thresholds take some 40 bytes a detection and overlap, and their maxima eight times as much.
+_MATCHED_AT_ONCE = 100_000
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Detections of some images, each one's by falling score.
+    """One head's N detections, by image and in each by falling score.
 
     Attributes:
         images: (N,) each detection's image, as an index into the sorted image ids, ascending.
         labels: (N,); scores: (N,); boxes: (N, 4) x, y, width, height in px of the original image.
-        hits: (A, T, N) whether it is a true positive, by size and IoU threshold.
-        kept: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size does not, nor
-            does one of a class and image that has a hundred better ones.
+        true: (A, T, N) whether it is a true positive, by size and IoU threshold.
+        counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
+            as is one of a class and image that has a hundred better ones.
         objects: (T, N) row in :class:`Truth` of the object it is matched to, -1 for none.
     """
 
@@ -50,8 +56,8 @@ class Matches:
     labels: Indices
     scores: Array
     boxes: Array
-    hits: Flags
-    kept: Flags
+    true: Flags
+    counted: Flags
     objects: Indices
 
 
@@ -90,23 +96,11 @@ class Truth:
         """Positions (N,) of image ids (N,) in ``image_ids``."""
         return np.searchsorted(self.image_ids, np.asarray(image_ids, np.int64)).astype(np.int64)
 
-    def rows_in(self, images: Indices) -> Indices:
-        """Rows of the objects of some images, which are indices in rising order."""
-        first = np.searchsorted(self.images, images[0], side="left")
-        after = np.searchsorted(self.images, images[-1], side="right")
-        return np.flatnonzero(np.isin(self.images[first:after], images)) + first
-
-    def positives(self, label: int) -> Array:
-        """Objects of a class to find, by size and image: (A, I)."""
+    def to_find(self, label: int) -> tuple[Indices, Flags]:
+        """Images (G,) of a class's objects, and whether each is to be found in each size (A, G)."""
         of_class = np.flatnonzero((self.labels == label) & ~self.crowd)
-        areas, images = self.areas[of_class], self.images[of_class]
-        count = len(self.image_ids)
-        return np.stack(
-            [
-                np.bincount(images[(areas >= low) & (areas <= high)], minlength=count)
-                for low, high in _limits()
-            ]
-        ).astype(np.float64)
+        areas = self.areas[of_class]
+        return self.images[of_class], _within(areas, _AREA_LIMITS)
 
     def check(self, detections: KeptDetections) -> None:
         """Raise UserError where detections are of other images or classes than the dataset's."""
@@ -160,125 +154,151 @@ def of_side(detections: KeptDetections, side: Side) -> HeadDetections:
     return HeadDetections(detections, side)
 
 
-def box_ious(boxes: Array, objects: Array) -> Array:
+def box_ious(boxes: Array, objects: Array, crowd: Flags | bool = False) -> Array:
     """IoU of boxes (..., 4) with objects (..., 4), x, y, width, height, as COCO computes it.
 
-    The leading dimensions are broadcast: ``boxes[:, None]`` with ``objects[None]`` gives every pair.
+    The leading dimensions are broadcast: ``boxes[:, None]`` with ``objects[None]`` gives every pair. With a crowd (...)
+    it is the part of the box that lies in it.
     """
     near = np.maximum(boxes[..., :2], objects[..., :2])
     far = np.minimum(boxes[..., :2] + boxes[..., 2:], objects[..., :2] + objects[..., 2:])
     common = np.clip(far - near, 0, None).prod(axis=-1)
-    union = boxes[..., 2:].prod(axis=-1) + objects[..., 2:].prod(axis=-1) - common
+    area = boxes[..., 2:].prod(axis=-1)
+    union = np.where(crowd, area, area + objects[..., 2:].prod(axis=-1) - common)
     return np.asarray(common / np.where(union > 0, union, 1))
 
 
-def matches(
+def match_detections(
     truth: Truth,
     head: HeadDetections,
     thresholds: Array = THRESHOLDS,
     *,
     sizes: int = len(AREAS),
-    labels: Collection[int] | None = None,
-    least_score: float = -np.inf,
-) -> Iterator[Matches]:
-    """Match one head's detections some images at a time; images without any are left out.
+) -> Matches:
+    """Match one head's detections.
 
     Args:
         truth: the objects.
         head: the detections.
         thresholds: (T,) IoU thresholds.
         sizes: how many of AREAS.
-        labels: only detections of these classes; None: all. Classes are matched apart.
-        least_score: only detections of this score or more. Better ones are matched first.
     """
-    for part in head.read(_COLUMNS):
-        chosen = ~(part["score"] < least_score).to_numpy()
-        if labels is not None:
-            chosen = chosen & part["label"].isin(labels).to_numpy()
-        frame = part[chosen]
-        for rows in _by_images(frame["image_id"].to_numpy(np.int64)):
-            yield _matched(truth, frame.iloc[rows], np.asarray(thresholds), sizes)
+    parts = [
+        _matched(truth, part.iloc[rows], np.asarray(thresholds), sizes)
+        for part in head.read(_COLUMNS)
+        for rows in _by_images(part["image_id"].to_numpy(np.int64))
+    ]
+    if not parts:
+        nothing = pd.DataFrame({name: [] for name in _COLUMNS})
+        parts = [_matched(truth, nothing, np.asarray(thresholds), sizes)]
+    names = vars(parts[0])
+    # Detections run along the last axis of all but the boxes.
+    return Matches(
+        **{
+            name: np.concatenate(
+                [vars(part)[name] for part in parts], axis=0 if name == "boxes" else -1
+            )
+            for name in names
+        }
+    )
 
 
 def _by_images(image_ids: Indices) -> Iterator[slice]:
     """Consecutive rows of whole images, about _MATCHED_AT_ONCE at once."""
-    ends = np.append(np.flatnonzero(np.diff(image_ids)) + 1, len(image_ids))
-    start = 0
-    while start < len(image_ids):
-        within = ends[(ends > start) & (ends <= start + _MATCHED_AT_ONCE)]
-        # An image with more than that is matched by itself.
-        end = int(within[-1]) if len(within) else int(ends[ends > start][0])
-        yield slice(start, end)
-        start = end
+    starts = np.append(0, np.flatnonzero(np.diff(image_ids)) + 1)
+    # An image begins a new part where its first row is in another stretch of so many rows than the one before.
+    of_part = starts // _MATCHED_AT_ONCE
+    begins = starts[np.append(True, np.diff(of_part) > 0)] if len(image_ids) else starts[:0]
+    return map(slice, begins.tolist(), [*begins[1:].tolist(), len(image_ids)])
 
 
-class _Found(NamedTuple):
-    """What is matched; boxes as COCO writes them: x, y, width, height."""
-
-    images: Indices
-    labels: Indices
-    boxes: Array
-    scores: Array
+def _within(areas: Array, limits: Array) -> Flags:
+    """Whether areas (N,) are in each of the limits (A, 2): (A, N)."""
+    return np.asarray((areas >= limits[:, :1]) & (areas <= limits[:, 1:]))
 
 
 def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -> Matches:
+    """Match detections of whole images, each one's by falling score."""
     corners = frame[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
-    found = _Found(
-        truth.index(frame["image_id"]),
-        frame["label"].to_numpy(np.int64),
-        np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]),
-        frame["score"].to_numpy(np.float64),
-    )
-    shape = (sizes, len(thresholds), len(frame))
-    hits, kept = np.zeros(shape, bool), np.zeros(shape, bool)
-    partners, is_matched = np.zeros(shape[1:], np.int64), np.zeros(shape[1:], bool)
-    number_of = {tuple(limits): number for number, limits in enumerate(_limits())}
-    for record in _records(truth, found, thresholds, sizes):
-        number = number_of[tuple(record["aRng"])]
-        # Numbers are rows plus one, of objects too.
-        rows = np.array(record["dtIds"], np.int64) - 1
-        ignored, matched = (np.array(record[key], bool) for key in ("dtIgnore", "dtMatched"))
-        hits[number][:, rows] = matched & ~ignored
-        kept[number][:, rows] = ~ignored
-        if number == 0:
-            partners[:, rows] = np.array(record["dtMatches"], np.int64)
-            is_matched[:, rows] = matched
-    objects = np.full(shape[1:], NO_OBJECT, np.int64)
-    objects[is_matched] = partners[is_matched] - 1
-    return Matches(found.images, found.labels, found.scores, found.boxes, hits, kept, objects)
+    boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+    images, labels = truth.index(frame["image_id"]), frame["label"].to_numpy(np.int64)
+    overlaps = _overlaps(truth, images, labels, boxes, thresholds.min())
+    limits = _AREA_LIMITS[:sizes]
+    ignored = truth.crowd | ~_within(truth.areas, limits)
+    objects = _assign(overlaps, ignored, truth.crowd, thresholds, len(frame))
+    is_matched = objects != NO_OBJECT
+    is_ignored = np.take_along_axis(ignored[:, None], np.maximum(objects, 0), axis=2) & is_matched
+    is_ignored |= ~is_matched & ~_within(boxes[:, 2:].prod(axis=1), limits)[:, None]
+    counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
+    scores = frame["score"].to_numpy(np.float64)
+    return Matches(images, labels, scores, boxes, is_matched & counted, counted, objects[0])
 
 
-def _records(
-    truth: Truth, found: _Found, thresholds: Array, sizes: int
-) -> Iterator[dict[str, Any]]:
-    """hotcoco's records of the images and classes that have detections.
+@dataclass(frozen=True)
+class _Overlaps:
+    """The E pairs of a detection and an object of its image and class that overlap enough, by detection.
 
-    Images, classes, objects and detections are numbered from one: in an array of floats not every id has room.
+    Attributes:
+        detections, objects: (E,) rows; ious: (E,).
+        rank: (N,) each detection's place by score among those of its image and class.
     """
-    here, classes = np.unique(found.images), np.unique(found.labels)
-    of_objects = truth.rows_in(here)
-    objects = hotcoco.COCO.from_arrays(
-        [{"id": number} for number in (here + 1).tolist()],
-        [{"id": number, "name": str(number)} for number in range(1, truth.class_count + 1)],
-        truth.images[of_objects] + 1,
-        truth.labels[of_objects] + 1,
-        truth.boxes[of_objects],
-        ids=of_objects + 1,
-        area=truth.areas[of_objects],
-        iscrowd=truth.crowd[of_objects],
-    )
-    columns = [found.images + 1, found.boxes, found.scores, found.labels + 1]
-    results = objects.load_res(np.column_stack(columns))
-    evaluation = hotcoco.COCOeval(objects, results, "bbox")
-    evaluation.params.img_ids = (here + 1).tolist()
-    evaluation.params.cat_ids = (classes + 1).tolist()
-    evaluation.params.iou_thrs = thresholds.tolist()
-    evaluation.params.area_rng = _limits()[:sizes]
-    evaluation.params.area_rng_lbl = list(AREAS[:sizes])
-    evaluation.evaluate()
-    return (record for record in evaluation.eval_imgs if record is not None and record["dtIds"])
+
+    detections: Indices
+    objects: Indices
+    ious: Array
+    rank: Indices
 
 
-def _limits() -> list[list[float]]:
-    """COCO's limits of area by size, in px^2 of the original image."""
-    return [list(limits) for limits in hotcoco.Params("bbox").area_rng]
+def _overlaps(
+    truth: Truth, images: Indices, labels: Indices, boxes: Array, least: float
+) -> _Overlaps:
+    """Find the pairs of an IoU of ``least`` or more, objects in the file's order."""
+    keys = images * truth.class_count + labels
+    by_key = np.argsort(keys, kind="stable")
+    rank = np.empty(len(keys), np.int64)
+    rank[by_key] = np.arange(len(keys)) - np.searchsorted(keys[by_key], keys[by_key])
+    object_keys = truth.images * truth.class_count + truth.labels
+    order = np.argsort(object_keys, kind="stable")
+    first, after = (np.searchsorted(object_keys[order], keys, side=s) for s in ("left", "right"))
+    counts = np.where(rank < MOST_DETECTIONS, after - first, 0)
+    detections = np.repeat(np.arange(len(keys)), counts)
+    within = np.arange(len(detections)) - np.repeat(counts.cumsum() - counts, counts)
+    objects = order[first[detections] + within]
+    ious = box_ious(boxes[detections], truth.boxes[objects], truth.crowd[objects])
+    enough = ious >= least
+    return _Overlaps(detections[enough], objects[enough], ious[enough], rank)
+
+
+def _assign(
+    overlaps: _Overlaps, ignored: Flags, crowd: Flags, thresholds: Array, detections: int
+) -> Indices:
+    """The object (A, T, N) that each detection is matched to, where objects are ignored (A, G) or crowds (G,)."""
+    found = np.full((len(ignored), len(thresholds), detections), NO_OBJECT)
+    is_taken = np.zeros((len(ignored), len(thresholds), len(crowd)), bool)
+    # As pycocotools has it, so that an IoU of 1 passes a threshold of 1.
+    least = np.minimum(thresholds, 1 - 1e-10)[:, None]
+    # The detections of a round are of different images or classes, so that they do not share objects.
+    rounds = overlaps.rank[overlaps.detections]
+    by_round = np.argsort(rounds, kind="stable")
+    for pairs in np.split(by_round, np.flatnonzero(np.diff(rounds[by_round])) + 1):
+        if not len(pairs):
+            continue
+        rows, starts = np.unique(overlaps.detections[pairs], return_index=True)
+        of_row = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(pairs))))
+        objects, ious = overlaps.objects[pairs], overlaps.ious[pairs]
+        is_free = (~is_taken[..., objects] | crowd[objects]) & (ious >= least)
+        chosen = np.full((*found.shape[:2], len(rows)), -1)
+        for of_ignored in (False, True):
+            is_open = is_free & (ignored[:, objects] == of_ignored)[:, None]
+            best = np.maximum.reduceat(np.where(is_open, ious, 0.0), starts, axis=-1)
+            is_best = is_open & (ious == best[..., of_row])
+            # Of equal overlaps the last object's.
+            last = np.maximum.reduceat(
+                np.where(is_best, np.arange(len(pairs)), -1), starts, axis=-1
+            )
+            chosen = np.where(chosen < 0, last, chosen)
+        matched = np.where(chosen >= 0, objects[chosen], NO_OBJECT)
+        found[..., rows] = matched
+        area, threshold, _ = np.nonzero(chosen >= 0)
+        is_taken[area, threshold, matched[chosen >= 0]] = True
+    return found

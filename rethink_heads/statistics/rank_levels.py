@@ -184,7 +184,6 @@ def _over_classes(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _
     resampled = Resampled(
         _mean_of_defined(of_classes),
         _mean_of_defined(of_draws),
-        None,
         np.array(boxes["image_id"].nunique()),
     )
     return _Level(resampled, int(np.isfinite(of_classes).sum()), len(boxes))

@@ -11,7 +11,7 @@ import pandas as pd
 from rethink_heads.measure.measurements import SIZES
 from rethink_heads.measure.stage_boxes import MATCHED, Side, StageBoxes
 from rethink_heads.measure.thinning import thinned
-from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import CORRELATION, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.ranks import MOST_RANKED, resampled_spearman
 from rethink_heads.statistics.selection import ALL_SIZES, of_size
 from rethink_heads.statistics.sums import PEARSON_SUMS, pearson_correlation
@@ -41,7 +41,7 @@ class SideBoxes:
         """Pearson's ("pcc") or Spearman's ("spearman") correlation of score and IoU."""
         if statistic == "spearman":
             return resampled_spearman(of_size(self.ranked, size), bootstrap)
-        return bootstrap.resample(self._of(size), pearson_correlation)
+        return bootstrap.resample(self._of(size), pearson_correlation, limits=CORRELATION)
 
     def _of(self, size: str) -> Array:
         chosen = slice(None) if size not in SIZES else [SIZES.index(size)]

@@ -4,155 +4,154 @@ An image of weight w counts as w copies of it, each detection followed by its ow
 weights the result is that of pycocotools on a data set with the copies, where no two scores within an image are equal;
 with all weights one it is pycocotools' own. Only the true positives have to be looked at: recall rises at them and
 nowhere else, and between two of them precision only falls. So the weights of the detections between two of them are
-added up by one product with a sparse matrix, for many sets of weights at once.
+added up by one product with a sparse matrix, for many draws of images at once, and only once for all settings that
+count the same detections. Each recall is read from a true positive: nothing is made of size draws times recalls.
+
+The recalls are pycocotools' np.linspace(0, 1, 101), of which some lie a rounding beside k / 100 (0.29 above it); TIDE's
+authors read precision at k / 100.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap
 from rethink_heads.statistics.matches import Flags, Indices
-from rethink_heads.statistics.ranking import Candidates
+
+Weights = npt.NDArray[np.float32]
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads precision."""
-# Sets of weights times true positives, images, or recalls and settings at once. Of such arrays, of 4 MiB, there are
-# some eight at a time.
-_MOST_AT_ONCE = 2**19
+# Draws of images at once: rows of weights long enough for the processor, and blocks enough for its cores.
+_DRAWS_AT_ONCE = 128
 
 
-class Draws:
-    """Sets of weights of I images: each image once, those of each replicate, and all images but one.
+@dataclass(frozen=True)
+class Ranking:
+    """One class's N detections by falling score, those of equal score in the order of images, in S settings.
 
-    The last are left out where they would be more than the replicates: the intervals then do without acceleration,
-    whose part in them falls with the number of images.
-    """
-
-    def __init__(self, bootstrap: ImageBootstrap) -> None:
-        self._bootstrap = bootstrap
-        self.images = len(bootstrap.image_ids)
-        self.left_out = self.images if self.images <= bootstrap.replicates else 0
-
-    def __len__(self) -> int:
-        return 1 + self._bootstrap.replicates + self.left_out
-
-    def weights(self, sets: slice, images: Indices) -> Array:
-        """Weights (U, b) of U images in consecutive sets."""
-        start, stop, _ = sets.indices(len(self))
-        first_left_out = 1 + self._bootstrap.replicates
-        found = np.ones((len(images), stop - start))
-        drawn = slice(max(start, 1), min(stop, first_left_out))
-        if drawn.start < drawn.stop:
-            counts = self._bootstrap.counts[drawn.start - 1 : drawn.stop - 1, images]
-            found[:, drawn.start - start : drawn.stop - start] = counts.T
-        for number in range(max(start, first_left_out), stop):
-            found[images == number - first_left_out, number - start] = 0
-        return found
-
-
-class Curves:
-    """Precision at COCO's recalls in S settings, such as IoU thresholds, of one class's ranked detections.
+    A setting is an object size with an IoU threshold, or an error that is fixed.
 
     Attributes:
-        values: (B, S) average precision in each set of weights, 0..1, nan where there is nothing to find; there when
-            the last detections were added.
-        precision: (S, 101) precision at RECALLS with all images once.
+        images: (N,) index of each one's image.
+        true: (S, N) whether it is a true positive; counted: (S, N) whether it counts at all (is not ignored).
+        object_images: (G,) index of each object's image; to_find: (S, G) whether it is to be found.
     """
 
-    def __init__(self, draws: Draws, positives: Array) -> None:
-        """Begin.
-
-        Args:
-            draws: the B sets of weights.
-            positives: (S, I) objects to find by image.
-        """
-        self._draws, self._positives = draws, positives
-        self.values = np.full((len(draws), len(positives)), np.nan)
-        self.precision = np.zeros((len(positives), len(RECALLS)))
-        self._with_objects = np.flatnonzero(positives.any(axis=0))
-        self._begun: dict[int, _Curve] = {}
-        most = max(draws.images, int(positives.sum(axis=1).max(initial=0)), self.precision.size, 1)
-        self._step = max(1, _MOST_AT_ONCE // most)
-
-    def add(self, found: Candidates, is_last: bool) -> None:
-        """Add detections by falling score, none above those that were added before."""
-        if not len(self._with_objects):
-            return
-        used = np.union1d(self._with_objects, found.images)
-        places = np.searchsorted(used, found.images)
-        for sets in self._sets():
-            drawn = self._draws.weights(sets, used)
-            curve = self._begun.pop(sets.start, None)
-            if curve is None:
-                curve = _Curve(self._positives[:, used] @ drawn)
-            curve.add(found, places, drawn)
-            if not is_last:
-                self._begun[sets.start] = curve
-                continue
-            values = curve.precision.mean(axis=-1)
-            self.values[sets] = np.where(curve.to_find > 0, values, np.nan).T
-            if sets.start == 0:
-                self.precision = curve.precision[:, 0].copy()
-
-    def _sets(self) -> Iterator[slice]:
-        for start in range(0, len(self._draws), self._step):
-            yield slice(start, min(start + self._step, len(self._draws)))
+    images: Indices
+    true: Flags
+    counted: Flags
+    object_images: Indices
+    to_find: Flags
 
 
-class _Curve:
-    """What is known after the detections so far, in S settings and b sets of weights.
+def by_class(
+    labels: Indices,
+    images: Indices,
+    scores: Array,
+    true: Flags,
+    counted: Flags,
+    objects: Callable[[int], tuple[Indices, Flags]],
+    classes: int,
+) -> Iterator[Ranking]:
+    """Rank detections (N,) with flags (S, N) class by class; ``objects`` gives a class's images (G,) and (S, G)."""
+    order = np.lexsort((images, -scores, labels))
+    ends = np.searchsorted(labels[order], np.arange(classes + 1))
+    for label in range(classes):
+        rows = order[ends[label] : ends[label + 1]]
+        yield Ranking(images[rows], true[:, rows], counted[:, rows], *objects(label))
 
-    Attributes:
-        to_find: (S, b) weight of the objects.
-        precision: (S, b, 101) the highest at each recall or above it.
+
+def precision_at_recalls(ranking: Ranking) -> Array:
+    """Precision (S, 101) at RECALLS of each image once, to pycocotools' last digit; -1 where nothing is to be found."""
+    found = np.full((len(ranking.true), len(RECALLS)), -1.0)
+    for setting, to_find in enumerate(ranking.to_find.sum(axis=1)):
+        if to_find == 0:
+            continue
+        true = ranking.true[setting][ranking.counted[setting]]
+        hits = true.cumsum()
+        precision = hits / (np.arange(1, len(true) + 1) + np.spacing(1))
+        envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+        found[setting] = envelope[np.searchsorted(hits / to_find, RECALLS, side="left")]
+    return found
+
+
+def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -> Array:
+    """A statistic of weights (I, b) of b draws of images, (b, ...), for all draws: (B, ...).
+
+    Blocks of draws are shared out to the cores; the result does not depend on their number.
     """
+    starts = range(0, bootstrap.replicates, _DRAWS_AT_ONCE)
 
-    def __init__(self, to_find: Array) -> None:
-        self.to_find = to_find
-        self.precision = np.zeros((*to_find.shape, len(RECALLS)))
-        self._true, self._seen = np.zeros(to_find.shape), np.zeros(to_find.shape)
-        # How many of RECALLS are reached.
-        self._reached = np.zeros(to_find.shape, np.int64)
+    def of_block(start: int) -> Array:
+        block = bootstrap.counts[start : start + _DRAWS_AT_ONCE]
+        return statistic(np.ascontiguousarray(block.T, np.float32))
 
-    def add(self, found: Candidates, places: Indices, drawn: Array) -> None:
-        """Add detections whose images are at these places (N,) of the weights (U, b)."""
-        for setting in range(len(self.to_find)):
-            hits, kept = found.setting(setting)
-            counted = places[kept]
-            is_hit = hits[kept]
-            seen = self._seen[setting] + _between(counted, is_hit, drawn).cumsum(axis=0)
-            true = self._true[setting] + drawn[counted[is_hit]].cumsum(axis=0)
-            self._seen[setting] = seen[-1]
-            if len(true):
-                self._true[setting] = true[-1]
-                self._read(setting, true, seen[:-1])
-
-    def _read(self, setting: int, true: Array, seen: Array) -> None:
-        """Read precision at every recall that one of the true positives (n, b) is the first to reach."""
-        # pycocotools' formula, with its guard against a division by zero.
-        precision = true / (seen + np.spacing(1))
-        envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-        to_find = self.to_find[setting]
-        recall = true / np.where(to_find > 0, to_find, np.inf)
-        reached = np.searchsorted(RECALLS, recall, side="right").T
-        before = self._reached[setting]
-        number = np.arange(len(RECALLS))
-        at = self.precision[setting]
-        earlier = number < before[:, None]
-        at[earlier] = np.maximum(at, envelope[0][:, None])[earlier]
-        fresh = np.diff(reached, axis=1, prepend=before[:, None])
-        now = reached[:, -1]
-        at[~earlier & (number < now[:, None])] = np.repeat(envelope.T.ravel(), fresh.ravel())
-        self._reached[setting] = now
+    # Each holds weights of its own.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return np.concatenate(list(pool.map(of_block, starts)))
 
 
-def _between(places: Indices, is_hit: Flags, drawn: Array) -> Array:
-    """Weights (n + 1, b) of the detections up to each of n true positives, and after the last, each counted once."""
-    ends = np.flatnonzero(is_hit) + 1
-    starts = np.concatenate([[0], ends, [len(places)]])
-    shape = (len(ends) + 1, len(drawn))
-    return np.asarray(scipy.sparse.csr_array((np.ones(len(places)), places, starts), shape) @ drawn)
+def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
+    """Average precision (b, S), 0..1, of each of b draws of images; nan where one has nothing to find.
+
+    Args:
+        ranking: one class's detections.
+        weights: (I, b) how often each draw has each image.
+    """
+    to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
+    found = np.full((weights.shape[1], len(ranking.true)), np.nan)
+    totals: dict[bytes, tuple[Indices, Weights]] = {}
+    for setting, (true, counted) in enumerate(zip(ranking.true, ranking.counted, strict=True)):
+        if not ranking.to_find[setting].any():
+            continue
+        key = np.packbits(counted).tobytes()
+        if key not in totals:
+            # A true positive of any of the settings that count the same detections.
+            alike = (ranking.counted == counted).all(axis=1)
+            ends = np.flatnonzero((ranking.true[alike] & counted).any(axis=0))
+            totals[key] = ends, _counted_up_to(ends, ranking.images, counted, weights)
+        ends, counted_there = totals[key]
+        at = np.flatnonzero(true & counted)
+        true_there = weights[ranking.images[at]].cumsum(axis=0)
+        there = counted_there[np.searchsorted(ends, at)]
+        found[:, setting] = _area(true_there, there, to_find[setting])
+    return found
+
+
+def _counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weights) -> Weights:
+    """Weights (E, b) of the counted detections up to and with each of E of the N ranked ones."""
+    rows = np.flatnonzero(counted)
+    starts = np.concatenate([[0], np.searchsorted(rows, ends, side="right")])
+    columns = images[rows[: starts[-1]]]
+    ones = np.ones(len(columns), np.float32)
+    shape = (len(ends), len(weights))
+    between = scipy.sparse.csr_array((ones, columns, starts), shape) @ weights
+    return np.asarray(between.cumsum(axis=0))
+
+
+def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
+    """Mean over RECALLS (b,) of the best precision at each recall or above it.
+
+    Args:
+        true, counted: (n, b) weights of the true positives and of all detections up to each of n true positives.
+        to_find: (b,) weight of the objects.
+    """
+    if not len(true):
+        return np.where(to_find > 0, 0.0, np.nan)
+    # Whole numbers are exact in either precision; from here on double, which is as quick as what follows allows.
+    precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
+    # The nearest recall that is read, and whether it is reached: without a search.
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
+    reached = nearest + (RECALLS[nearest] <= recall)
+    area = np.einsum("nb,nb->b", envelope, np.diff(reached, axis=0, prepend=np.int16(0)))
+    return np.where(to_find > 0, area / len(RECALLS), np.nan)

@@ -24,7 +24,7 @@ from rethink_heads.measure.kept_detections import HeadDetections, open_detection
 from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, run_provenance, with_fusion
 from rethink_heads.statistics.average_precision import AP_NAMES, resampled_precision
-from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
 from rethink_heads.statistics.matches import Truth
 from rethink_heads.sweeps.plan import Plan, Point, Training
 
@@ -180,9 +180,6 @@ def _frame(resampled: Resampled) -> pd.DataFrame:
         "value": resampled.value[None],
         "images": resampled.images[None],
         "replicate": resampled.replicates,
-        "left_out": np.empty((0, len(AP_NAMES)))
-        if resampled.left_out is None
-        else resampled.left_out,
     }
     return pd.concat(
         [pd.DataFrame(part, columns=list(AP_NAMES)).assign(of=of) for of, part in parts.items()],
@@ -202,6 +199,6 @@ def _kept(path: Path, provenance: Mapping[str, str]) -> Resampled | None:
     return Resampled(
         parts["value"][0],
         parts["replicate"],
-        parts.get("left_out"),
         parts["images"][0].astype(np.int64),
+        SHARE,
     )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import stdev
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, reduce_values
@@ -88,26 +89,17 @@ def simulated() -> Simulated:
 
 
 @pytest.fixture(scope="session")
-def interval_by_hand() -> Callable[[Sequence[float], float, Sequence[float]], tuple[float, float]]:
-    """The 95% interval of one number, written down a second time.
-
-    Takes replicates, the value, and the values without each image that bears on it.
-    """
+def interval_by_hand() -> Callable[..., tuple[float, float]]:
+    """The 95% interval of one number, written down a second time: replicates, value, images that bear on it."""
 
     def interval(
-        replicates: Sequence[float], value: float, left_out: Sequence[float]
+        replicates: Sequence[float], value: float, images: int, is_correlation: bool = False
     ) -> tuple[float, float]:
-        images = len(left_out)
-        tied = [math.isclose(r, value, rel_tol=1e-12) for r in replicates]
-        below = sum(0.5 if tie else r < value for r, tie in zip(replicates, tied, strict=True))
-        bias = norm.ppf((below + 0.5) / (len(replicates) + 1))
-        influence = [np.mean(left_out) - one for one in left_out]
-        acceleration = sum(d**3 for d in influence) / (6 * sum(d**2 for d in influence) ** 1.5)
-        reach = t(images - 1).ppf(0.975) * (images / (images - 1)) ** 0.5
-        low, high = (
-            np.quantile(replicates, norm.cdf(bias + (bias + z) / (1 - acceleration * (bias + z))))
-            for z in (-reach, reach)
-        )
-        return float(low), float(high)
+        found = [r for r in replicates if not math.isnan(r)]
+        if is_correlation:
+            found, value = [math.atanh(r) for r in found], math.atanh(value)
+        reach = t(images - 1).ppf(0.975) * (images / (images - 1)) ** 0.5 * stdev(found)
+        ends = value - reach, value + reach
+        return tuple(math.tanh(end) for end in ends) if is_correlation else ends
 
     return interval

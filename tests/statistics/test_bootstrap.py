@@ -7,8 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.stats import norm
 
-from rethink_heads.statistics.bootstrap import ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import (
+    ANY,
+    CORRELATION,
+    SHARE,
+    ImageBootstrap,
+    Resampled,
+)
 from rethink_heads.statistics.sums import pearson_correlation, ratio
 
 Array = npt.NDArray[np.float64]
@@ -75,21 +82,22 @@ def test_sums_by_image_and_cell_against_a_loop() -> None:
     np.testing.assert_array_equal(empty, np.zeros((3, 1, 2)))
 
 
+@pytest.mark.parametrize("limits", [ANY, CORRELATION])
 def test_interval_against_one_computed_by_hand(
-    interval_by_hand: Callable[..., tuple[float, float]],
+    interval_by_hand: Callable[..., tuple[float, float]], limits: tuple[float, float]
 ) -> None:
     """Skewed sums of two places at once; the second place rests on 5 of 9 images only."""
     sums = np.random.default_rng(0).exponential(size=(9, 2, 6))
     sums[:4, 1] = 0
     sums[..., 0] = sums[..., 0] > 0
+    sums[..., 2] /= 10  # means within the limits
     bootstrap = ImageBootstrap(range(9), 300, seed=1)
-    estimate = bootstrap.estimate(sums, mean_score)
-    for place, first in ((0, 0), (1, 4)):
-        total = sums[:, place].sum(axis=0)
-        replicates = [mean_score(drawn @ sums[:, place]) for drawn in bootstrap.weights]
-        left_out = [mean_score(total - sums[image, place]) for image in range(first, 9)]
-        found = [value for value in replicates if np.isfinite(value)]
-        low, high = interval_by_hand(found, estimate.value[place], left_out)
+    estimate = bootstrap.estimate(sums, mean_score, limits)
+    for place, images in ((0, 9), (1, 5)):
+        replicates = [float(mean_score(drawn @ sums[:, place])) for drawn in bootstrap.weights]
+        low, high = interval_by_hand(
+            replicates, float(estimate.value[place]), images, is_correlation=limits == CORRELATION
+        )
         assert estimate.low[place] == pytest.approx(low)
         assert estimate.high[place] == pytest.approx(high)
 
@@ -99,15 +107,27 @@ def test_replicates_without_data_are_left_out() -> None:
     replicates[1::2, 1] = np.nan
     replicates[:, 2] = np.nan
     value, images = np.array([50.0, 50.0, np.nan]), np.full(3, 10_000_000)
-    estimate = Resampled(value, replicates, None, images).estimate(level=0.9)
-    np.testing.assert_allclose(estimate.low, [5, 5, np.nan], atol=1e-4)
-    np.testing.assert_allclose(estimate.high, [95, 95, np.nan], atol=1e-4)
+    estimate = Resampled(value, replicates, images).estimate(level=0.9)
+    reach = [norm.ppf(0.95) * np.std(found, ddof=1) for found in (range(101), range(0, 101, 2))]
+    np.testing.assert_allclose(estimate.high - 50, [*reach, np.nan], atol=1e-4)
+    np.testing.assert_allclose(50 - estimate.low, [*reach, np.nan], atol=1e-4)
 
 
-def test_statistics_that_do_not_vary_have_intervals_of_no_width() -> None:
-    sums = np.ones((5, 2))
-    estimate = ImageBootstrap(range(5), 50).estimate(sums, ratio)
-    assert (estimate.value, estimate.low, estimate.high) == (1, 1, 1)
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_images_that_are_all_the_same_give_no_interval(value: float) -> None:
+    sums = np.ones((30, 2)) * [3, 3 * value]
+    estimate = ImageBootstrap(range(30), 50).estimate(sums, ratio)
+    assert estimate.value == pytest.approx(value)
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_intervals_stay_within_what_a_statistic_can_be() -> None:
+    sums = np.ones((12, 2)) * [1, 0]
+    sums[3, 1] = 1.0
+    bootstrap = ImageBootstrap(range(12), 200)
+    assert bootstrap.estimate(sums, ratio).low < 0
+    assert bootstrap.estimate(sums, ratio, SHARE).low == 0
+    assert bootstrap.estimate(sums, ratio, CORRELATION).low > -1
 
 
 def test_a_difference_is_taken_replicate_by_replicate() -> None:
@@ -118,17 +138,18 @@ def test_a_difference_is_taken_replicate_by_replicate() -> None:
     a, b = (bootstrap.resample(sums, ratio) for sums in (first, second))
     # Images differ, but by the same on both sides: the difference is 2 whatever is drawn.
     difference = a.less(b).estimate()
-    np.testing.assert_allclose([difference.value, difference.low, difference.high], 2)
+    assert difference.value == pytest.approx(2)
+    assert np.isnan([difference.low, difference.high]).all()
     assert a.estimate().high - a.estimate().low > 0.5
 
 
-def test_one_image_gives_no_interval() -> None:
-    sums = np.zeros((4, 2))
-    sums[1] = 3, 6
-    estimate = ImageBootstrap(range(4), 100).estimate(sums, ratio)
-    assert estimate.value == 2
-    assert np.isnan(estimate.low)
-    assert np.isnan(estimate.high)
+@pytest.mark.parametrize(("images", "has_interval"), [(1, False), (4, False), (5, True)])
+def test_few_images_give_no_interval(images: int, has_interval: bool) -> None:
+    sums = np.zeros((9, 2))
+    sums[:images] = [[1, place] for place in range(images)]
+    estimate = ImageBootstrap(range(9), 100).estimate(sums, ratio)
+    assert estimate.value == (images - 1) / 2
+    assert np.isfinite([estimate.low, estimate.high]).tolist() == [has_interval] * 2
 
 
 def test_no_image_gives_nan() -> None:
@@ -149,8 +170,8 @@ def test_intervals_cover_the_truth_and_those_over_proposals_do_not(
 ) -> None:
     """95% intervals over 40 images hold the truth in about 95% of data sets.
 
-    The band is 93% (what these intervals reach for the correlation of so few images) to 95%, and
-    three standard errors of 400 trials on either side. Proposals taken for independent give
+    The band is 92% (what these intervals reach for the correlation of so few images, which one draw of an offset
+    each decides) to 95%, and three standard errors of 400 trials on either side. Proposals taken for independent give
     intervals that miss far more often.
     """
     generator = np.random.default_rng(7)
@@ -166,7 +187,7 @@ def test_intervals_cover_the_truth_and_those_over_proposals_do_not(
         naive = over_proposals.estimate(single.reshape(-1, 6), statistic)
         naive_held += bool(naive.low <= truth <= naive.high)
         naive_widths += float(naive.high - naive.low)
-    assert 0.892 <= held / trials <= 0.983
+    assert 0.879 <= held / trials <= 0.983
     assert naive_held / trials < 0.8
     assert naive_widths < 0.75 * widths
 
@@ -192,7 +213,6 @@ def test_intervals_are_the_same_however_much_is_held_at_once(
     monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", 500)
     blocks = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
     np.testing.assert_allclose(blocks.replicates, whole.replicates, rtol=1e-12)
-    np.testing.assert_array_equal(blocks.left_out, whole.left_out)
     assert blocks.value == whole.value
 
 

@@ -13,8 +13,8 @@ from rethink_heads.statistics.calibration import (
     CALIBRATION_ERRORS,
     calibration_errors,
     compare_calibration,
-    judged,
     reliability,
+    scored_detections,
 )
 from rethink_heads.statistics.matches import Truth
 from tests.made_detections import head_of, hotcoco_evaluation, make_dataset, make_detections
@@ -26,7 +26,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
     return make_dataset(tmp_path, images=16)
 
 
-def judged_by_hand(frame: pd.DataFrame, dataset: CocoDataset) -> list[tuple[int, float, float]]:
+def matched_by_hand(frame: pd.DataFrame, dataset: CocoDataset) -> list[tuple[int, float, float]]:
     """(label, score, IoU with the matched object or 0), one image at a time, best score first; without crowds."""
     truth = Truth(dataset)
     rows = []
@@ -64,7 +64,7 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     frame = make_detections(dataset)
     # Away from the bins' edges, where rounding would decide.
     frame["score"] += 0.0013
-    rows = judged_by_hand(frame, dataset)
+    rows = matched_by_hand(frame, dataset)
     found = calibration_errors(frame, dataset, replicates=50).set_index("error")
     assert list(found.index) == list(CALIBRATION_ERRORS)
     hits = [(score, float(overlap > 0)) for _, score, overlap in rows]
@@ -99,7 +99,7 @@ def test_d_ece_is_hotcocos(dataset: CocoDataset) -> None:
 def test_reliability_by_hand(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, images=16, crowds=False)
     frame = make_detections(dataset)
-    rows = judged_by_hand(frame, dataset)
+    rows = matched_by_hand(frame, dataset)
     found = reliability(frame, dataset, bins=5, replicates=30)
     assert found["count"].sum() == len(rows)
     for row in found.itertuples():
@@ -111,13 +111,15 @@ def test_reliability_by_hand(tmp_path: Path) -> None:
             hits = [overlap for overlap in overlaps if overlap]
             assert row.precision == pytest.approx(len(hits) / len(inside))
             assert row.hit_iou == pytest.approx(np.mean(hits) if hits else np.nan, nan_ok=True)
-            assert row.iou_low <= row.iou <= row.iou_high
+            assert np.isnan(row.iou_low) or row.iou_low <= row.iou <= row.iou_high
 
 
 def test_scores_that_are_the_iou_are_calibrated(dataset: CocoDataset) -> None:
     frame = make_detections(dataset)
     truth = Truth(dataset)
-    rows = pd.concat(list(judged(head_of(frame), truth, 0.5)))
+    scored = scored_detections(head_of(frame), truth, 0.5)
+    rows = pd.DataFrame(scored.columns[:, 1:], columns=["score", "hit", "iou"])
+    rows = rows.assign(image_id=truth.image_ids[scored.images], label=scored.labels)
     hits = rows[rows["hit"] > 0]
     assert len(hits) > 20
     # The same detections, with their IoU for a score: within an image they are matched alike.

@@ -12,7 +12,7 @@ import scipy.stats
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import ImageBootstrap
+from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.ranks import resampled_spearman
 
@@ -66,12 +66,13 @@ def test_pearson_interval_against_resampled_raw_rows(
 
     draws = bootstrap.weights.astype(int)
     replicates = np.array([of_images(np.repeat(bootstrap.image_ids, drawn)) for drawn in draws])
-    left_out = np.array([of_images(set(by_image) - {image_id}) for image_id in by_image])
     row = row_of(frame, "fc", "medium")
     pooled, own = ("pcc", "low", "high"), ("object_pcc", "object_low", "object_high")
     for place, names in enumerate([pooled, own]):
         value, low, high = row[list(names)]
-        expected = interval_by_hand(replicates[:, place], value, left_out[:, place])
+        expected = interval_by_hand(
+            replicates[:, place], value, len(by_image), is_correlation=names == pooled
+        )
         np.testing.assert_allclose([low, high], expected, atol=1e-10)
 
 
@@ -190,8 +191,10 @@ def test_score_by_iou_against_raw_rows(simulated: Any, size: str) -> None:
             continue
         assert row["mean"] == pytest.approx(rows["score"].mean())
         assert row["std"] == pytest.approx(rows["score"].std(ddof=0), abs=1e-7)
-        if rows["image_id"].nunique() > 1:
-            assert row["mean_low"] <= row["mean_high"]
-            assert row["std_low"] <= row["std_high"]
+        ends = np.array([[row["mean_low"], row["mean_high"]], [row["std_low"], row["std_high"]]])
+        if rows["image_id"].nunique() < FEWEST_IMAGES:
+            assert np.isnan(ends).all()
         else:
-            assert np.isnan([row["mean_low"], row["mean_high"]]).all()
+            # Scores that are all the same have no spread, and it no interval.
+            assert ((ends[:, 0] < ends[:, 1]) | np.isnan(ends).all(axis=1)).all()
+            assert np.isfinite(ends[0]).all() == (rows["score"].std() > 1e-9)

@@ -1,4 +1,4 @@
-"""Average precision with weights against a loop over copies, and in several parts against all at once."""
+"""Average precision with weights against a loop over copies."""
 
 from __future__ import annotations
 
@@ -7,37 +7,47 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.statistics import weighted_precision
+from rethink_heads.statistics import weighted_precision as module
 from rethink_heads.statistics.bootstrap import ImageBootstrap
-from rethink_heads.statistics.ranking import Candidates
-from rethink_heads.statistics.weighted_precision import RECALLS, Curves, Draws
+from rethink_heads.statistics.weighted_precision import (
+    RECALLS,
+    Ranking,
+    by_class,
+    in_draws,
+    precision_at_recalls,
+    weighted_precision,
+)
 
 IMAGES, SETTINGS = 6, 3
 
 
-def made_up(count: int, seed: int) -> tuple[Candidates, np.ndarray, np.ndarray, np.ndarray]:
-    """Detections of one class, their hits and kept flags (S, N), and objects to find (S, I)."""
+def made_up(count: int, seed: int) -> Ranking:
+    """Ranked detections of one class; half of the settings may count the same detections."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, IMAGES, count)
-    scores = -np.sort(-generator.random(count))
-    kept = generator.random((SETTINGS, count)) < 0.8
-    hits = kept & (generator.random((SETTINGS, count)) < 0.4)
-    positives = np.stack([np.bincount(images[of], minlength=IMAGES) for of in hits])
-    positives = positives + generator.integers(0, 2, positives.shape)
-    found = Candidates.of(np.zeros(count, np.int64), images, scores, hits, kept)
-    return found, hits, kept, positives.astype(float)
+    counted = generator.random((SETTINGS, count)) < 0.8
+    counted[1] = counted[0]
+    true = counted & (generator.random((SETTINGS, count)) < 0.4)
+    object_images = np.concatenate([images, generator.integers(0, IMAGES, 5)])
+    to_find = np.hstack([true, generator.random((SETTINGS, 5)) < 0.5])
+    return Ranking(images, true, counted, object_images, to_find)
 
 
-def by_hand(
-    weights: np.ndarray, images: np.ndarray, hits: np.ndarray, kept: np.ndarray, objects: float
-) -> float:
+def by_hand(weights: np.ndarray, ranking: Ranking, setting: int) -> float:
     """101-point average precision of whole weights, one copy after another."""
+    objects = weights[ranking.object_images[ranking.to_find[setting]]].sum()
     if not objects:
         return float("nan")
     true = seen = 0
     points = []
-    for image, hit, keep in zip(images.tolist(), hits.tolist(), kept.tolist(), strict=True):
-        if not keep:
+    flags = zip(
+        ranking.images.tolist(),
+        ranking.true[setting].tolist(),
+        ranking.counted[setting].tolist(),
+        strict=True,
+    )
+    for image, hit, counts in flags:
+        if not counts:
             continue
         # The image's copies come together: precision is read after the last of them.
         seen += weights[image]
@@ -49,61 +59,39 @@ def by_hand(
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 2**16))
 def test_equal_to_copies_one_by_one(count: int, seed: int) -> None:
-    found, hits, kept, positives = made_up(count, seed)
-    draws = Draws(ImageBootstrap(range(IMAGES), 4, seed))
-    assert len(draws) == 1 + 4 + 0
-    curves = Curves(draws, positives)
-    curves.add(found, is_last=True)
-    weights = draws.weights(slice(0, len(draws)), np.arange(IMAGES)).T
-    for values, drawn in zip(curves.values, weights, strict=True):
-        expected = [
-            by_hand(drawn, found.images, hit, keep, drawn @ objects)
-            for hit, keep, objects in zip(hits, kept, positives, strict=True)
-        ]
-        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
-    np.testing.assert_array_equal(
-        np.where(positives.any(axis=1), curves.precision.mean(axis=1), np.nan), curves.values[0]
-    )
+    ranking = made_up(count, seed)
+    bootstrap = ImageBootstrap(range(IMAGES), 4, seed)
+    weights = np.vstack([np.ones(IMAGES), bootstrap.weights])
+    found = weighted_precision(ranking, weights.T.astype(np.float32))
+    expected = [[by_hand(drawn, ranking, s) for s in range(SETTINGS)] for drawn in weights]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+    once = precision_at_recalls(ranking)
+    there = ranking.to_find.any(axis=1)
+    assert (once[~there] == -1).all()
+    np.testing.assert_allclose(once[there].mean(axis=1), found[0, there], rtol=0, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 60), st.integers(0, 2**16), st.lists(st.integers(0, 60), max_size=4))
-def test_parts_of_the_ranking_give_what_the_whole_gives(
-    count: int, seed: int, cuts: list[int]
+def test_how_many_draws_are_counted_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found, _, _, positives = made_up(count, seed)
-    draws = Draws(ImageBootstrap(range(IMAGES), 10, seed))
-    whole, parts = Curves(draws, positives), Curves(draws, positives)
-    whole.add(found, is_last=True)
-    ends = [*sorted(min(cut, count) for cut in cuts), count]
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        parts.add(found.take(np.arange(start, end)), is_last=False)
-    parts.add(found.take(np.arange(0)), is_last=True)
-    np.testing.assert_array_equal(whole.values, parts.values)
-    np.testing.assert_array_equal(whole.precision, parts.precision)
-
-
-def test_how_many_sets_are_counted_at_once_changes_nothing() -> None:
-    found, _, _, positives = made_up(50, 3)
-    draws = Draws(ImageBootstrap(range(IMAGES), 30, 1))
+    ranking, bootstrap = made_up(50, 3), ImageBootstrap(range(IMAGES), 30, 1)
     values = []
-    for most in (1, 100, 2**20):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(weighted_precision, "_MOST_AT_ONCE", most)
-            curves = Curves(draws, positives)
-        curves.add(found, is_last=True)
-        values.append(curves.values)
+    for most in (1, 7, 128):
+        monkeypatch.setattr(module, "_DRAWS_AT_ONCE", most)
+        values.append(in_draws(bootstrap, lambda weights: weighted_precision(ranking, weights)))
+        assert values[-1].shape == (30, SETTINGS)
     np.testing.assert_array_equal(values[0], values[1])
     np.testing.assert_array_equal(values[0], values[2])
 
 
-def test_sets_are_all_images_the_replicates_and_all_but_one() -> None:
-    bootstrap = ImageBootstrap(range(IMAGES), 10, 2)
-    draws = Draws(bootstrap)
-    weights = draws.weights(slice(0, len(draws)), np.arange(IMAGES)).T
-    expected = [np.ones((1, IMAGES)), bootstrap.weights, 1 - np.eye(IMAGES)]
-    np.testing.assert_array_equal(weights, np.concatenate(expected))
-    some = np.array([1, 4])
-    np.testing.assert_array_equal(draws.weights(slice(7, 15), some).T, weights[7:15][:, some])
-    # Where they would be more than the replicates.
-    assert len(Draws(ImageBootstrap(range(IMAGES), 5))) == 6
+def test_classes_are_ranked_apart_and_ties_stay_in_the_order_of_images() -> None:
+    labels, images = np.array([1, 0, 1, 1]), np.array([2, 0, 1, 0])
+    scores, true = np.array([0.5, 0.9, 0.7, 0.5]), np.array([[True, True, False, False]])
+
+    def objects(label: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(1, label), np.ones((1, 1), bool)
+
+    found = list(by_class(labels, images, scores, true, ~true, objects, 3))
+    assert [ranking.images.tolist() for ranking in found] == [[0], [1, 0, 2], []]
+    assert [ranking.true[0].tolist() for ranking in found] == [[True], [False, False, True], []]
+    assert [ranking.object_images.tolist() for ranking in found] == [[0], [1], [2]]
