@@ -110,7 +110,7 @@ def reliability(
 
 
 def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.DataFrame:
-    """One head's rows of :func:`reliability`, of sums (I, bins, 4) of its detections by image and bin: :class:`Scored`."""
+    """One head's rows of :func:`reliability`, of sums (I, bins, 4) by image and bin: :meth:`Scored.sums`."""
     bins = sums.shape[1]
     columns = {
         "detector": side[0],

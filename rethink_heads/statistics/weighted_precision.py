@@ -29,8 +29,9 @@ Weights = npt.NDArray[np.float32]
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads precision."""
-# Draws of images at once: rows of weights long enough for the processor, and blocks enough for its cores.
-_DRAWS_AT_ONCE = 128
+# Weights at once: as many draws as fit into the processor's cache, but enough of them to be worth a call.
+_WEIGHTS_AT_ONCE = 2**20
+_FEWEST_DRAWS = 128
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,13 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
 
     Blocks of draws are shared out to the cores; the result does not depend on their number.
     """
-    starts = range(0, bootstrap.replicates, _DRAWS_AT_ONCE)
+    draws = max(_FEWEST_DRAWS, _WEIGHTS_AT_ONCE // max(1, len(bootstrap.image_ids)))
+    # At least two blocks, for two cores.
+    draws = min(draws, -(-bootstrap.replicates // 2))
+    starts = range(0, bootstrap.replicates, draws)
 
     def of_block(start: int) -> Array:
-        block = bootstrap.counts[start : start + _DRAWS_AT_ONCE]
+        block = bootstrap.counts[start : start + draws]
         return statistic(np.ascontiguousarray(block.T, np.float32))
 
     # Each holds weights of its own.

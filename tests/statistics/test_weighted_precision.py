@@ -76,8 +76,9 @@ def test_how_many_draws_are_counted_at_once_changes_nothing(
 ) -> None:
     ranking, bootstrap = made_up(50, 3), ImageBootstrap(range(IMAGES), 30, 1)
     values = []
-    for most in (1, 7, 128):
-        monkeypatch.setattr(module, "_DRAWS_AT_ONCE", most)
+    for fewest in (1, 7, 128):
+        monkeypatch.setattr(module, "_WEIGHTS_AT_ONCE", 1)
+        monkeypatch.setattr(module, "_FEWEST_DRAWS", fewest)
         values.append(in_draws(bootstrap, lambda weights: weighted_precision(ranking, weights)))
         assert values[-1].shape == (30, SETTINGS)
     np.testing.assert_array_equal(values[0], values[1])
