@@ -18,7 +18,7 @@ from rethink_heads.detectors.rpn import AnchorRPN, build_rpn, inside
 SIZES = [(96, 128), (80, 100)]
 FRAME = (96, 128)
 STRIDES = (4, 8, 16, 32, 64)
-OBJECTS = [[[10.0, 12, 52, 60], [70, 20, 120, 90]], [[-3.0, 30, 44, 79]]]
+OBJECTS: list[list[list[float]]] = [[[10.0, 12, 52, 60], [70, 20, 120, 90]], [[-3.0, 30, 44, 79]]]
 ANCHOR_SIZES = [8, 16, 32, 64, 128]
 
 
