@@ -101,9 +101,10 @@ class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
     Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the widening block).
-    ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None take the paper's values for the head.
+    ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None are the head's own (``heads.STRUCTURES``).
     ``rpn_cross_boundary_anchors`` trains the RPN on anchors that leave the image as well, which the authors'
-    code does not. ``conventions`` are another framework's where its weights were imported.
+    code does not; an image that no anchor fits in keeps them. ``conventions`` are another framework's where
+    its weights were imported.
     """
 
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
