@@ -2,7 +2,7 @@
 
 In Double-Head-Ext each head is also trained on its unfocused task: the loss of fc-head is
 l_fc L_cls + (1 - l_fc) L_reg, that of conv-head (1 - l_conv) L_cls + l_conv L_reg. At 1 and 1 it is
-Double-Head. The paper varies both and takes l_fc = 0.7 and l_conv = 0.8.
+Double-Head. The paper varies both; the authors' code has l_fc = 0.7 and l_conv = 0.8.
 
 Measured: the final detections of one detector a pair of weights and seed, each in the fullest
 reading that its weights train: scores are fused where conv-head also classifies.

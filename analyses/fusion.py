@@ -1,8 +1,9 @@
 """Ablation: how the scores of two heads become one.
 
 One trained Double-Head-Ext is read in several ways: fc-head alone, conv-head alone, fc-head's scores
-with conv-head's boxes, and these boxes with both scores s and t fused: the complementary rule
-s + t (1 - s) that the paper proposes, their maximum, or their mean. Nothing is trained again.
+with conv-head's boxes, and these boxes with both scores s and t fused: by the authors' complementary
+rule s + t (1 - s), or by their maximum or mean, with which the paper compares it, as we remember it.
+Nothing is trained again.
 
 Measured: the final detections of each reading of one detector a seed.
 Computed: COCO's average precisions, with 95% intervals from a bootstrap over images. The points of a

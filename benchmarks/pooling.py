@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from benchmarks.subjects import Subject
-from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.frames import ImageFeatures
 from rethink_heads.detectors.pooling import STRIDES
 from rethink_heads.detectors.probing import RCNNProber
@@ -22,10 +21,7 @@ def exhaust_blocks(responder: Responder, features: ImageFeatures, subject: Subje
     ((name, probe),) = prober.probes.items()
     roi_heads = prober.roi_heads
     resized = features.into_frame(subject.proposals)
-    from_proposal = roi_heads.box_roi_pool.conventions.roi_level_from == "proposal"
-    corners, levels = roi_heads.box_roi_pool.place(
-        enlarge(resized, roi_heads.enlargement.get(name, 1.0)), resized if from_proposal else None
-    )
+    corners, levels = roi_heads.box_roi_pool.place(resized, roi_heads.enlargement.get(name, 1.0))
     rois = PyramidRoIs(
         [features.pyramid[level][0] for level in STRIDES],
         [1 / stride for stride in STRIDES.values()],

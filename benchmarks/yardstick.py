@@ -54,7 +54,7 @@ class Yardstick:
         transform: torchvision's, with the detector's sizes.
         backbone: image (1, 3, H, W) to the pyramid.
         head: RoI features (N, C, 7, 7) to logits (N, K + 1), background first, and deltas (N, 4 (K + 1)).
-        enlargement: of the RoIs about their centres, 1.3 for a conv-head (Wu et al.).
+        enlargement: of the RoIs about their centres, 1.3 for a conv-head (authors' code).
         chunk: RoIs that are put through the head at once.
         threads: of torch's operators.
     """

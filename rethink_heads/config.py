@@ -2,7 +2,9 @@
 
 A preset (``presets/<name>.yaml``, or a file of one's own) says everything but the head. Overrides
 are strings such as ``training.max_iterations=100``; an unknown key is refused with the nearest
-valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code).
+valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code), but for settings that
+are younger than runs without them: there the default is what those runs were trained with, and
+presets or :func:`load_preset` say the paper's.
 """
 
 from __future__ import annotations
@@ -99,8 +101,10 @@ class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
     Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the widening block).
-    ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None take the paper's values for the head.
-    ``conventions`` are another framework's where its weights were imported.
+    ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None are the head's own (``heads.STRUCTURES``).
+    ``rpn_cross_boundary_anchors`` trains the RPN on anchors that leave the image as well, which the authors'
+    code does not; an image that no anchor fits in keeps them. ``conventions`` are another framework's where
+    its weights were imported.
     """
 
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
@@ -121,6 +125,7 @@ class ModelConfig(Settings):
     anchor_ratios: list[PositiveFloat] = Field(default=[0.5, 1.0, 2.0], min_length=1)
     rpn_proposals_train: Count = 2000
     rpn_proposals_test: Count = 1000
+    rpn_cross_boundary_anchors: bool = True
     rois_per_image: Count = 512
     positive_fraction: Fraction = 0.25
     smooth_l1_beta: float = Field(default=1.0, ge=0.0)
@@ -139,11 +144,16 @@ class ModelConfig(Settings):
     conventions: ConventionsConfig = ConventionsConfig()
 
     @model_serializer(mode="wrap")
-    def _leave_out_usual_conventions(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        # Files and measurements of detectors trained here say the same as before there were others.
+    def _leave_out_usual(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
+        # Files and measurements of older detectors say the same as before there were others.
         values = to_mapping(self)
+        level_from = self.conventions.roi_level_from
         if self.conventions == ConventionsConfig():
             values.pop("conventions", None)
+        elif self.conventions == ConventionsConfig(roi_level_from=level_from):
+            values["conventions"] = {"roi_level_from": level_from}
+        if self.rpn_cross_boundary_anchors:
+            values.pop("rpn_cross_boundary_anchors", None)
         return values
 
     @model_validator(mode="after")
@@ -168,6 +178,8 @@ class TrainingConfig(Settings):
     """SGD with a linear warm-up and steps, counted in iterations.
 
     ``batch_size`` is the number of images of one iteration over all processes together.
+    Biases, those of normalisation too, learn at ``bias_learning_rate_factor`` times the rate of all
+    else (2 in the authors' code) and decay by ``bias_weight_decay`` (0 there); None is ``weight_decay``.
     """
 
     max_iterations: Count = 180_000
@@ -179,6 +191,8 @@ class TrainingConfig(Settings):
     gamma: PositiveFloat = 0.1
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=1e-4, ge=0.0)
+    bias_learning_rate_factor: float = Field(default=1.0, gt=0.0, le=100.0)
+    bias_weight_decay: float | None = Field(default=None, ge=0.0, le=1.0)
     flip: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     validate_every: Count = 5000
@@ -186,6 +200,15 @@ class TrainingConfig(Settings):
     workers: int = Field(default=2, ge=0)
     gradient_clip: PositiveFloat | None = None
     checkpoint_every: Count = 1000
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_settings(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
+        # As of the measuring settings: runs without them say the same of themselves as before.
+        values = to_mapping(self)
+        for name in ("bias_learning_rate_factor", "bias_weight_decay"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
 
 
 class MeasuringConfig(Settings):
@@ -301,4 +324,14 @@ def load_preset(
     if seed is not None:
         values["seed"] = seed
     apply_overrides(values, overrides or [])
-    return validate(Config, values, f"preset {name}")
+    return _of_new_run(validate(Config, values, f"preset {name}"))
+
+
+def _of_new_run(config: Config) -> Config:
+    """Settings of a new run, whose RoIs take their level as in the authors' code where nothing else is said."""
+    conventions = config.model.conventions
+    if "roi_level_from" in conventions.model_fields_set:
+        return config
+    chosen = conventions.model_copy(update={"roi_level_from": "proposal"})
+    model = config.model.model_copy(update={"conventions": chosen})
+    return config.model_copy(update={"model": model})

@@ -2,7 +2,9 @@
 
 A weight file means something only together with the arithmetic around it: which pixel a coordinate names, how an
 image is resized, where a bottleneck strides. The defaults are torchvision's, which detectors trained by this package
-follow; ``rethink-heads import`` sets them to those of the framework that a file comes from.
+follow but for ``roi_level_from``: new runs have ``proposal`` there (:func:`rethink_heads.config.load_preset`), and the
+default is what older runs, whose files do not say it, were trained with. ``rethink-heads import`` sets them to those of
+the framework that a file comes from.
 
 Two conventions are not here because the import undoes them in the weights: background comes first, and every class,
 background too, has its own four rows of box deltas.
@@ -45,7 +47,7 @@ class ConventionsConfig(BaseModel):
         roi_align_aligned: RoIAlign shifts by half a cell (``aligned=True``).
         roi_level_rule: where in log2 of an RoI's size the small constant is added that decides ties of levels.
         roi_level_from: an RoI's level follows its size before (``proposal``) or after (``enlarged``) the conv-head's
-            enlargement.
+            enlargement. The authors' code and mmdetection take the former.
         least_proposal_side: a narrower or lower proposal of the RPN is dropped; 0 keeps all.
         least_detection_side: the same for detections.
     """

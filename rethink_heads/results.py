@@ -46,7 +46,7 @@ from rethink_heads.statistics.regression import error_components
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import distinct_pairs
 
-# Over all proposals as in the paper, and over those that a detector's final boxes come from, where
+# Over all proposals as we read the paper, and over those that a detector's final boxes come from, where
 # a score that saturates early no longer hides how well it ranks.
 IOU_RANGES = ((0.0, 1.0), (0.5, 1.0))
 MOST_FOR_ALL_PAIRS = 7

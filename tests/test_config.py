@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rethink_heads.config import Config, load_preset
+from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEAD_ALIASES, HEADS
 from rethink_heads.presets import preset_names
@@ -49,6 +51,49 @@ def test_the_papers_recipe(name: str) -> None:
     assert (training.max_iterations, training.milestones) == (180_000, [120_000, 160_000])
     assert (training.warmup_iterations, training.warmup_factor) == (500, pytest.approx(1 / 3))
     assert (training.momentum, training.weight_decay) == (0.9, 1e-4)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_what_the_authors_code_does_and_what_its_presets_do(name: str) -> None:
+    config = load_preset(name)
+    assert config.model.conventions.roi_level_from == "proposal"
+    paper = name.startswith(("coco", "voc"))
+    training = config.training
+    of_biases = (training.bias_learning_rate_factor, training.bias_weight_decay)
+    assert of_biases == ((2.0, 0.0) if paper else (1.0, None))
+    assert config.model.rpn_cross_boundary_anchors is not paper
+
+
+def test_settings_of_an_older_run_stay_as_they_were(tmp_path: Path) -> None:
+    """What its file does not say is as it was before it could be said, and is not said when it is written again."""
+    later = {
+        "model": ("conventions", "rpn_cross_boundary_anchors"),
+        "training": ("bias_learning_rate_factor", "bias_weight_decay"),
+    }
+    values = load_preset("coco-r50").model_dump(mode="json")
+    for section, names in later.items():
+        for name in names:
+            del values[section][name]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    config = Config.from_yaml(path)
+    for again in (config, config.with_overrides(["seed=3"]), config.with_data(test_split="train")):
+        assert again.model.conventions.roi_level_from == "enlarged"
+        assert again.model.rpn_cross_boundary_anchors
+        assert again.training.bias_learning_rate_factor == 1
+    assert config.model_dump(mode="json") == values
+
+
+def test_the_level_of_rois_can_be_chosen(tmp_path: Path) -> None:
+    override = "model.conventions.roi_level_from=enlarged"
+    assert load_preset("coco-r50", "conv", [override]).model.conventions == ConventionsConfig()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: {conventions: {roi_level_from: enlarged}}\n")
+    assert load_preset(mine).model.conventions.roi_level_from == "enlarged"
+    # The rest of a new run's conventions is not written out.
+    assert load_preset("coco-r50").model_dump()["model"]["conventions"] == {
+        "roi_level_from": "proposal"
+    }
 
 
 def test_overrides_of_every_kind(tmp_path: Path) -> None:
@@ -96,6 +141,12 @@ def test_a_source_that_looks_like_a_number_is_a_folder() -> None:
         ("training.max_iterations=many", "bad value for training.max_iterations.*'many'"),
         ("training.max_iterations=0", "bad value for training.max_iterations"),
         ("training.learning_rate=nan", "bad value for training.learning_rate"),
+        (
+            "training.bias_learning_rate_factor=0",
+            "bad value for training.bias_learning_rate_factor",
+        ),
+        ("training.bias_weight_decay=-1", "bad value for training.bias_weight_decay"),
+        ("model.conventions.roi_level_from=both", "roi_level_from.*'both'"),
         ("training=5", "bad value for training"),
         ("model.backbone=vgg", "bad value for model.backbone.*'resnet50'"),
         ("model.anchor_sizes=[32, 64]", "bad value for model.anchor_sizes"),
@@ -124,6 +175,7 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     path.write_text("training: {max_iterations: 10}\n")
     config = load_preset(path, "conv")
     assert (config.preset, config.training.max_iterations) == ("mine", 10)
+    assert config.model.conventions.roi_level_from == "proposal"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAME = "describe"
 EXAMPLE = "Example: rethink-heads describe coco-r50 --output tables training.batch_size=2"
 
-# The paper's units: its 13.25 M weights of an fc-head are 13.25 x 2^20.
+# The paper's units, as we remember its 13.25 M weights of an fc-head: they are 13.25 x 2^20.
 MEBI = 2**20
 GIBI = 2**30
 
@@ -173,7 +173,7 @@ def _print_branches(parts: pd.DataFrame) -> None:
     inside = parts[parts["multiply_adds"].notna() & ~parts["part"].str.endswith("2")]
     once = inside.drop_duplicates(["part", "block"])
     print_table(
-        "Blocks of a branch (weights: without biases and normalisation, as the paper counts)",
+        "Blocks of a branch (weights: without biases and normalisation)",
         ["branch", "block", "weights (M)", "parameters (M)", "multiply-adds per RoI (M)"],
         [
             [

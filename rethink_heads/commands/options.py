@@ -153,7 +153,8 @@ GridStepsOption = Annotated[
     typer.Option(
         "--grid-steps",
         metavar="N",
-        help="Steps of the grid in each of its four directions (11 in the paper).",
+        help="Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as we"
+        " remember it).",
         show_default=False,
     ),
 ]

@@ -46,8 +46,8 @@ class Description:
         rois_per_image: sampled in training.
         frame: (height, width) of a training batch in px, padding included.
         precision: the preset's own.
-        parts: a row for each head, part and block, with ``parameters`` (all), ``weights`` (matrices and kernels alone,
-            the paper's way of counting), ``trained`` and ``multiply_adds`` per RoI (NaN outside the head's branches).
+        parts: a row for each head, part and block, with ``parameters`` (all), ``weights`` (of matrices and kernels
+            alone), ``trained`` and ``multiply_adds`` per RoI (NaN outside the head's branches).
         memory: a row for each head and precision, in bytes: ``weights``, ``gradients`` and ``momentum`` in float32,
             what autograd saves in ``backbone``, ``fpn``, ``rpn`` and ``heads`` (RoI features included), and ``total``.
     """

@@ -60,7 +60,7 @@ def parameter_counts(module: nn.Module) -> dict[str, int]:
 
     Returns:
         ``parameters``: all, with the scales and offsets of normalisation, frozen or not, but not its statistics;
-        ``weights``: those of matrices and kernels alone, as the paper counts (biases and normalisation aside);
+        ``weights``: those of matrices and kernels alone, biases and normalisation aside;
         ``trained``: those that get gradients.
     """
     parameters = list(module.parameters())

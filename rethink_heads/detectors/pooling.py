@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_area
 from torchvision.ops import roi_align as roi_align_of_batch
 
+from rethink_heads.boxes import enlarge
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.detectors.frames import Size
 from rethink_heads.probing.axis import RoIAlignRule
@@ -46,7 +47,7 @@ class PyramidPooler(nn.Module):
     Args:
         resolution: cells along each side of the output.
         sampling_ratio: samples along each side of a cell; 0 takes as many as the RoI has feature cells there.
-        conventions: how boxes end, ``aligned``, and the rule of levels.
+        conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
     """
 
     def __init__(
@@ -56,26 +57,26 @@ class PyramidPooler(nn.Module):
         self.resolution, self.sampling_ratio = resolution, sampling_ratio
         self.conventions = conventions or ConventionsConfig()
 
-    def place(self, boxes: Tensor, level_boxes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Boxes (N, 4) as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level.
+    def place(self, boxes: Tensor, enlargement: float = 1.0) -> tuple[Tensor, Tensor]:
+        """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level.
 
         Args:
             boxes: by their edges, in the detector's frame.
-            level_boxes: (N, 4), boxes whose sizes choose the levels, where these are others.
+            enlargement: the factor by which an RoI is larger than its box, about the box's centre.
         """
-        level = pyramid_level(
-            boxes if level_boxes is None else level_boxes, self.conventions.roi_level_rule
-        )
+        rois = enlarge(boxes, enlargement)
+        from_proposal = self.conventions.roi_level_from == "proposal"
+        level = pyramid_level(boxes if from_proposal else rois, self.conventions.roi_level_rule)
         if self.conventions.box_ends == "pixel":
-            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - 1], dim=1)
-        return boxes, level
+            rois = torch.cat([rois[:, :2], rois[:, 2:] - 1], dim=1)
+        return rois, level
 
     def forward(
         self,
         pyramid: dict[str, Tensor],
         boxes: Sequence[Tensor],
         image_sizes: Sequence[Size] | None = None,
-        level_boxes: Sequence[Tensor] | None = None,
+        enlargement: float = 1.0,
     ) -> Tensor:
         """RoI features (N, C, S, S) of all images' boxes [(N_i, 4)], one image after the other.
 
@@ -85,11 +86,9 @@ class PyramidPooler(nn.Module):
             pyramid: feature maps by level; those of ``STRIDES`` are read.
             boxes: by their edges, in the detector's frame.
             image_sizes: not needed; torchvision's poolers ask for them.
-            level_boxes: boxes whose sizes choose the levels, where these are others.
+            enlargement: the factor by which an RoI is larger than its box.
         """
-        corners, level = self.place(
-            torch.cat(list(boxes)), torch.cat(list(level_boxes)) if level_boxes else None
-        )
+        corners, level = self.place(torch.cat(list(boxes)), enlargement)
         counts = torch.tensor([len(b) for b in boxes], device=corners.device)
         images = torch.arange(len(boxes), device=corners.device)
         images = images.repeat_interleave(counts, output_size=len(corners))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.folding import folded
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.detectors.pooling import STRIDES
@@ -97,9 +96,8 @@ class RCNNProber:
             alike.setdefault(self.roi_heads.enlargement.get(branch, 1.0), []).append(branch)
         found: dict[str, Tensor] = {}
         pooler = self.roi_heads.box_roi_pool
-        level_boxes = resized if pooler.conventions.roi_level_from == "proposal" else None
         for factor, branches in alike.items():
-            corners, levels = pooler.place(enlarge(resized, factor), level_boxes)
+            corners, levels = pooler.place(resized, factor)
             rois = PyramidRoIs(
                 [features.pyramid[name][0] for name in STRIDES],
                 [1 / stride for stride in STRIDES.values()],

@@ -9,7 +9,6 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, remove_small_boxes
 
-from rethink_heads.boxes import enlarge
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.frames import Size, clip_to_frame
@@ -35,7 +34,7 @@ class BoxRoIHeads(RoIHeads):
         score_threshold: least score of a detection.
         nms_threshold: IoU above which NMS suppresses, per class.
         detections_per_image: most detections kept.
-        conventions: which size of an RoI chooses its level, the limits of deltas, clipping, the least detection.
+        conventions: the limits of deltas, clipping, the least detection.
     """
 
     def __init__(
@@ -75,12 +74,10 @@ class BoxRoIHeads(RoIHeads):
     ) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)] one after the other."""
         pooled: dict[float, Tensor] = {}
-        level_boxes = boxes if self.conventions.roi_level_from == "proposal" else None
         for branch in self.heads.names:
             factor = self.enlargement.get(branch, 1.0)
             if factor not in pooled:
-                rois = [enlarge(b, factor) for b in boxes]
-                pooled[factor] = self.box_roi_pool(pyramid, rois, image_sizes, level_boxes)
+                pooled[factor] = self.box_roi_pool(pyramid, boxes, image_sizes, factor)
         return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
 
     def training_losses(

@@ -91,7 +91,59 @@ class StrideAnchors(AnchorGenerator):
         return [anchors for _ in image_list.image_sizes]
 
 
-class PixelClippingRPN(RegionProposalNetwork):
+def inside(anchors: Tensor, size: Size, box_ends: str = "edge") -> Tensor:
+    """(N,) bool: whether anchors (N, 4), by their edges, lie wholly in an image of (height, width) pixels.
+
+    Where boxes end at a pixel, the last one's index may lie anywhere before the image's end (maskrcnn-benchmark).
+    """
+    height, width = size
+    least, most = anchors[:, :2].amin(dim=1), anchors[:, 2:]
+    limits = most.new_tensor([width, height])
+    within = most - 1 < limits if box_ends == "pixel" else most <= limits
+    return (least >= 0) & within.all(dim=1)
+
+
+class AnchorRPN(RegionProposalNetwork):
+    """torchvision's RPN, which may be trained without the anchors that leave their image.
+
+    Attributes:
+        box_ends: what a box's x2 and y2 are in the framework that the weights come from.
+        cross_boundary_anchors: anchors that leave the image are trained on.
+    """
+
+    box_ends = "edge"
+    cross_boundary_anchors = True
+
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals by image and, in training, losses; see torchvision's."""
+        if targets is not None:
+            # Anchors are labelled image by image, where torchvision no longer knows the images' sizes.
+            sizes = [torch.tensor(size) for size in images.image_sizes]
+            targets = [{**t, "size": s} for t, s in zip(targets, sizes, strict=True)]
+        found: tuple[list[Tensor], dict[str, Tensor]] = super().forward(images, features, targets)
+        return found
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """By image: labels (N,) of anchors, 1, 0 or -1 for those that are left out, and their objects' boxes (N, 4)."""
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        if not self.cross_boundary_anchors:
+            for own, label, target in zip(anchors, labels, targets, strict=True):
+                height, width = target["size"].tolist()
+                within = inside(own, (height, width), self.box_ends)
+                # An image too flat for any anchor would have nothing to train on, and no loss.
+                if within.any():
+                    label[~within] = -1
+        return labels, boxes
+
+
+class PixelClippingRPN(AnchorRPN):
     """An RPN whose proposals are clipped by their first and last pixels."""
 
     def filter_proposals(
@@ -112,14 +164,8 @@ class PixelClippingRPN(RegionProposalNetwork):
         )
 
 
-class LogitOrderRPN(RegionProposalNetwork):
-    """An RPN whose proposals are suppressed and ranked by their logits, as in detectron2.
-
-    Attributes:
-        box_ends: how proposals are clipped.
-    """
-
-    box_ends = "edge"
+class LogitOrderRPN(AnchorRPN):
+    """An RPN whose proposals are suppressed and ranked by their logits, as in detectron2."""
 
     def filter_proposals(
         self,
@@ -148,13 +194,13 @@ class LogitOrderRPN(RegionProposalNetwork):
         return boxes, scores
 
 
-def _kind(conventions: ConventionsConfig) -> type[RegionProposalNetwork]:
+def _kind(conventions: ConventionsConfig) -> type[AnchorRPN]:
     if conventions.proposal_order == "logit":
         return LogitOrderRPN
-    return PixelClippingRPN if conventions.box_ends == "pixel" else RegionProposalNetwork
+    return PixelClippingRPN if conventions.box_ends == "pixel" else AnchorRPN
 
 
-def build_rpn(model: ModelConfig) -> RegionProposalNetwork:
+def build_rpn(model: ModelConfig) -> AnchorRPN:
     """An untrained RPN for the settings."""
     conventions = model.conventions
     ratios = tuple(model.anchor_ratios)
@@ -178,6 +224,6 @@ def build_rpn(model: ModelConfig) -> RegionProposalNetwork:
     )
     rpn.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), conventions.delta_limits)
     rpn.min_size = conventions.least_proposal_side
-    if isinstance(rpn, LogitOrderRPN):
-        rpn.box_ends = conventions.box_ends
+    rpn.box_ends = conventions.box_ends
+    rpn.cross_boundary_anchors = model.rpn_cross_boundary_anchors
     return rpn

@@ -14,7 +14,7 @@ FUSION_RULES = ("complementary", "max", "mean")
 def fuse(fc_scores: Tensor, conv_scores: Tensor, rule: str = "complementary") -> Tensor:
     """Fuses two classifiers' probabilities of the same shape.
 
-    ``complementary`` is the paper's rule: s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
+    ``complementary`` is the authors' rule: s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
 
     Raises:
         ValueError: for a rule not in ``FUSION_RULES``.
@@ -52,4 +52,4 @@ READINGS: dict[str, Reading] = {
     "double-fc": Reading(("fc",), "fc2"),
     "double-conv": Reading(("conv",), "conv2"),
 }
-"""The paper's four ways to read a double head, of which a single head has one; then those of the other pairs."""
+"""The authors' four ways to read a double head, of which a single head has one; then those of the other pairs."""

@@ -63,7 +63,7 @@ def regression_loss(
         box_deltas: (N, 4 (K + 1)).
         labels: (N,), 0 for background.
         target_deltas: (N, 4), encoded with the detector's box coder.
-        beta: where smooth L1 turns from quadratic to linear; 1 in the paper's code, 1/9 in torchvision.
+        beta: where smooth L1 turns from quadratic to linear; 1 in the authors' code, 1/9 in torchvision.
     """
     positive = torch.where(labels > 0)[0]
     deltas = box_deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]

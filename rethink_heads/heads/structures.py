@@ -64,7 +64,9 @@ STRUCTURES: Mapping[str, Structure] = {
     "double-reverse": Structure(("fc", "conv"), ("double-reverse",), 0.0, 0.0, 2.5, 2.0),
     "double-ext": Structure(("fc", "conv"), ("fc", "conv", "double", "double-ext"), 0.7, 0.8),
 }
-"""By name. The weights of ``double`` and ``double-ext`` are the authors'; the paper gives none for the other pairs."""
+"""By name. The weights of ``double-ext`` are the authors', whose files have these four alone; those of ``double``
+follow from w_fc and w_conv, which the four add up to, where each head has but its own task. The paper gives none for
+the other pairs."""
 
 
 def kind_of(branch: str) -> str:

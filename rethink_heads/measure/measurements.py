@@ -1,6 +1,6 @@
 """Measurements: what heads made of predefined proposals, as frames that are saved and merged.
 
-See paper.md's "experiment with predefined proposals". A measurement set holds, for every object,
+The boxes are those of :mod:`rethink_heads.proposals`. A measurement set holds, for every object,
 detector, head and IoU bin, the moments of :mod:`rethink_heads.measure.moments`; beside them an
 optional sample of raw rows and maps per object for the spatial analyses.
 """

@@ -42,7 +42,7 @@ def pearson(
 
     Returns:
         One row per detector, head and size ("small", "medium", "large", "all") with "pcc" over the
-        proposals of all objects, as in the paper, "low", "high"; "object_pcc", the mean of each
+        proposals of all objects, as we read the paper, "low", "high"; "object_pcc", the mean of each
         object's own PCC, "object_low", "object_high"; "objects", "constant_objects" (those without
         variance in the range, which have no PCC) and "proposals" (of the whole grid). Where some
         proposals were drawn, "pcc_sampling_error" and "object_pcc_sampling_error" are the standard

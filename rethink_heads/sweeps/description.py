@@ -158,6 +158,8 @@ class SweepDescription(_Description):
     read_only: ReadOnlyAxes = ReadOnlyAxes()
     # The paper's ranking, best first; labels of one tier are not ranked among themselves.
     paper_order: tuple[tuple[str, ...], ...] = ()
+    # What is said beside the ranking wherever it is printed, such as what of it was not read.
+    paper_note: str = ""
     figure: FigureDescription = FigureDescription()
 
     @model_validator(mode="after")

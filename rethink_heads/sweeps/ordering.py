@@ -93,8 +93,10 @@ def summary(plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame) -> str:
     )
     last = ordering.groupby(["better", "worse"], sort=False)["verdict"].last()
     counts = ", ".join(f"{(last == word).sum()} {word}" for word in (HOLDS, REVERSED, UNDECIDED))
+    note = f" ({plan.description.paper_note})" if plan.description.paper_note else ""
     return (
-        f"The paper: {' > '.join(tiers)}. Ours, by mean AP: {ours}. Of {len(last)} pairs: {counts}."
+        f"The paper: {' > '.join(tiers)}{note}. Ours, by mean AP: {ours}."
+        f" Of {len(last)} pairs: {counts}."
     )
 
 

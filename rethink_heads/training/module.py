@@ -8,7 +8,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
@@ -18,6 +18,26 @@ from rethink_heads.errors import UserError
 from rethink_heads.training.checkpointing import BACKBONE_KEY
 from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
 from rethink_heads.training.schedule import learning_rate_factor
+
+
+def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
+    """What is trained of a detector, as SGD takes it: all in one group, or biases in a second one of their own.
+
+    Biases are the parameters of that name: of convolutions, linear layers and normalisation alike (authors' code).
+    """
+    trained = {name: p for name, p in detector.named_parameters() if p.requires_grad}
+    decay = training.bias_weight_decay
+    if training.bias_learning_rate_factor == 1 and decay in (None, training.weight_decay):
+        return [{"params": list(trained.values())}]
+    biases = [p for name, p in trained.items() if name.endswith("bias")]
+    return [
+        {"params": [p for name, p in trained.items() if not name.endswith("bias")]},
+        {
+            "params": biases,
+            "lr": training.bias_learning_rate_factor * training.learning_rate,
+            "weight_decay": training.weight_decay if decay is None else decay,
+        },
+    ]
 
 
 class DetectionModule(lightning.LightningModule):
@@ -111,11 +131,10 @@ class DetectionModule(lightning.LightningModule):
         return super().transfer_batch_to_device(batch, device, index)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """SGD with momentum, its rate scheduled by iteration."""
+        """SGD with momentum, its rates scheduled by iteration."""
         training = self.training_config
-        trained = [p for p in self.detector.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(
-            trained,
+            parameter_groups(self.detector, training),
             lr=training.learning_rate,
             momentum=training.momentum,
             weight_decay=training.weight_decay,

@@ -68,6 +68,18 @@ def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
     assert Config.model_validate(content["config"]) == config
 
 
+def test_a_file_from_before_there_was_a_choice_of_level(tmp_path: Path) -> None:
+    """It keeps the level of the enlarged RoI; one of today has its proposal's."""
+    path = tmp_path / "detector.pt"
+    config = config_of("conv")
+    save_detector(detector_of(config), config, path)
+    assert load_detector(path).roi_heads.conventions.roi_level_from == "proposal"
+    content = torch.load(path, weights_only=True)
+    del content["config"]["model"]["conventions"]
+    torch.save(content, path)
+    assert load_detector(path).roi_heads.box_roi_pool.conventions.roi_level_from == "enlarged"
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no detector at .*detector\.pt: train it"):
         load_detector(tmp_path / "detector.pt")

@@ -63,16 +63,27 @@ def back(folder: Path, head: str | None = None) -> tuple[dict[str, Tensor], Conf
     blocks=st.integers(0, 2),
     non_local=st.booleans(),
     resolution=st.sampled_from([3, 7]),
+    level_from=st.sampled_from(["proposal", "enlarged"]),
+    cross_boundary=st.booleans(),
     seed=st.integers(0, 2**16),
 )
 def test_weights_come_back_bit_for_bit(
-    head: str, backbone: str, blocks: int, non_local: bool, resolution: int, seed: int
+    head: str,
+    backbone: str,
+    blocks: int,
+    non_local: bool,
+    resolution: int,
+    level_from: str,
+    cross_boundary: bool,
+    seed: int,
 ) -> None:
     overrides = [
         f"model.backbone={backbone}",
         f"model.conv_blocks={blocks}",
         f"model.non_local={non_local}",
         f"model.roi_resolution={resolution}",
+        f"model.conventions.roi_level_from={level_from}",
+        f"model.rpn_cross_boundary_anchors={cross_boundary}",
     ]
     detector, config = made(head, overrides, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -90,11 +101,13 @@ def test_weights_come_back_bit_for_bit(
         assert torch.equal(again[name], value), name
     assert settings_again.head == head
     kept = ("backbone", "fc_width", "roi_resolution", "sampling_ratio", "fpn_channels", "max_size")
-    for name in (*kept, "anchor_sizes", "anchor_ratios", "trainable_layers", "nms_threshold"):
+    kept += ("anchor_sizes", "anchor_ratios", "trainable_layers", "nms_threshold")
+    for name in (*kept, "rpn_cross_boundary_anchors"):
         assert getattr(settings_again.model, name) == getattr(config.model, name), name
     if head != "fc":
         for name in ("conv_enlargement", "fusion", "l_fc", "w_conv"):
             assert getattr(settings_again.model, name) == getattr(config.model, name), name
+        assert settings_again.model.conventions.roi_level_from == level_from
 
 
 @pytest.mark.parametrize("own_heads", [False, True])
@@ -116,18 +129,14 @@ def test_what_detectron2_does_otherwise_is_said() -> None:
     for part in ("resizes float values", "nearest pixel", "P6 are 64 pixels", "ranks them"):
         assert part in said
 
-    def under(conventions: object, head: str = "double") -> tuple[str, ...]:
+    def under(conventions: object) -> tuple[str, ...]:
         model = usual.model.model_copy(update={"conventions": conventions})
-        return differences(usual.model_copy(update={"model": model, "head": head}))
+        return differences(usual.model_copy(update={"model": model}))
 
     assert under(DETECTRON2) == ()
     assert any("index of their last pixel" in each for each in under(MASKRCNN_BENCHMARK))
     assert any("variances in the file are less" in each for each in under(MASKRCNN_BENCHMARK))
     assert any("OpenCV" in each for each in under(MMDETECTION))
-    # One head's RoIs are as they are proposed.
-    enlarged = [each for each in under(MMDETECTION) if "after the enlargement" in each]
-    assert len(enlarged) == 1
-    assert enlarged[0] not in under(MMDETECTION, "fc")
 
 
 def test_another_epsilon_is_folded_into_the_variance() -> None:

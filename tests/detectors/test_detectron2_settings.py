@@ -85,6 +85,11 @@ def test_settings_of_our_heads(tmp_path: Path) -> None:
     assert (said.head, said.class_names) == ("double-ext", NAMES)
     assert (said.model["conv_enlargement"], said.model["w_conv"]) == (1.5, 3.0)
     assert said.model["w_fc"] is None
+    # What was trained before there was the key does not have it.
+    assert "roi_level_from" not in said.conventions
+    node["ROI_LEVEL_FROM"] = "proposal"
+    said = read(zoo(tmp_path, ROI_HEADS={"NAME": "RethinkROIHeads"}, RETHINK_HEADS=node))
+    assert said.conventions["roi_level_from"] == "proposal"
 
 
 def test_settings_beside_the_weights_are_read(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, roi_align
 
-from rethink_heads.config import Config, ModelConfig
+from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.checkpoints import load_torchvision_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
@@ -227,6 +231,64 @@ def test_pooling_takes_the_papers_level(image: Tensor) -> None:
             rois = torch.cat([torch.zeros(1, 1), boxes[index : index + 1] * 4], dim=1)
             expected = roi_align(features.pyramid[level], rois, 7, 1 / stride, 2)
             torch.testing.assert_close(pooled[index : index + 1], expected)
+
+
+def photographed_boxes() -> Tensor:
+    """Boxes (300, 4) as proposals are in a frame of 480 x 680 pixels: of all sizes and shapes, some at its border."""
+    generator = torch.Generator().manual_seed(4)
+    sides = 2 ** (3.5 + 5 * torch.rand(300, 1, generator=generator))
+    shape = 2 ** (0.5 * torch.randn(300, 1, generator=generator))
+    half = torch.cat([sides * shape, sides / shape], dim=1) / 2
+    centre = torch.rand(300, 2, generator=generator) * torch.tensor([680.0, 480])
+    limits = torch.tensor([680.0, 480, 680, 480])
+    return torch.cat([centre - half, centre + half], dim=1).clamp(min=0).minimum(limits)
+
+
+@pytest.mark.parametrize("saved_before", [False, True])
+@pytest.mark.parametrize("head", ["double-ext", "double-conv"])
+def test_conv_rois_are_pooled_from_the_level_of_their_proposals(
+    head: str, saved_before: bool, image: Tensor, tmp_path: Path
+) -> None:
+    """As in the authors' code; a detector whose settings do not say it keeps the level of the enlarged RoI."""
+    small = [f"model.{name}={value}" for name, value in SMALL.items()]
+    sizes = ["model.min_size=480", "model.max_size=680"]
+    config = load_preset("shapes-tiny", head, [*small, *sizes])
+    if saved_before:
+        values = yaml.safe_load(config.to_yaml())
+        del values["model"]["conventions"]
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+        config = Config.from_yaml(tmp_path / "config.yaml")
+    detector = build_detector(config, CLASSES).eval()
+    boxes = photographed_boxes()
+    with torch.inference_mode():
+        features = detector.extract(image)
+        assert features.size == (480, 680)
+        pooled = detector.pool(features, boxes / 4)
+    changed = 0
+    for index, (x1, y1, x2, y2) in enumerate(boxes.double().tolist()):
+        width, height = x2 - x1, y2 - y1
+        levels = [
+            min(max(math.floor(4 + math.log2(math.sqrt(width * height) * factor / 224)), 2), 5)
+            for factor in (1.0, 1.3)
+        ]
+        changed += levels[0] != levels[1]
+        for branch, factor in (("fc", 1.0), ("conv", 1.3), ("conv2", 1.3)):
+            if branch not in pooled:
+                continue
+            level = levels[1] if saved_before and factor > 1 else levels[0]
+            x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, width * factor / 2, height * factor / 2
+            expected = roi_align(
+                features.pyramid[str(level - 2)].double(),
+                torch.tensor([[0, x - w, y - h, x + w, y + h]], dtype=torch.float64),
+                7,
+                1 / 2**level,
+                2,
+            )
+            torch.testing.assert_close(
+                pooled[branch][index, None].double(), expected, rtol=1e-4, atol=1e-4
+            )
+    # About one in five is of another level enlarged.
+    assert 0.15 < changed / len(boxes) < 0.3
 
 
 def test_detections_follow_from_predictions(image: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.boxes import outer_boxes
-from rethink_heads.config import Config, ModelConfig
+from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.conventions import (
     DETECTRON2,
     MASKRCNN_BENCHMARK,
@@ -25,13 +25,12 @@ SIZE = (120, 170)
 SCORE_ERROR, BOX_ERROR = 1e-5, 1e-3
 # The largest differences found for the detectors here were 0.014 and 0.22 px, the least correlation 0.99991.
 BFLOAT16_SCORE_ERROR, BFLOAT16_BOX_ERROR, BFLOAT16_CORRELATION = 0.021, 0.33, 0.9998
-PROPOSED = ConventionsConfig(roi_level_from="proposal", roi_align_aligned=True)
 CONVENTIONS = {
     "torchvision": ConventionsConfig(),
     "maskrcnn-benchmark": MASKRCNN_BENCHMARK,
     "mmdetection": MMDETECTION,
     "detectron2": DETECTRON2,
-    "levels of proposals": PROPOSED,
+    "new runs": load_preset("shapes-tiny").model.conventions,
 }
 
 

@@ -37,6 +37,7 @@ points:
   - {label: single-conv, title: Single-Conv, head: conv}
   - {label: double-head-ext, title: Double-Head-Ext, head: double-ext}
 paper_order: [[double-head-ext], [single-fc, single-conv]]
+paper_note: the first as remembered
 """
 MakePlan = Callable[..., Plan]
 

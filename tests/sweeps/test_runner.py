@@ -135,6 +135,8 @@ def check_files(output: Path, result: SweepResult) -> None:
         ["Double-Head-Ext", "Single-Conv"],
     ]
     assert ordering == read_latex((output / "ordering.tex").read_text())
+    said = "The paper: Double-Head-Ext > Single-FC, Single-Conv (the first as remembered). Ours"
+    assert said in (output / "ordering.md").read_text()
     record = yaml.safe_load((output / "sweep.yaml").read_text())
     assert record["points"][0]["runs"] == [str(output / key) for key in KEYS[:2]]
 

@@ -32,6 +32,9 @@ TINY = [
     "training.max_iterations=6",
     "training.batch_size=2",
     "training.learning_rate=0.02",
+    # As the paper's presets have it, so that whatever is trained here has two groups of parameters.
+    "training.bias_learning_rate_factor=2.0",
+    "training.bias_weight_decay=0.0",
     "training.warmup_iterations=2",
     "training.milestones=[5]",
     "training.validate_every=4",

@@ -169,12 +169,12 @@ def bilinear(level: Array, y: float, x: float) -> Array:
 
 
 def roi_features(step: Step, factor: float) -> Array:
-    """RoIAlign with four samples a cell, of RoIs enlarged about their centres; each from the level of its size."""
+    """RoIAlign with four samples a cell, of RoIs enlarged about their centres; each from the level of its own size."""
     features = []
     for number, rois in enumerate(step.rois):
         for roi in rois.numpy():
             centre, sides = (roi[:2] + roi[2:]) / 2, factor * (roi[2:] - roi[:2])
-            level = math.floor(4 + math.log2(math.sqrt(sides.prod()) / 224))
+            level = math.floor(4 + math.log2(math.sqrt((roi[2:] - roi[:2]).prod()) / 224))
             level = min(max(level, 2), 5)
             pixels = step.pyramid[str(level - 2)][number].detach().numpy()
             begin = (centre - sides / 2) / 2**level

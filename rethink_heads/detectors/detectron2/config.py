@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.config import ModelConfig
-from rethink_heads.detectors.detectron2.settings import SIZES, TASK_WEIGHTS
+from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, SIZES, TASK_WEIGHTS
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def add_rethink_heads_config(cfg: CfgNode) -> None:
 
     ``HEAD`` is one of :data:`rethink_heads.head_names.HEADS`; the sizes are those of ``model`` in this package's
     own settings, in capitals; a negative ``L_FC``, ``L_CONV``, ``W_FC`` or ``W_CONV`` takes the head's own task weight.
-    ``CLASS_NAMES`` may name the K foreground classes, for whoever opens the trained model.
+    ``ROI_LEVEL_FROM`` says which size of an enlarged RoI chooses its level: ``proposal`` in the package's
+    configurations, and ``enlarged`` in what was trained before they said it. ``CLASS_NAMES`` may name the K foreground
+    classes, for whoever opens the trained model.
     """
     from detectron2.config import CfgNode
 
@@ -37,6 +40,7 @@ def add_rethink_heads_config(cfg: CfgNode) -> None:
         node[name.upper()] = ModelConfig.model_fields[name].default
     for name in TASK_WEIGHTS:
         node[name.upper()] = -1.0
+    node[LEVEL_FROM.upper()] = ConventionsConfig.model_fields[LEVEL_FROM].default
     node.CLASS_NAMES = []
     cfg.MODEL.RETHINK_HEADS = node
 

@@ -14,7 +14,7 @@ from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
@@ -35,6 +35,44 @@ from rethink_heads.heads import READINGS, BoxHeads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+
+class EnlargingPooler(ROIPooler):
+    """detectron2's pooler, for RoIs that are larger than their boxes.
+
+    Attributes:
+        level_from: an RoI's level follows the size of its box, ``proposal``, or its own, ``enlarged``.
+    """
+
+    level_from = "proposal"
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes], enlargement: float = 1.0) -> Tensor:
+        """RoI features (N, C, S, S) of all images' boxes, one image after the other.
+
+        Args:
+            x: (images, C, H, W) by level.
+            box_lists: by image, in the detector's frame.
+            enlargement: the factor by which an RoI is larger than its box, about the box's centre.
+        """
+        rois = [Boxes(enlarge(each.tensor, enlargement)) for each in box_lists]
+        if self.level_from == "enlarged" or enlargement == 1 or len(x) == 1:
+            whole: Tensor = super().forward(x, rois)
+            return whole
+        levels = assign_boxes_to_levels(
+            box_lists,
+            self.min_level,
+            self.max_level,
+            self.canonical_box_size,
+            self.canonical_level,
+        )
+        # Its own levels' poolers, each of which is given every image's RoIs of that level.
+        images = torch.arange(len(rois)).repeat_interleave(torch.tensor([len(r) for r in rois]))
+        corners = torch.cat([each.tensor for each in rois])
+        corners = torch.cat([images[:, None].to(corners), corners], dim=1)
+        parts = [pooler(x[i], corners[levels == i]) for i, pooler in enumerate(self.level_poolers)]
+        pooled = torch.cat(parts)
+        order = torch.cat([torch.where(levels == i)[0] for i in range(len(parts))])
+        return torch.empty_like(pooled).index_copy(0, order, pooled)
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -96,6 +134,13 @@ class RethinkROIHeads(StandardROIHeads):
         model = model_settings(cfg, channels, box.POOLER_RESOLUTION)
         head = head_of(cfg)
         heads = build_heads(model, head, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+        pooler = EnlargingPooler(
+            output_size=box.POOLER_RESOLUTION,
+            scales=tuple(1 / input_shape[level].stride for level in levels),
+            sampling_ratio=box.POOLER_SAMPLING_RATIO,
+            pooler_type=box.POOLER_TYPE,
+        )
+        pooler.level_from = model.conventions.roi_level_from
         try:
             readings = trained_readings(head, heads.weights)
         except UserError as error:
@@ -105,12 +150,7 @@ class RethinkROIHeads(StandardROIHeads):
             ) from error
         return {
             "box_in_features": levels,
-            "box_pooler": ROIPooler(
-                output_size=box.POOLER_RESOLUTION,
-                scales=tuple(1 / input_shape[level].stride for level in levels),
-                sampling_ratio=box.POOLER_SAMPLING_RATIO,
-                pooler_type=box.POOLER_TYPE,
-            ),
+            "box_pooler": pooler,
             "heads": heads,
             "readings": readings,
             # A pair of which one task is switched off is no longer read as its structure.
@@ -128,15 +168,14 @@ class RethinkROIHeads(StandardROIHeads):
 
         Args:
             features: (images, C, H, W) by level.
-            boxes: by image, in the detector's frame. An enlarged RoI is pooled from the level of its new size.
+            boxes: by image, in the detector's frame.
         """
         levels = [features[name] for name in self.box_in_features]
         pooled: dict[float, Tensor] = {}
         for branch in self.heads.names:
             factor = self.enlargement.get(branch, 1.0)
             if factor not in pooled:
-                rois = [Boxes(enlarge(each, factor)) for each in boxes]
-                pooled[factor] = self.box_pooler(levels, rois)
+                pooled[factor] = self.box_pooler(levels, [Boxes(each) for each in boxes], factor)
         return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
 
     def read(

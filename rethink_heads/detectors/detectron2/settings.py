@@ -26,6 +26,8 @@ SIZES = (
     "fusion",
 )
 """Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
+LEVEL_FROM = "roi_level_from"
+"""The one of :class:`rethink_heads.conventions.ConventionsConfig`: all others are detectron2's own."""
 TASK_WEIGHTS = ("l_fc", "l_conv", "w_fc", "w_conv")
 """Those that it has as numbers, of which a negative one means the structure's own."""
 
@@ -62,11 +64,13 @@ def model_settings(cfg: CfgNode, channels: int, resolution: int) -> ModelConfig:
             fpn_channels=channels,
             roi_resolution=resolution,
             smooth_l1_beta=cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA,
+            conventions={LEVEL_FROM: node[LEVEL_FROM.upper()]},  # type: ignore[arg-type]
             **values,
         )
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([NODE, *(str(part).upper() for part in first["loc"])])
+        # Of what is nested here, the node has the last name.
+        place = ".".join([NODE, *(str(part).upper() for part in first["loc"][-1:])])
         raise UserError(
             f"bad value in the configuration, {place}: {first['msg']}; change it there"
         ) from error

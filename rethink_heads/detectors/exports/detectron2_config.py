@@ -7,7 +7,7 @@ from typing import Any
 
 from rethink_heads.config import Config, ModelConfig
 from rethink_heads.conventions import DETECTRON2, ConventionsConfig
-from rethink_heads.detectors.detectron2.settings import SIZES, TASK_WEIGHTS
+from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, SIZES, TASK_WEIGHTS
 
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
 """Depth of the backbones that detectron2 has too."""
@@ -84,6 +84,7 @@ def _proposals(model: ModelConfig) -> dict[str, Any]:
             "POST_NMS_TOPK_TRAIN": model.rpn_proposals_train,
             "PRE_NMS_TOPK_TEST": model.rpn_proposals_test,
             "POST_NMS_TOPK_TEST": model.rpn_proposals_test,
+            "BOUNDARY_THRESH": -1 if model.rpn_cross_boundary_anchors else 0,
         },
     }
 
@@ -99,6 +100,7 @@ def _box_head(config: Config, class_names: Sequence[str]) -> dict[str, Any]:
             name.upper(): -1.0 if (value := getattr(model, name)) is None else float(value)
             for name in TASK_WEIGHTS
         },
+        LEVEL_FROM.upper(): model.conventions.roi_level_from,
         "CLASS_NAMES": list(class_names),
     }
     fc = {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": model.fc_width}
@@ -126,7 +128,6 @@ def _box_head(config: Config, class_names: Sequence[str]) -> dict[str, Any]:
 def differences(config: Config) -> tuple[str, ...]:
     """A sentence for everything that detectron2 does otherwise with the same weights, and no key of it changes."""
     ours, theirs = config.model.conventions, DETECTRON2
-    enlarged = config.head != "fc" and config.model.conv_enlargement != 1
     told: Sequence[tuple[bool, str]] = (
         (
             ours.interpolation != theirs.interpolation,
@@ -151,11 +152,6 @@ def differences(config: Config) -> tuple[str, ...]:
         (
             ours.delta_limits != "growth",
             "boxes: detectron2 limits how much a delta enlarges a box, not how much it shrinks it as well",
-        ),
-        (
-            enlarged and ours.roi_level_from == "proposal",
-            "RoIs: detectron2 chooses the level of an enlarged RoI by its size after the enlargement, this detector"
-            " by that before it",
         ),
         (
             ours.roi_level_rule != theirs.roi_level_rule,

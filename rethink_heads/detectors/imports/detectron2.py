@@ -209,6 +209,7 @@ LAYOUT = Layout(
         "image_std": (1.0, 1.0, 1.0),
         "rpn_proposals_train": 2000,
         "rpn_proposals_test": 1000,
+        "rpn_cross_boundary_anchors": True,
     },
     read_settings=read_settings,
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from rethink_heads.detectors.detectron2.settings import NODE, SIZES, TASK_WEIGHTS
+from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS, head_name
@@ -144,6 +144,7 @@ def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         value = _get(values, f"{NODE}.{name.upper()}", None)
         if value is not None:
             model[name] = None if name in TASK_WEIGHTS and value < 0 else value
+    model["rpn_cross_boundary_anchors"] = _get(values, "MODEL.RPN.BOUNDARY_THRESH", -1) != 0
     return model
 
 
@@ -166,12 +167,14 @@ def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     ):
         if found not in known:
             raise UserError(f"{path} sets {key} to {found}; a detector here has {', '.join(known)}")
+    level_from = _get(values, f"{NODE}.{LEVEL_FROM.upper()}", None)
     least = float(_get(values, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE", 0))
     return {
         "channel_order": COLOURS[colours],
         "stride_in_1x1": _get(values, "MODEL.RESNETS.STRIDE_IN_1X1", True),
         "roi_align_aligned": POOLERS[pooler],
         **({"least_proposal_side": least} if least > 0 else {}),
+        **({LEVEL_FROM: level_from} if level_from is not None else {}),
     }
 
 

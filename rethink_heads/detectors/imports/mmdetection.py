@@ -138,5 +138,6 @@ LAYOUT = Layout(
         "image_std": (58.395, 57.12, 57.375),
         "rpn_proposals_train": 2000,
         "rpn_proposals_test": 1000,
+        "rpn_cross_boundary_anchors": True,
     },
 )

@@ -31,22 +31,23 @@ from tests.detectors.detectron2.small_detectors import (
     small_model,
 )
 
-ALIGNED = ConventionsConfig(roi_align_aligned=True)
 
-
-def ours_of(model: nn.Module, head: str) -> BoxRoIHeads:
+def ours_of(model: nn.Module, head: str, level_from: str = "proposal") -> BoxRoIHeads:
     """The second stage of this package's own detector with the weights of detectron2's."""
+    conventions = ConventionsConfig.model_validate(
+        {"roi_align_aligned": True, "roi_level_from": level_from}
+    )
     settings = ModelConfig(
         fpn_channels=SMALL["MODEL.FPN.OUT_CHANNELS"],
         fc_width=SMALL["MODEL.RETHINK_HEADS.FC_WIDTH"],
         conv_width=SMALL["MODEL.RETHINK_HEADS.CONV_WIDTH"],
         conv_bottleneck=SMALL["MODEL.RETHINK_HEADS.CONV_BOTTLENECK"],
         non_local=True,
-        conventions=ALIGNED,
+        conventions=conventions,
     )
-    pooler = PyramidPooler(7, 2, ALIGNED)
+    pooler = PyramidPooler(7, 2, conventions)
     heads = build_heads(settings, head, CLASSES)
-    ours = BoxRoIHeads(heads, pooler, enlargements(settings), conventions=ALIGNED)
+    ours = BoxRoIHeads(heads, pooler, enlargements(settings), conventions=conventions)
     state = {
         name.removeprefix("roi_heads."): value
         for name, value in model.state_dict().items()
@@ -60,10 +61,13 @@ def pyramid_of(features: dict[str, Tensor]) -> dict[str, Tensor]:
     return {str(level): features[f"p{level + 2}"] for level in range(4)}
 
 
-@pytest.mark.parametrize("head", ["fc", "conv", "double-ext"])
-def test_losses_are_those_of_our_own_detector(head: str) -> None:
-    model = small_model(head)
-    ours = ours_of(model, head).train()
+@pytest.mark.parametrize(
+    ("head", "level_from"),
+    [("fc", "proposal"), ("conv", "proposal"), ("conv", "enlarged"), ("double-ext", "proposal")],
+)
+def test_losses_are_those_of_our_own_detector(head: str, level_from: str) -> None:
+    model = small_model(head, MODEL__RETHINK_HEADS__ROI_LEVEL_FROM=level_from)
+    ours = ours_of(model, head, level_from).train()
     features, sizes, sampled, losses = sampled_in_training(model)
     boxes = [each.proposal_boxes.tensor for each in sampled]
     labels = torch.cat([(each.gt_classes + 1) % (CLASSES + 1) for each in sampled])

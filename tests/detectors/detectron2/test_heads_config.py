@@ -29,6 +29,8 @@ def test_the_node_is_added_once_and_keeps_what_was_set() -> None:
     cfg.MODEL.RETHINK_HEADS.HEAD = "conv"
     add_rethink_heads_config(cfg)
     assert cfg.MODEL.RETHINK_HEADS.HEAD == "conv"
+    # What was trained before there was the key does not have it.
+    assert cfg.MODEL.RETHINK_HEADS.ROI_LEVEL_FROM == "enlarged"
 
 
 def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> None:
@@ -48,6 +50,9 @@ def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> N
             "training.learning_rate": solver.BASE_LR,
             "training.warmup_iterations": solver.WARMUP_ITERS,
             "training.weight_decay": solver.WEIGHT_DECAY_NORM,
+            "training.bias_learning_rate_factor": solver.BIAS_LR_FACTOR,
+            "training.bias_weight_decay": solver.WEIGHT_DECAY_BIAS,
+            "model.rpn_cross_boundary_anchors": cfg.MODEL.RPN.BOUNDARY_THRESH != 0,
             "model.rois_per_image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
             "model.smooth_l1_beta": cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA,
             "model.sampling_ratio": cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
@@ -56,6 +61,7 @@ def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> N
         for key, value in theirs.items():
             section, field = key.split(".")
             assert (key, value) == (key, getattr(getattr(paper, section), field))
+        assert node.ROI_LEVEL_FROM == paper.model.conventions.roi_level_from == "proposal"
         assert abs(solver.WARMUP_FACTOR - paper.training.warmup_factor) < 1e-4
     # The base has one of them too.
     assert set(heads) == set(HEADS)
@@ -68,6 +74,7 @@ def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> N
         ({"MODEL__RETHINK_HEADS__FC_WIDTH": 0}, "MODEL.RETHINK_HEADS.FC_WIDTH"),
         ({"MODEL__RETHINK_HEADS__L_FC": 1.5}, "MODEL.RETHINK_HEADS.L_FC"),
         ({"MODEL__RETHINK_HEADS__FUSION": "sum"}, "MODEL.RETHINK_HEADS.FUSION"),
+        ({"MODEL__RETHINK_HEADS__ROI_LEVEL_FROM": "both"}, "MODEL.RETHINK_HEADS.ROI_LEVEL_FROM"),
         ({"MODEL__RETHINK_HEADS__NON_LOCAL_GROUPS": 3}, "not divisible"),
         ({"MODEL__RETHINK_HEADS__W_FC": 0.0}, "nothing trains"),
         ({"MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True}, "CLS_AGNOSTIC_BBOX_REG"),

@@ -1,0 +1,201 @@
+"""The RPN in training: which anchors it is trained on, and its losses, each against loops over what is stated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from rethink_heads.config import ModelConfig
+from rethink_heads.conventions import MASKRCNN_BENCHMARK, ConventionsConfig
+from rethink_heads.detectors.rpn import AnchorRPN, build_rpn, inside
+
+SIZES = [(96, 128), (80, 100)]
+FRAME = (96, 128)
+STRIDES = (4, 8, 16, 32, 64)
+OBJECTS: list[list[list[float]]] = [[[10.0, 12, 52, 60], [70, 20, 120, 90]], [[-3.0, 30, 44, 79]]]
+ANCHOR_SIZES = [8, 16, 32, 64, 128]
+
+
+def small_rpn(**settings: Any) -> AnchorRPN:
+    torch.manual_seed(0)
+    model = ModelConfig(fpn_channels=4, anchor_sizes=ANCHOR_SIZES, **settings)
+    rpn = build_rpn(model).double().train()
+    for parameter in rpn.head.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return rpn
+
+
+def step(rpn: AnchorRPN, objects: list[list[list[float]]] = OBJECTS) -> dict[str, Any]:
+    """The losses of one step, and what they were computed of."""
+    generator = torch.Generator().manual_seed(1)
+    pyramid = {
+        str(level): torch.randn(
+            len(SIZES), 4, *(-(-side // stride) for side in FRAME), generator=generator
+        ).double()
+        for level, stride in enumerate(STRIDES)
+    }
+    images = ImageList(torch.zeros(len(SIZES), 3, *FRAME, dtype=torch.float64), list(SIZES))
+    targets = [{"boxes": torch.tensor(boxes).reshape(-1, 4).double()} for boxes in objects]
+    seen: dict[str, Any] = {}
+    assign, compute, sample = (
+        rpn.assign_targets_to_anchors,
+        rpn.compute_loss,
+        rpn.fg_bg_sampler.__call__,
+    )
+
+    def assigning(anchors: list[Tensor], given: Any) -> Any:
+        found = assign(anchors, given)
+        seen.update(anchors=anchors, labels=found[0])
+        return found
+
+    def computing(objectness: Tensor, deltas: Tensor, *rest: Any) -> Any:
+        seen.update(logits=objectness.detach().flatten(), deltas=deltas.detach())
+        return compute(objectness, deltas, *rest)
+
+    def sampling(labels: list[Tensor]) -> Any:
+        found = sample(labels)
+        seen.update(positive=torch.cat(found[0]), negative=torch.cat(found[1]))
+        return found
+
+    with (
+        patch.object(rpn, "assign_targets_to_anchors", assigning),
+        patch.object(rpn, "compute_loss", computing),
+        patch.object(rpn, "fg_bg_sampler", sampling),
+    ):
+        _, losses = rpn(images, pyramid, targets)
+    return {**seen, **{name: float(value.detach()) for name, value in losses.items()}}
+
+
+def leaves(anchor: list[float], size: tuple[int, int], one: int) -> bool:
+    """maskrcnn-benchmark's rule, straddle threshold 0, on the indices of an anchor's first and last pixels.
+
+    Where boxes end at edges (``one`` is 0) an anchor that ends with the image's last pixel is still inside.
+    """
+    height, width = size
+    x1, y1, x2, y2 = anchor[0], anchor[1], anchor[2] - one, anchor[3] - one
+    if one:
+        return not (x1 >= 0 and y1 >= 0 and x2 < width and y2 < height)
+    return not (x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height)
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / (sum(areas) - both)
+
+
+def label_of(overlaps: list[float], best_of_objects: list[float]) -> float:
+    """1 from IoU 0.7 on and for the anchors that an object overlaps most, 0 under 0.3, -1 between."""
+    if any(v == best for v, best in zip(overlaps, best_of_objects, strict=True)):
+        return 1.0
+    return 1.0 if max(overlaps) >= 0.7 else 0.0 if max(overlaps) < 0.3 else -1.0
+
+
+@pytest.mark.parametrize(
+    ("box_ends", "anchor", "expected"),
+    [
+        ("edge", [0.0, 0, 128, 96], True),
+        ("edge", [-0.5, 0, 20, 20], False),
+        ("edge", [0.0, -1, 20, 20], False),
+        ("edge", [0.0, 0, 128.5, 20], False),
+        ("edge", [0.0, 0, 20, 97], False),
+        # The last pixel's index is an edge less 1: 127.5 lies before the image's end, 128 does not.
+        ("pixel", [0.0, 0, 128.5, 96], True),
+        ("pixel", [0.0, 0, 129, 96], False),
+        ("pixel", [0.0, 0, 20, 97], False),
+    ],
+)
+def test_an_anchor_that_leaves_the_image(
+    box_ends: str, anchor: list[float], expected: bool
+) -> None:
+    assert inside(torch.tensor([anchor]), FRAME, box_ends).tolist() == [expected]
+    assert leaves(anchor, FRAME, one=int(box_ends == "pixel")) is not expected
+
+
+@pytest.mark.parametrize("cross_boundary", [True, False])
+@pytest.mark.parametrize("conventions", [ConventionsConfig(), MASKRCNN_BENCHMARK], ids=str)
+def test_what_anchors_are_trained_on(conventions: ConventionsConfig, cross_boundary: bool) -> None:
+    one = int(conventions.box_ends == "pixel")
+    found = step(small_rpn(conventions=conventions, rpn_cross_boundary_anchors=cross_boundary))
+    left_out = 0
+    for image, size in enumerate(SIZES):
+        anchors = found["anchors"][image].tolist()
+        overlaps = [[iou(anchor, box) for box in OBJECTS[image]] for anchor in anchors]
+        best = [max(column) for column in zip(*overlaps, strict=True)]
+        for anchor, own, label in zip(
+            anchors, overlaps, found["labels"][image].tolist(), strict=True
+        ):
+            leaving = leaves(anchor, size, one)
+            left_out += leaving
+            expected = -1.0 if leaving and not cross_boundary else label_of(own, best)
+            assert label == expected, anchor
+    # Most of these images' large anchors, so that the setting decides something.
+    assert left_out > 500
+
+
+@pytest.mark.parametrize("cross_boundary", [True, False])
+def test_losses_equal_the_formulas(cross_boundary: bool) -> None:
+    """Cross-entropy of the sampled anchors' objectness; smooth L1, beta 1/9, of the positives' deltas; over all."""
+    found = step(small_rpn(rpn_cross_boundary_anchors=cross_boundary))
+    labels = torch.cat(found["labels"]).tolist()
+    anchors = torch.cat(found["anchors"]).tolist()
+    of_image = [i for i, each in enumerate(found["anchors"]) for _ in range(len(each))]
+    positive, negative = (
+        torch.where(found[name].bool())[0].tolist() for name in ("positive", "negative")
+    )
+    assert positive
+    assert {labels[i] for i in positive} == {1.0}
+    assert {labels[i] for i in negative} == {0.0}
+    objectness = regression = 0.0
+    for i in (*positive, *negative):
+        logit = float(found["logits"][i])
+        objectness += math.log1p(math.exp(-logit)) + (0.0 if labels[i] else logit)
+    for i in positive:
+        x1, y1, x2, y2 = anchors[i]
+        boxes = OBJECTS[of_image[i]]
+        box = max(boxes, key=lambda each: iou(anchors[i], each))
+        goal = (
+            ((box[0] + box[2]) / 2 - (x1 + x2) / 2) / (x2 - x1),
+            ((box[1] + box[3]) / 2 - (y1 + y2) / 2) / (y2 - y1),
+            math.log((box[2] - box[0]) / (x2 - x1)),
+            math.log((box[3] - box[1]) / (y2 - y1)),
+        )
+        for delta, wanted in zip(found["deltas"][i].tolist(), goal, strict=True):
+            off = abs(delta - wanted)
+            regression += 4.5 * off**2 if off < 1 / 9 else off - 1 / 18
+    count = len(positive) + len(negative)
+    assert found["loss_objectness"] == pytest.approx(objectness / count, rel=1e-6)
+    assert found["loss_rpn_box_reg"] == pytest.approx(regression / count, rel=1e-6)
+
+
+def test_sampled_anchors_fill_their_places() -> None:
+    """256 an image, at most half of them positive, negatives in the places that positives leave."""
+    found = step(small_rpn())
+    for image, labels in enumerate(found["labels"]):
+        before = sum(len(each) for each in found["labels"][:image])
+        mine = slice(before, before + len(labels))
+        positives = min(int((labels == 1).sum()), 128)
+        assert int(found["positive"][mine].sum()) == positives
+        assert int(found["negative"][mine].sum()) == 256 - positives
+
+
+def test_an_image_that_no_anchor_fits_in_keeps_them() -> None:
+    rpn = small_rpn(rpn_cross_boundary_anchors=False)
+    anchors = [torch.tensor([[-4.0, -4, 4, 4], [0, -4, 8, 4]], dtype=torch.float64)]
+    target = {"boxes": torch.tensor([[0.0, 0, 8, 3]]), "size": torch.tensor((3, 90))}
+    labels, _ = rpn.assign_targets_to_anchors(anchors, [target])
+    assert labels[0].tolist() == [0.0, 1.0]
+
+
+def test_an_image_without_objects_has_no_positive_anchor() -> None:
+    found = step(small_rpn(rpn_cross_boundary_anchors=False), [OBJECTS[0], []])
+    labels = found["labels"][1]
+    assert set(labels.tolist()) == {0.0, -1.0}
+    assert math.isfinite(found["loss_objectness"])
