@@ -1,13 +1,13 @@
 """How often the 95% intervals of the tables hold what they are intervals of, and how wide they are.
 
-    python -m benchmarks.coverage detections --classes 80 --images 200 --seconds 300 --output benchmarks/results/coverage
-    python -m benchmarks.coverage measurements --images 40 --objects 0.5 --output benchmarks/results/coverage
-    python -m benchmarks.coverage report --output benchmarks/results/coverage
+    python -m benchmarks.coverage detections --classes 80 --images 200 --seconds 300
+    python -m benchmarks.coverage measurements --images 40 --objects 0.5
+    python -m benchmarks.coverage report
 
 Data sets are generated over and over, objects and images of each easy or hard by chance, and the package's own tables
-are made of each. Of every value with an interval the report says how often the interval held the mean of the value over
-the data sets (which is what it is of: data sets of as many images), how often the value of very many images, how wide it
-was against the true spread (2 x 1.96 standard deviations of the values), and how often the value lay outside of it.
+are made of each. Of every value with an interval the report says how often the interval held the mean of the value
+over the data sets (which is what it is of: data sets of as many images), how often the value of very many images, how
+wide it was against the true spread (2 x 1.96 standard deviations of the values), and how often the value lay outside.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def make_measurements(
     count = len(of_image)
     image_ease = generator.normal(0, IMAGE_SPREAD, images)[of_image]
     ease = image_ease + generator.normal(0, OBJECT_SPREAD, count)
-    keys = {"image_id": of_image, "object_id": np.arange(count), "class_name": "thing"}
+    keys = {"image_id": of_image, "object_id": np.arange(count)}
     keys |= {"size": np.array(SIZES)[generator.integers(0, 3, count)]}
     bins, rows, maps = [], [], []
     centre = np.tile((np.arange(IOU_BINS) + 0.5) / IOU_BINS, count)
@@ -159,7 +159,7 @@ def make_measurements(
         repeated = np.repeat(of_head, IOU_BINS)
         mean = _logistic(6 * (centre - 0.6) + repeated + number / 4)
         box = 1 - (1 - centre) * np.clip(0.5 - 0.1 * repeated, 0.1, 0.9)
-        named = {
+        named: dict[str, Any] = {
             name: np.repeat(column, IOU_BINS)
             for name, column in keys.items()
             if name != "class_name"
@@ -188,7 +188,7 @@ def make_measurements(
                 | {"values": list(cosines.astype(np.float32))}
             )
         )
-    return Measurements(*(pd.concat(each, ignore_index=True) for each in (bins, rows, maps)))
+    return Measurements(pd.concat(bins), pd.concat(rows), pd.concat(maps))
 
 
 def measurement_values(
@@ -238,7 +238,7 @@ def measurement_values(
 def _moments(
     means: dict[str, Array], spread: dict[str, float], proposals: float
 ) -> dict[str, Array]:
-    """Columns of bins in which a variable has these means and variances (of errors 0.01); different ones are independent."""
+    """Columns of bins: variables of these means and variances (of errors 0.01), independent of each other."""
     found = {}
     for column in VALUE_COLUMNS:
         names = column.removeprefix("sum_").removeprefix("abs_")

@@ -17,6 +17,7 @@ from rich.text import Text
 from rethink_heads.distributed import is_first_process
 
 WIDEST = 1000
+NO_INTERVAL = "[-]"
 
 
 def say(message: str) -> None:
@@ -87,17 +88,22 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         needed = Console(width=WIDEST).measure(table).maximum
         console = Console(width=max(needed, len(title)))
     console.print(table)
+    if any(NO_INTERVAL in cell for row in rows for cell in row):
+        print(
+            f"{NO_INTERVAL}: no interval, since fewer than 5 images bear on the value, or they do not differ."
+        )
 
 
 def interval(record: Mapping[str, Any], value: str, low: str = "low", high: str = "high") -> str:
     """Format an estimate and its 95% interval: ``0.512 [0.480, 0.540]``; a dash where undefined.
 
-    A number that has no interval, such as one of the weights themselves, stands alone.
+    A number without an interval is followed by NO_INTERVAL; one of no objects, as of the weights themselves, stands
+    alone.
     """
     if not _finite(record[value]):
         return "-"
     if not (_finite(record[low]) and _finite(record[high])):
-        return f"{record[value]:.3f}"
+        return f"{record[value]:.3f}" + (f" {NO_INTERVAL}" if record.get("objects", 1) else "")
     return f"{record[value]:.3f} [{record[low]:.3f}, {record[high]:.3f}]"
 
 

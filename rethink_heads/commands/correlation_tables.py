@@ -26,34 +26,40 @@ def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[flo
                     interval(row, "object_pcc", "object_low", "object_high"),
                     interval(row, "spearman", "spearman_low", "spearman_high"),
                     f"{row['objects']}",
-                    f"{row['proposals']}",
+                    f"{row['measured']}",
                 ]
             )
     low, high = iou_range
     print_table(
         f"Correlation of score and proposal IoU, IoU {low:g} to {high:g} [95% interval]",
-        ["run", "head", "size", "PCC", "mean PCC of objects", "Spearman", "objects", "proposals"],
+        ["run", "head", "size", "PCC", "mean PCC of objects", "Spearman", "objects", "measured"],
         rows,
     )
     print_lines(_sampling(found, by_size))
 
 
 def _sampling(found: Study, by_size: pd.DataFrame) -> str:
-    """In one line, how many proposals an object were measured and how far that may put the PCC off."""
+    """How many proposals an object were measured and how far that may put the correlations off."""
     from rethink_heads.statistics.sampling_error import proposals_per_object
 
     measured, whole = proposals_per_object(found.selected)
     if measured == whole:
         return (
-            f"All {whole:,.0f} proposals an object (on average) were measured: no sampling error."
+            f"All {whole:,.0f} proposals an object (on average) were measured: no sampling error of the PCC;"
+            f" of Spearman's correlation, which ranks some of them: {_errors(found, by_size, 'spearman')}."
         )
-    of_all = by_size[by_size["size"] == "all"].set_index(["detector", "head"])
-    errors = of_all["pcc_sampling_error"]
-    each = ", ".join(f"{'/'.join(side)} {number(errors[side], 4)}" for side in found.sides)
     return (
-        f"{measured:,.0f} of {whole:,.0f} proposals an object (on average) were measured; the intervals hold the"
-        f" sampling error, by itself (standard error of the PCC, all sizes): {each}."
+        f"{measured:,.0f} of {whole:,.0f} proposals an object (on average) were measured. Standard error of this"
+        f" sampling, all sizes, of the PCC: {_errors(found, by_size, 'pcc')}; of Spearman's correlation:"
+        f" {_errors(found, by_size, 'spearman')}. Where there are intervals they hold it."
     )
+
+
+def _errors(found: Study, by_size: pd.DataFrame, statistic: str) -> str:
+    """Each head's error of sampling over all sizes."""
+    of_all = by_size[by_size["size"] == "all"].set_index(["detector", "head"])
+    errors = of_all[f"{statistic}_sampling_error"]
+    return ", ".join(f"{'/'.join(side)} {number(errors[side], 4)}" for side in found.sides)
 
 
 def print_scores(found: Study, iou_range: tuple[float, float]) -> None:
@@ -84,10 +90,10 @@ def print_by_bin(
             [
                 f"{first['iou_low']:.2f} - {first['iou_high']:.2f}",
                 *(cell(row) for row in bins),
-                str(first["proposals"]),
+                str(first["measured"]),
             ]
         )
-    columns = ["proposal IoU", *("/".join(side) for side in of_all), "proposals"]
+    columns = ["proposal IoU", *("/".join(side) for side in of_all), "measured"]
     print_table(title, columns, rows)
 
 

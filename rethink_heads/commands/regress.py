@@ -33,7 +33,7 @@ from rethink_heads.commands.options import (
     reporting_errors,
 )
 from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
-from rethink_heads.console import interval, print_json, print_table
+from rethink_heads.console import interval, print_json, print_lines, print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,4 +163,7 @@ def _print_errors(found: Study, errors: pd.DataFrame) -> None:
         " the object's size; log ratio of width dw and height dh",
         ["run", "head", "size", *components],
         rows,
+    )
+    print_lines(
+        "The ratios of dw and dh are held at 0.016 or more: so narrow a box counts as -4.1."
     )

@@ -142,9 +142,14 @@ def read_data(config: StudyConfig) -> CocoDataset:
     from rethink_heads.data.coco import CocoDataset
 
     dataset = CocoDataset(*config.data.paths("test"))
-    counts = dataset.box_counts
+    measuring = config.measuring
+    chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
+    counts = chosen.box_counts
+    of_all = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
+    each = measuring.objects_per_image
+    at_most = "" if each is None else f", of which at most {each} an image are measured"
     say(
-        f"{dataset.annotations_path}: {len(dataset)} images, {counts.objects} objects"
+        f"{dataset.annotations_path}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
         f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
         f" {counts.degenerate} of zero size, {counts.outside} outside the image"
     )
@@ -187,6 +192,12 @@ def opened(
         provenance |= of_all
     else:
         classes = None
+    counts = shared.dataset.subset(config.measuring.images or len(shared.dataset)).box_counts
+    if counts.other_classes:
+        say(
+            f"{folder.name}: {counts.objects} objects are of the {len(shared.dataset.class_names)} of"
+            f" {len(dataset.class_names)} classes that are looked at"
+        )
     name = measurements_name(folder.config, config, seed, classes)
     if is_first_process():
         if isinstance(folder, BroughtRun):

@@ -29,7 +29,7 @@ def mean_and_spread(
 
     With ``gain`` also the mean of the variable less the proposal's own IoU. Columns: detector,
     head, size, bin, iou_low, iou_high, mean, mean_low, mean_high, mean_sampling_error, std, std_low,
-    std_high, std_sampling_error, (gain, gain_low, gain_high, gain_sampling_error,) proposals, objects.
+    std_high, std_sampling_error, (gain, gain_low, gain_high, gain_sampling_error,) proposals, measured, objects.
     """
     sums_of = ("n", f"sum_{variable}", f"sum_{variable}_{variable}", "sum_iou")
     results = []
@@ -37,7 +37,7 @@ def mean_and_spread(
     totals = next(names for names in SAMPLED_TOTALS if variable in names)
     of, squares, iou = map(totals.index, (variable, f"{variable}_{variable}", "iou"))
     errors = SamplingErrors(measurements, totals)
-    for keys, found in by_head(measurements, "bins", ["bin", *sums_of], make):
+    for keys, found in by_head(measurements, "bins", ["bin", "measured", *sums_of], make):
         sums = found.sums
         total, covariance = sums.sum(axis=0), errors.of(**keys).by_bin
         n, error = total[:, 0], "sampling_error"

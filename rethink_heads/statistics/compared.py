@@ -92,7 +92,7 @@ class Compared:
         found = by_size(
             self.measurements,
             "bins",
-            ["bin", *PEARSON_SUMS],
+            ["bin", "measured", *PEARSON_SUMS],
             ObjectSums,
             detector=side[0],
             head=side[1],
@@ -128,7 +128,7 @@ class Compared:
         found = by_size(
             self.measurements,
             "bins",
-            ["bin", *columns],
+            ["bin", "measured", *columns],
             partial(BinSums, self.bootstrap, columns),
             detector=side[0],
             head=side[1],

@@ -12,7 +12,12 @@ import pandas as pd
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import CORRELATION, REPLICATES, Array, ImageBootstrap
 from rethink_heads.statistics.by_bin import mean_and_spread
-from rethink_heads.statistics.ranks import RANK_REPLICATES, ranked_rows, resampled_spearman
+from rethink_heads.statistics.ranks import (
+    RANK_REPLICATES,
+    ranked_rows,
+    resampled_spearman,
+    spearman_sampling_error,
+)
 from rethink_heads.statistics.reduction import ObjectSums, by_head
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
@@ -44,7 +49,8 @@ def pearson(
         One row per detector, head and size ("small", "medium", "large", "all") with "pcc" over the
         proposals of all objects, as we read the paper, "low", "high"; "object_pcc", the mean of each
         object's own PCC, "object_low", "object_high"; "objects", "constant_objects" (those without
-        variance in the range, which have no PCC) and "proposals" (of the whole grid). Where some
+        variance in the range, which have no PCC), "proposals" (of the whole grid) and "measured" (of these). Where
+        some
         proposals were drawn, "pcc_sampling_error" and "object_pcc_sampling_error" are the standard
         errors about the whole grid's values on the same objects, which the intervals hold too (see
         :mod:`~rethink_heads.statistics.sampling_error`); 0 for the whole grid. Each object's own PCC is
@@ -55,7 +61,7 @@ def pearson(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    columns = ["bin", *PEARSON_SUMS]
+    columns = ["bin", "measured", *PEARSON_SUMS]
     errors = SamplingErrors(measurements, SCORE_TOTALS, iou_range)
     for keys, of_objects in by_head(measurements, "bins", columns, ObjectSums, iou_range):
         images, sums = of_objects.images, of_objects.sums
@@ -80,6 +86,7 @@ def pearson(
                 "objects": len(sums),
                 "constant_objects": len(sums) - int(own_sums[:, 0].sum()),
                 "proposals": round(pooled_sums[:, 0].sum()),
+                "measured": of_objects.measured,
             }
         )
     return pd.DataFrame(results)
@@ -98,7 +105,8 @@ def spearman(
     Ranks are taken anew in every replicate of the bootstrap, which is why its default count is 200.
 
     Returns:
-        One row per detector, head and size with "spearman", "low", "high", "objects", "rows".
+        One row per detector, head and size with "spearman", "low", "high", "spearman_sampling_error" (the rows'
+        standard error about the ranks of all proposals, which the interval holds too), "objects", "rows".
 
     Raises:
         UserError: the range is not one of whole bins.
@@ -118,6 +126,7 @@ def spearman(
                     "spearman": float(estimate.value),
                     "low": float(estimate.low),
                     "high": float(estimate.high),
+                    "spearman_sampling_error": spearman_sampling_error(frame),
                     "objects": count_objects(frame),
                     "rows": len(frame),
                 }

@@ -15,8 +15,11 @@ and ``miss`` is an object that is neither found nor the best fit of a ``loc`` or
 another detection has found is taken away, and of several of one object the highest score is fixed, the others taken
 away. ``fp`` takes all false positives away and ``fn`` all objects that are not found.
 
-hotcoco and the authors' tidecv give the same numbers where there are no crowds and no equal scores. Here a detection
-that COCO's matching assigns to a crowd does not count, and crowds are no objects to be near to.
+hotcoco and the authors' tidecv give the same numbers where there are no crowds, no equal scores and no class without
+objects. Here a detection that COCO's matching assigns to a crowd does not count, and crowds are no objects to be near
+to. A class that has detections but no object has no AP and is left out of the means, as COCO has it; in tidecv it is a
+class of AP 0, so that fixing ``cls`` gains more there (0.095 against 0.032 on ten images of COCO). tidecv reads
+precision at recalls k / 100, COCO and this at np.linspace(0, 1, 101).
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from rethink_heads.statistics.sums import NO_VARIANCE
 MOST_RANKED = 1_000_000
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
+# Parts of the rows that are left out in turn.
+_GROUPS = 10
 _OBJECT = ["image_id", "object_id"]
 
 
@@ -47,7 +49,7 @@ def ranked_rows(
             kept = in_range(part, iou_range)
             if objects is not None:
                 kept = kept[pd.MultiIndex.from_frame(kept[_OBJECT]).isin(objects)]
-            yield kept.drop(columns="bin")
+            yield kept
 
     every = 1
     if measurements.groups("rows").get(side, 0) > MOST_RANKED:
@@ -65,9 +67,7 @@ def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampl
     if rows.empty:
         nothing = np.full(bootstrap.replicates, np.nan)
         return Resampled(np.array(np.nan), nothing, images, CORRELATION)
-    places_x, places_y = (
-        np.unique(rows[column].to_numpy(), return_inverse=True)[1] for column in ("iou", "score")
-    )
+    places_x, places_y = _places(rows)
     weight = rows["weight"].to_numpy()
     image = bootstrap.index(rows["image_id"].to_numpy())
     values = [
@@ -77,6 +77,44 @@ def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampl
     ]
     value = weighted_spearman(places_x, places_y, weight)
     return Resampled(np.array(value), np.array(values), images, CORRELATION)
+
+
+def spearman_sampling_error(rows: pd.DataFrame) -> float:
+    """Standard error of Spearman's correlation that comes of ranking some proposals in place of all.
+
+    Of each object and bin so many rows stand for all of its proposals. They are dealt out to ten groups, and each
+    group is left out in turn, the other rows of its bins standing for more (the jackknife by groups; Wolter,
+    Introduction to Variance Estimation, chapter 4). Bins of which every proposal is a row have no error.
+
+    Args:
+        rows: image_id, object_id, bin, iou, score, weight.
+    """
+    if rows.empty:
+        return float("nan")
+    weight = rows["weight"].to_numpy()
+    strata = rows.groupby([*_OBJECT, "bin"], sort=False)
+    number, size = strata.cumcount().to_numpy(), strata["weight"].transform("size").to_numpy()
+    # Small bins give their rows to different groups.
+    group = (number + strata.ngroup().to_numpy()) % _GROUPS
+    is_drawn = (weight > 1) & (size > 1)
+    iou_places, score_places = _places(rows)
+    left_out = []
+    for out in range(_GROUPS):
+        is_out = is_drawn & (group == out)
+        gone = pd.Series(is_out).groupby(strata.ngroup().to_numpy()).transform("sum").to_numpy()
+        remaining = np.where(is_out, 0.0, weight * size / np.maximum(size - gone, 1))
+        left_out.append(weighted_spearman(iou_places, score_places, remaining))
+    variance = (_GROUPS - 1) * np.var(left_out)
+    # What a bin's rows are of its proposals, their error lacks.
+    unseen = np.average(1 - 1 / weight[is_drawn], weights=weight[is_drawn]) if is_drawn.any() else 0
+    return float(np.sqrt(variance * unseen))
+
+
+def _places(rows: pd.DataFrame) -> list[npt.NDArray[np.int64]]:
+    """IoUs and scores of rows as :func:`weighted_spearman` takes them."""
+    return [
+        np.unique(rows[column].to_numpy(), return_inverse=True)[1] for column in ("iou", "score")
+    ]
 
 
 def weighted_spearman(

@@ -105,6 +105,7 @@ class BinSums:
     Attributes:
         sums: (I, 20, M).
         objects: (20,) with proposals in each bin.
+        measured: (20,) proposals that were measured in each bin.
         object_count: in any bin.
     """
 
@@ -112,6 +113,7 @@ class BinSums:
         self._bootstrap, self._columns = bootstrap, list(columns)
         self.sums = np.zeros((len(bootstrap.image_ids), IOU_BINS, len(columns)))
         self.objects = np.zeros(IOU_BINS, np.int64)
+        self.measured = np.zeros(IOU_BINS)
         self.object_count = 0
 
     def add(self, frame: pd.DataFrame) -> None:
@@ -120,25 +122,34 @@ class BinSums:
         images, values = frame["image_id"].to_numpy(), frame[self._columns].to_numpy()
         self._bootstrap.add_by_image(self.sums, images, values, bins)
         self.objects += np.bincount(bins, minlength=IOU_BINS)
+        self.measured += np.bincount(bins, frame["measured"].to_numpy(), IOU_BINS)
         self.object_count += count_objects(frame)
 
     @property
     def counts(self) -> dict[str, npt.NDArray[Any]]:
-        """Columns "proposals" and "objects" of all IoU bins, if the first of the sums is "n"."""
-        proposals = np.rint(self.sums[..., 0].sum(axis=0)).astype(np.int64)
-        return {"proposals": proposals, "objects": self.objects}
+        """Columns "proposals" (of the whole grid), "measured" (of these) and "objects" of all IoU bins.
+
+        The first of the sums has to be "n".
+        """
+        proposals, measured = (
+            np.rint(total).astype(np.int64)
+            for total in (self.sums[..., 0].sum(axis=0), self.measured)
+        )
+        return {"proposals": proposals, "measured": measured, "objects": self.objects}
 
 
 class ObjectSums:
-    """PEARSON_SUMS of each object, over its bins."""
+    """PEARSON_SUMS of each object, over its bins; and how many proposals were measured of all of them."""
 
     def __init__(self) -> None:
         self._objects: list[pd.DataFrame] = []
         self._sums: list[Array] = []
+        self.measured = 0
 
     def add(self, frame: pd.DataFrame) -> None:
         """Take rows of bins."""
         by_object = frame.groupby(_OBJECT, sort=True)[list(PEARSON_SUMS)].sum()
+        self.measured += round(frame["measured"].sum())
         self._objects.append(by_object.index.to_frame(index=False))
         self._sums.append(by_object.to_numpy(np.float64))
 

@@ -164,7 +164,7 @@ def _predefined_correlation(
     seed: int,
 ) -> pd.DataFrame:
     found = pearson(measurements, iou_range, replicates=counts[0], seed=seed)
-    renamed = {"low": "pcc_low", "high": "pcc_high", "proposals": "n"}
+    renamed = {"low": "pcc_low", "high": "pcc_high", "measured": "n"}
     found = found.rename(columns=renamed).assign(stage=PREDEFINED)
     keys = ["detector", "head", "size"]
     if measurements.groups("rows"):

@@ -14,7 +14,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
-from rethink_heads.statistics.ranks import resampled_spearman
+from rethink_heads.statistics.ranks import resampled_spearman, spearman_sampling_error
 
 SIZES = ("small", "medium", "large", "all")
 
@@ -198,3 +198,27 @@ def test_score_by_iou_against_raw_rows(simulated: Any, size: str) -> None:
             # Scores that are all the same have no spread, and it no interval.
             assert ((ends[:, 0] < ends[:, 1]) | np.isnan(ends).all(axis=1)).all()
             assert np.isfinite(ends[0]).all() == (rows["score"].std() > 1e-9)
+
+
+def drawn_rows(whole: pd.DataFrame, per_bin: int, seed: int) -> pd.DataFrame:
+    """So many proposals of each object and bin, each standing for as many as are left out."""
+    strata = whole.sample(frac=1, random_state=seed).groupby(["object_id", "bin"])
+    drawn = strata.head(per_bin)
+    return drawn.assign(weight=strata["iou"].transform("size")[drawn.index] / per_bin)
+
+
+def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks() -> None:
+    generator = np.random.default_rng(0)
+    count, per_bin = 16 * 20 * 60, 12
+    number = np.arange(count) // 60
+    whole = pd.DataFrame({"object_id": number // 20, "bin": number % 20, "weight": 1.0})
+    whole["image_id"] = whole["object_id"] // 2
+    whole["iou"] = (whole["bin"] + generator.random(count)) / 20
+    whole["score"] = whole["iou"] ** 2 + generator.normal(0, 0.2, count)
+    bootstrap = ImageBootstrap(whole["image_id"], 1)
+    draws = [drawn_rows(whole, per_bin, seed) for seed in range(150)]
+    found = [float(resampled_spearman(rows, bootstrap).value) for rows in draws]
+    stated = np.sqrt(np.mean([spearman_sampling_error(rows) ** 2 for rows in draws[:40]]))
+    assert stated == pytest.approx(np.std(found), rel=0.2)
+    assert abs(np.mean(found) - resampled_spearman(whole, bootstrap).value) < stated
+    assert spearman_sampling_error(whole) == 0
