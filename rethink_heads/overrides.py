@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import parse_yaml, read_yaml, shorten
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,18 +19,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        UserError: no such file, not YAML, or not a mapping.
+        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.text_files`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected keys and values in YAML")
+    unnamed = [key for key in values if not isinstance(key, str)]
+    if unnamed:
+        raise UserError(f"{path}: {unnamed[0]!r} is no name of a setting; write names and values")
     return values
 
 
@@ -87,8 +83,8 @@ def _parse(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "the value")
+    except UserError:
         return text
     return value if value is None or isinstance(value, (list, dict)) else text
 

@@ -23,12 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from rethink_heads.config import Config, Head
 from rethink_heads.errors import UserError
 from rethink_heads.overrides import nearest_setting, setting_names, validate
+from rethink_heads.text_files import parse_yaml
 
 # What a point may not change: the table compares points on the same images, seed by seed.
 FIXED = {
@@ -291,8 +291,8 @@ def value_text(value: Value) -> str:
 
 def _scalar(text: str, choice: str) -> Value:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "the value")
+    except UserError:
         value = None
     if not isinstance(value, (bool, int, float, str)):
         raise UserError(

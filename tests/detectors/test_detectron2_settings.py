@@ -134,7 +134,7 @@ def test_settings_without_a_counterpart(
 def test_what_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such configuration"):
         read_settings(tmp_path / "none.yaml")
-    for text, message in (("a: [", "cannot read"), ("- 1", "expected names and values")):
+    for text, message in (("a: [", "line 1, is not YAML"), ("- 1", "expected names and values")):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
             read_settings(tmp_path / "bad.yaml")

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rethink_heads.detectors.detectron2.settings import NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS, head_name
+from rethink_heads.text_files import read_yaml
 
 BASE = "_BASE_"
 LEVELS = 5
@@ -84,12 +83,7 @@ def read_settings(path: Path) -> SettingsFile | None:
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's values over those of the file that it names as its base."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no such configuration: {path}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    values = read_yaml(path, "configuration")
     if not isinstance(values, dict):
         raise UserError(f"{path} is no configuration: expected names and values in YAML")
     if path.resolve() in above:
