@@ -41,7 +41,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise UserError(
-                f"cannot read {override!r} as a setting; write key=value,"
+                f"cannot read {shorten(override)!r} as a setting; write key=value,"
                 " for example training.max_iterations=100"
             )
         target = values
@@ -94,20 +94,24 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     # An unknown name first: it often is why another setting has a bad value.
     unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
     mistake = (unknown or mistakes)[0]
-    name = ".".join(str(part) for part in mistake["loc"])
+    name = ".".join(shorten(str(part)) for part in mistake["loc"])
+    others = len({other["loc"][:2] for other in mistakes} - {mistake["loc"][:2]})
+    more = f" (and {others} more mistakes)" if others > 1 else " (and one more)" * others
     if unknown:
         # An unknown section holds what was meant.
         inner = mistake["input"]
         while isinstance(inner, dict) and inner:
             key, inner = next(iter(inner.items()))
-            name += f".{key}"
-        return f"unknown setting {name!r} ({where}); {nearest_setting(name, list(setting_names(model)))}"
+            name += f".{shorten(str(key))}"
+        nearest = nearest_setting(name, list(setting_names(model)))
+        return f"unknown setting {shorten(name)!r} ({where}); {nearest}{more}"
     if mistake["type"] == "missing":
-        return f"setting {name!r} is missing ({where})"
-    message = mistake["msg"].removeprefix("Value error, ")
+        return f"setting {name!r} is missing ({where}){more}"
+    message = shorten(mistake["msg"].removeprefix("Value error, "), 300)
     subject = f"bad value for {name}" if name else "bad settings"
-    value = "" if isinstance(mistake["input"], (dict, BaseModel)) else f" {mistake['input']!r}:"
-    return f"{subject} ({where}):{value} {message[:1].lower()}{message[1:]}"
+    has_value = not isinstance(mistake["input"], (dict, BaseModel))
+    value = f" {shorten(repr(mistake['input']))}:" if has_value else ""
+    return f"{subject} ({where}):{value} {message[:1].lower()}{message[1:]}{more}"
 
 
 def nearest_setting(name: str, valid: list[str]) -> str:

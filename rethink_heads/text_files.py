@@ -92,17 +92,21 @@ def parse_yaml(text: str, where: str) -> Any:
             loader.dispose()
 
 
+def unwritable(text: str) -> str | None:
+    """Return the first character that no text file can hold, a NUL or half of a surrogate pair: ``U+D800``."""
+    found = _UNWRITABLE.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
+
+
 def check_writable(text: str, whose: str) -> str:
     """Return a text that files and folders can be named and written with.
 
     Raises:
-        UserError: it has a NUL or half of a surrogate pair.
+        UserError: it has a character that none can hold.
     """
-    found = _UNWRITABLE.search(text)
-    if found:
+    if character := unwritable(text):
         raise UserError(
-            f"{whose} {shorten(text)!r} has the character U+{ord(found[0]):04X}, which no text file can hold;"
-            " write it in UTF-8 without it"
+            f"{whose} {shorten(text)!r} has the character {character}, which no text file can hold; write it in UTF-8"
         )
     return text
 
@@ -134,14 +138,14 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Count values, an alias as all that it repeats, and refuse what is too many or too deep."""
-        event = self.peek_event()
+        event: Any = self.peek_event()
         before, self._count, self._depth = self._count, self._count + 1, self._depth + 1
         if self._depth > DEEPEST:
             raise _Refusal(f"it is nested more than {DEEPEST} levels deep", event)
-        node = super().compose_node(parent, index)
+        node: Any = super().compose_node(parent, index)
         if isinstance(event, yaml.AliasEvent):
             if node not in self._sizes:
-                raise _Refusal(f"*{shorten(event.anchor)} repeats what it is part of", event)
+                raise _Refusal(f"*{shorten(str(event.anchor))} repeats what it is part of", event)
             self._count += self._sizes[node]
         else:
             self._sizes[node] = self._count - before
@@ -168,8 +172,8 @@ class _PlainLoader(yaml.SafeLoader):
             tag = shorten(node.tag.replace(_TAG, "!!"))
             raise _Refusal(f"only plain values are read, not {tag}; write text in quotes", node)
         if isinstance(node, yaml.ScalarNode):
-            if _UNWRITABLE.search(node.value):
-                raise _Refusal(f"{short!r} has a character that no text file can hold", node)
+            if character := unwritable(node.value):
+                raise _Refusal(f"{short!r} has {character}, which no text file can hold", node)
             if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(node.value) > MOST_DIGITS:
                 raise _Refusal(f"{short} has more than {MOST_DIGITS} digits", node)
         try:
