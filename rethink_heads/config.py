@@ -290,11 +290,19 @@ class StudyConfig(Settings):
         """
         return validate(cls, read_mapping(Path(path)), str(path))
 
-    def with_overrides(self, overrides: list[str]) -> Self:
-        """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`)."""
+    def with_overrides(self, overrides: list[str], where: str = "override") -> Self:
+        """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`).
+
+        Args:
+            overrides: strings ``section.key=value``.
+            where: they were given, for messages: the option's name.
+
+        Raises:
+            UserError: an unknown key or a bad value.
+        """
         values = self.model_dump(mode="json")
         apply_overrides(values, overrides)
-        return validate(type(self), values, "override")
+        return validate(type(self), values, where)
 
     def with_data(self, **changes: Any) -> Self:
         """Return a copy with fields of ``data`` changed, e.g. ``with_data(test_split="train")``."""

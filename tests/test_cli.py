@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -113,6 +114,48 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
 def test_seeds_out_of_range(command: str, seed: str) -> None:
     message = fails(command, "--seed", seed, says=f"--seed {seed} is out of bounds")
     assert message.endswith("give 0 to 4,294,967,295")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["correlate", "--max-images", "9" * 400], r"--max-images 9+ \.\.\. 9+ is out of bounds"),
+        (["regress", "--objects-per-image", "0"], "--objects-per-image 0 is out of bounds: give 1"),
+        (["sensitivity", "--proposals-per-object", "0"], "give 1 to 923,521"),
+        (["plan", "coco-r50", "--grid-steps", "9999"], "--grid-steps 9999 .* give 3 to 31"),
+        (["evaluate", "--memory-mb", "-5"], "--memory-mb -5 is out of bounds"),
+        (["evaluate", "--error-iou", "nan"], "--error-iou nan is out of bounds: give 0.1 to 1"),
+        (["plan", "coco-r50", "--seconds", "inf"], "--seconds inf is out of bounds"),
+        (["plan", "coco-r50", "--devices", "0"], "--devices 0 is out of bounds: give 1 to 100,000"),
+        (["describe", "coco-r50", "--classes", "0"], "--classes 0 .* give 1 to 100,000"),
+        (["describe", "coco-r50", "--frame", "99999x9"], "side of 99999 .* give 1 to 20,000"),
+        (["describe", "coco-r50", "--frame", f"{'9' * 400}x9"], "cannot read --frame 9"),
+        (["sweep", "depth", "--seed", "1", "--seed", "-2"], "--seed -2 is out of bounds"),
+        (["describe", "coco-r50", "training=\0"], r"the argument 'training=\\x00' has U\+0000"),
+        (["evaluate", "--run", "caf\udce9"], r"the argument 'caf\\udce9' has U\+DCE9"),
+        (["evaluate", "--run", "r" * 300], "File name too long for r+.*; give a shorter one"),
+        (["train", "--run", "r" * 300], "File name too long"),
+        (["describe", f"{'p' * 5000}.yaml"], "error: cannot read file p+.*File name too long"),
+        (["evaluate", "--model", f"{'m' * 90}=python:a:b"], "cannot be the name of a folder"),
+        (["evaluate", "--model", f"{'🐕' * 70}=python:a:b"], "cannot be the name of a folder"),
+        (["evaluate", "--model", "a\n=python:a:b"], "cannot be the name of a folder"),
+    ],
+)
+def test_arguments_beyond_reason(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    message = fails(*arguments, says="error: ")
+    assert re.search(says, message)
+    assert len(message) <= 1000
+
+
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["describe", f"--{'x' * 5000}"]])
+def test_usage_errors_are_cut(arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments, env={"COLUMNS": "100"})
+    assert result.exit_code == 2
+    assert "xxx ..." in result.stderr
+    assert len(result.stderr.splitlines()) < 15
 
 
 @pytest.mark.parametrize("command", [*READS_DATA, "figures"])
