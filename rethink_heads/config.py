@@ -27,6 +27,7 @@ from rethink_heads import bounds
 from rethink_heads.bounds import Bounds
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
+from rethink_heads.files import expand_home
 from rethink_heads.head_names import DEFAULT_HEAD, HeadName, head_name
 from rethink_heads.overrides import apply_overrides, read_mapping, validate
 from rethink_heads.presets import preset_values, split_preset
@@ -47,7 +48,7 @@ TaskWeight = Annotated[float, AfterValidator(bounds.TASK_WEIGHT)]
 PixelMean = Annotated[float, AfterValidator(bounds.PIXEL_MEAN)]
 PixelDeviation = Annotated[float, AfterValidator(bounds.PIXEL_DEVIATION)]
 # A run is opened again later, perhaps from another folder: so paths are kept absolute.
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: expand_home(path).absolute())]
 
 
 class Settings(BaseModel):
@@ -89,7 +90,7 @@ class DataConfig(Settings):
     def _absolute_source(cls, source: str | None) -> str | None:
         if source is None or source == SHAPES:
             return source
-        return str(Path(source).expanduser().absolute())
+        return str(expand_home(source).absolute())
 
     def paths(self, role: Literal["train", "val", "test"]) -> tuple[Path, Path]:
         """Return the annotation file and the image folder of a role.

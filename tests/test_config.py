@@ -153,6 +153,13 @@ def test_what_is_out_of_bounds_is_told_in_a_line(override: str, message: str) ->
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["~nobody-of-this-name", "~{}"])
+def test_the_home_of_nobody_is_a_folder_name(name: str) -> None:
+    data = load_preset("coco-r50", "fc", [f"data.source={name}", f"data.test_images={name}"]).data
+    assert data.source == str(Path(name).absolute())
+    assert data.test_images == Path(name).absolute()
+
+
 def test_further_mistakes_are_counted() -> None:
     wrong = ["model.fc_width=0", "training.batch_size=x"]
     with pytest.raises(UserError, match=r"model.fc_width .*1 to 16,384 \(and one more\)$"):

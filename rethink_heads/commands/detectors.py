@@ -13,6 +13,7 @@ from rethink_heads.commands.sessions import demo_run
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
+from rethink_heads.files import expand_home
 from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.text_files import shorten
 
@@ -165,6 +166,6 @@ def _with_absolute_path(model: str) -> str:
 
 def _absolute(text: str | None) -> str | None:
     """The absolute path where the text names a file, else the text."""
-    if text is not None and Path(text).expanduser().is_file():
-        return str(Path(text).expanduser().absolute())
+    if text is not None and expand_home(text).is_file():
+        return str(expand_home(text).absolute())
     return text

@@ -14,6 +14,7 @@ from typing import Any
 from rethink_heads.detectors.detectron2.settings import NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
+from rethink_heads.files import expand_home
 from rethink_heads.head_names import HEADS, head_name
 from rethink_heads.text_files import read_yaml
 
@@ -91,7 +92,7 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop(BASE, None)
     if base is None:
         return values
-    below = _with_base(path.parent / Path(str(base)).expanduser(), (*above, path.resolve()))
+    below = _with_base(path.parent / expand_home(str(base)), (*above, path.resolve()))
     return _merged(below, values)
 
 
@@ -143,7 +144,10 @@ def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _one_each(sizes: Any, path: Path) -> list[Any]:
     """One anchor size for each level, from detectron2's list of lists."""
-    if len(sizes) != LEVELS or any(len(level) != 1 for level in sizes):
+    levels = sizes if isinstance(sizes, tuple) else ()
+    if len(levels) != LEVELS or any(
+        not isinstance(level, tuple) or len(level) != 1 for level in levels
+    ):
         raise UserError(
             f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
             f" {LEVELS} levels"
