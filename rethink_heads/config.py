@@ -27,11 +27,10 @@ from rethink_heads import bounds
 from rethink_heads.bounds import Bounds
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
-from rethink_heads.files import expand_home
 from rethink_heads.head_names import DEFAULT_HEAD, HeadName, head_name
 from rethink_heads.overrides import apply_overrides, read_mapping, validate
 from rethink_heads.presets import preset_values, split_preset
-from rethink_heads.text_files import unwritable
+from rethink_heads.text_files import expand_home, unwritable
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"

@@ -243,14 +243,6 @@ def sha256(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def expand_home(path: str | Path) -> Path:
-    """Return a path with ``~`` and ``~name`` expanded; where there is no such user, as it is, as in a shell."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
-
-
 def _remove(path: Path) -> None:
     """Delete a file or a folder if it is there. Never raises, so as not to hide the first error."""
     with contextlib.suppress(OSError):

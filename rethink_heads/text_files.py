@@ -119,6 +119,14 @@ def shorten(text: str, longest: int = 100) -> str:
     return f"{text[: longest - end - 5]} ... {text[-end:]}"
 
 
+def expand_home(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~name`` expanded; where there is no such user, as it is, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 class _PlainLoader(yaml.SafeLoader):
     """YAML's plain types within the limits of this module."""
 

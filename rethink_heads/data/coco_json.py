@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import check_writable
 
 # Of int64 and of float32, in which ids and areas are kept.
 _LARGEST_INTEGER = 2**63 - 1
@@ -60,8 +59,7 @@ def field(record: dict[str, Any], key: str, kind: str, where: str) -> Any:
     if key not in record:
         name = f" {reprlib.repr(record['id'])}" if "id" in record else ""
         raise UserError(f"{where} is not COCO: {kind}{name} has no '{key}'; mend the file")
-    value = record[key]
-    return check_writable(value, f"{where}: {key}") if isinstance(value, str) else value
+    return record[key]
 
 
 def integer(record: dict[str, Any], key: str, kind: str, where: str) -> int:

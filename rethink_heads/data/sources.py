@@ -7,7 +7,6 @@ from pathlib import Path
 from rethink_heads.data.shapes import shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError
-from rethink_heads.files import expand_home
 
 SHAPES = "shapes"
 
@@ -24,7 +23,7 @@ def resolve_split(source: str, split: str) -> tuple[Path, Path]:
         UserError: no such folder, no such split (the message lists those that exist), no folder of
             images, or a VOC file that is missing or broken.
     """
-    root = shapes_root() if source == SHAPES else expand_home(source)
+    root = shapes_root() if source == SHAPES else Path(source).expanduser()
     if not root.is_dir():
         raise UserError(
             f'no such data folder: {source}; give "{SHAPES}", a folder that holds '

@@ -24,7 +24,6 @@ from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
 from rethink_heads.progress import ProgressReport
-from rethink_heads.text_files import read_text
 
 # Raise it with every change that alters the JSON: it is in the cache file's hash.
 VOC_VERSION = 1
@@ -38,8 +37,6 @@ _LISTS = Path("ImageSets", "Main")
 # Images have ids of their own in all splits and years, so that measurements can be told apart.
 _YEAR_STEP = 100_000_000
 _OBJECT_ID_STEP = 1000
-# Room for millions of names.
-_MOST_LIST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,10 @@ class VocPart:
         Raises:
             UserError: the list cannot be read, or is empty.
         """
-        lines = read_text(self.list_path, "image list", _MOST_LIST_BYTES).splitlines()
+        try:
+            lines = self.list_path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the image list {self.list_path}: {error}") from error
         stems = [line.split()[0] for line in lines if line.strip()]
         if not stems:
             raise UserError(f"{self.list_path} is empty: it lists no images; restore the file")

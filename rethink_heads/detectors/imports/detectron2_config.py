@@ -14,9 +14,8 @@ from typing import Any
 from rethink_heads.detectors.detectron2.settings import NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
-from rethink_heads.files import expand_home
 from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.text_files import read_yaml
+from rethink_heads.text_files import expand_home, read_yaml
 
 BASE = "_BASE_"
 LEVELS = 5

@@ -14,7 +14,6 @@ from rethink_heads.detectors.opening.contents import modules_in
 from rethink_heads.detectors.opening.messages import given, telling
 from rethink_heads.detectors.opening.offers import check_offers
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import check_writable
 
 # An image that is neither square nor a multiple of a stride, so that mixed-up axes show.
 IMAGE_SHAPE = (3, 203, 251)
@@ -148,8 +147,6 @@ def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
         raise UserError(
             f"`{attribute}` of {name} is {given(found)}, where a tuple of names is expected"
         )
-    for each in names:
-        check_writable(each, f"`{attribute}` of {name}:")
     return names
 
 
