@@ -5,9 +5,12 @@ Nothing heavy is imported here, so that ``--help`` is quick.
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from rethink_heads import __version__
 from rethink_heads.commands import (
@@ -24,8 +27,51 @@ from rethink_heads.commands import (
     sweep,
     train,
 )
+from rethink_heads.commands.ending import end_at_once
+from rethink_heads.console import prepare_streams
+from rethink_heads.text_files import shorten, unwritable
+
+LONGEST_USAGE_ERROR = 400
+# Where releases of Typer keep it differs.
+UsageError: Any = typer.BadParameter.__base__
+
+
+class Commands(TyperGroup):
+    """All commands: what is wrong with their arguments is told in a few lines, whatever is in them."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
+        """Run a command, with streams that take every text."""
+        prepare_streams()
+        return super().main(args, *more, **settings)
+
+    def make_context(self, info_name: Any, args: list[str], *more: Any, **settings: Any) -> Any:
+        """Refuse arguments that no file could hold, which all options may come to."""
+        for argument in args:
+            if character := unwritable(argument):
+                end_at_once(
+                    f"the argument {shorten(argument)!r} has {character}, which no text file can hold; rename what it"
+                    " names in UTF-8"
+                )
+        with _short_usage_errors():
+            return super().make_context(info_name, args, *more, **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command of a context."""
+        with _short_usage_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _short_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        error.message = shorten(error.message, LONGEST_USAGE_ERROR)
+        raise
+
 
 app = typer.Typer(
+    cls=Commands,
     name="rethink-heads",
     help="Train detectors that differ only in their head, and see what each head does to the same"
     " proposals (Wu et al., CVPR 2020).",

@@ -25,27 +25,47 @@ from pydantic import (
 )
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
+from rethink_heads import bounds
+from rethink_heads.bounds import Bounds
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import DEFAULT_HEAD, HeadName, head_name
 from rethink_heads.overrides import apply_overrides, read_mapping, validate
 from rethink_heads.presets import preset_values, split_preset
+from rethink_heads.text_files import expand_home, unwritable
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
 FIRST_IN_FILE = ("preset", "head", "detector")
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+Fraction = Annotated[float, AfterValidator(bounds.FRACTION)]
+Factor = Annotated[float, AfterValidator(bounds.FACTOR)]
+Images = Annotated[int, AfterValidator(bounds.IMAGES)]
+Iterations = Annotated[int, AfterValidator(bounds.ITERATIONS)]
+Boxes = Annotated[int, AfterValidator(bounds.BOXES)]
+Channels = Annotated[int, AfterValidator(bounds.CHANNELS)]
+Side = Annotated[int, AfterValidator(bounds.SIDE)]
+TaskWeight = Annotated[float, AfterValidator(bounds.TASK_WEIGHT)]
+PixelMean = Annotated[float, AfterValidator(bounds.PIXEL_MEAN)]
+PixelDeviation = Annotated[float, AfterValidator(bounds.PIXEL_DEVIATION)]
 # A run is opened again later, perhaps from another folder: so paths are kept absolute.
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: expand_home(path).absolute())]
 
 
 class Settings(BaseModel):
     """Settings that are fixed once read and refuse unknown names."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _writable(cls, value: Any) -> Any:
+        """Settings are written as text, and name files."""
+        if isinstance(value, str | Path):
+            character = unwritable(str(value))
+            if character:
+                raise ValueError(f"it has {character}, which no text file can hold")
+        return value
 
 
 class DataConfig(Settings):
@@ -71,7 +91,7 @@ class DataConfig(Settings):
     def _absolute_source(cls, source: str | None) -> str | None:
         if source is None or source == SHAPES:
             return source
-        return str(Path(source).expanduser().absolute())
+        return str(expand_home(source).absolute())
 
     def paths(self, role: Literal["train", "val", "test"]) -> tuple[Path, Path]:
         """Return the annotation file and the image folder of a role.
@@ -110,37 +130,42 @@ class ModelConfig(Settings):
     backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     pretrained: bool = True
     norm: Literal["frozen", "batch"] = "frozen"
-    trainable_layers: int = Field(default=3, ge=0, le=5)
-    fpn_channels: Count = 256
-    roi_resolution: Count = 7
-    sampling_ratio: int = Field(default=2, ge=0)
-    fc_width: Count = 1024
-    conv_width: Count = 1024
-    conv_bottleneck: Count = 256
-    conv_blocks: int = Field(default=2, ge=0)
+    trainable_layers: Annotated[int, AfterValidator(Bounds(0, 5))] = 3
+    fpn_channels: Channels = 256
+    roi_resolution: Annotated[int, AfterValidator(bounds.RESOLUTION)] = 7
+    sampling_ratio: Annotated[int, AfterValidator(bounds.SAMPLING_RATIO)] = 2
+    fc_width: Channels = 1024
+    conv_width: Channels = 1024
+    conv_bottleneck: Channels = 256
+    conv_blocks: Annotated[int, AfterValidator(bounds.BLOCKS)] = 2
     non_local: bool = False
-    non_local_groups: Count = 4
-    conv_enlargement: PositiveFloat = 1.3
-    anchor_sizes: list[Count] = Field(default=[32, 64, 128, 256, 512], min_length=5, max_length=5)
-    anchor_ratios: list[PositiveFloat] = Field(default=[0.5, 1.0, 2.0], min_length=1)
-    rpn_proposals_train: Count = 2000
-    rpn_proposals_test: Count = 1000
+    non_local_groups: Annotated[int, AfterValidator(bounds.GROUPS)] = 4
+    conv_enlargement: Annotated[float, AfterValidator(bounds.ENLARGEMENT)] = 1.3
+    anchor_sizes: Annotated[
+        list[Annotated[int, AfterValidator(bounds.ANCHOR_SIZE)]], Field(min_length=5, max_length=5)
+    ] = [32, 64, 128, 256, 512]
+    anchor_ratios: Annotated[
+        list[Annotated[float, AfterValidator(bounds.ANCHOR_RATIO)]],
+        Field(min_length=1, max_length=20),
+    ] = [0.5, 1.0, 2.0]
+    rpn_proposals_train: Boxes = 2000
+    rpn_proposals_test: Boxes = 1000
     rpn_cross_boundary_anchors: bool = True
-    rois_per_image: Count = 512
+    rois_per_image: Boxes = 512
     positive_fraction: Fraction = 0.25
-    smooth_l1_beta: float = Field(default=1.0, ge=0.0)
+    smooth_l1_beta: Annotated[float, AfterValidator(bounds.BETA)] = 1.0
     score_threshold: Fraction = 0.05
     nms_threshold: Fraction = 0.5
-    detections_per_image: Count = 100
+    detections_per_image: Boxes = 100
     l_fc: Fraction | None = None
     l_conv: Fraction | None = None
-    w_fc: float | None = Field(default=None, ge=0.0)
-    w_conv: float | None = Field(default=None, ge=0.0)
+    w_fc: TaskWeight | None = None
+    w_conv: TaskWeight | None = None
     fusion: Literal["complementary", "max", "mean"] = "complementary"
-    min_size: Count = 800
-    max_size: Count = 1333
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    min_size: Side = 800
+    max_size: Side = 1333
+    image_mean: tuple[PixelMean, PixelMean, PixelMean] = (0.485, 0.456, 0.406)
+    image_std: tuple[PixelDeviation, PixelDeviation, PixelDeviation] = (0.229, 0.224, 0.225)
     conventions: ConventionsConfig = ConventionsConfig()
 
     @model_serializer(mode="wrap")
@@ -165,10 +190,25 @@ class ModelConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _groups_divide(self) -> ModelConfig:
-        if self.non_local and (self.conv_width // 2) % self.non_local_groups:
+    def _heads_fit_a_machine(self) -> ModelConfig:
+        fc = self.fc_width * (self.fpn_channels * self.roi_resolution**2 + self.fc_width)
+        block = 2 * self.conv_width * self.conv_bottleneck + 9 * self.conv_bottleneck**2
+        block += 2 * self.conv_width**2 if self.non_local else 0
+        conv = 10 * self.fpn_channels * self.conv_width + self.conv_blocks * block
+        if max(fc, conv) > bounds.MOST_HEAD_WEIGHTS:
+            head, weights = ("fc", fc) if fc > conv else ("conv", conv)
             raise ValueError(
-                f"half of model.conv_width ({self.conv_width // 2}) is not divisible by"
+                f"model.{head}_width and the sizes beside it give a head of {weights:,} weights, more than"
+                f" {bounds.MOST_HEAD_WEIGHTS:,}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> ModelConfig:
+        half = self.conv_width // 2
+        if self.non_local and (half == 0 or half % self.non_local_groups):
+            raise ValueError(
+                f"half of model.conv_width ({half}) is not divisible by"
                 f" model.non_local_groups ({self.non_local_groups})"
             )
         return self
@@ -182,24 +222,24 @@ class TrainingConfig(Settings):
     else (2 in the authors' code) and decay by ``bias_weight_decay`` (0 there); None is ``weight_decay``.
     """
 
-    max_iterations: Count = 180_000
-    batch_size: Count = 8
-    learning_rate: PositiveFloat = 0.01
-    warmup_iterations: int = Field(default=500, ge=0)
-    warmup_factor: PositiveFloat = 1 / 3
-    milestones: list[Count] = [120_000, 160_000]
-    gamma: PositiveFloat = 0.1
+    max_iterations: Iterations = 180_000
+    batch_size: Annotated[int, AfterValidator(bounds.BATCH_SIZE)] = 8
+    learning_rate: Annotated[float, AfterValidator(bounds.RATE)] = 0.01
+    warmup_iterations: Annotated[int, AfterValidator(Bounds(0, bounds.ITERATIONS.high))] = 500
+    warmup_factor: Factor = 1 / 3
+    milestones: Annotated[list[Iterations], Field(max_length=100)] = [120_000, 160_000]
+    gamma: Factor = 0.1
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0)
-    weight_decay: float = Field(default=1e-4, ge=0.0)
-    bias_learning_rate_factor: float = Field(default=1.0, gt=0.0, le=100.0)
-    bias_weight_decay: float | None = Field(default=None, ge=0.0, le=1.0)
+    weight_decay: Fraction = 1e-4
+    bias_learning_rate_factor: Annotated[float, AfterValidator(bounds.RATE)] = 1.0
+    bias_weight_decay: Fraction | None = None
     flip: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    validate_every: Count = 5000
-    validate_images: Count | None = None
-    workers: int = Field(default=2, ge=0)
-    gradient_clip: PositiveFloat | None = None
-    checkpoint_every: Count = 1000
+    validate_every: Iterations = 5000
+    validate_images: Images | None = None
+    workers: Annotated[int, AfterValidator(bounds.WORKERS)] = 2
+    gradient_clip: Annotated[float, AfterValidator(bounds.GRADIENT)] | None = None
+    checkpoint_every: Iterations = 1000
 
     @model_serializer(mode="wrap")
     def _leave_out_later_settings(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
@@ -224,13 +264,13 @@ class MeasuringConfig(Settings):
     their names do not (see :mod:`rethink_heads.detectors.classes.mapping`).
     """
 
-    images: Count | None = None
-    objects_per_image: Count | None = None
-    grid_steps: int = Field(default=11, ge=3)
-    rows_per_bin: int = Field(default=20, ge=0)
-    proposals_per_object: Count | None = None
+    images: Images | None = None
+    objects_per_image: Annotated[int, AfterValidator(bounds.OBJECTS)] | None = None
+    grid_steps: Annotated[int, AfterValidator(bounds.GRID_STEPS)] = 11
+    rows_per_bin: Annotated[int, AfterValidator(bounds.ROWS_PER_BIN)] = 20
+    proposals_per_object: Annotated[int, AfterValidator(bounds.PROPOSALS)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    memory_mb: Count = 512
+    memory_mb: Annotated[int, AfterValidator(bounds.MEMORY_MB)] = 512
     class_map: AbsolutePath | None = None
 
     @model_serializer(mode="wrap")
@@ -254,7 +294,7 @@ class MeasuringConfig(Settings):
 class StudyConfig(Settings):
     """What measuring needs to know: the seed, the data and what of it is measured."""
 
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Annotated[int, AfterValidator(bounds.SEED)] = 0
     data: DataConfig = DataConfig()
     measuring: MeasuringConfig = MeasuringConfig()
 
@@ -273,11 +313,19 @@ class StudyConfig(Settings):
         """
         return validate(cls, read_mapping(Path(path)), str(path))
 
-    def with_overrides(self, overrides: list[str]) -> Self:
-        """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`)."""
+    def with_overrides(self, overrides: list[str], where: str = "override") -> Self:
+        """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`).
+
+        Args:
+            overrides: strings ``section.key=value``.
+            where: they were given, for messages: the option's name.
+
+        Raises:
+            UserError: an unknown key or a bad value.
+        """
         values = self.model_dump(mode="json")
         apply_overrides(values, overrides)
-        return validate(type(self), values, "override")
+        return validate(type(self), values, where)
 
     def with_data(self, **changes: Any) -> Self:
         """Return a copy with fields of ``data`` changed, e.g. ``with_data(test_split="train")``."""

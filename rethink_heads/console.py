@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,9 +18,49 @@ from rich.table import Table
 from rich.text import Text
 
 from rethink_heads.distributed import is_first_process
+from rethink_heads.text_files import shorten
 
 WIDEST = 1000
 NO_INTERVAL = "[-]"
+LONGEST_ERROR = 1000
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def _spell_out(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks in ASCII."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].replace("±", "+-")
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+codecs.register_error("rethink_heads", _spell_out)
+
+
+def prepare_streams() -> None:
+    """Have standard output and error take every text: a closed one loses it, an encoding that lacks a character
+    gets it spelled out.
+
+    Hours of measuring must not end in an encoding, and no file that is opened later may become standard output.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # The lowest number that is free, which is this one.
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, stream)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="rethink_heads")
+
+
+def print_error(message: str) -> None:
+    """Print why a command ends on standard error: a line of bounded length, whatever names are in it."""
+    text = _CONTROL.sub(" ", message)
+    print(shorten(text, LONGEST_ERROR), file=sys.stderr, flush=True)
 
 
 def say(message: str) -> None:

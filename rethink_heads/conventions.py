@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer
 from pydantic.functional_serializers import SerializerFunctionWrapHandler
+
+from rethink_heads import bounds
 
 Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection", "detectron2"]
 # Newer than files that have the others; left out where it is as it always was, so that these stay as they are.
@@ -56,19 +58,19 @@ class ConventionsConfig(BaseModel):
 
     box_ends: Literal["edge", "pixel"] = "edge"
     channel_order: Literal["rgb", "bgr"] = "rgb"
-    pixel_range: Annotated[float, Field(gt=0.0)] = 1.0
+    pixel_range: Annotated[float, AfterValidator(bounds.PIXEL_RANGE)] = 1.0
     size_rule: Framework = "torchvision"
     interpolation: Literal["float", "pillow", "opencv"] = "float"
-    pad_multiple: Annotated[int, Field(ge=32, multiple_of=32)] = 32
+    pad_multiple: Annotated[int, Field(multiple_of=32), AfterValidator(bounds.PADDING)] = 32
     stride_in_1x1: bool = False
-    frozen_norm_epsilon: Annotated[float, Field(ge=0.0)] = 1e-5
+    frozen_norm_epsilon: Annotated[float, AfterValidator(bounds.EPSILON)] = 1e-5
     anchors: Framework = "torchvision"
     delta_limits: Literal["growth", "both"] = "growth"
     roi_align_aligned: bool = False
     roi_level_rule: Framework = "torchvision"
     roi_level_from: Literal["enlarged", "proposal"] = "enlarged"
-    least_proposal_side: Annotated[float, Field(ge=0.0)] = 1e-3
-    least_detection_side: Annotated[float, Field(ge=0.0)] = 0.01
+    least_proposal_side: Annotated[float, AfterValidator(bounds.LEAST_SIDE)] = 1e-3
+    least_detection_side: Annotated[float, AfterValidator(bounds.LEAST_SIDE)] = 0.01
     proposal_order: Literal["probability", "logit"] = "probability"
 
     @model_serializer(mode="wrap")

@@ -43,6 +43,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"cannot write {path}: a name in it has U+{ord(error.object[error.start]):04X}, which no text file can"
+            " hold; write that name in UTF-8"
+        ) from error
     finally:
         # After a rename there is nothing left under the temporary name.
         _remove(temporary)

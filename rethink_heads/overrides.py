@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import parse_yaml, read_yaml, shorten
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,18 +19,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        UserError: no such file, not YAML, or not a mapping.
+        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.text_files`.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected keys and values in YAML")
+    unnamed = [key for key in values if not isinstance(key, str)]
+    if unnamed:
+        raise UserError(f"{path}: {unnamed[0]!r} is no name of a setting; write names and values")
     return values
 
 
@@ -45,7 +41,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
         parts = key.strip().split(".")
         if not equals or not all(parts):
             raise UserError(
-                f"cannot read {override!r} as a setting; write key=value,"
+                f"cannot read {shorten(override)!r} as a setting; write key=value,"
                 " for example training.max_iterations=100"
             )
         target = values
@@ -87,8 +83,8 @@ def _parse(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "the value")
+    except UserError:
         return text
     return value if value is None or isinstance(value, (list, dict)) else text
 
@@ -98,20 +94,24 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
     # An unknown name first: it often is why another setting has a bad value.
     unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden"]
     mistake = (unknown or mistakes)[0]
-    name = ".".join(str(part) for part in mistake["loc"])
+    name = ".".join(shorten(str(part)) for part in mistake["loc"])
+    others = len({other["loc"][:2] for other in mistakes} - {mistake["loc"][:2]})
+    more = f" (and {others} more mistakes)" if others > 1 else " (and one more)" * others
     if unknown:
         # An unknown section holds what was meant.
         inner = mistake["input"]
         while isinstance(inner, dict) and inner:
             key, inner = next(iter(inner.items()))
-            name += f".{key}"
-        return f"unknown setting {name!r} ({where}); {nearest_setting(name, list(setting_names(model)))}"
+            name += f".{shorten(str(key))}"
+        nearest = nearest_setting(name, list(setting_names(model)))
+        return f"unknown setting {shorten(name)!r} ({where}); {nearest}{more}"
     if mistake["type"] == "missing":
-        return f"setting {name!r} is missing ({where})"
-    message = mistake["msg"].removeprefix("Value error, ")
+        return f"setting {name!r} is missing ({where}){more}"
+    message = shorten(mistake["msg"].removeprefix("Value error, "), 300)
     subject = f"bad value for {name}" if name else "bad settings"
-    value = "" if isinstance(mistake["input"], (dict, BaseModel)) else f" {mistake['input']!r}:"
-    return f"{subject} ({where}):{value} {message[:1].lower()}{message[1:]}"
+    has_value = not isinstance(mistake["input"], (dict, BaseModel))
+    value = f" {shorten(repr(mistake['input']))}:" if has_value else ""
+    return f"{subject} ({where}):{value} {message[:1].lower()}{message[1:]}{more}"
 
 
 def nearest_setting(name: str, valid: list[str]) -> str:

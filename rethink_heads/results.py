@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rethink_heads import bounds
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_csv, write_csv
 from rethink_heads.measure.measurements import Measurements
@@ -81,7 +82,7 @@ def compute_tables(
     """
     options: Options = {"seed": seed}
     if replicates is not None:
-        options["replicates"] = replicates
+        options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
     return compute(Given(measurements, stages, options=options))
 
 

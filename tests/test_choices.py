@@ -25,8 +25,10 @@ def test_flags_set_what_is_measured_and_how() -> None:
         MeasuringChoice(precision="float16"),
         MeasuringChoice(memory_mb=0),
         MeasuringChoice(proposals_per_object=0),
+        MeasuringChoice(grid_steps=4),
+        MeasuringChoice(images=10**400),
     ],
 )
 def test_a_bad_value_is_told_with_its_setting(choice: MeasuringChoice) -> None:
-    with pytest.raises(UserError, match=r"bad value for measuring\.\w+ \(override\)"):
+    with pytest.raises(UserError, match=r"bad value for measuring\.(\w+) \(--[a-z-]+\)"):
         choice.config(StudyConfig())

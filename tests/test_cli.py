@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -111,10 +112,50 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
 def test_seeds_out_of_range(command: str, seed: str) -> None:
-    result = runner.invoke(app, [command, "--seed", seed], env={"COLUMNS": "200"})
+    message = fails(command, "--seed", seed, says=f"--seed {seed} is out of bounds")
+    assert message.endswith("give 0 to 4,294,967,295")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["correlate", "--max-images", "9" * 400], r"--max-images 9+ \.\.\. 9+ is out of bounds"),
+        (["regress", "--objects-per-image", "0"], "--objects-per-image 0 is out of bounds: give 1"),
+        (["sensitivity", "--proposals-per-object", "0"], "give 1 to 923,521"),
+        (["plan", "coco-r50", "--grid-steps", "9999"], "--grid-steps 9999 .* give 3 to 31"),
+        (["evaluate", "--memory-mb", "-5"], "--memory-mb -5 is out of bounds"),
+        (["evaluate", "--error-iou", "nan"], "--error-iou nan is out of bounds: give 0.1 to 1"),
+        (["plan", "coco-r50", "--seconds", "inf"], "--seconds inf is out of bounds"),
+        (["plan", "coco-r50", "--devices", "0"], "--devices 0 is out of bounds: give 1 to 100,000"),
+        (["describe", "coco-r50", "--classes", "0"], "--classes 0 .* give 1 to 100,000"),
+        (["describe", "coco-r50", "--frame", "99999x9"], "side of 99999 .* give 1 to 20,000"),
+        (["describe", "coco-r50", "--frame", f"{'9' * 400}x9"], "cannot read --frame 9"),
+        (["sweep", "depth", "--seed", "1", "--seed", "-2"], "--seed -2 is out of bounds"),
+        (["describe", "coco-r50", "training=\0"], r"the argument 'training=\\x00' has U\+0000"),
+        (["evaluate", "--run", "caf\udce9"], r"the argument 'caf\\udce9' has U\+DCE9"),
+        (["evaluate", "--run", "r" * 300], "File name too long for r+.*; give a shorter one"),
+        (["train", "--run", "r" * 300], "File name too long"),
+        (["describe", f"{'p' * 5000}.yaml"], "error: cannot read file p+.*File name too long"),
+        (["evaluate", "--model", f"{'m' * 90}=python:a:b"], "cannot be the name of a folder"),
+        (["evaluate", "--model", f"{'🐕' * 70}=python:a:b"], "cannot be the name of a folder"),
+        (["evaluate", "--model", "a\n=python:a:b"], "cannot be the name of a folder"),
+    ],
+)
+def test_arguments_beyond_reason(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    message = fails(*arguments, says="error: ")
+    assert re.search(says, message)
+    assert len(message) <= 1000
+
+
+@pytest.mark.parametrize("arguments", [["x" * 5000], ["describe", f"--{'x' * 5000}"]])
+def test_usage_errors_are_cut(arguments: list[str]) -> None:
+    result = runner.invoke(app, arguments, env={"COLUMNS": "100"})
     assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "Invalid value for '--seed'" in result.stderr
+    assert "xxx ..." in result.stderr
+    assert len(result.stderr.splitlines()) < 15
 
 
 @pytest.mark.parametrize("command", [*READS_DATA, "figures"])
@@ -218,7 +259,7 @@ def test_measuring_settings_only_on_a_trained_run(run: Run) -> None:
     fails("correlate", "--run", run.path, "training.flip=no", says="begin with measuring.")
     fails("correlate", "--run", run.path, "measuring.image=3", says="'measuring.images'")
     fails("regress", "--run", run.path, "--grid-steps", "4", says="must be odd")
-    fails("regress", "--run", run.path, "--max-images", "0", says="measuring.images")
+    fails("regress", "--run", run.path, "--max-images", "0", says="--max-images 0 is out of bounds")
 
 
 @pytest.mark.parametrize("ends", [("0.5", "0.5"), ("-1", "1"), ("0.5", "0.77")])
@@ -444,7 +485,7 @@ def test_mistakes_are_found_before_the_demo_is_trained(
     fails(command, "--images", data, says="--images go together")
     fails(command, "--annotations", none, "--images", data, says="no such annotation file")
     fails(command, "--data", tmp_path / "none", says="no such data folder")
-    fails(command, "--max-images", "0", says="measuring.images")
+    fails(command, "--max-images", "0", says="--max-images 0 is out of bounds")
     fails(command, "--device", "tpu", says="'tpu'")
     fails(command, "--head", "zork", says="unknown head 'zork'")
     if command != "evaluate":

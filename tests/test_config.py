@@ -165,6 +165,78 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.fc_width=1000000000000", "'1000000000000': must be 1 to 16,384"),
+        (f"model.fc_width={'9' * 400}", r"'9+ \.\.\. 9+': must be 1 to 16,384"),
+        (
+            f"training.batch_size={'9' * 5000}",
+            r"bad value for training.batch_size .*'9+ \.\.\. 9+'",
+        ),
+        ("model.min_size=1", "model.min_size .*'1': must be 32 to 10,000"),
+        ("model.max_size=100000", "must be 32 to 10,000"),
+        ("measuring.grid_steps=9999", "'9999': must be 3 to 31"),
+        ("measuring.proposals_per_object=0", "must be 1 to 923,521"),
+        ("measuring.memory_mb=-1", "must be 1 to 16,777,216"),
+        ("training.batch_size=100000", "must be 1 to 4,096"),
+        ("training.learning_rate=inf", "training.learning_rate .*finite"),
+        ("training.learning_rate=-1", "must be 1e-12 to 100"),
+        ("training.weight_decay=1e9", "must be 0 to 1"),
+        ("model.conv_enlargement=1e-9", "must be 0.1 to 10"),
+        ("model.anchor_sizes=[0, 1, 2, 3, 4]", "model.anchor_sizes.0 .*must be 1 to 10,000"),
+        (f"model.anchor_ratios=[{'1,' * 3000}]", r" \.\.\. .*at most 20 items"),
+        ("model.image_std=[0, 1, 1]", "must be 1e-06 to 1000"),
+        ("model.conventions={pad_multiple: 320000}", "must be 32 to 1,024"),
+        ("model.roi_resolution=64", "model.fc_width .* a head of 1,074,790,400 weights, more than"),
+        ("model.conv_bottleneck=16000", "model.conv_width and the sizes beside it give a head of"),
+        ("model.conv_width=1", "half of model.conv_width .0. is not divisible"),
+        ("data.source=a\0b", r"bad value for data.source .*it has U\+0000"),
+        ("data.test_images=a\ud800", r"bad value for data.test_images .*it has U\+D800"),
+        (f"{'a.' * 3000}b=1", r"unknown setting 'a.*\.\.\..*b'"),
+        (f"training={{{'a: {' * 30}{'}' * 30}}}", "unknown setting 'training.a.a"),
+    ],
+)
+def test_what_is_out_of_bounds_is_told_in_a_line(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        load_preset("coco-r50", "double-ext", [override])
+    assert len(str(raised.value)) < 500
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name", "~{}"])
+def test_the_home_of_nobody_is_a_folder_name(name: str) -> None:
+    data = load_preset("coco-r50", "fc", [f"data.source={name}", f"data.test_images={name}"]).data
+    assert data.source == str(Path(name).absolute())
+    assert data.test_images == Path(name).absolute()
+
+
+def test_further_mistakes_are_counted() -> None:
+    wrong = ["model.fc_width=0", "training.batch_size=x"]
+    with pytest.raises(UserError, match=r"model.fc_width .*1 to 16,384 \(and one more\)$"):
+        load_preset("coco-r50", overrides=wrong)
+    with pytest.raises(UserError, match=r"model.fc_width .* \(and 2 more mistakes\)$"):
+        load_preset("coco-r50", overrides=[*wrong, "training.gamma=nan"])
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_far_within_the_bounds(name: str, head: str) -> None:
+    """Twice and half of every number of the model's heads and of the data's sizes can be trained."""
+    for factor in (0.5, 2):
+        model = load_preset(name, head).model
+        sizes = (
+            "fc_width",
+            "conv_width",
+            "conv_bottleneck",
+            "min_size",
+            "max_size",
+            "fpn_channels",
+        )
+        changed = [f"model.{size}={int(getattr(model, size) * factor)}" for size in sizes]
+        assert load_preset(name, head, changed).model.fc_width == int(model.fc_width * factor)
+
+
 def test_an_unknown_preset_lists_the_presets() -> None:
     with pytest.raises(UserError, match="bccd-small, coco-r101, coco-r50, shapes-tiny, voc07-r50"):
         load_preset("shapes", "fc")

@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 from rethink_heads.brought import BroughtConfig
 from rethink_heads.config import DataConfig, MeasuringConfig, StudyConfig
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import shorten
 
 NOTHING = "none"
+OPTIONS = {"images": "--max-images"}
+"""Options whose names are not those of their settings."""
 Settings = TypeVar("Settings", bound=StudyConfig)
 
 
@@ -85,7 +88,7 @@ class MeasuringChoice:
         for override in self.overrides:
             if "=" in override and not override.startswith("measuring."):
                 raise UserError(
-                    f"cannot change {override.partition('=')[0]!r} of a trained detector;"
+                    f"cannot change {shorten(override.partition('=')[0])!r} of a trained detector;"
                     " only settings that begin with measuring. can be given here"
                 )
         given = {
@@ -93,9 +96,10 @@ class MeasuringChoice:
             for name, value in vars(self).items()
             if name in MeasuringConfig.model_fields and value is not None
         }
-        chosen = config.with_overrides(
-            [*self.overrides, *(f"measuring.{name}={value}" for name, value in given.items())]
-        )
+        chosen = config.with_overrides(list(self.overrides))
+        for name, value in given.items():
+            option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            chosen = chosen.with_overrides([f"measuring.{name}={value}"], option)
         if not self.class_maps:
             return chosen
         maps = Path(self.class_maps[0])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.options import JsonOption, OverridesArgument, reporting_errors
+from rethink_heads import bounds
+from rethink_heads.commands.options import JsonOption, OverridesArgument, reporting_errors, within
 from rethink_heads.console import number, print_json, print_lines, print_table, work
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
@@ -47,6 +48,7 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         metavar="N",
+        callback=within(bounds.CLASSES),
         help="Foreground classes. Without it: those of the data that the preset is named after.",
         show_default=False,
     ),
@@ -110,7 +112,7 @@ def _frame(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+    if len(sides) != 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
         raise UserError(f"cannot read --frame {text} as HEIGHTxWIDTH in px, for example 800x1333")
     height, width = map(int, sides)
     return height, width

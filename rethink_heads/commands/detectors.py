@@ -14,6 +14,7 @@ from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, default_runs_root
+from rethink_heads.text_files import expand_home, shorten
 
 if TYPE_CHECKING:
     from rethink_heads.brought import BroughtRun
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # Of a detector whose heads nobody knows beforehand; the whole grid with measuring.proposals_per_object=none.
 PROPOSALS_PER_OBJECT = 1000
 LONGEST_NAME = 80
+MOST_NAME_BYTES = 240
 
 
 @dataclass(frozen=True)
@@ -145,8 +147,12 @@ def _named(text: str) -> tuple[str | None, str]:
     """The name before ``=`` and the model; names of models have no ``=``, file names may."""
     name, sign, model = text.partition("=")
     if sign and ":" not in name:
-        if not name or "/" in name or name.startswith(".") or len(name) > LONGEST_NAME:
-            raise UserError(f"--model {text}: {name!r} cannot be the name of a folder")
+        unusable = not name or "/" in name or name.startswith(".") or not name.isprintable()
+        if unusable or len(name) > LONGEST_NAME or len(name.encode()) > MOST_NAME_BYTES:
+            raise UserError(
+                f"--model {shorten(text)}: {shorten(name)!r} cannot be the name of a folder; give a printable name of"
+                f" at most {LONGEST_NAME} letters without slashes that begins with no dot"
+            )
         return name, _with_absolute_path(model)
     return None, _with_absolute_path(text)
 
@@ -159,6 +165,6 @@ def _with_absolute_path(model: str) -> str:
 
 def _absolute(text: str | None) -> str | None:
     """The absolute path where the text names a file, else the text."""
-    if text is not None and Path(text).expanduser().is_file():
-        return str(Path(text).expanduser().absolute())
+    if text is not None and expand_home(text).is_file():
+        return str(expand_home(text).absolute())
     return text

@@ -15,6 +15,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
+from rethink_heads.console import prepare_streams, print_error
 from rethink_heads.distributed import (
     FIRST_PAUSE,
     Processes,
@@ -32,6 +33,9 @@ USER_ERROR_CODE = 2
 INTERRUPTED_CODE = 130
 UNEXPECTED_CODE = 1
 CAUSE_SECONDS = 1.0
+_SPACE = "free some space and run the same command again to go on"
+ADVICE = {errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.ENAMETOOLONG: "give a shorter one"}
+"""What to do about errors of the system that can come from anywhere."""
 
 
 def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
@@ -45,6 +49,8 @@ def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters
         _set_up_messages()
         try:
             command(*args, **kwargs)
+            # What cannot be written is told while there is somebody to tell.
+            sys.stdout.flush()
             processes().end()
         except OtherProcessError as error:
             _end_with(error)
@@ -52,15 +58,14 @@ def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters
             _fail(f"error: {error}", USER_ERROR_CODE, error)
         except OSError as error:
             # What this package writes says so itself; the training's logs are Lightning's.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            advice = ADVICE.get(error.errno or 0)
+            if advice is None:
                 _fail_unexpectedly(error)
                 raise
             place = f" for {error.filename}" if error.filename else ""
-            message = (
-                f"error: {os.strerror(error.errno)}{place}; free some space and run the same"
-                " command again to go on"
+            _fail(
+                f"error: {os.strerror(error.errno or 0)}{place}; {advice}", USER_ERROR_CODE, error
             )
-            _fail(message, USER_ERROR_CODE, error)
         except (KeyboardInterrupt, SystemExit) as error:
             # Lightning turns an interruption into an exit of its own.
             if isinstance(error, SystemExit) and not _interrupted(error):
@@ -73,8 +78,16 @@ def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters
     return wrapped
 
 
+def end_at_once(mistake: str) -> NoReturn:
+    """Tell a mistake in the arguments, which every process finds, before there is a command to end."""
+    if is_first_process():
+        print_error(f"error: {mistake}")
+    raise typer.Exit(USER_ERROR_CODE)
+
+
 def _set_up_messages() -> None:
     """Warnings go to standard error, from the first process only."""
+    prepare_streams()
     level = logging.WARNING if is_first_process() else logging.ERROR
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=level)
     if not is_first_process():
@@ -84,18 +97,18 @@ def _set_up_messages() -> None:
 def _fail(message: str, code: int, error: BaseException) -> NoReturn:
     """End all processes; the first to fail says why."""
     if process_count() == 1:
-        typer.echo(message, err=True)
+        print_error(message)
         raise typer.Exit(code) from error
     try:
         together = processes()
     except UserError:
         # That the others cannot be reached is true of all.
         if is_first_process():
-            typer.echo(message, err=True)
+            print_error(message)
         raise typer.Exit(code) from error
     if not together.fail(message, code):
         _end_with(_cause(together, code))
-    typer.echo(message, err=True)
+    print_error(message)
     together.see_off()
     raise typer.Exit(code) from error
 
@@ -126,7 +139,7 @@ def _cause(together: Processes, code: int) -> OtherProcessError:
 def _end_with(cause: OtherProcessError) -> NoReturn:
     """End as the process that failed does: silently, unless it is gone with all that it could have said."""
     if isinstance(cause, LostConnectionError) and speaks_for_machine():
-        typer.echo(f"error: {cause}", err=True)
+        print_error(f"error: {cause}")
     with contextlib.suppress(UserError):
         processes().leave()
     raise typer.Exit(cause.code) from cause

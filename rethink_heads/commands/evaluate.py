@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rethink_heads import bounds
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
@@ -44,6 +45,7 @@ from rethink_heads.commands.options import (
     SplitOption,
     WeightsOption,
     reporting_errors,
+    within,
 )
 from rethink_heads.commands.sessions import chosen_heads
 from rethink_heads.commands.studies import asked_heads, check_known
@@ -71,8 +73,7 @@ ErrorIouOption = Annotated[
     typer.Option(
         "--error-iou",
         metavar="IOU",
-        min=0.1,
-        max=1.0,
+        callback=within(bounds.ERROR_IOU),
         help="For --errors: least IoU of a true positive.",
     ),
 ]

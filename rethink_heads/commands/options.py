@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from rethink_heads import bounds
+from rethink_heads.bounds import Bounds
+from rethink_heads.commands.ending import end_at_once
 from rethink_heads.commands.ending import reporting_errors as reporting_errors
 from rethink_heads.head_names import HEADS
+from rethink_heads.text_files import shorten
 
-MAX_SEED = 2**32 - 1
+
+def within(allowed: Bounds) -> Callable[..., Any]:
+    """Return an option's callback that refuses what is out of bounds, NaN too, before anything begins."""
+
+    def check(option: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None and not allowed.low <= each <= allowed.high:
+                end_at_once(
+                    f"{option.opts[0]} {shorten(str(each))} is out of bounds: give {allowed}"
+                )
+        return value
+
+    return check
+
 
 RunOption = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False)
@@ -116,8 +134,7 @@ SeedOption = Annotated[
     typer.Option(
         "--seed",
         metavar="N",
-        min=0,
-        max=MAX_SEED,
+        callback=within(bounds.SEED),
         help="Seed of every random choice.",
         show_default=False,
     ),
@@ -130,12 +147,22 @@ JsonOption = Annotated[
 ]
 MaxImagesOption = Annotated[
     int | None,
-    typer.Option("--max-images", metavar="N", help="First N images only.", show_default=False),
+    typer.Option(
+        "--max-images",
+        metavar="N",
+        callback=within(bounds.IMAGES),
+        help="First N images only.",
+        show_default=False,
+    ),
 ]
 ObjectsOption = Annotated[
     int | None,
     typer.Option(
-        "--objects-per-image", metavar="N", help="N objects an image.", show_default=False
+        "--objects-per-image",
+        metavar="N",
+        callback=within(bounds.OBJECTS),
+        help="N objects an image.",
+        show_default=False,
     ),
 ]
 ProposalsOption = Annotated[
@@ -143,6 +170,7 @@ ProposalsOption = Annotated[
     typer.Option(
         "--proposals-per-object",
         metavar="N",
+        callback=within(bounds.PROPOSALS),
         help="Measure N of the grid's boxes, drawn from every IoU bin, instead of all of them; what they say of the"
         " whole grid has a sampling error, which is stated.",
         show_default=False,
@@ -153,6 +181,7 @@ GridStepsOption = Annotated[
     typer.Option(
         "--grid-steps",
         metavar="N",
+        callback=within(bounds.GRID_STEPS),
         help="Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as we"
         " remember it).",
         show_default=False,
@@ -172,6 +201,7 @@ MemoryOption = Annotated[
     typer.Option(
         "--memory-mb",
         metavar="MIB",
+        callback=within(bounds.MEMORY_MB),
         help="Bound on what is held at once of proposals and detections, beside the detector and one image's features"
         " (512 unless set). It changes no result beyond rounding.",
         show_default=False,

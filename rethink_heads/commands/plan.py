@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rethink_heads import bounds
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
@@ -29,6 +30,7 @@ from rethink_heads.commands.options import (
     SplitOption,
     WeightsOption,
     reporting_errors,
+    within,
 )
 from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
@@ -65,7 +67,7 @@ DevicesOption = Annotated[
     typer.Option(
         "--devices",
         metavar="N",
-        min=1,
+        callback=within(bounds.DEVICES),
         help="Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
         show_default=False,
     ),
@@ -75,7 +77,7 @@ BudgetOption = Annotated[
     typer.Option(
         "--seconds",
         metavar="S",
-        min=0.0,
+        callback=within(bounds.SECONDS),
         help="Time to calibrate: no further objects are measured after it. One of each size always is.",
     ),
 ]

@@ -78,7 +78,7 @@ def print_plan(plan: Plan) -> None:
     print_lines(
         "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
         " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
-        f"The memory has room for measuring.memory_mb ({measuring.memory_mb} MiB), within which results are merged and"
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), within which results are merged and"
         " analysed.",
     )
 

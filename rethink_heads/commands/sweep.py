@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rethink_heads import bounds
 from rethink_heads.commands.options import (
-    MAX_SEED,
     DataOption,
     DeviceOption,
     JsonOption,
     OverridesArgument,
     reporting_errors,
+    within,
 )
 from rethink_heads.console import print_json, print_lines, print_table, say, work
 from rethink_heads.distributed import leave_to_first
@@ -62,8 +63,7 @@ SeedsOption = Annotated[
     typer.Option(
         "--seed",
         metavar="N",
-        min=0,
-        max=MAX_SEED,
+        callback=within(bounds.SEED),
         help="Seed of a training of every point; repeat it for several. Without it: the sweep's own.",
         show_default=False,
     ),

@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from rethink_heads import bounds
 from rethink_heads.config import SHAPES, Config, load_preset
 from rethink_heads.data.shapes_geometry import CLASS_NAMES as SHAPES_CLASSES
 from rethink_heads.data.voc_xml import VOC_CLASSES
@@ -108,8 +109,7 @@ def describe(
     configs = [load_preset(preset, head, list(overrides)) for head in chosen]
     first = configs[0]
     classes = classes if classes is not None else _class_count(first)
-    if classes < 1:
-        raise UserError(f"cannot describe a detector of {classes} classes: give 1 or more")
+    bounds.CLASSES.check(classes, "the number of classes")
     frame = _frame(first, frame)
     images = first.training.batch_size
     parts: list[dict[str, Any]] = []
@@ -153,8 +153,8 @@ def _frame(config: Config, wanted: tuple[int, int] | None) -> tuple[int, int]:
         # Batches mix upright and lying images, and are padded to hold both.
         longer = min(config.model.max_size, config.model.min_size * 4 / 3)
         wanted = (math.floor(longer), math.floor(longer))
-    if min(wanted) < 1:
-        raise UserError(f"a frame of {wanted[0]} x {wanted[1]} px has no pixels: give two sides")
+    for wanted_side in wanted:
+        bounds.FRAME_SIDE.check(wanted_side, "a frame's side of")
     height, width = (math.ceil(side / FRAME_MULTIPLE) * FRAME_MULTIPLE for side in wanted)
     return height, width
 

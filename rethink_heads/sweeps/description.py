@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from rethink_heads import bounds
 from rethink_heads.config import Config, Head
 from rethink_heads.errors import UserError
 from rethink_heads.overrides import nearest_setting, setting_names, validate
+from rethink_heads.text_files import parse_yaml
 
 # What a point may not change: the table compares points on the same images, seed by seed.
 FIXED = {
@@ -152,8 +154,10 @@ class SweepDescription(_Description):
     name: Label
     title: str
     base: BaseDescription = BaseDescription()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0, 1), min_length=1)
-    points: tuple[PointDescription, ...] = ()
+    seeds: Annotated[
+        tuple[Annotated[int, AfterValidator(bounds.SEED)], ...], Field(min_length=1, max_length=100)
+    ] = (0, 1)
+    points: Annotated[tuple[PointDescription, ...], Field(max_length=bounds.MOST_POINTS)] = ()
     axes: Mapping[str, tuple[Value, ...]] = {}
     read_only: ReadOnlyAxes = ReadOnlyAxes()
     # The paper's ranking, best first; labels of one tier are not ranked among themselves.
@@ -201,6 +205,11 @@ class SweepDescription(_Description):
         }
         for name, values in readings.items():
             _check_values(name, values)
+        points = math.prod(map(len, [*self.axes.values(), *readings.values()]))
+        if points > bounds.MOST_POINTS:
+            raise UserError(
+                f"sweep {self.name} has {points:,} points, more than {bounds.MOST_POINTS:,}: give its axes fewer values"
+            )
         variants = []
         for chosen in itertools.product(*self.axes.values(), *readings.values()):
             settings = dict(zip([*self.axes, *readings], chosen, strict=True))
@@ -293,8 +302,8 @@ def value_text(value: Value) -> str:
 
 def _scalar(text: str, choice: str) -> Value:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text, "the value")
+    except UserError:
         value = None
     if not isinstance(value, (bool, int, float, str)):
         raise UserError(

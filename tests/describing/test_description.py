@@ -117,9 +117,11 @@ def test_overrides_classes_and_frame() -> None:
         (["coco-r5"], "unknown preset 'coco-r5'"),
         (["coco-r50", "--head", "triple"], "head"),
         (["coco-r50-fc", "--head", "conv"], "is of head fc, not of head conv"),
-        (["shapes-tiny", "--classes", "0"], "give 1 or more"),
         (["shapes-tiny", "--frame", "big"], "cannot read --frame big as HEIGHTxWIDTH"),
-        (["shapes-tiny", "--frame", "0x9"], "has no pixels"),
+        (
+            ["shapes-tiny", "--frame", "0x9"],
+            "a frame's side of 0 is out of bounds: give 1 to 20,000",
+        ),
         (["shapes-tiny", "model.widths=3"], "unknown setting 'model.widths'"),
     ],
 )

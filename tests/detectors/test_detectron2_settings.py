@@ -139,10 +139,14 @@ def test_settings_without_a_counterpart(
 def test_what_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such configuration"):
         read_settings(tmp_path / "none.yaml")
-    for text, message in (("a: [", "cannot read"), ("- 1", "expected names and values")):
+    for text, message in (("a: [", "line 1, is not YAML"), ("- 1", "expected names and values")):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(UserError, match=message):
             read_settings(tmp_path / "bad.yaml")
+    for sizes in (None, 7, [32, 64, 128, 256, 512]):
+        path = write(tmp_path / "sizes.yaml", {"MODEL": {"ANCHOR_GENERATOR": {"SIZES": sizes}}})
+        with pytest.raises(UserError, match=r"ANCHOR_GENERATOR\.SIZES.* one size for each of 5"):
+            read_settings(path)
     circle = write(tmp_path / "circle.yaml", {"_BASE_": "circle.yaml"})
     with pytest.raises(UserError, match="is its own _BASE_"):
         read_settings(circle)

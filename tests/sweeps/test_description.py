@@ -203,3 +203,9 @@ def test_mistakes_of_a_name(tmp_path: Path) -> None:
     # The command has no --head.
     with pytest.raises(UserError, match="cannot change 'head' of a sweep; use the sweep's file"):
         make_plan(load_sweep("depth"), tmp_path, "shapes-tiny", ["head=fc"])
+
+
+def test_more_points_than_anybody_trains_are_refused(tmp_path: Path) -> None:
+    axes = {f"model.{name}": list(range(1, 41)) for name in ("fc_width", "conv_width", "min_size")}
+    with pytest.raises(UserError, match="sweep mine has 64,000 points, more than 1,000"):
+        load_sweep(write(tmp_path, axes=axes)).expand()

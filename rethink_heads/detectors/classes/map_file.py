@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import check_writable, read_text, read_yaml, shorten
 
+WHAT = "class map"
 Given = Mapping[str, str | None]
 """By name of a dataset's class: that of the detector's, None to leave the class out."""
 
@@ -27,17 +27,9 @@ def read_class_map(path: Path | None) -> dict[str, str | None]:
     path = Path(path)
     is_json = path.suffix.lower() == ".json"
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if is_json else yaml.safe_load(text)
-    except FileNotFoundError as error:
-        raise UserError(f"no such class map: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read class map {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        kind = "JSON" if is_json else "YAML"
-        raise UserError(
-            f"class map {path} is not {kind}: {' '.join(str(error).split())}"
-        ) from error
+        content = json.loads(read_text(path, WHAT)) if is_json else read_yaml(path, WHAT)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"class map {path} is not JSON: {error}") from error
     if not isinstance(content, dict) or not content:
         raise UserError(
             f"class map {path} holds no mapping; write lines of `dataset class: detector class`,"
@@ -46,8 +38,11 @@ def read_class_map(path: Path | None) -> dict[str, str | None]:
     for name, other in content.items():
         wrong = [one for one in (name, other) if not isinstance(one, str) and one is not None]
         if wrong or name is None:
+            said, entry = (shorten(repr(one)) for one in ((wrong or [name])[0], name))
             raise UserError(
-                f"class map {path}: {(wrong or [name])[0]!r} (in the entry of {name!r}) is not a name;"
+                f"class map {path}: {said} (in the entry of {entry}) is not a name;"
                 " write names as text, in quotes where YAML reads them as something else"
             )
+        for one in (name, other or ""):
+            check_writable(one, f"class map {path}:")
     return content

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from rethink_heads.data.coco_json import field, integer, read_json, records
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import check_writable, read_text, shorten
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -21,16 +23,13 @@ def read_class_names(path: Path) -> tuple[str, ...]:
     if path.suffix.lower() == ".json":
         names = _of_categories(path)
     else:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError as error:
-            raise UserError(f"no such file of class names: {path}") from error
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read class names from {path}: {error}") from error
+        lines = read_text(path, "file of class names").splitlines()
         names = [line.strip() for line in lines if line.strip()]
-    twice = [name for name in names if names.count(name) > 1 and name != "N/A"]
+    for name in names:
+        check_writable(name, f"{path}: class")
+    twice = [name for name, count in Counter(names).items() if count > 1 and name != "N/A"]
     if not names or twice:
-        reason = f"has {twice[0]!r} twice" if twice else "has no names"
+        reason = f"has {shorten(twice[0])!r} twice" if twice else "has no names"
         raise UserError(f"{path} {reason}; write each class once, a line a class")
     return tuple(names)
 

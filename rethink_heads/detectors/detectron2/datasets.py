@@ -16,11 +16,11 @@ def annotated_classes(annotations: Path) -> tuple[str, ...]:
         UserError: the file is missing or has no categories.
     """
     try:
-        categories = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
+        categories = json.loads(Path(annotations).read_bytes())["categories"]
         names = {int(each["id"]): str(each["name"]) for each in categories}
     except FileNotFoundError as error:
         raise UserError(f"no annotations at {annotations}: give COCO's JSON") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{annotations} is not COCO's JSON with categories: give one") from error
     if not names:
         raise UserError(f"{annotations} has no categories: give a file with some")

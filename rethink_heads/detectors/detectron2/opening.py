@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
 from rethink_heads.errors import UserError
+from rethink_heads.text_files import read_yaml
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -110,7 +111,8 @@ def read_config(config: str) -> CfgNode:
     cfg = get_cfg()
     add_rethink_heads_config(cfg)
     try:
-        # A configuration may be anybody's: none of its tags may run code.
+        # A configuration may be anybody's: it is read within limits first, and none of its tags may run code.
+        read_yaml(path, "configuration")
         cfg.merge_from_file(str(path), allow_unsafe=False)
     except yaml.constructor.ConstructorError as error:
         raise UserError(

@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS, head_name
+from rethink_heads.text_files import expand_home, read_yaml
 
 BASE = "_BASE_"
 LEVELS = 5
@@ -84,12 +83,7 @@ def read_settings(path: Path) -> SettingsFile | None:
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's values over those of the file that it names as its base."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no such configuration: {path}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the configuration {path}: {error}") from error
+    values = read_yaml(path, "configuration")
     if not isinstance(values, dict):
         raise UserError(f"{path} is no configuration: expected names and values in YAML")
     if path.resolve() in above:
@@ -97,7 +91,7 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop(BASE, None)
     if base is None:
         return values
-    below = _with_base(path.parent / Path(str(base)).expanduser(), (*above, path.resolve()))
+    below = _with_base(path.parent / expand_home(str(base)), (*above, path.resolve()))
     return _merged(below, values)
 
 
@@ -150,7 +144,10 @@ def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _one_each(sizes: Any, path: Path) -> list[Any]:
     """One anchor size for each level, from detectron2's list of lists."""
-    if len(sizes) != LEVELS or any(len(level) != 1 for level in sizes):
+    levels = sizes if isinstance(sizes, tuple) else ()
+    if len(levels) != LEVELS or any(
+        not isinstance(level, tuple) or len(level) != 1 for level in levels
+    ):
         raise UserError(
             f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
             f" {LEVELS} levels"

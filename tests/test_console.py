@@ -1,0 +1,97 @@
+"""Texts that cannot be printed, streams that are closed or full, and messages of any length."""
+
+from __future__ import annotations
+
+import errno
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from rethink_heads.commands.ending import reporting_errors
+from rethink_heads.console import LONGEST_ERROR, prepare_streams, print_error, print_table
+
+# The package's streams without the package's models: what a command does first, and a print.
+PRINTS = (
+    "import sys; from rethink_heads.console import prepare_streams, work; prepare_streams();"
+    "\nwith work(): print('inside')"
+    "\nprint('0.5 ± 0.1 \\ud800'); sys.stdout.flush(); print('done', file=sys.stderr)"
+)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [
+        ("ascii", "1 +- 2 d\\xf6g \\ud800"),
+        ("latin-1", "1 ± 2 dög \\ud800"),
+        ("utf-8", "1 ± 2 dög \\ud800"),
+    ],
+)
+def test_what_an_encoding_lacks_is_spelled_out(
+    encoding: str, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    prepare_streams()
+    print("1 ± 2 dög \ud800")
+    print_table("a ± b", ["dög"], [["\ud800"]])
+    sys.stdout.flush()
+    assert written.getvalue().decode(encoding).splitlines()[0] == printed
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_before_the_start(closed: str, tmp_path: Path) -> None:
+    command = f'{sys.executable} -c "$1" {closed}; echo $? > code'
+    shell = ["bash", "-c", command, "bash", PRINTS]
+    done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert (tmp_path / "code").read_text().strip() == "0"
+    assert "Traceback" not in done.stderr
+    assert ("done" in done.stderr) == (closed == ">&-")
+
+
+class Full(io.RawIOBase):
+    """A stream on a full disk."""
+
+    full = True
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "refused")
+        return len(data)
+
+
+def test_results_that_cannot_be_written_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the end of the command, not silently when the interpreter ends."""
+    disk = Full()
+    stream = io.TextIOWrapper(io.BufferedWriter(disk), encoding="utf-8")
+
+    @reporting_errors
+    def command() -> None:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print("a result")
+
+    with pytest.raises(typer.Exit) as ended:
+        command()
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err.startswith("error: No space left on device; free some space")
+    disk.full = False
+    stream.close()
+
+
+def test_errors_are_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("error: a\nb\x1b[31m")
+    print_error(f"error: {'x' * 300_000}; give another")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: a b [31m"
+    assert len(second) == LONGEST_ERROR
+    assert second.startswith("error: xx")
+    assert second.endswith("; give another")
