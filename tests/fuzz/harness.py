@@ -69,6 +69,7 @@ class Case:
         random, numbers: decided by kind and seed.
         folder: empty, removed afterwards.
         input: what was generated, for the report.
+        announce: takes the input before the product does, which may not come back.
     """
 
     def __init__(self, kind: str, seed: int, folder: Path) -> None:
@@ -76,9 +77,11 @@ class Case:
         self.numbers = np.random.default_rng(self.random.getrandbits(64))
         self.folder = folder
         self.input = ""
+        self.announce: Callable[[str], None] = lambda text: None
 
     def read(self, call: Callable[[], Any]) -> Any:
         """What a call returns, or its UserError, which must be a few lines that can be printed anywhere."""
+        self.announce(self.input)
         try:
             return call()
         except UserError as error:
@@ -107,7 +110,7 @@ class Case:
 
 def shortened(value: object, length: int = 300) -> str:
     """What a value says of itself, cut."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
 
@@ -119,10 +122,11 @@ def check_message(text: str) -> None:
         raise WrongError(f"a message that cannot be printed: {shortened(text)}")
 
 
-def run_case(kind: str, seed: int) -> Failure | None:
+def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure | None:
     """Run a case in this process; None where it passes."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         case = Case(kind, seed, Path(folder))
+        case.announce = announce
         try:
             importlib.import_module(f"tests.fuzz.{kind}").check(case)
         except KeyboardInterrupt:
@@ -137,7 +141,7 @@ def run_case(kind: str, seed: int) -> Failure | None:
                 cause = f"traceback: {type(error).__name__} in {place}, from {where}"
             else:
                 what = re.split("[:;]", str(error))[0]
-                cause = f"{re.sub(r'[0-9]+', '_', what)}; input: {' '.join(case.input.split()[:3])}"
+                cause = f"{re.sub(r'[0-9]+', '_', what)[:80]}; input: {' '.join(case.input.split()[:3])}"
             outcome = f"{type(error).__name__}: {error}".replace(folder, "FOLDER")
             return Failure(seed, cause, case.input, outcome)
     return None
@@ -151,12 +155,12 @@ def serve(connection: Connection, kind: str) -> None:
     # A backstop below the watching, which needs a moment.
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
     if pages:
-        limit = pages * resource.getpagesize() + 6 * MEMORY
+        limit = pages * resource.getpagesize() + 12 * MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     with open(os.devnull, "w") as nowhere:
         sys.stderr = sys.stdout = nowhere
         while True:
-            connection.send(run_case(kind, connection.recv()))
+            connection.send(run_case(kind, connection.recv(), connection.send))
 
 
 class Worker:
@@ -182,9 +186,15 @@ class Worker:
         self.connection.send(seed)
         cpu, memory = self._used()
         start = time.monotonic()
-        reason = ""
+        reason = said = ""
         try:
-            while not self.connection.poll(0.02):
+            while True:
+                if self.connection.poll(0.02):
+                    found: Failure | str | None = self.connection.recv()
+                    if not isinstance(found, str):
+                        self._first = False
+                        return found
+                    said = found
                 seconds, size = (now - then for now, then in zip(self._used(), (cpu, memory), strict=True))
                 if seconds > CPU_SECONDS + 10 * self._first or time.monotonic() - start > WALL_SECONDS:
                     reason = f"hang: over {CPU_SECONDS} s"
@@ -192,16 +202,12 @@ class Worker:
                     reason = "memory: over 1 GiB"
                 if reason:
                     break
-            else:
-                self._first = False
-                found: Failure | None = self.connection.recv()
-                return found
         except (EOFError, OSError):
             self.process.join(5)
             reason = f"the process died ({self.process.exitcode})"
         self.close()
         self._start()
-        return Failure(seed, reason, "(run it alone to see its input)", reason)
+        return Failure(seed, f"{reason}; input: {' '.join(said.split()[:3])}", said, reason)
 
     def close(self) -> None:
         """End the process."""
