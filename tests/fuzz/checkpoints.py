@@ -65,7 +65,9 @@ def dumped(content: Any) -> bytes:
 
 def numbers(state: Any) -> Any:
     """Tensors as what can be compared and printed."""
-    return {name: (str(value.dtype), value.numpy().tobytes()) for name, value in sorted(state.items())}
+    return {
+        name: (str(value.dtype), value.numpy().tobytes()) for name, value in sorted(state.items())
+    }
 
 
 def check_own(case: Case) -> None:
@@ -86,7 +88,14 @@ def check_own(case: Case) -> None:
     elif way == "cut":
         path.write_bytes(data[: case.random.randrange(len(data))])
     elif way == "replaced":
-        stuff = [b"", b"text", b"PK\x03\x04" * 99, dumped({}), dumped([1]), dumped({"state": {}, "class_names": [], "config": {}})]
+        stuff = [
+            b"",
+            b"text",
+            b"PK\x03\x04" * 99,
+            dumped({}),
+            dumped([1]),
+            dumped({"state": {}, "class_names": [], "config": {}}),
+        ]
         path.write_bytes(case.random.choice(stuff))
     elif way == "settings":
         old, new = case.random.choice(
@@ -122,7 +131,9 @@ def check_foreign(case: Case) -> None:
     named = {prefix + name: value for name, value in state.items()}
     wrappers = ["", "model", "state_dict", "model_state_dict", "ema", "model_ema", "net", "weights"]
     wrapper = case.random.choice(wrappers)
-    beside = case.random.choice([{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}, "note": None}])
+    beside = case.random.choice(
+        [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}, "note": None}]
+    )
     content: Any = {wrapper: named, **beside} if wrapper else named
     if wrapper == "ema" and case.random.random() < 0.5:
         content = {"ema": {"module": named, "updates": 3}}
@@ -131,7 +142,19 @@ def check_foreign(case: Case) -> None:
     if way == "model":
         content = torch.nn.Linear(2, 2)
     if way == "spoiled":
-        content = case.random.choice([[], None, 5, {}, {"model": None}, {1: torch.ones(1)}, {"a": {"b": {"c": 1}}}, "x", {"model": {"w": torch.ones(1).to_sparse()}}])
+        content = case.random.choice(
+            [
+                [],
+                None,
+                5,
+                {},
+                {"model": None},
+                {1: torch.ones(1)},
+                {"a": {"b": {"c": 1}}},
+                "x",
+                {"model": {"w": torch.ones(1).to_sparse()}},
+            ]
+        )
         case.input += f" {content!r}"
     data = dumped(content)
     path = case.folder / case.random.choice(["weights.pth", "weights.pt", "weights.pkl", "weights"])
@@ -170,7 +193,8 @@ def harmful(case: Case) -> tuple[str, bytes]:
         "long.pkl": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"1.",
         "text.pkl": b"(dp0\nS'a'\nI" + b"9" * 100_000 + b"\ns.",
         "header.safetensors": struct.pack("<Q", 2**62) + b"{}",
-        "lie.safetensors": struct.pack("<Q", 70) + b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(74),
+        "lie.safetensors": struct.pack("<Q", 70)
+        + b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(74),
     }  # fmt: skip
     name = case.random.choice(list(files))
     return name, files[name]
@@ -184,7 +208,9 @@ def check_harmful(case: Case) -> None:
     if case.random.random() < 0.3:
         data = broken(case, data)
     path.write_bytes(data)
-    case.read(lambda: (read_weights if path.suffix == ".safetensors" else read_checkpoint)(path) and None)
+    case.read(
+        lambda: (read_weights if path.suffix == ".safetensors" else read_checkpoint)(path) and None
+    )
     if (case.folder / MARKER).exists():
         raise WrongError("the file's own code ran")
 

@@ -86,12 +86,16 @@ def meant(content: Any) -> tuple[Any, bool]:
             name = names[whole(category["id"])] = category["name"]
             if name is None or isinstance(name, list | dict):
                 return REFUSED, False
-            doubtful |= not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 200
+            doubtful |= (
+                not isinstance(name, str) or not name.isprintable() or not 0 < len(name) < 200
+            )
         doubtful |= len(set(names.values())) < len(names)
         if len(images) < len(content["images"]) or len(names) < len(content["categories"]):
             return REFUSED, False
         for entry in content["annotations"]:
-            number, image, category = (whole(entry[key]) for key in ("id", "image_id", "category_id"))
+            number, image, category = (
+                whole(entry[key]) for key in ("id", "image_id", "category_id")
+            )
             box, area, crowd = entry["bbox"], entry.get("area"), entry.get("iscrowd", 0)
             bad = not isinstance(box, list) or any(type(side) not in (int, float) for side in box)
             if bad or number in ids or image not in images or category not in names:
@@ -188,7 +192,10 @@ def broken(case: Case, data: bytes) -> bytes:
 
 def encoded(case: Case, content: Any) -> bytes:
     """A tree as JSON in one of the ways that mean the same."""
-    options = {"indent": case.random.choice([None, 0, 2, "\t"]), "ensure_ascii": case.random.random() < 0.5}
+    options = {
+        "indent": case.random.choice([None, 0, 2, "\t"]),
+        "ensure_ascii": case.random.random() < 0.5,
+    }
     data = json.dumps(content, **options).encode("utf-8", "surrogatepass")
     if case.random.random() < 0.3:
         data = data.replace(b"\n", b"\r\n") + b"\r\n \n"
@@ -199,8 +206,23 @@ def encoded(case: Case, content: Any) -> bytes:
 
 
 TEXTS = [
-    *(b"", b"[]", b"null", b"{}", b"\xff\xfe", b"[" * 200_000, b'{"a":' * 100_000, b'{"images": [}'),
-    *(b"7" * 5000, b'{"images": ' + b"9" * 5000 + b"}", b"<html></html>", b"PK\x03\x04", b"\0" * 1000),
+    *(
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b'{"images": [}',
+    ),
+    *(
+        b"7" * 5000,
+        b'{"images": ' + b"9" * 5000 + b"}",
+        b"<html></html>",
+        b"PK\x03\x04",
+        b"\0" * 1000,
+    ),
 ]
 
 

@@ -20,13 +20,23 @@ from tests.tiny_coco import write_coco
 
 HERE = "FOLDER"
 DATA = ["--run", f"{HERE}/run", "--data", f"{HERE}/data", "--device", "cpu", "--seed", "3"]
-MEASURED = [*DATA, "--max-images", "1", "--objects-per-image", "1", "--grid-steps", "3", "--proposals-per-object", "20"]
+MEASURED = [
+    *DATA,
+    "--max-images",
+    "1",
+    "--objects-per-image",
+    "1",
+    "--grid-steps",
+    "3",
+    "--proposals-per-object",
+    "20",
+]
 GOOD = {
     "evaluate": ["evaluate", *DATA, "--max-images", "2", "--memory-mb", "64", "--error-iou", "0.5", "--errors"],
     "correlate": ["correlate", *MEASURED, "--precision", "float32"],
     "regress": ["regress", *MEASURED],
     "sensitivity": ["sensitivity", *MEASURED],
-    "describe": ["describe", "shapes-tiny", "--head", "fc", "--classes", "3", "--frame", "64x96", "training.batch_size=2"],
+    "describe": ["describe", "shapes-tiny", "--head", "fc", "--classes", "3", "--frame", "64x96"],
     "plan": ["plan", *MEASURED, "--devices", "1"],
     "figures": ["figures", "--run", f"{HERE}/run"],
     "import": ["import", f"{HERE}/data/val/1.png", "--run", f"{HERE}/new", "--layout", "detectron2"],
@@ -39,7 +49,15 @@ COMPARED = ("evaluate", "correlate", "describe")
 DIGITS = ["9" * 400, "-" + "9" * 400, "9" * 5000]
 NO_COUNT = ["0", "-1", "abc", "", "1.5", "nan", "inf", "1e3", "0x10", "½", "\udcff", *DIGITS]
 NO_NAME = ["zork", "", "x" * 9999, "\udcff", "\x1b[31m", "fc,conv", "../..", "é"]
-NO_PATH = ["/nowhere", "x" * 300, "x/" * 3000, "\udcff", "\x1b[31m", f"{HERE}/data/val/1.png/x", "~nobody/x"]
+NO_PATH = [
+    "/nowhere",
+    "x" * 300,
+    "x/" * 3000,
+    "\udcff",
+    "\x1b[31m",
+    f"{HERE}/data/val/1.png/x",
+    "~nobody/x",
+]
 BAD = {
     **dict.fromkeys(("--max-images", "--objects-per-image", "--memory-mb", "--devices", "--classes"), NO_COUNT),
     "--proposals-per-object": NO_COUNT,
@@ -80,7 +98,11 @@ def run(words: list[str], folder: Path, output: str | None = "utf-8") -> Ended:
     before = Path.cwd()
     # Handlers of the last command write to what is closed by now.
     logging.getLogger().handlers.clear()
-    environment = {"RETHINK_HEADS_CACHE": str(folder / "cache"), "HOME": str(folder), "COLUMNS": "200"}
+    environment = {
+        "RETHINK_HEADS_CACHE": str(folder / "cache"),
+        "HOME": str(folder),
+        "COLUMNS": "200",
+    }
     with (
         mock.patch.object(sys, "argv", ["rethink-heads", *words]),
         mock.patch.multiple(sys, stdout=out, stderr=err),
@@ -128,12 +150,18 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
     """A command line with a mistake or in other words, whether it must be refused, and the output's encoding."""
     words = list(GOOD[name])
     options = [place for place, word in enumerate(words) if word in BAD]
-    way = case.random.choice(["value", "value", "value", "override", "output", "words", "lost", "add"])
+    way = case.random.choice(
+        ["value", "value", "value", "override", "output", "words", "lost", "add"]
+    )
     if way == "value" and options:
         place = case.random.choice(options)
         words[place + 1] = case.random.choice(BAD[words[place]])
         # train makes its folders, and prepares a run of any name.
-        may = name in ("train", "sweep", "import", "export", "figures") and words[place] in ("--run", "--output", "--data")
+        may = name in ("train", "sweep", "import", "export", "figures") and words[place] in (
+            "--run",
+            "--output",
+            "--data",
+        )
         return words, not may, "utf-8"
     if way == "override":
         takes = name in ("describe", "train", "import", "sweep")
@@ -141,7 +169,9 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
     if way == "words":
         # The same in another order and spelling.
         pairs = [words[place : place + 2] for place in options]
-        rest = [w for place, w in enumerate(words) if place not in options and place - 1 not in options]
+        rest = [
+            w for place, w in enumerate(words) if place not in options and place - 1 not in options
+        ]
         case.random.shuffle(pairs)
         joined = [["=".join(pair)] if case.random.random() < 0.5 else pair for pair in pairs]
         return [*rest, *(word for pair in joined for word in pair)], False, "utf-8"
@@ -149,7 +179,9 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
         place = case.random.choice(options)
         return words[:place] + words[place + 2 :], False, "utf-8"
     if way == "add":
-        option = case.random.choice(["--zork", "-x", "--max-images", "--help", "--version", "--json=1", *BAD])
+        option = case.random.choice(
+            ["--zork", "-x", "--max-images", "--help", "--version", "--json=1", *BAD]
+        )
         return [*words, option], option != "--help", "utf-8"
     return words, False, case.random.choice(OUTPUTS)
 

@@ -195,8 +195,13 @@ class Worker:
                         self._first = False
                         return found
                     said = found
-                seconds, size = (now - then for now, then in zip(self._used(), (cpu, memory), strict=True))
-                if seconds > CPU_SECONDS + 10 * self._first or time.monotonic() - start > WALL_SECONDS:
+                seconds, size = (
+                    now - then for now, then in zip(self._used(), (cpu, memory), strict=True)
+                )
+                if (
+                    seconds > CPU_SECONDS + 10 * self._first
+                    or time.monotonic() - start > WALL_SECONDS
+                ):
                     reason = f"hang: over {CPU_SECONDS} s"
                 elif size > MEMORY + MEMORY // 2 * self._first:
                     reason = "memory: over 1 GiB"

@@ -68,7 +68,9 @@ def of_depth(case: Case) -> tuple[bytes, str, np.ndarray]:
     width, height = 40, 30
     grey = picture(case, width, height)[..., 1]
     ramp = grey.astype(np.float64) / 255
-    what = case.random.choice(["16 bits", "12 of 16 bits", "int32", "float", "float 0 to 1", "PGM 16", "negative"])
+    what = case.random.choice(
+        ["16 bits", "12 of 16 bits", "int32", "float", "float 0 to 1", "PGM 16", "negative"]
+    )
     case.input = f"depth: {what}"
     if what in ("16 bits", "12 of 16 bits", "PGM 16"):
         most = 4095 if what.startswith("12") else 65535
@@ -100,7 +102,9 @@ def declared(kind: str, data: bytes, width: int, height: int) -> bytes:
         return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
     # TIFF: the values of the tags 256 and 257.
     changed, start = bytearray(data), struct.unpack("<I", data[4:8])[0]
-    for entry in range(start + 2, start + 2 + 12 * struct.unpack("<H", data[start : start + 2])[0], 12):
+    for entry in range(
+        start + 2, start + 2 + 12 * struct.unpack("<H", data[start : start + 2])[0], 12
+    ):
         tag = struct.unpack("<H", data[entry : entry + 2])[0]
         if tag in (256, 257):
             side = width if tag == 256 else height
@@ -120,22 +124,39 @@ def read(case: Case, data: bytes, suffix: str, size: tuple[int, int]) -> Any:
     )
 
 
-def agree(case: Case, found: Any, pictures: list[np.ndarray], refusable: bool, most: float = 0) -> None:
+def agree(
+    case: Case, found: Any, pictures: list[np.ndarray], refusable: bool, most: float = 0
+) -> None:
     """Raise WrongError unless ``found`` is one of the pictures up to ``most`` levels, or a refusal where it may be."""
     if isinstance(found, Exception):
         case.judge(found, *([REFUSED] if refusable else []), names=["image."])
         return
     apart = [
-        np.abs(found.astype(int) - each).max() if found.shape == each.shape else 999 for each in pictures
+        np.abs(found.astype(int) - each).max() if found.shape == each.shape else 999
+        for each in pictures
     ]
     if not apart or min(apart) > most:
         best = f"pixels differ by up to {min(apart)}" if apart else "must be refused"
-        raise WrongError(f"taken for another picture: {best}, mean {found.mean():.1f} of shape {found.shape}")
+        raise WrongError(
+            f"taken for another picture: {best}, mean {found.mean():.1f} of shape {found.shape}"
+        )
 
 
 def check(case: Case) -> None:
     """Read one image: its pixels by an independent account, or a refusal."""
-    ways = ["whole", "whole", "depth", "turned", "cut", "bytes", "declared", "stated", "colours", "other", "unreadable"]
+    ways = [
+        "whole",
+        "whole",
+        "depth",
+        "turned",
+        "cut",
+        "bytes",
+        "declared",
+        "stated",
+        "colours",
+        "other",
+        "unreadable",
+    ]
     way = case.random.choice(ways)
     suffix, kind = case.random.choice(list(LOSSLESS.items()))
     mode = case.random.choice(MODES[kind])
@@ -148,7 +169,11 @@ def check(case: Case) -> None:
     right = seen(image, pixels)
     size = (width, height)
     if way == "whole":
-        options = {"compression": case.random.choice([None, "tiff_lzw", "jpeg"])} if kind == "TIFF" else {}
+        options = (
+            {"compression": case.random.choice([None, "tiff_lzw", "jpeg"])}
+            if kind == "TIFF"
+            else {}
+        )
         if options.get("compression") == "jpeg":
             options = {}
         data = saved(image, kind, **options) + case.random.choice([b"", b"", b"\0trailing"])
@@ -177,7 +202,11 @@ def check(case: Case) -> None:
         suffix = kind.lower()
         sides = case.random.choice([(FAR, FAR), (60_000, 60_000), (65_000, 3), (FAR, FAR - 1)])
         case.input += f"; {kind} that declares {sides[0]}x{sides[1]}"
-        data = declared(kind, saved(Image.fromarray(picture(case, 64, 48)).convert(MODES[kind][0]), kind), *sides)
+        data = declared(
+            kind,
+            saved(Image.fromarray(picture(case, 64, 48)).convert(MODES[kind][0]), kind),
+            *sides,
+        )
         stated = case.random.choice([sides, (64, 48), (192, 192)])
         case.input += f", stated {stated[0]}x{stated[1]}"
         # A GIF of few bytes may have as many pixels of one colour.
@@ -185,11 +214,15 @@ def check(case: Case) -> None:
         if not isinstance(found, Exception) and (kind not in ("GIF", "TIFF") or stated != sides):
             raise WrongError(f"a size that it has not: {found.shape}")
     elif way == "stated":
-        stated = case.random.choice([(width + 1, height), (width, height + 2), (0, 0), (-width, height), (10**9, 10**9)])
+        stated = case.random.choice(
+            [(width + 1, height), (width, height + 2), (0, 0), (-width, height), (10**9, 10**9)]
+        )
         case.input += f", stated {stated[0]}x{stated[1]}"
         case.judge(read(case, saved(image, kind), suffix, stated), REFUSED)
     elif way == "colours":
-        kind, mode = case.random.choice([("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")])
+        kind, mode = case.random.choice(
+            [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")]
+        )
         case.input = f"colours: {kind} {mode}"
         image = Image.fromarray(picture(case, 64, 48))
         image = image if mode == "LAB" else image.convert(mode)
@@ -201,7 +234,9 @@ def check(case: Case) -> None:
         suffix, kind = case.random.choice(list((OTHERS if way == "other" else UNREADABLE).items()))
         width, height = (64, 48) if kind != "ICO" else (32, 32)
         case.input = f"{way}: {kind}"
-        image = Image.fromarray(picture(case, width, height)).convert("P" if kind == "BLP" else "RGB")
+        image = Image.fromarray(picture(case, width, height)).convert(
+            "P" if kind == "BLP" else "RGB"
+        )
         suffix = case.random.choice([suffix, "png", "jpg"]) if way == "unreadable" else suffix
         found = read(case, saved(image, kind), suffix, (width, height))
         if way == "other":

@@ -32,10 +32,23 @@ BOUNDED = [
     *("rpn_proposals_train", "rpn_proposals_test", "rois_per_image", "detections_per_image", "min_size", "max_size"),
 ]  # fmt: skip
 NUMBERS = [f"model.{name}" for name in BOUNDED] + [
-    *("training.max_iterations", "training.batch_size", "training.workers", "training.warmup_iterations"),
+    *(
+        "training.max_iterations",
+        "training.batch_size",
+        "training.workers",
+        "training.warmup_iterations",
+    ),
     *("measuring.grid_steps", "measuring.rows_per_bin", "measuring.memory_mb", "seed"),
 ]
-ABSURD = [str(10**9 + 1), str(10**12), str(2**63), "9" * 400, "1" + "0" * 5000, "-1", "-" + "7" * 30]
+ABSURD = [
+    str(10**9 + 1),
+    str(10**12),
+    str(2**63),
+    "9" * 400,
+    "1" + "0" * 5000,
+    "-1",
+    "-" + "7" * 30,
+]
 EXAMPLES = {"model.min_size": "1", "measuring.grid_steps": "9999", "training.workers": "99999999"}
 
 
@@ -87,7 +100,9 @@ def check_config(case: Case) -> None:
     case.input = f"config.yaml {way}"
     if way == "hostile":
         value = case.random.choice(HOSTILE)
-        text = case.random.choice(["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"])
+        text = case.random.choice(
+            ["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"]
+        )
         case.input += f" {shortened(text.format(value), 100)}"
         path = write(case.folder / "config.yaml", text.format(value))
         case.judge(case.read(lambda: Config.from_yaml(path)), REFUSED, names=["config.yaml"])
@@ -114,17 +129,36 @@ def check_config(case: Case) -> None:
 
 def check_class_map(case: Case) -> None:
     """A class map: the mapping that was written, or a refusal."""
-    values = {"person": "Person", "Straße": None, "no": "yes", "traffic light": "light: red", "7": "#seven"}
+    values = {
+        "person": "Person",
+        "Straße": None,
+        "no": "yes",
+        "traffic light": "light: red",
+        "7": "#seven",
+    }
     way = case.random.choice(["benign", "tree", "hostile", "bytes"])
     case.input = f"class map {way}"
     is_json = case.random.random() < 0.3
-    path = case.folder / case.random.choice(["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"])
+    path = case.folder / case.random.choice(
+        ["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"]
+    )
     if way == "hostile":
         value = case.random.choice([each for each in HOSTILE if not each.startswith("x")])
-        text = case.random.choice(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(value)
+        text = case.random.choice(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(
+            value
+        )
         case.input += f" {shortened(text, 100)}"
         allowed = [REFUSED]
-        if value in ("!!null x", "\ufffe", "!!binary x", "0b", "0o9", "\x07", "\x1b[31m", '"\\ud800"'):
+        if value in (
+            "!!null x",
+            "\ufffe",
+            "!!binary x",
+            "0b",
+            "0o9",
+            "\x07",
+            "\x1b[31m",
+            '"\\ud800"',
+        ):
             allowed = [REFUSED, *([{"person": None}, {"person": value}, {value: "person"}])]
         case.judge(case.read(lambda: read_class_map(write(path, text))), *allowed)
         return
@@ -149,12 +183,18 @@ def check_names(case: Case) -> None:
     case.input = f"class names {way}"
     path = case.folder / "names.txt"
     if way == "hostile":
-        data = case.random.choice([b"", b"\n \n", b"\xff\xfe\0x", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2])
+        data = case.random.choice(
+            [b"", b"\n \n", b"\xff\xfe\0x", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
+        )
         case.input += f" {data!r}"
-        case.judge(case.read(lambda: read_class_names(write(path, data))), REFUSED, names=["names.txt"])
+        case.judge(
+            case.read(lambda: read_class_names(write(path, data))), REFUSED, names=["names.txt"]
+        )
         return
     end = case.random.choice(["\n", "\r\n", " \n", "\n\n", "\r"])
-    data = (end.join(names + names[:1] * (way == "twice")) + end * (case.random.random() < 0.5)).encode()
+    data = (
+        end.join(names + names[:1] * (way == "twice")) + end * (case.random.random() < 0.5)
+    ).encode()
     data = b"\xef\xbb\xbf" * (case.random.random() < 0.5) + data
     case.input += f" {data!r}"
     if way == "bytes":
@@ -169,13 +209,23 @@ def check_override(case: Case) -> None:
     way = case.random.choice(["number", "number", "hostile", "key", "good"])
     if way == "number":
         name = case.random.choice(NUMBERS)
-        value = case.random.choice([*ABSURD, EXAMPLES.get(name, "1e12"), "nan", "inf", "1.5", "", "²"])
+        value = case.random.choice(
+            [*ABSURD, EXAMPLES.get(name, "1e12"), "nan", "inf", "1.5", "", "²"]
+        )
     elif way == "key":
-        name, value = case.random.choice(["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]), "5"
+        name, value = (
+            case.random.choice(
+                ["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]
+            ),
+            "5",
+        )
     elif way == "hostile":
-        name, value = case.random.choice([*NUMBERS, "training.milestones", "model"]), case.random.choice(HOSTILE)
+        name, value = (
+            case.random.choice([*NUMBERS, "training.milestones", "model"]),
+            case.random.choice(HOSTILE),
+        )
     else:
-        name, value = case.random.choice(NUMBERS[:5] + ["training.batch_size"]), "12"
+        name, value = case.random.choice([*NUMBERS[:5], "training.batch_size"]), "12"
     case.input = f"override {way}: {shortened(name, 40)}={shortened(value, 60)}"
     if name == "training.milestones" and value.startswith("[1, 1"):
         return
@@ -190,7 +240,10 @@ def check_override(case: Case) -> None:
 
 def check_sweep(case: Case) -> None:
     """A sweep's file with one thing changed."""
-    values = {"preset": "shapes-tiny", "points": [{"label": "a", "overrides": ["model.conv_blocks=1"]}, {"label": "b"}]}
+    values = {
+        "preset": "shapes-tiny",
+        "points": [{"label": "a", "overrides": ["model.conv_blocks=1"]}, {"label": "b"}],
+    }
     case.input = "sweep"
     change(case, values)
     text = in_other_words(case, values)

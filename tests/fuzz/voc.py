@@ -33,9 +33,18 @@ FATAL = {
 
 def xml(case: Case, size: tuple[int, int], objects: list[Any], file_name: str) -> str:
     """An annotation as VOC, labelImg and others write it."""
-    number = case.random.choice([str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"])
-    sides = [f"<width>{number(size[0])}</width>", f"<height>{number(size[1])}</height>", "<depth>3</depth>"]
-    parts = [f"<filename>{file_name}</filename>", f"<size>{''.join(case.random.sample(sides, 3))}</size>"]
+    number = case.random.choice(
+        [str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"]
+    )
+    sides = [
+        f"<width>{number(size[0])}</width>",
+        f"<height>{number(size[1])}</height>",
+        "<depth>3</depth>",
+    ]
+    parts = [
+        f"<filename>{file_name}</filename>",
+        f"<size>{''.join(case.random.sample(sides, 3))}</size>",
+    ]
     for name, corners, difficult in objects:
         box = "".join(
             f"<{tag}>{number(value)}</{tag}>"
@@ -82,7 +91,9 @@ def simply(data: bytes, size: tuple[int, int]) -> list[Any] | None:
             return None
         found = []
         for item in root.findall("object"):
-            box = [float(item.find("bndbox").findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")]
+            box = [
+                float(item.find("bndbox").findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")
+            ]
             if not all(map(math.isfinite, box)):
                 return None
             flag = (item.findtext("difficult") or "0").strip()
@@ -97,9 +108,15 @@ def check(case: Case) -> None:
     way = case.random.choice(["benign", "benign", "fatal", "fatal", "bytes"])
     names = case.random.choice([["person", "dog"], ["person", "license plate"], ["Ähre", "kat_1"]])
     suffix = case.random.choice([".jpg", ".jpg", ".JPG", ".jpeg", ".png", ".PNG"])
-    stems = case.random.choice([["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]])
+    stems = case.random.choice(
+        [["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]]
+    )
     case.input = f"{way}: classes {names}, images {[stem + suffix for stem in stems]}"
-    objects = [(names[0], (3, 4, 20, 18), False), (names[1], (9, 1, 60, 10), False), (names[0], (1, 1, 5, 5), True)]
+    objects = [
+        (names[0], (3, 4, 20, 18), False),
+        (names[1], (9, 1, 60, 10), False),
+        (names[0], (1, 1, 5, 5), True),
+    ]
     images = [(stems[0], (40, 30), objects), (stems[1], (24, 32), objects[1:])]
     devkit = case.folder / "VOCdevkit"
     folder = devkit / "VOC2007"
@@ -109,8 +126,14 @@ def check(case: Case) -> None:
     texts = [xml(case, size, objects, stem + suffix) for stem, size, objects in images]
     expected: list[Any] = [meant(images)]
     mark = case.random.random() < 0.3
-    encoding = case.random.choice(["utf-8-sig" if mark else "utf-8", "utf-8", "utf-16", "iso-8859-1"])
-    header = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>' if encoding != "utf-8" else ""
+    encoding = case.random.choice(
+        ["utf-8-sig" if mark else "utf-8", "utf-8", "utf-16", "iso-8859-1"]
+    )
+    header = (
+        f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
+        if encoding != "utf-8"
+        else ""
+    )
     end = case.random.choice(["\n", "\r\n", "  \n", "\n\n"])
     lines = end.join(stems) + end
     list_data = lines.encode("utf-8-sig" if mark else "utf-8")
@@ -120,7 +143,7 @@ def check(case: Case) -> None:
         what = case.random.choice(list(FATAL))
         value = case.random.choice(FATAL[what])
         case.input += f"; {what} {value[:30]!r}"
-        header = f'{BOMB}' if what == "size by entity" else header
+        header = f"{BOMB}" if what == "size by entity" else header
         encoding = "utf-8" if what == "size by entity" else encoding
         texts[0], list_data = spoiled(texts[0], list_data, stems, what, value)
         expected = [*(expected if what == "swapped sides" else []), REFUSED]
@@ -139,7 +162,9 @@ def check(case: Case) -> None:
         (folder / "Annotations" / f"{stems[0]}.xml").unlink()
     (folder / "ImageSets" / "Main" / "test.txt").write_bytes(list_data)
     os.environ[CACHE_VARIABLE] = str(case.folder / "cache")
-    root, split = case.random.choice([(devkit, "test07"), (case.folder, "test2007"), (folder, "test")])
+    root, split = case.random.choice(
+        [(devkit, "test07"), (case.folder, "test2007"), (folder, "test")]
+    )
     case.judge(case.read(lambda: read(root, split)), *expected, names=named)
 
 
@@ -162,7 +187,9 @@ def spoiled(text: str, lines: bytes, stems: list[str], what: str, value: str) ->
             return f"{before}<object><x/></object>{rest.partition('</object>')[2]}", lines
         return before + rest.partition(f"</{value}>")[2], lines
     if what == "swapped sides":
-        return text.replace("width>", "_>").replace("height>", "width>").replace("_>", "height>"), lines
+        return text.replace("width>", "_>").replace("height>", "width>").replace(
+            "_>", "height>"
+        ), lines
     if what == "list":
         changed = {
             "twice": lines + stems[1].encode() + b"\n",
