@@ -103,6 +103,8 @@ def meant(content: Any) -> tuple[Any, bool]:
             ids.add(number)
             x, y, width, height = (float(side) for side in box)
             finite = all(map(math.isfinite, (x, y, width, height)))
+            # Beyond 2^24 px float32 does not have all whole numbers.
+            doubtful |= max(map(abs, (x, y, width, height))) > 2**24
             doubtful |= not finite or crowd is None or isinstance(crowd, float)
             if (crowd not in (0, 1, "0", "1", None)) or isinstance(crowd, list | dict):
                 return REFUSED, False

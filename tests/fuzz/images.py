@@ -129,7 +129,7 @@ def agree(
 ) -> None:
     """Raise WrongError unless ``found`` is one of the pictures up to ``most`` levels, or a refusal where it may be."""
     if isinstance(found, Exception):
-        case.judge(found, *([REFUSED] if refusable else []), names=["image."])
+        case.judge(found, *([REFUSED] if refusable else []), names=["image"])
         return
     apart = [
         np.abs(found.astype(int) - each).max() if found.shape == each.shape else 999
@@ -180,7 +180,9 @@ def check(case: Case) -> None:
         if case.random.random() < 0.2:
             suffix = case.random.choice(["dat", "JPG", "png", "jpeg"])
             case.input += f" called .{suffix}"
-        agree(case, read(case, data, suffix, size), [right], False, most)
+        # What is thin as a thread may be refused.
+        thin = max(size) > 64 * min(size)
+        agree(case, read(case, data, suffix, size), [right], thin, most)
     elif way == "depth":
         data, suffix, right = of_depth(case)
         agree(case, read(case, data, suffix, (40, 30)), [right], True, 2)
@@ -242,7 +244,7 @@ def check(case: Case) -> None:
         if way == "other":
             agree(case, found, [picture(case, width, height)], True, 4)
         else:
-            case.judge(found, REFUSED, names=["image.", kind])
+            case.judge(found, REFUSED, names=["image", kind])
 
 
 def check_turned(case: Case) -> None:
