@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,20 @@ def whole(value: Any) -> int:
     return value
 
 
+def untexted(value: Any) -> Any:
+    """The same with numbers in place of their texts, but for names."""
+    if isinstance(value, dict):
+        return {k: v if "name" in k else untexted(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [untexted(each) for each in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value)
+    return json.loads(value) if is_number else value
+
+
 def meant(content: Any) -> tuple[Any, bool]:
     """What a file says, read simply (or REFUSED), and whether a refusal would do as well."""
-    doubtful = False
+    said, content = content, untexted(content)
+    doubtful = said != content
     try:
         images, names, rows, crowds, ids = {}, {}, [], 0, set()
         for image in content["images"]:

@@ -53,7 +53,7 @@ def xml(case: Case, size: tuple[int, int], objects: list[Any], file_name: str) -
         inner = [f"<name>{name}</name>", f"<bndbox>{box}</bndbox>"]
         inner += [f"<difficult>{int(difficult)}</difficult>"] if difficult else []
         inner += ["<pose>Left</pose>", "<!-- object -->", "<truncated>1</truncated>"]
-        inner += ["<part><name>hand</name><bndbox><xmin>1</xmin></bndbox></part>"]
+        inner += ["<part><name>hand</name><bndbox><xmax>1</xmax></bndbox></part>"]
         parts.append(f"<object>{''.join(case.random.sample(inner, len(inner)))}</object>")
     parts += ["<segmented>0</segmented>", "<source><name>x</name></source>"]
     space = case.random.choice(["", "\n  ", "\r\n\t"])
