@@ -36,7 +36,7 @@ KINDS = {
     "voc": 30,
     "settings": 60,
     "checkpoints": 16,
-    "command_lines": 16,
+    "command_lines": 12,
     "images": 120,
 }
 """Kind (a module beside this one, with a function ``check``) -> cases in an ordinary run of the tests."""
