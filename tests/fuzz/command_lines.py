@@ -182,7 +182,8 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
         joined = [["=".join(pair)] if case.random.random() < 0.5 else pair for pair in pairs]
         return [*rest, *(word for pair in joined for word in pair)], False, "utf-8"
     if way == "lost" and options:
-        place = case.random.choice(options)
+        # Without --run the demo would be trained.
+        place = case.random.choice([place for place in options if words[place] != "--run"] or [0])
         return words[:place] + words[place + 2 :], False, "utf-8"
     if way == "add":
         option = case.random.choice(
