@@ -73,11 +73,13 @@ def whole(value: Any) -> int:
 
 
 def untexted(value: Any) -> Any:
-    """The same with numbers in place of their texts, but for names."""
+    """The same with numbers in place of their texts (but for names), and 2 in place of 2.0."""
     if isinstance(value, dict):
         return {k: v if "name" in k else untexted(v) for k, v in value.items()}
     if isinstance(value, list):
         return [untexted(each) for each in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
     is_number = isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value)
     return json.loads(value) if is_number else value
 
@@ -85,7 +87,7 @@ def untexted(value: Any) -> Any:
 def meant(content: Any) -> tuple[Any, bool]:
     """What a file says, read simply (or REFUSED), and whether a refusal would do as well."""
     said, content = content, untexted(content)
-    doubtful = said != content
+    doubtful = repr(said) != repr(content)
     try:
         images, names, rows, crowds, ids = {}, {}, [], 0, set()
         for image in content["images"]:
@@ -109,6 +111,8 @@ def meant(content: Any) -> tuple[Any, bool]:
                 whole(entry[key]) for key in ("id", "image_id", "category_id")
             )
             box, area, crowd = entry["bbox"], entry.get("area"), entry.get("iscrowd", 0)
+            if crowd in ("true", "false"):
+                crowd, doubtful = crowd == "true", True
             bad = not isinstance(box, list) or any(type(side) not in (int, float) for side in box)
             if bad or number in ids or image not in images or category not in names:
                 return REFUSED, False

@@ -184,7 +184,7 @@ def check_names(case: Case) -> None:
     path = case.folder / "names.txt"
     if way == "hostile":
         data = case.random.choice(
-            [b"", b"\n \n", b"\xff\xfe\0x", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
+            [b"", b"\n \n", b"\xff\xfe\0", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
         )
         case.input += f" {data!r}"
         case.judge(
