@@ -1,0 +1,275 @@
+"""Runs generated inputs against the product, each in a watched process, and says how to run one of them again.
+
+A case is a kind and a seed: both together decide every byte of its input, on every machine with the same libraries.
+The product must take the input for what it is or refuse it with a :class:`UserError` of a few lines; a traceback, a
+wrong table, more than ``CPU_SECONDS`` or more than ``MEMORY`` beside what was there before is a failure.
+
+    pytest tests/fuzz                                      a few cases of each kind
+    pytest tests/fuzz --fuzz-cases 500 --fuzz-first 1000   the seeds 1000 to 1499 of each kind
+    python -m tests.fuzz.harness images 17                 one case, here, with its traceback
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rethink_heads.errors import UserError
+
+KINDS = {
+    "coco": 60,
+    "voc": 30,
+    "settings": 60,
+    "checkpoints": 16,
+    "command_lines": 12,
+    "images": 120,
+}
+"""Kind (a module beside this one, with a function ``check``) -> cases in an ordinary run of the tests."""
+
+CPU_SECONDS = 10
+# Other work on the machine is no fault of the product's.
+WALL_SECONDS = 90
+MEMORY = 2**30
+LONGEST_MESSAGE = 1500
+REFUSED = "refused"
+
+
+class WrongError(AssertionError):
+    """The product took an input for something that it is not, refused a good one, or told it badly."""
+
+
+class Failure(NamedTuple):
+    """A failed case: what failures of the same cause share, then this one's input and what came of it."""
+
+    seed: int
+    cause: str
+    input: str
+    outcome: str
+
+
+class Case:
+    """One input and what may come of it.
+
+    Attributes:
+        random, numbers: decided by kind and seed.
+        folder: empty, removed afterwards.
+        input: what was generated, for the report.
+        announce: takes the input before the product does, which may not come back.
+    """
+
+    def __init__(self, kind: str, seed: int, folder: Path) -> None:
+        self.random = random.Random(f"{kind} {seed}")
+        self.numbers = np.random.default_rng(self.random.getrandbits(64))
+        self.folder = folder
+        self.input = ""
+        self.announce: Callable[[str], None] = lambda text: None
+
+    def read(self, call: Callable[[], Any]) -> Any:
+        """What a call returns, or its UserError, which must be a few lines that can be printed anywhere."""
+        self.announce(self.input)
+        try:
+            return call()
+        except UserError as error:
+            check_message(str(error))
+            cause: BaseException | None = error
+            while cause is not None:
+                if isinstance(cause, MemoryError):
+                    raise WrongError(f"took too much memory before refusing: {error}") from error
+                cause = cause.__cause__ or cause.__context__
+            return error
+
+    def judge(self, found: Any, *allowed: Any, names: Sequence[str] = ()) -> None:
+        """Raise WrongError unless ``found`` is one of the values allowed; a refusal must contain ``names``."""
+        if isinstance(found, UserError):
+            if REFUSED not in [each for each in allowed if isinstance(each, str)]:
+                raise WrongError(f"refused what is good: {found}")
+            missing = [name for name in names if name not in str(found)]
+            if missing:
+                raise WrongError(f"the sentence does not name {missing[0]!r}: {found}")
+        elif not any(
+            found == value for value in allowed if not (isinstance(value, str) and value == REFUSED)
+        ):
+            said = "must be refused" if allowed == (REFUSED,) else f"right: {shortened(allowed)}"
+            raise WrongError(f"taken for another thing; {said}; found: {shortened(found)}")
+
+
+def shortened(value: object, length: int = 300) -> str:
+    """What a value says of itself, cut."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
+def check_message(text: str) -> None:
+    """Raise WrongError unless a message can be printed and read."""
+    if not text.strip() or len(text) > LONGEST_MESSAGE:
+        raise WrongError(f"a message of {len(text)} characters: {shortened(text)}")
+    if any(0xD800 <= ord(letter) < 0xE000 or letter in "\0\x1b\x07" for letter in text):
+        raise WrongError(f"a message that cannot be printed: {shortened(text)}")
+
+
+def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure | None:
+    """Run a case in this process; None where it passes."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        case = Case(kind, seed, Path(folder))
+        case.announce = announce
+        try:
+            importlib.import_module(f"tests.fuzz.{kind}").check(case)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            traceback_text = "".join(traceback.format_exception(error)[-30:])
+            if not isinstance(error, WrongError):
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                place = f"{Path(frame.filename).name}:{frame.lineno}"
+                own = re.findall(r'File ".*?/(rethink_heads/\S+\.py)", line (\d+)', traceback_text)
+                where = ":".join(own[-1]) if own else "the campaign itself"
+                cause = f"traceback: {type(error).__name__} in {place}, from {where}"
+            else:
+                what = re.split("[:;]", str(error))[0]
+                cause = f"{re.sub(r'[0-9]+', '_', what)[:80]}; input: {' '.join(case.input.split()[:3])}"
+            outcome = f"{type(error).__name__}: {error}".replace(folder, "FOLDER")
+            return Failure(seed, cause, case.input, outcome)
+    return None
+
+
+def serve(connection: Connection, kind: str) -> None:
+    """Run the cases whose seeds are received, in a process of its own."""
+    import torch
+
+    torch.set_num_threads(1)
+    # A backstop below the watching, which needs a moment.
+    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
+    if pages:
+        limit = pages * resource.getpagesize() + 12 * MEMORY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    with open(os.devnull, "w") as nowhere:
+        sys.stderr = sys.stdout = nowhere
+        while True:
+            connection.send(run_case(kind, connection.recv(), connection.send))
+
+
+class Worker:
+    """A process that runs cases of a kind, replaced when it had to be killed."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._start()
+
+    def _start(self) -> None:
+        # A fork of a server that has imported everything once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.kind), daemon=True)
+        self.process.start()
+        theirs.close()
+        # The first imports are not a case's.
+        self._first = True
+
+    def run(self, seed: int) -> Failure | None:
+        """Run a case; what takes too long or too much, or dies, is a failure."""
+        self.connection.send(seed)
+        cpu, memory = self._used()
+        start = time.monotonic()
+        reason = said = ""
+        try:
+            while True:
+                if self.connection.poll(0.02):
+                    found: Failure | str | None = self.connection.recv()
+                    if not isinstance(found, str):
+                        self._first = False
+                        return found
+                    said = found
+                seconds, size = (
+                    now - then for now, then in zip(self._used(), (cpu, memory), strict=True)
+                )
+                if (
+                    seconds > CPU_SECONDS + 10 * self._first
+                    or time.monotonic() - start > WALL_SECONDS
+                ):
+                    reason = f"hang: over {CPU_SECONDS} s"
+                elif size > MEMORY + MEMORY // 2 * self._first:
+                    reason = "memory: over 1 GiB"
+                if reason:
+                    break
+        except (EOFError, OSError):
+            self.process.join(5)
+            reason = f"the process died ({self.process.exitcode})"
+        self.close()
+        self._start()
+        return Failure(seed, f"{reason}; input: {' '.join(said.split()[:3])}", said, reason)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    def _used(self) -> tuple[float, float]:
+        """CPU seconds and resident bytes of the process; zeros where the system does not tell."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return 0.0, 0.0
+        fields = text.rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * resource.getpagesize()
+
+
+def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
+    """Run cases of a kind and return those that fail."""
+    worker = Worker(kind)
+    try:
+        return [failure for seed in seeds if (failure := worker.run(seed)) is not None]
+    finally:
+        worker.close()
+
+
+def report(kind: str, found: Sequence[Failure], count: int) -> str:
+    """The failures by cause, each with its seeds, one input and its outcome, and the way to run it again."""
+    groups: dict[str, list[Failure]] = defaultdict(list)
+    for failure in found:
+        groups[failure.cause].append(failure)
+    lines = [f"{len(found)} of {count} cases of {kind} fail, of {len(groups)} causes:"]
+    for cause, members in sorted(groups.items(), key=lambda group: -len(group[1])):
+        first = members[0]
+        lines += [
+            "",
+            f"{len(members)} x {cause}",
+            f"  seeds: {' '.join(str(member.seed) for member in members[:12])}",
+            f"  input: {first.input}",
+            f"  outcome: {first.outcome[:600]}",
+            f"  again: python -m tests.fuzz.harness {kind} {first.seed}",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run one case in this process, with its traceback, and end with code 1 where it fails."""
+    kind, seed = sys.argv[1], int(sys.argv[2])
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        case = Case(kind, seed, Path(folder))
+        try:
+            importlib.import_module(f"tests.fuzz.{kind}").check(case)
+        finally:
+            print(f"input: {case.input}", file=sys.__stderr__)
+
+
+if __name__ == "__main__":
+    # The module under its own name, whose classes the kinds raise and catch.
+    importlib.import_module("tests.fuzz.harness").main()
