@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from rethink_heads.data.coco_json import check_unique, field, integer, read_json, records
+from rethink_heads.data.coco_json import (
+    category_names,
+    check_unique,
+    field,
+    integer,
+    read_json,
+    records,
+    text,
+)
 from rethink_heads.data.coco_objects import Annotated, BoxCounts, read_objects
-from rethink_heads.data.images import read_image
+from rethink_heads.data.images import check_size, read_image
+from rethink_heads.data.reading import cannot_read, is_file, shown
 from rethink_heads.data.sample import Sample
 from rethink_heads.errors import UserError
 
@@ -24,7 +35,8 @@ class CocoDataset(Dataset[Sample]):
 
     The annotation file is read once; images are read when asked for. Crowd, degenerate and outside
     boxes are left out and counted in ``box_counts``; boxes that cross the border are clipped. The
-    class order is that of the category ids. EXIF rotation is not applied, as in pycocotools.
+    class order is that of the category ids. How images become 8-bit RGB, and when their EXIF orientation is
+    applied, says :mod:`rethink_heads.data.images`.
 
     Attributes:
         class_names: K names, in label order.
@@ -47,15 +59,10 @@ class CocoDataset(Dataset[Sample]):
         content, self.fingerprint = read_json(self.annotations_path)
         self.file_fingerprint = self.fingerprint
         where = str(self.annotations_path)
-        image_list, annotation_list, categories = (
-            records(content, name, where) for name in ("images", "annotations", "categories")
+        image_list, annotation_list = (
+            records(content, name, where) for name in ("images", "annotations")
         )
-
-        names = {
-            integer(c, "id", "category", where): str(field(c, "name", "category", where))
-            for c in categories
-        }
-        check_unique(len(names), len(categories), "category", where)
+        names = category_names(content, where)
         self.category_ids: tuple[int, ...] = tuple(sorted(names))
         self.class_names: tuple[str, ...] = tuple(names[i] for i in self.category_ids)
         self._file_classes = self.class_names
@@ -63,14 +70,20 @@ class CocoDataset(Dataset[Sample]):
         if not image_list:
             raise UserError(f"{where} is empty: it lists no images; give a split that has some")
         self.image_ids: tuple[int, ...] = tuple(
-            integer(i, "id", "image", where) for i in image_list
+            integer(image, "id", "image", where, n) for n, image in enumerate(image_list)
         )
-        check_unique(len(set(self.image_ids)), len(self.image_ids), "image", where)
-        self._file_names = [str(field(i, "file_name", "image", where)) for i in image_list]
+        check_unique(self.image_ids, "image", where)
+        self._file_names = [
+            text(field(image, "file_name", "image", where), f"file_name of image {i}", where)
+            for i, image in zip(self.image_ids, image_list, strict=True)
+        ]
+        check_unique(self._file_names, "image", where, "file_name")
         self._sizes = [
             (integer(i, "width", "image", where), integer(i, "height", "image", where))
             for i in image_list
         ]
+        for image_id, size in zip(self.image_ids, self._sizes, strict=True):
+            check_size(size, f"image {image_id}", where)
         self._objects = read_objects(
             annotation_list, self.image_ids, self._sizes, self.category_ids, where
         )
@@ -179,20 +192,29 @@ class CocoDataset(Dataset[Sample]):
         return chosen
 
     def _check_images_exist(self) -> None:
-        if not self.images_path.is_dir():
-            raise UserError(
-                f"no such folder of images: {self.images_path} (for {self.annotations_path})"
-            )
-        # One listing instead of a stat per image: quick on network file systems.
-        present = {entry.name for entry in self.images_path.iterdir()}
+        # One listing instead of a stat per image: quick on network file systems. Names with accents are written in two
+        # ways, of which file systems choose one.
+        try:
+            with os.scandir(self.images_path) as entries:
+                present = {
+                    unicodedata.normalize("NFC", entry.name): entry.name
+                    for entry in entries
+                    if not entry.is_dir(follow_symlinks=False)
+                }
+        except OSError as error:
+            raise cannot_read(self.images_path, "folder of images", error) from error
+        self._file_names = [
+            present.get(unicodedata.normalize("NFC", name), name) for name in self._file_names
+        ]
+        known = set(present.values())
         missing = [
             name
             for name in self._file_names
-            if name not in present and not (self.images_path / name).is_file()
+            if name not in known and not is_file(self.images_path / name)
         ]
         if missing:
             raise UserError(
-                f"image {missing[0]} is not in {self.images_path} ({len(missing)} of the "
+                f"image {shown(missing[0])} is not in {self.images_path} ({len(missing)} of the "
                 f"{len(self._file_names)} images of {self.annotations_path} are missing); "
                 "add them or give another folder of images"
             )

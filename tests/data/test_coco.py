@@ -116,7 +116,7 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
         box_record(2, [5, 5, 10, 10], iscrowd=1),
         box_record(3, [5, 5, 0, 10]),
         box_record(4, [5, 5, 10, -2]),
-        box_record(5, [5, 5, float("nan"), 3]),
+        box_record(5, [5, 5, 10, 0.05]),
         box_record(6, [50, 5, 10, 10]),
         box_record(7, [5, -20, 10, 19]),
         box_record(8, [-4, 25, 10, 10]),
@@ -296,7 +296,10 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
         ("{}", "has no 'images' and 'annotations' and 'categories'"),
         ('{"images": [], "categories": []}', "has no 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "'images' is not a list"),
-        ('{"images": [], "annotations": [4], "categories": []}', "'annotations' is not a list"),
+        (
+            '{"images": [], "annotations": [4], "categories": []}',
+            "entry 1 of 'annotations' is 4, not an o",
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "is empty: it lists no images"),
     ],
 )
@@ -310,9 +313,9 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
     [
         ("annotations", {"image_id": 99}, "annotation 1 names image 99"),
         ("annotations", {"category_id": 99}, "annotation 1 names category 99"),
-        ("annotations", {"id": "x"}, "id 'x' of one annotation is not a whole number"),
+        ("annotations", {"id": "x"}, "id 'x' of annotation number 1 of the list is not a whole"),
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
-        ("annotations", {"bbox": [1, 2, 3, "4"]}, "of annotation 1 is not four numbers"),
+        ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
         (
             "annotations",
@@ -324,19 +327,27 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         (
             "annotations",
             {"id": 2**63},
-            "id 9223372036854775808 of one annotation is beyond 64 bits",
+            "id 9223372036854775808 of annotation number 1 of the list is beyond 64 bits",
         ),
-        ("annotations", {"image_id": 2**70}, "image_id 1180.* of one annotation is beyond 64 bits"),
-        ("images", {"id": -(2**63) - 1}, "id -9223.* of one image is beyond 64 bits"),
-        ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of one image is beyond 64 bits"),
-        ("categories", {"id": 2**64}, "id 1844.* of one category is beyond 64 bits"),
+        ("annotations", {"image_id": 2**70}, "image_id 1180.* of annotation 1 is beyond 64 bits"),
+        (
+            "images",
+            {"id": -(2**63) - 1},
+            "id -9223.* of image number 1 of the list is beyond 64 bits",
+        ),
+        ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of image 7 is beyond 64 bits"),
+        (
+            "categories",
+            {"id": 2**64},
+            "id 1844.* of category number 1 of the list is beyond 64 bits",
+        ),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
         ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
         ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),
-        ("images", {"id": 3}, "two image entries share an id"),
+        ("images", {"id": 3}, "2 image entries share the id 3; give"),
         ("images", {"width": None}, "image 7 has no 'width'"),
         ("images", {"file_name": None}, "image 7 has no 'file_name'"),
-        ("categories", {"id": 5}, "two category entries share an id"),
+        ("categories", {"id": 5}, "2 category entries share the id 5; give"),
         ("categories", {"name": None}, "category 9 has no 'name'"),
     ],
 )
@@ -358,10 +369,4 @@ def test_bad_entries(
 def test_no_objects_at_all(tmp_path: Path, content: dict[str, Any]) -> None:
     content["annotations"] = []
     with pytest.raises(UserError, match="no usable objects"):
-        CocoDataset(*write(tmp_path, content))
-
-
-def test_two_annotations_with_one_id(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["annotations"] *= 2
-    with pytest.raises(UserError, match="two annotation entries share an id"):
         CocoDataset(*write(tmp_path, content))
