@@ -130,10 +130,11 @@ def parse_box(annotation: dict[str, Any], object_id: int, where: str) -> list[fl
     """Return the box of an annotation: x, y, width, height in px. Raises UserError otherwise."""
     values = field(annotation, "bbox", "annotation", where)
     if isinstance(values, list) and len(values) == 4:
-        numbers = [v if type(v) in (float, int) else _number(v) for v in values]
+        numbers = [_number(value) for value in values]
         # Not-a-number fails any comparison.
-        if all(n is not None and -LARGEST_COORDINATE <= n <= LARGEST_COORDINATE for n in numbers):
-            return numbers
+        box = [n for n in numbers if n is not None and abs(n) <= LARGEST_COORDINATE]
+        if len(box) == 4:
+            return box
     raise UserError(
         f"{where}: bbox {reprlib.repr(values)} of annotation {object_id} is not four numbers x, y, width, height"
         f" of at most {LARGEST_COORDINATE:,} px; mend it"

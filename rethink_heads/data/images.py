@@ -206,7 +206,7 @@ def _warn_of_orientation(annotations: Path, path: Path, orientation: int) -> Non
 
 
 def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    is_deep = image.format in ("PNG", "TIFF") and ";16" in str(image.tile[:1])
+    is_deep = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", [])[:1])
     # Older Pillows have 16-bit grey as 32-bit integers.
     is_grey = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")

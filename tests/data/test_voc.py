@@ -334,12 +334,14 @@ def test_a_cache_that_cannot_be_written(devkit: Path, cache: Path) -> None:
     [
         ("<annotation><size>", r"000001\.xml is not XML \(no element found"),
         ("", "is not XML"),
+        (image_xml(object_xml(" ", (1, 1, 5, 5))), "the <name> of object 1 is '', not a text"),
+        ("<html></html>", "is not VOC's: it holds <html>"),
+        (image_xml(width=-1), "an image of -1 x 48 px cannot be"),
+        (image_xml(width=63), r"000001\.xml states 63x48 px but .*000001\.jpg is 64x48"),
         (
-            image_xml(object_xml("unicorn", (1, 1, 5, 5))),
-            "object 1 is of class 'unicorn', which is n",
+            image_xml(object_xml("cat", (1, 1, HEIGHT, WIDTH)), width=HEIGHT, height=WIDTH),
+            "states 48x64 px but .* is 64x48, so its boxes",
         ),
-        ("<annotation></annotation>", "the image has no <width>"),
-        (image_xml(width=0), "an image of 0 x 48 px cannot be"),
         (image_xml("<object><name>cat</name></object>"), r"object 1 \(cat\) has no <xmin>"),
         (
             image_xml(object_xml("cat", (1, 1, "wide", 5))),
@@ -364,7 +366,7 @@ def test_missing_files_are_named(devkit: Path) -> None:
     year = devkit / "VOC2007"
     (year / "JPEGImages" / "000002.jpg").unlink()
     with pytest.raises(
-        UserError, match=r"image VOC2007/JPEGImages/000002\.jpg is not in .*\(1 of the 3"
+        UserError, match=r"no such image: .*VOC2007/JPEGImages/000002\.jpg \(1 of the 3"
     ):
         read(devkit, "trainval07")
     (year / "Annotations" / "000003.xml").unlink()
