@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,6 +129,32 @@ class CocoDataset(Dataset[Sample]):
         """The objects and crowds of this dataset's images and classes as the file has them, in its order."""
         found = self._objects.annotated
         return found.only(found.images < len(self))
+
+    def as_coco(self) -> dict[str, Any]:
+        """Return ``annotated``, with the images and classes, as COCO's evaluation reads it."""
+        found = self.annotated
+        areas = np.where(np.isnan(found.areas), found.boxes[:, 2:].prod(1), found.areas)
+        columns = (found.images, found.labels, found.boxes, areas, found.crowd)
+        return {
+            "images": [{"id": image_id} for image_id in self.image_ids],
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": self.image_ids[image],
+                    "category_id": self.category_ids[label],
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for number, (image, label, box, area, crowd) in enumerate(
+                    zip(*(column.tolist() for column in columns), strict=True), 1
+                )
+            ],
+        }
 
     @property
     def box_counts(self) -> BoxCounts:

@@ -76,13 +76,15 @@ def read_image(path: Path, size: Size, annotations: Path) -> np.ndarray:
     with _open_image(path) as image:
         if size not in (image.size, image.size[::-1]):
             raise _size_error(path, image.size, size, annotations)
+        # Of the raw mode, which is gone after decoding, as PNG's orientation may need it.
+        is_deep = ";16" in str(getattr(image, "tile", [])[:1]) and image.format in ("PNG", "TIFF")
         orientation = _orientation(image)
         upright = _upright_size(image.size, orientation)
         if size not in (image.size, upright):
             raise _size_error(path, image.size, size, annotations)
         if orientation != 1 and upright == image.size:
             _warn_of_orientation(annotations, path, orientation)
-        pixels = _to_rgb(image, path)
+        pixels = _to_rgb(image, path, is_deep)
     if orientation != 1 and size == upright:
         turned = Image.fromarray(pixels).transpose(_UPRIGHT[orientation])
         pixels = np.array(turned)
@@ -205,8 +207,11 @@ def _warn_of_orientation(annotations: Path, path: Path, orientation: int) -> Non
         )
 
 
-def _to_rgb(image: Image.Image, path: Path) -> np.ndarray:
-    is_deep = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", [])[:1])
+def _to_rgb(image: Image.Image, path: Path, is_deep: bool) -> np.ndarray:
+    """The pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
+
+    Raises UserError where the mode or depth is not read.
+    """
     # Older Pillows have 16-bit grey as 32-bit integers.
     is_grey = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in ("PNG", "PPM")

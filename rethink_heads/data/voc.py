@@ -327,7 +327,7 @@ def _content_hash(files: Sequence[os.DirEntry[str]], name: str) -> str:
 
 
 def _class_names(
-    found: Collection[str], listed: Sequence[os.DirEntry[str]], name: str
+    found: Collection[str], listed: Sequence[os.DirEntry[str]], where: str
 ) -> tuple[str, ...]:
     """VOC's classes, or the set's own: where only other splits of the folder have those, too, so that all agree."""
     names = set(found)
@@ -340,8 +340,8 @@ def _class_names(
         return VOC_CLASSES
     classes = tuple(sorted(names))
     log.warning(
-        "%s has classes that are none of VOC's 20 (the first: %s), so its classes are the %d that its folder names",
-        name,
+        "%s has classes that are not VOC's (the first: %s), so its classes are the %d that its annotations name",
+        where,
         shown(own[0]),
         len(classes),
     )
@@ -374,7 +374,7 @@ def _to_coco(
             len(mended),
         )
     names = {item.name for _, _, image in objects for item in image.objects}
-    classes = _class_names(names, listed, name)
+    classes = _class_names(names, listed, f"{images} ({name})")
     annotations = [
         record
         for image_id, member, image in objects

@@ -16,7 +16,7 @@ def annotated_classes(annotations: Path) -> tuple[str, ...]:
         UserError: the file is missing or has no categories.
     """
     try:
-        categories = json.loads(Path(annotations).read_text(encoding="utf-8"))["categories"]
+        categories = json.loads(Path(annotations).read_bytes())["categories"]
         names = {int(each["id"]): str(each["name"]) for each in categories}
     except FileNotFoundError as error:
         raise UserError(f"no annotations at {annotations}: give COCO's JSON") from error
