@@ -226,6 +226,14 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ('{"images": ' + "[" * 100_000, "is nested too deeply"),
+        ('{"images": 1' + "0" * 5000 + "}", "holds a number of thousands of digits"),
+        ('{"images": [], "images": []}', "an entry has the key 'images' twice"),
+        (
+            '{"images": [{"id": 7, "width": 1, "width": 2}]}',
+            r"an entry \(id 7\) has the key 'width' twice",
+        ),
         ("\x00\x01", "is not JSON"),
         ("[]", "is not COCO: it holds a list"),
         ("{}", "has no 'images' and 'annotations' and 'categories'"),
@@ -252,6 +260,45 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
         ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
+        ("annotations", {"area": float("nan")}, "area nan of annotation 1"),
+        (
+            "annotations",
+            {"bbox": [1, 2, float("nan"), 3]},
+            "nan, 3] of annotation 1 is not four numbers",
+        ),
+        (
+            "annotations",
+            {"bbox": [1, 2, float("inf"), 3]},
+            "inf, 3] of annotation 1 is not four numbers",
+        ),
+        (
+            "annotations",
+            {"bbox": [1, 2, 1e300, 3]},
+            "of annotation 1 is not .* at most 16,777,216 px",
+        ),
+        ("annotations", {"bbox": [1, 2, True, 3]}, "of annotation 1 is not four numbers"),
+        ("annotations", {"iscrowd": "no"}, "iscrowd of annotation 1 is 'no', not 0 or 1"),
+        ("annotations", {"iscrowd": 2}, "iscrowd of annotation 1 is 2, not 0 or 1"),
+        ("annotations", {"iscrowd": []}, r"iscrowd of annotation 1 is \[\], not 0 or 1"),
+        ("annotations", {"image_id": 7.5}, "image_id 7.5 of annotation 1 is not a whole number"),
+        ("annotations", {"image_id": True}, "image_id True of annotation 1 is not a whole number"),
+        ("annotations", {"category_id": "cat"}, "category_id 'cat' of annotation 1 is not a whole"),
+        ("images", {"width": 0}, "states 0x30 px for image 7, which cannot be"),
+        ("images", {"width": 13000, "height": 13000}, "for image 7, more than 67,108,864 pixels"),
+        ("images", {"width": "wide"}, "width 'wide' of image 7 is not a whole number"),
+        ("images", {"file_name": 5}, "file_name of image 7 is 5, not a text"),
+        (
+            "images",
+            {"file_name": "a\0.png"},
+            r"file_name of image 7 is 'a\\x00.png', with characters",
+        ),
+        ("images", {"file_name": "\ud800.png"}, "file_name of image 7 is .*, with characters"),
+        ("images", {"file_name": "x" * 300}, r"image x+\.\.\.x+ is not in"),
+        ("images", {"file_name": ".."}, r"image \.\. is not in"),
+        ("images", {"file_name": "b.png"}, "2 image entries share the file_name b.png"),
+        ("categories", {"name": ["late"]}, r"the name of category 9 is \['late'\], not a text"),
+        ("categories", {"name": " "}, "the name of category 9 is ' ', not a text"),
+        ("categories", {"name": "\ud800"}, "the name of category 9 is .*cannot be written"),
         (
             "annotations",
             {"bbox": [1, 2, 10**400, 3]},
@@ -305,3 +352,115 @@ def test_no_objects_at_all(tmp_path: Path, content: dict[str, Any]) -> None:
     content["annotations"] = []
     with pytest.raises(UserError, match="no usable objects"):
         CocoDataset(*write(tmp_path, content))
+
+
+def test_a_null_name_is_not_a_class_called_none(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["categories"][0]["name"] = None
+    with pytest.raises(UserError, match="the name of category 9 is null, not a text"):
+        CocoDataset(*write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id": 1}, r"2 annotation entries share the id 1 \(and 2 more are shared\)"),
+        ({"image_id": 99}, r"annotation 4 names image 99, .* \(as do 2 more annotations\)"),
+        ({"category_id": 99}, r"annotation 4 names category 99, .* \(as do 2 more annotations\)"),
+    ],
+)
+def test_the_first_of_several_is_named_and_the_others_counted(
+    tmp_path: Path, content: dict[str, Any], change: dict[str, int], says: str
+) -> None:
+    entries = [box_record(number, [1, 2, 3, 4]) for number in range(1, 7)]
+    for number, entry in enumerate(entries[3:], 1):
+        entry.update({"id": number} if "id" in change else change)
+    content["annotations"] = entries
+    with pytest.raises(UserError, match=says):
+        CocoDataset(*write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_crowd"),
+    [
+        *((value, False) for value in (0, "0", False, 0.0, "false", None)),
+        *((value, True) for value in (1, "1", True, 1.0, "True")),
+    ],
+)
+def test_truth_values_as_they_are_meant(
+    tmp_path: Path, content: dict[str, Any], value: Any, is_crowd: bool
+) -> None:
+    content["annotations"].append(box_record(2, [0, 0, 9, 9], iscrowd=value))
+    counts = CocoDataset(*write(tmp_path, content)).box_counts
+    assert (counts.objects, counts.crowd) == (1 + (not is_crowd), int(is_crowd))
+
+
+def test_numbers_as_texts_are_the_numbers(tmp_path: Path, content: dict[str, Any]) -> None:
+    expected = CocoDataset(*write(tmp_path, content))[0]
+    texts = json.loads(json.dumps(content), parse_int=str, parse_float=str)
+    found = CocoDataset(*write(tmp_path, texts))
+    assert found.image_ids == (7, 3)
+    assert found.category_ids == (5, 9)
+    assert (found[0].boxes.tolist(), found[0].areas.tolist()) == (
+        expected.boxes.tolist(),
+        expected.areas.tolist(),
+    )
+    # As pandas writes whole numbers of a column with gaps.
+    floats = json.loads(json.dumps(content), parse_int=float)
+    assert CocoDataset(*write(tmp_path, floats)).image_ids == (7, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks(tmp_path: Path, content: dict[str, Any], encoding: str) -> None:
+    annotations, images = write(tmp_path, content)
+    expected = CocoDataset(annotations, images)
+    annotations.write_bytes(json.dumps(content).encode(encoding))
+    assert CocoDataset(annotations, images).as_coco() == expected.as_coco()
+
+
+def test_of_categories_of_one_name_the_annotated_is_kept(
+    tmp_path: Path, content: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    content["categories"].insert(0, {"id": 0, "name": "early", "supercategory": "none"})
+    dataset = CocoDataset(*write(tmp_path, content))
+    assert (dataset.class_names, dataset.category_ids) == (("early", "late"), (5, 9))
+    assert (
+        "category 0 is left out: no annotation uses it, and category 5 has the same" in caplog.text
+    )
+    assert dataset[0].labels.tolist() == [0]
+    content["annotations"].append({**box_record(2, [0, 0, 9, 9]), "category_id": 0})
+    with pytest.raises(UserError, match="categories 0 and 5 are both named 'early' and both have"):
+        CocoDataset(*write(tmp_path, content))
+
+
+def test_accents_in_names_are_found_however_they_are_written(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["images"][0]["file_name"] = "Ko\u0308ln.png"
+    paths = write(tmp_path, content)
+    (paths[1] / "a.png").rename(paths[1] / "K\u00f6ln.png")
+    assert CocoDataset(*paths)[0].image_id == 7
+
+
+def test_what_evaluation_goes_by_is_what_pycocotools_reads(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["annotations"] += [
+        box_record(2, [0, 0, 9, 9], iscrowd="1"),
+        box_record(3, [0, 0, 0, 9]),
+        box_record(4, [30, 20, 20, 5.5], image_id=3),
+    ]
+    content["images"].append({"id": 8, "file_name": "c.png", "width": 40, "height": 30})
+    paths = write(tmp_path, content)
+    Image.new("RGB", (40, 30)).save(paths[1] / "c.png")
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = CocoDataset(*paths).as_coco()
+        reference.createIndex()
+    assert reference.getImgIds() == [7, 3, 8]
+    assert [c["name"] for c in reference.loadCats([5, 9])] == ["early", "late"]
+    records = [(a["bbox"], a["area"], a["iscrowd"]) for a in reference.dataset["annotations"]]
+    assert records == [
+        ([1.5, 2, 10, 8.25], 50.0, 0),
+        ([0, 0, 9, 9], 81.0, 1),
+        ([30, 20, 20, 5.5], 110.0, 0),
+    ]
