@@ -137,7 +137,7 @@ def _open_image(path: Path) -> Iterator[Image.Image]:
             raise _unidentified(path) from error
         except Image.DecompressionBombError as error:
             raise UserError(
-                f"image {shown(path)} claims to have more pixels than are ever read ({error}); replace it"
+                f"image {shown(path)} claims to have hundreds of millions of pixels, more than are read; replace it"
             ) from error
         # Pillow's readers raise nearly everything on broken files: struct.error, IndexError, SyntaxError, ...
         except Exception as error:

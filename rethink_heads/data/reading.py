@@ -73,11 +73,12 @@ def read_text(path: Path, kind: str) -> str:
 
 def is_file(path: Path) -> bool:
     """Whether there is a file of this name; there is none of a name that the system refuses."""
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)
-    # A name that is too long, or with characters that no name has.
-    except (OSError, ValueError):
-        return False
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name, as far as one is allowed to see."""
+    return stat.S_ISDIR(_mode(path))
 
 
 def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError:
@@ -85,14 +86,14 @@ def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError
     name, missing = f"{kind} {shown(path)}", f"no such {kind}: {shown(path)}"
     if isinstance(error, PermissionError):
         for folder in reversed(Path(path).absolute().parents):
-            if folder.is_dir() and not os.access(folder, os.X_OK):
+            if is_folder(folder) and not os.access(folder, os.X_OK):
                 return UserError(
                     f"cannot read {name}: no permission to enter the folder {shown(folder)}; ask for it"
                 )
         return UserError(f"cannot read {name}: no permission to read it; ask for it")
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         for folder in reversed(Path(path).absolute().parents):
-            if not folder.is_dir():
+            if not is_folder(folder):
                 return UserError(f"{missing} (there is no folder {shown(folder)}); check the path")
         return UserError(f"{missing}; check the path")
     reason = getattr(error, "strerror", None) or "no file can have this name"
@@ -105,3 +106,11 @@ def shown(name: str | Path) -> str:
     if not text.isprintable():
         text = ascii(text)[1:-1]
     return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 40]}...{text[-37:]}"
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    # A name that is too long, or with characters that no name has, or in a folder that is closed.
+    except (OSError, ValueError):
+        return 0

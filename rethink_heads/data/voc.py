@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink_heads.data.images import SUFFIXES, Size, true_size
-from rethink_heads.data.reading import cannot_read, read_text, shown
+from rethink_heads.data.reading import cannot_read, is_file, is_folder, read_text, shown
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
 from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
 from rethink_heads.errors import UserError
@@ -201,7 +201,7 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     listed = _listed(list(scope.values()), xmls)
     members, files = _members(parts, split, xmls)
     path = cache_folder() / "voc" / f"{name}-{_content_hash([*files, *listed], name)}.json"
-    if not path.is_file():
+    if not is_file(path):
         content = json.dumps(_to_coco(members, listed, images, name))
         try:
             write_text(path, content)
@@ -214,7 +214,7 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
 
 
 def _is_voc(folder: Path) -> bool:
-    return (folder / _LISTS).is_dir() and (folder / "Annotations").is_dir()
+    return is_folder(folder / _LISTS) and is_folder(folder / "Annotations")
 
 
 def _year(folder: Path) -> str:
@@ -236,7 +236,7 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
     for name in SPLIT_ALIASES.get(split, split).split("+"):
         if name not in known:
             root = folders[0].path if len(folders) == 1 else folders[0].path.parent
-            wanted = split if name == split else f"{name} (of {split})"
+            wanted = shown(split if name == split else f"{name} (of {split})")
             raise UserError(
                 f"{root} is in VOC's layout and has no split {wanted}: it has {', '.join(splits)};"
                 " several can be joined with +, as trainval07+trainval12 (07+12 for short)"

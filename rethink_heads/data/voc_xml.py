@@ -79,7 +79,9 @@ def read_voc_xml(path: Path) -> VocImage:
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise UserError(f"{shown(path)} is not XML ({error}); restore or mend the file") from error
+        raise UserError(
+            f"{shown(path)} is not XML that can be read ({error}); mend it, or save it as UTF-8"
+        ) from error
     if root.tag != "annotation":
         raise UserError(
             f"{shown(path)} is not VOC's: it holds <{shown(root.tag)}>, not <annotation>; restore the file"

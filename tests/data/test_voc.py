@@ -332,7 +332,7 @@ def test_a_cache_that_cannot_be_written(devkit: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("xml", "says"),
     [
-        ("<annotation><size>", r"000001\.xml is not XML \(no element found"),
+        ("<annotation><size>", r"000001\.xml is not XML that can be read \(no element found"),
         ("", "is not XML"),
         (image_xml(object_xml(" ", (1, 1, 5, 5))), "the <name> of object 1 is '', not a text"),
         ("<html></html>", "is not VOC's: it holds <html>"),
