@@ -144,7 +144,7 @@ def read_data(config: StudyConfig) -> CocoDataset:
     dataset = CocoDataset(*config.data.paths("test"))
     counts = dataset.box_counts
     say(
-        f"{dataset.annotations_path}: {len(dataset)} images, {counts.objects} objects"
+        f"{dataset.where}: {len(dataset)} images, {counts.objects} objects"
         f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
         f" {counts.degenerate} of zero size, {counts.outside} outside the image"
     )

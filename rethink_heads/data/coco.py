@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from rethink_heads.data.coco_json import (
+    CONVERTED_FROM,
     category_names,
     check_unique,
     field,
@@ -44,6 +45,7 @@ class CocoDataset(Dataset[Sample]):
         category_ids: the K category ids, ascending: ``category_ids[label]`` is the file's id.
         image_ids: in the order of the file.
         annotations_path, images_path: where the set was read from.
+        where: what messages call the set: the annotation file, or the VOC folder and split that it was converted from.
         fingerprint: SHA-256 of the annotation file, in hexadecimal; where classes are left out, of that and the
             names of those that are not.
     """
@@ -59,7 +61,10 @@ class CocoDataset(Dataset[Sample]):
         self.images_path = Path(images)
         content, self.fingerprint = read_json(self.annotations_path)
         self.file_fingerprint = self.fingerprint
-        where = str(self.annotations_path)
+        info = content.get("info")
+        converted = info.get(CONVERTED_FROM) if isinstance(info, dict) else None
+        where = converted if isinstance(converted, str) else str(self.annotations_path)
+        self.where: str = where
         image_list, annotation_list = (
             records(content, name, where) for name in ("images", "annotations")
         )
@@ -107,7 +112,7 @@ class CocoDataset(Dataset[Sample]):
         """
         index = range(len(self))[index]
         path = self.images_path / self._file_names[index]
-        pixels = read_image(path, self._sizes[index], self.annotations_path)
+        pixels = read_image(path, self._sizes[index], self.where)
         objects = self._objects
         rows = slice(objects.offsets[index], objects.offsets[index + 1])
         return Sample(
@@ -183,7 +188,7 @@ class CocoDataset(Dataset[Sample]):
             UserError: ``image_count`` is below 1.
         """
         if image_count < 1:
-            raise UserError(f"cannot take {image_count} images of {self.annotations_path}: give 1+")
+            raise UserError(f"cannot take {image_count} images of {self.where}: give 1+")
         chosen = copy.copy(self)
         chosen.image_ids = self.image_ids[:image_count]
         return chosen
@@ -200,7 +205,7 @@ class CocoDataset(Dataset[Sample]):
         wanted = set(names)
         for name in sorted(wanted - set(self.class_names)):
             raise UserError(
-                f"{self.annotations_path} has no class {name!r}; it has {', '.join(self.class_names)}"
+                f"{self.where} has no class {name!r}; it has {', '.join(self.class_names)}"
             )
         labels = [label for label, name in enumerate(self.class_names) if name in wanted]
         chosen = copy.copy(self)
@@ -209,7 +214,7 @@ class CocoDataset(Dataset[Sample]):
         chosen._objects = self._objects.of_labels(labels)
         if not len(chosen._objects.labels):
             raise UserError(
-                f"{self.annotations_path} has no objects of the classes {', '.join(sorted(wanted)) or '(none)'};"
+                f"{self.where} has no objects of the classes {', '.join(sorted(wanted)) or '(none)'};"
                 " choose classes that it has objects of"
             )
         chosen.fingerprint = self.file_fingerprint
@@ -242,7 +247,7 @@ class CocoDataset(Dataset[Sample]):
         if missing:
             raise UserError(
                 f"image {shown(missing[0])} is not in {self.images_path} ({len(missing)} of the "
-                f"{len(self._file_names)} images of {self.annotations_path} are missing); "
+                f"{len(self._file_names)} images of {self.where} are missing); "
                 "add them or give another folder of images"
             )
 

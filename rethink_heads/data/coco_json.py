@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 LARGEST_COORDINATE = 2**24
 """In px; float32, in which boxes are kept, has no fractions beyond half of it."""
 
+CONVERTED_FROM = "converted_from"
+"""Key in a file's "info": what it was converted from, by which messages call it."""
+
 # Objects365, the largest set that people train on, has some 5 GiB.
 _LARGEST_FILE = 8 * 2**30
 # Of int64 and of float32, in which ids and areas are kept.

@@ -59,15 +59,15 @@ _UPRIGHT = {
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
 # Annotation files of which the line on orientations was said: once a process, not once an image.
-_warned: set[Path] = set()
+_warned: set[str] = set()
 
 
-def read_image(path: Path, size: Size, annotations: Path) -> np.ndarray:
+def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
     """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated.
 
     Args:
         path: the image file.
-        size: width and height in px, as ``annotations``, the annotation file, states them.
+        size: width and height in px, as ``annotations``, the name of the annotation file or set, states them.
 
     Raises:
         UserError: the image is missing, truncated, unreadable, of another size, or of a format or depth that is not
@@ -91,7 +91,7 @@ def read_image(path: Path, size: Size, annotations: Path) -> np.ndarray:
     return pixels
 
 
-def check_size(size: Size, image: str, annotations: Path | str) -> None:
+def check_size(size: Size, image: str, annotations: str) -> None:
     """Raise UserError where an image of the stated size cannot be, or is beyond what a detector can be given."""
     width, height = size
     if min(size) < 1:
@@ -188,14 +188,14 @@ def _upright_size(stored: Size, orientation: int) -> Size:
     return (stored[1], stored[0]) if orientation in _SWAPS_SIDES else stored
 
 
-def _size_error(path: Path, found: Size, stated: Size, annotations: Path) -> UserError:
+def _size_error(path: Path, found: Size, stated: Size, annotations: str) -> UserError:
     return UserError(
         f"image {shown(path)} is {found[0]}x{found[1]} px but {annotations} states {stated[0]}x{stated[1]},"
         " so its boxes cannot be trusted; mend either"
     )
 
 
-def _warn_of_orientation(annotations: Path, path: Path, orientation: int) -> None:
+def _warn_of_orientation(annotations: str, path: Path, orientation: int) -> None:
     if annotations not in _warned:
         _warned.add(annotations)
         log.warning(

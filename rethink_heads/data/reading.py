@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from rethink_heads.errors import UserError
 
-LARGEST_TEXT = 64 * 2**20
+LARGEST_TEXT = 16 * 2**20
 """Bytes of the largest list of names or XML file that is read."""
 _MOST_SHOWN = 120
 

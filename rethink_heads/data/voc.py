@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rethink_heads.data.coco_json import CONVERTED_FROM
 from rethink_heads.data.images import SUFFIXES, Size, true_size
 from rethink_heads.data.reading import cannot_read, is_file, is_folder, read_text, shown
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
@@ -384,6 +385,7 @@ def _to_coco(
         "info": {
             "description": f"PASCAL VOC {name}, converted by rethink_heads.data.voc",
             "version": str(VOC_VERSION),
+            CONVERTED_FROM: f"{images} ({name})",
             "iscrowd": "1 for the objects that VOC calls difficult",
             "area": "width x height of the box, in px^2",
         },

@@ -17,7 +17,7 @@ from rethink_heads.data.images import MOST_PIXELS, check_size, read_image, true_
 from rethink_heads.errors import UserError
 
 SIZE = (40, 30)
-ANNOTATIONS = Path("some.json")
+ANNOTATIONS = "some.json"
 
 
 def exif(orientation: int) -> Image.Exif:
@@ -216,7 +216,7 @@ def test_one_line_says_where_no_size_tells_the_orientation(
 ) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", size).save(tmp_path / name, exif=exif(orientation))
-        read_image(tmp_path / name, size, tmp_path / "some.json")
+        read_image(tmp_path / name, size, str(tmp_path / "some.json"))
     assert len(caplog.messages) == 1
     assert (
         f"a.png has the EXIF orientation {orientation} and the same size either way" in caplog.text

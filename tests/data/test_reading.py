@@ -83,7 +83,7 @@ def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     with open(path, "wb") as stream:
         stream.truncate(LARGEST_TEXT + 1)
-    with pytest.raises(UserError, match=r"large\.txt has 64 MiB, more than the 64 MiB"):
+    with pytest.raises(UserError, match=r"large\.txt has 16 MiB, more than the 16 MiB"):
         read_bytes(path, "list", LARGEST_TEXT)
 
 
