@@ -115,8 +115,9 @@ def true_size(path: Path, stated: Size) -> Size:
         UserError: the image is missing or unreadable.
     """
     with _open_image(path) as image:
-        if stated == image.size:
-            return stated
+        # PNG's orientation may stand behind the pixels, which are not decoded where they are too many.
+        if stated == image.size or image.width * image.height > MOST_PIXELS:
+            return image.size
         return _upright_size(image.size, _orientation(image))
 
 

@@ -254,6 +254,7 @@ def test_the_size_is_compared_before_anything_is_decoded(
         for name in ("a.gif", "a.png"):
             assert "px but some.json states 40x30" in sentence(tmp_path / name)
         assert "claims to have hundreds of millions of pixels" in sentence(tmp_path / "b.png")
+    assert true_size(tmp_path / "a.png", (9000, 13000)) == (13000, 9000)
 
 
 @pytest.mark.parametrize(
