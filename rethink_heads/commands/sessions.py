@@ -149,7 +149,7 @@ def read_data(config: StudyConfig) -> CocoDataset:
     each = measuring.objects_per_image
     at_most = "" if each is None else f", of which at most {each} an image are measured"
     say(
-        f"{dataset.annotations_path}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
+        f"{dataset.where}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
         f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
         f" {counts.degenerate} of zero size, {counts.outside} outside the image"
     )

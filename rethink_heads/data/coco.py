@@ -5,16 +5,29 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from rethink_heads.data.coco_json import check_unique, field, integer, read_json, records
+from rethink_heads.data.coco_json import (
+    CONVERTED_FROM,
+    category_names,
+    check_unique,
+    field,
+    integer,
+    read_json,
+    records,
+    text,
+)
 from rethink_heads.data.coco_objects import Annotated, BoxCounts, read_objects
-from rethink_heads.data.images import read_image
+from rethink_heads.data.images import check_size, read_image
+from rethink_heads.data.reading import cannot_read, is_file, shown
 from rethink_heads.data.sample import Sample
 from rethink_heads.errors import UserError
 
@@ -24,13 +37,15 @@ class CocoDataset(Dataset[Sample]):
 
     The annotation file is read once; images are read when asked for. Crowd, degenerate and outside
     boxes are left out and counted in ``box_counts``; boxes that cross the border are clipped. The
-    class order is that of the category ids. EXIF rotation is not applied, as in pycocotools.
+    class order is that of the category ids. How images become 8-bit RGB, and when their EXIF orientation is
+    applied, says :mod:`rethink_heads.data.images`.
 
     Attributes:
         class_names: K names, in label order.
         category_ids: the K category ids, ascending: ``category_ids[label]`` is the file's id.
         image_ids: in the order of the file.
         annotations_path, images_path: where the set was read from.
+        where: what messages call the set: the annotation file, or the VOC folder and split that it was converted from.
         fingerprint: SHA-256 of the annotation file, in hexadecimal; where classes are left out, of that and the
             names of those that are not.
     """
@@ -46,16 +61,14 @@ class CocoDataset(Dataset[Sample]):
         self.images_path = Path(images)
         content, self.fingerprint = read_json(self.annotations_path)
         self.file_fingerprint = self.fingerprint
-        where = str(self.annotations_path)
-        image_list, annotation_list, categories = (
-            records(content, name, where) for name in ("images", "annotations", "categories")
+        info = content.get("info")
+        converted = info.get(CONVERTED_FROM) if isinstance(info, dict) else None
+        where = converted if isinstance(converted, str) else str(self.annotations_path)
+        self.where: str = where
+        image_list, annotation_list = (
+            records(content, name, where) for name in ("images", "annotations")
         )
-
-        names = {
-            integer(c, "id", "category", where): str(field(c, "name", "category", where))
-            for c in categories
-        }
-        check_unique(len(names), len(categories), "category", where)
+        names = category_names(content, where)
         self.category_ids: tuple[int, ...] = tuple(sorted(names))
         self.class_names: tuple[str, ...] = tuple(names[i] for i in self.category_ids)
         self._file_classes = self.class_names
@@ -63,14 +76,20 @@ class CocoDataset(Dataset[Sample]):
         if not image_list:
             raise UserError(f"{where} is empty: it lists no images; give a split that has some")
         self.image_ids: tuple[int, ...] = tuple(
-            integer(i, "id", "image", where) for i in image_list
+            integer(image, "id", "image", where, n) for n, image in enumerate(image_list)
         )
-        check_unique(len(set(self.image_ids)), len(self.image_ids), "image", where)
-        self._file_names = [str(field(i, "file_name", "image", where)) for i in image_list]
+        check_unique(self.image_ids, "image", where)
+        self._file_names = [
+            text(field(image, "file_name", "image", where), f"file_name of image {i}", where)
+            for i, image in zip(self.image_ids, image_list, strict=True)
+        ]
+        check_unique(self._file_names, "image", where, "file_name")
         self._sizes = [
             (integer(i, "width", "image", where), integer(i, "height", "image", where))
             for i in image_list
         ]
+        for image_id, size in zip(self.image_ids, self._sizes, strict=True):
+            check_size(size, f"image {image_id}", where)
         self._objects = read_objects(
             annotation_list, self.image_ids, self._sizes, self.category_ids, where
         )
@@ -93,7 +112,7 @@ class CocoDataset(Dataset[Sample]):
         """
         index = range(len(self))[index]
         path = self.images_path / self._file_names[index]
-        pixels = read_image(path, self._sizes[index], self.annotations_path)
+        pixels = read_image(path, self._sizes[index], self.where)
         objects = self._objects
         rows = slice(objects.offsets[index], objects.offsets[index + 1])
         return Sample(
@@ -115,6 +134,32 @@ class CocoDataset(Dataset[Sample]):
         """The objects and crowds of this dataset's images and classes as the file has them, in its order."""
         found = self._objects.annotated
         return found.only(found.images < len(self))
+
+    def as_coco(self) -> dict[str, Any]:
+        """Return ``annotated``, with the images and classes, as COCO's evaluation reads it."""
+        found = self.annotated
+        areas = np.where(np.isnan(found.areas), found.boxes[:, 2:].prod(1), found.areas)
+        columns = (found.images, found.labels, found.boxes, areas, found.crowd)
+        return {
+            "images": [{"id": image_id} for image_id in self.image_ids],
+            "categories": [
+                {"id": category_id, "name": name}
+                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
+            ],
+            "annotations": [
+                {
+                    "id": number,
+                    "image_id": self.image_ids[image],
+                    "category_id": self.category_ids[label],
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+                for number, (image, label, box, area, crowd) in enumerate(
+                    zip(*(column.tolist() for column in columns), strict=True), 1
+                )
+            ],
+        }
 
     @property
     def box_counts(self) -> BoxCounts:
@@ -143,7 +188,7 @@ class CocoDataset(Dataset[Sample]):
             UserError: ``image_count`` is below 1.
         """
         if image_count < 1:
-            raise UserError(f"cannot take {image_count} images of {self.annotations_path}: give 1+")
+            raise UserError(f"cannot take {image_count} images of {self.where}: give 1+")
         chosen = copy.copy(self)
         chosen.image_ids = self.image_ids[:image_count]
         return chosen
@@ -160,7 +205,7 @@ class CocoDataset(Dataset[Sample]):
         wanted = set(names)
         for name in sorted(wanted - set(self.class_names)):
             raise UserError(
-                f"{self.annotations_path} has no class {name!r}; it has {', '.join(self.class_names)}"
+                f"{self.where} has no class {name!r}; it has {', '.join(self.class_names)}"
             )
         labels = [label for label, name in enumerate(self.class_names) if name in wanted]
         chosen = copy.copy(self)
@@ -169,7 +214,7 @@ class CocoDataset(Dataset[Sample]):
         chosen._objects = self._objects.of_labels(labels)
         if not len(chosen._objects.labels):
             raise UserError(
-                f"{self.annotations_path} has no objects of the classes {', '.join(sorted(wanted)) or '(none)'};"
+                f"{self.where} has no objects of the classes {', '.join(sorted(wanted)) or '(none)'};"
                 " choose classes that it has objects of"
             )
         chosen.fingerprint = self.file_fingerprint
@@ -179,21 +224,30 @@ class CocoDataset(Dataset[Sample]):
         return chosen
 
     def _check_images_exist(self) -> None:
-        if not self.images_path.is_dir():
-            raise UserError(
-                f"no such folder of images: {self.images_path} (for {self.annotations_path})"
-            )
-        # One listing instead of a stat per image: quick on network file systems.
-        present = {entry.name for entry in self.images_path.iterdir()}
+        # One listing instead of a stat per image: quick on network file systems. Names with accents are written in two
+        # ways, of which file systems choose one.
+        try:
+            with os.scandir(self.images_path) as entries:
+                present = {
+                    unicodedata.normalize("NFC", entry.name): entry.name
+                    for entry in entries
+                    if not entry.is_dir(follow_symlinks=False)
+                }
+        except OSError as error:
+            raise cannot_read(self.images_path, "folder of images", error) from error
+        self._file_names = [
+            present.get(unicodedata.normalize("NFC", name), name) for name in self._file_names
+        ]
+        known = set(present.values())
         missing = [
             name
             for name in self._file_names
-            if name not in present and not (self.images_path / name).is_file()
+            if name not in known and not is_file(self.images_path / name)
         ]
         if missing:
             raise UserError(
-                f"image {missing[0]} is not in {self.images_path} ({len(missing)} of the "
-                f"{len(self._file_names)} images of {self.annotations_path} are missing); "
+                f"image {shown(missing[0])} is not in {self.images_path} ({len(missing)} of the "
+                f"{len(self._file_names)} images of {self.where} are missing); "
                 "add them or give another folder of images"
             )
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from rethink_heads.data.coco_json import check_unique, integer, parse_area, parse_box
+from rethink_heads.data.coco_json import (
+    check_unique,
+    integer,
+    parse_area,
+    parse_box,
+    parse_flag,
+)
 from rethink_heads.errors import UserError
 
 # A side below this is degenerate: float32 coordinates near 1000 px are 6e-5 px apart, so the IoUs
@@ -30,7 +36,7 @@ class BoxCounts:
     Attributes:
         objects: kept, ``clipped`` ones included.
         crowd: left out because ``iscrowd`` is set.
-        degenerate: left out because a side is below ``MIN_SIDE`` px or not a finite number.
+        degenerate: left out because a side is below ``MIN_SIDE`` px.
         outside: left out because less than ``MIN_SIDE`` px of a side lies inside the image.
         clipped: kept, but cut at the image's border by more than ``BORDER_TOLERANCE`` px.
         other_classes: left out because :meth:`.CocoDataset.with_classes` left out their class.
@@ -135,7 +141,8 @@ def read_objects(
         where: the file, for messages.
 
     Raises:
-        UserError: an annotation is not COCO's, names an unknown image or category, or has another's id.
+        UserError: an annotation is not COCO's, names an unknown image or category, or has another's id; the message
+            names the first of them by its id and says how many more there are.
     """
     index_of_image = {image_id: i for i, image_id in enumerate(image_ids)}
     label_of_category = {c: label for label, c in enumerate(category_ids)}
@@ -147,25 +154,28 @@ def read_objects(
     xywh = np.zeros((count, 4))
     areas = np.full(count, np.nan)
     for row, annotation in enumerate(annotations):
-        ids[row] = object_id = integer(annotation, "id", "annotation", where)
+        ids[row] = object_id = integer(annotation, "id", "annotation", where, row)
         image_id = integer(annotation, "image_id", "annotation", where)
         category_id = integer(annotation, "category_id", "annotation", where)
-        if image_id not in index_of_image:
-            raise UserError(
-                f"{where}: annotation {object_id} names image {image_id}, "
-                "which is not in 'images'; add the image or remove the annotation"
-            )
-        if category_id not in label_of_category:
-            raise UserError(
-                f"{where}: annotation {object_id} names category {category_id}, "
-                "which is not in 'categories'; add the category or remove the annotation"
-            )
-        image_index[row] = index_of_image[image_id]
-        labels[row] = label_of_category[category_id]
-        crowd[row] = bool(annotation.get("iscrowd", 0))
+        image_index[row] = index_of_image.get(image_id, -1)
+        labels[row] = label_of_category.get(category_id, -1)
+        crowd[row] = parse_flag(
+            annotation.get("iscrowd"), f"iscrowd of annotation {object_id}", where
+        )
         xywh[row] = parse_box(annotation, object_id, where)
         areas[row] = parse_area(annotation, object_id, where)
-    check_unique(len(np.unique(ids)), count, "annotation", where)
+    check_unique(ids.tolist(), "annotation", where)
+    for kind, entries, found in (
+        ("image", "images", image_index),
+        ("category", "categories", labels),
+    ):
+        unknown = np.flatnonzero(found < 0)
+        if len(unknown):
+            more = f" (as do {len(unknown) - 1} more annotations)" if len(unknown) > 1 else ""
+            raise UserError(
+                f"{where}: annotation {ids[unknown[0]]} names {kind} {annotations[unknown[0]][f'{kind}_id']}, "
+                f"which is not in '{entries}'{more}; add the {kind} or remove the annotation"
+            )
 
     boxes, fate, clipped = _clip(xywh, crowd, np.array(sizes, float)[image_index])
     annotated = Annotated(image_index, labels, xywh, areas, crowd)
@@ -196,11 +206,10 @@ def _clip(
     Returns the (A, 4) xyxy boxes, the fate of each (A,) and whether a kept one was cut (A,).
     """
     limits = np.concatenate([sizes, sizes], axis=1)
-    with np.errstate(invalid="ignore", over="ignore"):
-        corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        clipped = np.clip(corners, 0.0, limits)
-        degenerate = ~np.isfinite(corners).all(1) | (xywh[:, 2:] < MIN_SIDE).any(1)
-        outside = (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(1)
-        cut = (np.abs(clipped - corners) > BORDER_TOLERANCE).any(1)
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    clipped = np.clip(corners, 0.0, limits)
+    degenerate = (xywh[:, 2:] < MIN_SIDE).any(1)
+    outside = (clipped[:, 2:] - clipped[:, :2] < MIN_SIDE).any(1)
+    cut = (np.abs(clipped - corners) > BORDER_TOLERANCE).any(1)
     fate = np.select([crowd, degenerate, outside], [_CROWD, _DEGENERATE, _OUTSIDE], default=_KEPT)
     return clipped, fate, cut & (fate == _KEPT)

@@ -1,54 +1,236 @@
-"""Reads images as RGB and checks that they are what their annotations were made for."""
+"""Reads images as RGB and checks that they are what their annotations were made for.
+
+What is read, and how it becomes 8-bit RGB:
+
+- *Formats*: JPEG (MPO too), PNG, WebP, BMP, TIFF, GIF and PPM/PGM, told by content, not by name; of several frames or
+  pages the first. Others (AVIF, HEIC, EPS, DDS ...) are refused by name.
+- *Grey, palette, 1 bit*: as the colours that they stand for. *CMYK, YCbCr*: converted without a colour profile.
+- *Transparency* is dropped and nothing is put beneath, as by OpenCV.
+- *16 bits a channel*: the high byte, as by OpenCV. Where no value reaches a quarter of the 16 bits' range they hold
+  values of 10, 12 or 14 bits, which would be nearly black: refused. PGM and PPM state their largest value and are
+  scaled by it.
+- *32-bit integers, floating point, Lab*: refused, for no file says what is white.
+- *EXIF orientation*: applied, as viewers, OpenCV and detectron2's loader do, where the stated size is the upright one;
+  not applied where it is the stored one. Where both are the same (turned by 180 degrees, mirrored, or square) it is
+  applied, and one line says so.
+- *Size*: the header's is compared with the stated one before a pixel is decoded.
+"""
 
 from __future__ import annotations
 
-import struct
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from rethink_heads.data.reading import open_file, shown
 from rethink_heads.errors import UserError
 
+log = logging.getLogger(__name__)
 
-def read_image(path: Path, size: tuple[int, int], annotations: Path) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8, RGB.
+Size = tuple[int, int]
+"""Width and height in px."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+"""Pillow's names of the formats that are read; its JPEG reader takes MPO as well."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+"""What the names of such files end in, in small letters."""
+READ_FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF or PPM"
+
+MOST_PIXELS = 2**26
+MOST_OBLONG = 64
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+# The top quarter of 16 bits: 14 bits, the most that sensors usually give, do not reach it.
+_LEAST_BRIGHTEST = 2**14
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+# Annotation files of which the line on orientations was said: once a process, not once an image.
+_warned: set[str] = set()
+
+
+def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated.
 
     Args:
         path: the image file.
-        size: width and height in px, as ``annotations``, the annotation file, states them.
+        size: width and height in px, as ``annotations``, the name of the annotation file or set, states them.
 
     Raises:
-        UserError: the image is missing, truncated or unreadable, or of another size.
+        UserError: the image is missing, truncated, unreadable, of another size, or of a format or depth that is not
+            read (see the module).
     """
-    try:
-        with Image.open(path) as image:
-            pixels = _to_rgb(image)
-    except FileNotFoundError as error:
-        raise UserError(f"no such image: {path}; add it or remove it from the set") from error
-    except (
-        OSError,
-        SyntaxError,  # PIL's word for a broken PNG
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UserError(
-            f"cannot read image {path} ({error}); it is truncated or not an image: replace it"
-        ) from error
-    height, width = pixels.shape[:2]
-    if (width, height) != size:
-        raise UserError(
-            f"image {path} is {width}x{height} px but {annotations} states {size[0]}x{size[1]},"
-            " so its boxes cannot be trusted; mend either"
-        )
+    with _open_image(path) as image:
+        if size not in (image.size, image.size[::-1]):
+            raise _size_error(path, image.size, size, annotations)
+        # Of the raw mode, which is gone after decoding, as PNG's orientation may need it.
+        is_deep = ";16" in str(getattr(image, "tile", [])[:1]) and image.format in ("PNG", "TIFF")
+        orientation = _orientation(image)
+        upright = _upright_size(image.size, orientation)
+        if size not in (image.size, upright):
+            raise _size_error(path, image.size, size, annotations)
+        if orientation != 1 and upright == image.size:
+            _warn_of_orientation(annotations, path, orientation)
+        pixels = _to_rgb(image, path, is_deep)
+    if orientation != 1 and size == upright:
+        turned = Image.fromarray(pixels).transpose(_UPRIGHT[orientation])
+        pixels = np.array(turned)
     return pixels
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16"):
-        # PIL's own conversion clips 16-bit values at 255, which leaves a white image.
-        grey = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+def check_size(size: Size, image: str, annotations: str) -> None:
+    """Raise UserError where an image of the stated size cannot be, or is beyond what a detector can be given."""
+    width, height = size
+    if min(size) < 1:
+        problem = "which cannot be; mend the size"
+    elif width * height > MOST_PIXELS:
+        problem = f"more than {MOST_PIXELS:,} pixels; cut it into tiles or make it smaller"
+    elif max(size) > MOST_OBLONG * min(size):
+        problem = (
+            f"one side more than {MOST_OBLONG} times the other, too thin to be resized for a"
+            " detector; leave it out"
+        )
+    else:
+        return
+    raise UserError(f"{annotations} states {width}x{height} px for {image}, {problem}")
+
+
+def true_size(path: Path, stated: Size) -> Size:
+    """Return the stated size where it is the image's, stored or upright; else its upright size.
+
+    Raises:
+        UserError: the image is missing or unreadable.
+    """
+    with _open_image(path) as image:
+        # PNG's orientation may stand behind the pixels, which are not decoded where they are too many.
+        if stated == image.size or image.width * image.height > MOST_PIXELS:
+            return image.size
+        return _upright_size(image.size, _orientation(image))
+
+
+@contextlib.contextmanager
+def _open_image(path: Path) -> Iterator[Image.Image]:
+    """The image with its header read; what goes wrong, until the block has ended, is a UserError that names it."""
+    with open_file(path, "image") as stream:
+        try:
+            with warnings.catch_warnings():
+                # The size is checked by this module, and transparency is dropped on purpose.
+                warnings.simplefilter("ignore")
+                image = Image.open(stream, formats=FORMATS)
+            with image:
+                yield image
+        except UserError:
+            raise
+        except UnidentifiedImageError as error:
+            raise _unidentified(path) from error
+        except Image.DecompressionBombError as error:
+            raise UserError(
+                f"image {shown(path)} claims to have hundreds of millions of pixels, more than are read; replace it"
+            ) from error
+        # Pillow's readers raise nearly everything on broken files: struct.error, IndexError, SyntaxError, ...
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            raise UserError(
+                f"cannot read image {shown(path)} ({shown(reason)}); it is truncated or damaged: replace it"
+            ) from error
+
+
+def _unidentified(path: Path) -> UserError:
+    with open_file(path, "image") as stream:
+        start = stream.read(32)
+    if start[4:8] == b"ftyp":
+        found = start[8:12].decode("ascii", "replace").strip().upper()
+    else:
+        Image.init()
+        found = next((name for name in Image.ID if _accepts(name, start)), "")
+    if found:
+        return UserError(
+            f"image {shown(path)} is in the format {shown(found)}, which is not read; save it as {READ_FORMATS}"
+        )
+    return UserError(
+        f"cannot read image {shown(path)}; it is damaged or not an image: replace it by one in {READ_FORMATS}"
+    )
+
+
+def _accepts(name: str, start: bytes) -> bool:
+    accepts = Image.OPEN[name][1]
+    try:
+        return name not in FORMATS and accepts is not None and bool(accepts(start))
+    # Not made for files of other kinds, or of a few bytes.
+    except Exception:
+        return False
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's 1 to 8; 1, upright, where there is none or it cannot be read, as viewers have it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _upright_size(stored: Size, orientation: int) -> Size:
+    return (stored[1], stored[0]) if orientation in _SWAPS_SIDES else stored
+
+
+def _size_error(path: Path, found: Size, stated: Size, annotations: str) -> UserError:
+    return UserError(
+        f"image {shown(path)} is {found[0]}x{found[1]} px but {annotations} states {stated[0]}x{stated[1]},"
+        " so its boxes cannot be trusted; mend either"
+    )
+
+
+def _warn_of_orientation(annotations: str, path: Path, orientation: int) -> None:
+    if annotations not in _warned:
+        _warned.add(annotations)
+        log.warning(
+            "image %s has the EXIF orientation %d and the same size either way up, so nobody can tell whether its boxes"
+            " were drawn before or after it: it is applied, as viewers do, here and in other such images of %s",
+            shown(path),
+            orientation,
+            annotations,
+        )
+
+
+def _to_rgb(image: Image.Image, path: Path, is_deep: bool) -> np.ndarray:
+    """The pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
+
+    Raises UserError where the mode or depth is not read.
+    """
+    # Older Pillows have 16-bit grey as 32-bit integers.
+    is_grey = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
+    if is_grey:
+        values = np.asarray(image).astype(np.uint16)
+        pixels = np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    elif image.mode in _EIGHT_BIT_MODES:
+        image.info.pop("transparency", None)
+        pixels = np.array(image.convert("RGB"))
+    else:
+        raise UserError(
+            f"image {shown(path)} has pixels of Pillow's mode {image.mode}, and no file says which of its values is"
+            " white; save it with 8 bits a channel"
+        )
+    if is_deep and pixels.max() < _LEAST_BRIGHTEST >> 8:
+        raise UserError(
+            f"image {shown(path)} has 16 bits a channel and uses less than a quarter of their range, as images of"
+            " 10, 12 or 14 bits do: it would be nearly black; scale it to 8 bits"
+        )
+    return pixels

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from platformdirs import user_cache_path
 
+from rethink_heads.data.reading import is_folder
 from rethink_heads.data.shapes_geometry import CLASS_NAMES
 from rethink_heads.data.shapes_scene import IMAGE_SIZE, SceneObject, draw_scene
 from rethink_heads.errors import UserError
@@ -54,7 +55,7 @@ def shapes_root(
         )
     folder = cache if cache is not None else cache_folder()
     root = folder / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train_images}-val{val_images}"
-    if root.is_dir():
+    if is_folder(root):
         return root
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))
     report = ProgressReport("generating shapes (once)", sum(counts.values()), "images")
@@ -64,7 +65,7 @@ def shapes_root(
                 _write_split(temporary, split, count, seed, report)
     except UserError as error:
         # Another process may have made the same set meanwhile.
-        if root.is_dir():
+        if is_folder(root):
             return root
         reason = error.__cause__ or error
         raise UserError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from pathlib import Path
 
+from rethink_heads.data.reading import cannot_read, is_file, is_folder, shown
 from rethink_heads.data.shapes import shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError
@@ -23,27 +27,22 @@ def resolve_split(source: str, split: str) -> tuple[Path, Path]:
         UserError: no such folder, no such split (the message lists those that exist), no folder of
             images, or a VOC file that is missing or broken.
     """
-    root = shapes_root() if source == SHAPES else Path(source).expanduser()
-    if not root.is_dir():
-        raise UserError(
-            f'no such data folder: {source}; give "{SHAPES}", a folder that holds '
-            "annotations/instances_<split>.json, or a VOC folder (VOCdevkit or one of its years)"
-        )
+    root = shapes_root() if source == SHAPES else _folder(source)
     folders = [] if _splits(root) else voc_folders(root)
     if folders:
         return resolve_voc_split(folders, split)
     names = (split, f"{split}2017")
     candidates = [root / "annotations" / f"instances_{name}.json" for name in names]
-    annotations = next((path for path in candidates if path.is_file()), None)
+    annotations = next((path for path in candidates if is_file(path)), None)
     if annotations is None:
         existing = _splits(root)
         known = f"it has {', '.join(existing)}" if existing else "it has no splits at all"
         raise UserError(
-            f'{root} has no split "{split}" (no annotations/instances_{split}.json): {known}'
+            f'{root} has no split "{shown(split)}" (no annotations/instances_{shown(split)}.json): {known}'
         )
     # The folder named like the annotation file first: train and val may share "images".
     places = [annotations.stem.removeprefix("instances_"), *names, "images"]
-    images = next((root / name for name in places if (root / name).is_dir()), None)
+    images = next((root / name for name in places if is_folder(root / name)), None)
     if images is None:
         raise UserError(
             f'{root} has no images for the split "{split}": put them in {split}/, {split}2017/ or '
@@ -52,6 +51,29 @@ def resolve_split(source: str, split: str) -> tuple[Path, Path]:
     return annotations, images
 
 
+def _folder(source: str) -> Path:
+    try:
+        root = Path(source).expanduser()
+        if stat.S_ISDIR(os.stat(root).st_mode):
+            return root
+    # The last where there is no such user's home.
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):
+        pass
+    except (OSError, ValueError) as error:
+        raise cannot_read(root, "data folder", error) from error
+    raise UserError(
+        f'no such data folder: {shown(source)}; give "{SHAPES}", a folder that holds '
+        "annotations/instances_<split>.json, or a VOC folder (VOCdevkit or one of its years)"
+    )
+
+
 def _splits(root: Path) -> list[str]:
-    files = (root / "annotations").glob("instances_*.json")
-    return sorted(path.stem.removeprefix("instances_") for path in files)
+    place = root / "annotations"
+    try:
+        names = os.listdir(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise cannot_read(place, "folder of annotations", error) from error
+    known = (re.fullmatch(r"instances_(.*)\.json", name) for name in sorted(names))
+    return [match[1] for match in known if match]

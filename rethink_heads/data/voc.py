@@ -7,26 +7,38 @@ object ignored; it also lets one such object absorb several detections, as VOC's
 left: for a crowd box COCO takes the intersection over the *detection's* area in place of IoU, so a detection of a part
 of a difficult object is ignored too, where VOC would call it a false positive. This package's reader leaves crowd boxes
 out of training and of the predefined proposals.
+
+Folders of one's own are read as well: images in any format of :mod:`rethink_heads.data.images`, and other classes than
+VOC's, which are then, in alphabetical order, those of all images that the folder's lists name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rethink_heads.data.coco_json import CONVERTED_FROM
+from rethink_heads.data.images import SUFFIXES, Size, true_size
+from rethink_heads.data.reading import cannot_read, is_file, is_folder, read_text, shown
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
 from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
 from rethink_heads.progress import ProgressReport
 
+log = logging.getLogger(__name__)
+
 # Raise it with every change that alters the JSON: it is in the cache file's hash.
-VOC_VERSION = 1
+VOC_VERSION = 2
 SPLIT_ALIASES = {
     "07+12": "trainval07+trainval12",
     "07++12": "trainval07+test07+trainval12",
@@ -34,6 +46,10 @@ SPLIT_ALIASES = {
 """The literature's names of joined splits."""
 
 _LISTS = Path("ImageSets", "Main")
+Files = dict[str, list[os.DirEntry[str]]]
+"""Files by their names without suffix, accents written in one way."""
+# What lists of one class have after each image: 1, -1, or 0 for difficult ones.
+_SIGN = re.compile(r"\s+(-1|0|1)$")
 # Images have ids of their own in all splits and years, so that measurements can be told apart.
 _YEAR_STEP = 100_000_000
 _OBJECT_ID_STEP = 1000
@@ -53,9 +69,41 @@ class VocFolder:
 
     def lists(self) -> list[str]:
         """Names of its image lists (train, trainval, ...), those of one class left out."""
-        names = (path.stem for path in (self.path / _LISTS).glob("*.txt"))
+        names = {path.stem for path in (self.path / _LISTS).glob("*.txt")}
+        return sorted(name for name in names if not self._is_of_class(name, names))
+
+    def files(self, name: str, suffixes: Collection[str]) -> Files:
+        """What lies in one of its folders, by names without suffix.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+        found: Files = {}
+        place = self.path / name
+        try:
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    stem, suffix = os.path.splitext(entry.name)
+                    if suffix.lower() in suffixes:
+                        found.setdefault(unicodedata.normalize("NFC", stem), []).append(entry)
+        except OSError as error:
+            raise cannot_read(place, "folder", error) from error
+        return found
+
+    def relatives(self) -> list[VocFolder]:
+        """All years beside each other, this one among them: they share their classes."""
+        return voc_folders(self.path.parent) if self.year else [self]
+
+    def _is_of_class(self, name: str, names: Collection[str]) -> bool:
         # "train" is a class as well as a list; what has a sign for each image is called cat_train.
-        return sorted(n for n in names if not any(n.startswith(f"{c}_") for c in VOC_CLASSES))
+        if any(name.startswith(f"{known}_") for known in VOC_CLASSES):
+            return True
+        if not any(name.endswith(f"_{other}") for other in names):
+            return False
+        with contextlib.suppress(UserError):
+            lines = _lines(self.path / _LISTS / f"{name}.txt")
+            return bool(lines) and all(_SIGN.search(line) for line in lines)
+        return False
 
 
 @dataclass(frozen=True)
@@ -70,20 +118,36 @@ class VocPart:
         """The file that lists its images."""
         return self.folder.path / _LISTS / f"{self.name}.txt"
 
-    def stems(self) -> list[str]:
-        """Names of its images without suffix.
+    def stems(self, annotated: Collection[str]) -> list[str]:
+        """Names of its images without suffix; ``annotated`` are those that have an annotation file.
 
         Raises:
             UserError: the list cannot be read, or is empty.
         """
-        try:
-            lines = self.list_path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the image list {self.list_path}: {error}") from error
-        stems = [line.split()[0] for line in lines if line.strip()]
+        stems = [_stem(line, annotated) for line in _lines(self.list_path)]
         if not stems:
             raise UserError(f"{self.list_path} is empty: it lists no images; restore the file")
         return stems
+
+
+@dataclass(frozen=True)
+class VocMember:
+    """An image of a split: its folder, its name without suffix, and its files."""
+
+    folder: VocFolder
+    stem: str
+    xml_entry: os.DirEntry[str]
+    image_entry: os.DirEntry[str]
+
+    @property
+    def xml(self) -> Path:
+        """Its annotation file."""
+        return Path(self.xml_entry.path)
+
+    @property
+    def image(self) -> Path:
+        """The image itself."""
+        return Path(self.image_entry.path)
 
 
 def voc_folders(root: Path) -> list[VocFolder]:
@@ -92,9 +156,13 @@ def voc_folders(root: Path) -> list[VocFolder]:
     if _is_voc(root):
         return [VocFolder(root, _year(root))]
     for parent in (root, root / "VOCdevkit"):
-        years = [f for f in sorted(parent.glob("VOC20*")) if _year(f) and _is_voc(f)]
+        found = sorted(lists.parents[1] for lists in parent.glob(f"*/{_LISTS}"))
+        inside = [folder for folder in found if _is_voc(folder)]
+        years = [folder for folder in inside if _year(folder)]
         if years:
             return [VocFolder(folder, _year(folder)) for folder in years]
+        if len(inside) == 1:
+            return [VocFolder(inside[0], "")]
     return []
 
 
@@ -128,12 +196,14 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     images = parts[0].folder.path
     if parts[0].folder.year:
         images = images.parent
-    members = [(part.folder, stem) for part in parts for stem in part.stems()]
-    _check_each_once(members, split)
     name = "+".join(f"{part.name}{part.folder.year}" for part in parts)
-    path = cache_folder() / "voc" / f"{name}-{_content_hash(members, name)}.json"
-    if not path.is_file():
-        content = json.dumps(_to_coco(members, images, name))
+    scope = {f.path: f for part in parts for f in (part.folder, *part.folder.relatives())}
+    xmls = {path: folder.files("Annotations", (".xml",)) for path, folder in scope.items()}
+    listed = _listed(list(scope.values()), xmls)
+    members, files = _members(parts, split, xmls)
+    path = cache_folder() / "voc" / f"{name}-{_content_hash([*files, *listed], name)}.json"
+    if not is_file(path):
+        content = json.dumps(_to_coco(members, listed, images, name))
         try:
             write_text(path, content)
         except UserError as error:
@@ -145,7 +215,7 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
 
 
 def _is_voc(folder: Path) -> bool:
-    return (folder / _LISTS).is_dir() and (folder / "Annotations").is_dir()
+    return is_folder(folder / _LISTS) and is_folder(folder / "Annotations")
 
 
 def _year(folder: Path) -> str:
@@ -167,7 +237,7 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
     for name in SPLIT_ALIASES.get(split, split).split("+"):
         if name not in known:
             root = folders[0].path if len(folders) == 1 else folders[0].path.parent
-            wanted = split if name == split else f"{name} (of {split})"
+            wanted = shown(split if name == split else f"{name} (of {split})")
             raise UserError(
                 f"{root} is in VOC's layout and has no split {wanted}: it has {', '.join(splits)};"
                 " several can be joined with +, as trainval07+trainval12 (07+12 for short)"
@@ -176,58 +246,146 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
     return parts
 
 
-def _check_each_once(members: Sequence[tuple[VocFolder, str]], split: str) -> None:
-    seen: set[tuple[VocFolder, str]] = set()
-    for member in members:
-        if member in seen:
-            folder, stem = member
+def _lines(path: Path) -> list[str]:
+    """Lines of an image list that are not blank."""
+    lines = (line.strip() for line in read_text(path, "image list").splitlines())
+    return [line for line in lines if line]
+
+
+def _stem(line: str, annotated: Collection[str]) -> str:
+    """The image's name in a line of a list, which may have a suffix, blanks inside or a sign after it."""
+    line = unicodedata.normalize("NFC", line)
+    if line in annotated:
+        return line
+    unsigned = _SIGN.sub("", line)
+    for name in (line, unsigned):
+        stem, suffix = os.path.splitext(name)
+        for candidate in (name, stem) if suffix.lower() in SUFFIXES else (name,):
+            if candidate in annotated:
+                return candidate
+    return unsigned
+
+
+def _listed(folders: Sequence[VocFolder], xmls: Mapping[Path, Files]) -> list[os.DirEntry[str]]:
+    """The annotation files of all images that any list of some folders names; of test sets there may be none."""
+    found: dict[str, os.DirEntry[str]] = {}
+    for folder in folders:
+        annotated = xmls[folder.path]
+        for name in folder.lists():
+            # What is wrong with a list is said where its split is read.
+            with contextlib.suppress(UserError):
+                stems = VocPart(folder, name).stems(annotated)
+                entries = (annotated[stem][0] for stem in stems if stem in annotated)
+                found.update((entry.path, entry) for entry in entries)
+    return [found[path] for path in sorted(found)]
+
+
+def _members(
+    parts: Sequence[VocPart], split: str, xmls: Mapping[Path, Files]
+) -> tuple[list[VocMember], list[os.DirEntry[str]]]:
+    """Return the images of a split, and their files. Raises UserError where one is listed twice or lacks a file."""
+    members: dict[tuple[Path, str], VocMember] = {}
+    files: list[os.DirEntry[str]] = []
+    missing: dict[str, list[Path]] = {"annotation file": [], "image": []}
+    for part in parts:
+        folder, annotated = part.folder, xmls[part.folder.path]
+        images = folder.files("JPEGImages", SUFFIXES)
+        for stem in part.stems(annotated):
+            if (folder.path, stem) in members:
+                raise UserError(
+                    f"the split {split} lists image {shown(stem)} of {folder.path} twice; join splits that have no"
+                    " image in common, or mend the list"
+                )
+            # Of several images that differ in the suffix alone, VOC's own.
+            found = sorted(images.get(stem, []), key=lambda entry: not entry.name.endswith(".jpg"))
+            if stem not in annotated:
+                missing["annotation file"].append(folder.path / "Annotations" / f"{stem}.xml")
+            elif not found:
+                missing["image"].append(folder.path / "JPEGImages" / f"{stem}.jpg")
+            else:
+                files += (annotated[stem][0], found[0])
+                members[folder.path, stem] = VocMember(folder, stem, *files[-2:])
+    for kind, paths in missing.items():
+        if paths:
+            count = len(members) + sum(map(len, missing.values()))
             raise UserError(
-                f"the split {split} lists image {stem} of {folder.path} twice; join splits that have no"
-                " image in common, or mend the list"
+                f"no such {kind}: {shown(paths[0])} ({len(paths)} of the {count} images that split {split} lists"
+                " have none); unpack the archive again or take them off the list"
             )
-        seen.add(member)
+    return list(members.values()), files
 
 
-def _xml_path(folder: VocFolder, stem: str) -> Path:
-    return folder.path / "Annotations" / f"{stem}.xml"
-
-
-def _content_hash(members: Sequence[tuple[VocFolder, str]], name: str) -> str:
-    """16 digits that change with the list, and with any annotation file's size or time of change."""
+def _content_hash(files: Sequence[os.DirEntry[str]], name: str) -> str:
+    """16 digits that change with the files of a split, and with the size or time of change of any of them."""
     digest = hashlib.sha256(f"{VOC_VERSION} {name}".encode())
-    missing = []
-    for folder, stem in members:
-        path = _xml_path(folder, stem)
+    for entry in files:
         try:
-            status = path.stat()
-        except OSError:
-            missing.append(path)
-        else:
-            digest.update(f"\n{path} {status.st_size} {status.st_mtime_ns}".encode())
-    if missing:
-        raise UserError(
-            f"no such annotation file: {missing[0]} ({len(missing)} of the {len(members)} images of {name}"
-            " have none); unpack VOC's archive again (VOC2012 publishes none for its test images)"
-        )
+            status = entry.stat()
+        except OSError as error:
+            raise cannot_read(Path(entry.path), "file", error) from error
+        digest.update(os.fsencode(f"\n{entry.path} {status.st_size} {status.st_mtime_ns}"))
     return digest.hexdigest()[:16]
 
 
-def _to_coco(members: Sequence[tuple[VocFolder, str]], images: Path, name: str) -> dict[str, Any]:
+def _class_names(
+    found: Collection[str], listed: Sequence[os.DirEntry[str]], where: str
+) -> tuple[str, ...]:
+    """VOC's classes, or the set's own: where only other splits of the folder have those, too, so that all agree."""
+    names = set(found)
+    for entry in listed:
+        # What is wrong with files of other splits is said where those are read.
+        with contextlib.suppress(UserError):
+            names.update(item.name for item in read_voc_xml(Path(entry.path)).objects)
+    own = sorted(names.difference(VOC_CLASSES))
+    if not own:
+        return VOC_CLASSES
+    classes = tuple(sorted(names))
+    log.warning(
+        "%s has classes that are not VOC's (the first: %s), so its classes are the %d that its annotations name",
+        where,
+        shown(own[0]),
+        len(classes),
+    )
+    return classes
+
+
+def _to_coco(
+    members: Sequence[VocMember], listed: Sequence[os.DirEntry[str]], images: Path, name: str
+) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    objects: list[tuple[int, VocMember, VocImage]] = []
+    mended: list[Path] = []
     with ProgressReport(f"reading VOC {name} (once)", len(members), "images") as report:
-        for folder, stem in members:
-            image = read_voc_xml(_xml_path(folder, stem))
-            image_id = _image_id(folder, stem)
-            file_name = (folder.path / "JPEGImages" / f"{stem}.jpg").relative_to(images)
-            size = {"width": image.width, "height": image.height}
-            records.append({"id": image_id, "file_name": file_name.as_posix(), **size})
-            annotations.extend(_annotations(image, image_id, folder, stem))
+        for member in members:
+            image = read_voc_xml(member.xml)
+            image_id = _image_id(member.folder, member.stem)
+            width, height = _true_size(member, image)
+            if (width, height) != image.size:
+                mended.append(member.xml)
+            file_name = member.image.relative_to(images).as_posix()
+            records.append(
+                {"id": image_id, "file_name": file_name, "width": width, "height": height}
+            )
+            objects.append((image_id, member, image))
             report.advance()
+    if mended:
+        log.warning(
+            "the <size> in %s (%d such files) is missing or has its sides swapped; the image's own size is taken",
+            shown(mended[0]),
+            len(mended),
+        )
+    names = {item.name for _, _, image in objects for item in image.objects}
+    classes = _class_names(names, listed, f"{images} ({name})")
+    annotations = [
+        record
+        for image_id, member, image in objects
+        for record in _annotations(image, image_id, member, classes)
+    ]
     return {
         "info": {
             "description": f"PASCAL VOC {name}, converted by rethink_heads.data.voc",
             "version": str(VOC_VERSION),
+            CONVERTED_FROM: f"{images} ({name})",
             "iscrowd": "1 for the objects that VOC calls difficult",
             "area": "width x height of the box, in px^2",
         },
@@ -235,24 +393,46 @@ def _to_coco(members: Sequence[tuple[VocFolder, str]], images: Path, name: str) 
         "images": records,
         "annotations": annotations,
         "categories": [
-            {"id": number, "name": class_name} for number, class_name in enumerate(VOC_CLASSES, 1)
+            {"id": number, "name": class_name} for number, class_name in enumerate(classes, 1)
         ],
     }
 
 
+def _true_size(member: VocMember, image: VocImage) -> Size:
+    """The image's size, which the file states: or has swapped or left out, where the boxes show that they fit it.
+
+    Raises:
+        UserError: it states another, so that its boxes cannot be trusted.
+    """
+    size = true_size(member.image, image.size)
+    if size == image.size:
+        return size
+    # VOC's own boxes keep to the image; a pixel is allowed for those who count from zero.
+    fits = all(
+        x >= -1.5 and y >= -1.5 and x + w <= size[0] + 1.5 and y + h <= size[1] + 1.5
+        for x, y, w, h in (item.box for item in image.objects)
+    )
+    if fits and (0 in image.size or image.size == size[::-1]):
+        return size
+    raise UserError(
+        f"{shown(member.xml)} states {image.size[0]}x{image.size[1]} px but {shown(member.image)} is"
+        f" {size[0]}x{size[1]}, so its boxes cannot be trusted; mend either"
+    )
+
+
 def _annotations(
-    image: VocImage, image_id: int, folder: VocFolder, stem: str
+    image: VocImage, image_id: int, member: VocMember, classes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     if len(image.objects) >= _OBJECT_ID_STEP:
         raise UserError(
-            f"{_xml_path(folder, stem)} has {len(image.objects)} objects, more than the"
-            f" {_OBJECT_ID_STEP - 1} that there are ids for; leave the image out"
+            f"{member.xml} has {len(image.objects)} objects, more than the {_OBJECT_ID_STEP - 1} that there are ids"
+            " for; leave the image out"
         )
     for number, item in enumerate(image.objects, 1):
         yield {
             "id": image_id * _OBJECT_ID_STEP + number,
             "image_id": image_id,
-            "category_id": item.label + 1,
+            "category_id": classes.index(item.name) + 1,
             "bbox": list(item.box),
             "area": max(item.box[2], 0.0) * max(item.box[3], 0.0),
             "iscrowd": int(item.difficult),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from rethink_heads.data.coco_json import LARGEST_COORDINATE, parse_flag, text
+from rethink_heads.data.reading import LARGEST_TEXT, read_bytes, shown
 from rethink_heads.errors import UserError
 
 VOC_CLASSES = (
@@ -41,23 +44,27 @@ class VocObject:
     """An object of a VOC file.
 
     Attributes:
-        label: index into ``VOC_CLASSES``.
+        name: of its class: one of ``VOC_CLASSES``, or a class of the set's own.
         box: x, y, width, height in px, the image's left top corner at (0, 0). VOC counts pixels from 1 and
             its corners are the first and last pixel inside: so x is xmin - 1 and the width xmax - xmin + 1.
         difficult: VOC's annotators held it too hard to recognise to count for or against a detector.
     """
 
-    label: int
+    name: str
     box: tuple[float, float, float, float]
     difficult: bool
 
 
 @dataclass(frozen=True)
 class VocImage:
-    """An image of a VOC set: its size in px and its objects, in the file's order."""
+    """An image of a VOC set.
 
-    width: int
-    height: int
+    Attributes:
+        size: width and height in px as the file states them; (0, 0) where it does not, as some tools leave it.
+        objects: in the file's order.
+    """
+
+    size: tuple[int, int]
     objects: tuple[VocObject, ...]
 
 
@@ -65,53 +72,60 @@ def read_voc_xml(path: Path) -> VocImage:
     """Read ``Annotations/<image>.xml``. Boxes of an object's parts (head, hands, feet) are not read.
 
     Raises:
-        UserError: not XML, no image size, an unknown class, or a box that is not four numbers.
+        UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
+            with a box that is not four numbers.
     """
+    content = read_bytes(path, "annotation file", LARGEST_TEXT)
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(
-            f"{path} is not XML ({error}); restore the file from VOC's archive"
+            f"{shown(path)} is not XML that can be read ({error}); mend it, or save it as UTF-8"
         ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    size = root.find("size")
-    width, height = (_number(size, side, "the image", path) for side in ("width", "height"))
-    if min(width, height) < 1 or width % 1 or height % 1:
-        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; mend its <size>")
+    if root.tag != "annotation":
+        raise UserError(
+            f"{shown(path)} is not VOC's: it holds <{shown(root.tag)}>, not <annotation>; restore the file"
+        )
     # Direct children only: a "part" inside an object has a name and a bndbox of its own.
     objects = (
         _read_object(item, number, path) for number, item in enumerate(root.findall("object"), 1)
     )
-    return VocImage(int(width), int(height), tuple(objects))
+    return VocImage(_size(root.find("size"), path), tuple(objects))
+
+
+def _size(item: ElementTree.Element | None, path: Path) -> tuple[int, int]:
+    if item is None or not any((item.findtext(side) or "").strip() for side in ("width", "height")):
+        return 0, 0
+    width, height = (_number(item, side, "the image", path) for side in ("width", "height"))
+    if min(width, height) < 0 or width % 1 or height % 1:
+        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; mend its <size>")
+    return int(width), int(height)
 
 
 def _read_object(item: ElementTree.Element, number: int, path: Path) -> VocObject:
-    name = (item.findtext("name") or "").strip()
-    if name not in VOC_CLASSES:
-        raise UserError(
-            f"{path}: object {number} is of class {name!r}, which is none of VOC's 20; mend it, or"
-            " convert a set with classes of its own to COCO's JSON"
-        )
+    name = text((item.findtext("name") or "").strip(), f"the <name> of object {number}", str(path))
     subject = f"object {number} ({name})"
     x1, y1, x2, y2 = (_number(item.find("bndbox"), c, subject, path) for c in _CORNERS)
     # Some files leave the flag out, where it would be 0.
     flag = (item.findtext("difficult") or "0").strip()
-    if flag not in ("0", "1"):
-        raise UserError(f"{path}: difficult of {subject} is {flag!r}, not 0 or 1; mend it")
+    difficult = parse_flag(flag, f"difficult of {subject}", str(path))
     box = (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)
-    return VocObject(VOC_CLASSES.index(name), box, flag == "1")
+    return VocObject(name, box, difficult)
 
 
 def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Path) -> float:
     """The number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
-    text = None if parent is None else parent.findtext(tag)
-    if text is None:
+    found = None if parent is None else parent.findtext(tag)
+    if found is None:
         raise UserError(f"{path}: {subject} has no <{tag}>; mend the file")
     try:
-        value = float(text)
+        value = float(found)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        raise UserError(f"{path}: <{tag}> of {subject} is {text.strip()!r}, not a number; mend it")
+    # Not-a-number fails any comparison.
+    if not abs(value) <= LARGEST_COORDINATE:
+        raise UserError(
+            f"{path}: <{tag}> of {subject} is {reprlib.repr(found.strip())}, not a number of at most"
+            f" {LARGEST_COORDINATE:,}; mend it"
+        )
     return value

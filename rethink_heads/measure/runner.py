@@ -73,7 +73,7 @@ def measure(
     if dataset.box_counts.objects == 0:
         raise UserError(
             f"no objects to measure in the first {len(dataset)} images of "
-            f"{dataset.annotations_path}; take more images (--max-images)"
+            f"{dataset.where}; take more images (--max-images)"
         )
     provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
     measurer = ObjectMeasurer(detector, detector_name, config, seed)

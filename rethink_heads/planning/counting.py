@@ -58,7 +58,7 @@ def count(dataset: CocoDataset, config: MeasuringConfig, seed: int) -> Counts:
         most = max(most, len(chosen))
     if not images:
         raise UserError(
-            f"no objects to measure in the first {len(dataset)} images of {dataset.annotations_path};"
+            f"no objects to measure in the first {len(dataset)} images of {dataset.where};"
             " take more images (--max-images)"
         )
     return Counts(images, len(dataset) - images, by_size, most)

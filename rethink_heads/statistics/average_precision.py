@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.coco_json import read_json
 from rethink_heads.errors import UserError
 from rethink_heads.measure.kept_detections import (
     HeadDetections,
@@ -63,7 +63,7 @@ _CELLS = {
 
 
 def average_precision(
-    annotations: Path,
+    annotations: Path | Mapping[str, Any],
     detections: Sequence[Mapping[str, Any]],
     image_ids: Iterable[int] | None = None,
     left_out: Collection[int] = (),
@@ -72,7 +72,7 @@ def average_precision(
     """COCO's AP of boxes, equal to pycocotools' to the last digit and some ten times as fast.
 
     Args:
-        annotations: COCO JSON file with the objects.
+        annotations: COCO JSON file with the objects, or what one holds (:meth:`.CocoDataset.as_coco`).
         detections: COCO's result format: "image_id", "category_id", "bbox" (x, y, width, height
             in px of the original image) and "score". None at all is allowed.
         image_ids: the images to evaluate, None for all; detections in others do not count.
@@ -87,17 +87,16 @@ def average_precision(
     Raises:
         UserError: no such file, not COCO, or detections in images that are not in the file.
     """
-    annotations = Path(annotations)
-    if not annotations.is_file():
-        raise UserError(f"no such annotation file: {annotations}")
+    where = "the data" if isinstance(annotations, Mapping) else str(annotations)
+    content = dict(annotations) if isinstance(annotations, Mapping) else read_json(annotations)[0]
     try:
-        truth = hotcoco.COCO(_without(annotations, left_out) if left_out else str(annotations))
+        truth = hotcoco.COCO(_without(content, left_out))
     except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"cannot read {annotations} as COCO annotations: {error}") from error
+        raise UserError(f"cannot read {where} as COCO annotations: {error}") from error
     strangers = {detection["image_id"] for detection in detections} - set(truth.get_img_ids())
     if strangers:
         raise UserError(
-            f"{len(strangers)} images with detections are not in {annotations} (the first: "
+            f"{len(strangers)} images with detections are not in {where} (the first: "
             f"{min(strangers)}); evaluate on the data that was detected on"
         )
     results = [dict(detection) for detection in detections]
@@ -295,9 +294,8 @@ def _mean_precision(precision: Array) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _without(annotations: Path, left_out: Collection[int]) -> dict[str, Any]:
+def _without(content: dict[str, Any], left_out: Collection[int]) -> dict[str, Any]:
     """What a COCO file holds, without the annotations of these ids."""
-    content = json.loads(annotations.read_bytes())
     gone = set(left_out)
     kept = [record for record in content["annotations"] if record["id"] not in gone]
     return {**content, "annotations": kept}

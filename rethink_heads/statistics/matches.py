@@ -111,7 +111,7 @@ class Truth:
                 found = np.unique(part["image_id"].to_numpy(np.int64))
                 strangers.update(found[~np.isin(found, self.image_ids)].tolist())
                 labels.update(part["label"].unique().tolist())
-        where = self.dataset.annotations_path
+        where = self.dataset.where
         if strangers:
             raise UserError(
                 f"{len(strangers)} images with detections are not among the {len(self.image_ids)} of {where}"
@@ -119,7 +119,8 @@ class Truth:
             )
         if min(labels) < 0 or max(labels) >= self.class_count:
             raise UserError(
-                f"detections are of classes that {where} does not have ({self.class_count} classes);"
+                f"detections have labels from {min(labels)} to {max(labels)}, but {where} has {self.class_count}"
+                f" classes, 0 to {self.class_count - 1};"
                 " evaluate on the data that was detected on"
             )
 

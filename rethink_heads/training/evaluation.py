@@ -46,16 +46,8 @@ def precision_by_head(
 
     Boxes that the dataset leaves out, as degenerate, outside or of other classes, are not counted as missed.
     """
-    return {
-        head: average_precision(
-            dataset.annotations_path,
-            results.get(head, []),
-            image_ids=list(dataset.image_ids),
-            left_out=dataset.left_out_ids,
-            category_ids=dataset.category_ids,
-        )
-        for head in heads
-    }
+    truth = dataset.as_coco()
+    return {head: average_precision(truth, results.get(head, [])) for head in heads}
 
 
 def evaluate(

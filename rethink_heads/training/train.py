@@ -86,8 +86,8 @@ def _fit(
 def _check_same_classes(train_set: CocoDataset, val_set: CocoDataset) -> None:
     if train_set.class_names != val_set.class_names:
         raise UserError(
-            f"the classes of {train_set.annotations_path} ({', '.join(train_set.class_names)}) and of "
-            f"{val_set.annotations_path} ({', '.join(val_set.class_names)}) differ: give splits of one dataset"
+            f"the classes of {train_set.where} ({', '.join(train_set.class_names)}) and of "
+            f"{val_set.where} ({', '.join(val_set.class_names)}) differ: give splits of one dataset"
         )
 
 

@@ -116,7 +116,7 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
         box_record(2, [5, 5, 10, 10], iscrowd=1),
         box_record(3, [5, 5, 0, 10]),
         box_record(4, [5, 5, 10, -2]),
-        box_record(5, [5, 5, float("nan"), 3]),
+        box_record(5, [5, 5, 10, 0.05]),
         box_record(6, [50, 5, 10, 10]),
         box_record(7, [5, -20, 10, 19]),
         box_record(8, [-4, 25, 10, 10]),
@@ -182,71 +182,6 @@ def test_works_in_data_loader_workers(tmp_path: Path, content: dict[str, Any]) -
     assert [sample.image_id for sample in loader] == [7, 3]
 
 
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [
-        ("L", 77, (77, 77, 77)),
-        ("1", 1, (255, 255, 255)),
-        ("RGBA", (9, 8, 7, 100), (9, 8, 7)),
-        ("P", 0, (0, 0, 0)),
-        ("I;16", 0x4D00, (77, 77, 77)),
-    ],
-)
-def test_image_modes_become_rgb(
-    tmp_path: Path, content: dict[str, Any], mode: str, colour: Any, expected: tuple[int, int, int]
-) -> None:
-    paths = write(tmp_path, content)
-    Image.new(mode, (40, 30), colour).save(paths[1] / "a.png")
-    image = CocoDataset(*paths)[0].image
-    assert image.shape == (3, 30, 40)
-    assert tuple(image[:, 4, 5].tolist()) == expected
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [("L", 90, (90, 90, 90)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
-)
-def test_jpeg_modes_become_rgb(
-    tmp_path: Path, content: dict[str, Any], mode: str, colour: Any, expected: tuple[int, int, int]
-) -> None:
-    content["images"][0]["file_name"] = "a.jpg"
-    paths = write(tmp_path, content)
-    Image.new(mode, (40, 30), colour).save(paths[1] / "a.jpg", quality=95)
-    pixel = CocoDataset(*paths)[0].image[:, 4, 5].int()
-    assert (pixel - torch.tensor(expected)).abs().max() <= 2
-
-
-def test_exif_rotation_is_not_applied(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["images"][0]["file_name"] = "a.jpg"
-    paths = write(tmp_path, content)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 30)).save(paths[1] / "a.jpg", exif=exif)
-    assert CocoDataset(*paths)[0].image.shape == (3, 30, 40)
-
-
-def test_truncated_jpeg_names_the_file(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["images"][0]["file_name"] = "a.jpg"
-    paths = write(tmp_path, content)
-    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
-    Image.fromarray(noise).save(paths[1] / "a.jpg")
-    whole = (paths[1] / "a.jpg").read_bytes()
-    (paths[1] / "a.jpg").write_bytes(whole[: len(whole) // 2])
-    dataset = CocoDataset(*paths)
-    with pytest.raises(UserError, match=r"cannot read image .*a\.jpg .*truncated"):
-        dataset[0]
-
-
-@pytest.mark.parametrize("damaged", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\x00\x00"])
-def test_unreadable_image_names_the_file(
-    tmp_path: Path, content: dict[str, Any], damaged: bytes
-) -> None:
-    paths = write(tmp_path, content)
-    (paths[1] / "a.png").write_bytes(damaged)
-    with pytest.raises(UserError, match=r"cannot read image .*a\.png"):
-        CocoDataset(*paths)[0]
-
-
 def test_image_of_another_size(tmp_path: Path, content: dict[str, Any]) -> None:
     paths = write(tmp_path, content)
     Image.new("RGB", (30, 40)).save(paths[1] / "a.png")
@@ -291,12 +226,23 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("", "is not JSON"),
+        ('{"images": ' + "[" * 100_000, "is nested too deeply"),
+        ('{"images": 1' + "0" * 5000 + "}", "holds a number of thousands of digits"),
+        ('{"images": [], "images": []}', "an entry has the key 'images' twice"),
+        (
+            '{"images": [{"id": 7, "width": 1, "width": 2}]}',
+            r"an entry \(id 7\) has the key 'width' twice",
+        ),
         ("\x00\x01", "is not JSON"),
         ("[]", "is not COCO: it holds a list"),
         ("{}", "has no 'images' and 'annotations' and 'categories'"),
         ('{"images": [], "categories": []}', "has no 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "'images' is not a list"),
-        ('{"images": [], "annotations": [4], "categories": []}', "'annotations' is not a list"),
+        (
+            '{"images": [], "annotations": [4], "categories": []}',
+            "entry 1 of 'annotations' is 4, not an o",
+        ),
         ('{"images": [], "annotations": [], "categories": []}', "is empty: it lists no images"),
     ],
 )
@@ -310,10 +256,49 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
     [
         ("annotations", {"image_id": 99}, "annotation 1 names image 99"),
         ("annotations", {"category_id": 99}, "annotation 1 names category 99"),
-        ("annotations", {"id": "x"}, "id 'x' of one annotation is not a whole number"),
+        ("annotations", {"id": "x"}, "id 'x' of annotation number 1 of the list is not a whole"),
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
-        ("annotations", {"bbox": [1, 2, 3, "4"]}, "of annotation 1 is not four numbers"),
+        ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
+        ("annotations", {"area": float("nan")}, "area nan of annotation 1"),
+        (
+            "annotations",
+            {"bbox": [1, 2, float("nan"), 3]},
+            "nan, 3] of annotation 1 is not four numbers",
+        ),
+        (
+            "annotations",
+            {"bbox": [1, 2, float("inf"), 3]},
+            "inf, 3] of annotation 1 is not four numbers",
+        ),
+        (
+            "annotations",
+            {"bbox": [1, 2, 1e300, 3]},
+            "of annotation 1 is not .* at most 16,777,216 px",
+        ),
+        ("annotations", {"bbox": [1, 2, True, 3]}, "of annotation 1 is not four numbers"),
+        ("annotations", {"iscrowd": "no"}, "iscrowd of annotation 1 is 'no', not 0 or 1"),
+        ("annotations", {"iscrowd": 2}, "iscrowd of annotation 1 is 2, not 0 or 1"),
+        ("annotations", {"iscrowd": []}, r"iscrowd of annotation 1 is \[\], not 0 or 1"),
+        ("annotations", {"image_id": 7.5}, "image_id 7.5 of annotation 1 is not a whole number"),
+        ("annotations", {"image_id": True}, "image_id True of annotation 1 is not a whole number"),
+        ("annotations", {"category_id": "cat"}, "category_id 'cat' of annotation 1 is not a whole"),
+        ("images", {"width": 0}, "states 0x30 px for image 7, which cannot be"),
+        ("images", {"width": 13000, "height": 13000}, "for image 7, more than 67,108,864 pixels"),
+        ("images", {"width": "wide"}, "width 'wide' of image 7 is not a whole number"),
+        ("images", {"file_name": 5}, "file_name of image 7 is 5, not a text"),
+        (
+            "images",
+            {"file_name": "a\0.png"},
+            r"file_name of image 7 is 'a\\x00.png', with characters",
+        ),
+        ("images", {"file_name": "\ud800.png"}, "file_name of image 7 is .*, with characters"),
+        ("images", {"file_name": "x" * 300}, r"image x+\.\.\.x+ is not in"),
+        ("images", {"file_name": ".."}, r"image \.\. is not in"),
+        ("images", {"file_name": "b.png"}, "2 image entries share the file_name b.png"),
+        ("categories", {"name": ["late"]}, r"the name of category 9 is \['late'\], not a text"),
+        ("categories", {"name": " "}, "the name of category 9 is ' ', not a text"),
+        ("categories", {"name": "\ud800"}, "the name of category 9 is .*cannot be written"),
         (
             "annotations",
             {"bbox": [1, 2, 10**400, 3]},
@@ -324,19 +309,27 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         (
             "annotations",
             {"id": 2**63},
-            "id 9223372036854775808 of one annotation is beyond 64 bits",
+            "id 9223372036854775808 of annotation number 1 of the list is beyond 64 bits",
         ),
-        ("annotations", {"image_id": 2**70}, "image_id 1180.* of one annotation is beyond 64 bits"),
-        ("images", {"id": -(2**63) - 1}, "id -9223.* of one image is beyond 64 bits"),
-        ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of one image is beyond 64 bits"),
-        ("categories", {"id": 2**64}, "id 1844.* of one category is beyond 64 bits"),
+        ("annotations", {"image_id": 2**70}, "image_id 1180.* of annotation 1 is beyond 64 bits"),
+        (
+            "images",
+            {"id": -(2**63) - 1},
+            "id -9223.* of image number 1 of the list is beyond 64 bits",
+        ),
+        ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of image 7 is beyond 64 bits"),
+        (
+            "categories",
+            {"id": 2**64},
+            "id 1844.* of category number 1 of the list is beyond 64 bits",
+        ),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
         ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
         ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),
-        ("images", {"id": 3}, "two image entries share an id"),
+        ("images", {"id": 3}, "2 image entries share the id 3; give"),
         ("images", {"width": None}, "image 7 has no 'width'"),
         ("images", {"file_name": None}, "image 7 has no 'file_name'"),
-        ("categories", {"id": 5}, "two category entries share an id"),
+        ("categories", {"id": 5}, "2 category entries share the id 5; give"),
         ("categories", {"name": None}, "category 9 has no 'name'"),
     ],
 )
@@ -361,7 +354,113 @@ def test_no_objects_at_all(tmp_path: Path, content: dict[str, Any]) -> None:
         CocoDataset(*write(tmp_path, content))
 
 
-def test_two_annotations_with_one_id(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["annotations"] *= 2
-    with pytest.raises(UserError, match="two annotation entries share an id"):
+def test_a_null_name_is_not_a_class_called_none(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["categories"][0]["name"] = None
+    with pytest.raises(UserError, match="the name of category 9 is null, not a text"):
         CocoDataset(*write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"id": 1}, r"2 annotation entries share the id 1 \(and 2 more are shared\)"),
+        ({"image_id": 99}, r"annotation 4 names image 99, .* \(as do 2 more annotations\)"),
+        ({"category_id": 99}, r"annotation 4 names category 99, .* \(as do 2 more annotations\)"),
+    ],
+)
+def test_the_first_of_several_is_named_and_the_others_counted(
+    tmp_path: Path, content: dict[str, Any], change: dict[str, int], says: str
+) -> None:
+    entries = [box_record(number, [1, 2, 3, 4]) for number in range(1, 7)]
+    for number, entry in enumerate(entries[3:], 1):
+        entry.update({"id": number} if "id" in change else change)
+    content["annotations"] = entries
+    with pytest.raises(UserError, match=says):
+        CocoDataset(*write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_crowd"),
+    [
+        *((value, False) for value in (0, "0", False, 0.0, "false", None)),
+        *((value, True) for value in (1, "1", True, 1.0, "True")),
+    ],
+)
+def test_truth_values_as_they_are_meant(
+    tmp_path: Path, content: dict[str, Any], value: Any, is_crowd: bool
+) -> None:
+    content["annotations"].append(box_record(2, [0, 0, 9, 9], iscrowd=value))
+    counts = CocoDataset(*write(tmp_path, content)).box_counts
+    assert (counts.objects, counts.crowd) == (1 + (not is_crowd), int(is_crowd))
+
+
+def test_numbers_as_texts_are_the_numbers(tmp_path: Path, content: dict[str, Any]) -> None:
+    expected = CocoDataset(*write(tmp_path, content))[0]
+    texts = json.loads(json.dumps(content), parse_int=str, parse_float=str)
+    found = CocoDataset(*write(tmp_path, texts))
+    assert found.image_ids == (7, 3)
+    assert found.category_ids == (5, 9)
+    assert (found[0].boxes.tolist(), found[0].areas.tolist()) == (
+        expected.boxes.tolist(),
+        expected.areas.tolist(),
+    )
+    # As pandas writes whole numbers of a column with gaps.
+    floats = json.loads(json.dumps(content), parse_int=float)
+    assert CocoDataset(*write(tmp_path, floats)).image_ids == (7, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks(tmp_path: Path, content: dict[str, Any], encoding: str) -> None:
+    annotations, images = write(tmp_path, content)
+    expected = CocoDataset(annotations, images)
+    annotations.write_bytes(json.dumps(content).encode(encoding))
+    assert CocoDataset(annotations, images).as_coco() == expected.as_coco()
+
+
+def test_of_categories_of_one_name_the_annotated_is_kept(
+    tmp_path: Path, content: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    content["categories"].insert(0, {"id": 0, "name": "early", "supercategory": "none"})
+    dataset = CocoDataset(*write(tmp_path, content))
+    assert (dataset.class_names, dataset.category_ids) == (("early", "late"), (5, 9))
+    assert (
+        "category 0 is left out: no annotation uses it, and category 5 has the same" in caplog.text
+    )
+    assert dataset[0].labels.tolist() == [0]
+    content["annotations"].append({**box_record(2, [0, 0, 9, 9]), "category_id": 0})
+    with pytest.raises(UserError, match="categories 0 and 5 are both named 'early' and both have"):
+        CocoDataset(*write(tmp_path, content))
+
+
+def test_accents_in_names_are_found_however_they_are_written(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["images"][0]["file_name"] = "Ko\u0308ln.png"
+    paths = write(tmp_path, content)
+    (paths[1] / "a.png").rename(paths[1] / "K\u00f6ln.png")
+    assert CocoDataset(*paths)[0].image_id == 7
+
+
+def test_what_evaluation_goes_by_is_what_pycocotools_reads(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["annotations"] += [
+        box_record(2, [0, 0, 9, 9], iscrowd="1"),
+        box_record(3, [0, 0, 0, 9]),
+        box_record(4, [30, 20, 20, 5.5], image_id=3),
+    ]
+    content["images"].append({"id": 8, "file_name": "c.png", "width": 40, "height": 30})
+    paths = write(tmp_path, content)
+    Image.new("RGB", (40, 30)).save(paths[1] / "c.png")
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = CocoDataset(*paths).as_coco()
+        reference.createIndex()
+    assert reference.getImgIds() == [7, 3, 8]
+    assert [c["name"] for c in reference.loadCats([5, 9])] == ["early", "late"]
+    records = [(a["bbox"], a["area"], a["iscrowd"]) for a in reference.dataset["annotations"]]
+    assert records == [
+        ([1.5, 2, 10, 8.25], 50.0, 0),
+        ([0, 0, 9, 9], 81.0, 1),
+        ([30, 20, 20, 5.5], 110.0, 0),
+    ]

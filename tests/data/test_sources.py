@@ -64,6 +64,39 @@ def test_no_such_folder(tmp_path: Path) -> None:
         resolve_split(str(tmp_path / "none"), "val")
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x" * 300, "cannot read data folder x+.*File name too long"),
+        ("a\0b", r"cannot read data folder a\\x00b: no file can have this name"),
+        ("~nobody-of-this-name/data", "no such data folder: ~nobody"),
+    ],
+)
+def test_names_that_the_system_refuses(source: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        resolve_split(source, "val")
+
+
+def test_a_split_with_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    source = make(tmp_path, ["val"], ["images"])
+    for split in ("x" * 300, "a\0b"):
+        with pytest.raises(UserError, match=r"has no split .*: it has val") as caught:
+            resolve_split(source, split)
+        assert str(caught.value).isprintable()
+
+
+def test_a_closed_folder_of_annotations_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> list[str]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Nothing is closed to the superuser, as which tests may run.
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(UserError, match=rf"folder of annotations {tmp_path}/annotations: no permi"):
+        resolve_split(str(tmp_path), "val")
+
+
 def test_no_images(tmp_path: Path) -> None:
     source = make(tmp_path, ["val"], ["train"])
     with pytest.raises(UserError, match='no images for the split "val"'):

@@ -332,14 +332,16 @@ def test_a_cache_that_cannot_be_written(devkit: Path, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("xml", "says"),
     [
-        ("<annotation><size>", r"000001\.xml is not XML \(no element found"),
+        ("<annotation><size>", r"000001\.xml is not XML that can be read \(no element found"),
         ("", "is not XML"),
+        (image_xml(object_xml(" ", (1, 1, 5, 5))), "the <name> of object 1 is '', not a text"),
+        ("<html></html>", "is not VOC's: it holds <html>"),
+        (image_xml(width=-1), "an image of -1 x 48 px cannot be"),
+        (image_xml(width=63), r"000001\.xml states 63x48 px but .*000001\.jpg is 64x48"),
         (
-            image_xml(object_xml("unicorn", (1, 1, 5, 5))),
-            "object 1 is of class 'unicorn', which is n",
+            image_xml(object_xml("cat", (1, 1, HEIGHT, WIDTH)), width=HEIGHT, height=WIDTH),
+            "states 48x64 px but .* is 64x48, so its boxes",
         ),
-        ("<annotation></annotation>", "the image has no <width>"),
-        (image_xml(width=0), "an image of 0 x 48 px cannot be"),
         (image_xml("<object><name>cat</name></object>"), r"object 1 \(cat\) has no <xmin>"),
         (
             image_xml(object_xml("cat", (1, 1, "wide", 5))),
@@ -364,7 +366,7 @@ def test_missing_files_are_named(devkit: Path) -> None:
     year = devkit / "VOC2007"
     (year / "JPEGImages" / "000002.jpg").unlink()
     with pytest.raises(
-        UserError, match=r"image VOC2007/JPEGImages/000002\.jpg is not in .*\(1 of the 3"
+        UserError, match=r"no such image: .*VOC2007/JPEGImages/000002\.jpg \(1 of the 3"
     ):
         read(devkit, "trainval07")
     (year / "Annotations" / "000003.xml").unlink()
@@ -385,7 +387,10 @@ def test_missing_files_are_named(devkit: Path) -> None:
 
 def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
     hard = object_xml("cat", (1, 1, 9, 9), "<difficult>1</difficult>")
-    with pytest.raises(UserError, match=r"has no usable objects \(1 crowd"):
+    # The folder is named, not the conversion in the cache.
+    with pytest.raises(
+        UserError, match=rf"^{tmp_path}/one \(trainval07\) has no usable objects \(1 cr"
+    ):
         read(one_image(tmp_path, image_xml(hard)), "trainval")
 
 
@@ -439,3 +444,116 @@ def test_the_presets() -> None:
             17.4, abs=0.2
         )
         assert config.data.test_split == "test07"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".bmp"])
+def test_images_of_any_suffix(devkit: Path, suffix: str) -> None:
+    images = devkit / "VOC2007" / "JPEGImages"
+    for path in list(images.iterdir()):
+        with Image.open(path) as image:
+            image.load()
+        path.unlink()
+        image.save(path.with_suffix(suffix))
+    (images / "notes.txt").touch()
+    dataset = read(devkit, "trainval07")
+    assert dataset[0].image.shape == (3, HEIGHT, WIDTH)
+    # Of two that differ in the suffix alone, VOC's own.
+    image.save(images / "000001.jpg")
+    image.save(images / "000001.gif")
+    assert read(devkit, "trainval07")._file_names[0].endswith("000001.jpg")
+
+
+def test_an_image_that_is_replaced_is_read_anew(devkit: Path) -> None:
+    path, _ = resolve_split(str(devkit), "trainval07")
+    image = devkit / "VOC2007" / "JPEGImages" / "000001.jpg"
+    Image.new("RGB", (HEIGHT, HEIGHT)).save(image)
+    with pytest.raises(UserError, match=r"000001\.xml states 64x48 px but .*000001\.jpg is 48x48"):
+        resolve_split(str(devkit), "trainval07")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(image)
+    assert resolve_split(str(devkit), "trainval07")[0] != path
+
+
+def test_classes_of_ones_own_are_the_same_in_all_splits(
+    devkit: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    year = devkit / "VOC2007"
+    xml = image_xml(object_xml("license", (1, 1, 9, 9)), object_xml("person", (1, 1, 9, 9)))
+    write_voc(year, {"000009": xml}, {"val": ["000009"], "license_val": ["000009  1"]})
+    (year / "ImageSets" / "Main" / "broken.txt").write_text("\n")
+    (year / "Annotations" / "000010.xml").write_text("no XML, and on no list")
+    splits = ("trainval07", "test07", "trainval12", "val07")
+    (names,) = {read(devkit, split).class_names for split in splits}
+    assert {"license", "person"} < set(names) <= {"cat", "dog", "license", "person"}
+    assert names == tuple(sorted(names))
+    dataset = read(devkit, "val07")
+    assert "classes that are not VOC's (the first: license), so its classes are" in caplog.text
+    assert [names[label] for label in dataset[0].labels] == ["license", "person"]
+    # A list of one class is no split, whatever the class.
+    with pytest.raises(UserError, match=r"has no split license_val: .*val07"):
+        resolve_split(str(devkit), "license_val")
+
+
+@pytest.mark.parametrize(
+    ("stem", "line"),
+    [
+        ("my image 1", "my image 1"),
+        ("my image", "my image  1"),
+        ("000001", "000001  -1"),
+        ("000001", "000001.jpg"),
+        ("v1.2", "v1.2"),
+        ("Ko\u0308ln", "K\u00f6ln"),
+        ("K\u00f6ln", "Ko\u0308ln"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_names_in_lists(tmp_path: Path, stem: str, line: str, encoding: str) -> None:
+    write_voc(tmp_path / "VOC2007", {stem: image_xml(object_xml("cat", (1, 1, 9, 9)))}, {})
+    path = tmp_path / "VOC2007" / "ImageSets" / "Main" / "test.txt"
+    path.write_bytes(f"{line}\r\n\r\n".encode(encoding))
+    assert read(tmp_path, "test07")[0].image.shape == (3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])
+def test_marks_in_annotations(tmp_path: Path, mark: str) -> None:
+    source = one_image(tmp_path, "")
+    xml = image_xml(object_xml("cat", (1, 1, 9, 9)))
+    (source / "Annotations" / "000001.xml").write_bytes(xml.encode(mark))
+    assert read(source, "trainval")[0].boxes.tolist() == [[0, 0, 9, 9]]
+
+
+@pytest.mark.parametrize(("width", "height"), [(HEIGHT, WIDTH), (0, 0), (0, HEIGHT)])
+def test_sizes_that_are_swapped_or_left_out_are_the_images_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, width: int, height: int
+) -> None:
+    xml = image_xml(object_xml("cat", (1, 1, WIDTH, HEIGHT)), width=width, height=height)
+    dataset = read(one_image(tmp_path, xml), "trainval")
+    assert dataset[0].boxes.tolist() == [[0, 0, WIDTH, HEIGHT]]
+    assert dataset.box_counts.clipped == 0
+    assert r"000001.xml (1 such files) is missing or has its sides swapped" in caplog.text
+
+
+def test_a_photo_that_is_turned_by_its_exif_orientation(tmp_path: Path) -> None:
+    source = one_image(
+        tmp_path, image_xml(object_xml("cat", (1, 1, 9, 9)), width=HEIGHT, height=WIDTH)
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(source / "JPEGImages" / "000001.jpg", exif=exif)
+    assert read(source, "trainval")[0].image.shape == (3, WIDTH, HEIGHT)
+
+
+def test_a_folder_of_another_name_in_the_devkit(devkit: Path) -> None:
+    expected = read(devkit, "trainval12").image_ids
+    (devkit / "VOC2012").rename(devkit.parent / "mine")
+    (devkit.parent / "mine").rename(devkit / "mine")
+    with pytest.raises(UserError, match="has no split trainval12"):
+        resolve_split(str(devkit), "trainval12")
+    (devkit / "VOC2007").rename(devkit.parent / "elsewhere")
+    assert read(devkit, "trainval").image_ids == tuple(i - 12 * 10**8 for i in expected)
+
+
+def test_folders_that_are_missing_are_named(devkit: Path) -> None:
+    images = devkit / "VOC2007" / "JPEGImages"
+    images.rename(devkit / "images")
+    with pytest.raises(UserError, match=r"no such folder: .*VOC2007/JPEGImages"):
+        resolve_split(str(devkit), "trainval07")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from rethink_heads.data.coco_json import field, integer, read_json, records
+from rethink_heads.data.coco_json import category_names, read_json
 from rethink_heads.errors import UserError
 from rethink_heads.text_files import check_writable, read_text, shorten
 
@@ -35,10 +34,5 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 
 def _of_categories(path: Path) -> list[str]:
-    content: Any = read_json(path)[0]
-    categories = records(content, "categories", str(path))
-    by_id = sorted(
-        (integer(c, "id", "category", str(path)), str(field(c, "name", "category", str(path))))
-        for c in categories
-    )
-    return [name for _, name in by_id]
+    names = category_names(read_json(path)[0], str(path))
+    return [names[category_id] for category_id in sorted(names)]

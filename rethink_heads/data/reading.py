@@ -1,0 +1,116 @@
+"""Opens files that others wrote, and says in one sentence what stands in the way."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from rethink_heads.errors import UserError
+
+LARGEST_TEXT = 16 * 2**20
+"""Bytes of the largest list of names or XML file that is read."""
+_MOST_SHOWN = 120
+
+
+def open_file(path: Path, kind: str) -> BinaryIO:
+    """Open a regular file for reading, in binary.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages: "image", "annotation file".
+
+    Raises:
+        UserError: it is not there, is a folder or a pipe, may not be read, or has a name that no file can have. The
+            message names the folder that is missing or closed where it is not the file itself.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+            raise UserError(f"cannot read {kind} {shown(path)}: it is {what}, not a file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, kind, error) from error
+
+
+def read_bytes(path: Path, kind: str, largest: int) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        UserError: as of :func:`open_file`, or it has more than ``largest`` bytes.
+    """
+    with open_file(path, kind) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > largest:
+            raise UserError(
+                f"{kind} {shown(path)} has {size / 2**20:,.0f} MiB, more than the {largest / 2**20:,.0f} MiB"
+                " that are read; give a smaller one"
+            )
+        try:
+            return stream.read()
+        except OSError as error:
+            raise cannot_read(path, kind, error) from error
+
+
+def read_text(path: Path, kind: str) -> str:
+    """Return a file's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UserError: as of :func:`read_bytes`, or it is not text in one of these encodings.
+    """
+    content = read_bytes(path, kind, LARGEST_TEXT)
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read {kind} {shown(path)}: it is not text ({error}); save it as UTF-8"
+        ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; there is none of a name that the system refuses."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name, as far as one is allowed to see."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError:
+    """Return the sentence for a file or folder that the system refuses, with the path that is the matter."""
+    name, missing = f"{kind} {shown(path)}", f"no such {kind}: {shown(path)}"
+    if isinstance(error, PermissionError):
+        for folder in reversed(Path(path).absolute().parents):
+            if is_folder(folder) and not os.access(folder, os.X_OK):
+                return UserError(
+                    f"cannot read {name}: no permission to enter the folder {shown(folder)}; ask for it"
+                )
+        return UserError(f"cannot read {name}: no permission to read it; ask for it")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        for folder in reversed(Path(path).absolute().parents):
+            if not is_folder(folder):
+                return UserError(f"{missing} (there is no folder {shown(folder)}); check the path")
+        return UserError(f"{missing}; check the path")
+    reason = getattr(error, "strerror", None) or "no file can have this name"
+    return UserError(f"cannot read {name}: {reason}")
+
+
+def shown(name: str | Path) -> str:
+    """Return a name as messages show it: on one line, printable, and not too long."""
+    text = str(name)
+    if not text.isprintable():
+        text = ascii(text)[1:-1]
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 40]}...{text[-37:]}"
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    # A name that is too long, or with characters that no name has, or in a folder that is closed.
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,292 @@
+"""Images of every kind as the dataset reads them: the right pixels, or one sentence that names the file."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from rethink_heads.data.images import MOST_PIXELS, check_size, read_image, true_size
+from rethink_heads.errors import UserError
+
+SIZE = (40, 30)
+ANNOTATIONS = "some.json"
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def pixel(path: Path, size: tuple[int, int] = SIZE) -> tuple[int, ...]:
+    found = read_image(path, size, ANNOTATIONS)
+    assert found.shape == (size[1], size[0], 3)
+    assert found.dtype == np.uint8
+    return tuple(found[5, 4].tolist())
+
+
+def sentence(path: Path, size: tuple[int, int] = SIZE) -> str:
+    with pytest.raises(UserError) as caught:
+        read_image(path, size, ANNOTATIONS)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
+    return message
+
+
+def png(size: tuple[int, int], depth: int = 8, colour: int = 0, rows: bytes = b"") -> bytes:
+    """A PNG with these rows of pixels."""
+    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(rows), b"IEND")
+    parts = (struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("LA", (90, 10), (90, 90, 90)),
+        ("RGBA", (9, 8, 7, 100), (9, 8, 7)),
+        ("P", 0, (0, 0, 0)),
+        ("I;16", 0x4D80, (77, 77, 77)),
+    ],
+)
+def test_png_modes_become_rgb(
+    tmp_path: Path, mode: str, colour: Any, expected: tuple[int, int, int]
+) -> None:
+    Image.new(mode, SIZE, colour).save(tmp_path / "a.png")
+    assert pixel(tmp_path / "a.png") == expected
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 128, 255])])
+def test_transparency_of_a_palette_is_dropped(tmp_path: Path, transparency: int | bytes) -> None:
+    image = Image.new("P", SIZE, 0)
+    image.putpalette([200, 100, 50, 1, 2, 3, 4, 5, 6])
+    image.save(tmp_path / "a.png", transparency=transparency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pixel(tmp_path / "a.png") == (200, 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [("L", 90, (90, 90, 90)), ("CMYK", (0, 255, 255, 0), (255, 0, 0))],
+)
+def test_jpeg_modes_become_rgb(
+    tmp_path: Path, mode: str, colour: Any, expected: tuple[int, int, int]
+) -> None:
+    Image.new(mode, SIZE, colour).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(np.subtract(pixel(tmp_path / "a.jpg"), expected)).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "png", "ppm", "tiff", "webp", "data"])
+def test_formats_are_told_by_content(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    image = Image.new("RGB", SIZE, (255, 0, 0))
+    image.save(
+        path, "png" if suffix == "data" else None, **{"lossless": True} if suffix == "webp" else {}
+    )
+    assert pixel(path) == (255, 0, 0)
+
+
+def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", SIZE, colour) for colour in ((255, 0, 0), (0, 255, 0))]
+    for name in ("a.gif", "a.tiff"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert pixel(tmp_path / name) == (255, 0, 0)
+    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
+    assert np.abs(np.subtract(pixel(tmp_path / "a.mpo"), (255, 0, 0))).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1", "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 30\n", "EPS"),
+        (b"DDS " + bytes(124), "DDS"),
+        (b"BLP2" + bytes(60), "BLP"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(20), "JPEG2000"),
+    ],
+)
+def test_other_formats_are_refused_by_name(tmp_path: Path, content: bytes, found: str) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    assert f"in the format {found}, which is not read; save it as JPEG" in sentence(
+        tmp_path / "a.png"
+    )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", b"\0", b"<html>gone</html>", b"\x89PNG\r\n\x1a\n\0\0"]
+)
+def test_what_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    assert "cannot read image" in sentence(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
+def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot read image" in sentence(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "suffix"),
+    [
+        (np.full((30, 40), 3000, np.int32), "tiff"),
+        (np.full((30, 40), 0.5, np.float32), "tiff"),
+    ],
+)
+def test_pixels_without_a_white_are_refused(tmp_path: Path, array: np.ndarray, suffix: str) -> None:
+    Image.fromarray(array).save(tmp_path / f"a.{suffix}")
+    assert "which of its values is white; save it with 8 bits" in sentence(tmp_path / f"a.{suffix}")
+
+
+def test_lab_is_refused(tmp_path: Path) -> None:
+    Image.new("LAB", SIZE).save(tmp_path / "a.tiff")
+    assert "mode LAB" in sentence(tmp_path / "a.tiff")
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_grey_of_16_bits_that_holds_fewer_is_refused(tmp_path: Path, suffix: str) -> None:
+    values = np.zeros((30, 40), np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    values[5, 4] = 2**14
+    Image.fromarray(values).save(path)
+    assert pixel(path) == (64, 64, 64)
+    values[5, 4] -= 1
+    Image.fromarray(values).save(path)
+    assert "uses less than a quarter of their range" in sentence(path)
+
+
+@pytest.mark.parametrize(("value", "is_read"), [(0xFF00, True), (0x0FFF, False)])
+def test_colours_of_16_bits(tmp_path: Path, value: int, is_read: bool) -> None:
+    path = tmp_path / "a.png"
+    rows = (b"\0" + struct.pack(">H", value) * 3 * SIZE[0]) * SIZE[1]
+    path.write_bytes(png(SIZE, 16, 2, rows))
+    if is_read:
+        assert pixel(path) == (255, 255, 255)
+    else:
+        assert "nearly black" in sentence(path)
+
+
+def test_pgm_is_scaled_by_the_largest_value_that_it_states(tmp_path: Path) -> None:
+    values = np.full((30, 40), 2048, ">u2").tobytes()
+    (tmp_path / "a.pgm").write_bytes(b"P5 40 30 4095\n" + values)
+    assert pixel(tmp_path / "a.pgm") == (128, 128, 128)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_orientation_is_applied_where_the_stated_size_is_the_upright_one(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    ramp = np.linspace(0, 255, 30 * 40 * 3).astype(np.uint8).reshape(30, 40, 3)
+    Image.fromarray(ramp).save(path, exif=exif(orientation))
+    with Image.open(path) as image:
+        stored = np.array(image)
+        viewed = np.array(ImageOps.exif_transpose(image))
+    height, width = viewed.shape[:2]
+    np.testing.assert_array_equal(read_image(path, (width, height), ANNOTATIONS), viewed)
+    assert true_size(path, (1, 1)) == (width, height)
+    if viewed.shape != stored.shape:
+        # Boxes that were drawn on the pixels as they are stored: their size says so.
+        np.testing.assert_array_equal(read_image(path, SIZE, ANNOTATIONS), stored)
+        assert true_size(path, SIZE) == SIZE
+
+
+@pytest.mark.parametrize(("size", "orientation"), [(SIZE, 3), (SIZE, 2), ((30, 30), 6)])
+def test_one_line_says_where_no_size_tells_the_orientation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: tuple[int, int], orientation: int
+) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", size).save(tmp_path / name, exif=exif(orientation))
+        read_image(tmp_path / name, size, str(tmp_path / "some.json"))
+    assert len(caplog.messages) == 1
+    assert (
+        f"a.png has the EXIF orientation {orientation} and the same size either way" in caplog.text
+    )
+
+
+def test_sides_that_are_swapped_without_an_orientation_are_refused(tmp_path: Path) -> None:
+    for tags in (Image.Exif(), exif(3), exif(99)):
+        Image.new("RGB", SIZE).save(tmp_path / "a.jpg", exif=tags)
+        assert "is 40x30 px but some.json states 30x40" in sentence(tmp_path / "a.jpg", (30, 40))
+
+
+def test_broken_exif_does_not_spoil_an_image(tmp_path: Path) -> None:
+    Image.new("RGB", SIZE, (255, 0, 0)).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pixel(tmp_path / "a.png") == (255, 0, 0)
+
+
+def test_the_size_is_compared_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gif = b"GIF89a" + struct.pack("<HH", 13000, 13000) + b"\x80\0\0" + bytes(6)
+    gif += b"," + struct.pack("<HHHH", 0, 0, 13000, 13000) + b"\0\x02\x02\x4c\x01\0;"
+    (tmp_path / "a.gif").write_bytes(gif)
+    (tmp_path / "a.png").write_bytes(png((13000, 9000)))
+    (tmp_path / "b.png").write_bytes(png((60000, 60000)))
+
+    def decode(*arguments: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decode)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("a.gif", "a.png"):
+            assert "px but some.json states 40x30" in sentence(tmp_path / name)
+        assert "claims to have hundreds of millions of pixels" in sentence(tmp_path / "b.png")
+    assert true_size(tmp_path / "a.png", (9000, 13000)) == (13000, 9000)
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ((0, 30), "0x30 px for image 7, which cannot be"),
+        ((40, -30), "40x-30 px for image 7, which cannot be"),
+        ((13000, 13000), "more than 67,108,864 pixels"),
+        ((20000, 1), "one side more than 64 times the other"),
+    ],
+)
+def test_sizes_that_no_detector_can_be_given(size: tuple[int, int], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_size(size, "image 7", "some.json")
+
+
+def test_large_and_oblong_sizes_that_are_read() -> None:
+    side = int(MOST_PIXELS**0.5)
+    check_size((side, side), "image 7", "some.json")
+    check_size((6400, 100), "image 7", "some.json")
+
+
+def test_a_folder_or_nothing_in_place_of_an_image(tmp_path: Path) -> None:
+    (tmp_path / "a.png").mkdir()
+    assert "it is a folder, not a file" in sentence(tmp_path / "a.png")
+    assert "no such image" in sentence(tmp_path / "b.png")
+    assert f"there is no folder {tmp_path / 'sub'}" in sentence(tmp_path / "sub" / "a.png")
+
+
+def test_an_image_is_not_read_through_a_program(tmp_path: Path) -> None:
+    """An EPS would be handed to Ghostscript."""
+    stream = io.BytesIO()
+    Image.new("RGB", SIZE).save(stream, "EPS")
+    (tmp_path / "a.jpg").write_bytes(stream.getvalue())
+    assert "in the format EPS" in sentence(tmp_path / "a.jpg")
