@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rethink_heads.data.shapes import shapes_root
+from rethink_heads.data.shapes import shapes_folder, shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError
 
 SHAPES = "shapes"
 
 
-def resolve_split(source: str, split: str) -> tuple[Path, Path]:
+def resolve_split(source: str, split: str, generate: bool = True) -> tuple[Path, Path]:
     """Return the annotation file and the image folder of a split.
+
+    Without ``generate`` those of ``"shapes"`` are only named, to be compared with others.
 
     ``source`` is ``"shapes"`` (generated on first use), a folder that holds
     ``annotations/instances_<split>.json`` (or ``instances_<split>2017.json``) and its images in
@@ -23,6 +25,9 @@ def resolve_split(source: str, split: str) -> tuple[Path, Path]:
         UserError: no such folder, no such split (the message lists those that exist), no folder of
             images, or a VOC file that is missing or broken.
     """
+    if source == SHAPES and not generate:
+        root = shapes_folder()
+        return root / "annotations" / f"instances_{split}.json", root / split
     root = shapes_root() if source == SHAPES else Path(source).expanduser()
     if not root.is_dir():
         raise UserError(

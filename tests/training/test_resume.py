@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from rethink_heads.config import Config
 from rethink_heads.detectors.checkpoints import load_detector
 from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
 from rethink_heads.runs import Run
 from rethink_heads.training import module
 from rethink_heads.training.train import train
@@ -101,6 +102,14 @@ def test_the_end_is_the_same(
         )
         assert kept["global_step"] == expected["global_step"]
         assert_same_weights(kept["state_dict"], expected["state_dict"])
+
+
+def test_the_file_has_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
+    """Also where the settings are read from the run's file in the place of a preset."""
+    path = Run.create(tmp_path / "run", whole.run.config).path
+    interrupt(Run.open(path), stop_at=3)
+    go_on(Run.open(path))
+    assert sha256(Run.open(path).detector_path) == sha256(whole.run.detector_path)
 
 
 def test_it_goes_on_more_than_once(whole: Whole, tmp_path: Path) -> None:
