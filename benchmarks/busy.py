@@ -28,6 +28,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     # libgomp's own: 300,000 turns of its waiting loop, some milliseconds, before a thread sleeps.
     "libgomp's own": {"GOMP_SPINCOUNT": "300000"},
     "passive": {"OMP_WAIT_POLICY": "passive"},
+    "spin 300": {"GOMP_SPINCOUNT": "300"},
     "spin 1,000": {"GOMP_SPINCOUNT": "1000"},
     "spin 10,000": {"GOMP_SPINCOUNT": "10000"},
     "spin 30,000": {"GOMP_SPINCOUNT": "30000"},

@@ -59,9 +59,9 @@ def logged(run: StudyFolder, what: str) -> Iterator[None]:
 
     note("begins")
     busy = other_processes.told()
-    if busy is not None:
+    if busy is not None and is_first_process():
         say(f"the machine is busy: {busy}, so that this takes longer")
-        note(f"finds the machine busy ({busy})")
+        run.log(f"the machine is busy: {busy}")
     try:
         yield
     except BaseException as error:
