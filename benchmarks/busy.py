@@ -89,12 +89,15 @@ def compare(
     work: str, settings: list[str], busy: list[int], repeats: int, data: Path
 ) -> dict[int, dict[str, list[float]]]:
     """By number of busy processes and setting: seconds of one piece of the work in each turn."""
-    workers = {name: Worker.start(SETTINGS[name], work, data) for name in settings}
+    workers: dict[str, Worker] = {}
     found: dict[int, dict[str, list[float]]] = {
         count: {name: [] for name in settings} for count in busy
     }
     try:
+        for name in settings:
+            workers[name] = Worker.start(SETTINGS[name], work, data)
         for worker in workers.values():
+            # The first piece is slower, of each.
             worker.time()
         for _ in range(repeats):
             for count in busy:
@@ -162,7 +165,7 @@ def piece_of(work: str, data: Path) -> Any:
     def steps() -> None:
         for _ in range(STEPS):
             optimizer.zero_grad()
-            sum(detector(*next(batches)).values()).backward()  # type: ignore[union-attr]
+            torch.stack(list(detector(*next(batches)).values())).sum().backward()
             optimizer.step()
 
     return steps

@@ -63,9 +63,9 @@ def _report(error: BaseException) -> None:
     """End with a line and an exit code where it is known what they are; else the exception goes on as it is."""
     interrupted = interruption(error)
     if interrupted is not None:
-        of_signal = isinstance(interrupted, SignalReceived)
-        code = 128 + interrupted.number if of_signal else INTERRUPTED_CODE
-        how = f"stopped by {interrupted}" if of_signal else "interrupted"
+        how, code = "interrupted", INTERRUPTED_CODE
+        if isinstance(interrupted, SignalReceived):
+            how, code = f"stopped by {interrupted}", 128 + interrupted.number
         _fail(f"{how}; run the same command again to go on", code, error)
     if isinstance(error, OtherProcessError):
         _end_with(error)

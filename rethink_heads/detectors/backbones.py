@@ -60,8 +60,12 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
-        of_network = isinstance(error, URLError) or not isinstance(error, OSError)
-        if not of_network and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, URLError)
+            and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT))
+        ):
+            # Not the network's matter: a training from scratch would be another one without need.
             raise UserError(
                 f"cannot keep the ImageNet weights of {name} in {error.filename or torch.hub.get_dir()}:"
                 f" {error.strerror}; free some space, or name another folder in the environment variable TORCH_HOME"

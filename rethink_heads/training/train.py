@@ -113,7 +113,7 @@ def _mistake(error: BaseException, logs: Path) -> str | None:
     if isinstance(error, UserError):
         # What a loader's process raises arrives with its whole traceback as the message.
         return str(error).rsplit("UserError: ", 1)[-1].strip()
-    if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+    if isinstance(error, OSError) and error.errno is not None and error.errno in CANNOT_WRITE:
         # Checkpoints tell it themselves; Lightning's logs know their file only when it is opened.
         return (
             f"cannot write {error.filename or logs}: {os.strerror(error.errno)}; free some space or make the folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import warnings
@@ -242,6 +243,25 @@ class TestWithoutImageNetWeights:
     @staticmethod
     def online(*args: object, **kwargs: object) -> Any:
         return resnet18().state_dict()
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            PermissionError(errno.EACCES, "Permission denied", "/cache/hub"),
+            OSError(errno.ENOSPC, "No space left on device"),
+        ],
+    )
+    def test_a_cache_that_cannot_be_written_is_named(
+        self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+    ) -> None:
+        def fails(*args: object, **kwargs: object) -> Any:
+            raise error
+
+        monkeypatch.setenv("TORCH_HOME", "/cache")
+        monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fails)
+        run = Run.create(tmp_path / "run", config)
+        with pytest.raises(UserError, match=rf"in /cache/hub: {error.strerror}; .* TORCH_HOME"):
+            train(config, run, "cpu")
 
     def test_it_trains_from_scratch(
         self,
