@@ -10,6 +10,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from rethink_heads.machine import set_thread_waiting
+
+set_thread_waiting()
+
 __version__ = "0.1.0"
 
 # The module of each name, with the name there after a colon where it is another.

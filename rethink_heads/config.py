@@ -93,8 +93,12 @@ class DataConfig(Settings):
             return source
         return str(expand_home(source).absolute())
 
-    def paths(self, role: Literal["train", "val", "test"]) -> tuple[Path, Path]:
+    def paths(
+        self, role: Literal["train", "val", "test"], generate: bool = True
+    ) -> tuple[Path, Path]:
         """Return the annotation file and the image folder of a role.
+
+        Without ``generate`` those of the generated set are only named, to be compared with others.
 
         Raises:
             UserError: only one of the pair is given, no source is given, or it has no such split.
@@ -114,7 +118,7 @@ class DataConfig(Settings):
                 f"no {role} data: give a folder in COCO or VOC layout with --data FOLDER,"
                 f" or data.{role}_annotations=FILE and data.{role}_images=FOLDER"
             )
-        return resolve_split(self.source, getattr(self, f"{role}_split"))
+        return resolve_split(self.source, getattr(self, f"{role}_split"), generate)
 
 
 class ModelConfig(Settings):

@@ -205,7 +205,13 @@ def write_torch(value: Any, path: Path) -> None:
     # Given a path, torch.save turns a full disk into a RuntimeError about file positions; through
     # an open file it stays the OSError that it is.
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        torch.save(value, stream)
+        try:
+            torch.save(value, stream)
+        except RuntimeError as error:
+            # Closing the archive fails in its own words after a write that failed.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def until_visible(

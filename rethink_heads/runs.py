@@ -188,7 +188,7 @@ def measurements_name(
 
 def _test_paths(config: StudyConfig) -> tuple[Path, Path] | None:
     try:
-        return config.data.paths("test")
+        return config.data.paths("test", generate=False)
     except UserError:
         return None
 

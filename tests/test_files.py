@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -158,3 +159,11 @@ def test_sha256(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
     with pytest.raises(UserError, match="cannot read"):
         files.sha256(tmp_path / "y")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_torch_tells_a_full_disk_as_the_system_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing its archive fails then, too, and in words of its own."""
+    monkeypatch.setattr(files, "atomic_path", lambda path: contextlib.nullcontext("/dev/full"))
+    with pytest.raises(OSError, match="No space left on device"):
+        files.write_torch({"weights": torch.zeros(100_000)}, Path("detector.pt"))

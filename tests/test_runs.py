@@ -10,6 +10,7 @@ import pytest
 
 from rethink_heads import __version__
 from rethink_heads.config import Config, load_preset
+from rethink_heads.data.shapes import CACHE_VARIABLE, shapes_folder
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, measurements_name
 
@@ -138,3 +139,19 @@ def test_many_processes_make_one_run_at_once(tmp_path: Path) -> None:
             assert all(
                 run.config == config for run in pool.map(lambda p: Run.create(p, config), paths)
             )
+
+
+def test_no_images_are_generated_only_to_compare_paths(
+    coco_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    own = load_preset("shapes-tiny", "fc")
+    chosen = own.with_data(source=str(coco_folder))
+    assert measurements_name(own, chosen, own.seed).startswith("val-")
+    assert not (tmp_path / "cache").exists()
+    # Where the set is there, its folder by name is the same data.
+    root = shapes_folder()
+    (root / "annotations").mkdir(parents=True)
+    (root / "val").mkdir()
+    (root / "annotations" / "instances_val.json").write_text("{}")
+    assert measurements_name(own, own.with_data(source=str(root)), own.seed) == "default"

@@ -7,10 +7,13 @@ import errno
 import functools
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn, ParamSpec
 
 import typer
@@ -24,7 +27,7 @@ from rethink_heads.distributed import (
     processes,
     speaks_for_machine,
 )
-from rethink_heads.errors import UserError
+from rethink_heads.errors import SignalReceived, UserError, interruption
 from rethink_heads.process_store import LostConnectionError, OtherProcessError
 
 Parameters = ParamSpec("Parameters")
@@ -36,44 +39,28 @@ CAUSE_SECONDS = 1.0
 _SPACE = "free some space and run the same command again to go on"
 ADVICE = {errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.ENAMETOOLONG: "give a shorter one"}
 """What to do about errors of the system that can come from anywhere."""
+ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def reporting_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """Turn a user's mistake into one line and exit code 2, an interruption into exit code 130.
 
-    Of several processes one says it, and all end with the same code.
+    SIGTERM and SIGHUP interrupt as Ctrl-C does; their exit codes are 143 and 129, as shells have them. Of several
+    processes one says it, and all end with the same code.
     """
 
     @functools.wraps(command)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         _set_up_messages()
-        try:
-            command(*args, **kwargs)
-            # What cannot be written is told while there is somebody to tell.
-            sys.stdout.flush()
-            processes().end()
-        except OtherProcessError as error:
-            _end_with(error)
-        except UserError as error:
-            _fail(f"error: {error}", USER_ERROR_CODE, error)
-        except OSError as error:
-            # What this package writes says so itself; the training's logs are Lightning's.
-            advice = ADVICE.get(error.errno or 0)
-            if advice is None:
-                _fail_unexpectedly(error)
+        with _raising_signals():
+            try:
+                command(*args, **kwargs)
+                # What cannot be written is told while there is somebody to tell.
+                sys.stdout.flush()
+                processes().end()
+            except BaseException as error:
+                _report(error)
                 raise
-            place = f" for {error.filename}" if error.filename else ""
-            _fail(
-                f"error: {os.strerror(error.errno or 0)}{place}; {advice}", USER_ERROR_CODE, error
-            )
-        except (KeyboardInterrupt, SystemExit) as error:
-            # Lightning turns an interruption into an exit of its own.
-            if isinstance(error, SystemExit) and not _interrupted(error):
-                raise
-            _fail("interrupted; run the same command again to go on", INTERRUPTED_CODE, error)
-        except Exception as error:
-            _fail_unexpectedly(error)
-            raise
 
     return wrapped
 
@@ -83,6 +70,55 @@ def end_at_once(mistake: str) -> NoReturn:
     if is_first_process():
         print_error(f"error: {mistake}")
     raise typer.Exit(USER_ERROR_CODE)
+
+
+def _report(error: BaseException) -> None:
+    """End with a line and an exit code where it is known what they are; else the exception goes on as it is."""
+    interrupted = interruption(error)
+    if interrupted is not None:
+        how, code = "interrupted", INTERRUPTED_CODE
+        if isinstance(interrupted, SignalReceived):
+            how, code = f"stopped by {interrupted}", 128 + interrupted.number
+        _fail(f"{how}; run the same command again to go on", code, error)
+    if isinstance(error, OtherProcessError):
+        _end_with(error)
+    if isinstance(error, UserError):
+        _fail(f"error: {error}", USER_ERROR_CODE, error)
+    if isinstance(error, OSError) and error.errno in ADVICE:
+        # What this package writes says so itself, with the path.
+        place = f" for {error.filename}" if error.filename else ""
+        message = f"error: {os.strerror(error.errno)}{place}; {ADVICE[error.errno]}"
+        _fail(message, USER_ERROR_CODE, error)
+    if isinstance(error, Exception):
+        _fail_unexpectedly(error)
+
+
+@contextlib.contextmanager
+def _raising_signals() -> Iterator[None]:
+    """Have the first SIGTERM or SIGHUP raise SignalReceived; those after it do not disturb what it brings about.
+
+    Signals that are ignored, as under nohup, or handled by someone else stay so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own, received = os.getpid(), False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        # A process that loads data has the same handlers, and ends when this one does.
+        if os.getpid() == own and not received:
+            received = True
+            raise SignalReceived(number)
+
+    changed = [number for number in ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _set_up_messages() -> None:
@@ -143,8 +179,3 @@ def _end_with(cause: OtherProcessError) -> NoReturn:
     with contextlib.suppress(UserError):
         processes().leave()
     raise typer.Exit(cause.code) from cause
-
-
-def _interrupted(error: BaseException) -> bool:
-    cause = error.__cause__ or error.__context__
-    return isinstance(cause, KeyboardInterrupt)

@@ -14,7 +14,8 @@ from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.config import Config, StudyConfig, load_preset
 from rethink_heads.console import say, work
 from rethink_heads.distributed import is_first_process, processes
-from rethink_heads.errors import UserError
+from rethink_heads.errors import SignalReceived, UserError, interruption
+from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run, default_runs_root, measurements_name
 from rethink_heads.study_folder import StudyFolder
 
@@ -57,12 +58,19 @@ def logged(run: StudyFolder, what: str) -> Iterator[None]:
             run.log(f"{what} {state}: {command}")
 
     note("begins")
+    busy = other_processes.told()
+    if busy is not None and is_first_process():
+        say(f"the machine is busy: {busy}, so that this takes longer")
+        run.log(f"the machine is busy: {busy}")
     try:
         yield
     except BaseException as error:
-        note(f"stopped by {type(error).__name__}")
+        stopped = interruption(error)
+        of_signal = isinstance(stopped, SignalReceived)
+        note(f"stopped by {stopped if of_signal else type(stopped or error).__name__}")
         raise
-    note("ends")
+    busy = other_processes.told()
+    note("ends" if busy is None else f"ends (meanwhile {busy})")
 
 
 def train_run(path: Path, config: Config, device: str) -> Run:

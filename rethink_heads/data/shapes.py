@@ -53,8 +53,7 @@ def shapes_root(
             f"cannot generate shapes with seed {seed}, {train_images} training and {val_images} "
             "validation images: give a seed of 0 or more and at least one image each"
         )
-    folder = cache if cache is not None else cache_folder()
-    root = folder / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train_images}-val{val_images}"
+    root = shapes_folder(seed, cache, train_images, val_images)
     if is_folder(root):
         return root
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))
@@ -73,6 +72,17 @@ def shapes_root(
             f"folder in the environment variable {CACHE_VARIABLE}"
         ) from error
     return root
+
+
+def shapes_folder(
+    seed: int = 0,
+    cache: Path | None = None,
+    train_images: int = 1200,
+    val_images: int = 200,
+) -> Path:
+    """Return the folder of the generated set, whether it is there or not; arguments of :func:`shapes_root`."""
+    folder = cache if cache is not None else cache_folder()
+    return folder / f"shapes-v{SHAPES_VERSION}-seed{seed}-train{train_images}-val{val_images}"
 
 
 def cache_folder() -> Path:

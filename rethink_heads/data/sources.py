@@ -8,15 +8,17 @@ import stat
 from pathlib import Path
 
 from rethink_heads.data.reading import cannot_read, is_file, is_folder, shown
-from rethink_heads.data.shapes import shapes_root
+from rethink_heads.data.shapes import shapes_folder, shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError
 
 SHAPES = "shapes"
 
 
-def resolve_split(source: str, split: str) -> tuple[Path, Path]:
+def resolve_split(source: str, split: str, generate: bool = True) -> tuple[Path, Path]:
     """Return the annotation file and the image folder of a split.
+
+    Without ``generate`` those of ``"shapes"`` are only named, to be compared with others.
 
     ``source`` is ``"shapes"`` (generated on first use), a folder that holds
     ``annotations/instances_<split>.json`` (or ``instances_<split>2017.json``) and its images in
@@ -27,6 +29,9 @@ def resolve_split(source: str, split: str) -> tuple[Path, Path]:
         UserError: no such folder, no such split (the message lists those that exist), no folder of
             images, or a VOC file that is missing or broken.
     """
+    if source == SHAPES and not generate:
+        root = shapes_folder()
+        return root / "annotations" / f"instances_{split}.json", root / split
     root = shapes_root() if source == SHAPES else _folder(source)
     folders = [] if _splits(root) else voc_folders(root)
     if folders:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from functools import partial
 from urllib.error import URLError
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
 from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,16 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
     try:
         return weights.get_state_dict(progress=False, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
+        if (
+            isinstance(error, OSError)
+            and not isinstance(error, URLError)
+            and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT))
+        ):
+            # Not the network's matter: a training from scratch would be another one without need.
+            raise UserError(
+                f"cannot keep the ImageNet weights of {name} in {error.filename or torch.hub.get_dir()}:"
+                f" {error.strerror}; free some space, or name another folder in the environment variable TORCH_HOME"
+            ) from error
         logger.warning(
             "ImageNet weights of %s could not be downloaded (%s): the backbone trains from scratch, "
             "with trainable batch normalisation in every layer.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def save_detector(detector: RCNN, config: Config, path: Path) -> None:
     # What the backbone was really built with: its weights may not have been there to download.
     values["model"]["norm"] = detector.norm
     state = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
-    content = {"state": state, "class_names": list(detector.class_names), "config": values}
+    content = {"class_names": list(detector.class_names), "config": values}
+    # Through JSON: a pickle says which equal strings are one object, which depends on where they were read.
+    content = {"state": state, **json.loads(json.dumps(content))}
     write_torch(content, path)
 
 

@@ -263,6 +263,9 @@ def _differences(wanted: Config, found: Config) -> list[str]:
 
 def _data_paths(data: DataConfig) -> list[tuple[Path, ...]] | None:
     try:
-        return [tuple(path.resolve() for path in data.paths(role)) for role in DATA_ROLES]
+        return [
+            tuple(path.resolve() for path in data.paths(role, generate=False))
+            for role in DATA_ROLES
+        ]
     except UserError:
         return None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import lightning
@@ -18,12 +22,27 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.devices import resolve_device
-from rethink_heads.errors import UserError
+from rethink_heads.errors import UserError, interruption
+from rethink_heads.machine import check_workers
 from rethink_heads.runs import Run
-from rethink_heads.training.checkpointing import BestCheckpoint, LastCheckpoint, resume_detector
+from rethink_heads.training.checkpointing import (
+    BestCheckpoint,
+    LastCheckpoint,
+    WholeFiles,
+    resume_detector,
+)
 from rethink_heads.training.data_module import DetectionData
 from rethink_heads.training.module import DetectionModule
 from rethink_heads.training.progress import PlainProgress
+
+LOGS = "logs"
+CANNOT_WRITE = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "ENOTDIR", "EEXIST", "EISDIR")
+    if hasattr(errno, name)
+}
+# Of torch's RuntimeErrors: a file of /dev/shm that cannot be written, a worker that was killed for it.
+SHARED_MEMORY = ("</torch_", "shared memory")
 
 
 def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -> Path:
@@ -40,7 +59,7 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
 
     Raises:
         UserError: if data or settings do not work.
-        KeyboardInterrupt: on Ctrl-C; the last checkpoint stays.
+        KeyboardInterrupt: on Ctrl-C, or a signal that ends a command as it does; the last checkpoint stays.
     """
     if run.detector_path.is_file() and resume:
         return run.detector_path
@@ -69,18 +88,60 @@ def _fit(
     trainer: lightning.Trainer, module: DetectionModule, data: DetectionData, last: Path | None
 ) -> None:
     on_interrupt = signal.getsignal(signal.SIGINT)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet_log_threads():
         # Lightning's advice on workers and logging intervals is settled by the configuration.
         warnings.filterwarnings("ignore", module="lightning")
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-        except UserError as error:
-            # What a loader's process raises arrives with its whole traceback as the message.
-            raise UserError(str(error).rsplit("UserError: ", 1)[-1].strip()) from error
-        except SystemExit as error:
-            # What Lightning makes of Ctrl-C, which it then ignores for good.
-            signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from error
+        except BaseException as error:
+            # Lightning makes an exit of it, or fails in cleaning up, as on a terminal that is gone.
+            stopped = interruption(error)
+            if stopped is not None and stopped is not error:
+                raise stopped from None
+            mistake = _mistake(error, Path(trainer.default_root_dir) / LOGS)
+            if mistake is not None:
+                raise UserError(mistake) from error
+            raise
+        finally:
+            # After Ctrl-C Lightning ignores all that follow.
+            if signal.getsignal(signal.SIGINT) is not on_interrupt:
+                signal.signal(signal.SIGINT, on_interrupt)
+
+
+def _mistake(error: BaseException, logs: Path) -> str | None:
+    """What a user can mend of an error in training, in a sentence; None where it is another one."""
+    if isinstance(error, UserError):
+        # What a loader's process raises arrives with its whole traceback as the message.
+        return str(error).rsplit("UserError: ", 1)[-1].strip()
+    if isinstance(error, OSError) and error.errno is not None and error.errno in CANNOT_WRITE:
+        # Checkpoints tell it themselves; Lightning's logs know their file only when it is opened.
+        return (
+            f"cannot write {error.filename or logs}: {os.strerror(error.errno)}; free some space or make the folder"
+            " writable, and run the same command again to go on"
+        )
+    if isinstance(error, RuntimeError) and any(text in str(error) for text in SHARED_MEMORY):
+        return (
+            "the memory that data workers hand images over in (/dev/shm) is full: give more of it (docker run"
+            " --shm-size=2g), or training.workers=0"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _quiet_log_threads() -> Iterator[None]:
+    """Keep still what fails in TensorBoard's writing thread: it is raised in the training, too."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        of_tensorboard = type(args.thread).__module__.startswith("tensorboard")
+        if not (of_tensorboard and issubclass(args.exc_type, OSError)):
+            before(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _check_same_classes(train_set: CocoDataset, val_set: CocoDataset) -> None:
@@ -98,6 +159,7 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
         raise UserError(
             "training.precision=16-mixed needs a GPU: add training.precision=bf16-mixed or 32-true"
         )
+    check_workers(training.workers)
     # Lightning is quiet here: what a user needs to know comes from this package.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -108,7 +170,7 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
         LastCheckpoint(run.last_checkpoint, training.checkpoint_every, validate_every),
         TQDMProgressBar() if terminal else PlainProgress(),
     ]
-    logs = run.path / "logs"
+    logs = run.path / LOGS
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     index = [chosen.index] if chosen.type == "cuda" and chosen.index is not None else 1
@@ -127,8 +189,9 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
         num_sanity_val_steps=0,
         log_every_n_steps=20,
         # A file for each session: Lightning would delete what the sessions before wrote.
-        logger=[CSVLogger(logs, "csv"), TensorBoardLogger(run.path, "logs", "tensorboard")],
+        logger=[CSVLogger(logs, "csv"), TensorBoardLogger(run.path, LOGS, "tensorboard")],
         callbacks=callbacks,
+        plugins=[WholeFiles()],
         enable_progress_bar=terminal,
         enable_model_summary=False,
         default_root_dir=run.path,

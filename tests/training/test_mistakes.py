@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
-import lightning
 import pytest
+import torch
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
-from rethink_heads.training.checkpointing import LastCheckpoint
+from rethink_heads.training.checkpointing import WholeFiles
+from rethink_heads.training.module import DetectionModule
 from rethink_heads.training.train import train
 from tests.training.recorded import tiny_config
 
@@ -31,21 +34,56 @@ def test_a_truncated_image_is_one_sentence_from_a_loaders_process(
     assert "\n" not in message
 
 
-class _FullDisk:
-    is_global_zero = True
-    global_step = 2
-
-    def save_checkpoint(self, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def full(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"whole")
-    callback = LastCheckpoint(path, every=1, validate_every=100)
-    trainer: lightning.Trainer = _FullDisk()  # type: ignore[assignment]
-    with pytest.raises(OSError, match="No space left"):
-        callback.on_train_batch_end(trainer)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*/last\.ckpt: No space left on device"):
+        WholeFiles().save_checkpoint({}, path)
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_under_tensorboard_is_one_sentence(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writing thread would tell it as a traceback, which pytest turns into a warning and so into a failure."""
+    config = tiny_config(data, "fc", "training.max_iterations=25", "training.checkpoint_every=50")
+    monkeypatch.setattr(RecordWriter, "write", full)
+    run = Run.create(tmp_path / "run", config)
+    with pytest.raises(UserError) as caught:
+        train(config, run, "cpu")
+    message = f"cannot write {run.path / 'logs'}: No space left on device; free some space or"
+    assert str(caught.value).startswith(message)
+
+
+def test_logs_that_cannot_be_made_are_named(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, "fc")
+    run = Run.create(tmp_path / "run", config)
+    (run.path / "logs").write_text("not a folder")
+    with pytest.raises(UserError, match=rf"^cannot write {run.path}/logs\S*: (Not a dir|File ex)"):
+        train(config, run, "cpu")
+
+
+def test_full_shared_memory_says_how_to_do_without(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+    config = tiny_config(data, "fc")
+    monkeypatch.setattr(DetectionModule, "training_step", fails)
+    with pytest.raises(UserError, match=r"/dev/shm\) is full: .* training\.workers=0"):
+        train(config, Run.create(tmp_path / "run", config), "cpu")
+
+
+def test_workers_beyond_reason_are_refused(data: Path, tmp_path: Path) -> None:
+    config = tiny_config(data, "fc", "training.workers=1000")
+    with pytest.raises(UserError, match=r"training\.workers=1000 is too many processes"):
+        train(config, Run.create(tmp_path / "run", config), "cpu")

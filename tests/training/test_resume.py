@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import warnings
@@ -20,6 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from rethink_heads.config import Config
 from rethink_heads.detectors.checkpoints import load_detector
 from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
 from rethink_heads.runs import Run
 from rethink_heads.training import module
 from rethink_heads.training.train import train
@@ -101,6 +103,14 @@ def test_the_end_is_the_same(
         )
         assert kept["global_step"] == expected["global_step"]
         assert_same_weights(kept["state_dict"], expected["state_dict"])
+
+
+def test_the_file_has_the_same_bytes(whole: Whole, tmp_path: Path) -> None:
+    """Also where the settings are read from the run's file in the place of a preset."""
+    path = Run.create(tmp_path / "run", whole.run.config).path
+    interrupt(Run.open(path), stop_at=3)
+    go_on(Run.open(path))
+    assert sha256(Run.open(path).detector_path) == sha256(whole.run.detector_path)
 
 
 def test_it_goes_on_more_than_once(whole: Whole, tmp_path: Path) -> None:
@@ -233,6 +243,25 @@ class TestWithoutImageNetWeights:
     @staticmethod
     def online(*args: object, **kwargs: object) -> Any:
         return resnet18().state_dict()
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            PermissionError(errno.EACCES, "Permission denied", "/cache/hub"),
+            OSError(errno.ENOSPC, "No space left on device"),
+        ],
+    )
+    def test_a_cache_that_cannot_be_written_is_named(
+        self, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
+    ) -> None:
+        def fails(*args: object, **kwargs: object) -> Any:
+            raise error
+
+        monkeypatch.setenv("TORCH_HOME", "/cache")
+        monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fails)
+        run = Run.create(tmp_path / "run", config)
+        with pytest.raises(UserError, match=rf"in /cache/hub: {error.strerror}; .* TORCH_HOME"):
+            train(config, run, "cpu")
 
     def test_it_trains_from_scratch(
         self,

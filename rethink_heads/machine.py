@@ -1,0 +1,100 @@
+"""The machine that a command runs on: its cores, what other processes take of them, and how threads wait there.
+
+Nothing heavy is imported here: what OpenMP goes by must be set before torch is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from rethink_heads.distributed import process_count
+from rethink_heads.errors import UserError
+
+SPIN_COUNT = "1000"
+"""Turns that a thread waits awake for the others, of libgomp's 300,000: see benchmarks/README.md."""
+WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+WORKERS_PER_CORE = 4
+# Below it the cores taken are those of a shell, an editor and the like.
+BUSY_CORES = 0.5
+SHORTEST_SECONDS = 0.3
+
+
+def set_thread_waiting() -> None:
+    """Have OpenMP's threads sleep soon when they wait for each other, as one of them may be waiting for a core.
+
+    Where another process has the core of one thread, the others else burn theirs until it is back, at every barrier.
+    The variables of whoever started this process come first, and a torch that is already imported has read them.
+    """
+    if "torch" not in sys.modules and not any(name in os.environ for name in WAITING_VARIABLES):
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+
+
+def core_count() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of data workers that would only bring the machine to a halt.
+
+    Raises:
+        UserError: there are more than ``WORKERS_PER_CORE`` for each core.
+    """
+    most = WORKERS_PER_CORE * core_count()
+    if workers > most:
+        raise UserError(
+            f"training.workers={workers} is too many processes for the {core_count()} core(s) of this machine:"
+            f" give {most} or fewer"
+        )
+
+
+class CpuTime(NamedTuple):
+    """Seconds since some start: on the clock, of all processes on all cores, and of this process and its children."""
+
+    clock: float
+    everyone: float
+    own: float
+
+    @classmethod
+    def now(cls) -> CpuTime | None:
+        """What the system says; None where it does not say it as Linux does."""
+        try:
+            first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+            user, nice, system, _, _, irq, softirq = map(int, first.split()[1:8])
+        except (OSError, ValueError, IndexError):
+            return None
+        ticks = user + nice + system + irq + softirq
+        own = sum(os.times()[:4])
+        return cls(time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), own)
+
+
+class OtherProcesses:
+    """What other processes take of the machine's cores since this was made, or last asked."""
+
+    def __init__(self) -> None:
+        self._before = CpuTime.now()
+
+    def told(self) -> str | None:
+        """A line where they take much; None where they do not, nothing is known, or too little time has passed."""
+        before, now = self._before, CpuTime.now()
+        if process_count() > 1:
+            # The others of this command are not meant.
+            return None
+        if before is None or now is None or now.clock - before.clock < SHORTEST_SECONDS:
+            return None
+        self._before = now
+        passed = now.clock - before.clock
+        cores = (now.everyone - before.everyone - (now.own - before.own)) / passed
+        if cores < BUSY_CORES:
+            return None
+        return f"other processes take {cores:.1f} of its {os.cpu_count()} cores"
+
+
+other_processes = OtherProcesses()
+"""Those since the package was imported, or last asked about."""

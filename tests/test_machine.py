@@ -1,0 +1,78 @@
+"""How threads wait, how many workers a machine can have, and what others take of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rethink_heads import machine
+from rethink_heads.errors import UserError
+from rethink_heads.machine import (
+    SPIN_COUNT,
+    WORKERS_PER_CORE,
+    CpuTime,
+    OtherProcesses,
+    check_workers,
+    core_count,
+)
+
+
+def spin_count_after(code: str, **variables: str) -> str:
+    """What OpenMP would go by in a new process that has run ``code``."""
+    ours = {*machine.WAITING_VARIABLES, "OMP_NUM_THREADS"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import os; print(os.environ.get('GOMP_SPINCOUNT'))"],
+        env={**inherited, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def test_threads_sleep_soon_unless_someone_wants_otherwise() -> None:
+    assert spin_count_after("import rethink_heads") == SPIN_COUNT
+    assert spin_count_after("import rethink_heads", GOMP_SPINCOUNT="7") == "7"
+    assert spin_count_after("import rethink_heads", OMP_WAIT_POLICY="active") == "None"
+    # It has read its variables: what is set now would only reach other programs.
+    loaded = "import sys, types; sys.modules['torch'] = types.ModuleType('torch')"
+    assert spin_count_after(f"{loaded}; import rethink_heads") == "None"
+
+
+def test_workers_are_bounded_by_the_cores() -> None:
+    most = WORKERS_PER_CORE * core_count()
+    check_workers(most)
+    with pytest.raises(UserError, match=rf"training\.workers={most + 1} .* give {most} or fewer"):
+        check_workers(most + 1)
+
+
+@pytest.mark.parametrize(
+    ("later", "told"),
+    [
+        # Of 8 seconds of all processes in 2, this one had 3: the others have 2.5 cores.
+        (CpuTime(12.0, 108.0, 8.0), "other processes take 2.5 of its"),
+        (CpuTime(12.0, 103.5, 8.0), None),
+        (CpuTime(10.1, 108.0, 8.0), None),
+        (None, None),
+    ],
+)
+def test_others_are_told_of_where_they_take_much(
+    later: CpuTime | None, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([CpuTime(10.0, 100.0, 5.0), later])
+    monkeypatch.setattr(CpuTime, "now", lambda: next(times))
+    line = OtherProcesses().told()
+    assert line is None if told is None else (line or "").startswith(told)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems say it otherwise")
+def test_what_the_system_says() -> None:
+    before, now = CpuTime.now(), None
+    while now is None or before is None or now.own - before.own < 0.1:
+        now = CpuTime.now()
+    assert now.everyone - before.everyone >= 0.05
+    assert now.clock - before.clock >= 0.05
