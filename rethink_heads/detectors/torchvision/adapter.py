@@ -18,7 +18,7 @@ from rethink_heads.detectors.box_heads import cells_of, parts_of
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.detectors.linear_probing import LinearProber
-from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.detectors.torchvision.pooling import forget_images, pool
 from rethink_heads.detectors.torchvision.probing import prober_of
 from rethink_heads.errors import UserError
 
@@ -89,9 +89,9 @@ class TorchvisionDetector:
         return features.into_frame(boxes.to(self._precision))
 
     def _pooled(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
-        pooled: Tensor = self.model.roi_heads.box_roi_pool(
-            features.pyramid, [boxes], [features.size]
-        )
+        pooler = self.model.roi_heads.box_roi_pool
+        forget_images(pooler)
+        pooled: Tensor = pooler(features.pyramid, [boxes], [features.size])
         return pooled
 
     def _logits_and_deltas(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
