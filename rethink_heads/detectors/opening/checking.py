@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rethink_heads.detectors.answers import check_outputs
 from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
 from rethink_heads.detectors.opening.contents import modules_in
 from rethink_heads.detectors.opening.messages import given, telling
@@ -79,13 +80,9 @@ def _asked(
     _check_pooled(pooled, len(boxes), name)
     with telling(f"`predict` of {name}"):
         outputs = detector.predict(features, pooled, boxes)
-    if not isinstance(outputs, dict) or set(outputs) != set(heads):
-        raise UserError(
-            f"`predict` of {name} gave {given(outputs)}, where a dict with the heads"
-            f" {', '.join(heads)} is expected"
-        )
+    check_outputs(outputs, heads, len(boxes), classes, f"`predict` of {name}")
     for head, output in outputs.items():
-        _check_output(output, len(boxes), classes, f"`predict` of {name} ({head})")
+        _check_place(output, f"`predict` of {name} ({head})")
     return outputs, pooled
 
 
@@ -174,22 +171,7 @@ def _check_pooled(pooled: Any, count: int, name: str) -> None:
         )
 
 
-def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
-    if not isinstance(output, HeadOutput):
-        raise UserError(f"{name} gave {given(output)}, where a HeadOutput is expected")
-    for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
-        value = getattr(output, attribute)
-        if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-            raise UserError(
-                f"{name} gave {attribute} of {given(value)}, where the shape {expected} is expected:"
-                f" {boxes} boxes, {classes} classes without background"
-            )
-        if not torch.isfinite(value).all():
-            raise UserError(f"{name} gave {attribute} that are not finite; are its weights loaded?")
-    if bool(((output.scores < 0) | (output.scores > 1)).any()):
-        raise UserError(
-            f"{name} gave scores outside 0 to 1; probabilities are expected, not logits"
-        )
+def _check_place(output: HeadOutput, name: str) -> None:
     low, high = output.boxes[..., :2], output.boxes[..., 2:]
     limit = output.boxes.new_tensor([IMAGE_SHAPE[2], IMAGE_SHAPE[1]])
     # A pixel's tolerance: some frameworks clip in their resized image and scale back.

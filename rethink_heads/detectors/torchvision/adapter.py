@@ -13,6 +13,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import cells_of, parts_of
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
@@ -159,8 +160,10 @@ class TorchvisionDetector:
     def detect(self, image: Tensor) -> dict[str, Detections]:
         """Final detections in a uint8 RGB image (3, H, W), those of the model's own forward pass."""
         batch, features = self._transformed(image)
+        check_finite("its backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
         logits, deltas = self._logits_and_deltas(self._pooled(features, proposals))
+        check_finite("its box predictor gave logits or deltas", logits, deltas)
         boxes, scores, labels = self.model.roi_heads.postprocess_detections(
             logits, deltas, [proposals], batch.image_sizes
         )

@@ -68,10 +68,10 @@ MISTAKES = {
         "predict", lambda f, r, b: {"other": torch.zeros(1)}
     ),
     "where a HeadOutput is expected": changed(lambda output: output.scores),
-    "gave scores of shape \\(3, 3\\), where the shape \\(3, 2\\) is expected: 3 boxes, 2 classes": changed(
+    "gave scores of shape \\(3, 3\\), where .* the shape \\(3, 2\\) are expected: 3 boxes, 2 classes": changed(
         lambda out: HeadOutput(torch.cat([out.scores, out.scores[:, :1]], dim=1), out.boxes)
     ),
-    "gave boxes of shape \\(3, 4\\), where the shape \\(3, 2, 4\\)": changed(
+    "gave boxes of shape \\(3, 4\\), where .* the shape \\(3, 2, 4\\)": changed(
         lambda out: HeadOutput(out.scores, out.boxes[:, 0])
     ),
     "gave scores that are not finite": changed(
@@ -126,7 +126,7 @@ OFFERED = {
         "detect",
         Detected([BOX], [[0.5, 0.5]], [1]),
     ),
-    "`detect` of mine .* gave labels from 1 to 2, where 0 to 1 are expected: 2 classes without": (
+    "`detect` of mine .* gave the label 2, where 0 to 1 are expected: 2 classes without": (
         "detect",
         Detected([BOX, BOX], [0.5, 0.4], [1, 2]),
     ),
