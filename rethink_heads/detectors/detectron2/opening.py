@@ -244,7 +244,7 @@ def _built(cfg: CfgNode, config: str) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    from rethink_heads.detectors.imports.reading import read_checkpoint
+    from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
 
     state = read_checkpoint(path).state
     if not any(name.startswith("roi_heads.") for name in state):
@@ -264,6 +264,7 @@ def _load(model: nn.Module, path: Path) -> None:
         raise _misfit(path, "lacks weights of its model", result.missing_keys)
     if unexpected:
         raise _misfit(path, "has weights that its model lacks", unexpected)
+    check_loaded(model, str(path))
 
 
 def _is_no_weight(name: str) -> bool:
