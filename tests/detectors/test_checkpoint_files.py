@@ -291,7 +291,7 @@ def test_weights_that_are_no_detectors(
 
 def test_what_a_module_has_loaded_is_finite() -> None:
     net = Net()
-    check_loaded(net, "weights.pth")
+    check_loaded(net.state_dict().items(), "weights.pth")
     nn.init.constant_(net.body.bias, float("inf"))
     with pytest.raises(UserError, match=r"^weights\.pth has weights that are .*\(body\.bias\)"):
-        check_loaded(net, "weights.pth")
+        check_loaded(net.state_dict().items(), "weights.pth")

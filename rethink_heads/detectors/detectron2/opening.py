@@ -264,7 +264,7 @@ def _load(model: nn.Module, path: Path) -> None:
         raise _misfit(path, "lacks weights of its model", result.missing_keys)
     if unexpected:
         raise _misfit(path, "has weights that its model lacks", unexpected)
-    check_loaded(model, str(path))
+    check_loaded(model.state_dict().items(), str(path))
 
 
 def _is_no_weight(name: str) -> bool:

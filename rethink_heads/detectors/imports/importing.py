@@ -98,7 +98,7 @@ def import_detector(
         detector = build_detector(config, names, pretrained=False)
     state, left_out = our_state(chosen, checkpoint.state, detector.state_dict(), found)
     detector.load_state_dict(state)
-    check_loaded(detector, str(path))
+    check_loaded(detector.state_dict().items(), str(path))
     return Imported(
         detector.eval(),
         config,

@@ -9,7 +9,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ PREFIXES = ("module.", "_orig_mod.")
 """What distributed training and ``torch.compile`` put before the names of weights."""
 AVERAGED = "n_averaged"
 """The counter that ``AveragedModel`` keeps beside the weights."""
-SHOWN_KEYS = 8
+SHOWN_KEYS = 6
 
 
 @dataclass(frozen=True)
@@ -290,15 +290,16 @@ def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace("._orig_mod.", "."): value for name, value in tensors.items()}
 
 
-def check_loaded(module: nn.Module, where: str) -> None:
-    """Raise UserError where weights that a module was given are not finite, as those of a training that diverged.
+def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
+    """Raise UserError where weights by name are not finite, as those of a training that diverged.
 
     ``where`` is the file that they come from, or what made them.
     """
     wrong = [
         name
-        for name, value in module.state_dict().items()
-        if value.is_floating_point() and not torch.isfinite(value.float()).all()
+        for name, value in weights
+        if value.is_floating_point() and not (nn.parameter.is_lazy(value) or value.is_meta)
+        if not torch.isfinite(value.float()).all()
     ]
     if wrong:
         raise UserError(

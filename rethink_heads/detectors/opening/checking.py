@@ -43,12 +43,18 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
         UserError: shapes, types, ranges or names are not those of :mod:`rethink_heads.detectors.base`, or a method
             raises something; the message says which method gave what.
     """
-    classes = _names(detector.class_names, "class_names", name)
-    heads = _names(detector.heads, "heads", name)
-    device = _device(detector, name)
+    with telling(f"`class_names`, `heads` or `device` of {name}"):
+        classes = _names(detector.class_names, "class_names", name)
+        heads = _names(detector.heads, "heads", name)
+        device = _device(detector, name)
     random = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8).to(device)
-    boxes = torch.tensor(BOXES).to(device)
+    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8)
+    try:
+        image, boxes = image.to(device), torch.tensor(BOXES).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"`device` of {name} is {device}, which cannot be used here ({str(error).splitlines()[0][:200]})"
+        ) from error
     with _unchanged(detector, device, name), torch.inference_mode():
         first, pooled = _asked(detector, image, boxes, heads, len(classes), name)
         again, _ = _asked(detector, image, boxes, heads, len(classes), name)

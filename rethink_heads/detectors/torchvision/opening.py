@@ -185,7 +185,7 @@ def _from_file(
         sizes["num_keypoints"] = _side(state, KEYPOINT_WEIGHT, 1, path)
     model = _built(builder, **sizes)
     _load(model, state, path, name)
-    check_loaded(model, str(path))
+    check_loaded(model.state_dict().items(), str(path))
     member = published_file(published, path)
     if name in ZERO_EPS:
         _set_eps(model, member, name, path)
