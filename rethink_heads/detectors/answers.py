@@ -166,14 +166,14 @@ def check_detections(answer: Any, heads: Collection[str], classes: int, name: st
 def _check_head(found: Detections, classes: int, name: str) -> None:
     boxes, scores, labels = found.boxes, found.scores, found.labels
     fine = _are_boxes(boxes) and all(
-        isinstance(each, Tensor) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
+        _are_numbers(each) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
     )
     if not fine:
         shapes = f"boxes of {given(boxes)}, scores of {given(scores)}, labels of {given(labels)}"
         raise UserError(f"{name} gave {shapes}, where the shapes (M, 4), (M,), (M,) are expected")
     _check_corners(boxes, name)
     check_finite(f"{name} gave scores", scores)
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+    if labels.is_floating_point():
         raise UserError(f"{name} gave labels of type {labels.dtype}, where integers are expected")
     if wrong := labels[(labels < 0) | (labels >= classes)].tolist():
         raise UserError(
@@ -199,10 +199,17 @@ def _check_range(scores: Tensor, name: str) -> None:
 
 
 def _are_boxes(boxes: Any) -> bool:
-    """Whether these are numbers, of whatever type, for M boxes."""
-    fine = isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4
-    return fine and not (boxes.is_meta or boxes.is_complex() or boxes.dtype == torch.bool)
+    return _are_numbers(boxes) and boxes.dim() == 2 and boxes.shape[1] == 4
 
 
 def _are_floats(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
+    return _are_numbers(value) and value.is_floating_point()
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether this is a tensor of real numbers, each with its place in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
+        return False
+    return not (value.is_meta or value.is_quantized or value.is_complex()) and (
+        value.dtype != torch.bool
+    )

@@ -46,7 +46,7 @@ class Outline:
         return isinstance(self.state, dict) and "_modules" in self.state
 
 
-class _OutlineUnpickler(pickle.Unpickler):
+class _OutlineUnpickler(pickle._Unpickler):  # The one in C prints what it trips over.
     def find_class(self, module: str, name: str) -> Any:
         # Mappings of weights are ordered dictionaries.
         if (module, name) == ("collections", "OrderedDict"):

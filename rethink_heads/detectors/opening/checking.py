@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from rethink_heads.errors import UserError
 IMAGE_SHAPE = (3, 203, 251)
 BOXES = ((20.0, 30.0, 120.0, 110.0), (0.0, 0.0, 251.0, 203.0), (100.5, 50.25, 140.0, 190.0))
 
+HEAD_NAME = re.compile(r"[^/\x00-\x1f\ud800-\udfff]{1,60}")
 TOLERANCE = 1e-4
 """How much two answers may differ that should be the same: in scores, and in boxes relative to the image's sides."""
 
@@ -46,6 +48,11 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
     with telling(f"`class_names`, `heads` or `device` of {name}"):
         classes = _names(detector.class_names, "class_names", name)
         heads = _names(detector.heads, "heads", name)
+        if len(set(heads)) < len(heads) or not all(HEAD_NAME.fullmatch(head) for head in heads):
+            raise UserError(
+                f"`heads` of {name} is {given(heads)}: each needs a name of its own, of at most 60 characters and"
+                " without '/', since files are called after it"
+            )
         device = _device(detector, name)
     random = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8)
@@ -150,6 +157,8 @@ def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
         raise UserError(
             f"`{attribute}` of {name} is {given(found)}, where a tuple of names is expected"
         )
+    if any("\ud800" <= letter <= "\udfff" for each in names for letter in each):
+        raise UserError(f"`{attribute}` of {name} has a name that is no text that can be written")
     return names
 
 

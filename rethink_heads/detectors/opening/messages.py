@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 import rethink_heads
@@ -56,7 +58,10 @@ def raised(error: BaseException) -> str:
     theirs = [each for each in beyond_ours if not each.filename.startswith(_INSTALLED)]
     last = (theirs or beyond_ours)[-1:]
     place = f" ({last[0].filename}, line {last[0].lineno})" if last else ""
-    said = " ".join(str(error).split())
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # A user's own class of errors may fail in this, too.
+        said = "it cannot say why"
     more = "..." if len(said) > _LONGEST else ""
     return f"{type(error).__name__}: {said[:_LONGEST]}{more}{place}"
 
@@ -64,11 +69,17 @@ def raised(error: BaseException) -> str:
 def given(value: Any) -> str:
     """What was given instead of what is expected: a tensor by its shape, and its type where that is unusual."""
     if isinstance(value, Tensor):
-        kind = "" if value.is_floating_point() else f" of {value.dtype}".replace("torch.", "")
-        return f"shape {tuple(value.shape)}{kind}"
+        usual = value.is_floating_point() and value.layout is torch.strided
+        kinds = "" if usual else f" of {value.dtype}, {value.layout}".replace("torch.", "")
+        return f"shape {tuple(value.shape)}{kinds}" + (" on meta" if value.is_meta else "")
     if isinstance(value, dict):
         shapes = (f"{name}: {given(each)}" for name, each in value.items())
         return "{" + ", ".join(shapes) + "}"
     if isinstance(value, tuple) and any(isinstance(each, Tensor) for each in value):
         return f"({', '.join(map(given, value))})"
-    return repr(value)[:80]
+    if isinstance(value, np.ndarray):
+        return f"a NumPy array of shape {value.shape}"
+    try:
+        return " ".join(repr(value).split())[:80]
+    except Exception:
+        return f"a {type(value).__name__}"

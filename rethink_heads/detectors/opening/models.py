@@ -166,6 +166,11 @@ def _open_python(
     with telling(f"what {where} makes"):
         for module in modules_in(made):
             module.eval()
+            if training := [each for each in module.modules() if each.training]:
+                raise UserError(
+                    f"a {type(training[0]).__name__} that {where} makes stays in training mode after eval(): have its"
+                    " eval() and train(False) change that"
+                )
         if isinstance(made, torch.nn.Module):
             made = made.to(device)
         detector = as_detector(made, class_names)

@@ -111,6 +111,19 @@ class Unready(Colours):
         pass
 
 
+class Stubborn(Module):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+def mute():
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    raise Mute
+
+
 def two_stages():
     from tests.detectors.torchvision.small_models import small_model
 
@@ -201,6 +214,8 @@ MISTAKES = {
     "elsewhere": "`device` of python:some_detectors:elsewhere is cuda:99, which cannot be used here",
     "Unready": "failed: RuntimeError: not yet loaded",
     "Lightning": r"Lightning is no detector itself but holds one, a FasterRCNN: give .* `net\.detector`",
+    "Stubborn": "a Stubborn that python:some_detectors:Stubborn makes stays in training mode",
+    "mute": "mute failed: Mute: it cannot say why",
     "torch": "some_detectors has no function torch",
 }
 
