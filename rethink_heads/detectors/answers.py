@@ -96,7 +96,7 @@ def detect(detector: Any, image: Tensor) -> dict[str, Detections]:
 def check_finite(what: str, *values: Tensor) -> None:
     """Raise UserError where what a detector works with is not finite, before thresholds and suppression drop it.
 
-    ``what``, as in "its backbone gave features", begins the message.
+    ``what``, as in "the detector's backbone gave features", begins the message.
     """
     if not all(torch.isfinite(each).all() for each in values):
         raise UserError(f"{what} {NOT_FINITE}")

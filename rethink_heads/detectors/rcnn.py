@@ -157,7 +157,7 @@ class RCNN(nn.Module):
     def detect(self, image: Tensor) -> dict[str, Detections]:
         """By head: final detections in a uint8 RGB image (3, H, W); backbone, RPN and heads run once."""
         batch, features = self._transformed(image)
-        check_finite("its backbone gave features", *features.pyramid.values())
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self.rpn(batch, features.pyramid)[0][0]
         pooled = self.roi_heads.pool(features.pyramid, [proposals], [features.size])
         outputs = self.roi_heads.read(pooled, proposals, self.heads, features.size)

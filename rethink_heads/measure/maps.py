@@ -42,7 +42,7 @@ def spatial_correlation(output_map: Tensor) -> Tensor:
     Raises:
         UserError: it has values that are not finite.
     """
-    answers.check_finite("it gave a map by RoI cell with values", output_map)
+    answers.check_finite("the detector gave a map by RoI cell with values", output_map)
     vectors = torch.nn.functional.normalize(
         output_map.double().flatten(2), dim=1, eps=torch.finfo(torch.float64).tiny
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read class names from {path}: {error}") from error
         names = [line.strip() for line in lines if line.strip()]
-    twice = [name for name in names if names.count(name) > 1 and name != "N/A"]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name != "N/A"]
     if not names or twice:
         reason = f"has {twice[0]!r} twice" if twice else "has no names"
         raise UserError(f"{path} {reason}; write each class once, a line a class")

@@ -193,7 +193,7 @@ class Detectron2Detector:
         from detectron2.modeling.postprocessing import detector_postprocess
 
         batch, features = self._transformed(image)
-        check_finite("its backbone gave features", *features.pyramid.values())
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
         pooled = self.stage.pool(features.pyramid, proposals)
         found = self.stage.detections(pooled, proposals, features.size)

@@ -135,7 +135,7 @@ class SharedPoolingStage:
         # What is not finite detectron2 leaves out without a word.
         values = predicted if isinstance(predicted, tuple) else (predicted,)
         check_finite(
-            "its box predictor gave logits or deltas",
+            "the detector's box predictor gave logits or deltas",
             *(each for each in values if isinstance(each, Tensor)),
         )
         found, _ = predictor.inference(predicted, [_proposals(boxes, size)])

@@ -160,10 +160,10 @@ class TorchvisionDetector:
     def detect(self, image: Tensor) -> dict[str, Detections]:
         """Final detections in a uint8 RGB image (3, H, W), those of the model's own forward pass."""
         batch, features = self._transformed(image)
-        check_finite("its backbone gave features", *features.pyramid.values())
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
         logits, deltas = self._logits_and_deltas(self._pooled(features, proposals))
-        check_finite("its box predictor gave logits or deltas", logits, deltas)
+        check_finite("the detector's box predictor gave logits or deltas", logits, deltas)
         boxes, scores, labels = self.model.roi_heads.postprocess_detections(
             logits, deltas, [proposals], batch.image_sizes
         )

@@ -282,6 +282,19 @@ def test_predict_leaves_the_roi_features_as_they_were() -> None:
     assert torch.equal(pooled["box"], before)
 
 
+@pytest.mark.parametrize("part", ["backbone", "roi_heads.box_head"])
+def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
+    detector = TorchvisionDetector(small_model(), CLASSES)
+    assert len(detector.detect(image_of())["box"].scores) > 0
+    for parameter in detector.model.get_submodule(part).parameters():
+        nn.init.constant_(parameter, torch.nan)
+    says = (
+        "the detector's (backbone gave features|box predictor gave logits or deltas) that are not"
+    )
+    with pytest.raises(UserError, match=says):
+        detector.detect(image_of())
+
+
 def test_zeroed_cells_change_what_is_predicted() -> None:
     detector = TorchvisionDetector(small_model(), CLASSES)
     boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0]])
