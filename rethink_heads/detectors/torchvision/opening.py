@@ -61,11 +61,11 @@ def open_torchvision(
     Args:
         name: the builder's, as ``fasterrcnn_resnet50_fpn``.
         weights: torchvision's name of published weights (``DEFAULT``, ``COCO_V1``); or the path of a state dict, plain
-            or under a key such as ``model`` or ``model_state_dict``, in a file of ``torch.save`` or safetensors, which must
-            come from this builder with its defaults but for the number of classes (a state dict holds neither sizes of images and
-            anchors nor thresholds, nor eps of batch normalisation, which is 1e-5 but for torchvision's own files, known
-            by their content; open anything else in Python); or ``random``: seeded random weights whose outputs differ
-            from box to box, for trying things.
+            or under a key such as ``model`` or ``model_state_dict``, in a file of ``torch.save`` or safetensors, which
+            must come from this builder with its defaults but for the number of classes (a state dict holds neither
+            sizes of images and anchors nor thresholds, nor eps of batch normalisation, which is 1e-5 but for
+            torchvision's own files, known by their content; open anything else in Python); or ``random``: seeded random
+            weights whose outputs differ from box to box, for trying things.
         class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
             that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
         device: where to put the detector.

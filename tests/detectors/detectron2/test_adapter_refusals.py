@@ -72,7 +72,7 @@ def test_our_heads_numbers_that_are_not_finite_are_told() -> None:
     diverged = small_model("double", MODEL__ROI_HEADS__NUM_CLASSES=len(NAMES))
     for parameter in diverged.roi_heads.heads.parameters():
         nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(UserError, match="head '.*' gave scores or boxes that are not finite"):
+    with pytest.raises(UserError, match=r"head '.*' gave scores or boxes that are not finite"):
         Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
 
 
