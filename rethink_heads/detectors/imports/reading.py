@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rethink_heads.detectors.answers import is_finite
 from rethink_heads.detectors.imports.outlines import Outline, load_outline
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
 from rethink_heads.errors import UserError
@@ -299,7 +300,7 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
         name
         for name, value in weights
         if value.is_floating_point() and not (nn.parameter.is_lazy(value) or value.is_meta)
-        if not torch.isfinite(value.float()).all()
+        if not is_finite(value.detach().float())
     ]
     if wrong:
         raise UserError(
