@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -60,6 +60,7 @@ class Full(Minimal):
         return {"box": torch.ones(5, 2, 2)}
 
 
+@settings(deadline=None)
 @given(ours=NAMES, theirs=NAMES)
 def test_what_is_matched_has_one_name(ours: list[str], theirs: list[str]) -> None:
     if not set(ours) & set(theirs):
