@@ -11,6 +11,8 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
+from rethink_heads.detectors import answers
+from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
@@ -92,8 +94,8 @@ def keep_detections(
         detector.eval()
 
     def of_image(sample: Sample) -> pd.DataFrame:
-        with torch.inference_mode():
-            found = detector.detect(sample.image.to(detector.device))
+        with on_image(detector_name, sample.image_id), torch.inference_mode():
+            found = answers.detect(detector, sample.image.to(detector.device))
         return detection_frame(sample.image_id, found, detector_name)
 
     path = Path(folder) / DETECTIONS_NAME

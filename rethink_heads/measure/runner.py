@@ -13,6 +13,7 @@ import torch
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
+from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
 from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, alone, processes
@@ -106,7 +107,8 @@ def _measure_into(
     """Measure into a folder, unless it holds complete measurements of this provenance."""
 
     def of_image(sample: Sample) -> tuple[Measurements, int]:
-        part = measurer.measure(sample)
+        with on_image(measurer.detector_name, sample.image_id):
+            part = measurer.measure(sample)
         return part, len(part.objects)
 
     def merge(parts: Parts) -> None:

@@ -279,7 +279,9 @@ def test_a_diverged_head_is_told(run: Any, detector: Any) -> None:
 
     detector.detect = lambda image: {}
     detector.predict = diverged
-    with pytest.raises(UserError, match="head 'conv' gave scores or boxes that are not finite"):
+    with pytest.raises(
+        UserError, match=r"^toy on image 7: `predict` \(conv\) gave scores that are not finite"
+    ):
         run()
 
 
