@@ -60,7 +60,7 @@ class MadeUpDataset:
     image_ids: list[int]
     category_ids: list[int]
     annotated: AnnotatedObjects
-    annotations_path: Path = Path("made-up.json")
+    where: str = "the made-up data"
 
 
 def make_detections(
