@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     path.write_text("old")
     # What is written under the temporary name goes to a device that is full.
     monkeypatch.setattr("secrets.token_hex", lambda size: "token")
-    (tmp_path / f".result-{os.getpid()}-token.bin").symlink_to("/dev/full")
+    (tmp_path / f".result-{os.getpid()}-token-unfinished.bin").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write .*result.bin: No space left on device"):
         WRITERS[kind](path)
     assert list(tmp_path.iterdir()) == [path]

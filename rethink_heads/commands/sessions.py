@@ -188,10 +188,9 @@ def opened(
     else:
         classes = None
     name = measurements_name(folder.config, config, seed, classes)
-    if is_first_process():
-        if isinstance(folder, BroughtRun):
-            folder.write()
-        keep_match(match, folder.measurements(name))
+    if isinstance(folder, BroughtRun):
+        folder.write()
+    keep_match(match, folder.measurements(name))
     return Opened(shared.detector, shared.dataset, config, provenance, name, seed)
 
 

@@ -22,7 +22,7 @@ from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.parts import Parts
-from rethink_heads.measure.provenance import differences, provenance_of, saved_provenance
+from rethink_heads.measure.provenance import provenance_of, saved_provenance
 from rethink_heads.measure.stored import open_measurements
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _measure_into(
         measurer.detector.eval()
     title = f"measuring {measurer.detector_name}"
     work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
-    work_by_image(work, folder / "parts", lambda: _is_measured(folder, provenance), merge, together)
+    work_by_image(work, folder / "parts", lambda: saved_provenance(folder), merge, together)
 
 
 def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
@@ -140,21 +140,6 @@ def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str
         f"the detector's classes are not the data's: "
         f"{'; '.join(reasons)}; give the data that the detector was trained for"
     )
-
-
-def _is_measured(folder: Path, provenance: dict[str, str]) -> bool:
-    """Whether `folder` holds complete measurements of this provenance; else says what differs."""
-    before = saved_provenance(folder)
-    if before is None:
-        return False
-    if before == provenance:
-        return True
-    logger.warning(
-        "measurements in %s are of another setting and are made again (%s)",
-        folder,
-        differences(before, provenance),
-    )
-    return False
 
 
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from rethink_heads.config import Config, DataConfig, load_preset
 from rethink_heads.errors import UserError
-from rethink_heads.runs import CONFIG_NAME, FREE_SETTINGS, Run, changed_settings
+from rethink_heads.runs import CONFIG_NAME, FREE_SETTINGS, Run, changed_settings, fixed_changes
 from rethink_heads.sweeps.description import SweepDescription, Value, Variant, value_text
 
 State = Literal["done", "interrupted", "to do"]
@@ -94,12 +94,7 @@ class Plan:
         for training in self.trainings.values():
             if training.used or not (training.path / CONFIG_NAME).exists():
                 continue
-            before = Run.open(training.path).config
-            changed = [
-                name
-                for name in changed_settings(before, training.config)
-                if not name.startswith("measuring.") and name not in FREE_SETTINGS
-            ]
+            changed = fixed_changes(Run.open(training.path).config, training.config)
             if changed:
                 raise UserError(
                     f"{training.path} was trained with other settings ({', '.join(changed)});"

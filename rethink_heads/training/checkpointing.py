@@ -9,10 +9,12 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
+from rethink_heads.files import unreadable, write_torch
 
 # What DetectionModule adds to Lightning's checkpoints.
 BACKBONE_KEY = "backbone"
@@ -35,13 +37,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 and trainer.global_step % self.validate_every:
-            _save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         if trainer.global_step % self.every == 0:
-            _save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
 
 
 class BestCheckpoint(Checkpoint):
@@ -61,7 +63,7 @@ class BestCheckpoint(Checkpoint):
         precision = float(trainer.callback_metrics["val_AP"])
         if precision > self.best:
             self.best = precision
-            _save(trainer, self.path)
+            trainer.save_checkpoint(self.path)
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best}
@@ -70,16 +72,16 @@ class BestCheckpoint(Checkpoint):
         self.best = state_dict["best"]
 
 
-def _save(trainer: lightning.Trainer, path: Path) -> None:
-    """Saves to a temporary name beside the file, then renames: Lightning's own write may pass through another disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        trainer.save_checkpoint(temporary)  # of all processes, which wait for each other in it
-        if trainer.is_global_zero:
-            temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its file, then renames.
+
+    Lightning's own way leads through the system's temporary folder, where a killed training would leave it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        write_torch(checkpoint, Path(path))
 
 
 def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> RCNN:
@@ -98,6 +100,8 @@ def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> R
         model = config.model.model_copy(update={"norm": norm})
         detector = build_detector(config.model_copy(update={"model": model}), class_names, False)
         detector.load_state_dict(state)
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise UserError(
             f"cannot go on from {path}, which is damaged or of another configuration: "
