@@ -21,8 +21,10 @@ from typing import Any
 
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
 from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
+from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
+from rethink_heads.locking import hold
 from rethink_heads.progress import ProgressReport
 
 # Raise it with every change that alters the JSON: it is in the cache file's hash.
@@ -135,7 +137,8 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     if not path.is_file():
         content = json.dumps(_to_coco(members, images, name))
         try:
-            write_text(path, content)
+            with hold(path.parent, path.is_file, alone()):
+                write_text(path, content)
         except UserError as error:
             raise UserError(
                 f"cannot write the converted annotations {path}: {error.__cause__ or error}; free some"

@@ -27,7 +27,7 @@ from rethink_heads.files import read_table, until_visible, write_parquet, write_
 from rethink_heads.locking import hold, results_folder
 from rethink_heads.measure.parts import Parts, Saved, remove_leftover
 from rethink_heads.measure.provenance import differences, file_provenance
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
+from rethink_heads.measure.row_groups import arrow_schema, with_label, write_by_group
 from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,9 @@ def file_by_image(
     def merge(parts: Parts) -> None:
         schema = arrow_schema(kept.columns)
         names = (parts.folder / str(i) / _PART for i in sorted(dataset.image_ids))
-        tables = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
+        found = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
+        # Parts from before an interruption, since when the run was renamed.
+        tables = (with_label(table, kept.detector) for table in found)
         write_by_group(tables, path, kept.columns, kept.group, provenance, kept.gathered_bytes)
 
     def part(sample: Sample) -> tuple[Saved, int]:
@@ -161,12 +163,14 @@ class KeptFrame:
         columns: names and types.
         group: columns that each row group has one text in.
         gathered_bytes: size of what is gathered before it is written: of a row group at the most.
+        detector: the name of the detector that all of it is of.
     """
 
     path: Path
     columns: Mapping[str, str]
     group: Sequence[str]
     gathered_bytes: int
+    detector: str
 
 
 @dataclass(frozen=True)

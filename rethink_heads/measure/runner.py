@@ -23,6 +23,7 @@ from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.parts import Parts
 from rethink_heads.measure.provenance import provenance_of, saved_provenance
+from rethink_heads.measure.row_groups import label_files
 from rethink_heads.measure.stored import open_measurements
 
 logger = logging.getLogger(__name__)
@@ -75,17 +76,19 @@ def measure(
             f"no objects to measure in the first {len(dataset)} images of "
             f"{dataset.annotations_path}; take more images (measuring.images)"
         )
-    provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
+    # Without a folder that all of them see, each process is by itself.
+    together = alone() if folder is None else processes()
+    provenance = {**provenance_of(dataset, config, seed, together), **provenance}
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
-            _measure_into(measurer, dataset, Path(passing), provenance, progress, alone())
+            _measure_into(measurer, dataset, Path(passing), provenance, progress, together)
             # Whole, for the files pass.
             measured = Measurements.load(Path(passing))
     else:
-        together = processes()
         _measure_into(measurer, dataset, folder, provenance, progress, together)
+        label_files(folder, detector_name)
         if not together.is_first:
             of_none = Measurements.empty()
             of_none.provenance = provenance
@@ -112,7 +115,8 @@ def _measure_into(
     def merge(parts: Parts) -> None:
         of_weights = _measure_weights(measurer.detector, measurer.detector_name)
         memory = measurer.config.memory_mb
-        parts.merge_into(folder, dataset.image_ids, of_weights, memory)
+        name = measurer.detector_name
+        parts.merge_into(folder, dataset.image_ids, of_weights, memory, name)
 
     if isinstance(measurer.detector, torch.nn.Module):
         measurer.detector.eval()

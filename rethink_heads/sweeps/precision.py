@@ -154,7 +154,7 @@ class Precision:
     def _provenance(self, training: Training, read: Read) -> Mapping[str, str]:
         run = Run(training.path, training.config)
         return {
-            **dataset_provenance(self.dataset, training.key),
+            **dataset_provenance(self.dataset),
             **run_provenance(run),
             "reading": read.reading,
             "fusion": read.fusion,
