@@ -201,7 +201,10 @@ def parquet_streams(
         streams = {}
         for path, schema in schemas.items():
             temporary = renames.enter_context(atomic_path(path))
-            named = schema.with_metadata((schema.metadata or {}) | encoded)
+            # In one order, so that the same content gives the same bytes.
+            named = schema.with_metadata(
+                dict(sorted({**(schema.metadata or {}), **encoded}.items()))
+            )
             # A page with a wrong bit can be read without an error otherwise, as other numbers.
             writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
             streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))

@@ -158,3 +158,19 @@ def test_sha256(tmp_path: Path) -> None:
     assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
     with pytest.raises(UserError, match="cannot read"):
         files.sha256(tmp_path / "y")
+
+
+def test_no_permission_to_read_is_said_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    files.write_parquet(pd.DataFrame({"a": [1]}), path, {})
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    for read in (files.read_parquet, files.sha256):
+        with pytest.raises(UserError, match=r"cannot read .*a\.parquet: Permission denied; have"):
+            read(path)

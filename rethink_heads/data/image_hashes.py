@@ -100,6 +100,8 @@ def _known(index: Path) -> dict[str, tuple[State, str]]:
 def _keep(index: Path, known: dict[str, tuple[State, str]], folder: Path) -> None:
     latest = time.time_ns() - SETTLED_NS
     rows = [(n, *state, d) for n, (state, d) in known.items() if max(state[1:]) < latest]
+    if not rows:
+        return
     frame = pd.DataFrame(rows, columns=["name", "size", "modified", "changed", "sha256"])
     # Without a cache that can be written, they are read each time.
     with contextlib.suppress(UserError):

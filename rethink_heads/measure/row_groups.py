@@ -151,8 +151,11 @@ def _label(path: Path) -> str | None:
 
 def _relabel(path: Path, detector: str) -> None:
     with reading_parquet(path):
-        schema = pq.read_schema(path)
-    provenance = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
+        read = pq.read_schema(path)
+    # Without what the reader adds to the fields, so that the file is as if it had been written with that name.
+    kinds = [pa.list_(f.type.value_type) if pa.types.is_list(f.type) else f.type for f in read]
+    schema = pa.schema(zip(read.names, kinds, strict=True), read.metadata)
+    provenance = json.loads((read.metadata or {}).get(METADATA_KEY, b"{}"))
     with (
         parquet_streams({path: schema}, provenance) as streams,
         reading_parquet(path),
@@ -160,7 +163,7 @@ def _relabel(path: Path, detector: str) -> None:
     ):
         for index in range(file.num_row_groups):
             table = file.read_row_group(index, use_threads=False)
-            streams[path].write(with_label(table, detector))
+            streams[path].write(with_label(table, detector).cast(schema))
 
 
 def group_of(metadata: pq.RowGroupMetaData, places: Sequence[int]) -> Group:
