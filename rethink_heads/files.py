@@ -211,14 +211,23 @@ def parquet_streams(
         yield streams
 
 
-def write_torch(value: Any, path: Path) -> None:
-    """Write ``value`` with ``torch.save``."""
+def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
+    """Write ``value`` with ``torch.save``.
+
+    Args:
+        value: what is written.
+        path: the file.
+        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
+    """
     import torch
 
     # Given a path, torch.save turns a full disk into a RuntimeError about file positions; through
     # an open file it stays the OSError that it is.
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        torch.save(value, stream)
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as stream:
+            torch.save(value, stream)
+        if hash_path is not None:
+            write_text(hash_path, f"{sha256(temporary)}  {path.name}\n")
 
 
 def until_visible(

@@ -13,7 +13,7 @@ from torch import Tensor
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.files import atomic_path, sha256, unreadable, write_text
+from rethink_heads.files import sha256, unreadable, write_torch
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,7 @@ def save_detector(detector: RCNN, config: Config, path: Path) -> None:
     values["model"]["norm"] = detector.norm
     state = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
     content = {"state": state, "class_names": list(detector.class_names), "config": values}
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as stream:
-            torch.save(content, stream)
-        # Before the file: where that is, so is its hash.
-        write_text(hash_path(path), f"{sha256(temporary)}  {path.name}\n")
+    write_torch(content, path, hash_path(path))
 
 
 def hash_path(path: Path) -> Path:

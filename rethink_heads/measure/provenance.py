@@ -13,7 +13,7 @@ from rethink_heads import __version__
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.distributed import Processes, processes
-from rethink_heads.files import METADATA_KEY
+from rethink_heads.files import METADATA_KEY, unreadable
 
 FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
 # Of the errors of sampling: a file beside FILES, and how the proposals were drawn. Measurements from before there were
@@ -77,6 +77,9 @@ def file_provenance(path: Path) -> dict[str, str] | None:
     """Provenance of a Parquet file, of which only the schema is read; None if missing or damaged."""
     try:
         found = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except PermissionError as error:
+        # It is not to be made again: it is there, and perhaps all right.
+        raise unreadable(path, error) from error
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     return found if isinstance(found, dict) else None

@@ -72,15 +72,13 @@ class BestCheckpoint(Checkpoint):
         self.best = state_dict["best"]
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its file, then renames.
-
-    Lightning's own way leads through the system's temporary folder, where a killed training would leave it.
-    """
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, beside the ones before; Lightning's own pass through /tmp."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
+        """Raises UserError where the file cannot be written."""
         write_torch(checkpoint, Path(path))
 
 

@@ -23,9 +23,9 @@ from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.runs import Run
 from rethink_heads.training.checkpointing import (
-    AtomicCheckpointIO,
     BestCheckpoint,
     LastCheckpoint,
+    WholeFiles,
     resume_detector,
 )
 from rethink_heads.training.data_module import DetectionData
@@ -146,7 +146,7 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
         # A file for each session: Lightning would delete what the sessions before wrote.
         logger=[CSVLogger(logs, "csv"), TensorBoardLogger(run.path, "logs", "tensorboard")],
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[WholeFiles()],
         enable_progress_bar=terminal,
         enable_model_summary=False,
         default_root_dir=run.path,

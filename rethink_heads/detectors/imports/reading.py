@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
 from rethink_heads.errors import UserError
+from rethink_heads.files import unreadable
 
 WRAPPERS = ("model", "state_dict")
 PICKLE_SUFFIX = ".pkl"
@@ -75,6 +76,8 @@ def _load_tensors(path: Path) -> Any:
             " torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)"
             " ('model' in place of 'state_dict' for maskrcnn-benchmark and detectron2)"
         ) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise _unreadable(path) from error
 
@@ -88,6 +91,8 @@ def _load_arrays(path: Path) -> Any:
             f" read ({error}); where you trust it, write its weights alone:"
             " torch.save({'model': pickle.load(open(FILE, 'rb'))['model']}, NEW_FILE)"
         ) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no pickle of NumPy arrays: download it again"
