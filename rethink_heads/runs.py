@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 NOT_MEASURED = {"memory_mb"}
 # The section that the settings of a brought detector have, and of no other.
 BROUGHT = "detector"
+# What two runs may differ in and still have the same detector, up to the order of random numbers.
+NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
 
 
@@ -172,7 +174,7 @@ class Run(StudyFolder):
         wrong = [
             f"{name} is {stated} there and {real} in the detector"
             for name, (real, stated) in fixed_changes(trained, self.config).items()
-            if not name.startswith("data.")
+            if name not in NOT_TRAINED and not name.startswith("data.")
         ]
         if wrong:
             raise UserError(

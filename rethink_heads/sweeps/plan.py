@@ -9,13 +9,18 @@ from typing import Literal
 
 from rethink_heads.config import Config, DataConfig, load_preset
 from rethink_heads.errors import UserError
-from rethink_heads.runs import CONFIG_NAME, FREE_SETTINGS, Run, changed_settings, fixed_changes
+from rethink_heads.runs import (
+    CONFIG_NAME,
+    FREE_SETTINGS,
+    NOT_TRAINED,
+    Run,
+    changed_settings,
+    fixed_changes,
+)
 from rethink_heads.sweeps.description import SweepDescription, Value, Variant, value_text
 
 State = Literal["done", "interrupted", "to do"]
 
-# What two runs may differ in and still have the same detector, up to the order of random numbers.
-NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 # What a sweep's overrides may not change, and where it is said instead.
 SAID_ELSEWHERE = {
     "seed": "--seed or the sweep's file",
