@@ -67,6 +67,9 @@ STATES = ("made", "trained", "measured")
 WAITING = ("train", "demo", "correlate", "stages", "evaluate", "regress", "sensitivity")
 NOT_COMPARED = ("log.txt", "logs", "best.ckpt", "last.ckpt", "drawn-with.json")
 PATIENCE = 900.0
+TIMES_NAME = "seconds.json"
+# Of a file in the temporary folder that may be a detector's.
+LARGE = 2**18
 
 
 @dataclass
@@ -132,7 +135,26 @@ class Campaign:
         return place
 
     def prepare(self, commands: list[str]) -> None:
-        """Make the run's states, and let each command leave its files undisturbed."""
+        """Make the run's states, and let each command leave its files undisturbed; what is there already stays."""
+        times = self.folder / TIMES_NAME
+        if times.is_file():
+            self.seconds = json.loads(times.read_text(encoding="utf-8"))
+        else:
+            self._make_states()
+        for command in commands:
+            place = self.folder / f"{command} alone"
+            if command not in self.seconds:
+                place = self.fresh(place.name, NEEDS[command])
+                begun = time.monotonic()
+                failure = self.finish(self.start(command, place))
+                if failure:
+                    raise RuntimeError(f"{command}: {failure}")
+                self.seconds[command] = time.monotonic() - begun
+                write_text(times, json.dumps(self.seconds))
+            self.learn(place)
+            self.files[command] = set(contents(place))
+
+    def _make_states(self) -> None:
         data = shapes_root(0, self.folder / "cache", 4, 3)
         config = load_preset("shapes-tiny", "double-ext", [*SETTINGS, f"data.source={data}"])
         write_text(self.folder / "tiny.yaml", config.to_yaml())
@@ -146,15 +168,6 @@ class Campaign:
             if failure := self.finish(self.start(command, place)):
                 raise RuntimeError(f"{command}: {failure}")
             shutil.rmtree(place / "temporary")
-        for command in [*commands]:
-            place = self.fresh(f"{command} alone", NEEDS[command])
-            begun = time.monotonic()
-            failure = self.finish(self.start(command, place))
-            self.seconds[command] = time.monotonic() - begun
-            if failure:
-                raise RuntimeError(f"{command}: {failure}")
-            self.learn(place)
-            self.files[command] = set(contents(place))
 
     def learn(self, place: Path) -> None:
         for name, digest in contents(place).items():
@@ -189,8 +202,6 @@ class Campaign:
         if hit:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        # Libraries' own files there are theirs; ours would be as large as a detector.
-        remove_small(place / "temporary")
         failure = self.finish(self.start(command, place))
         return hit, failure or self.wrong(place, (command,), NEEDS[command])
 
@@ -225,21 +236,14 @@ def contents(place: Path) -> dict[str, str]:
 
 
 def left_behind(place: Path) -> list[str]:
-    return [
-        str(path.relative_to(place))
-        for path in place.rglob("*")
-        if path.name.startswith(".")
-        or path.name.endswith("parts")
-        or path.parent.name == "temporary"
-    ]
+    """Hidden files and parts, and in the temporary folder what is as large as ours would be: libraries use it, too."""
 
+    def is_left(path: Path) -> bool:
+        if "temporary" in path.relative_to(place).parts:
+            return path.is_file() and path.stat().st_size > LARGE
+        return path.name.startswith(".") or path.name.endswith("parts")
 
-def remove_small(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.stat().st_size < 2**20:
-            path.unlink()
+    return [str(path.relative_to(place)) for path in place.rglob("*") if is_left(path)]
 
 
 def main(
