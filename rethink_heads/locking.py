@@ -73,7 +73,8 @@ class Holder:
     @property
     def has_ended(self) -> bool:
         """Whether it is known to be gone; of another machine's processes nothing is known."""
-        if self.host != socket.gethostname():
+        # On Windows a signal of 0 is no question, but Ctrl-C.
+        if self.host != socket.gethostname() or os.name == "nt":
             return False
         try:
             os.kill(self.pid, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import filelock
 import pytest
 
 from rethink_heads import locking
-from rethink_heads.locking import hold, results_folder
+from rethink_heads.locking import Holder, hold, results_folder
 
 HOLDER = """
 import os, sys, time
@@ -149,6 +150,16 @@ def test_where_nothing_can_be_written_it_can_still_be_read(
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with hold(tmp_path):
         assert files_in(tmp_path) == []
+
+
+def test_a_holder_is_known_to_be_gone_on_its_own_machine_alone(tmp_path: Path) -> None:
+    assert not Holder.this_process().has_ended
+    with another(tmp_path) as process:
+        holder = Holder.read(tmp_path)
+        assert holder is not None
+        assert (holder.pid, holder.has_ended) == (process.pid, False)
+    assert holder.has_ended
+    assert not dataclasses.replace(holder, host="elsewhere").has_ended
 
 
 def test_measurements_are_guarded_by_their_runs_lock(tmp_path: Path) -> None:
