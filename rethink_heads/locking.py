@@ -149,7 +149,8 @@ def _take(
         if time.monotonic() < started + QUIET_SECONDS:
             return
         holder = Holder.read(folder)
-        if holder in told:
+        # Who is just letting go has said so already.
+        if holder in told or (holder is None and told):
             return
         told.append(holder)
         ended = " has ended, its last processes have not" if holder and holder.has_ended else ""
