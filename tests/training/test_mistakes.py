@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
-import lightning
 import pytest
+import torch
 
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
-from rethink_heads.training.checkpointing import LastCheckpoint
+from rethink_heads.training.checkpointing import WholeFiles
 from rethink_heads.training.train import train
 from tests.training.recorded import tiny_config
 
@@ -31,21 +32,17 @@ def test_a_truncated_image_is_one_sentence_from_a_loaders_process(
     assert "\n" not in message
 
 
-class _FullDisk:
-    is_global_zero = True
-    global_step = 2
-
-    def save_checkpoint(self, path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def full(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"whole")
-    callback = LastCheckpoint(path, every=1, validate_every=100)
-    trainer: lightning.Trainer = _FullDisk()  # type: ignore[assignment]
-    with pytest.raises(OSError, match="No space left"):
-        callback.on_train_batch_end(trainer)
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"cannot write .*/last\.ckpt: No space left on device"):
+        WholeFiles().save_checkpoint({}, path)
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
