@@ -45,8 +45,8 @@ SWEEP = """
 name: two
 title: Two rules of fusion
 points:
-  - {label: max, head: double-ext, fusion: max, training: ext}
-  - {label: mean, head: double-ext, fusion: mean, training: ext}
+  - {label: max, head: double-ext, fusion: max}
+  - {label: mean, head: double-ext, fusion: mean}
 """
 # What each command needs: a run that is made, trained or measured.
 NEEDS = {
@@ -99,7 +99,7 @@ class Campaign:
                     "--preset",
                     str(self.folder / "tiny.yaml"),
                 ),
-                *("--output", str(place / "sweep"), "--use", f"ext={place / 'run'}"),
+                *("--output", str(place / "sweep"), "--use", f"max={place / 'run'}"),
             ],
             "export": ["export", *run, "--output", str(place / "exported")],
             "import": ["import", str(self.exported), "--run", str(place / "imported")],
