@@ -41,6 +41,7 @@ from rethink_heads.measure.matching import (
 from rethink_heads.measure.measurements import empty_frame, size_name
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
+from rethink_heads.measure.row_groups import label_files
 from rethink_heads.measure.runner import check_classes
 from rethink_heads.measure.stage_frame import (
     DETECTIONS,
@@ -129,8 +130,9 @@ def keep_stages(
     if isinstance(detector, torch.nn.Module):
         detector.eval()
     folder = Path(folder)
-    known = {**dataset_provenance(dataset, detector_name), **provenance}
+    known = {**dataset_provenance(dataset), **provenance}
     if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
+        label_files(folder, detector_name)
         return
     for method in ("propose", "detect"):
         if not offers(detector, method):
@@ -148,9 +150,11 @@ def keep_stages(
         frames += detection_frames(final, sample, detector.class_names)
         return _image_frame(frames, detector_name)
 
-    kept = KeptFrame(folder / STAGES_NAME, STAGE_TYPES, STAGE_GROUP, gathered_bytes(memory_mb))
+    path, bound = folder / STAGES_NAME, gathered_bytes(memory_mb)
+    kept = KeptFrame(path, STAGE_TYPES, STAGE_GROUP, bound, detector_name)
     title = f"matching proposals and detections of {detector_name}"
     file_by_image(of_image, dataset, kept, known, title, progress)
+    label_files(folder, detector_name)
 
 
 def gathered_bytes(memory_mb: int) -> int:

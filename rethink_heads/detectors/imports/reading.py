@@ -22,6 +22,7 @@ from rethink_heads.detectors.answers import is_finite
 from rethink_heads.detectors.imports.outlines import Outline, load_outline
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
 from rethink_heads.errors import UserError
+from rethink_heads.files import unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ def _load_tensors(path: Path, is_archive: bool) -> Any:
             f"{path} holds more than weights and plain values, which only code that comes with the file could"
             f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
         ) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise _unreadable(path) from error
 
@@ -202,6 +205,8 @@ def _load_arrays(path: Path) -> Any:
             f" read ({error}); where you trust it, write its weights alone:"
             " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
         ) from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no pickle of NumPy arrays: download it again"

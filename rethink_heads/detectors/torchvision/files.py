@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ from torchvision.models import WeightsEnum
 
 from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
 
 CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
 
 
 def published_file(published: type[WeightsEnum], path: Path) -> WeightsEnum | None:
     """The published weights that a file is, whatever it is called: their names end in its hash."""
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256(path)
     for member in published:
         said = re.search(r"-([0-9a-f]{8,})$", Path(member.url).stem)
         if said and digest.startswith(said[1]):
