@@ -329,7 +329,7 @@ def detections(
 ) -> None:
     """AP, TIDE's kinds and calibration errors; ``objects`` an image on average."""
     truth = detection_values(
-        np.random.default_rng(0), max(20_000, 250 * classes), classes, objects, 2
+        np.random.default_rng(0), max(4000, 50 * classes), classes, objects, 2
     )
     found = trials(
         lambda g, b: detection_values(g, images, classes, objects, b), seconds, MOST_TRIALS
@@ -349,7 +349,7 @@ def measurements(
     images: int = 40, objects: float = 3.0, seconds: Seconds = 60, output: Output = HERE
 ) -> None:
     """Statistics of predefined proposals; ``objects`` an image on average."""
-    truth = measurement_values(np.random.default_rng(0), round(30_000 / objects), objects, 2)
+    truth = measurement_values(np.random.default_rng(0), round(4000 / objects), objects, 2)
     found = trials(lambda g, b: measurement_values(g, images, objects, b), seconds, MOST_TRIALS)
     _write(
         list(found), truth, output / f"measurements-{images}-{objects:g}.csv", 1, images, objects
