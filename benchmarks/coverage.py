@@ -328,9 +328,7 @@ def detections(
     output: Output = HERE,
 ) -> None:
     """AP, TIDE's kinds and calibration errors; ``objects`` an image on average."""
-    truth = detection_values(
-        np.random.default_rng(0), max(4000, 50 * classes), classes, objects, 2
-    )
+    truth = detection_values(np.random.default_rng(0), max(4000, 50 * classes), classes, objects, 2)
     found = trials(
         lambda g, b: detection_values(g, images, classes, objects, b), seconds, MOST_TRIALS
     )

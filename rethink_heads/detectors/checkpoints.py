@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import Config
+from rethink_heads.detectors.imports.reading import check_loaded
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, unreadable, write_torch
@@ -94,6 +95,7 @@ def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
         config = Config.model_validate(content["config"])
         detector = build_detector(config, content["class_names"], pretrained=False)
         detector.load_state_dict(content["state"])
+        check_loaded(detector.state_dict().items(), str(path))
     return detector.to(device).eval()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from pathlib import Path
 
@@ -83,7 +84,19 @@ def test_a_file_from_before_there_was_a_choice_of_level(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["config"]["model"]["conventions"]
     torch.save(content, path)
+    path.with_suffix(".sha256").unlink()
     assert load_detector(path).roi_heads.box_roi_pool.conventions.roi_level_from == "enlarged"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    config = config_of("fc")
+    detector = detector_of(config)
+    torch.nn.init.constant_(next(detector.rpn.parameters()), math.nan)
+    save_detector(detector, config, tmp_path / "detector.pt")
+    with pytest.raises(
+        UserError, match=r"detector\.pt has weights that are not finite numbers \(rpn"
+    ):
+        load_detector(tmp_path / "detector.pt")
 
 
 def test_no_file(tmp_path: Path) -> None:
