@@ -348,7 +348,11 @@ def detections(
 
 @app.command()
 def measurements(
-    images: int = 40, objects: float = 3.0, seconds: Seconds = 60, output: Output = HERE
+    images: int = 40,
+    objects: float = 3.0,
+    seconds: Seconds = 60,
+    draws: Draws = 1000,
+    output: Output = HERE,
 ) -> None:
     """Statistics of predefined proposals; ``objects`` an image on average."""
     truth = measurement_values(np.random.default_rng(0), round(4000 / objects), objects, 2)
