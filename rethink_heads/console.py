@@ -114,7 +114,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if not is_first_process():
         return
     terminal = sys.stdout.isatty()
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for index, column in enumerate(columns):
         numeric = all(_looks_numeric(row[index]) for row in rows)
         table.add_column(
@@ -130,6 +130,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     if not terminal:
         needed = Console(width=WIDEST).measure(table).maximum
         console = Console(width=max(needed, len(title)))
+    # Not the table's own title, which would be broken to its width.
+    console.print(Text(title, style="bold"))
     console.print(table)
     if any(NO_INTERVAL in cell for row in rows for cell in row):
         print(

@@ -123,7 +123,7 @@ def precision_table(
 
     Args:
         detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads; or as
-            ``open_detections`` finds them, of which then no more are held at once than its bound has room for.
+            ``open_detections`` finds them, of which then those of one head are held at once.
         dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
         replicates, seed: of the bootstrap over the dataset's images.
 
@@ -223,6 +223,9 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
             found.labels, found.images, found.scores, true, counted, objects, truth.class_count
         )
     )
+    bearing = _bearing_images(found, truth).sum(axis=1)
+    # The rankings have all that is needed of them.
+    del found, true, counted
     cells = list(_CELLS.values())
 
     def of_draws(weights: Weights) -> Array:
@@ -236,8 +239,8 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     precision = np.stack([precision_at_recalls(ranking) for ranking in rankings])
     precision = precision.reshape(-1, len(AREAS), len(THRESHOLDS), len(RECALLS))
     value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
-    bears = _bearing_images(found, truth)[[area for area, _ in cells]]
-    return Resampled(np.array(value), in_draws(bootstrap, of_draws), bears.sum(axis=1), SHARE)
+    images = bearing[[area for area, _ in cells]]
+    return Resampled(np.array(value), in_draws(bootstrap, of_draws), images, SHARE)
 
 
 def _bearing_images(found: Matches, truth: Truth) -> Flags:

@@ -220,7 +220,7 @@ def scored_detections(head: HeadDetections, truth: Truth, iou_threshold: float) 
     found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true, counted = found.true[0, 0], found.counted[0, 0]
     ious = np.zeros(len(true))
-    ious[true] = box_ious(found.boxes[true], truth.boxes[found.objects[0, true]])
+    ious[true] = box_ious(found.boxes[true], truth.boxes[found.objects[true]])
     columns = np.stack([np.ones(len(true)), found.scores, true, ious], axis=1)
     return Scored(found.images[counted], found.labels[counted], columns[counted])
 

@@ -69,7 +69,7 @@ def sort_errors(
     kinds = np.full(len(is_false), NO_ERROR, np.int8)
     targets = np.full(len(is_false), NO_OBJECT, np.int64)
     is_found = np.zeros(len(truth.labels), bool)
-    is_found[found.objects[0, true]] = True
+    is_found[found.objects[true]] = True
     for rows in _of_images(found.images, np.flatnonzero(is_false)):
         image = found.images[rows[0]]
         objects = np.arange(*np.searchsorted(truth.images, [image, image + 1]))

@@ -35,8 +35,8 @@ MOST_DETECTIONS = 100
 """Of an image and class, those of lower score do not count."""
 NO_OBJECT = -1
 _COLUMNS = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
-# Flags of all sizes and thresholds take some 40 bytes a detection and overlap, and their maxima eight times as much.
-_MATCHED_AT_ONCE = 100_000
+# The overlaps of so many, in all sizes and at all thresholds, take some 20 MiB a step.
+_MATCHED_AT_ONCE = 20_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Matches:
         true: (A, T, N) whether it is a true positive, by size and IoU threshold.
         counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
             as is one of a class and image that has a hundred better ones.
-        objects: (T, N) row in :class:`Truth` of the object it is matched to, -1 for none.
+        objects: (N,) row in :class:`Truth` of the object it is matched to at the first IoU threshold, -1 for none.
     """
 
     images: Indices
@@ -232,7 +232,7 @@ def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -
     is_ignored |= ~is_matched & ~_within(boxes[:, 2:].prod(axis=1), limits)[:, None]
     counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
     scores = frame["score"].to_numpy(np.float64)
-    return Matches(images, labels, scores, boxes, is_matched & counted, counted, objects[0])
+    return Matches(images, labels, scores, boxes, is_matched & counted, counted, objects[0, 0])
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ MANY = {
 @pytest.fixture(scope="session")
 def tables() -> dict[str, pd.DataFrame]:
     """fc-head and conv-head of one detector."""
-    measurements = synthetic_measurements(images=4, objects_per_size=1)
+    measurements = synthetic_measurements(images=5, objects_per_size=1)
     return compute_tables(measurements, replicates=REPLICATES)
 
 

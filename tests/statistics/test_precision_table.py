@@ -95,7 +95,7 @@ def _repeated(content: dict[str, list[dict[str, int]]], weights: np.ndarray) -> 
     for image, weight in zip(content["images"], weights, strict=True):
         for copy in range(weight):
             image_id = 100 * image["id"] + copy
-            images.append({**image, "id": image_id})
+            images.append({**image, "id": image_id, "file_name": f"{image_id}.png"})
             for record in content["annotations"]:
                 if record["image_id"] == image["id"]:
                     new = {"id": len(annotations) + 1, "image_id": image_id}
