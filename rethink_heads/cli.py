@@ -29,7 +29,7 @@ from rethink_heads.commands import (
 )
 from rethink_heads.commands.ending import end_at_once
 from rethink_heads.console import prepare_streams
-from rethink_heads.text_files import shorten, unwritable
+from rethink_heads.input_files import shorten, unwritable
 
 LONGEST_USAGE_ERROR = 400
 # Where releases of Typer keep it differs.

@@ -30,9 +30,9 @@ from rethink_heads.bounds import Bounds
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import DEFAULT_HEAD, HeadName, head_name
+from rethink_heads.input_files import expand_home, unwritable
 from rethink_heads.overrides import apply_overrides, read_mapping, validate
 from rethink_heads.presets import preset_values, split_preset
-from rethink_heads.text_files import expand_home, unwritable
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"

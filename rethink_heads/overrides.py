@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import parse_yaml, read_yaml, shorten
+from rethink_heads.input_files import shorten
+from rethink_heads.yaml_files import parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,7 +20,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.text_files`.
+        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.yaml_files`.
     """
     values = read_yaml(path)
     if not isinstance(values, dict):

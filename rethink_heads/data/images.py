@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from rethink_heads.data.reading import open_file, shown
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import open_file, shown
 
 log = logging.getLogger(__name__)
 
