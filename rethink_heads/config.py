@@ -372,7 +372,7 @@ def load_preset(
         )
     values = preset_values(recipe)
     values.setdefault("preset", Path(recipe).stem)
-    values["head"] = head or named or DEFAULT_HEAD
+    values["head"] = (named or DEFAULT_HEAD) if head is None else head
     if seed is not None:
         values["seed"] = seed
     apply_overrides(values, overrides or [])

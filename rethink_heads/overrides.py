@@ -27,7 +27,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} holds no settings: expected keys and values in YAML")
     unnamed = [key for key in values if not isinstance(key, str)]
     if unnamed:
-        raise UserError(f"{path}: {unnamed[0]!r} is no name of a setting; write names and values")
+        raise UserError(
+            f"{path}: {shorten(repr(unnamed[0]))} is no name of a setting; write names and values"
+        )
     return values
 
 

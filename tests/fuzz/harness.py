@@ -17,9 +17,9 @@ import os
 import random
 import re
 import resource
+import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -122,8 +122,8 @@ def check_message(text: str) -> None:
         raise WrongError(f"a message that cannot be printed: {shortened(text)}")
 
 
-def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure | None:
-    """Run a case in this process; None where it passes."""
+def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Failure | None, str]:
+    """Run a case in this process: its failure, None where it passes, and its input."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         case = Case(kind, seed, Path(folder))
         case.announce = announce
@@ -132,39 +132,50 @@ def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure |
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            traceback_text = "".join(traceback.format_exception(error)[-30:])
-            if not isinstance(error, WrongError):
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(frame.filename).name}:{frame.lineno}"
-                own = re.findall(r'File ".*?/(rethink_heads/\S+\.py)", line (\d+)', traceback_text)
-                where = ":".join(own[-1]) if own else "the campaign itself"
-                cause = f"traceback: {type(error).__name__} in {place}, from {where}"
+            if isinstance(error, WrongError):
+                what = re.sub("[0-9]+", "_", re.split("[:;]", str(error))[0])[:80]
+                cause = f"{what}; input: {' '.join(case.input.split()[:3])}"
             else:
-                what = re.split("[:;]", str(error))[0]
-                cause = f"{re.sub(r'[0-9]+', '_', what)[:80]}; input: {' '.join(case.input.split()[:3])}"
+                frames = traceback.extract_tb(error.__traceback__)[-30:]
+                own = [each for each in frames if "/rethink_heads/" in each.filename] or frames
+                cause = (
+                    f"traceback: {type(error).__name__} from {own[-1].filename}:{own[-1].lineno}"
+                )
             outcome = f"{type(error).__name__}: {error}".replace(folder, "FOLDER")
-            return Failure(seed, cause, case.input, outcome)
-    return None
+            return Failure(seed, cause, case.input, outcome), case.input
+    return None, case.input
 
 
 def serve(connection: Connection, kind: str) -> None:
-    """Run the cases whose seeds are received, in a process of its own."""
-    import torch
-
-    torch.set_num_threads(1)
-    # A backstop below the watching, which needs a moment.
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
-    if pages:
-        limit = pages * resource.getpagesize() + 12 * MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    """Run the cases whose seeds are received, in a process of its own, which one that takes too long ends."""
+    unit = 1024 if sys.platform == "linux" else 1
+    if sys.platform == "linux":
+        # Far above what a case may take: a backstop for the machine.
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (limit + 12 * MEMORY,) * 2)
     with open(os.devnull, "w") as nowhere:
         sys.stderr = sys.stdout = nowhere
         while True:
-            connection.send(run_case(kind, connection.recv(), connection.send))
+            seed = connection.recv()
+            if sys.platform == "linux":
+                Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+            found, said = run_case(kind, seed, connection.send)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+            if found is None and taken > MEMORY:
+                found = Failure(
+                    seed,
+                    f"memory: over 1 GiB; input: {' '.join(said.split()[:3])}",
+                    said,
+                    f"{taken / 2**20:.0f} MiB",
+                )
+            connection.send(found)
 
 
 class Worker:
-    """A process that runs cases of a kind, replaced when it had to be killed."""
+    """A process that runs cases of a kind, replaced when one ended it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -178,38 +189,26 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, self.kind), daemon=True)
         self.process.start()
         theirs.close()
-        # The first imports are not a case's.
-        self._first = True
 
     def run(self, seed: int) -> Failure | None:
         """Run a case; what takes too long or too much, or dies, is a failure."""
+        said, found = "", None
         self.connection.send(seed)
-        cpu, memory = self._used()
-        start = time.monotonic()
-        reason = said = ""
         try:
-            while True:
-                if self.connection.poll(0.02):
-                    found: Failure | str | None = self.connection.recv()
-                    if not isinstance(found, str):
-                        self._first = False
-                        return found
-                    said = found
-                seconds, size = (
-                    now - then for now, then in zip(self._used(), (cpu, memory), strict=True)
-                )
-                if (
-                    seconds > CPU_SECONDS + 10 * self._first
-                    or time.monotonic() - start > WALL_SECONDS
-                ):
-                    reason = f"hang: over {CPU_SECONDS} s"
-                elif size > MEMORY + MEMORY // 2 * self._first:
-                    reason = "memory: over 1 GiB"
-                if reason:
-                    break
+            while self.connection.poll(WALL_SECONDS):
+                found = self.connection.recv()
+                if not isinstance(found, str):
+                    return found
+                said = found
+            reason = f"hang: over {WALL_SECONDS} s"
         except (EOFError, OSError):
             self.process.join(5)
-            reason = f"the process died ({self.process.exitcode})"
+            code = self.process.exitcode
+            reason = (
+                f"hang: over {CPU_SECONDS} s of CPU"
+                if code == -signal.SIGPROF
+                else f"the process died ({code})"
+            )
         self.close()
         self._start()
         return Failure(seed, f"{reason}; input: {' '.join(said.split()[:3])}", said, reason)
@@ -219,16 +218,6 @@ class Worker:
         self.process.kill()
         self.process.join()
         self.connection.close()
-
-    def _used(self) -> tuple[float, float]:
-        """CPU seconds and resident bytes of the process; zeros where the system does not tell."""
-        try:
-            text = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except OSError:
-            return 0.0, 0.0
-        fields = text.rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * resource.getpagesize()
 
 
 def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
