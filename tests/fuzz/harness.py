@@ -45,7 +45,7 @@ CPU_SECONDS = 10
 # Other work on the machine is no fault of the product's.
 WALL_SECONDS = 90
 MEMORY = 2**30
-LONGEST_MESSAGE = 1500
+LONGEST_MESSAGE = 600
 REFUSED = "refused"
 
 
