@@ -311,7 +311,7 @@ def test_a_preset_of_one_head_with_another_is_refused() -> None:
     with pytest.raises(UserError, match="is of head double-head, not of head conv"):
         load_preset("coco-r50-double-head", "conv")
     assert load_preset("coco-r50-double-head", "double").head == "double"
-    with pytest.raises(UserError, match="bad value for head .*: ''"):
+    with pytest.raises(UserError, match=r"bad value for head .*: ''"):
         load_preset("coco-r50", "")
     with pytest.raises(UserError, match="unknown preset 'coco-r50-triple'"):
         load_preset("coco-r50-triple")

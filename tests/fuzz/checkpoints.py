@@ -75,7 +75,7 @@ def check_own(case: Case) -> None:
     folder = write_run(case.folder / "run")
     path = folder / "checkpoints" / "detector.pt"
     data = path.read_bytes()
-    way = case.random.choice(["flip", "flip", "cut", "replaced", "settings", "whole"])
+    way = case.pick(["flip", "flip", "cut", "replaced", "settings", "whole"])
     case.input = f"own detector {way}"
     expected: list[Any] = [REFUSED]
     if way == "flip":
@@ -96,9 +96,9 @@ def check_own(case: Case) -> None:
             dumped([1]),
             dumped({"state": {}, "class_names": [], "config": {}}),
         ]
-        path.write_bytes(case.random.choice(stuff))
+        path.write_bytes(case.pick(stuff))
     elif way == "settings":
-        old, new = case.random.choice(
+        old, new = case.pick(
             [("head: fc", "head: conv"), ("fc_width: 8", "fc_width: 1000000000"), ("fc_width: 8", "fc_width: 16"),
              ("fpn_channels: 4", "fpn_channels: 8"), ("backbone: tiny", "backbone: resnet18")]
         )  # fmt: skip
@@ -122,27 +122,27 @@ def check_foreign(case: Case) -> None:
     state = {
         CLASS_WEIGHT: torch.arange(12.0).reshape(4, 3),
         "roi_heads.box_predictor.cls_score.bias": torch.tensor([1.5, -2.0, 0.0, 9.0]).to(
-            case.random.choice([torch.float32, torch.float16, torch.bfloat16, torch.float64])
+            case.pick([torch.float32, torch.float16, torch.bfloat16, torch.float64])
         ),
         "backbone.bn.num_batches_tracked": torch.tensor(7),
     }
     expected = {name: (str(v.dtype), v.tolist()) for name, v in state.items()}
-    prefix = case.random.choice(["", "", "module."])
+    prefix = case.pick(["", "", "module."])
     named = {prefix + name: value for name, value in state.items()}
     wrappers = ["", "model", "state_dict", "model_state_dict", "ema", "model_ema", "net", "weights"]
-    wrapper = case.random.choice(wrappers)
-    beside = case.random.choice(
+    wrapper = case.pick(wrappers)
+    beside = case.pick(
         [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}, "note": None}]
     )
     content: Any = {wrapper: named, **beside} if wrapper else named
-    if wrapper == "ema" and case.random.random() < 0.5:
+    if wrapper == "ema" and case.chance(0.5):
         content = {"ema": {"module": named, "updates": 3}}
-    way = case.random.choice(["whole", "whole", "bytes", "model", "spoiled"])
+    way = case.pick(["whole", "whole", "bytes", "model", "spoiled"])
     case.input = f"foreign {way}: under {wrapper!r}, prefix {prefix!r}, beside {list(beside)}"
     if way == "model":
         content = torch.nn.Linear(2, 2)
     if way == "spoiled":
-        content = case.random.choice(
+        content = case.pick(
             [
                 [],
                 None,
@@ -157,9 +157,9 @@ def check_foreign(case: Case) -> None:
         )
         case.input += f" {content!r}"
     data = dumped(content)
-    path = case.folder / case.random.choice(["weights.pth", "weights.pt", "weights.pkl", "weights"])
+    path = case.folder / case.pick(["weights.pth", "weights.pt", "weights.pkl", "weights"])
     path.write_bytes(broken(case, data) if way == "bytes" else data)
-    reader = case.random.choice([read_checkpoint, read_weights])
+    reader = case.pick([read_checkpoint, read_weights])
 
     def taken() -> Any:
         found = reader(path)
@@ -196,7 +196,7 @@ def harmful(case: Case) -> tuple[str, bytes]:
         "lie.safetensors": struct.pack("<Q", 70)
         + b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(74),
     }  # fmt: skip
-    name = case.random.choice(list(files))
+    name = case.pick(list(files))
     return name, files[name]
 
 
@@ -205,7 +205,7 @@ def check_harmful(case: Case) -> None:
     name, data = harmful(case)
     case.input = f"harmful {name}"
     path = case.folder / name
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         data = broken(case, data)
     path.write_bytes(data)
     case.read(
@@ -217,4 +217,4 @@ def check_harmful(case: Case) -> None:
 
 def check(case: Case) -> None:
     """One of the kinds of checkpoints."""
-    case.random.choice([check_own, check_foreign, check_harmful])(case)
+    case.pick([check_own, check_foreign, check_harmful])(case)

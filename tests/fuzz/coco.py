@@ -154,9 +154,9 @@ def change(case: Case, content: Any) -> None:
     """Replace, remove, double or move one node of a tree, in place."""
     found = nodes(content)
     # Every key as often as any other, however many entries have it.
-    wanted = case.random.choice(sorted({str(key) for _, key in found}))
-    parent, key = case.random.choice([node for node in found if str(node[1]) == wanted])
-    way = case.random.choice(["replace"] * 6 + ["remove", "double", "move"])
+    wanted = case.pick(sorted({str(key) for _, key in found}))
+    parent, key = case.pick([node for node in found if str(node[1]) == wanted])
+    way = case.pick(["replace"] * 6 + ["remove", "double", "move"])
     case.input += f" {way} {key!r}"
     if way == "remove":
         del parent[key]
@@ -165,7 +165,7 @@ def change(case: Case, content: Any) -> None:
     elif way == "move" and isinstance(key, str):
         parent[key.upper()] = parent.pop(key)
     else:
-        value = case.random.choice(NASTY)
+        value = case.pick(NASTY)
         case.input += f" {str(parent[key])[:60]!r} by {str(value)[:60]!r}"
         parent[key] = copy.deepcopy(value)
 
@@ -192,12 +192,12 @@ def shuffled(case: Case, value: Any) -> Any:
 def broken(case: Case, data: bytes) -> bytes:
     """Bytes with some changed, removed or put in, or cut."""
     changed = bytearray(data)
-    way = case.random.choice(["flip", "flip", "cut", "remove", "insert"])
+    way = case.pick(["flip", "flip", "cut", "remove", "insert"])
     place = case.random.randrange(len(data))
     case.input += f" bytes: {way} at {place}"
     if way == "cut":
         return bytes(changed[:place])
-    for _ in range(case.random.choice([1, 1, 1, 2, 5])):
+    for _ in range(case.pick([1, 1, 1, 2, 5])):
         place = case.random.randrange(len(changed))
         if way == "flip":
             changed[place] ^= 1 << case.random.randrange(8)
@@ -210,14 +210,11 @@ def broken(case: Case, data: bytes) -> bytes:
 
 def encoded(case: Case, content: Any) -> bytes:
     """A tree as JSON in one of the ways that mean the same."""
-    options = {
-        "indent": case.random.choice([None, 0, 2, "\t"]),
-        "ensure_ascii": case.random.random() < 0.5,
-    }
+    options = {"indent": case.pick([None, 0, 2, "\t"]), "ensure_ascii": case.chance(0.5)}
     data = json.dumps(content, **options).encode("utf-8", "surrogatepass")
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         data = data.replace(b"\n", b"\r\n") + b"\r\n \n"
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         case.input += " with a byte order mark"
         data = b"\xef\xbb\xbf" + data
     return data
@@ -248,18 +245,18 @@ def check(case: Case) -> None:
     """Read a changed file: it must say what it says to a simple reader, or be refused."""
     write_images(case.folder / "images")
     content = original()
-    way = case.random.choice(["benign", "benign", "tree", "tree", "tree", "bytes", "text"])
+    way = case.pick(["benign", "benign", "tree", "tree", "tree", "bytes", "text"])
     case.input = way
     if way == "text":
-        data = case.random.choice(TEXTS)
+        data = case.pick(TEXTS)
         case.input += f" {data[:20]!r} ({len(data)} bytes)"
         expected, doubtful = REFUSED, False
     else:
         if way == "benign":
             content = shuffled(case, content)
-            if case.random.random() < 0.5:
+            if case.chance(0.5):
                 content = larger_ids(content)
-        for _ in range(case.random.choice([1, 1, 2]) if way == "tree" else 0):
+        for _ in range(case.pick([1, 1, 2]) if way == "tree" else 0):
             change(case, content)
         data = encoded(case, content)
         expected, doubtful = meant(content)

@@ -156,12 +156,10 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
     """A command line with a mistake or in other words, whether it must be refused, and the output's encoding."""
     words = list(GOOD[name])
     options = [place for place, word in enumerate(words) if word in BAD]
-    way = case.random.choice(
-        ["value", "value", "value", "override", "output", "words", "lost", "add"]
-    )
+    way = case.pick(["value", "value", "value", "override", "output", "words", "lost", "add"])
     if way == "value" and options:
-        place = case.random.choice(options)
-        words[place + 1] = case.random.choice(BAD[words[place]])
+        place = case.pick(options)
+        words[place + 1] = case.pick(BAD[words[place]])
         # train makes its folders, and prepares a run of any name.
         may = name in ("train", "sweep", "import", "export", "figures") and words[place] in (
             "--run",
@@ -171,7 +169,7 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
         return words, not may, "utf-8"
     if way == "override":
         takes = name in ("describe", "train", "import", "sweep")
-        return [*words, case.random.choice(OVERRIDES)], takes, "utf-8"
+        return [*words, case.pick(OVERRIDES)], takes, "utf-8"
     if way == "words":
         # The same in another order and spelling.
         pairs = [words[place : place + 2] for place in options]
@@ -179,23 +177,23 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
             w for place, w in enumerate(words) if place not in options and place - 1 not in options
         ]
         case.random.shuffle(pairs)
-        joined = [["=".join(pair)] if case.random.random() < 0.5 else pair for pair in pairs]
+        joined = [["=".join(pair)] if case.chance(0.5) else pair for pair in pairs]
         return [*rest, *(word for pair in joined for word in pair)], False, "utf-8"
     if way == "lost" and options:
         # Without --run the demo would be trained.
-        place = case.random.choice([place for place in options if words[place] != "--run"] or [0])
+        place = case.pick([place for place in options if words[place] != "--run"] or [0])
         return words[:place] + words[place + 2 :], False, "utf-8"
     if way == "add":
-        option = case.random.choice(
+        option = case.pick(
             ["--zork", "-x", "--max-images", "--help", "--version", "--json=1", *BAD]
         )
         return [*words, option], option != "--help", "utf-8"
-    return words, False, case.random.choice(OUTPUTS)
+    return words, False, case.pick(OUTPUTS)
 
 
 def check(case: Case) -> None:
     """Run a command line: it ends with code 0 or 2, a line or two of words, and the right numbers."""
-    name = case.random.choice(list(GOOD))
+    name = case.pick(list(GOOD))
     words, refused, output = changed(case, name)
     as_json = name in COMPARED
     case.input = f"{name}: {' '.join(shortened(word, 60) for word in words[1:])}, output {output}"

@@ -31,14 +31,7 @@ import numpy as np
 
 from rethink_heads.errors import UserError
 
-KINDS = {
-    "coco": 60,
-    "voc": 30,
-    "settings": 60,
-    "checkpoints": 16,
-    "command_lines": 12,
-    "images": 120,
-}
+KINDS = dict(coco=60, voc=30, settings=60, checkpoints=16, command_lines=12, images=120)
 """Kind (a module beside this one, with a function ``check``) -> cases in an ordinary run of the tests."""
 
 CPU_SECONDS = 10
@@ -78,6 +71,14 @@ class Case:
         self.folder = folder
         self.input = ""
         self.announce: Callable[[str], None] = lambda text: None
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        """One of the options."""
+        return self.random.choice(options)
+
+    def chance(self, of: float) -> bool:
+        """Whether something happens whose probability is ``of``."""
+        return self.random.random() < of
 
     def read(self, call: Callable[[], Any]) -> Any:
         """What a call returns, or its UserError, which must be a few lines that can be printed anywhere."""

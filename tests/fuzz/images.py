@@ -68,14 +68,14 @@ def of_depth(case: Case) -> tuple[bytes, str, np.ndarray]:
     width, height = 40, 30
     grey = picture(case, width, height)[..., 1]
     ramp = grey.astype(np.float64) / 255
-    what = case.random.choice(
+    what = case.pick(
         ["16 bits", "12 of 16 bits", "int32", "float", "float 0 to 1", "PGM 16", "negative"]
     )
     case.input = f"depth: {what}"
     if what in ("16 bits", "12 of 16 bits", "PGM 16"):
         most = 4095 if what.startswith("12") else 65535
         image = Image.fromarray(np.round(ramp * most).astype(np.uint16))
-        kind = "PPM" if what.startswith("PGM") else case.random.choice(["PNG", "TIFF"])
+        kind = "PPM" if what.startswith("PGM") else case.pick(["PNG", "TIFF"])
     else:
         scale = {"int32": 60_000, "float": 255, "float 0 to 1": 1, "negative": -3e9}[what]
         dtype = np.int32 if what == "int32" else np.float32
@@ -157,10 +157,10 @@ def check(case: Case) -> None:
         "other",
         "unreadable",
     ]
-    way = case.random.choice(ways)
-    suffix, kind = case.random.choice(list(LOSSLESS.items()))
-    mode = case.random.choice(MODES[kind])
-    width, height = case.random.choice(SIDES[:-2] if kind == "WEBP" else SIDES)
+    way = case.pick(ways)
+    suffix, kind = case.pick(list(LOSSLESS.items()))
+    mode = case.pick(MODES[kind])
+    width, height = case.pick(SIDES[:-2] if kind == "WEBP" else SIDES)
     case.input = f"{way}: {kind} {mode} {width}x{height}"
     # A JPEG's smallest part is 8 x 8, and its colours lose a little.
     most = 12 if kind == "JPEG" else 0
@@ -169,16 +169,12 @@ def check(case: Case) -> None:
     right = seen(image, pixels)
     size = (width, height)
     if way == "whole":
-        options = (
-            {"compression": case.random.choice([None, "tiff_lzw", "jpeg"])}
-            if kind == "TIFF"
-            else {}
-        )
+        options = {"compression": case.pick([None, "tiff_lzw", "jpeg"])} if kind == "TIFF" else {}
         if options.get("compression") == "jpeg":
             options = {}
-        data = saved(image, kind, **options) + case.random.choice([b"", b"", b"\0trailing"])
-        if case.random.random() < 0.2:
-            suffix = case.random.choice(["dat", "JPG", "png", "jpeg"])
+        data = saved(image, kind, **options) + case.pick([b"", b"", b"\0trailing"])
+        if case.chance(0.2):
+            suffix = case.pick(["dat", "JPG", "png", "jpeg"])
             case.input += f" called .{suffix}"
         # What is thin as a thread may be refused.
         thin = max(size) > 64 * min(size)
@@ -200,29 +196,29 @@ def check(case: Case) -> None:
         if not isinstance(found, Exception) and found.shape != right.shape:
             raise WrongError(f"another size than stated: {found.shape}")
     elif way == "declared":
-        kind = case.random.choice(["PNG", "GIF", "BMP", "JPEG", "TIFF"])
+        kind = case.pick(["PNG", "GIF", "BMP", "JPEG", "TIFF"])
         suffix = kind.lower()
-        sides = case.random.choice([(FAR, FAR), (60_000, 60_000), (65_000, 3), (FAR, FAR - 1)])
+        sides = case.pick([(FAR, FAR), (60_000, 60_000), (65_000, 3), (FAR, FAR - 1)])
         case.input += f"; {kind} that declares {sides[0]}x{sides[1]}"
         data = declared(
             kind,
             saved(Image.fromarray(picture(case, 64, 48)).convert(MODES[kind][0]), kind),
             *sides,
         )
-        stated = case.random.choice([sides, (64, 48), (192, 192)])
+        stated = case.pick([sides, (64, 48), (192, 192)])
         case.input += f", stated {stated[0]}x{stated[1]}"
         # A GIF of few bytes may have as many pixels of one colour.
         found = read(case, data, suffix, stated)
         if not isinstance(found, Exception) and (kind not in ("GIF", "TIFF") or stated != sides):
             raise WrongError(f"a size that it has not: {found.shape}")
     elif way == "stated":
-        stated = case.random.choice(
+        stated = case.pick(
             [(width + 1, height), (width, height + 2), (0, 0), (-width, height), (10**9, 10**9)]
         )
         case.input += f", stated {stated[0]}x{stated[1]}"
         case.judge(read(case, saved(image, kind), suffix, stated), REFUSED)
     elif way == "colours":
-        kind, mode = case.random.choice(
+        kind, mode = case.pick(
             [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")]
         )
         case.input = f"colours: {kind} {mode}"
@@ -233,13 +229,13 @@ def check(case: Case) -> None:
         found = read(case, saved(image, kind), kind.lower(), (64, 48))
         agree(case, found, [] if mode == "LAB" else [picture(case, 64, 48)], True, 40)
     else:
-        suffix, kind = case.random.choice(list((OTHERS if way == "other" else UNREADABLE).items()))
+        suffix, kind = case.pick(list((OTHERS if way == "other" else UNREADABLE).items()))
         width, height = (64, 48) if kind != "ICO" else (32, 32)
         case.input = f"{way}: {kind}"
         image = Image.fromarray(picture(case, width, height)).convert(
             "P" if kind == "BLP" else "RGB"
         )
-        suffix = case.random.choice([suffix, "png", "jpg"]) if way == "unreadable" else suffix
+        suffix = case.pick([suffix, "png", "jpg"]) if way == "unreadable" else suffix
         found = read(case, saved(image, kind), suffix, (width, height))
         if way == "other":
             agree(case, found, [picture(case, width, height)], True, 4)
@@ -249,9 +245,9 @@ def check(case: Case) -> None:
 
 def check_turned(case: Case) -> None:
     """An orientation in EXIF: upright where the stated size is the upright one, a word where nothing tells."""
-    kind = case.random.choice(["JPEG", "PNG", "TIFF", "WEBP"])
-    width, height = case.random.choice([(48, 32), (32, 48), (40, 40)])
-    orientation = case.random.choice([*range(1, 9), 0, 9, 65535])
+    kind = case.pick(["JPEG", "PNG", "TIFF", "WEBP"])
+    width, height = case.pick([(48, 32), (32, 48), (40, 40)])
+    orientation = case.pick([*range(1, 9), 0, 9, 65535])
     upright = picture(case, width, height)
     # From what is shown to what is stored, by the definition of the tag.
     stored = {
@@ -271,7 +267,7 @@ def check_turned(case: Case) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = saved(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
-    as_stored = case.random.random() < 0.3
+    as_stored = case.chance(0.3)
     size = (stored.shape[1], stored.shape[0]) if as_stored else (width, height)
     case.input = f"turned: {kind} orientation {orientation}, {width}x{height} upright, stated {size[0]}x{size[1]}"
     found = read(case, data, kind.lower(), size)

@@ -56,18 +56,18 @@ def in_other_words(case: Case, values: Any) -> str:
     """YAML of the same meaning: flow or block, other orders, marks, comments, line ends."""
     text = yaml.safe_dump(
         values,
-        default_flow_style=case.random.choice([None, True, False]),
-        sort_keys=case.random.random() < 0.5,
-        allow_unicode=case.random.random() < 0.5,
-        default_style=case.random.choice([None, None, "'", '"']),
-        width=case.random.choice([20, 10_000]),
-        explicit_start=case.random.random() < 0.3,
+        default_flow_style=case.pick([None, True, False]),
+        sort_keys=case.chance(0.5),
+        allow_unicode=case.chance(0.5),
+        default_style=case.pick([None, None, "'", '"']),
+        width=case.pick([20, 10_000]),
+        explicit_start=case.chance(0.3),
     )
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         text = f"# settings: é\n{text}\n\n# end"
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         text = text.replace("\n", "\r\n")
-    return case.random.choice(["", "", "\ufeff"]) + text
+    return case.pick(["", "", "\ufeff"]) + text
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -96,13 +96,11 @@ def same(said: Any, taken: Any) -> bool:
 def check_config(case: Case) -> None:
     """A run's config.yaml: the same settings, or a refusal."""
     values = preset_values()
-    way = case.random.choice(["benign", "tree", "tree", "hostile", "bytes"])
+    way = case.pick(["benign", "tree", "tree", "hostile", "bytes"])
     case.input = f"config.yaml {way}"
     if way == "hostile":
-        value = case.random.choice(HOSTILE)
-        text = case.random.choice(
-            ["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"]
-        )
+        value = case.pick(HOSTILE)
+        text = case.pick(["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"])
         case.input += f" {shortened(text.format(value), 100)}"
         path = write(case.folder / "config.yaml", text.format(value))
         case.judge(case.read(lambda: Config.from_yaml(path)), REFUSED, names=["config.yaml"])
@@ -136,17 +134,13 @@ def check_class_map(case: Case) -> None:
         "traffic light": "light: red",
         "7": "#seven",
     }
-    way = case.random.choice(["benign", "tree", "hostile", "bytes"])
+    way = case.pick(["benign", "tree", "hostile", "bytes"])
     case.input = f"class map {way}"
-    is_json = case.random.random() < 0.3
-    path = case.folder / case.random.choice(
-        ["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"]
-    )
+    is_json = case.chance(0.3)
+    path = case.folder / case.pick(["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"])
     if way == "hostile":
-        value = case.random.choice([each for each in HOSTILE if not each.startswith("x")])
-        text = case.random.choice(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(
-            value
-        )
+        value = case.pick([each for each in HOSTILE if not each.startswith("x")])
+        text = case.pick(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(value)
         case.input += f" {shortened(text, 100)}"
         allowed = [REFUSED]
         if value in (
@@ -179,11 +173,11 @@ def check_names(case: Case) -> None:
     """A file of class names: those that were written, in their order."""
     names = ["person", "Straße", "traffic light", "007", "犬"]
     case.random.shuffle(names)
-    way = case.random.choice(["benign", "twice", "bytes", "hostile"])
+    way = case.pick(["benign", "twice", "bytes", "hostile"])
     case.input = f"class names {way}"
     path = case.folder / "names.txt"
     if way == "hostile":
-        data = case.random.choice(
+        data = case.pick(
             [b"", b"\n \n", b"\xff\xfe\0", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
         )
         case.input += f" {data!r}"
@@ -191,11 +185,9 @@ def check_names(case: Case) -> None:
             case.read(lambda: read_class_names(write(path, data))), REFUSED, names=["names.txt"]
         )
         return
-    end = case.random.choice(["\n", "\r\n", " \n", "\n\n", "\r"])
-    data = (
-        end.join(names + names[:1] * (way == "twice")) + end * (case.random.random() < 0.5)
-    ).encode()
-    data = b"\xef\xbb\xbf" * (case.random.random() < 0.5) + data
+    end = case.pick(["\n", "\r\n", " \n", "\n\n", "\r"])
+    data = (end.join(names + names[:1] * (way == "twice")) + end * (case.chance(0.5))).encode()
+    data = b"\xef\xbb\xbf" * (case.chance(0.5)) + data
     case.input += f" {data!r}"
     if way == "bytes":
         case.read(lambda: read_class_names(write(path, broken(case, data))))
@@ -206,26 +198,21 @@ def check_names(case: Case) -> None:
 
 def check_override(case: Case) -> None:
     """KEY=VALUE with numbers beyond reason, hostile YAML or unknown keys."""
-    way = case.random.choice(["number", "number", "hostile", "key", "good"])
+    way = case.pick(["number", "number", "hostile", "key", "good"])
     if way == "number":
-        name = case.random.choice(NUMBERS)
-        value = case.random.choice(
-            [*ABSURD, EXAMPLES.get(name, "1e12"), "nan", "inf", "1.5", "", "²"]
-        )
+        name = case.pick(NUMBERS)
+        value = case.pick([*ABSURD, EXAMPLES.get(name, "1e12"), "nan", "inf", "1.5", "", "²"])
     elif way == "key":
         name, value = (
-            case.random.choice(
+            case.pick(
                 ["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]
             ),
             "5",
         )
     elif way == "hostile":
-        name, value = (
-            case.random.choice([*NUMBERS, "training.milestones", "model"]),
-            case.random.choice(HOSTILE),
-        )
+        name, value = (case.pick([*NUMBERS, "training.milestones", "model"]), case.pick(HOSTILE))
     else:
-        name, value = case.random.choice([*NUMBERS[:5], "training.batch_size"]), "12"
+        name, value = case.pick([*NUMBERS[:5], "training.batch_size"]), "12"
     case.input = f"override {way}: {shortened(name, 40)}={shortened(value, 60)}"
     if name == "training.milestones" and value.startswith("[1, 1"):
         return
@@ -247,8 +234,8 @@ def check_sweep(case: Case) -> None:
     case.input = "sweep"
     change(case, values)
     text = in_other_words(case, values)
-    if case.random.random() < 0.5:
-        text += f"\nextra: {case.random.choice(HOSTILE)}"
+    if case.chance(0.5):
+        text += f"\nextra: {case.pick(HOSTILE)}"
         case.input += f" with {shortened(text[-80:])}"
     path = write(case.folder / "sweep.yaml", text)
     case.read(lambda: load_sweep(path))
@@ -257,4 +244,4 @@ def check_sweep(case: Case) -> None:
 def check(case: Case) -> None:
     """One of the kinds of settings."""
     kinds = [check_config, check_config, check_class_map, check_names, check_override, check_sweep]
-    case.random.choice(kinds)(case)
+    case.pick(kinds)(case)

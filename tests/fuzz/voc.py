@@ -33,9 +33,7 @@ FATAL = {
 
 def xml(case: Case, size: tuple[int, int], objects: list[Any], file_name: str) -> str:
     """An annotation as VOC, labelImg and others write it."""
-    number = case.random.choice(
-        [str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"]
-    )
+    number = case.pick([str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"])
     sides = [
         f"<width>{number(size[0])}</width>",
         f"<height>{number(size[1])}</height>",
@@ -56,7 +54,7 @@ def xml(case: Case, size: tuple[int, int], objects: list[Any], file_name: str) -
         inner += ["<part><name>hand</name><bndbox><xmax>1</xmax></bndbox></part>"]
         parts.append(f"<object>{''.join(case.random.sample(inner, len(inner)))}</object>")
     parts += ["<segmented>0</segmented>", "<source><name>x</name></source>"]
-    space = case.random.choice(["", "\n  ", "\r\n\t"])
+    space = case.pick(["", "\n  ", "\r\n\t"])
     return f"<annotation>{space}{space.join(case.random.sample(parts, len(parts)))}{space}</annotation>"
 
 
@@ -105,12 +103,10 @@ def simply(data: bytes, size: tuple[int, int]) -> list[Any] | None:
 
 def check(case: Case) -> None:
     """Read a folder: the objects that its XML says, or a refusal that names the file."""
-    way = case.random.choice(["benign", "benign", "fatal", "fatal", "bytes"])
-    names = case.random.choice([["person", "dog"], ["person", "license plate"], ["Ähre", "kat_1"]])
-    suffix = case.random.choice([".jpg", ".jpg", ".JPG", ".jpeg", ".png", ".PNG"])
-    stems = case.random.choice(
-        [["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]]
-    )
+    way = case.pick(["benign", "benign", "fatal", "fatal", "bytes"])
+    names = case.pick([["person", "dog"], ["person", "license plate"], ["Ähre", "kat_1"]])
+    suffix = case.pick([".jpg", ".jpg", ".JPG", ".jpeg", ".png", ".PNG"])
+    stems = case.pick([["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]])
     case.input = f"{way}: classes {names}, images {[stem + suffix for stem in stems]}"
     objects = [
         (names[0], (3, 4, 20, 18), False),
@@ -125,23 +121,21 @@ def check(case: Case) -> None:
     write_images(folder / "JPEGImages", {stem + suffix: size for stem, size, _ in images})
     texts = [xml(case, size, objects, stem + suffix) for stem, size, objects in images]
     expected: list[Any] = [meant(images)]
-    mark = case.random.random() < 0.3
-    encoding = case.random.choice(
-        ["utf-8-sig" if mark else "utf-8", "utf-8", "utf-16", "iso-8859-1"]
-    )
+    mark = case.chance(0.3)
+    encoding = case.pick(["utf-8-sig" if mark else "utf-8", "utf-8", "utf-16", "iso-8859-1"])
     header = (
         f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
         if encoding != "utf-8"
         else ""
     )
-    end = case.random.choice(["\n", "\r\n", "  \n", "\n\n"])
+    end = case.pick(["\n", "\r\n", "  \n", "\n\n"])
     lines = end.join(stems) + end
     list_data = lines.encode("utf-8-sig" if mark else "utf-8")
     case.input += f", {encoding}, list {list_data!r}"
     named = [folder.joinpath("Annotations", f"{stems[0]}.xml").name]
     if way == "fatal":
-        what = case.random.choice(list(FATAL))
-        value = case.random.choice(FATAL[what])
+        what = case.pick(list(FATAL))
+        value = case.pick(FATAL[what])
         case.input += f"; {what} {value[:30]!r}"
         header = f"{BOMB}" if what == "size by entity" else header
         encoding = "utf-8" if what == "size by entity" else encoding
@@ -162,9 +156,7 @@ def check(case: Case) -> None:
         (folder / "Annotations" / f"{stems[0]}.xml").unlink()
     (folder / "ImageSets" / "Main" / "test.txt").write_bytes(list_data)
     os.environ[CACHE_VARIABLE] = str(case.folder / "cache")
-    root, split = case.random.choice(
-        [(devkit, "test07"), (case.folder, "test2007"), (folder, "test")]
-    )
+    root, split = case.pick([(devkit, "test07"), (case.folder, "test2007"), (folder, "test")])
     case.judge(case.read(lambda: read(root, split)), *expected, names=named)
 
 
