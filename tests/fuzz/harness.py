@@ -27,8 +27,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rethink_heads.errors import UserError
 
 KINDS = dict(coco=60, voc=30, settings=60, checkpoints=16, command_lines=12, images=120)
@@ -59,7 +57,7 @@ class Case:
     """One input and what may come of it.
 
     Attributes:
-        random, numbers: decided by kind and seed.
+        random: decided by kind and seed.
         folder: empty, removed afterwards.
         input: what was generated, for the report.
         announce: takes the input before the product does, which may not come back.
@@ -67,7 +65,6 @@ class Case:
 
     def __init__(self, kind: str, seed: int, folder: Path) -> None:
         self.random = random.Random(f"{kind} {seed}")
-        self.numbers = np.random.default_rng(self.random.getrandbits(64))
         self.folder = folder
         self.input = ""
         self.announce: Callable[[str], None] = lambda text: None
@@ -97,14 +94,12 @@ class Case:
     def judge(self, found: Any, *allowed: Any, names: Sequence[str] = ()) -> None:
         """Raise WrongError unless ``found`` is one of the values allowed; a refusal must contain ``names``."""
         if isinstance(found, UserError):
-            if REFUSED not in [each for each in allowed if isinstance(each, str)]:
+            if not any(value is REFUSED for value in allowed):
                 raise WrongError(f"refused what is good: {found}")
             missing = [name for name in names if name not in str(found)]
             if missing:
                 raise WrongError(f"the sentence does not name {missing[0]!r}: {found}")
-        elif not any(
-            found == value for value in allowed if not (isinstance(value, str) and value == REFUSED)
-        ):
+        elif not any(found == value for value in allowed if value is not REFUSED):
             said = "must be refused" if allowed == (REFUSED,) else f"right: {shortened(allowed)}"
             raise WrongError(f"taken for another thing; {said}; found: {shortened(found)}")
 
@@ -135,7 +130,7 @@ def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Fai
         except BaseException as error:
             if isinstance(error, WrongError):
                 what = re.sub("[0-9]+", "_", re.split("[:;]", str(error))[0])[:80]
-                cause = f"{what}; input: {' '.join(case.input.split()[:3])}"
+                cause = f"{what}; input: {brief(case.input)}"
             else:
                 frames = traceback.extract_tb(error.__traceback__)[-30:]
                 own = [each for each in frames if "/rethink_heads/" in each.filename] or frames
@@ -168,66 +163,55 @@ def serve(connection: Connection, kind: str) -> None:
             if found is None and taken > MEMORY:
                 found = Failure(
                     seed,
-                    f"memory: over 1 GiB; input: {' '.join(said.split()[:3])}",
+                    f"memory: over 1 GiB; input: {brief(said)}",
                     said,
                     f"{taken / 2**20:.0f} MiB",
                 )
             connection.send(found)
 
 
-class Worker:
-    """A process that runs cases of a kind, replaced when one ended it."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._start()
-
-    def _start(self) -> None:
-        # A fork of a server that has imported everything once.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.kind), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def run(self, seed: int) -> Failure | None:
-        """Run a case; what takes too long or too much, or dies, is a failure."""
-        said, found = "", None
-        self.connection.send(seed)
-        try:
-            while self.connection.poll(WALL_SECONDS):
-                found = self.connection.recv()
-                if not isinstance(found, str):
-                    return found
-                said = found
-            reason = f"hang: over {WALL_SECONDS} s"
-        except (EOFError, OSError):
-            self.process.join(5)
-            code = self.process.exitcode
-            reason = (
-                f"hang: over {CPU_SECONDS} s of CPU"
-                if code == -signal.SIGPROF
-                else f"the process died ({code})"
-            )
-        self.close()
-        self._start()
-        return Failure(seed, f"{reason}; input: {' '.join(said.split()[:3])}", said, reason)
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
 def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
-    """Run cases of a kind and return those that fail."""
-    worker = Worker(kind)
-    try:
-        return [failure for seed in seeds if (failure := worker.run(seed)) is not None]
-    finally:
-        worker.close()
+    """Run cases of a kind in a process, a new one where a case ended the last, and return those that fail."""
+    # A fork of a server that has imported everything once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
+    found: list[Failure] = []
+    process = None
+    for seed in seeds:
+        if process is None:
+            connection, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, kind), daemon=True)
+            process.start()
+            theirs.close()
+        said, reason = "", f"hang: over {WALL_SECONDS} s"
+        connection.send(seed)
+        try:
+            while connection.poll(WALL_SECONDS):
+                answer = connection.recv()
+                if not isinstance(answer, str):
+                    reason = ""
+                    found += [answer] * (answer is not None)
+                    break
+                said = answer
+        except (EOFError, OSError):
+            process.join(5)
+            reason = f"the process died ({process.exitcode})"
+            if process.exitcode == -signal.SIGPROF:
+                reason = f"hang: over {CPU_SECONDS} s of CPU"
+        if reason:
+            found.append(Failure(seed, f"{reason}; input: {brief(said)}", said, reason))
+            process.kill()
+            process.join()
+            process = None
+    if process is not None:
+        process.kill()
+        process.join()
+    return found
+
+
+def brief(text: str) -> str:
+    """What inputs of the same kind begin with."""
+    return " ".join(text.split()[:3])
 
 
 def report(kind: str, found: Sequence[Failure], count: int) -> str:

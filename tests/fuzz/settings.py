@@ -104,11 +104,11 @@ def check_config(case: Case) -> None:
     if way == "bytes":
         return same_bytes(case, path, text.encode("utf-8", "surrogatepass"), Config.from_yaml)
     found = case.read(lambda: Config.from_yaml(write(path, text)))
-    if way == "benign":
-        return case.judge(found, Config.model_validate(values))
-    taken = found.model_dump(mode="json") if isinstance(found, Config) else values
+    if way == "benign" or not isinstance(found, Config):
+        return case.judge(found, Config.model_validate(values) if way == "benign" else REFUSED)
+    taken = found.model_dump(mode="json")
     wrong = [(k, v, taken.get(k)) for k, v in values.items() if not same(v, taken.get(k))]
-    if wrong and taken is not values:
+    if wrong:
         raise WrongError(f"a setting taken for another; said and taken: {shortened(wrong)}")
     return None
 
