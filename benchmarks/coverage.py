@@ -60,7 +60,7 @@ class MadeUpDataset:
     image_ids: list[int]
     category_ids: list[int]
     annotated: AnnotatedObjects
-    annotations_path: Path = Path("made-up.json")
+    where: str = "the made-up data"
 
 
 def make_detections(
@@ -272,14 +272,14 @@ def _rows(
 
 
 def trials(
-    values: Callable[[np.random.Generator, int], pd.DataFrame], seconds: float, most: int
+    values: Callable[[np.random.Generator], pd.DataFrame], seconds: float, most: int
 ) -> Iterator[pd.DataFrame]:
     """Tables of one data set after another for so long."""
     begun = time.monotonic()
     for number in range(most):
         if number > 2 and time.monotonic() - begun > seconds:
             return
-        yield values(np.random.default_rng([1, number]), 1000)
+        yield values(np.random.default_rng([1, number]))
 
 
 def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
@@ -316,6 +316,9 @@ Output = Annotated[Path, typer.Option(help="Folder of the tables.")]
 Seconds = Annotated[
     float, typer.Option(help="Data sets are generated for so long, at most a thousand.")
 ]
+Draws = Annotated[
+    int, typer.Option(help="Of images, by each data set; the tables' own number is 1000.")
+]
 HERE = Path("benchmarks/results/coverage")
 
 
@@ -325,14 +328,13 @@ def detections(
     images: int = 40,
     objects: float = 7.0,
     seconds: Seconds = 60,
+    draws: Draws = 1000,
     output: Output = HERE,
 ) -> None:
     """AP, TIDE's kinds and calibration errors; ``objects`` an image on average."""
-    truth = detection_values(
-        np.random.default_rng(0), max(20_000, 250 * classes), classes, objects, 2
-    )
+    truth = detection_values(np.random.default_rng(0), max(4000, 50 * classes), classes, objects, 2)
     found = trials(
-        lambda g, b: detection_values(g, images, classes, objects, b), seconds, MOST_TRIALS
+        lambda g: detection_values(g, images, classes, objects, draws), seconds, MOST_TRIALS
     )
     _write(
         list(found),
@@ -346,11 +348,15 @@ def detections(
 
 @app.command()
 def measurements(
-    images: int = 40, objects: float = 3.0, seconds: Seconds = 60, output: Output = HERE
+    images: int = 40,
+    objects: float = 3.0,
+    seconds: Seconds = 60,
+    draws: Draws = 1000,
+    output: Output = HERE,
 ) -> None:
     """Statistics of predefined proposals; ``objects`` an image on average."""
-    truth = measurement_values(np.random.default_rng(0), round(30_000 / objects), objects, 2)
-    found = trials(lambda g, b: measurement_values(g, images, objects, b), seconds, MOST_TRIALS)
+    truth = measurement_values(np.random.default_rng(0), round(4000 / objects), objects, 2)
+    found = trials(lambda g: measurement_values(g, images, objects, draws), seconds, MOST_TRIALS)
     _write(
         list(found), truth, output / f"measurements-{images}-{objects:g}.csv", 1, images, objects
     )

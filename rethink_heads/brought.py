@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from rethink_heads import files
 from rethink_heads.config import Settings, StudyConfig
+from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.overrides import read_mapping
 from rethink_heads.runs import BROUGHT, Run
 from rethink_heads.study_folder import CONFIG_NAME, StudyFolder
@@ -67,11 +69,15 @@ class BroughtRun(StudyFolder):
         Raises:
             UserError: the folder belongs to another detector or holds other files, or cannot be written.
         """
-        there = found_at(self.path, self.config.detector.model)
-        if there is None:
-            files.write_text(self.path / CONFIG_NAME, self.config.to_yaml())
-        elif not there.is_same(self.config.detector):
-            raise _taken(self.path, self.config.detector.model)
+        with hold(self.path, lambda: self._there() is not None):
+            there = self._there()
+            if there is None and is_first_process():
+                files.write_text(self.path / CONFIG_NAME, self.config.to_yaml())
+            elif there is not None and not there.is_same(self.config.detector):
+                raise _taken(self.path, self.config.detector.model)
+
+    def _there(self) -> BroughtRun | None:
+        return found_at(self.path, self.config.detector.model)
 
     @classmethod
     def open(cls, path: Path) -> BroughtRun:

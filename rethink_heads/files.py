@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 METADATA_KEY = b"rethink_heads"
 VISIBLE_SECONDS, VISIBLE_PAUSE = 120.0, 0.05
+# In every temporary name, and in no other.
+UNFINISHED = "-unfinished"
 
 
 @contextlib.contextmanager
@@ -36,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UserError: the file cannot be written (disk full, no permission, not a folder, ...).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem}-{unique}{UNFINISHED}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -50,7 +53,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         # After a rename there is nothing left under the temporary name.
-        _remove(temporary)
+        remove(temporary)
+
+
+def unfinished_in(folders: Iterable[Path]) -> list[Path]:
+    """What killed processes left under temporary names of :func:`atomic_path` in folders, not below them."""
+    return sorted(path for folder in folders for path in folder.glob(f".*{UNFINISHED}*"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,7 +70,12 @@ def write_text(path: Path, text: str) -> None:
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a frame as CSV without its index. Floats keep all their digits."""
     with atomic_path(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        temporary.write_bytes(csv_bytes(frame))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """What :func:`write_csv` writes."""
+    return frame.to_csv(index=False, lineterminator="\n").encode()
 
 
 def read_csv(path: Path) -> pd.DataFrame:
@@ -134,10 +147,12 @@ def reading_parquet(path: Path) -> Iterator[None]:
     """Turn what goes wrong while a Parquet file is read into a UserError that names it."""
     import pyarrow as pa
 
-    if not Path(path).is_file():
-        raise UserError(f"no such file: {path}")
     try:
         yield
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -191,27 +206,39 @@ def parquet_streams(
         streams = {}
         for path, schema in schemas.items():
             temporary = renames.enter_context(atomic_path(path))
-            named = schema.with_metadata((schema.metadata or {}) | encoded)
+            # In one order, so that the same content gives the same bytes.
+            named = schema.with_metadata(
+                dict(sorted({**(schema.metadata or {}), **encoded}.items()))
+            )
             # A page with a wrong bit can be read without an error otherwise, as other numbers.
             writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
             streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))
         yield streams
 
 
-def write_torch(value: Any, path: Path) -> None:
-    """Write ``value`` with ``torch.save``."""
+def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
+    """Write ``value`` with ``torch.save``.
+
+    Args:
+        value: what is written.
+        path: the file.
+        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
+    """
     import torch
 
     # Given a path, torch.save turns a full disk into a RuntimeError about file positions; through
     # an open file it stays the OSError that it is.
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        try:
-            torch.save(value, stream)
-        except RuntimeError as error:
-            # Closing the archive fails in its own words after a write that failed.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as stream:
+            try:
+                torch.save(value, stream)
+            except RuntimeError as error:
+                # Closing the archive fails in its own words after a write that failed.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+        if hash_path is not None:
+            write_text(hash_path, f"{sha256(temporary)}  {path.name}\n")
 
 
 def until_visible(
@@ -246,10 +273,18 @@ def sha256(path: Path) -> str:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
-def _remove(path: Path) -> None:
+def unreadable(path: Path, error: OSError) -> UserError:
+    """What to say where the system does not let a file be read, whatever is in it."""
+    remedy = ""
+    if isinstance(error, PermissionError):
+        remedy = "; have its owner allow it (chmod a+r), on its folders too (chmod a+rx)"
+    return UserError(f"cannot read {path}: {error.strerror or error}{remedy}")
+
+
+def remove(path: Path) -> None:
     """Delete a file or a folder if it is there. Never raises, so as not to hide the first error."""
     with contextlib.suppress(OSError):
         if path.is_dir() and not path.is_symlink():

@@ -4,9 +4,11 @@ Layout (every file but log.txt is written whole or not at all, see :mod:`rethink
 
     config.yaml              the settings the detector is trained with
     log.txt                  what was done, and when
+    .writer.lock, .json      while a command writes here: see :mod:`rethink_heads.locking`
     checkpoints/last.ckpt    where training goes on after an interruption
     checkpoints/best.ckpt    the best validation AP so far
     checkpoints/detector.pt  the detector, its class names and settings: the run is trained
+    checkpoints/detector.sha256  its hash, checked whenever it is read
     measurements/<name>/     bins.parquet, rows.parquet, maps.parquet, sampling.parquet of one data set
     tables/  figures/        results from measurements/default
     tables/<name>/ ...       results from the measurements of that name
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 from rethink_heads import files
 from rethink_heads.config import Config, StudyConfig
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.overrides import read_mapping
 from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 NOT_MEASURED = {"memory_mb"}
 # The section that the settings of a brought detector have, and of no other.
 BROUGHT = "detector"
+# What two runs may differ in and still have the same detector, up to the order of random numbers.
+NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
 
 
@@ -65,26 +70,27 @@ class Run(StudyFolder):
             UserError: the folder holds another run or other files, or cannot be written.
         """
         path = Path(path)
-        if (path / CONFIG_NAME).exists():
-            changed = changed_settings(cls.open(path).config, config)
-            fixed = [
-                name
-                for name in changed
-                if not name.startswith("measuring.") and name not in FREE_SETTINGS
-            ]
+
+        def found() -> Config | None:
+            return cls.open(path).config if (path / CONFIG_NAME).exists() else None
+
+        with hold(path, lambda: found() == config):
+            before = found()
+            if before is None and path.exists() and not _is_free(path):
+                # Another process of the same torchrun may just have made it.
+                before = found()
+                if before is None:
+                    raise UserError(
+                        f"{path} exists and is not a run; choose another folder with --run"
+                    )
+            fixed = {} if before is None else fixed_changes(before, config)
             if fixed:
                 raise UserError(
                     f"{path} holds a run with other settings ({', '.join(fixed)});"
                     " choose another folder with --run or delete this one"
                 )
-            if not changed:
-                return cls(path, config)
-        elif path.exists() and not _is_free(path):
-            if (path / CONFIG_NAME).exists():
-                # Another process of the same torchrun has made it since the first look.
-                return cls.create(path, config)
-            raise UserError(f"{path} exists and is not a run; choose another folder with --run")
-        files.write_text(path / CONFIG_NAME, config.to_yaml())
+            if before is None or changed_settings(before, config):
+                files.write_text(path / CONFIG_NAME, config.to_yaml())
         return cls(path, config)
 
     @classmethod
@@ -150,7 +156,31 @@ class Run(StudyFolder):
         """The trained detector, in evaluation mode."""
         from rethink_heads.detectors.checkpoints import load_detector
 
+        self.check_settings()
         return load_detector(self.detector_path, device)
+
+    def check_settings(self) -> None:
+        """Refuse a config.yaml that is not of the trained detector; where its data lie may have changed.
+
+        Raises:
+            UserError: a setting that makes another detector differs, or the detector cannot be read.
+        """
+        from rethink_heads.detectors.checkpoints import saved_config
+
+        trained = saved_config(self.detector_path)
+        # The backbone's weights may not have been there to download: its norm is then another.
+        norm = {"norm": self.config.model.norm}
+        trained = trained.model_copy(update={"model": trained.model.model_copy(update=norm)})
+        wrong = [
+            f"{name} is {stated} there and {real} in the detector"
+            for name, (real, stated) in fixed_changes(trained, self.config).items()
+            if name not in NOT_TRAINED and not name.startswith("data.")
+        ]
+        if wrong:
+            raise UserError(
+                f"{self.path / CONFIG_NAME} contradicts {self.detector_path}: {'; '.join(wrong)};"
+                " put the settings back, or copy the detector again that belongs to them"
+            )
 
     def provenance(self, detector: Detector | None = None) -> dict[str, str]:
         """What everything that the run's detector says depends on, beside the data."""
@@ -222,6 +252,15 @@ def changed_settings(old: Config, new: Config) -> dict[str, tuple[object, object
         name: (before.get(name), after.get(name))
         for name in {**before, **after}
         if before.get(name) != after.get(name)
+    }
+
+
+def fixed_changes(old: Config, new: Config) -> dict[str, tuple[object, object]]:
+    """Those of :func:`changed_settings` that a run is made with and keeps."""
+    return {
+        name: values
+        for name, values in changed_settings(old, new).items()
+        if not name.startswith("measuring.") and name not in FREE_SETTINGS
     }
 
 

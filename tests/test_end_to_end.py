@@ -87,6 +87,7 @@ def files_of(run: Run) -> dict[Path, int]:
 def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> None:
     assert {path.name for path in run.checkpoints.iterdir()} == {
         "detector.pt",
+        "detector.sha256",
         "last.ckpt",
         "best.ckpt",
     }

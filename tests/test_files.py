@@ -93,7 +93,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(
     path.write_text("old")
     # What is written under the temporary name goes to a device that is full.
     monkeypatch.setattr("secrets.token_hex", lambda size: "token")
-    (tmp_path / f".result-{os.getpid()}-token.bin").symlink_to("/dev/full")
+    (tmp_path / f".result-{os.getpid()}-token-unfinished.bin").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"cannot write .*result.bin: No space left on device"):
         WRITERS[kind](path)
     assert list(tmp_path.iterdir()) == [path]
@@ -167,3 +167,19 @@ def test_torch_tells_a_full_disk_as_the_system_does(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(files, "atomic_path", lambda path: contextlib.nullcontext("/dev/full"))
     with pytest.raises(OSError, match="No space left on device"):
         files.write_torch({"weights": torch.zeros(100_000)}, Path("detector.pt"))
+
+
+def test_no_permission_to_read_is_said_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    files.write_parquet(pd.DataFrame({"a": [1]}), path, {})
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    for read in (files.read_parquet, files.sha256):
+        with pytest.raises(UserError, match=r"cannot read .*a\.parquet: Permission denied; have"):
+            read(path)

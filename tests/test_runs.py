@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from rethink_heads import __version__
+from rethink_heads.cli import app
 from rethink_heads.config import Config, load_preset
 from rethink_heads.data.shapes import CACHE_VARIABLE, shapes_folder
+from rethink_heads.detectors.checkpoints import save_detector
+from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, measurements_name
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS
 
 
 @pytest.fixture
@@ -84,6 +89,34 @@ def test_the_memory_used_makes_no_other_measurements(config: Config) -> None:
     fewer = config.with_overrides(["measuring.images=5"])
     both = fewer.with_overrides(["measuring.memory_mb=64"])
     assert measurements_name(config, both, 0) == measurements_name(config, fewer, 0)
+
+
+def trained(path: Path, config: Config) -> Run:
+    """A run with an untrained detector in the place of a trained one."""
+    run = Run.create(path, config)
+    save_detector(build_detector(config, CLASSES, pretrained=False), config, run.detector_path)
+    return run
+
+
+def test_settings_that_are_not_the_detectors_are_refused(tmp_path: Path) -> None:
+    config = load_preset("shapes-tiny", "double", [*SMALL_SETTINGS, "data.source=somewhere"])
+    run = trained(tmp_path / "a", config)
+    assert run.load().class_names == CLASSES
+    elsewhere = config.with_overrides(["data.source=elsewhere", "training.workers=7"])
+    Run(run.path, elsewhere).check_settings()
+    other = config.with_overrides(["model.fc_width=1000", "seed=5"]).model_copy(
+        update={"head": "fc"}
+    )
+    (run.path / "config.yaml").write_text(other.to_yaml())
+    sentence = (
+        r"config\.yaml contradicts .*detector\.pt: seed is 5 there and 0 in the detector;"
+        r" head is fc there and double in the detector; model\.fc_width is 1000 there and 8 in"
+    )
+    with pytest.raises(UserError, match=sentence):
+        Run.open(run.path).load()
+    failed = CliRunner().invoke(app, ["correlate", "--run", str(run.path), "--head", "conv"])
+    assert failed.exit_code == 2
+    assert re.search(sentence, failed.stderr)
 
 
 def test_the_log_gets_a_line_at_a_time(

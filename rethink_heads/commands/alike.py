@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 COMPARED = {
     "data": ("annotations", "--data FOLDER, or --annotations FILE and --images DIR,"),
     "images": ("number of images", "--max-images N"),
+    "image files": ("content of the images", "the same images"),
     "seed": ("measuring seed", "--seed N"),
 }
 # Each detector has classes of its own.
 NOT_COMPARED = ("class_map",)
 SHOWN_OF_A_HASH = 8
+HASHES = ("data", "image files")
 
 
 def check_names(runs: Sequence[StudyFolder]) -> None:
@@ -118,4 +120,4 @@ def _settings(provenance: Mapping[str, str]) -> dict[str, str]:
 
 def _shown(settings: Mapping[str, str], name: str) -> str:
     text = settings.get(name, "not stated")
-    return f"{text[:SHOWN_OF_A_HASH]}..." if name == "data" else text
+    return f"{text[:SHOWN_OF_A_HASH]}..." if name in HASHES else text

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import print_table, say, work
+from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,10 +49,19 @@ def shared_classes(
 
 def keep_match(match: ClassMatch, folder: Path) -> None:
     """Write which class is which, and which have no counterpart, as ``classes.csv`` beside measurements."""
-    from rethink_heads.files import write_csv
+    from rethink_heads.files import csv_bytes, write_csv
+    from rethink_heads.locking import hold, results_folder
 
-    if not match.is_identity:
-        write_csv(match.table(), folder / CLASSES_NAME)
+    if match.is_identity:
+        return
+    table, path = match.table(), folder / CLASSES_NAME
+
+    def is_kept() -> bool:
+        return path.is_file() and path.read_bytes() == csv_bytes(table)
+
+    with hold(results_folder(folder), is_kept):
+        if is_first_process() and not is_kept():
+            write_csv(table, path)
 
 
 def narrowed(shared: Shared, classes: Sequence[str]) -> tuple[Shared, dict[str, str]]:

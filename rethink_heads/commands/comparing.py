@@ -43,6 +43,11 @@ def shared_folder(folders: Sequence[StudyFolder]) -> Path:
     return path.with_name(f"{name}-compared") if (path / CONFIG_NAME).exists() else path
 
 
+def written_folder(folders: Sequence[StudyFolder]) -> Path:
+    """The folder that results of one detector, or of several, are written into."""
+    return folders[0].path if len(folders) == 1 else shared_folder(folders)
+
+
 def result_folders(folders: Sequence[StudyFolder], names: Sequence[str]) -> tuple[Path, Path]:
     """Where tables and figures of measurements go, given each detector's name of them.
 
@@ -103,6 +108,7 @@ def write_comparison(
     """
     if len(folders) == 1:
         return [], None
+    from rethink_heads.locking import hold
     from rethink_heads.results import write_figures, write_tables
 
     written: list[Path] = []
@@ -111,7 +117,7 @@ def write_comparison(
         found = {name: table for name, table in tables.items() if len(table)}
         if len(differences):
             found[f"{analysis}_comparisons"] = differences
-        with work(), legends_for(folders):
+        with hold(shared_folder(folders)), work(), legends_for(folders):
             note_comparison(folders, names, tables_folder)
             written += write_tables(found, tables_folder).values()
             written += write_figures(found, figures_folder)

@@ -18,6 +18,7 @@ from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
 from rethink_heads.distributed import leave_to_first
+from rethink_heads.locking import hold
 from rethink_heads.progress import duration
 
 NAME = "demo"
@@ -41,8 +42,13 @@ def command(
     demo = demo_run(device, seed, run)
     measurements, name = measured(demo, DataChoice(), MeasuringChoice(), None, device)
     leave_to_first()
-    if not is_drawn(demo, name, demo.config.seed):
-        draw_run(demo, name, demo.config.seed)
+
+    def is_done() -> bool:
+        return is_drawn(demo, name, demo.config.seed)
+
+    with hold(demo.path, is_done):
+        if not is_done():
+            draw_run(demo, name, demo.config.seed)
     study = Study([demo], measurements, [name], HEADS, demo.config.seed)
     correlate.report(study, (0.0, 1.0), as_json, curves=False)
     took = duration(time.monotonic() - start)

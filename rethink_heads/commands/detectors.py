@@ -14,6 +14,7 @@ from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
 from rethink_heads.input_files import expand_home, shorten
+from rethink_heads.locking import hold
 from rethink_heads.runs import Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -90,10 +91,14 @@ def _opened_run(path: Path) -> StudyFolder:
     from rethink_heads.brought import open_folder
 
     folder = open_folder(path)
-    if isinstance(folder, Run) and not folder.detector_path.is_file():
-        raise UserError(
-            f"{folder.path} is not fully trained; go on with: rethink-heads train --run {folder.path}"
-        )
+    if isinstance(folder, Run):
+        # It may just be trained, or imported, by another command.
+        with hold(folder.path, folder.detector_path.is_file):
+            if not folder.detector_path.is_file():
+                raise UserError(
+                    f"{folder.path} is not fully trained; go on with: rethink-heads train --run {folder.path}"
+                )
+        folder.check_settings()
     return folder
 
 

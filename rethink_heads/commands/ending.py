@@ -38,7 +38,15 @@ INTERRUPTED_CODE = 130
 UNEXPECTED_CODE = 1
 CAUSE_SECONDS = 1.0
 _SPACE = "free some space and run the same command again to go on"
-ADVICE = {errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE, errno.ENAMETOOLONG: "give a shorter one"}
+_PERMISSION = "ask its owner for permission, or give another"
+ADVICE = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.ENAMETOOLONG: "give a shorter one",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: "give one that can be written",
+}
 """What to do about errors of the system that can come from anywhere."""
 ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

@@ -18,6 +18,7 @@ from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
     result_folders,
+    written_folder,
 )
 from rethink_heads.commands.detected import (
     Detected,
@@ -52,6 +53,7 @@ from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.study_folder import StudyFolder
 
 NAME = "evaluate"
@@ -252,7 +254,7 @@ def _write(
         folders = run.tables(name), run.figures(name)
     else:
         return []
-    with work(), legends_for(runs):
+    with hold(output or written_folder(runs)), work(), legends_for(runs):
         written = write_detection_results(tables, *folders)
         note_comparison(runs, [each.name for each in found], folders[0])
     say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")

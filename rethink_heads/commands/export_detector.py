@@ -11,6 +11,7 @@ from rethink_heads.commands.options import JsonOption, reporting_errors
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
@@ -49,15 +50,27 @@ def command(
     leave_to_first()
     if to not in FRAMEWORKS:
         raise UserError(f"unknown framework {to!r}: give --to {' or '.join(FRAMEWORKS)}")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder; give a new one with --output")
+    _check_free(output)
     opened = Run.open(run)
 
     from rethink_heads.detectors.exports.detectron2 import to_detectron2
 
     exported = to_detectron2(opened.load(), opened.config)
-    exported.write(output)
+    with hold(output):
+        _check_free(output)
+        exported.write(output)
     _report(exported, output, to, as_json)
+
+
+def _check_free(output: Path) -> None:
+    """Raise UserError where a folder holds anything but hidden files, or what a killed export left: no weights."""
+    from rethink_heads.detectors.exports.detectron2 import CLASSES_NAME, CONFIG_NAME
+
+    if not output.exists():
+        return
+    names = {each.name for each in output.iterdir()} if output.is_dir() else {output.name}
+    if any(not name.startswith(".") for name in names - {CLASSES_NAME, CONFIG_NAME}):
+        raise UserError(f"{output} is not an empty folder; give a new one with --output")
 
 
 def _report(exported: Exported, output: Path, framework: str, as_json: bool) -> None:

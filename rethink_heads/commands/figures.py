@@ -19,6 +19,7 @@ from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
+from rethink_heads.locking import hold
 from rethink_heads.runs import default_runs_root
 from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
 
@@ -127,10 +128,11 @@ def command(
         else:
             names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
             found = given(runs, names, sweep or [], seed)
-            tables, figures = folders(output or default_output(runs, sweep))
-            with legends_for(runs):
+            target = output or default_output(runs, sweep)
+            tables, figures = folders(target)
+            with hold(target), legends_for(runs):
                 written = draw(found, tables, figures, skipped)
-            note_comparison(runs, names, tables)
+                note_comparison(runs, names, tables)
     if as_json:
         print_json({"files": [str(path) for path in written], "skipped": skipped})
     else:
@@ -188,15 +190,15 @@ def draw_run(
         run, name, seed: of the measurements; seed of the bootstrap.
         skipped: gets the reasons of what could not be made, by name.
     """
-    with logged(run, f"drawing {name}"):
+    with hold(run.path), logged(run, f"drawing {name}"):
         found = given([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
-    note = {
-        "measurements": _measurements_hashes(run, name),
-        "seed": seed,
-        "files": [path.relative_to(run.path).as_posix() for path in written],
-    }
-    write_text(run.figures(name) / NOTE_NAME, json.dumps(note, indent=2) + "\n")
+        note = {
+            "measurements": _measurements_hashes(run, name),
+            "seed": seed,
+            "files": [path.relative_to(run.path).as_posix() for path in written],
+        }
+        write_text(run.figures(name) / NOTE_NAME, json.dumps(note, indent=2) + "\n")
     return written
 
 
@@ -256,10 +258,11 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
             place = target / each.relative_to(folder)
             say(f"drawing into {place / FIGURES}")
             of_detectors = (each / TABLES / COMPARISON_NAME).is_file()
-            with naming_detectors() if of_detectors else nullcontext():
+            with hold(place), naming_detectors() if of_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
                 written += write_detection_figures(tables, place / FIGURES)
                 written += write_stage_figures(tables, place / FIGURES)
-        write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
+        with hold(target):
+            write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]

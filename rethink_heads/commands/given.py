@@ -67,9 +67,12 @@ def given(
     Raises:
         UserError: something is not there, or runs were not measured alike.
     """
+    from rethink_heads.measure.row_groups import label_files
     from rethink_heads.paper import Given
 
     check_names(runs)
+    for run, name in zip(runs, names, strict=True):
+        label_files(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return Given(
         merged(runs, found, drawing=True) if found else None,

@@ -19,6 +19,7 @@ from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.runs import Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -114,13 +115,16 @@ def command(
         file, layout, backbone, head, class_names, overrides or [], settings_file
     )
     config = imported.config.with_data(source=settings.data.source)
-    made = Run.create(run or default_runs_root() / file.stem, config)
-    if made.detector_path.is_file() and not same_weights(made.detector_path, imported.detector):
-        raise UserError(
-            f"{made.path} has a detector with other weights than {file}; choose another folder with --run"
-        )
-    with logged(made, "import"):
-        save_detector(imported.detector, config, made.detector_path)
+    path = run or default_runs_root() / file.stem
+    with hold(path):
+        made = Run.create(path, config)
+        if not made.detector_path.is_file():
+            with logged(made, "import"):
+                save_detector(imported.detector, config, made.detector_path)
+        elif not same_weights(made.detector_path, imported.detector):
+            raise UserError(
+                f"{made.path} has a detector with other weights than {file}; choose another folder with --run"
+            )
     _report(imported, made, as_json)
 
 

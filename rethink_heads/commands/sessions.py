@@ -207,10 +207,9 @@ def opened(
             f" {len(dataset.class_names)} classes that are looked at"
         )
     name = measurements_name(folder.config, config, seed, classes)
-    if is_first_process():
-        if isinstance(folder, BroughtRun):
-            folder.write()
-        keep_match(match, folder.measurements(name))
+    if isinstance(folder, BroughtRun):
+        folder.write()
+    keep_match(match, folder.measurements(name))
     return Opened(shared.detector, shared.dataset, config, provenance, name, seed)
 
 

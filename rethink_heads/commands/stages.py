@@ -12,7 +12,12 @@ import typer
 from rethink_heads.commands.alike import check_alike
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
-from rethink_heads.commands.comparing import legends_for, note_comparison, result_folders
+from rethink_heads.commands.comparing import (
+    legends_for,
+    note_comparison,
+    result_folders,
+    written_folder,
+)
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.commands.studies import (
@@ -28,6 +33,7 @@ from rethink_heads.commands.studies import (
 from rethink_heads.console import interval, print_json, print_table, say, work
 from rethink_heads.distributed import leave_to_first
 from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -174,7 +180,7 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
         tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=found.seed)
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
         of_tables, of_figures = result_folders(found.runs, found.names)
-        with legends_for(found.runs):
+        with hold(written_folder(found.runs)), legends_for(found.runs):
             written = write_stage_results(tables, of_tables, of_figures, suffix)
             note_comparison(found.runs, found.names, of_tables)
     if as_json:

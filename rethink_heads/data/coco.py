@@ -99,6 +99,7 @@ class CocoDataset(Dataset[Sample]):
                 "give a split with annotated objects"
             )
         self._check_images_exist()
+        self._image_hashes: list[str] = []
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -180,6 +181,23 @@ class CocoDataset(Dataset[Sample]):
         """Return the indices of the images that hold at least one object."""
         offsets = self._objects.offsets
         return [i for i in range(len(self)) if offsets[i] < offsets[i + 1]]
+
+    def images_fingerprint(self, image_count: int | None = None) -> str:
+        """Return a hash of the names and bytes of the first images; None: of all of this dataset's.
+
+        The images are read once, and again where they have changed (see :mod:`rethink_heads.data.image_hashes`).
+
+        Raises:
+            UserError: an image is not there, or cannot be read.
+        """
+        from rethink_heads.data.image_hashes import image_hashes
+
+        names = self._file_names[: len(self) if image_count is None else image_count]
+        if len(self._image_hashes) < len(names):
+            # In place: subsets of a dataset have it in common.
+            self._image_hashes[:] = image_hashes(self.images_path, names)
+        text = json.dumps([names, self._image_hashes[: len(names)]])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def subset(self, image_count: int) -> CocoDataset:
         """Return the dataset of the first ``image_count`` images, with the same class list.

@@ -17,9 +17,11 @@ from platformdirs import user_cache_path
 
 from rethink_heads.data.shapes_geometry import CLASS_NAMES
 from rethink_heads.data.shapes_scene import IMAGE_SIZE, SceneObject, draw_scene
+from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import atomic_path
 from rethink_heads.input_files import expand_home, is_folder
+from rethink_heads.locking import hold
 from rethink_heads.progress import ProgressReport
 
 # Raise it with every change that alters an image or a box: it is in the cache folder's name.
@@ -59,11 +61,15 @@ def shapes_root(
     counts = dict(zip(_SPLITS, (train_images, val_images), strict=True))
     report = ProgressReport("generating shapes (once)", sum(counts.values()), "images")
     try:
-        with atomic_path(root) as temporary, report:
-            for split, count in counts.items():
-                _write_split(temporary, split, count, seed, report)
+        # Of several processes one makes it, and the others wait: each machine has a cache of its own.
+        with hold(root.parent, root.is_dir, alone()):
+            if root.is_dir():
+                return root
+            with atomic_path(root) as temporary, report:
+                for split, count in counts.items():
+                    _write_split(temporary, split, count, seed, report)
     except UserError as error:
-        # Another process may have made the same set meanwhile.
+        # Where there are no locks, another process may have made the same set meanwhile.
         if is_folder(root):
             return root
         reason = error.__cause__ or error

@@ -30,6 +30,7 @@ from rethink_heads.data.coco_json import CONVERTED_FROM
 from rethink_heads.data.images import SUFFIXES, Size, true_size
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
 from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
+from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
 from rethink_heads.input_files import (
@@ -40,6 +41,7 @@ from rethink_heads.input_files import (
     read_text,
     shown,
 )
+from rethink_heads.locking import hold
 from rethink_heads.progress import ProgressReport
 
 log = logging.getLogger(__name__)
@@ -212,7 +214,8 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     if not is_file(path):
         content = json.dumps(_to_coco(members, listed, images, name))
         try:
-            write_text(path, content)
+            with hold(path.parent, path.is_file, alone()):
+                write_text(path, content)
         except UserError as error:
             raise UserError(
                 f"cannot write the converted annotations {path}: {error.__cause__ or error}; free some"

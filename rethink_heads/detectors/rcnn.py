@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from rethink_heads.config import Config
+from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.branches import build_heads, enlargements, trained_readings
@@ -156,9 +157,12 @@ class RCNN(nn.Module):
     def detect(self, image: Tensor) -> dict[str, Detections]:
         """By head: final detections in a uint8 RGB image (3, H, W); backbone, RPN and heads run once."""
         batch, features = self._transformed(image)
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self.rpn(batch, features.pyramid)[0][0]
         pooled = self.roi_heads.pool(features.pyramid, [proposals], [features.size])
         outputs = self.roi_heads.read(pooled, proposals, self.heads, features.size)
+        for name, output in outputs.items():
+            check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
         found = {name: self.roi_heads.suppress(output) for name, output in outputs.items()}
         return {
             name: Detections(features.out_of_frame(d.boxes), d.scores, d.labels)

@@ -24,9 +24,10 @@ from rethink_heads.data.sample import Sample
 from rethink_heads.distributed import Processes, Share, processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_table, until_visible, write_parquet, write_text
+from rethink_heads.locking import hold, results_folder
 from rethink_heads.measure.parts import Parts, Saved, remove_leftover
 from rethink_heads.measure.provenance import differences, file_provenance
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
+from rethink_heads.measure.row_groups import arrow_schema, with_label, write_by_group
 from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
@@ -59,18 +60,19 @@ class ImageWork:
 def work_by_image(
     work: ImageWork,
     folder: Path,
-    is_complete: Callable[[], bool],
+    saved: Callable[[], dict[str, str] | None],
     merge: Callable[[Parts], None],
     together: Processes | None = None,
 ) -> None:
     """Make the parts of all images and merge them. All processes share the images; the first one merges.
 
-    It comes back in the first process when the result is there, in the others when no image is left for them.
+    Returns in the first process when the result is there, in the others when no image is left for them. Of several
+    commands one does the work: the others wait, and find the result.
 
     Args:
         work: what is done.
         folder: keeps the parts until they are merged; an interrupted call goes on with those that it left.
-        is_complete: whether the merged result is there already; asked in the first process alone.
+        saved: the provenance of the merged result, None where there is none; asked in the first process alone.
         merge: makes the result of the parts of all images; called in the first process alone.
         together: the processes; None: all that torchrun started.
 
@@ -78,23 +80,28 @@ def work_by_image(
         UserError: the folder cannot be written or is not the same for all processes, or another process failed.
     """
     together = processes() if together is None else together
-    parts: list[Parts] = []
-    plan = together.decide(
-        lambda: None if is_complete() else _begin(work, folder, together.sharing, parts)
-    )
-    if plan is None:
-        if together.is_first:
-            remove_leftover(folder, work.provenance)
-        return
-    if not parts:
-        parts.append(_join(work, folder, plan))
-    share = together.share(plan["todo"])
-    with _threads(plan["threads"]):
-        _do(work, parts[0], share, together.is_first)
-        if together.is_first:
-            _check_all_there(work, parts[0])
-            merge(parts[0])
-            parts[0].remove()
+
+    def is_done() -> bool:
+        return saved() == work.provenance
+
+    with hold(results_folder(folder.parent), is_done, together):
+        parts: list[Parts] = []
+        plan = together.decide(
+            lambda: None if is_done() else _begin(work, folder, saved(), together.sharing, parts)
+        )
+        if plan is None:
+            if together.is_first:
+                remove_leftover(folder, work.provenance)
+            return
+        if not parts:
+            parts.append(_join(work, folder, plan))
+        share = together.share(plan["todo"])
+        with _threads(plan["threads"]):
+            _do(work, parts[0], share, together.is_first)
+            if together.is_first:
+                _check_all_there(work, parts[0])
+                merge(parts[0])
+                parts[0].remove()
 
 
 def file_by_image(
@@ -125,20 +132,15 @@ def file_by_image(
     """
     provenance, path = dict(provenance), kept.path
 
-    def is_complete() -> bool:
-        before = file_provenance(path)
-        if before is not None and before != provenance:
-            logger.warning(
-                "%s is of another setting and is made again (%s)",
-                path,
-                differences(before, provenance),
-            )
-        return before == provenance
+    def saved() -> dict[str, str] | None:
+        return file_provenance(path)
 
     def merge(parts: Parts) -> None:
         schema = arrow_schema(kept.columns)
         names = (parts.folder / str(i) / _PART for i in sorted(dataset.image_ids))
-        tables = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
+        found = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
+        # Parts from before an interruption, since when the run was renamed.
+        tables = (with_label(table, kept.detector) for table in found)
         write_by_group(tables, path, kept.columns, kept.group, provenance, kept.gathered_bytes)
 
     def part(sample: Sample) -> tuple[Saved, int]:
@@ -146,7 +148,7 @@ def file_by_image(
 
     together = processes()
     work = ImageWork(dataset, provenance, part, title, progress=progress)
-    work_by_image(work, path.with_name(f"{path.stem}-parts"), is_complete, merge, together)
+    work_by_image(work, path.with_name(f"{path.stem}-parts"), saved, merge, together)
     # The others read what the first has written.
     together.decide(lambda: True)
     until_visible(lambda: file_provenance(path) == provenance, str(path))
@@ -161,12 +163,14 @@ class KeptFrame:
         columns: names and types.
         group: columns that each row group has one text in.
         gathered_bytes: size of what is gathered before it is written: of a row group at the most.
+        detector: the name of the detector that all of it is of.
     """
 
     path: Path
     columns: Mapping[str, str]
     group: Sequence[str]
     gathered_bytes: int
+    detector: str
 
 
 @dataclass(frozen=True)
@@ -178,9 +182,20 @@ class _FramePart:
 
 
 def _begin(
-    work: ImageWork, folder: Path, process_count: int, opened: list[Parts]
+    work: ImageWork,
+    folder: Path,
+    before: dict[str, str] | None,
+    process_count: int,
+    opened: list[Parts],
 ) -> dict[str, Any]:
     """Open the parts, in the first process, and say what is to be done, and with how many threads."""
+    if before is not None:
+        logger.warning(
+            "%s: what is in %s is of another setting and is made again (%s)",
+            work.title,
+            folder.parent,
+            differences(before, work.provenance),
+        )
     parts = Parts(folder, work.provenance)
     opened.append(parts)
     threads = _threads_of(folder)

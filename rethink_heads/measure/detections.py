@@ -11,13 +11,16 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
+from rethink_heads.detectors import answers
+from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, reading_parquet
 from rethink_heads.measure.by_image import KeptFrame, file_by_image
 from rethink_heads.measure.frames import empty_frame
-from rethink_heads.measure.provenance import dataset_provenance, file_provenance
+from rethink_heads.measure.provenance import IMAGE_FILES, dataset_provenance, file_provenance
+from rethink_heads.measure.row_groups import label_files
 from rethink_heads.measure.runner import check_classes
 
 DETECTIONS_NAME = "detections.parquet"
@@ -92,16 +95,18 @@ def keep_detections(
         detector.eval()
 
     def of_image(sample: Sample) -> pd.DataFrame:
-        with torch.inference_mode():
-            found = detector.detect(sample.image.to(detector.device))
+        with on_image(detector_name, sample.image_id), torch.inference_mode():
+            found = answers.detect(detector, sample.image.to(detector.device))
         return detection_frame(sample.image_id, found, detector_name)
 
     path = Path(folder) / DETECTIONS_NAME
-    whole = {**dataset_provenance(dataset, detector_name), **provenance}
-    if processes().decide(lambda: _has_more(file_provenance(path), whole)):
+    whole = {**dataset_provenance(dataset), **provenance}
+    if processes().decide(lambda: _has_more(file_provenance(path), whole, dataset)):
+        label_files(folder, detector_name)
         return
-    kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES)
+    kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES, detector_name)
     file_by_image(of_image, dataset, kept, whole, f"detecting with {detector_name}", progress)
+    label_files(folder, detector_name)
 
 
 def detections_of(dataset: CocoDataset, folder: Path) -> pd.DataFrame:
@@ -120,11 +125,15 @@ def load_detections(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return in_order(frame), provenance
 
 
-def _has_more(saved: Mapping[str, str] | None, wanted: Mapping[str, str]) -> bool:
+def _has_more(
+    saved: Mapping[str, str] | None, wanted: Mapping[str, str], dataset: CocoDataset
+) -> bool:
     """Whether a file's provenance is the one wanted but for more of the same images."""
-    if saved is None or {**saved, "images": ""} != {**wanted, "images": ""}:
+    if saved is None or int(saved.get("images", 0)) <= int(wanted["images"]):
         return False
-    return int(saved["images"]) > int(wanted["images"])
+    count = saved["images"]
+    more = {"images": count, IMAGE_FILES: dataset.images_fingerprint(int(count))}
+    return saved == {**wanted, **more}
 
 
 def detection_frame(

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from rethink_heads.boxes import clip
+from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detector,
     Features,
@@ -37,7 +38,11 @@ def spatial_correlation(output_map: Tensor) -> Tensor:
     Returns:
         (N, S*S, S*S) float64, cells numbered row by row. A cell whose vector is zero has similarity
         0 with every cell, itself included.
+
+    Raises:
+        UserError: it has values that are not finite.
     """
+    answers.check_finite("the detector gave a map by RoI cell with values", output_map)
     vectors = torch.nn.functional.normalize(
         output_map.double().flatten(2), dim=1, eps=torch.finfo(torch.float64).tiny
     )
@@ -130,7 +135,7 @@ def cell_responses(
     for batch in _zeroed(exact, rows * columns, chunk):
         count = len(next(iter(batch.values())))
         boxes = box.to(detector.device).expand(count, 4)
-        for head, output in detector.predict(features, batch, boxes).items():
+        for head, output in answers.predict(detector, features, batch, boxes).items():
             scores[head].append(output.scores[:, label].double().cpu())
             regressed = output.boxes[:, label].double().cpu()
             ious[head].append(box_iou(regressed, target)[:, 0])

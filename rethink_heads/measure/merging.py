@@ -21,7 +21,7 @@ from rethink_heads.files import ParquetStream, parquet_streams, read_table
 from rethink_heads.measure.frames import BY_GROUP, FRAMES, group_columns
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.provenance import SAMPLING
-from rethink_heads.measure.row_groups import Group, arrow_schema, by_group, gathered
+from rethink_heads.measure.row_groups import Group, arrow_schema, by_group, gathered, with_label
 
 # Of the bound on memory: what is gathered before it is written. It is there twice while it is sorted, and beside it
 # what the writers hold.
@@ -42,6 +42,7 @@ def merge_folders(
     folder: Path,
     provenance: Mapping[str, str],
     memory_mb: int,
+    detector: str | None = None,
 ) -> None:
     """Save the measurements of many folders, and more, in one, with the provenance given.
 
@@ -54,6 +55,7 @@ def merge_folders(
         folder: gets the files of :meth:`Measurements.save`.
         provenance: of the whole.
         memory_mb: bound on what is held at once, in MiB. One part must fit into a sixteenth of it.
+        detector: the name that the detector of all of it gets; None: they keep theirs.
 
     Raises:
         UserError: a part is missing or damaged, or the folder cannot be written.
@@ -64,7 +66,10 @@ def merge_folders(
     schemas = {path: schema.with_metadata({BY_GROUP: b"1"}) for path, schema in paths.items()}
     with parquet_streams(schemas, provenance) as streams:
         of_frames = dict(zip(FRAMES, streams.values(), strict=True))
-        for some in gathered(chain([_tables_of(more)], map(_read, parts)), _size_of, bound):
+        tables: Iterable[Tables] = chain([_tables_of(more)], map(_read, parts))
+        if detector is not None:
+            tables = ({n: with_label(t, detector) for n, t in each.items()} for each in tables)
+        for some in gathered(tables, _size_of, bound):
             for name, stream in of_frames.items():
                 # Freed before the next frame is sorted.
                 _write(name, [tables.pop(name) for tables in some], stream)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from rethink_heads.detectors.answers import NOT_FINITE
 from rethink_heads.errors import UserError
 from rethink_heads.proposals import IOU_BINS, iou_bin
 
@@ -88,9 +89,7 @@ def proposal_values(
     wrong = ~(np.isfinite(values["score"]) & np.isfinite(boxes).all(axis=1))
     if wrong.any():
         raise UserError(
-            f"the head gave scores or boxes that are not finite for {int(wrong.sum())} of "
-            f"{len(wrong)} proposals; its weights are damaged or its training diverged: train it "
-            "again with a lower training.learning_rate"
+            f"the head gave scores or boxes for {int(wrong.sum())} of {len(wrong)} proposals {NOT_FINITE}"
         )
     size, target_size = boxes[:, 2:] - boxes[:, :2], target[2:] - target[:2]
     values["regressed_iou"] = _iou_with(boxes, target)

@@ -98,6 +98,7 @@ class Parts:
         image_ids: Iterable[int],
         more: Measurements,
         memory_mb: int = MEMORY_MB,
+        detector: str | None = None,
     ) -> None:
         """Save the measurements of these images, and more, in a folder, with the parts' provenance.
 
@@ -106,12 +107,13 @@ class Parts:
             image_ids: all of them have parts.
             more: measurements of no image, as the maps of the detector's weights.
             memory_mb: bound on what is held at once, in MiB.
+            detector: its name, whatever it was when the parts were made; None: that.
 
         Raises:
             UserError: a part is missing or damaged, or the folder cannot be written.
         """
         parts = (self.folder / str(image_id) for image_id in sorted(image_ids))
-        merge_folders(parts, more, folder, self.provenance, memory_mb)
+        merge_folders(parts, more, folder, self.provenance, memory_mb, detector)
 
     def remove(self) -> None:
         """Delete all parts."""

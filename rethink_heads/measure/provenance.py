@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from rethink_heads import __version__
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.files import METADATA_KEY
+from rethink_heads.distributed import Processes, processes
+from rethink_heads.files import METADATA_KEY, unreadable
 
 FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
 # Of the errors of sampling: a file beside FILES, and how the proposals were drawn. Measurements from before there were
@@ -20,31 +21,40 @@ FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
 SAMPLING = "sampling"
 DRAWING = "stratified by IoU bin, with the errors of sampling"
 PACKAGES = ("torch", "torchvision")
+IMAGE_FILES = "image files"
 LONGEST_SHOWN = 200
 
 
 def provenance_of(
-    dataset: CocoDataset, detector_name: str, config: MeasuringConfig, seed: int
+    dataset: CocoDataset, config: MeasuringConfig, seed: int, together: Processes | None = None
 ) -> dict[str, str]:
     """What is known of measurements without the detector's weights: add their hash as "weights".
+
+    The detector's name is not among it: it is a label, and a run that was renamed or copied has another.
 
     `memory_mb` is left out: it decides how much is done at once, and changes what is measured by rounding alone.
     """
     drawn = {} if config.proposals_per_object is None else {SAMPLING: DRAWING}
     return {
-        **dataset_provenance(dataset, detector_name),
+        **dataset_provenance(dataset, together),
         "measuring": config.model_dump_json(exclude={"memory_mb", "images"}),
         "seed": str(seed),
         **drawn,
     }
 
 
-def dataset_provenance(dataset: CocoDataset, detector_name: str) -> dict[str, str]:
-    """What is known of anything that a detector says of a dataset, without the detector's weights."""
+def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) -> dict[str, str]:
+    """What is known of anything that a detector says of a dataset, without the detector's weights.
+
+    Args:
+        dataset: the images.
+        together: the processes, of which the first reads the images; None: all that torchrun started.
+    """
+    together = processes() if together is None else together
     return {
-        "detector": detector_name,
         "data": dataset.fingerprint,
         "images": str(len(dataset)),
+        IMAGE_FILES: together.decide(dataset.images_fingerprint),
         "version of rethink-heads": __version__,
         **{f"version of {name}": _version(name) for name in PACKAGES},
     }
@@ -67,6 +77,9 @@ def file_provenance(path: Path) -> dict[str, str] | None:
     """Provenance of a Parquet file, of which only the schema is read; None if missing or damaged."""
     try:
         found = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except PermissionError as error:
+        # It is not to be made again: it is there, and perhaps all right.
+        raise unreadable(path, error) from error
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     return found if isinstance(found, dict) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detector,
     Extracting,
@@ -83,6 +84,8 @@ class Responder:
         if self.prober is None:
             return self._by_chunks(features, boxes, label)
         found = self.prober(features, boxes, label, self.memory_mb)
+        for head, values in found.items():
+            answers.check_finite(f"head {head!r} gave scores or boxes", *values)
         return {
             head: (scores.cpu(), regressed.cpu()) for head, (scores, regressed) in found.items()
         }
@@ -99,7 +102,8 @@ class Responder:
         regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
         for batch in boxes[order].split(chunk):
             with autocast(detector.device, self.precision):
-                outputs = detector.predict(features, detector.pool(features, batch), batch)
+                pooled = detector.pool(features, batch)
+                outputs = answers.predict(detector, features, pooled, batch)
             for head in scores:
                 # A copy, so that the other classes' outputs are freed.
                 scores[head].append(outputs[head].scores[:, label].float().clone())

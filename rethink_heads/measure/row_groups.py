@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from itertools import groupby
@@ -14,13 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rethink_heads.files import parquet_streams, reading_parquet
+from rethink_heads.distributed import is_first_process, processes
+from rethink_heads.files import METADATA_KEY, parquet_streams, reading_parquet
+from rethink_heads.locking import hold, results_folder
 from rethink_heads.measure.frames import BY_GROUP
 
 Group = tuple[str, ...]
 Place = tuple[Path, int, Group]
 """A row group: its file, its number there, and what it is of."""
 Part = TypeVar("Part")
+LABEL = "detector"
+"""The column with a detector's name, the same in all rows of a file."""
 
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
 
@@ -106,6 +111,59 @@ def read_places(places: Iterable[Place], columns: Sequence[str]) -> Iterator[pd.
             for _, index, _ in of_file:
                 table = file.read_row_group(index, columns=names, use_threads=False)
                 yield table.select(names).to_pandas()
+
+
+def with_label(table: pa.Table, detector: str) -> pa.Table:
+    """A table whose rows are of one detector, under another name of it."""
+    place = table.schema.names.index(LABEL)
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.repeat(detector, len(table)).cast(field.type))
+
+
+def label_files(folder: Path, detector: str) -> None:
+    """Have the files of one detector in a folder call it by its present name: its run may have been renamed or copied.
+
+    Raises:
+        UserError: a file is damaged, or must be written and cannot be.
+    """
+    paths = sorted(Path(folder).glob("*.parquet"))
+
+    def is_done() -> bool:
+        return all(_label(path) in (None, detector) for path in paths)
+
+    if processes().decide(is_done):
+        return
+    with hold(results_folder(folder)):
+        if is_first_process():
+            for path in paths:
+                if _label(path) not in (None, detector):
+                    _relabel(path, detector)
+
+
+def _label(path: Path) -> str | None:
+    """The name that a file calls its detector by; None where it has no rows."""
+    with reading_parquet(path):
+        metadata, schema = pq.read_metadata(path), pq.read_schema(path)
+    if not metadata.num_rows or LABEL not in schema.names:
+        return None
+    return group_of(metadata.row_group(0), [schema.names.index(LABEL)])[0]
+
+
+def _relabel(path: Path, detector: str) -> None:
+    with reading_parquet(path):
+        read = pq.read_schema(path)
+    # Without what the reader adds to the fields, so that the file is as if it had been written with that name.
+    kinds = [pa.list_(f.type.value_type) if pa.types.is_list(f.type) else f.type for f in read]
+    schema = pa.schema(zip(read.names, kinds, strict=True), read.metadata)
+    provenance = json.loads((read.metadata or {}).get(METADATA_KEY, b"{}"))
+    with (
+        parquet_streams({path: schema}, provenance) as streams,
+        reading_parquet(path),
+        pq.ParquetFile(path, page_checksum_verification=True) as file,
+    ):
+        for index in range(file.num_row_groups):
+            table = file.read_row_group(index, use_threads=False)
+            streams[path].write(with_label(table, detector).cast(schema))
 
 
 def group_of(metadata: pq.RowGroupMetaData, places: Sequence[int]) -> Group:

@@ -13,6 +13,7 @@ import torch
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
+from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
 from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, alone, processes
@@ -22,7 +23,8 @@ from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.parts import Parts
-from rethink_heads.measure.provenance import differences, provenance_of, saved_provenance
+from rethink_heads.measure.provenance import provenance_of, saved_provenance
+from rethink_heads.measure.row_groups import label_files
 from rethink_heads.measure.stored import open_measurements
 
 logger = logging.getLogger(__name__)
@@ -75,17 +77,19 @@ def measure(
             f"no objects to measure in the first {len(dataset)} images of "
             f"{dataset.where}; take more images (--max-images)"
         )
-    provenance = {**provenance_of(dataset, detector_name, config, seed), **provenance}
+    # Without a folder that all of them see, each process is by itself.
+    together = alone() if folder is None else processes()
+    provenance = {**provenance_of(dataset, config, seed, together), **provenance}
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
-            _measure_into(measurer, dataset, Path(passing), provenance, progress, alone())
+            _measure_into(measurer, dataset, Path(passing), provenance, progress, together)
             # Whole, for the files pass.
             measured = Measurements.load(Path(passing))
     else:
-        together = processes()
         _measure_into(measurer, dataset, folder, provenance, progress, together)
+        label_files(folder, detector_name)
         if not together.is_first:
             of_none = Measurements.empty()
             of_none.provenance = provenance
@@ -106,19 +110,21 @@ def _measure_into(
     """Measure into a folder, unless it holds complete measurements of this provenance."""
 
     def of_image(sample: Sample) -> tuple[Measurements, int]:
-        part = measurer.measure(sample)
+        with on_image(measurer.detector_name, sample.image_id):
+            part = measurer.measure(sample)
         return part, len(part.objects)
 
     def merge(parts: Parts) -> None:
         of_weights = _measure_weights(measurer.detector, measurer.detector_name)
         memory = measurer.config.memory_mb
-        parts.merge_into(folder, dataset.image_ids, of_weights, memory)
+        name = measurer.detector_name
+        parts.merge_into(folder, dataset.image_ids, of_weights, memory, name)
 
     if isinstance(measurer.detector, torch.nn.Module):
         measurer.detector.eval()
     title = f"measuring {measurer.detector_name}"
     work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
-    work_by_image(work, folder / "parts", lambda: _is_measured(folder, provenance), merge, together)
+    work_by_image(work, folder / "parts", lambda: saved_provenance(folder), merge, together)
 
 
 def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
@@ -140,21 +146,6 @@ def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str
         f"the detector's classes are not the data's: "
         f"{'; '.join(reasons)}; give the data that the detector was trained for"
     )
-
-
-def _is_measured(folder: Path, provenance: dict[str, str]) -> bool:
-    """Whether `folder` holds complete measurements of this provenance; else says what differs."""
-    before = saved_provenance(folder)
-    if before is None:
-        return False
-    if before == provenance:
-        return True
-    logger.warning(
-        "measurements in %s are of another setting and are made again (%s)",
-        folder,
-        differences(before, provenance),
-    )
-    return False
 
 
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sample import Sample
+from rethink_heads.detectors import answers
+from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
 from rethink_heads.distributed import processes
-from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import KeptFrame, file_by_image
 from rethink_heads.measure.detections import (
     CORNERS,
@@ -40,6 +41,7 @@ from rethink_heads.measure.matching import (
 from rethink_heads.measure.measurements import empty_frame, size_name
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
+from rethink_heads.measure.row_groups import label_files
 from rethink_heads.measure.runner import check_classes
 from rethink_heads.measure.stage_frame import (
     DETECTIONS,
@@ -128,8 +130,9 @@ def keep_stages(
     if isinstance(detector, torch.nn.Module):
         detector.eval()
     folder = Path(folder)
-    known = {**dataset_provenance(dataset, detector_name), **provenance}
+    known = {**dataset_provenance(dataset), **provenance}
     if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
+        label_files(folder, detector_name)
         return
     for method in ("propose", "detect"):
         if not offers(detector, method):
@@ -142,17 +145,16 @@ def keep_stages(
 
     def of_image(sample: Sample) -> pd.DataFrame:
         final = of_none if detections is None else detections[sample.image_id]
-        return _image_frame(
-            [
-                *_proposal_frames(detector, sample, memory_mb),
-                *detection_frames(final, sample, detector.class_names),
-            ],
-            detector_name,
-        )
+        with on_image(detector_name, sample.image_id):
+            frames = list(_proposal_frames(detector, sample, memory_mb))
+        frames += detection_frames(final, sample, detector.class_names)
+        return _image_frame(frames, detector_name)
 
-    kept = KeptFrame(folder / STAGES_NAME, STAGE_TYPES, STAGE_GROUP, gathered_bytes(memory_mb))
+    path, bound = folder / STAGES_NAME, gathered_bytes(memory_mb)
+    kept = KeptFrame(path, STAGE_TYPES, STAGE_GROUP, bound, detector_name)
     title = f"matching proposals and detections of {detector_name}"
     file_by_image(of_image, dataset, kept, known, title, progress)
+    label_files(folder, detector_name)
 
 
 def gathered_bytes(memory_mb: int) -> int:
@@ -208,7 +210,7 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
     """By head: one image's RPN proposals that overlap an object."""
     if not len(sample.boxes) or not isinstance(detector, Proposing):
         return
-    features, proposals = detector.propose(sample.image.to(detector.device))
+    features, proposals = answers.propose(detector, sample.image.to(detector.device))
     index, iou = most_overlapping(ious_with(proposals, sample.boxes))
     kept = np.flatnonzero(index != UNMATCHED)
     if not len(kept):
@@ -223,12 +225,6 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
             "iou": iou,
             "regressed_iou": ious_with(regressed, sample.boxes)[rows, index],
         }
-        if not all(np.isfinite(column).all() for column in values.values()):
-            raise UserError(
-                f"head {head!r} gave scores or boxes that are not finite in image "
-                f"{sample.image_id}; its weights are damaged or its training diverged: train it "
-                "again with a lower training.learning_rate"
-            )
         named = {**_objects(sample, index, detector.class_names), "head": head, "stage": RPN}
         yield pd.DataFrame({**named, **values, "true_positive_iou": np.nan})
 
@@ -243,7 +239,8 @@ def _respond(
     for batch, classes in zip(
         boxes.split(chunk), labels.to(boxes.device).split(chunk), strict=True
     ):
-        outputs = detector.predict(features, detector.pool(features, batch), batch)
+        pooled = detector.pool(features, batch)
+        outputs = answers.predict(detector, features, pooled, batch)
         rows = torch.arange(len(batch), device=boxes.device)
         for head in scores:
             scores[head].append(outputs[head].scores[rows, classes].double().cpu())

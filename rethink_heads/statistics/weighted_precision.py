@@ -113,7 +113,13 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
     found = np.full((weights.shape[1], len(ranking.true)), np.nan)
     totals: dict[bytes, tuple[Indices, Weights]] = {}
+    # Neighbouring IoU thresholds often have the same true positives.
+    flags = np.concatenate([ranking.true, ranking.counted, ranking.to_find], axis=1)
+    same_as = _first_equal(flags)
     for setting, (true, counted) in enumerate(zip(ranking.true, ranking.counted, strict=True)):
+        if same_as[setting] < setting:
+            found[:, setting] = found[:, same_as[setting]]
+            continue
         if not ranking.to_find[setting].any():
             continue
         key = np.packbits(counted).tobytes()
@@ -128,6 +134,12 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
         there = counted_there[np.searchsorted(ends, at)]
         found[:, setting] = _area(true_there, there, to_find[setting])
     return found
+
+
+def _first_equal(flags: Flags) -> list[int]:
+    """The first of S rows of flags (S, N) that is equal to each."""
+    first: dict[bytes, int] = {}
+    return [first.setdefault(row.tobytes(), number) for number, row in enumerate(flags)]
 
 
 def _counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weights) -> Weights:

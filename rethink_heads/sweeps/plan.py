@@ -9,13 +9,18 @@ from typing import Literal
 
 from rethink_heads.config import Config, DataConfig, load_preset
 from rethink_heads.errors import UserError
-from rethink_heads.runs import CONFIG_NAME, FREE_SETTINGS, Run, changed_settings
+from rethink_heads.runs import (
+    CONFIG_NAME,
+    FREE_SETTINGS,
+    NOT_TRAINED,
+    Run,
+    changed_settings,
+    fixed_changes,
+)
 from rethink_heads.sweeps.description import SweepDescription, Value, Variant, value_text
 
 State = Literal["done", "interrupted", "to do"]
 
-# What two runs may differ in and still have the same detector, up to the order of random numbers.
-NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 # What a sweep's overrides may not change, and where it is said instead.
 SAID_ELSEWHERE = {
     "seed": "--seed or the sweep's file",
@@ -94,12 +99,7 @@ class Plan:
         for training in self.trainings.values():
             if training.used or not (training.path / CONFIG_NAME).exists():
                 continue
-            before = Run.open(training.path).config
-            changed = [
-                name
-                for name in changed_settings(before, training.config)
-                if not name.startswith("measuring.") and name not in FREE_SETTINGS
-            ]
+            changed = fixed_changes(Run.open(training.path).config, training.config)
             if changed:
                 raise UserError(
                     f"{training.path} was trained with other settings ({', '.join(changed)});"

@@ -13,7 +13,6 @@ import torch
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import load_detector
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import processes
@@ -124,7 +123,7 @@ class Precision:
         """Final detections of a point, found where they are not there, and left in their file."""
         training, read = self.plan.training_of(point, seed), self.reads[point.label]
         run = Run(training.path, training.config)
-        detector = load_detector(run.detector_path, resolve_device(self.device))
+        detector = Run.open(training.path).load(resolve_device(self.device))
         name, provenance = self._measurements_name(training), run_provenance(run)
         if read.fusion != training.config.model.fusion:
             detector.roi_heads.fusion = read.fusion
@@ -155,7 +154,7 @@ class Precision:
     def _provenance(self, training: Training, read: Read) -> Mapping[str, str]:
         run = Run(training.path, training.config)
         return {
-            **dataset_provenance(self.dataset, training.key),
+            **dataset_provenance(self.dataset),
             **run_provenance(run),
             "reading": read.reading,
             "fusion": read.fusion,

@@ -17,6 +17,7 @@ from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import leave_to_first, process_count, processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_text
+from rethink_heads.locking import hold
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
@@ -78,6 +79,11 @@ def run_sweep(plan: Plan, device: str = "auto", train: Train = train_into) -> Sw
         KeyboardInterrupt: on Ctrl-C; the same call goes on.
     """
     resolve_device(device)
+    with hold(plan.output):
+        return _run(plan, device, train)
+
+
+def _run(plan: Plan, device: str, train: Train) -> SweepResult:
     plan.check_folders()
     precision = Precision(plan, device)
     precision.config.data.paths("train")

@@ -22,7 +22,9 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.devices import resolve_device
+from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, interruption
+from rethink_heads.locking import hold
 from rethink_heads.machine import check_workers
 from rethink_heads.runs import Run
 from rethink_heads.training.checkpointing import (
@@ -49,7 +51,8 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
     """Trains the detector of a run and returns the file of its final weights.
 
     A run that is complete is left as it is. An interrupted one goes on from its last checkpoint and ends as it would
-    have without the interruption. Under ``torchrun`` the processes share each batch (DDP).
+    have without the interruption. While another command trains it, this one waits for the result. Under ``torchrun``
+    the processes share each batch (DDP).
 
     Args:
         config: what to train, usually ``run.config``.
@@ -61,8 +64,18 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
         UserError: if data or settings do not work.
         KeyboardInterrupt: on Ctrl-C, or a signal that ends a command as it does; the last checkpoint stays.
     """
-    if run.detector_path.is_file() and resume:
-        return run.detector_path
+
+    def is_done() -> bool:
+        return resume and run.detector_path.is_file()
+
+    with hold(run.path, is_done):
+        # Decided by one process: the file may appear while the last has not looked yet.
+        if not processes().decide(is_done):
+            _train(config, run, device, resume)
+    return run.detector_path
+
+
+def _train(config: Config, run: Run, device: str, resume: bool) -> None:
     trainer = _trainer(config, run, device)
     train_set, val_set = (CocoDataset(*config.data.paths(role)) for role in ("train", "val"))
     _check_same_classes(train_set, val_set)
@@ -81,7 +94,6 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
     if trainer.is_global_zero:
         save_detector(detector, config, run.detector_path)
     trainer.strategy.barrier()
-    return run.detector_path
 
 
 def _fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import pickle
 from pathlib import Path
 
@@ -10,7 +12,12 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.checkpoints import load_detector, save_detector, saved_class_names
+from rethink_heads.detectors.checkpoints import (
+    load_detector,
+    save_detector,
+    saved_class_names,
+    saved_config,
+)
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS
@@ -77,7 +84,19 @@ def test_a_file_from_before_there_was_a_choice_of_level(tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["config"]["model"]["conventions"]
     torch.save(content, path)
+    path.with_suffix(".sha256").unlink()
     assert load_detector(path).roi_heads.box_roi_pool.conventions.roi_level_from == "enlarged"
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    config = config_of("fc")
+    detector = detector_of(config)
+    torch.nn.init.constant_(next(detector.rpn.parameters()), math.nan)
+    save_detector(detector, config, tmp_path / "detector.pt")
+    with pytest.raises(
+        UserError, match=r"detector\.pt has weights that are not finite numbers \(rpn"
+    ):
+        load_detector(tmp_path / "detector.pt")
 
 
 def test_no_file(tmp_path: Path) -> None:
@@ -145,3 +164,42 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"detector\.pt: No space left on device"):
         save_detector(detector, config, tmp_path / "detector.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bit_that_has_flipped_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "detector.pt"
+    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+    content = path.read_bytes()
+    for place in torch.randint(8 * len(content), (10,)).tolist():
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"detector\.pt is damaged: its SHA-256 is not the one"):
+            load_detector(path)
+    path.write_bytes(content)
+    assert load_detector(path).class_names == CLASSES
+
+
+def test_the_hash_is_as_sha256sum_has_it_and_its_lack_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "detector.pt"
+    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (tmp_path / "detector.sha256").read_text() == f"{digest}  detector.pt\n"
+    (tmp_path / "detector.sha256").unlink()
+    load_detector(path)
+    assert "damage to detector.pt would go unnoticed" in caplog.text
+
+
+def test_no_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "detector.pt"
+    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    for read in (load_detector, saved_class_names, saved_config):
+        with pytest.raises(UserError, match=r"cannot read .*detector\.pt: Permission denied; have"):
+            read(path)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.conventions import MASKRCNN_BENCHMARK, MMDETECTION
 from rethink_heads.detectors.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.imports import reading
 from rethink_heads.detectors.imports.class_names import known_class_names
 from rethink_heads.detectors.imports.importing import LAYOUTS, import_detector
 from rethink_heads.detectors.imports.layouts import backbone_of
@@ -342,3 +343,20 @@ def test_the_command_on_no_file(tmp_path: Path) -> None:
     missing = CliRunner().invoke(app, ["import", str(tmp_path / "none.pth")])
     assert missing.exit_code == 2
     assert "error: no such file" in missing.stderr
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
+def test_no_permission_is_not_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"")
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(reading.torch, "load", refuse)
+    monkeypatch.setattr(reading, "load_arrays", refuse)
+    with pytest.raises(
+        UserError, match=rf"cannot read .*{name}: Permission denied; have its owner"
+    ):
+        reading.read_checkpoint(tmp_path / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,17 @@ def test_one_array_in_many_places_and_in_itself(folder: Path) -> None:
     for each in (found["a"], found["within"][0], found["within"][1][0], found["within"][1][1][0]):
         np.testing.assert_array_equal(each, array)
     assert found["names"] == {"näme": "ü", "n": 4}
+
+
+@pytest.mark.parametrize("opcode", [b"\x96", b"\x8e", b"\x95"], ids=["bytearray", "bytes", "frame"])
+def test_no_room_is_made_for_bytes_that_are_not_there(opcode: bytes, folder: Path) -> None:
+    """A terabyte, as a file of 20 bytes claims: bytes and frames end early, and what asks for more fails."""
+    path = folder / "file.pkl"
+    path.write_bytes(b"\x80\x05" + opcode + (2**40).to_bytes(8, "little") + b"a")
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="damaged"):
+            read_checkpoint(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()

@@ -341,6 +341,23 @@ def test_an_image_without_proposals_has_no_detections(
 
 
 @pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ("backbone", "the detector's backbone gave features that are not finite"),
+        ("roi_heads.heads.conv.predictor.bbox_pred", "head 'double' gave scores or boxes that are"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_empty_answer(
+    layer: str, says: str, image: Tensor
+) -> None:
+    detector = small_detector("double")
+    for parameter in detector.get_submodule(layer).parameters():
+        nn.init.constant_(parameter, torch.nan)
+    with pytest.raises(UserError, match=says):
+        detector.detect(image)
+
+
+@pytest.mark.parametrize(
     ("layers", "trained"),
     [(0, set()), (3, {"layer4", "layer3", "layer2"})],
 )

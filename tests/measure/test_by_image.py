@@ -59,9 +59,10 @@ class Recorder:
         return ImageWork(self.dataset, PROVENANCE, self.of_image, "recording", progress=False)
 
     def run(self, together: Processes | None = None, work: ImageWork | None = None) -> None:
-        work_by_image(
-            work or self.work, self.folder, lambda: bool(self.merged), self.merge, together
-        )
+        def saved() -> dict[str, str] | None:
+            return PROVENANCE if self.merged else None
+
+        work_by_image(work or self.work, self.folder, saved, self.merge, together)
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_processes_share_the_images_and_the_first_merges_them_in_order(recorder:
 
 def test_of_several_processes_the_images_with_most_objects_come_first(recorder: Recorder) -> None:
     first = Processes(SharedStore(), 0, 2)
-    first._store.add("call 2: finished", 1)  # the second process, which has nothing to do
+    first._store.add("call 3: finished", 1)  # the second process, which has nothing to do
     recorder.run(first)
     assert recorder.done == [12, 7, 3]
     assert [recorder.dataset.object_count(index) for index in range(3)] == [2, 0, 3]

@@ -142,5 +142,5 @@ def test_numbers_that_are_not_finite_are_refused(wrong: str) -> None:
         score[2] = float("nan")
     else:
         boxes[2, 1] = float("inf")
-    with pytest.raises(UserError, match="not finite for 1 of 5 proposals"):
+    with pytest.raises(UserError, match="for 1 of 5 proposals that are not finite"):
         reduce_to_bins(iou, score, boxes, OBJECT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torchvision.ops import box_iou
 
 from rethink_heads.config import Config, MeasuringConfig, ModelConfig
@@ -23,6 +25,7 @@ from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.runner import check_classes, measure
 from rethink_heads.proposals import grid
+from tests.measure.conftest import IMAGES, ToyDetector
 
 STEPS = 5
 CONFIG = MeasuringConfig(grid_steps=STEPS, rows_per_bin=3)
@@ -388,3 +391,55 @@ def test_our_detector(toy_dataset: CocoDataset, tmp_path: Path):
         )
     assert set(VALUE_COLUMNS) <= set(measured.bins.columns)
     assert np.isfinite(measured.bins[list(VALUE_COLUMNS)]).all(axis=None)
+
+
+def test_a_run_under_another_name_is_not_measured_again(
+    run: Any, toy_detector: Any, tmp_path: Path
+) -> None:
+    first = run()
+    extracted = toy_detector.extracted
+    renamed = run(detector_name="renamed")
+    assert toy_detector.extracted == extracted
+    assert renamed.detectors == ("renamed",)
+    assert renamed.provenance == first.provenance
+    run(detector_name="renamed", folder=tmp_path / "fresh")
+    for name in ("bins", "rows", "maps", "sampling"):
+        files = [tmp_path / each / f"{name}.parquet" for each in ("measurements", "fresh")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_an_interrupted_run_goes_on_under_another_name(
+    run: Any, toy_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract = toy_detector.extract
+    images = iter([extract])
+    monkeypatch.setattr(toy_detector, "extract", lambda image: next(images)(image))
+    with pytest.raises((RuntimeError, StopIteration)):
+        run()
+    monkeypatch.setattr(toy_detector, "extract", extract)
+    before = toy_detector.extracted
+    resumed = run(detector_name="renamed")
+    assert toy_detector.extracted < before + len(IMAGES)
+    assert_equal(resumed, run(detector_name="renamed", folder=tmp_path / "fresh"))
+
+
+def test_an_image_that_was_replaced_is_measured_again(
+    run: Any, toy_dataset: CocoDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = run()
+    path = toy_dataset.images_path / "7.png"
+    with Image.open(path) as image:
+        ImageOps.invert(image).save(path)
+    second = run(dataset=CocoDataset(toy_dataset.annotations_path, toy_dataset.images_path))
+    assert "is of another setting and is made again (image files: " in caplog.text
+    assert not first.bins.equals(second.bins)
+
+
+def test_two_commands_at_once_measure_once(run: Any, tmp_path: Path) -> None:
+    detectors = [ToyDetector(), ToyDetector()]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda detector: run(detector=detector), detectors))
+    # One of the images has no objects.
+    assert sorted(each.extracted for each in detectors) == [0, len(IMAGES) - 1]
+    assert_equal(*found)
+    assert not [*tmp_path.rglob("parts"), *tmp_path.rglob(".*")]

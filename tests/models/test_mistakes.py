@@ -33,6 +33,22 @@ def test_mistakes_in_a_model_are_one_sentence(
     assert not (here / "runs").exists()
 
 
+@pytest.mark.parametrize("command", [("evaluate",), ("correlate", "--stage", "detections")])
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("not_finite", "`detect` (colour) gave scores that are not finite numbers"),
+        ("from_one", "`detect` (colour) gave the label 2, where 0 to 1 are expected: 2 classes"),
+    ],
+)
+def test_what_is_wrong_on_an_image_names_detector_and_image(
+    made: str, says: str, command: tuple[str, ...], data: Path, here: Path
+) -> None:
+    message = fails(*command, "--model", f"own=python:my_detectors:{made}", "--data", data)
+    assert message.startswith(f"error: own on image 1: {says}")
+    assert not list((here / "runs").rglob("*.parquet"))
+
+
 def test_options_that_do_not_go_together(data: Path) -> None:
     assert "--weights belongs to --model" in fails("correlate", "--weights", "x.pth")
     assert "there is no data for" in fails("correlate", "--model", "python:my_detectors:full")

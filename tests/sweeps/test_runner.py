@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import load_detector
+from rethink_heads.detectors.checkpoints import hash_path, load_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
+from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
 from rethink_heads.statistics.average_precision import AP_NAMES, compare_precision, precision_table
@@ -232,7 +233,8 @@ def test_new_weights_are_read_again(make: MakePlan, train: FakeTraining) -> None
     train(training.path, training.config.model_copy(update={"seed": 0}))
     content = torch.load(training.path / "checkpoints" / "detector.pt", weights_only=True)
     content["state"]["roi_heads.heads.fc.predictor.cls_score.bias"] += torch.tensor([0.0, 3.0, 1.0])
-    torch.save(content, training.path / "checkpoints" / "detector.pt")
+    path = training.path / "checkpoints" / "detector.pt"
+    write_torch(content, path, hash_path(path))
     second = run_sweep(plan, "cpu", train).table
     assert first["AP"].iloc[0] != second["AP"].iloc[0]
     assert first["AP"].iloc[1:].tolist() == second["AP"].iloc[1:].tolist()

@@ -98,6 +98,7 @@ def test_the_files_it_leaves(trained: Trained) -> None:
         "last.ckpt",
         "best.ckpt",
         "detector.pt",
+        "detector.sha256",
     }
     assert len(list((run.path / "logs" / "tensorboard").glob("events.out.tfevents.*"))) == 1
     last = torch.load(run.last_checkpoint, weights_only=True)

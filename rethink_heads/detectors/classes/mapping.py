@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detections,
     Detector,
@@ -217,7 +218,7 @@ class MappedDetector:
         self, features: Features, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, M) and boxes (N, M, 4) of the matched classes."""
-        outputs = self.detector.predict(features, roi_features, boxes)
+        outputs = answers.predict(self.detector, features, roi_features, boxes)
         return {head: self._of_matched(output) for head, output in outputs.items()}
 
     def _prober(self, dtype: torch.dtype) -> MappedProber | None:
@@ -232,8 +233,7 @@ class MappedDetector:
 
     def _detect(self, image: Tensor) -> dict[str, Detections]:
         """By head: final detections of the matched classes."""
-        its: Any = self.detector
-        found: dict[str, Detections] = its.detect(image)
+        found = answers.detect(self.detector, image)
         return {head: self._renumbered(detections) for head, detections in found.items()}
 
     def _renumbered(self, found: Detections) -> Detections:

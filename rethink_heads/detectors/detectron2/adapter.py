@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.detectron2.installed import require_detectron2
@@ -192,6 +193,7 @@ class Detectron2Detector:
         from detectron2.modeling.postprocessing import detector_postprocess
 
         batch, features = self._transformed(image)
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
         pooled = self.stage.pool(features.pyramid, proposals)
         found = self.stage.detections(pooled, proposals, features.size)

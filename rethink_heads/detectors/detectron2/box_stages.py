@@ -15,6 +15,7 @@ from detectron2.modeling.roi_heads import (
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import BoxHeadParts, cells_of, parts_of
 from rethink_heads.detectors.detectron2.probing import pool, prober_of
@@ -130,7 +131,14 @@ class SharedPoolingStage:
     ) -> dict[str, Instances]:
         """The predictor's own threshold and NMS."""
         predictor = self.roi_heads.box_predictor
-        found, _ = predictor.inference(self._predicted(roi_features), [_proposals(boxes, size)])
+        predicted = self._predicted(roi_features)
+        # What is not finite detectron2 leaves out without a word.
+        values = predicted if isinstance(predicted, tuple) else (predicted,)
+        check_finite(
+            "the detector's box predictor gave logits or deltas",
+            *(each for each in values if isinstance(each, Tensor)),
+        )
+        found, _ = predictor.inference(predicted, [_proposals(boxes, size)])
         return {self.heads[0]: found[0]}
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
@@ -172,6 +180,8 @@ class RethinkStage:
     ) -> dict[str, Instances]:
         """detectron2's threshold and NMS on each reading."""
         outputs = self.read(roi_features, boxes, size)
+        for name, output in outputs.items():
+            check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
         return {name: self.roi_heads.select(output, size) for name, output in outputs.items()}
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:

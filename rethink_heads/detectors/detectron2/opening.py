@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RANDOM = "random"
 BACKBONE_ONLY = "ImageNetPretrained"
 SHOWN_KEYS = 4
+HEADS = "roi_heads."
 CLASSES_NAME = "class_names.txt"
 """Beside a configuration that ``rethink-heads export`` wrote: a line a class."""
 
@@ -246,10 +247,14 @@ def _built(cfg: CfgNode, config: str) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    from rethink_heads.detectors.imports.reading import read_checkpoint
+    from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
 
     state = read_checkpoint(path).state
-    if not any(name.startswith("roi_heads.") for name in state):
+    # A training framework's module may hold the model under a name of its own.
+    prefixes = {name.partition(HEADS)[0] for name in state if HEADS in name}
+    prefix = min(prefixes, key=len, default="")
+    state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    if not any(name.startswith(HEADS) for name in state):
         raise UserError(
             f"{path} has no weights of RoI heads, so it is a backbone's or of another framework: give the weights of"
             " a trained detector, such as model_final.pth of detectron2"
@@ -266,6 +271,7 @@ def _load(model: nn.Module, path: Path) -> None:
         raise _misfit(path, "lacks weights of its model", result.missing_keys)
     if unexpected:
         raise _misfit(path, "has weights that its model lacks", unexpected)
+    check_loaded(model.state_dict().items(), str(path))
 
 
 def _is_no_weight(name: str) -> bool:

@@ -26,7 +26,7 @@ from rethink_heads.detectors.exports.detectron2_config import (
 from rethink_heads.detectors.imports.detectron2 import BODY, BOX_DELTAS, PREDICTOR, their_name
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
-from rethink_heads.files import atomic_path, write_text, write_torch
+from rethink_heads.files import write_text, write_torch
 
 CONFIG_NAME = "config.yaml"
 CLASSES_NAME = "class_names.txt"
@@ -59,7 +59,7 @@ class Exported:
         return str(self.settings["MODEL"]["ROI_HEADS"]["NAME"])
 
     def write(self, folder: Path) -> None:
-        """Write ``model.pth``, ``config.yaml`` and ``class_names.txt`` (a line a class), all or nothing.
+        """Write ``model.pth``, ``config.yaml`` and ``class_names.txt`` (a line a class), the weights last.
 
         Args:
             folder: a new or empty one.
@@ -67,13 +67,11 @@ class Exported:
         Raises:
             UserError: it cannot be written.
         """
-        with atomic_path(Path(folder)) as temporary:
-            temporary.mkdir()
-            write_torch({"model": self.state}, temporary / WEIGHTS_NAME)
-            text = yaml.safe_dump(dict(self.settings), sort_keys=False)
-            write_text(temporary / CONFIG_NAME, text)
-            names = "".join(f"{name}\n" for name in self.class_names)
-            write_text(temporary / CLASSES_NAME, names)
+        folder = Path(folder)
+        text = yaml.safe_dump(dict(self.settings), sort_keys=False)
+        write_text(folder / CONFIG_NAME, text)
+        write_text(folder / CLASSES_NAME, "".join(f"{name}\n" for name in self.class_names))
+        write_torch({"model": self.state}, folder / WEIGHTS_NAME)
 
 
 def to_detectron2(detector: RCNN, config: Config) -> Exported:

@@ -13,7 +13,7 @@ from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.detectors.imports import detectron2, maskrcnn_benchmark, mmdetection
 from rethink_heads.detectors.imports.class_names import known_class_names
 from rethink_heads.detectors.imports.layouts import Layout, SettingsFile, State
-from rethink_heads.detectors.imports.reading import read_checkpoint
+from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
 from rethink_heads.detectors.imports.renaming import our_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
@@ -98,6 +98,7 @@ def import_detector(
         detector = build_detector(config, names, pretrained=False)
     state, left_out = our_state(chosen, checkpoint.state, detector.state_dict(), found)
     detector.load_state_dict(state)
+    check_loaded(detector.state_dict().items(), str(path))
     return Imported(
         detector.eval(),
         config,

@@ -9,12 +9,14 @@ what the file says, and arrays are made of these at the end, of numbers alone.
 from __future__ import annotations
 
 import math
+import mmap
 import pickle
+import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -177,7 +179,21 @@ CALLABLE = _named()
 """What a pickle may call, by the names that it is known by."""
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):
+    """Python's own reader: the one in C makes room for as many bytes as a file claims to hold.
+
+    Its stream has to be one whose ``read`` returns what there is, as that of a memory map does.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self: Any) -> None:
+        """Read a bytearray without making room for it before."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
         found = CALLABLE.get((module, name))
         if found is None:
@@ -216,6 +232,9 @@ def load_arrays(path: Path) -> Any:
         ForbiddenObject: it names anything else.
         Exception: whatever bytes that are no pickle make the reader raise.
     """
-    with open(path, "rb") as stream:
-        content = _ArrayUnpickler(stream, encoding="latin1").load()
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content_map,
+    ):
+        content = _ArrayUnpickler(content_map, encoding="latin1").load()
     return _finished(content, {})

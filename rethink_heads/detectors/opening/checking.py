@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rethink_heads.detectors.answers import check_outputs
 from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
 from rethink_heads.detectors.opening.contents import modules_in
 from rethink_heads.detectors.opening.messages import given, telling
@@ -19,6 +21,7 @@ from rethink_heads.errors import UserError
 IMAGE_SHAPE = (3, 203, 251)
 BOXES = ((20.0, 30.0, 120.0, 110.0), (0.0, 0.0, 251.0, 203.0), (100.5, 50.25, 140.0, 190.0))
 
+HEAD_NAME = re.compile(r"[^/\x00-\x1f\ud800-\udfff]{1,60}")
 TOLERANCE = 1e-4
 """How much two answers may differ that should be the same: in scores, and in boxes relative to the image's sides."""
 
@@ -42,12 +45,23 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
         UserError: shapes, types, ranges or names are not those of :mod:`rethink_heads.detectors.base`, or a method
             raises something; the message says which method gave what.
     """
-    classes = _names(detector.class_names, "class_names", name)
-    heads = _names(detector.heads, "heads", name)
-    device = _device(detector, name)
+    with telling(f"`class_names`, `heads` or `device` of {name}"):
+        classes = _names(detector.class_names, "class_names", name)
+        heads = _names(detector.heads, "heads", name)
+        if len(set(heads)) < len(heads) or not all(HEAD_NAME.fullmatch(head) for head in heads):
+            raise UserError(
+                f"`heads` of {name} is {given(heads)}: each needs a name of its own, of at most 60 characters and"
+                " without '/', since files are called after it"
+            )
+        device = _device(detector, name)
     random = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8).to(device)
-    boxes = torch.tensor(BOXES).to(device)
+    image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8)
+    try:
+        image, boxes = image.to(device), torch.tensor(BOXES).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"`device` of {name} is {device}, which cannot be used here ({str(error).splitlines()[0][:200]})"
+        ) from error
     with _unchanged(detector, device, name), torch.inference_mode():
         first, pooled = _asked(detector, image, boxes, heads, len(classes), name)
         again, _ = _asked(detector, image, boxes, heads, len(classes), name)
@@ -79,13 +93,9 @@ def _asked(
     _check_pooled(pooled, len(boxes), name)
     with telling(f"`predict` of {name}"):
         outputs = detector.predict(features, pooled, boxes)
-    if not isinstance(outputs, dict) or set(outputs) != set(heads):
-        raise UserError(
-            f"`predict` of {name} gave {given(outputs)}, where a dict with the heads"
-            f" {', '.join(heads)} is expected"
-        )
+    check_outputs(outputs, heads, len(boxes), classes, f"`predict` of {name}")
     for head, output in outputs.items():
-        _check_output(output, len(boxes), classes, f"`predict` of {name} ({head})")
+        _check_place(output, f"`predict` of {name} ({head})")
     return outputs, pooled
 
 
@@ -147,6 +157,8 @@ def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
         raise UserError(
             f"`{attribute}` of {name} is {given(found)}, where a tuple of names is expected"
         )
+    if any("\ud800" <= letter <= "\udfff" for each in names for letter in each):
+        raise UserError(f"`{attribute}` of {name} has a name that is no text that can be written")
     return names
 
 
@@ -174,22 +186,7 @@ def _check_pooled(pooled: Any, count: int, name: str) -> None:
         )
 
 
-def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
-    if not isinstance(output, HeadOutput):
-        raise UserError(f"{name} gave {given(output)}, where a HeadOutput is expected")
-    for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
-        value = getattr(output, attribute)
-        if not isinstance(value, Tensor) or tuple(value.shape) != expected:
-            raise UserError(
-                f"{name} gave {attribute} of {given(value)}, where the shape {expected} is expected:"
-                f" {boxes} boxes, {classes} classes without background"
-            )
-        if not torch.isfinite(value).all():
-            raise UserError(f"{name} gave {attribute} that are not finite; are its weights loaded?")
-    if bool(((output.scores < 0) | (output.scores > 1)).any()):
-        raise UserError(
-            f"{name} gave scores outside 0 to 1; probabilities are expected, not logits"
-        )
+def _check_place(output: HeadOutput, name: str) -> None:
     low, high = output.boxes[..., :2], output.boxes[..., 2:]
     limit = output.boxes.new_tensor([IMAGE_SHAPE[2], IMAGE_SHAPE[1]])
     # A pixel's tolerance: some frameworks clip in their resized image and scale back.

@@ -14,15 +14,23 @@ from typing import Any
 import torch
 
 from rethink_heads.detectors.base import Detector
+from rethink_heads.detectors.imports.reading import check_loaded
 from rethink_heads.detectors.opening.checking import check_detector
 from rethink_heads.detectors.opening.contents import modules_in
-from rethink_heads.detectors.opening.messages import raised, telling
+from rethink_heads.detectors.opening.messages import is_the_users, raised, telling
 from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("torchvision:NAME", "detectron2:CONFIG", "python:MODULE:FUNCTION")
 REQUIRED = ("class_names", "heads", "device", "extract", "pool", "predict")
+WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "AveragedModel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""PyTorch's classes whose forward pass is that of a module that they hold, and the attribute that it is."""
 
 
 def open_model(
@@ -67,14 +75,16 @@ def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detecto
     """A live Python object as a detector: one already, or a module of torchvision's or detectron2's.
 
     Args:
-        model: in place on its device; it is put into evaluation mode.
+        model: in place on its device; it is put into evaluation mode. ``DataParallel``, ``DistributedDataParallel``,
+            ``AveragedModel`` and what ``torch.compile`` gives stand for the module in them.
         class_names: of the K foreground classes. A module of a framework does not know them; None then takes those of
             COCO where it has as many.
 
     Raises:
         UserError: it is no two-stage detector, or the class names do not fit.
     """
-    if all(hasattr(model, name) for name in REQUIRED):
+    model = _unwrapped(model)
+    if not isinstance(model, type) and all(hasattr(model, name) for name in REQUIRED):
         if class_names is not None and tuple(class_names) != tuple(model.class_names):
             raise UserError(
                 f"{type(model).__name__} names its classes itself ({', '.join(map(str, model.class_names))}): leave out"
@@ -90,11 +100,48 @@ def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detecto
         from rethink_heads.detectors.torchvision.opening import from_module as from_torchvision
 
         return from_torchvision(model, class_names)
+    if isinstance(model, torch.nn.Module) and (held := _held_detector(model)):
+        raise UserError(
+            f"{type(model).__name__} is no detector itself but holds one, a {held[1]}: give that, its `{held[0]}`, with"
+            f" whatever {type(model).__name__} does to images before it in the detector's own transform"
+        )
     lacking = [name for name in REQUIRED if not hasattr(model, name)]
     raise UserError(
-        f"{type(model).__name__} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
+        f"{_kind(model)} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
         f" rethink_heads.detectors.base: it lacks {', '.join(lacking)}"
     )
+
+
+def _unwrapped(model: Any) -> Any:
+    """The module that a wrapper of PyTorch holds; wrappers may be within each other."""
+    while isinstance(model, torch.nn.Module) and type(model).__module__.startswith("torch."):
+        attribute = WRAPPERS.get(type(model).__name__)
+        if attribute is None:
+            break
+        model = getattr(model, attribute)
+    return model
+
+
+def _held_detector(model: torch.nn.Module) -> tuple[str, str] | None:
+    """The name of the module within another that is a two-stage detector, and its class; None where there is none."""
+    for name, each in model.named_modules():
+        kinds = {kind.__name__ for kind in type(each).__mro__}
+        if name and ("GeneralizedRCNN" in kinds or all(hasattr(each, n) for n in REQUIRED)):
+            return name, type(each).__name__
+    return None
+
+
+def _kind(model: Any) -> str:
+    """What something is that is no detector, as the beginning of a sentence."""
+    if model is None:
+        return "what is given is None (does the function return the detector?): it"
+    if isinstance(model, type):
+        return f"the class {model.__name__} (give an object of it)"
+    if isinstance(model, tuple | list | dict):
+        parts = list(model.values()) if isinstance(model, dict) else list(model)
+        held = ", ".join(type(each).__name__ for each in parts[:4])
+        return f"a {type(model).__name__} of {held or 'nothing'} (give the detector alone)"
+    return type(model).__name__
 
 
 def model_name(model: str) -> str:
@@ -115,12 +162,21 @@ def _open_python(
     name: str, weights: str | None, class_names: Sequence[str] | None, device: torch.device
 ) -> Detector:
     where = f"python:{name}"
-    made = _made(_function(name), weights, device, where)
-    for module in modules_in(made):
-        module.eval()
-    if isinstance(made, torch.nn.Module):
-        made = made.to(device)
-    detector = as_detector(made, class_names)
+    made = _unwrapped(_made(_function(name), weights, device, where))
+    with telling(f"what {where} makes"):
+        for module in modules_in(made):
+            module.eval()
+            if training := [each for each in module.modules() if each.training]:
+                raise UserError(
+                    f"a {type(training[0]).__name__} that {where} makes stays in training mode after eval(): have its"
+                    " eval() and train(False) change that"
+                )
+        if isinstance(made, torch.nn.Module):
+            made = made.to(device)
+        detector = as_detector(made, class_names)
+        # Buffers may be infinite on purpose, as masks are.
+        for module in modules_in(made):
+            check_loaded(module.named_parameters(), where)
     check_detector(detector, where)
     if not isinstance(made, torch.nn.Module):
         _say_if_elsewhere(torch.device(detector.device), device, where)
@@ -146,6 +202,11 @@ def _function(name: str) -> Any:
             f"python:{name} does not name a function: give python:MODULE:FUNCTION, for example"
             " python:my_package.module:make_detector"
         )
+    if "/" in module_name or module_name.endswith(".py"):
+        raise UserError(
+            f"python:{name} names a file: give the module's name, with dots between folders and without .py, for"
+            f" example python:{Path(module_name).stem}:{function_name}"
+        )
     _look_here()
     try:
         module = importlib.import_module(module_name)
@@ -157,7 +218,9 @@ def _function(name: str) -> Any:
         raise UserError(
             f"there is no module {module_name} in the current folder or among the installed packages"
         ) from error
-    except Exception as error:  # Whatever the module does when it is imported.
+    except BaseException as error:  # Whatever the module does when it is imported.
+        if not isinstance(error, Exception) and not is_the_users(error):
+            raise
         raise UserError(f"cannot import {module_name}: {raised(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -166,11 +229,24 @@ def _function(name: str) -> Any:
 
 
 def _made(function: Any, weights: str | None, device: torch.device, where: str) -> Any:
-    parameters = inspect.signature(function).parameters
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{where} is built in, and what it takes is not known: give a function of your own that makes the detector"
+        ) from error
+    parameters = signature.parameters
     if weights is not None and "weights" not in parameters:
         raise UserError(f"--weights was given, but {where} takes no argument `weights`")
     arguments: dict[str, Any] = {} if weights is None else {"weights": weights}
     if "device" in parameters:
         arguments["device"] = device
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise UserError(
+            f"{where} cannot be called without what it needs ({error}): give a function without arguments, or with"
+            " `weights` and `device` alone, or with defaults for the others"
+        ) from error
     with telling(where):
         return function(**arguments)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from rethink_heads.detectors.answers import check_detections, check_proposals
 from rethink_heads.detectors.base import Detections, Detector, RoIFeatures, offers
 from rethink_heads.detectors.opening.messages import given, telling
 from rethink_heads.errors import UserError
@@ -37,11 +37,13 @@ def check_offers(
     if offers(detector, "propose"):
         with telling(f"`propose` of {name}"):
             proposed = its.propose(image)
-        _check_proposed(proposed, name)
+        check_proposals(proposed, f"`propose` of {name}")
     if offers(detector, "detect"):
         with telling(f"`detect` of {name}"):
             found = its.detect(image)
-        _check_detected(found, heads, classes, name)
+        check_detections(found, heads, classes, f"`detect` of {name}")
+        for head, each in found.items():
+            _check_order(each, f"`detect` of {name} ({head})")
     if offers(detector, "output_maps"):
         with telling(f"`output_maps` of {name}"):
             maps = its.output_maps(pooled)
@@ -53,48 +55,8 @@ def check_offers(
         _check_maps(weights, 3, None, f"`weight_maps` of {name}")
 
 
-def _check_proposed(proposed: Any, name: str) -> None:
-    is_pair = isinstance(proposed, tuple | list) and len(proposed) == 2
-    if not is_pair or not _are_boxes(proposed[1]):
-        raise UserError(
-            f"`propose` of {name} gave {given(proposed)}, where the image's features and boxes (M, 4) are expected"
-        )
-
-
-def _check_detected(found: Any, heads: tuple[str, ...], classes: int, name: str) -> None:
-    is_by_head = isinstance(found, dict) and found and set(found) <= set(heads)
-    if not is_by_head or not all(isinstance(each, Detections) for each in found.values()):
-        raise UserError(
-            f"`detect` of {name} gave {given(found)}, where a dict of Detections by the heads"
-            f" {', '.join(heads)} is expected"
-        )
-    for head, each in found.items():
-        _check_detections(each, classes, f"`detect` of {name} ({head})")
-
-
-def _check_detections(found: Detections, classes: int, name: str) -> None:
-    boxes, scores, labels = found.boxes, found.scores, found.labels
-    shapes = f"boxes of {given(boxes)}, scores of {given(scores)}, labels of {given(labels)}"
-    fine = _are_boxes(boxes) and all(
-        isinstance(each, Tensor) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
-    )
-    if not fine:
-        raise UserError(f"{name} gave {shapes}, where the shapes (M, 4), (M,), (M,) are expected")
-    if not (torch.isfinite(boxes).all() and torch.isfinite(scores).all()):
-        raise UserError(f"{name} gave boxes or scores that are not finite; are its weights loaded?")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise UserError(f"{name} gave labels of type {labels.dtype}, where integers are expected")
-    if bool(((labels < 0) | (labels >= classes)).any()):
-        low, high = int(labels.min()), int(labels.max())
-        raise UserError(
-            f"{name} gave labels from {low} to {high}, where 0 to {classes - 1} are expected: {classes} classes without"
-            " background"
-        )
-    if bool(((scores < 0) | (scores > 1)).any()):
-        raise UserError(
-            f"{name} gave scores outside 0 to 1; probabilities are expected, not logits"
-        )
-    if bool((scores[1:] > scores[:-1]).any()):
+def _check_order(found: Detections, name: str) -> None:
+    if bool((found.scores[1:] > found.scores[:-1]).any()):
         raise UserError(
             f"{name} gave detections out of order; the best first, by falling score, are expected"
         )
@@ -115,7 +77,3 @@ def _check_maps(maps: Any, dimensions: int, count: int | None, name: str) -> Non
         raise UserError(
             f"{name} gave {given(maps)}, where a dict of tensors {expected} is expected, or an empty one"
         )
-
-
-def _are_boxes(boxes: Any) -> bool:
-    return isinstance(boxes, Tensor) and boxes.dim() == 2 and boxes.shape[1] == 4

@@ -13,12 +13,13 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import cells_of, parts_of
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
 from rethink_heads.detectors.linear_probing import LinearProber
-from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.detectors.torchvision.pooling import forget_images, pool
 from rethink_heads.detectors.torchvision.probing import prober_of
 from rethink_heads.errors import UserError
 
@@ -89,9 +90,9 @@ class TorchvisionDetector:
         return features.into_frame(boxes.to(self._precision))
 
     def _pooled(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
-        pooled: Tensor = self.model.roi_heads.box_roi_pool(
-            features.pyramid, [boxes], [features.size]
-        )
+        pooler = self.model.roi_heads.box_roi_pool
+        forget_images(pooler)
+        pooled: Tensor = pooler(features.pyramid, [boxes], [features.size])
         return pooled
 
     def _logits_and_deltas(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,8 +160,10 @@ class TorchvisionDetector:
     def detect(self, image: Tensor) -> dict[str, Detections]:
         """Final detections in a uint8 RGB image (3, H, W), those of the model's own forward pass."""
         batch, features = self._transformed(image)
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
         logits, deltas = self._logits_and_deltas(self._pooled(features, proposals))
+        check_finite("the detector's box predictor gave logits or deltas", logits, deltas)
         boxes, scores, labels = self.model.roi_heads.postprocess_detections(
             logits, deltas, [proposals], batch.image_sizes
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from torchvision.models import WeightsEnum
 
 from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
 
-SAFETENSORS = ".safetensors"
 CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
 
 
 def published_file(published: type[WeightsEnum], path: Path) -> WeightsEnum | None:
     """The published weights that a file is, whatever it is called: their names end in its hash."""
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = sha256(path)
     for member in published:
         said = re.search(r"-([0-9a-f]{8,})$", Path(member.url).stem)
         if said and digest.startswith(said[1]):
@@ -32,16 +30,13 @@ def published_file(published: type[WeightsEnum], path: Path) -> WeightsEnum | No
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """A file's weights by the builder's names, without whatever wraps them, and class names that it says."""
-    if path.suffix == SAFETENSORS:
-        state, names = _read_safetensors(path), None
-    else:
-        # What torchvision's own training script puts beside the weights; it holds plain values.
-        # Leaving takes away what was added, which whoever imports this may have added before.
-        known = torch.serialization.get_safe_globals()
-        added: list[Any] = [] if argparse.Namespace in known else [argparse.Namespace]
-        with torch.serialization.safe_globals(added):
-            checkpoint = read_checkpoint(path)
-        state, names = checkpoint.state, checkpoint.class_names
+    # What torchvision's own training script puts beside the weights; it holds plain values.
+    # Leaving takes away what was added, which whoever imports this may have added before.
+    known = torch.serialization.get_safe_globals()
+    added: list[Any] = [] if argparse.Namespace in known else [argparse.Namespace]
+    with torch.serialization.safe_globals(added):
+        checkpoint = read_checkpoint(path)
+    state, names = checkpoint.state, checkpoint.class_names
     found = [key for key in state if key.endswith(CLASS_WEIGHT)]
     if not found:
         raise UserError(
@@ -51,17 +46,3 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]
     # A training framework's module may hold the model under a name of its own.
     prefix = min(found, key=len).removesuffix(CLASS_WEIGHT)
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, names
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs the package safetensors: pip install 'rethink-heads[safetensors]'"
-        ) from error
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file: download it again") from error

@@ -16,6 +16,7 @@ from torchvision.models import WeightsEnum
 from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.imports.class_names import known_class_names
+from rethink_heads.detectors.imports.reading import check_loaded
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,
@@ -60,11 +61,11 @@ def open_torchvision(
     Args:
         name: the builder's, as ``fasterrcnn_resnet50_fpn``.
         weights: torchvision's name of published weights (``DEFAULT``, ``COCO_V1``); or the path of a state dict, plain
-            or under ``model`` or ``state_dict``, in a file of ``torch.save`` or safetensors, which must come from this
-            builder with its defaults but for the number of classes (a state dict holds neither sizes of images and
-            anchors nor thresholds, nor eps of batch normalisation, which is 1e-5 but for torchvision's own files, known
-            by their content; open anything else in Python); or ``random``: seeded random weights whose outputs differ
-            from box to box, for trying things.
+            or under a key such as ``model`` or ``model_state_dict``, in a file of ``torch.save`` or safetensors, which
+            must come from this builder with its defaults but for the number of classes (a state dict holds neither
+            sizes of images and anchors nor thresholds, nor eps of batch normalisation, which is 1e-5 but for
+            torchvision's own files, known by their content; open anything else in Python); or ``random``: seeded random
+            weights whose outputs differ from box to box, for trying things.
         class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
             that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
         device: where to put the detector.
@@ -179,15 +180,27 @@ def _from_file(
             f" {_choices(published)}, or random to try things"
         )
     state, names = read_weights(path)
-    sizes = {"num_classes": len(state[CLASS_WEIGHT])}
+    sizes = {"num_classes": _side(state, CLASS_WEIGHT, 0, path)}
     if KEYPOINT_WEIGHT in state:
-        sizes["num_keypoints"] = state[KEYPOINT_WEIGHT].shape[1]
+        sizes["num_keypoints"] = _side(state, KEYPOINT_WEIGHT, 1, path)
     model = _built(builder, **sizes)
     _load(model, state, path, name)
+    check_loaded(model.state_dict().items(), str(path))
     member = published_file(published, path)
     if name in ZERO_EPS:
         _set_eps(model, member, name, path)
     return model, _categories(member) if member else names
+
+
+def _side(state: dict[str, Tensor], name: str, axis: int, path: Path) -> int:
+    """A side of a layer's weight, which says how many outputs the model is built with."""
+    shape = state[name].shape
+    # Sides of what has no numbers may be of any size.
+    if len(shape) <= axis or not state[name].numel():
+        raise UserError(
+            f"{path}: {name} has the shape {tuple(shape)}, which is no layer's: give a state dict of the whole model"
+        )
+    return shape[axis]
 
 
 def _set_eps(model: nn.Module, member: WeightsEnum | None, name: str, path: Path) -> None:
@@ -208,6 +221,9 @@ def _set_eps(model: nn.Module, member: WeightsEnum | None, name: str, path: Path
 
 def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
     own = model.state_dict()
+    whole = [key for key in state if key in own and own[key].is_floating_point()]
+    if kinds := [f"{k} of {state[k].dtype}" for k in whole if not state[k].is_floating_point()]:
+        raise _misfit(path, "has weights that are no floating-point numbers", kinds)
     misfits = [
         f"{key} {_shape(value)} instead of {_shape(own[key])}"
         for key, value in state.items()

@@ -29,6 +29,7 @@ from tests.detectors.detectron2.predictors import (
     noise,
     write_config,
 )
+from tests.detectors.detectron2.small_detectors import small_model
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,26 @@ def test_the_model_is_in_evaluation_and_its_weights_stay(model: nn.Module) -> No
     assert not any(module.training for module in detector.model.modules())
     after = detector.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize("part", ["backbone.fpn_output2", "roi_heads.box_predictor"])
+def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
+    diverged = built()
+    for parameter in diverged.get_submodule(part).parameters():
+        nn.init.constant_(parameter, torch.nan)
+    says = (
+        "the detector's (backbone gave features|box predictor gave logits or deltas) that are not"
+    )
+    with pytest.raises(UserError, match=says):
+        Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
+
+
+def test_our_heads_numbers_that_are_not_finite_are_told() -> None:
+    diverged = small_model("double", MODEL__ROI_HEADS__NUM_CLASSES=len(NAMES))
+    for parameter in diverged.roi_heads.heads.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    with pytest.raises(UserError, match=r"head '.*' gave scores or boxes that are not finite"):
+        Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
 
 
 class _OwnSteps(StandardROIHeads):

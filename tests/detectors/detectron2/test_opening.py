@@ -73,7 +73,7 @@ def test_what_the_configuration_says_of_images_is_taken(random: Detectron2Detect
     assert random.class_names == NAMES
 
 
-@pytest.mark.parametrize("kind", ["trainer", "bare", "zoo", "old", "distributed"])
+@pytest.mark.parametrize("kind", ["trainer", "bare", "zoo", "old", "distributed", "lightning"])
 def test_weights_of_a_file_are_those_of_the_model(
     kind: str, config: str, random: Detectron2Detector, tmp_path: Path
 ) -> None:
@@ -86,6 +86,9 @@ def test_weights_of_a_file_are_those_of_the_model(
         torch.save(state, path)
     elif kind == "distributed":
         torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, path)
+    elif kind == "lightning":
+        held = {f"model.{name}": value for name, value in state.items()}
+        torch.save({"state_dict": held | {"loss.weight": torch.ones(3)}}, path)
     elif kind == "old":
         state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
         state["pixel_mean"] = torch.zeros(3, 1, 1)
@@ -116,6 +119,10 @@ def _without(state: dict[str, Any]) -> None:
     del state["backbone.fpn_lateral2.weight"]
 
 
+def _diverged(state: dict[str, Tensor]) -> None:
+    state["backbone.fpn_lateral2.weight"].fill_(torch.nan)
+
+
 def _with_more(state: dict[str, Any]) -> None:
     state["roi_heads.mask_head.deconv.weight"] = torch.zeros(1)
 
@@ -136,6 +143,7 @@ def _of_a_backbone(state: dict[str, Any]) -> None:
         (_without, "lacks weights of its model: backbone.fpn_lateral2.weight; give the config"),
         (_with_more, "has weights that its model lacks: roi_heads.mask_head.deconv.weight;"),
         (_of_other_classes, r"other sizes .*: roi_heads.box_predictor.cls_score.bias 81 inst.* 4;"),
+        (_diverged, r"weights that are not finite numbers \(backbone.fpn_lateral2.weight\)"),
         (_of_a_backbone, "no weights of RoI heads"),
     ],
 )

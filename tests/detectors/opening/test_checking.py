@@ -56,6 +56,24 @@ def with_attribute(name: str, value: Any) -> Callable[[Colours], None]:
 MISTAKES = {
     "`class_names` of mine is 'red'": with_attribute("class_names", "red"),
     "`heads` of mine is \\(\\)": with_attribute("heads", ()),
+    "`heads` of mine is \\('colour', 'colour'\\): each needs a name of its own": with_attribute(
+        "heads", ("colour", "colour")
+    ),
+    "`heads` of mine is \\('../colour',\\): .* without '/'": with_attribute(
+        "heads", ("../colour",)
+    ),
+    "`class_names` of mine has a name that is no text": with_attribute(
+        "class_names", ("\udcff", "b")
+    ),
+    "gave scores of shape \\(3, 2\\) of int64, strided, where floating-point numbers": changed(
+        lambda out: HeadOutput(out.scores.long(), out.boxes)
+    ),
+    "gave scores of shape \\(3, 2\\) of float32, sparse_coo, where": changed(
+        lambda out: HeadOutput(out.scores.to_sparse(), out.boxes)
+    ),
+    "gave scores of a NumPy array of shape \\(3, 2\\), where": changed(
+        lambda out: HeadOutput(out.scores.numpy(), out.boxes)
+    ),
     "`pool` of mine gave .* where a dict of tensors": with_attribute("pool", lambda f, b: f),
     "`pool` of mine gave \\{box: shape \\(1, 3, 7, 7\\)\\} for 3 boxes": with_attribute(
         "pool", lambda f, b: {"box": torch.zeros(1, 3, 7, 7)}
@@ -68,10 +86,10 @@ MISTAKES = {
         "predict", lambda f, r, b: {"other": torch.zeros(1)}
     ),
     "where a HeadOutput is expected": changed(lambda output: output.scores),
-    "gave scores of shape \\(3, 3\\), where the shape \\(3, 2\\) is expected: 3 boxes, 2 classes": changed(
+    "gave scores of shape \\(3, 3\\), where .* the shape \\(3, 2\\) are expected: 3 boxes, 2 classes": changed(
         lambda out: HeadOutput(torch.cat([out.scores, out.scores[:, :1]], dim=1), out.boxes)
     ),
-    "gave boxes of shape \\(3, 4\\), where the shape \\(3, 2, 4\\)": changed(
+    "gave boxes of shape \\(3, 4\\), where .* the shape \\(3, 2, 4\\)": changed(
         lambda out: HeadOutput(out.scores, out.boxes[:, 0])
     ),
     "gave scores that are not finite": changed(
@@ -126,9 +144,15 @@ OFFERED = {
         "detect",
         Detected([BOX], [[0.5, 0.5]], [1]),
     ),
-    "`detect` of mine .* gave labels from 1 to 2, where 0 to 1 are expected: 2 classes without": (
+    "`detect` of mine .* gave the label 2, where 0 to 1 are expected: 2 classes without": (
         "detect",
         Detected([BOX, BOX], [0.5, 0.4], [1, 2]),
+    ),
+    "\\(colour\\) gave boxes of .*, scores of shape \\(1,\\) of complex64": (
+        "detect",
+        lambda image: {
+            "colour": Detections(torch.tensor([BOX]), torch.ones(1) * 1j, torch.zeros(1).long())
+        },
     ),
     "gave labels of type torch.float32, where integers": ("detect", Detected([BOX], [0.5], [1.0])),
     "gave detections out of order; the best first": (

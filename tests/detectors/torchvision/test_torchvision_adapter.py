@@ -226,6 +226,50 @@ def test_a_users_own_model_gives_its_own_results(kind: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_an_image_has_its_own_scales_whatever_was_shown_before() -> None:
+    # Of 2 x 160 pixels after resizing: torchvision infers another scale from its single row of cells.
+    ordinary, narrow = image_of(), image_of(20, 1600)
+    for first, second in ((narrow, ordinary), (ordinary, narrow)):
+        own_results, proposals, scale = own_forward(small_model().eval(), second)
+        detector = TorchvisionDetector(small_model(), CLASSES)
+        own_forward(detector.model, first)
+        assert_same(through(detector, second, proposals), own_results, scale, second)
+        detector.model.roi_heads.box_roi_pool.scales = [1.0]
+        found = detector.detect(second)["box"]
+        torch.testing.assert_close(found.boxes, own_results["boxes"])
+        torch.testing.assert_close(found.scores, own_results["scores"])
+
+
+@torch.inference_mode()
+def test_features_of_two_images_are_pooled_alike_in_any_order() -> None:
+    detector = TorchvisionDetector(small_model(TwoMLPHead(CHANNELS * CELLS**2, WIDTH)), CLASSES)
+    boxes = torch.tensor([[3.0, 2.0, 60.0, 18.0], [20.0, 5.0, 90.0, 15.0]])
+    ordinary, narrow = (detector.extract(image_of(*size)) for size in ((120, 170), (20, 1600)))
+    alone = [detector.pool(each, boxes)["box"] for each in (narrow, ordinary)]
+    scales = []
+    for features, expected in ((ordinary, alone[1]), (narrow, alone[0])):
+        assert torch.equal(detector.pool(features, boxes)["box"], expected)
+        scales += detector.model.roi_heads.box_roi_pool.scales
+    assert scales[0] != scales[1]
+
+
+class LevelsOfMyOwn:
+    def __call__(self, boxes: list[Tensor]) -> Tensor:
+        return torch.zeros(len(boxes[0]), dtype=torch.int64)
+
+
+@torch.inference_mode()
+def test_scales_that_a_user_has_set_stay() -> None:
+    detector = TorchvisionDetector(small_model(), CLASSES)
+    pooler = detector.model.roi_heads.box_roi_pool
+    pooler.scales, pooler.map_levels = [1 / 16], LevelsOfMyOwn()
+    boxes = torch.tensor([[3.0, 2.0, 60.0, 18.0]])
+    features = detector.extract(image_of())
+    expected = pooler(features.pyramid, [features.into_frame(boxes)], [features.size])
+    torch.testing.assert_close(detector.pool(features, boxes)["box"], expected)
+    assert pooler.scales == [1 / 16]
+
+
 def test_predict_leaves_the_roi_features_as_they_were() -> None:
     detector = TorchvisionDetector(small_model(RowsHead()), CLASSES)
     boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0]])
@@ -236,6 +280,19 @@ def test_predict_leaves_the_roi_features_as_they_were() -> None:
         detector.predict(features, pooled, boxes)
     assert bool((before < 0).any())
     assert torch.equal(pooled["box"], before)
+
+
+@pytest.mark.parametrize("part", ["backbone", "roi_heads.box_head"])
+def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
+    detector = TorchvisionDetector(small_model(), CLASSES)
+    assert len(detector.detect(image_of())["box"].scores) > 0
+    for parameter in detector.model.get_submodule(part).parameters():
+        nn.init.constant_(parameter, torch.nan)
+    says = (
+        "the detector's (backbone gave features|box predictor gave logits or deltas) that are not"
+    )
+    with pytest.raises(UserError, match=says):
+        detector.detect(image_of())
 
 
 def test_zeroed_cells_change_what_is_predicted() -> None:

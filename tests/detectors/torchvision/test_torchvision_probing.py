@@ -14,6 +14,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.errors import UserError
 from rethink_heads.measure.responses import Responder
 from rethink_heads.probing import roi_align as choice
 from rethink_heads.proposals import grid
@@ -142,6 +143,16 @@ def test_what_is_not_torchvisions_own_has_no_prober() -> None:
     assert of(model_of(levels, oblong)) is not None
     oblong.output_size = (1, 25)
     assert of(model_of(levels, oblong)) is None
+
+
+@torch.inference_mode()
+def test_numbers_that_are_not_finite_are_told() -> None:
+    detector = TorchvisionDetector(model_of(["a", "b", "c"]), CLASSES)
+    detector.model.roi_heads.box_head.fc6.bias.fill_(torch.nan)
+    respond = Responder(detector, 64)
+    assert respond.prober is not None
+    with pytest.raises(UserError, match="head 'fc' gave scores or boxes that are not finite"):
+        respond(detector.extract(image()), boxes(), 0)
 
 
 @torch.inference_mode()

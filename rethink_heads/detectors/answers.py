@@ -1,0 +1,220 @@
+"""Asks a detector and checks what it answers: shapes, types, numbers, labels.
+
+A user's own detector was looked at once when it was opened, on a made-up image. On real ones its numbers may overflow,
+its labels may start at 1, its code may fail. Nothing of that may be counted, so every answer is looked at before it is
+used; and what is wrong names the detector and the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rethink_heads.detectors.base import (
+    Detections,
+    Detector,
+    Features,
+    HeadOutput,
+    Proposing,
+    RoIFeatures,
+)
+from rethink_heads.detectors.opening.messages import given, is_the_users, raised
+from rethink_heads.errors import UserError
+
+ROUNDING = 1e-3
+"""How far sums and products in half precision may lead a probability out of 0 to 1."""
+
+NOT_FINITE = (
+    "that are not finite numbers: its weights are damaged, its training diverged, or it overflows on"
+    " this image; use weights of before, or compute in float32"
+)
+
+
+@contextlib.contextmanager
+def on_image(detector_name: str, image_id: int) -> Iterator[None]:
+    """Let what goes wrong with a detector on an image name both.
+
+    Raises:
+        UserError: one was raised, or the user's own code raised anything but an interruption.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{detector_name} on image {image_id}: {error}") from error
+    except BaseException as error:
+        if not is_the_users(error):
+            raise
+        raise UserError(f"{detector_name} failed on image {image_id}: {raised(error)}") from error
+
+
+def predict(
+    detector: Detector, features: Features, roi_features: RoIFeatures, boxes: Tensor
+) -> dict[str, HeadOutput]:
+    """What each head says of boxes (N, 4), without gradients.
+
+    Raises:
+        UserError: it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for.
+    """
+    outputs = detector.predict(features, roi_features, boxes)
+    check_outputs(outputs, detector.heads, len(boxes), len(detector.class_names), "`predict`")
+    return {
+        head: HeadOutput(output.scores.detach().clamp(0, 1), output.boxes.detach())
+        for head, output in outputs.items()
+    }
+
+
+def propose(detector: Proposing, image: Tensor) -> tuple[Features, Tensor]:
+    """Features of a uint8 RGB image (3, H, W) and the detector's own proposals (M, 4), without gradients.
+
+    Raises:
+        UserError: it gives something else.
+    """
+    answer = detector.propose(image)
+    check_proposals(answer, "`propose`")
+    features, boxes = answer
+    return features, boxes.detach() if boxes.is_floating_point() else boxes.float()
+
+
+def detect(detector: Any, image: Tensor) -> dict[str, Detections]:
+    """By head: final detections in a uint8 RGB image (3, H, W), without gradients.
+
+    Raises:
+        UserError: they are not what :class:`~rethink_heads.detectors.base.Detections` asks for.
+    """
+    answer = detector.detect(image)
+    check_detections(answer, detector.heads, len(detector.class_names), "`detect`")
+    return {
+        head: Detections(each.boxes.detach(), each.scores.detach().clamp(0, 1), each.labels)
+        for head, each in answer.items()
+    }
+
+
+def check_finite(what: str, *values: Tensor) -> None:
+    """Raise UserError where what a detector works with is not finite, before thresholds and suppression drop it.
+
+    ``what``, as in "the detector's backbone gave features", begins the message.
+    """
+    if not all(map(is_finite, values)):
+        raise UserError(f"{what} {NOT_FINITE}")
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether no number is nan or infinite: its extremes tell, a hundred times quicker than ``isfinite`` of all."""
+    return not values.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
+
+
+def check_outputs(
+    outputs: Any, heads: Collection[str], boxes: int, classes: int, name: str
+) -> None:
+    """Raise UserError unless there are finite scores (N, K) from 0 to 1 and boxes (N, K, 4) of each head.
+
+    Args:
+        outputs: what ``predict`` gave.
+        heads: the detector's.
+        boxes, classes: N and K.
+        name: how messages call what gave it.
+    """
+    if not isinstance(outputs, dict) or set(outputs) != set(heads):
+        raise UserError(
+            f"{name} gave {given(outputs)}, where a dict with the heads {', '.join(heads)} is expected"
+        )
+    for head, output in outputs.items():
+        _check_output(output, boxes, classes, f"{name} ({head})")
+
+
+def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
+    if not isinstance(output, HeadOutput):
+        raise UserError(f"{name} gave {given(output)}, where a HeadOutput is expected")
+    for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
+        value = getattr(output, attribute)
+        if not _are_floats(value) or tuple(value.shape) != expected:
+            raise UserError(
+                f"{name} gave {attribute} of {given(value)}, where floating-point numbers of the shape {expected} are"
+                f" expected: {boxes} boxes, {classes} classes without background"
+            )
+        check_finite(f"{name} gave {attribute}", value)
+    _check_range(output.scores, name)
+
+
+def check_proposals(answer: Any, name: str) -> None:
+    """Raise UserError unless ``propose`` gave features and finite boxes (M, 4)."""
+    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if not is_pair or not _are_boxes(answer[1]):
+        raise UserError(
+            f"{name} gave {given(answer)}, where the image's features and boxes (M, 4) are expected"
+        )
+    _check_corners(answer[1], name)
+
+
+def check_detections(answer: Any, heads: Collection[str], classes: int, name: str) -> None:
+    """Raise UserError unless ``detect`` gave boxes (M, 4), scores and labels (M,) of one or more heads.
+
+    Args:
+        answer: what it gave.
+        heads: the detector's.
+        classes: K; labels are 0..K-1.
+        name: how messages call what gave it.
+    """
+    is_by_head = isinstance(answer, dict) and set(answer) <= set(heads)
+    if not is_by_head or not all(isinstance(each, Detections) for each in answer.values()):
+        raise UserError(
+            f"{name} gave {given(answer)}, where a dict of Detections by the heads {', '.join(heads)} is expected"
+        )
+    for head, each in answer.items():
+        _check_head(each, classes, f"{name} ({head})")
+
+
+def _check_head(found: Detections, classes: int, name: str) -> None:
+    boxes, scores, labels = found.boxes, found.scores, found.labels
+    fine = _are_boxes(boxes) and all(
+        _are_numbers(each) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
+    )
+    if not fine:
+        shapes = f"boxes of {given(boxes)}, scores of {given(scores)}, labels of {given(labels)}"
+        raise UserError(f"{name} gave {shapes}, where the shapes (M, 4), (M,), (M,) are expected")
+    _check_corners(boxes, name)
+    check_finite(f"{name} gave scores", scores)
+    if labels.is_floating_point():
+        raise UserError(f"{name} gave labels of type {labels.dtype}, where integers are expected")
+    if wrong := labels[(labels < 0) | (labels >= classes)].tolist():
+        raise UserError(
+            f"{name} gave the label {wrong[0]}, where 0 to {classes - 1} are expected: {classes} classes without"
+            " background"
+        )
+    _check_range(scores, name)
+
+
+def _check_corners(boxes: Tensor, name: str) -> None:
+    check_finite(f"{name} gave boxes", boxes)
+    if bool((boxes[:, 2:] < boxes[:, :2]).any()):
+        raise UserError(
+            f"{name} gave boxes that end before they begin; x1, y1, x2, y2 are expected, not a width and a height"
+        )
+
+
+def _check_range(scores: Tensor, name: str) -> None:
+    if bool(((scores < -ROUNDING) | (scores > 1 + ROUNDING)).any()):
+        raise UserError(
+            f"{name} gave scores outside 0 to 1; probabilities are expected, not logits"
+        )
+
+
+def _are_boxes(boxes: Any) -> bool:
+    return _are_numbers(boxes) and boxes.dim() == 2 and boxes.shape[1] == 4
+
+
+def _are_floats(value: Any) -> bool:
+    return _are_numbers(value) and value.is_floating_point()
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether this is a tensor of real numbers, each with its place in memory."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_nested:
+        return False
+    return not (value.is_meta or value.is_quantized or value.is_complex()) and (
+        value.dtype != torch.bool
+    )

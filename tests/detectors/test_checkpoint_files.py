@@ -1,0 +1,297 @@
+"""Files of weights as people have them: every usual layout is read, everything else is one sentence that helps."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+import types
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
+from rethink_heads.detectors.torchvision.opening import open_torchvision
+from rethink_heads.errors import UserError
+
+STATE = {"body.weight": torch.arange(6.0).reshape(2, 3), "body.bias": torch.ones(2)}
+OTHER = {"body.weight": torch.zeros(2, 3), "body.bias": torch.zeros(2)}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(2)}, "named": {"x": torch.zeros(1)}}}
+
+
+def prefixed(prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in STATE.items()}
+
+
+LAYOUTS: dict[str, Any] = {
+    "plain": STATE,
+    "tutorial": {"epoch": 3, "model_state_dict": STATE, "optimizer_state_dict": OPTIMIZER},
+    "torchvision": {"model": STATE, "optimizer": OPTIMIZER, "lr_scheduler": {"x": torch.ones(1)}},
+    "lightning": {"state_dict": STATE, "optimizer_states": [OPTIMIZER], "callbacks": {}},
+    "net": {"net": STATE, "acc": 0.5},
+    "ema alone": {"ema": STATE, "updates": 7},
+    "nested": {"model_ema": {"module": STATE, "decay": 0.9}},
+    "own key": {"my_detector": STATE, "loss": torch.tensor(0.5), "best": 3},
+    "distributed": prefixed("module."),
+    "compiled": {"model": prefixed("_orig_mod.")},
+    "both": prefixed("module._orig_mod."),
+    "compiled part": {"body._orig_mod." + n.partition(".")[2]: v for n, v in STATE.items()},
+    "averaged": {"n_averaged": torch.tensor(3), **prefixed("module.")},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_that_people_save(layout: str, tmp_path: Path) -> None:
+    torch.save(LAYOUTS[layout], tmp_path / "file.pth")
+    found = read_checkpoint(tmp_path / "file.pth").state
+    assert found.keys() == STATE.keys()
+    assert all(torch.equal(found[name], value) for name, value in STATE.items())
+
+
+def test_of_several_known_keys_the_trained_weights_are_read_and_a_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "file.pth"
+    torch.save({"model_ema": OTHER, "model": STATE}, path)
+    assert torch.equal(read_checkpoint(path).state["body.bias"], STATE["body.bias"])
+    assert f"{path} holds weights under model and model_ema: those of model are read" in caplog.text
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+
+
+@pytest.fixture
+def users_module(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module of a user's whose class a pickle names, and which is gone when the file is read here."""
+    module = types.ModuleType("users_net")
+    module.Net = Net  # type: ignore[attr-defined]
+    monkeypatch.setattr(Net, "__module__", "users_net")
+    monkeypatch.setitem(sys.modules, "users_net", module)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapped", [None, "ema", "state_dict"])
+def test_the_line_that_is_advised_for_a_pickled_model_works(
+    wrapped: str | None, legacy: bool, tmp_path: Path, users_module: types.ModuleType
+) -> None:
+    net, path = Net(), tmp_path / "file.pth"
+    content: Any = net if wrapped is None else {wrapped: net, "epoch": 3}
+    if wrapped == "state_dict":
+        content = {"state_dict": net.state_dict(), "args": net}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"more than weights .*users_net\.Net") as raised:
+        read_checkpoint(path)
+    message = str(raised.value)
+    assert ("its keys are" in message) == (wrapped is not None)
+    line = re.search(r"alone: (torch\.save\(.*, NEW_FILE\))", message)
+    assert line is not None
+    written = tmp_path / "new.pth"
+    exec(line[1], {"torch": torch, "FILE": path, "NEW_FILE": written})
+    found = read_checkpoint(written).state
+    assert all(torch.equal(found[name], value) for name, value in net.state_dict().items())
+
+
+def saved(content: Any, path: Path) -> None:
+    torch.save(content, path)
+
+
+def compressed(path: Path) -> None:
+    saved({"a": torch.zeros(2**18)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def cut(path: Path) -> None:
+    saved(STATE, path)
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def flipped(path: Path) -> None:
+    saved({"a": torch.zeros(1000)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(bytes(2000)) + 1000] ^= 4
+    path.write_bytes(content)
+
+
+def scripted(path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+
+
+def reaching_beyond(path: Path) -> None:
+    """An archive whose pickle declares a storage of many more numbers than the archive has."""
+    saved({"a": torch.zeros(1000)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(b"M\xe8\x03", b"M\xff\xff"))
+
+
+def cut_safetensors(path: Path) -> None:
+    save_file(STATE, path)
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def quantized(path: Path) -> None:
+    saved({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, path)
+
+
+NO_CHECKPOINT: dict[str, tuple[Any, str]] = {
+    "text": (lambda p: p.write_text("epoch,loss\n1,2\n"), "damaged or no checkpoint of PyTorch"),
+    "empty": (lambda p: p.write_bytes(b""), "damaged or no checkpoint of PyTorch"),
+    "folder": (lambda p: p.mkdir(), "is a folder: give a file in it"),
+    "pointer": (
+        lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+        "is a pointer of Git LFS, not the weights",
+    ),
+    "page": (lambda p: p.write_text("<!DOCTYPE html><html>"), "is a web page, not the weights"),
+    "cut": (cut, "damaged or no checkpoint of PyTorch"),
+    "flipped": (flipped, "is damaged, since the check sum of .*/data/0 does not match"),
+    "compressed": (compressed, "is compressed, and so no file that torch.save wrote"),
+    "reaching beyond": (reaching_beyond, "damaged or no checkpoint of PyTorch"),
+    "TorchScript": (scripted, r"archive of TorchScript: .*torch\.jit\.load\(FILE\)\.state_dict"),
+    "no weights": (
+        lambda p: saved({"epoch": 3, "optimizer": OPTIMIZER}, p),
+        "holds no weights: .* but its keys are epoch, optimizer",
+    ),
+    "a list": (lambda p: saved([1, 2], p), "holds no weights: .* but it is a list"),
+    "two of my own": (
+        lambda p: saved({"first": STATE, "second": OTHER}, p),
+        r"holds weights under several keys \(first, second\)",
+    ),
+    "meta": (
+        lambda p: saved({"a": torch.empty(10**12, device="meta")}, p),
+        r"the tensor a is without values \(on the device meta\)",
+    ),
+    "sparse": (lambda p: saved({"a": torch.eye(3).to_sparse()}, p), "tensor a is sparse or nested"),
+    "quantized": (quantized, "the tensor a is quantized"),
+    "complex": (lambda p: saved({"a": torch.ones(2) * 1j}, p), "the tensor a is complex"),
+    "expanded": (
+        lambda p: saved({"a": torch.ones(1).expand(10**6, 10**6)}, p),
+        "the tensor a is of more numbers than the file has",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", NO_CHECKPOINT)
+def test_what_is_no_checkpoint_is_one_sentence(kind: str, tmp_path: Path) -> None:
+    make, says = NO_CHECKPOINT[kind]
+    path = tmp_path / "file.pth"
+    make(path)
+    with pytest.raises(UserError, match=rf"^{path}.*{says}") as raised:
+        read_checkpoint(path)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 600
+
+
+def test_safetensors_are_read_by_every_reader(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    save_file(prefixed("module."), path)
+    assert torch.equal(read_checkpoint(path).state["body.bias"], STATE["body.bias"])
+    cut_safetensors(path)
+    with pytest.raises(UserError, match="is damaged or no safetensors file: download it again"):
+        read_checkpoint(path)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file.pth"
+    torch.save(STATE, path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"file\.pth cannot be read: Permission denied"):
+        read_checkpoint(path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_outline_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Surprise:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (print, ("run while reading",))
+
+    path = tmp_path / "file.pth"
+    for content in (Surprise(), {"model": Surprise()}, {"ema": [Surprise()], "model": STATE}):
+        torch.save(content, path)
+        with pytest.raises(UserError, match="holds more than weights"):
+            read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Surprise()))
+    with pytest.raises(UserError):
+        read_checkpoint(path)
+    assert capsys.readouterr().out == ""
+
+
+SMALLEST = "fasterrcnn_mobilenet_v3_large_320_fpn"
+CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
+
+
+@pytest.fixture(scope="module")
+def detector_state() -> dict[str, Tensor]:
+    return open_torchvision(SMALLEST, "random", ("a", "b")).model.state_dict()
+
+
+def opened(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    torch.save({"model_state_dict": state}, path)
+    return open_torchvision(SMALLEST, str(path), ("a", "b")).model.state_dict()
+
+
+def test_other_precisions_are_computed_in_float32(
+    detector_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        converted = {
+            f"model.{name}": value.to(kind) if value.is_floating_point() else value
+            for name, value in detector_state.items()
+        }
+        found = opened(converted, tmp_path / "file.pth")[CLASS_WEIGHT]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, converted[f"model.{CLASS_WEIGHT}"].float())
+
+
+NAN = float("nan")
+NO_DETECTOR: dict[str, tuple[str, Any]] = {
+    rf"has weights that are not finite numbers \({CLASS_WEIGHT}\): its training diverged": (
+        CLASS_WEIGHT, lambda value: value.index_fill(0, torch.tensor([1]), NAN)),
+    rf"not finite numbers \({CLASS_WEIGHT}\)": (
+        CLASS_WEIGHT, lambda value: torch.full_like(value, 1e300, dtype=torch.float64)),
+    rf"{CLASS_WEIGHT} has the shape \(100000000, 0\), which is no layer's": (
+        CLASS_WEIGHT, lambda value: torch.zeros(10**8, 0)),
+    rf"no floating-point numbers: {CLASS_WEIGHT} of torch\.int8": (
+        CLASS_WEIGHT, lambda value: value.to(torch.int8)),
+    "has weights of other sizes than": (
+        "roi_heads.box_head.fc6.weight", lambda value: value[:, :-1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", NO_DETECTOR)
+def test_weights_that_are_no_detectors(
+    says: str, detector_state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    name, change = NO_DETECTOR[says]
+    changed = {**detector_state, name: change(detector_state[name])}
+    with pytest.raises(UserError, match=says) as raised:
+        opened(changed, tmp_path / "file.pth")
+    assert "learning_rate" not in str(raised.value)
+
+
+def test_what_a_module_has_loaded_is_finite() -> None:
+    net = Net()
+    check_loaded(net.state_dict().items(), "weights.pth")
+    nn.init.constant_(net.body.bias, float("inf"))
+    with pytest.raises(UserError, match=r"^weights\.pth has weights that are .*\(body\.bias\)"):
+        check_loaded(net.state_dict().items(), "weights.pth")
