@@ -78,7 +78,7 @@ def same(said: Any, taken: Any) -> bool:
     return said == taken or str(taken).endswith(str(said)) or str(said) == "-0.0"
 
 
-def same_bytes(case: Case, path: Path, data: bytes, reader: Callable[[Path], Any]) -> None:
+def check_bytes(case: Case, path: Path, data: bytes, reader: Callable[[Path], Any]) -> None:
     """Bytes that were broken are read as something, or refused."""
     case.read(lambda: reader(write(path, broken(case, data))))
 
@@ -102,7 +102,7 @@ def check_config(case: Case) -> None:
     except RecursionError:
         return None
     if way == "bytes":
-        return same_bytes(case, path, text.encode("utf-8", "surrogatepass"), Config.from_yaml)
+        return check_bytes(case, path, text.encode("utf-8", "surrogatepass"), Config.from_yaml)
     found = case.read(lambda: Config.from_yaml(write(path, text)))
     if way == "benign" or not isinstance(found, Config):
         return case.judge(found, Config.model_validate(values) if way == "benign" else REFUSED)
@@ -149,7 +149,7 @@ def check_class_map(case: Case) -> None:
     text = json.dumps(values) if is_json else in_other_words(case, values)
     data = text.encode("utf-8", "surrogatepass")
     if way == "bytes":
-        return same_bytes(case, path, data, read_class_map)
+        return check_bytes(case, path, data, read_class_map)
     found = case.read(lambda: read_class_map(write(path, data)))
     good = values and all(isinstance(each, str | None) for each in values.values())
     printable = "".join(f"{key}{value}" for key, value in values.items()).isprintable()
@@ -173,7 +173,7 @@ def check_names(case: Case) -> None:
         )
     case.input = f"class names {way} {data!r}"
     if way == "bytes":
-        return same_bytes(case, path, data, read_class_names)
+        return check_bytes(case, path, data, read_class_names)
     found = case.read(lambda: read_class_names(write(path, data)))
     expected = tuple(names) if way == "benign" else REFUSED
     return case.judge(found, expected, names=[names[0] if way == "twice" else "names.txt"])
