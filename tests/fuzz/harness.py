@@ -144,6 +144,9 @@ def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Fai
 
 def serve(connection: Connection, kind: str) -> None:
     """Run the cases whose seeds are received, in a process of its own, which one that takes too long ends."""
+    import torch
+
+    torch.set_num_threads(1)
     unit = 1024 if sys.platform == "linux" else 1
     if sys.platform == "linux":
         # Far above what a case may take: a backstop for the machine.
