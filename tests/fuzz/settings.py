@@ -130,20 +130,14 @@ def check_class_map(case: Case) -> None:
         value = case.pick([each for each in HOSTILE if not each.startswith("x")])
         text = case.pick(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(value)
         case.input += f" {shortened(text, 100)}"
-        # These are texts, or null, in some places.
-        text_too = (
-            "!!null x",
-            "\ufffe",
-            "!!binary x",
-            "0b",
-            "0o9",
-            "\x07",
-            "\x1b[31m",
-            '"\\ud800"',
-        )
-        meant = [{"person": None}, {"person": value}, {value: "person"}]
+        # These are texts, or null, in some places; dates are texts.
+        texts = ["\ufffe", "0b", "0o9", "2001-99-99", "2001-01-01 99:99:99"]
+        meant = [{"person": None}] if value == "!!null x" else []
+        if value in texts:
+            meant = [{"person": value}, {value: "person"}]
+        meant += [{"a": "b", **each} for each in meant]
         found = case.read(lambda: read_class_map(write(path, text)))
-        return case.judge(found, REFUSED, *(meant if value in text_too else []))
+        return case.judge(found, REFUSED, *meant)
     if way == "tree":
         change(case, values)
     text = json.dumps(values) if is_json else in_other_words(case, values)
