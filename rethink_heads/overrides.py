@@ -37,7 +37,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set ``section.key=value`` for each override, in place. Keys are checked by :func:`validate`.
 
     Raises:
-        UserError: an override has no ``=`` or no key.
+        UserError: an override has no ``=`` or no key, or sets something inside a value.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -50,8 +50,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
         target = values
         for part in parts[:-1]:
             nested = target.get(part)
-            if not isinstance(nested, dict):
+            if nested is None:
                 nested = target[part] = {}
+            if not isinstance(nested, dict):
+                raise UserError(
+                    f"cannot set {shorten(key)!r}: {shorten(part)!r} is {shorten(repr(nested))}, which holds no settings"
+                )
             target = nested
         target[parts[-1]] = _parse(text.strip())
 
