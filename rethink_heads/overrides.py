@@ -54,7 +54,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
                 nested = target[part] = {}
             if not isinstance(nested, dict):
                 raise UserError(
-                    f"cannot set {shorten(key)!r}: {shorten(part)!r} is {shorten(repr(nested))}, which holds no settings"
+                    f"cannot set {shorten(key)!r}: {shorten(part)!r} is {shorten(repr(nested))}, which has no settings"
                 )
             target = nested
         target[parts[-1]] = _parse(text.strip())

@@ -241,7 +241,7 @@ def test_presets_are_far_within_the_bounds(name: str, head: str) -> None:
     ("overrides", "message"),
     [
         (["model=tiny", "model.conv_blocks=1"], "'model.conv_blocks': 'model' is 'tiny', which"),
-        (["model.min_size.x=5"], "'model.min_size.x': 'min_size' is 192, which holds no settings"),
+        (["model.min_size.x=5"], "'model.min_size.x': 'min_size' is 192, which has no settings"),
     ],
 )
 def test_a_value_is_not_lost_to_a_setting_inside_it(overrides: list[str], message: str) -> None:
