@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import shorten
+from rethink_heads.input_files import shorten
 
 Number = TypeVar("Number", int, float)
 

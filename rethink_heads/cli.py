@@ -27,9 +27,9 @@ from rethink_heads.commands import (
     sweep,
     train,
 )
-from rethink_heads.commands.ending import end_at_once
+from rethink_heads.commands.ending import ADVICE, end_at_once, explain
 from rethink_heads.console import prepare_streams
-from rethink_heads.text_files import shorten, unwritable
+from rethink_heads.input_files import shorten, unwritable
 
 LONGEST_USAGE_ERROR = 400
 # Where releases of Typer keep it differs.
@@ -52,22 +52,27 @@ class Commands(TyperGroup):
                     f"the argument {shorten(argument)!r} has {character}, which no text file can hold; rename what it"
                     " names in UTF-8"
                 )
-        with _short_usage_errors():
+        with _short_errors():
             return super().make_context(info_name, args, *more, **settings)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command of a context."""
-        with _short_usage_errors():
+        with _short_errors():
             return super().invoke(ctx)
 
 
 @contextlib.contextmanager
-def _short_usage_errors() -> Iterator[None]:
+def _short_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
         error.message = shorten(error.message, LONGEST_USAGE_ERROR)
         raise
+    # Of help and the version, which are printed before there is a command to end.
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        end_at_once(explain(error))
 
 
 app = typer.Typer(

@@ -30,9 +30,9 @@ from rethink_heads.bounds import Bounds
 from rethink_heads.conventions import ConventionsConfig
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import DEFAULT_HEAD, HeadName, head_name
+from rethink_heads.input_files import expand_home, unwritable
 from rethink_heads.overrides import apply_overrides, read_mapping, validate
 from rethink_heads.presets import preset_values, split_preset
-from rethink_heads.text_files import expand_home, unwritable
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
@@ -372,7 +372,7 @@ def load_preset(
         )
     values = preset_values(recipe)
     values.setdefault("preset", Path(recipe).stem)
-    values["head"] = head or named or DEFAULT_HEAD
+    values["head"] = (named or DEFAULT_HEAD) if head is None else head
     if seed is not None:
         values["seed"] = seed
     apply_overrides(values, overrides or [])

@@ -18,11 +18,12 @@ from rich.table import Table
 from rich.text import Text
 
 from rethink_heads.distributed import is_first_process
-from rethink_heads.text_files import shorten
+from rethink_heads.input_files import shorten
 
 WIDEST = 1000
 NO_INTERVAL = "[-]"
 LONGEST_ERROR = 1000
+LONGEST_WORD = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -58,8 +59,12 @@ def prepare_streams() -> None:
 
 
 def print_error(message: str) -> None:
-    """Print why a command ends on standard error: a line of bounded length, whatever names are in it."""
+    """Print why a command ends on standard error: a line of bounded length, whatever names are in it.
+
+    Long values are cut by themselves, so that what is said about them stays.
+    """
     text = _CONTROL.sub(" ", message)
+    text = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: shorten(word[0], LONGEST_WORD), text)
     print(shorten(text, LONGEST_ERROR), file=sys.stderr, flush=True)
 
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import parse_yaml, read_yaml, shorten
+from rethink_heads.input_files import shorten
+from rethink_heads.yaml_files import parse_yaml, read_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -19,14 +20,16 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.text_files`.
+        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.yaml_files`.
     """
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings: expected keys and values in YAML")
     unnamed = [key for key in values if not isinstance(key, str)]
     if unnamed:
-        raise UserError(f"{path}: {unnamed[0]!r} is no name of a setting; write names and values")
+        raise UserError(
+            f"{path}: {shorten(repr(unnamed[0]))} is no name of a setting; write names and values"
+        )
     return values
 
 
@@ -34,7 +37,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set ``section.key=value`` for each override, in place. Keys are checked by :func:`validate`.
 
     Raises:
-        UserError: an override has no ``=`` or no key.
+        UserError: an override has no ``=`` or no key, or sets something inside a value.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -47,8 +50,12 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
         target = values
         for part in parts[:-1]:
             nested = target.get(part)
-            if not isinstance(nested, dict):
+            if nested is None:
                 nested = target[part] = {}
+            if not isinstance(nested, dict):
+                raise UserError(
+                    f"cannot set {shorten(key)!r}: {shorten(part)!r} is {shorten(repr(nested))}, which has no settings"
+                )
             target = nested
         target[parts[-1]] = _parse(text.strip())
 

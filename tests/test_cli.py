@@ -417,6 +417,16 @@ def test_a_full_disk_while_training(data: Path, monkeypatch: pytest.MonkeyPatch)
     fails("train", "--run", to, says="No space left on device for last.ckpt; free some space")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["describe", "--help"]])
+def test_help_on_a_full_disk(words: list[str]) -> None:
+    command = [sys.executable, "-m", "rethink_heads", *words]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert ended.stderr.startswith("error: No space left on device; free some space")
+
+
 def test_without_sampled_rows_there_are_no_ranks(run: Run) -> None:
     options = ("--run", str(run.path), "--json", "measuring.rows_per_bin=0")
     result = runner.invoke(app, ["correlate", *options])

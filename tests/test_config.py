@@ -237,6 +237,18 @@ def test_presets_are_far_within_the_bounds(name: str, head: str) -> None:
         assert load_preset(name, head, changed).model.fc_width == int(model.fc_width * factor)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model=tiny", "model.conv_blocks=1"], "'model.conv_blocks': 'model' is 'tiny', which"),
+        (["model.min_size.x=5"], "'model.min_size.x': 'min_size' is 192, which has no settings"),
+    ],
+)
+def test_a_value_is_not_lost_to_a_setting_inside_it(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=f"^cannot set {message}"):
+        load_preset("shapes-tiny", "fc", overrides)
+
+
 def test_an_unknown_preset_lists_the_presets() -> None:
     with pytest.raises(UserError, match="bccd-small, coco-r101, coco-r50, shapes-tiny, voc07-r50"):
         load_preset("shapes", "fc")
@@ -311,5 +323,7 @@ def test_a_preset_of_one_head_with_another_is_refused() -> None:
     with pytest.raises(UserError, match="is of head double-head, not of head conv"):
         load_preset("coco-r50-double-head", "conv")
     assert load_preset("coco-r50-double-head", "double").head == "double"
+    with pytest.raises(UserError, match=r"bad value for head .*: ''"):
+        load_preset("coco-r50", "")
     with pytest.raises(UserError, match="unknown preset 'coco-r50-triple'"):
         load_preset("coco-r50-triple")

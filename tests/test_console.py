@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,13 @@ import pytest
 import typer
 
 from rethink_heads.commands.ending import reporting_errors
-from rethink_heads.console import LONGEST_ERROR, prepare_streams, print_error, print_table
+from rethink_heads.console import (
+    LONGEST_ERROR,
+    LONGEST_WORD,
+    prepare_streams,
+    print_error,
+    print_table,
+)
 
 # The package's streams without the package's models: what a command does first, and a print.
 PRINTS = (
@@ -89,9 +96,13 @@ def test_results_that_cannot_be_written_are_an_error(
 
 def test_errors_are_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str]) -> None:
     print_error("error: a\nb\x1b[31m")
-    print_error(f"error: {'x' * 300_000}; give another")
-    first, second = capsys.readouterr().err.splitlines()
+    print_error(f"error: {'long ' * 300}; give another")
+    print_error(f"error: no {'x' * 300_000}.yaml in {'y' * 9999}.d; give another")
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first == "error: a b [31m"
     assert len(second) == LONGEST_ERROR
-    assert second.startswith("error: xx")
+    assert second.startswith("error: long long")
     assert second.endswith("; give another")
+    # Values are cut one by one.
+    assert re.fullmatch(r"error: no x+ \.\.\. x+\.yaml in y+ \.\.\. y+\.d; give another", third)
+    assert len(third) < 2 * LONGEST_WORD + 50

@@ -13,9 +13,9 @@ from rethink_heads.commands.sessions import demo_run
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import expand_home, shorten
 from rethink_heads.locking import hold
 from rethink_heads.runs import Run, default_runs_root
-from rethink_heads.text_files import expand_home, shorten
 
 if TYPE_CHECKING:
     from rethink_heads.brought import BroughtRun

@@ -28,6 +28,7 @@ from rethink_heads.distributed import (
     speaks_for_machine,
 )
 from rethink_heads.errors import SignalReceived, UserError, interruption
+from rethink_heads.input_files import shown
 from rethink_heads.process_store import LostConnectionError, OtherProcessError
 
 Parameters = ParamSpec("Parameters")
@@ -80,6 +81,12 @@ def end_at_once(mistake: str) -> NoReturn:
     raise typer.Exit(USER_ERROR_CODE)
 
 
+def explain(error: OSError) -> str:
+    """Return what to do about an error of the system; what this package writes says so itself, with the path."""
+    place = f" for {shown(error.filename)}" if error.filename else ""
+    return f"{os.strerror(error.errno or 0)}{place}; {ADVICE[error.errno or 0]}"
+
+
 def _report(error: BaseException) -> None:
     """End with a line and an exit code where it is known what they are; else the exception goes on as it is."""
     interrupted = interruption(error)
@@ -93,10 +100,7 @@ def _report(error: BaseException) -> None:
     if isinstance(error, UserError):
         _fail(f"error: {error}", USER_ERROR_CODE, error)
     if isinstance(error, OSError) and error.errno in ADVICE:
-        # What this package writes says so itself, with the path.
-        place = f" for {error.filename}" if error.filename else ""
-        message = f"error: {os.strerror(error.errno)}{place}; {ADVICE[error.errno]}"
-        _fail(message, USER_ERROR_CODE, error)
+        _fail(f"error: {explain(error)}", USER_ERROR_CODE, error)
     if isinstance(error, Exception):
         _fail_unexpectedly(error)
 

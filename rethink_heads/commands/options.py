@@ -13,7 +13,7 @@ from rethink_heads.bounds import Bounds
 from rethink_heads.commands.ending import end_at_once
 from rethink_heads.commands.ending import reporting_errors as reporting_errors
 from rethink_heads.head_names import HEADS
-from rethink_heads.text_files import shorten
+from rethink_heads.input_files import shorten
 
 
 def within(allowed: Bounds) -> Callable[..., Any]:

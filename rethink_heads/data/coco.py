@@ -27,9 +27,9 @@ from rethink_heads.data.coco_json import (
 )
 from rethink_heads.data.coco_objects import Annotated, BoxCounts, read_objects
 from rethink_heads.data.images import check_size, read_image
-from rethink_heads.data.reading import cannot_read, is_file, shown
 from rethink_heads.data.sample import Sample
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import cannot_read, is_file, shown
 
 
 class CocoDataset(Dataset[Sample]):

@@ -26,9 +26,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
-from rethink_heads.data.reading import open_file, shown
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import open_file, shown
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "Y
 # The top quarter of 16 bits: 14 bits, the most that sensors usually give, do not reach it.
 _LEAST_BRIGHTEST = 2**14
 
-_ORIENTATION = 0x0112
+_ORIENTATION, _IMAGE_WIDTH, _IMAGE_LENGTH = 0x0112, 0x0100, 0x0101
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,6 +59,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
+# The turns that undo one; the others undo themselves.
+_BACK = {6: 8, 8: 6}
 # Annotation files of which the line on orientations was said: once a process, not once an image.
 _warned: set[str] = set()
 
@@ -78,16 +81,18 @@ def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
             raise _size_error(path, image.size, size, annotations)
         # Of the raw mode, which is gone after decoding, as PNG's orientation may need it.
         is_deep = ";16" in str(getattr(image, "tile", [])[:1]) and image.format in ("PNG", "TIFF")
-        orientation = _orientation(image)
-        upright = _upright_size(image.size, orientation)
-        if size not in (image.size, upright):
-            raise _size_error(path, image.size, size, annotations)
-        if orientation != 1 and upright == image.size:
+        stored, orientation = _stored_size(image), _orientation(image)
+        upright = _upright_size(stored, orientation)
+        if size not in (stored, upright):
+            raise _size_error(path, stored, size, annotations)
+        if orientation != 1 and upright == stored:
             _warn_of_orientation(annotations, path, orientation)
         pixels = _to_rgb(image, path, is_deep)
-    if orientation != 1 and size == upright:
-        turned = Image.fromarray(pixels).transpose(_UPRIGHT[orientation])
-        pixels = np.array(turned)
+        # Pillow turns TIFFs as it decodes them, and takes the orientation away.
+        is_turned = _orientation(image) != orientation
+    if is_turned != (orientation != 1 and size == upright):
+        way = _UPRIGHT[_BACK.get(orientation, orientation) if is_turned else orientation]
+        pixels = np.array(Image.fromarray(pixels).transpose(way))
     return pixels
 
 
@@ -116,9 +121,10 @@ def true_size(path: Path, stated: Size) -> Size:
     """
     with _open_image(path) as image:
         # PNG's orientation may stand behind the pixels, which are not decoded where they are too many.
-        if stated == image.size or image.width * image.height > MOST_PIXELS:
-            return image.size
-        return _upright_size(image.size, _orientation(image))
+        stored = _stored_size(image)
+        if stated == stored or image.width * image.height > MOST_PIXELS:
+            return stored
+        return _upright_size(stored, _orientation(image))
 
 
 @contextlib.contextmanager
@@ -183,6 +189,13 @@ def _orientation(image: Image.Image) -> int:
     except Exception:
         return 1
     return found if isinstance(found, int) and found in _UPRIGHT else 1
+
+
+def _stored_size(image: Image.Image) -> Size:
+    """Width and height in px as the file has them, before decoding; newer Pillows give a TIFF's upright size."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2[_IMAGE_WIDTH], image.tag_v2[_IMAGE_LENGTH]
+    return image.size
 
 
 def _upright_size(stored: Size, orientation: int) -> Size:

@@ -15,12 +15,12 @@ import numpy as np
 from PIL import Image
 from platformdirs import user_cache_path
 
-from rethink_heads.data.reading import is_folder
 from rethink_heads.data.shapes_geometry import CLASS_NAMES
 from rethink_heads.data.shapes_scene import IMAGE_SIZE, SceneObject, draw_scene
 from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import atomic_path
+from rethink_heads.input_files import expand_home, is_folder
 from rethink_heads.locking import hold
 from rethink_heads.progress import ProgressReport
 
@@ -94,7 +94,7 @@ def shapes_folder(
 def cache_folder() -> Path:
     """Return the folder that generated sets are kept in."""
     named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser() if named else user_cache_path("rethink-heads")
+    return expand_home(named) if named else user_cache_path("rethink-heads")
 
 
 def scene_generator(seed: int, split: str, index: int) -> np.random.Generator:

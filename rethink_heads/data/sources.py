@@ -7,10 +7,10 @@ import re
 import stat
 from pathlib import Path
 
-from rethink_heads.data.reading import cannot_read, is_file, is_folder, shown
 from rethink_heads.data.shapes import shapes_folder, shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import cannot_read, expand_home, is_file, is_folder, shown
 
 SHAPES = "shapes"
 
@@ -57,12 +57,11 @@ def resolve_split(source: str, split: str, generate: bool = True) -> tuple[Path,
 
 
 def _folder(source: str) -> Path:
+    root = expand_home(source)
     try:
-        root = Path(source).expanduser()
         if stat.S_ISDIR(os.stat(root).st_mode):
             return root
-    # The last where there is no such user's home.
-    except (FileNotFoundError, NotADirectoryError, RuntimeError):
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
         raise cannot_read(root, "data folder", error) from error

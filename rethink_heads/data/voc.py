@@ -28,12 +28,19 @@ from typing import Any
 
 from rethink_heads.data.coco_json import CONVERTED_FROM
 from rethink_heads.data.images import SUFFIXES, Size, true_size
-from rethink_heads.data.reading import cannot_read, is_file, is_folder, read_text, shown
 from rethink_heads.data.shapes import CACHE_VARIABLE, cache_folder
 from rethink_heads.data.voc_xml import VOC_CLASSES, VocImage, read_voc_xml
 from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
+from rethink_heads.input_files import (
+    LARGEST_LIST,
+    cannot_read,
+    is_file,
+    is_folder,
+    read_text,
+    shown,
+)
 from rethink_heads.locking import hold
 from rethink_heads.progress import ProgressReport
 
@@ -251,7 +258,7 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
 
 def _lines(path: Path) -> list[str]:
     """Lines of an image list that are not blank."""
-    lines = (line.strip() for line in read_text(path, "image list").splitlines())
+    lines = (line.strip() for line in read_text(path, "image list", LARGEST_LIST).splitlines())
     return [line for line in lines if line]
 
 

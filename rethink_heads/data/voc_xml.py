@@ -9,8 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from rethink_heads.data.coco_json import LARGEST_COORDINATE, parse_flag, text
-from rethink_heads.data.reading import LARGEST_TEXT, read_bytes, shown
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import LARGEST_LIST, read_bytes, shown
 
 VOC_CLASSES = (
     "aeroplane",
@@ -75,7 +75,7 @@ def read_voc_xml(path: Path) -> VocImage:
         UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
             with a box that is not four numbers.
     """
-    content = read_bytes(path, "annotation file", LARGEST_TEXT)
+    content = read_bytes(path, "annotation file", LARGEST_LIST)
     try:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:

@@ -191,16 +191,23 @@ def test_pgm_is_scaled_by_the_largest_value_that_it_states(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "lzw.tif"])
+@pytest.mark.parametrize("sides", [(30, 40), (30, 30)])
 def test_exif_orientation_is_applied_where_the_stated_size_is_the_upright_one(
-    tmp_path: Path, orientation: int, suffix: str
+    tmp_path: Path, orientation: int, name: str, sides: tuple[int, int]
 ) -> None:
-    path = tmp_path / f"a.{suffix}"
-    ramp = np.linspace(0, 255, 30 * 40 * 3).astype(np.uint8).reshape(30, 40, 3)
-    Image.fromarray(ramp).save(path, exif=exif(orientation))
-    with Image.open(path) as image:
-        stored = np.array(image)
-        viewed = np.array(ImageOps.exif_transpose(image))
+    path = tmp_path / name
+    image = Image.fromarray(
+        np.linspace(0, 255, 3600).astype(np.uint8)[: 3 * sides[0] * sides[1]].reshape(*sides, 3)
+    )
+    image.save(path, exif=exif(orientation), compression="tiff_lzw" if name == "lzw.tif" else None)
+    if (
+        path.suffix != ".tif"
+    ):  # Pillow turns these itself; as they are lossless they are what was saved.
+        image = Image.open(path)
+    stored = np.array(image)
+    image.getexif()[0x0112] = orientation
+    viewed = np.array(ImageOps.exif_transpose(image))
     height, width = viewed.shape[:2]
     np.testing.assert_array_equal(read_image(path, (width, height), ANNOTATIONS), viewed)
     assert true_size(path, (1, 1)) == (width, height)

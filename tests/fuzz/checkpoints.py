@@ -65,50 +65,12 @@ def dumped(content: Any) -> bytes:
 
 def numbers(state: Any) -> Any:
     """Tensors as what can be compared and printed."""
-    return {
-        name: (str(value.dtype), value.numpy().tobytes()) for name, value in sorted(state.items())
+    dense = {
+        name: value.reshape(-1) for name, value in sorted(state.items()) if not value.is_sparse
     }
-
-
-def check_own(case: Case) -> None:
-    """A run whose detector or settings were damaged: the same weights, or a refusal."""
-    folder = write_run(case.folder / "run")
-    path = folder / "checkpoints" / "detector.pt"
-    data = path.read_bytes()
-    way = case.random.choice(["flip", "flip", "cut", "replaced", "settings", "whole"])
-    case.input = f"own detector {way}"
-    expected: list[Any] = [REFUSED]
-    if way == "flip":
-        place = case.random.randrange(len(data))
-        changed = bytearray(data)
-        changed[place] ^= 1 << case.random.randrange(8)
-        case.input += f" at byte {place} of {len(data)}"
-        path.write_bytes(changed)
-        expected = [small_state(), REFUSED]
-    elif way == "cut":
-        path.write_bytes(data[: case.random.randrange(len(data))])
-    elif way == "replaced":
-        stuff = [
-            b"",
-            b"text",
-            b"PK\x03\x04" * 99,
-            dumped({}),
-            dumped([1]),
-            dumped({"state": {}, "class_names": [], "config": {}}),
-        ]
-        path.write_bytes(case.random.choice(stuff))
-    elif way == "settings":
-        old, new = case.random.choice(
-            [("head: fc", "head: conv"), ("fc_width: 8", "fc_width: 1000000000"), ("fc_width: 8", "fc_width: 16"),
-             ("fpn_channels: 4", "fpn_channels: 8"), ("backbone: tiny", "backbone: resnet18")]
-        )  # fmt: skip
-        text = (folder / "config.yaml").read_text()
-        case.input += f" {new}"
-        (folder / "config.yaml").write_text(text.replace(old, new))
-    else:
-        expected = [small_state()]
-    found = case.read(lambda: numbers(Run.open(folder).load().state_dict()))
-    case.judge(found, *expected)
+    return {
+        name: (str(v.dtype), v.view(torch.uint8).numpy().tobytes()) for name, v in dense.items()
+    }
 
 
 @functools.cache
@@ -117,60 +79,79 @@ def small_state() -> Any:
         return numbers(Run.open(write_run(Path(folder))).load().state_dict())
 
 
+def check_own(case: Case) -> None:
+    """A run whose detector or settings were damaged: the same weights, or a refusal."""
+    folder = write_run(case.folder / "run")
+    path, settings = folder / "checkpoints" / "detector.pt", folder / "config.yaml"
+    data = path.read_bytes()
+    way = case.pick(["flip", "flip", "cut", "replaced", "settings", "whole"])
+    case.input = f"own detector {way}"
+    if way == "flip":
+        place = case.random.randrange(len(data))
+        case.input += f" at byte {place} of {len(data)}"
+        changed = bytearray(data)
+        changed[place] ^= 1 << case.random.randrange(8)
+        path.write_bytes(changed)
+    elif way == "cut":
+        path.write_bytes(data[: case.random.randrange(len(data))])
+    elif way == "replaced":
+        empty = {"state": {}, "class_names": [], "config": {}}
+        others = [b"", b"text", b"PK\x03\x04" * 99, *map(dumped, ({}, [1], empty))]
+        path.write_bytes(case.pick(others))
+    elif way == "settings":
+        pairs = {
+            "head: fc": ["head: conv"],
+            "fc_width: 8": ["fc_width: 1000000000", "fc_width: 16"],
+        }
+        pairs |= {"fpn_channels: 4": ["fpn_channels: 8"], "backbone: tiny": ["backbone: resnet18"]}
+        old = case.pick(list(pairs))
+        new = case.pick(pairs[old])
+        case.input += f" {new}"
+        settings.write_text(settings.read_text().replace(old, new))
+    found = case.read(lambda: numbers(Run.open(folder).load().state_dict()))
+    same = [small_state()] if way in ("flip", "whole") else []
+    case.judge(found, *same, *([REFUSED] if way != "whole" else []))
+
+
 def check_foreign(case: Case) -> None:
     """Weights under the names and wrappers that people save them in."""
+    kind = case.pick([torch.float32, torch.float16, torch.bfloat16, torch.float64])
     state = {
         CLASS_WEIGHT: torch.arange(12.0).reshape(4, 3),
-        "roi_heads.box_predictor.cls_score.bias": torch.tensor([1.5, -2.0, 0.0, 9.0]).to(
-            case.random.choice([torch.float32, torch.float16, torch.bfloat16, torch.float64])
-        ),
+        "roi_heads.box_predictor.cls_score.bias": torch.tensor([1.5, -2.0, 0.0, 9.0]).to(kind),
         "backbone.bn.num_batches_tracked": torch.tensor(7),
     }
-    expected = {name: (str(v.dtype), v.tolist()) for name, v in state.items()}
-    prefix = case.random.choice(["", "", "module."])
+    prefix = case.pick(["", "", "module."])
     named = {prefix + name: value for name, value in state.items()}
     wrappers = ["", "model", "state_dict", "model_state_dict", "ema", "model_ema", "net", "weights"]
-    wrapper = case.random.choice(wrappers)
-    beside = case.random.choice(
-        [{}, {"epoch": 3}, {"optimizer": {"state": {0: torch.ones(2)}}, "note": None}]
-    )
+    wrapper = case.pick(wrappers)
+    training = {"optimizer": {"state": {0: torch.ones(2)}}, "note": None}
+    beside = case.pick([{}, {"epoch": 3}, training])
     content: Any = {wrapper: named, **beside} if wrapper else named
-    if wrapper == "ema" and case.random.random() < 0.5:
+    if wrapper == "ema" and case.chance(0.5):
         content = {"ema": {"module": named, "updates": 3}}
-    way = case.random.choice(["whole", "whole", "bytes", "model", "spoiled"])
+    way = case.pick(["whole", "whole", "bytes", "model", "spoiled"])
     case.input = f"foreign {way}: under {wrapper!r}, prefix {prefix!r}, beside {list(beside)}"
     if way == "model":
         content = torch.nn.Linear(2, 2)
     if way == "spoiled":
-        content = case.random.choice(
-            [
-                [],
-                None,
-                5,
-                {},
-                {"model": None},
-                {1: torch.ones(1)},
-                {"a": {"b": {"c": 1}}},
-                "x",
-                {"model": {"w": torch.ones(1).to_sparse()}},
-            ]
-        )
+        trees = [{}, {"model": None}, {1: torch.ones(1)}, {"a": {"b": {"c": 1}}}]
+        content = case.pick([[], None, 5, "x", *trees, {"model": {"w": torch.ones(1).to_sparse()}}])
         case.input += f" {content!r}"
     data = dumped(content)
-    path = case.folder / case.random.choice(["weights.pth", "weights.pt", "weights.pkl", "weights"])
+    path = case.folder / case.pick(["weights.pth", "weights.pt", "weights.pkl", "weights"])
     path.write_bytes(broken(case, data) if way == "bytes" else data)
-    reader = case.random.choice([read_checkpoint, read_weights])
+    reader = case.pick([read_checkpoint, read_weights])
 
     def taken() -> Any:
         found = reader(path)
-        weights = found[0] if isinstance(found, tuple) else found.state
-        return {name: (str(v.dtype), v.tolist()) for name, v in weights.items() if not v.is_sparse}
+        return numbers(found[0] if isinstance(found, tuple) else found.state)
 
     found = case.read(taken)
     if way == "whole":
         # Of wrappers that are not known, the keys that are there are named.
         known = wrapper in ("", "model", "state_dict")
-        case.judge(found, expected, *([] if known else [REFUSED]), names=[wrapper])
+        case.judge(found, numbers(state), *([] if known else [REFUSED]), names=[wrapper])
     elif way == "model" or (way == "spoiled" and "sparse" not in repr(content)):
         case.judge(found, REFUSED, names=[path.name])
 
@@ -196,7 +177,7 @@ def harmful(case: Case) -> tuple[str, bytes]:
         "lie.safetensors": struct.pack("<Q", 70)
         + b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(74),
     }  # fmt: skip
-    name = case.random.choice(list(files))
+    name = case.pick(list(files))
     return name, files[name]
 
 
@@ -205,7 +186,7 @@ def check_harmful(case: Case) -> None:
     name, data = harmful(case)
     case.input = f"harmful {name}"
     path = case.folder / name
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         data = broken(case, data)
     path.write_bytes(data)
     case.read(
@@ -217,4 +198,4 @@ def check_harmful(case: Case) -> None:
 
 def check(case: Case) -> None:
     """One of the kinds of checkpoints."""
-    case.random.choice([check_own, check_foreign, check_harmful])(case)
+    case.pick([check_own, check_foreign, check_harmful])(case)

@@ -21,17 +21,8 @@ from tests.tiny_coco import write_coco
 
 HERE = "FOLDER"
 DATA = ["--run", f"{HERE}/run", "--data", f"{HERE}/data", "--device", "cpu", "--seed", "3"]
-MEASURED = [
-    *DATA,
-    "--max-images",
-    "1",
-    "--objects-per-image",
-    "1",
-    "--grid-steps",
-    "3",
-    "--proposals-per-object",
-    "20",
-]
+FEW = "--max-images 1 --objects-per-image 1 --grid-steps 3 --proposals-per-object 20"
+MEASURED = [*DATA, *FEW.split()]
 GOOD = {
     "evaluate": ["evaluate", *DATA, "--max-images", "2", "--memory-mb", "64", "--error-iou", "0.5", "--errors"],
     "correlate": ["correlate", *MEASURED, "--precision", "float32"],
@@ -50,22 +41,15 @@ COMPARED = ("evaluate", "correlate", "describe")
 DIGITS = ["9" * 400, "-" + "9" * 400, "9" * 5000]
 NO_COUNT = ["0", "-1", "abc", "", "1.5", "nan", "inf", "1e3", "0x10", "½", "\udcff", *DIGITS]
 NO_NAME = ["zork", "", "x" * 9999, "\udcff", "\x1b[31m", "fc,conv", "../..", "é"]
-NO_PATH = [
-    "/nowhere",
-    "x" * 300,
-    "x/" * 3000,
-    "\udcff",
-    "\x1b[31m",
-    f"{HERE}/data/val/1.png/x",
-    "~nobody/x",
-]
+NO_PATH = ["/nowhere", "x" * 300, "x/" * 3000, "\udcff", "\x1b[31m", "~nobody/x"]
+NO_PATH += [f"{HERE}/data/val/1.png/x"]
 BAD = {
     **dict.fromkeys(("--max-images", "--objects-per-image", "--memory-mb", "--devices", "--classes"), NO_COUNT),
     "--proposals-per-object": NO_COUNT,
     "--grid-steps": [*NO_COUNT, "2", "4", "9999", str(10**12 + 1)],
     "--seed": [*NO_COUNT[1:], str(2**32)],
     "--error-iou": ["0", "1.5", "-1", "nan", "abc", *DIGITS[1:]],
-    "--frame": ["64", "0x0", "axb", "64x", "1x1", "9999999x9999999", f"64x{DIGITS[0]}", "²x²", "-1x5"],
+    "--frame": ["64", "0x0", "axb", "64x", "9999999x9999999", f"64x{DIGITS[0]}", "²x²", "-1x5"],
     **dict.fromkeys(("--device", "--precision", "--head", "--split", "--layout", "--preset"), NO_NAME),
     **dict.fromkeys(("--run", "--data", "--annotations", "--images", "--class-map", "--model"), NO_PATH),
 }  # fmt: skip
@@ -88,41 +72,35 @@ class Ended(NamedTuple):
 
 def run(words: list[str], folder: Path, output: str | None = "utf-8") -> Ended:
     """Run the command line in this process as the shell would, in a folder of its own."""
-    raw = io.BytesIO()
-    encoding = output if output not in (None, "BROKEN") else "utf-8"
-    out = None if output is None else io.TextIOWrapper(raw, encoding)
+    raw, encoding = io.BytesIO(), "utf-8" if output in (None, "BROKEN") else output
+    out: io.TextIOWrapper | None = io.TextIOWrapper(raw, encoding)
+    kept = out
     if output == "BROKEN":
         reading, writing = os.pipe()
         os.close(reading)
         out = os.fdopen(writing, "w", encoding="utf-8")
+    elif output is None:
+        out = None
     err = io.TextIOWrapper(io.BytesIO(), encoding, errors="backslashreplace")
-    before = Path.cwd()
+    cache = {"RETHINK_HEADS_CACHE": str(folder / "cache"), "HOME": str(folder), "COLUMNS": "200"}
     # Handlers of the last command write to what is closed by now.
     logging.getLogger().handlers.clear()
-    environment = {
-        "RETHINK_HEADS_CACHE": str(folder / "cache"),
-        "HOME": str(folder),
-        "COLUMNS": "200",
-    }
     with (
         mock.patch.object(sys, "argv", ["rethink-heads", *words]),
         mock.patch.multiple(sys, stdout=out, stderr=err),
-        mock.patch.dict(os.environ, environment),
+        mock.patch.dict(os.environ, cache),
+        contextlib.chdir(folder),
     ):
-        os.chdir(folder)
         try:
             main()
             code = 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        finally:
-            os.chdir(before)
-            if out is not None and output != "BROKEN":
-                out.flush()
-            elif out is not None:
-                with contextlib.suppress(BrokenPipeError, ValueError):
-                    out.close()
-            err.flush()
+    if output == "BROKEN":
+        with contextlib.suppress(BrokenPipeError, ValueError):
+            out.close()
+    kept.flush()
+    err.flush()
     text = err.buffer.getvalue().decode(encoding, "replace")  # type: ignore[attr-defined]
     return Ended(code, raw.getvalue().decode(encoding, "replace"), text)
 
@@ -156,46 +134,37 @@ def changed(case: Case, name: str) -> tuple[list[str], bool, str | None]:
     """A command line with a mistake or in other words, whether it must be refused, and the output's encoding."""
     words = list(GOOD[name])
     options = [place for place, word in enumerate(words) if word in BAD]
-    way = case.random.choice(
-        ["value", "value", "value", "override", "output", "words", "lost", "add"]
-    )
+    way = case.pick(["value", "value", "value", "override", "output", "words", "lost", "add"])
     if way == "value" and options:
-        place = case.random.choice(options)
-        words[place + 1] = case.random.choice(BAD[words[place]])
+        place = case.pick(options)
+        words[place + 1] = case.pick(BAD[words[place]])
         # train makes its folders, and prepares a run of any name.
-        may = name in ("train", "sweep", "import", "export", "figures") and words[place] in (
-            "--run",
-            "--output",
-            "--data",
-        )
-        return words, not may, "utf-8"
+        makes = name in ("train", "sweep", "import", "export", "figures")
+        return words, not (makes and words[place] in ("--run", "--output", "--data")), "utf-8"
     if way == "override":
         takes = name in ("describe", "train", "import", "sweep")
-        return [*words, case.random.choice(OVERRIDES)], takes, "utf-8"
+        return [*words, case.pick(OVERRIDES)], takes, "utf-8"
     if way == "words":
         # The same in another order and spelling.
         pairs = [words[place : place + 2] for place in options]
-        rest = [
-            w for place, w in enumerate(words) if place not in options and place - 1 not in options
-        ]
+        rest = [w for n, w in enumerate(words) if n not in options and n - 1 not in options]
         case.random.shuffle(pairs)
-        joined = [["=".join(pair)] if case.random.random() < 0.5 else pair for pair in pairs]
+        joined = [["=".join(pair)] if case.chance(0.5) else pair for pair in pairs]
         return [*rest, *(word for pair in joined for word in pair)], False, "utf-8"
     if way == "lost" and options:
         # Without --run the demo would be trained.
-        place = case.random.choice([place for place in options if words[place] != "--run"] or [0])
+        place = case.pick([place for place in options if words[place] != "--run"] or [0])
         return words[:place] + words[place + 2 :], False, "utf-8"
     if way == "add":
-        option = case.random.choice(
-            ["--zork", "-x", "--max-images", "--help", "--version", "--json=1", *BAD]
-        )
+        more = ["--zork", "-x", "--max-images", "--help", "--version", "--json=1"]
+        option = case.pick([*more, *BAD])
         return [*words, option], option != "--help", "utf-8"
-    return words, False, case.random.choice(OUTPUTS)
+    return words, False, case.pick(OUTPUTS)
 
 
 def check(case: Case) -> None:
     """Run a command line: it ends with code 0 or 2, a line or two of words, and the right numbers."""
-    name = case.random.choice(list(GOOD))
+    name = case.pick(list(GOOD))
     words, refused, output = changed(case, name)
     as_json = name in COMPARED
     case.input = f"{name}: {' '.join(shortened(word, 60) for word in words[1:])}, output {output}"

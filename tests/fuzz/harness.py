@@ -17,9 +17,9 @@ import os
 import random
 import re
 import resource
+import signal
 import sys
 import tempfile
-import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -27,25 +27,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from rethink_heads.errors import UserError
 
-KINDS = {
-    "coco": 60,
-    "voc": 30,
-    "settings": 60,
-    "checkpoints": 16,
-    "command_lines": 12,
-    "images": 120,
-}
+KINDS = dict(coco=60, voc=30, settings=60, checkpoints=16, command_lines=12, images=120)
 """Kind (a module beside this one, with a function ``check``) -> cases in an ordinary run of the tests."""
 
 CPU_SECONDS = 10
 # Other work on the machine is no fault of the product's.
 WALL_SECONDS = 90
 MEMORY = 2**30
-LONGEST_MESSAGE = 1500
+LONGEST_MESSAGE = 600
 REFUSED = "refused"
 
 
@@ -66,7 +57,7 @@ class Case:
     """One input and what may come of it.
 
     Attributes:
-        random, numbers: decided by kind and seed.
+        random: decided by kind and seed.
         folder: empty, removed afterwards.
         input: what was generated, for the report.
         announce: takes the input before the product does, which may not come back.
@@ -74,10 +65,17 @@ class Case:
 
     def __init__(self, kind: str, seed: int, folder: Path) -> None:
         self.random = random.Random(f"{kind} {seed}")
-        self.numbers = np.random.default_rng(self.random.getrandbits(64))
         self.folder = folder
         self.input = ""
         self.announce: Callable[[str], None] = lambda text: None
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        """One of the options."""
+        return self.random.choice(options)
+
+    def chance(self, of: float) -> bool:
+        """Whether something happens whose probability is ``of``."""
+        return self.random.random() < of
 
     def read(self, call: Callable[[], Any]) -> Any:
         """What a call returns, or its UserError, which must be a few lines that can be printed anywhere."""
@@ -96,14 +94,12 @@ class Case:
     def judge(self, found: Any, *allowed: Any, names: Sequence[str] = ()) -> None:
         """Raise WrongError unless ``found`` is one of the values allowed; a refusal must contain ``names``."""
         if isinstance(found, UserError):
-            if REFUSED not in [each for each in allowed if isinstance(each, str)]:
+            if not any(value is REFUSED for value in allowed):
                 raise WrongError(f"refused what is good: {found}")
             missing = [name for name in names if name not in str(found)]
             if missing:
                 raise WrongError(f"the sentence does not name {missing[0]!r}: {found}")
-        elif not any(
-            found == value for value in allowed if not (isinstance(value, str) and value == REFUSED)
-        ):
+        elif not any(found == value for value in allowed if value is not REFUSED):
             said = "must be refused" if allowed == (REFUSED,) else f"right: {shortened(allowed)}"
             raise WrongError(f"taken for another thing; {said}; found: {shortened(found)}")
 
@@ -122,8 +118,8 @@ def check_message(text: str) -> None:
         raise WrongError(f"a message that cannot be printed: {shortened(text)}")
 
 
-def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure | None:
-    """Run a case in this process; None where it passes."""
+def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Failure | None, str]:
+    """Run a case in this process: its failure, None where it passes, and its input."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         case = Case(kind, seed, Path(folder))
         case.announce = announce
@@ -132,112 +128,93 @@ def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> Failure |
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            traceback_text = "".join(traceback.format_exception(error)[-30:])
-            if not isinstance(error, WrongError):
-                frame = traceback.extract_tb(error.__traceback__)[-1]
-                place = f"{Path(frame.filename).name}:{frame.lineno}"
-                own = re.findall(r'File ".*?/(rethink_heads/\S+\.py)", line (\d+)', traceback_text)
-                where = ":".join(own[-1]) if own else "the campaign itself"
-                cause = f"traceback: {type(error).__name__} in {place}, from {where}"
+            if isinstance(error, WrongError):
+                what = re.sub("[0-9]+", "_", re.split("[:;]", str(error))[0])[:80]
+                cause = f"{what}; input: {brief(case.input)}"
             else:
-                what = re.split("[:;]", str(error))[0]
-                cause = f"{re.sub(r'[0-9]+', '_', what)[:80]}; input: {' '.join(case.input.split()[:3])}"
+                frames = traceback.extract_tb(error.__traceback__)[-30:]
+                own = [each for each in frames if "/rethink_heads/" in each.filename] or frames
+                cause = (
+                    f"traceback: {type(error).__name__} from {own[-1].filename}:{own[-1].lineno}"
+                )
             outcome = f"{type(error).__name__}: {error}".replace(folder, "FOLDER")
-            return Failure(seed, cause, case.input, outcome)
-    return None
+            return Failure(seed, cause, case.input, outcome), case.input
+    return None, case.input
 
 
 def serve(connection: Connection, kind: str) -> None:
-    """Run the cases whose seeds are received, in a process of its own."""
+    """Run the cases whose seeds are received, in a process of its own, which one that takes too long ends."""
     import torch
 
     torch.set_num_threads(1)
-    # A backstop below the watching, which needs a moment.
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if sys.platform == "linux" else 0
-    if pages:
-        limit = pages * resource.getpagesize() + 12 * MEMORY
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    unit = 1024 if sys.platform == "linux" else 1
+    if sys.platform == "linux":
+        # Far above what a case may take: a backstop for the machine.
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (limit + 12 * MEMORY,) * 2)
     with open(os.devnull, "w") as nowhere:
         sys.stderr = sys.stdout = nowhere
         while True:
-            connection.send(run_case(kind, connection.recv(), connection.send))
-
-
-class Worker:
-    """A process that runs cases of a kind, replaced when it had to be killed."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._start()
-
-    def _start(self) -> None:
-        # A fork of a server that has imported everything once.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.kind), daemon=True)
-        self.process.start()
-        theirs.close()
-        # The first imports are not a case's.
-        self._first = True
-
-    def run(self, seed: int) -> Failure | None:
-        """Run a case; what takes too long or too much, or dies, is a failure."""
-        self.connection.send(seed)
-        cpu, memory = self._used()
-        start = time.monotonic()
-        reason = said = ""
-        try:
-            while True:
-                if self.connection.poll(0.02):
-                    found: Failure | str | None = self.connection.recv()
-                    if not isinstance(found, str):
-                        self._first = False
-                        return found
-                    said = found
-                seconds, size = (
-                    now - then for now, then in zip(self._used(), (cpu, memory), strict=True)
+            seed = connection.recv()
+            if sys.platform == "linux":
+                Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+            found, said = run_case(kind, seed, connection.send)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
+            if found is None and taken > MEMORY:
+                found = Failure(
+                    seed,
+                    f"memory: over 1 GiB; input: {brief(said)}",
+                    said,
+                    f"{taken / 2**20:.0f} MiB",
                 )
-                if (
-                    seconds > CPU_SECONDS + 10 * self._first
-                    or time.monotonic() - start > WALL_SECONDS
-                ):
-                    reason = f"hang: over {CPU_SECONDS} s"
-                elif size > MEMORY + MEMORY // 2 * self._first:
-                    reason = "memory: over 1 GiB"
-                if reason:
-                    break
-        except (EOFError, OSError):
-            self.process.join(5)
-            reason = f"the process died ({self.process.exitcode})"
-        self.close()
-        self._start()
-        return Failure(seed, f"{reason}; input: {' '.join(said.split()[:3])}", said, reason)
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-    def _used(self) -> tuple[float, float]:
-        """CPU seconds and resident bytes of the process; zeros where the system does not tell."""
-        try:
-            text = Path(f"/proc/{self.process.pid}/stat").read_text()
-        except OSError:
-            return 0.0, 0.0
-        fields = text.rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK"), int(fields[21]) * resource.getpagesize()
+            connection.send(found)
 
 
 def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
-    """Run cases of a kind and return those that fail."""
-    worker = Worker(kind)
-    try:
-        return [failure for seed in seeds if (failure := worker.run(seed)) is not None]
-    finally:
-        worker.close()
+    """Run cases of a kind in a process, a new one where a case ended the last, and return those that fail."""
+    # A fork of a server that has imported everything once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
+    found: list[Failure] = []
+    process = None
+    for seed in seeds:
+        if process is None:
+            connection, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, kind), daemon=True)
+            process.start()
+            theirs.close()
+        said, reason = "", f"hang: over {WALL_SECONDS} s"
+        connection.send(seed)
+        try:
+            while connection.poll(WALL_SECONDS):
+                answer = connection.recv()
+                if not isinstance(answer, str):
+                    reason = ""
+                    found += [answer] * (answer is not None)
+                    break
+                said = answer
+        except (EOFError, OSError):
+            process.join(5)
+            reason = f"the process died ({process.exitcode})"
+            if process.exitcode == -signal.SIGPROF:
+                reason = f"hang: over {CPU_SECONDS} s of CPU"
+        if reason:
+            found.append(Failure(seed, f"{reason}; input: {brief(said)}", said, reason))
+            process.kill()
+            process.join()
+            process = None
+    if process is not None:
+        process.kill()
+        process.join()
+    return found
+
+
+def brief(text: str) -> str:
+    """What inputs of the same kind begin with."""
+    return " ".join(text.split()[:3])
 
 
 def report(kind: str, found: Sequence[Failure], count: int) -> str:

@@ -15,25 +15,25 @@ from rethink_heads.data.coco import CocoDataset
 from tests.fuzz.coco import broken
 from tests.fuzz.harness import REFUSED, Case, WrongError
 
-# Modes that come back to the bit, by what is meant to be read; None: of a format that need not be read.
-LOSSLESS = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "webp": "WEBP", "jpg": "JPEG"}
+# What is read, without loss but for JPEG; what need not be read; what must be refused by name.
+READ = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "webp": "WEBP", "jpg": "JPEG"}
 OTHERS = {"ppm": "PPM", "tga": "TGA", "pcx": "PCX", "sgi": "SGI", "jp2": "JPEG2000", "ico": "ICO"}
 UNREADABLE = {"avif": "AVIF", "dds": "DDS", "blp": "BLP", "eps": "EPS"}
 MODES = {
-    "PNG": ["RGB", "RGBA", "L", "LA", "P", "1"],
-    "BMP": ["RGB", "L", "P", "1"],
-    "TIFF": ["RGB", "RGBA", "L", "P", "1"],
-    "GIF": ["P", "L"],
-    "WEBP": ["RGB", "RGBA"],
-    "JPEG": ["RGB", "L"],
-    "BLP": ["P"],
+    **{"PNG": ["RGB", "RGBA", "L", "LA", "P", "1"], "TIFF": ["RGB", "RGBA", "L", "P", "1"]},
+    **{
+        "BMP": ["RGB", "L", "P", "1"],
+        "GIF": ["P", "L"],
+        "WEBP": ["RGB", "RGBA"],
+        "JPEG": ["RGB", "L"],
+    },
 }
 SIDES = [(1, 1), (1, 300), (300, 1), (17, 13), (64, 48), (33, 64), (20_000, 1), (1, 20_000)]
 FAR = 13_000
 ORIENTATION = 0x0112
 
 
-def picture(case: Case, width: int, height: int) -> np.ndarray:
+def picture(width: int, height: int) -> np.ndarray:
     """Smooth RGB (H, W, 3) with four corners of other colours, so that turning and losses can be told apart."""
     y, x = np.mgrid[0:height, 0:width]
     x, y = x / max(width - 1, 1), y / max(height - 1, 1)
@@ -41,7 +41,7 @@ def picture(case: Case, width: int, height: int) -> np.ndarray:
     return np.stack(channels, axis=2).astype(np.uint8)
 
 
-def seen(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
+def seen(image: Image.Image) -> np.ndarray:
     """RGB (H, W, 3) that an 8-bit image of a mode shows, by its own values."""
     values = np.asarray(image)
     if image.mode == "P":
@@ -55,33 +55,31 @@ def seen(image: Image.Image, pixels: np.ndarray) -> np.ndarray:
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     stream = io.BytesIO()
-    if kind in ("WEBP",):
-        options["lossless"] = options["exact"] = True
+    if kind == "WEBP":
+        options |= {"lossless": True, "exact": True}
     if kind == "JPEG":
         options |= {"quality": 95, "subsampling": 0}
     image.save(stream, format=kind, **options)
     return stream.getvalue()
 
 
-def of_depth(case: Case) -> tuple[bytes, str, np.ndarray]:
-    """A grey image of more than 8 bits: its bytes, suffix and what it shows (H, W, 3)."""
-    width, height = 40, 30
-    grey = picture(case, width, height)[..., 1]
+def check_depth(case: Case) -> None:
+    """A grey image of more than 8 bits: its high bytes, or a refusal."""
+    grey = picture(40, 30)[..., 1]
     ramp = grey.astype(np.float64) / 255
-    what = case.random.choice(
-        ["16 bits", "12 of 16 bits", "int32", "float", "float 0 to 1", "PGM 16", "negative"]
-    )
+    most = {"16 bits": 65535, "12 of 16 bits": 4095, "PGM 16": 65535}
+    scale = {"int32": 60_000, "float": 255, "float 0 to 1": 1, "negative": -3e9}
+    what = case.pick([*most, *scale])
     case.input = f"depth: {what}"
-    if what in ("16 bits", "12 of 16 bits", "PGM 16"):
-        most = 4095 if what.startswith("12") else 65535
-        image = Image.fromarray(np.round(ramp * most).astype(np.uint16))
-        kind = "PPM" if what.startswith("PGM") else case.random.choice(["PNG", "TIFF"])
+    if what in most:
+        image = Image.fromarray(np.round(ramp * most[what]).astype(np.uint16))
+        kind = "PPM" if what == "PGM 16" else case.pick(["PNG", "TIFF"])
     else:
-        scale = {"int32": 60_000, "float": 255, "float 0 to 1": 1, "negative": -3e9}[what]
         dtype = np.int32 if what == "int32" else np.float32
-        image, kind = Image.fromarray((ramp * scale).astype(dtype)), "TIFF"
+        image, kind = Image.fromarray((ramp * scale[what]).astype(dtype)), "TIFF"
     suffix = {"PNG": "png", "TIFF": "tif", "PPM": "pgm"}[kind]
-    return saved(image, kind), suffix, np.repeat(grey[..., None], 3, axis=2)
+    shown = np.repeat(grey[..., None], 3, axis=2)
+    agree(case, read(case, saved(image, kind), suffix, (40, 30)), [shown], True, 2)
 
 
 def declared(kind: str, data: bytes, width: int, height: int) -> bytes:
@@ -102,9 +100,8 @@ def declared(kind: str, data: bytes, width: int, height: int) -> bytes:
         return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
     # TIFF: the values of the tags 256 and 257.
     changed, start = bytearray(data), struct.unpack("<I", data[4:8])[0]
-    for entry in range(
-        start + 2, start + 2 + 12 * struct.unpack("<H", data[start : start + 2])[0], 12
-    ):
+    count = struct.unpack("<H", data[start : start + 2])[0]
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
         tag = struct.unpack("<H", data[entry : entry + 2])[0]
         if tag in (256, 257):
             side = width if tag == 256 else height
@@ -119,9 +116,8 @@ def read(case: Case, data: bytes, suffix: str, size: tuple[int, int]) -> Any:
     box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}
     content = {"images": [image], "annotations": [box], "categories": [{"id": 1, "name": "a"}]}
     (case.folder / "a.json").write_text(json.dumps(content))
-    return case.read(
-        lambda: CocoDataset(case.folder / "a.json", case.folder)[0].image.permute(1, 2, 0).numpy()
-    )
+    dataset = lambda: CocoDataset(case.folder / "a.json", case.folder)  # noqa: E731
+    return case.read(lambda: dataset()[0].image.permute(1, 2, 0).numpy())
 
 
 def agree(
@@ -142,146 +138,109 @@ def agree(
         )
 
 
-def check(case: Case) -> None:
-    """Read one image: its pixels by an independent account, or a refusal."""
-    ways = [
-        "whole",
-        "whole",
-        "depth",
-        "turned",
-        "cut",
-        "bytes",
-        "declared",
-        "stated",
-        "colours",
-        "other",
-        "unreadable",
-    ]
-    way = case.random.choice(ways)
-    suffix, kind = case.random.choice(list(LOSSLESS.items()))
-    mode = case.random.choice(MODES[kind])
-    width, height = case.random.choice(SIDES[:-2] if kind == "WEBP" else SIDES)
+def check_whole(case: Case) -> None:
+    """A file of a kind that is read: whole, cut, broken, or with another size than stated."""
+    suffix, kind = case.pick(list(READ.items()))
+    mode = case.pick(MODES[kind])
+    size = width, height = case.pick(SIDES[:-2] if kind == "WEBP" else SIDES)
+    way = case.pick(["whole", "whole", "cut", "bytes", "stated"])
     case.input = f"{way}: {kind} {mode} {width}x{height}"
     # A JPEG's smallest part is 8 x 8, and its colours lose a little.
     most = 12 if kind == "JPEG" else 0
-    pixels = picture(case, width, height)
-    image = Image.fromarray(pixels).convert(mode)
-    right = seen(image, pixels)
-    size = (width, height)
+    image = Image.fromarray(picture(width, height)).convert(mode)
+    right = seen(image)
+    packed = case.pick([{}, {"compression": "tiff_lzw"}]) if kind == "TIFF" else {}
+    data = saved(image, kind, **packed)
     if way == "whole":
-        options = (
-            {"compression": case.random.choice([None, "tiff_lzw", "jpeg"])}
-            if kind == "TIFF"
-            else {}
-        )
-        if options.get("compression") == "jpeg":
-            options = {}
-        data = saved(image, kind, **options) + case.random.choice([b"", b"", b"\0trailing"])
-        if case.random.random() < 0.2:
-            suffix = case.random.choice(["dat", "JPG", "png", "jpeg"])
-            case.input += f" called .{suffix}"
+        suffix = case.pick([suffix] * 16 + ["dat", "JPG", "png", "jpeg"])
+        case.input += f" called .{suffix}"
+        found = read(case, data + case.pick([b"", b"", b"\0trailing"]), suffix, size)
         # What is thin as a thread may be refused.
-        thin = max(size) > 64 * min(size)
-        agree(case, read(case, data, suffix, size), [right], thin, most)
-    elif way == "depth":
-        data, suffix, right = of_depth(case)
-        agree(case, read(case, data, suffix, (40, 30)), [right], True, 2)
-    elif way == "turned":
-        check_turned(case)
+        agree(case, found, [right], max(size) > 64 * min(size), most)
     elif way == "cut":
         # Shorter by at least a third; of the rest something would be missing in the picture, too.
-        data = saved(image, kind)
-        data = data[: case.random.randrange(max(2 * len(data) // 3, 1))]
-        found = read(case, data, suffix, size)
+        found = read(case, data[: case.random.randrange(max(2 * len(data) // 3, 1))], suffix, size)
         whole_before = kind in ("GIF", "PNG", "TIFF") and not isinstance(found, Exception)
         agree(case, found, [right] if whole_before else [], True, most)
     elif way == "bytes":
-        found = read(case, broken(case, saved(image, kind)), suffix, size)
+        found = read(case, broken(case, data), suffix, size)
         if not isinstance(found, Exception) and found.shape != right.shape:
             raise WrongError(f"another size than stated: {found.shape}")
-    elif way == "declared":
-        kind = case.random.choice(["PNG", "GIF", "BMP", "JPEG", "TIFF"])
-        suffix = kind.lower()
-        sides = case.random.choice([(FAR, FAR), (60_000, 60_000), (65_000, 3), (FAR, FAR - 1)])
-        case.input += f"; {kind} that declares {sides[0]}x{sides[1]}"
-        data = declared(
-            kind,
-            saved(Image.fromarray(picture(case, 64, 48)).convert(MODES[kind][0]), kind),
-            *sides,
-        )
-        stated = case.random.choice([sides, (64, 48), (192, 192)])
-        case.input += f", stated {stated[0]}x{stated[1]}"
-        # A GIF of few bytes may have as many pixels of one colour.
-        found = read(case, data, suffix, stated)
-        if not isinstance(found, Exception) and (kind not in ("GIF", "TIFF") or stated != sides):
-            raise WrongError(f"a size that it has not: {found.shape}")
-    elif way == "stated":
-        stated = case.random.choice(
-            [(width + 1, height), (width, height + 2), (0, 0), (-width, height), (10**9, 10**9)]
-        )
-        case.input += f", stated {stated[0]}x{stated[1]}"
-        case.judge(read(case, saved(image, kind), suffix, stated), REFUSED)
-    elif way == "colours":
-        kind, mode = case.random.choice(
-            [("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")]
-        )
-        case.input = f"colours: {kind} {mode}"
-        image = Image.fromarray(picture(case, 64, 48))
-        image = image if mode == "LAB" else image.convert(mode)
-        if mode == "LAB":
-            image = Image.frombytes("LAB", (64, 48), np.asarray(image).tobytes())
-        found = read(case, saved(image, kind), kind.lower(), (64, 48))
-        agree(case, found, [] if mode == "LAB" else [picture(case, 64, 48)], True, 40)
     else:
-        suffix, kind = case.random.choice(list((OTHERS if way == "other" else UNREADABLE).items()))
-        width, height = (64, 48) if kind != "ICO" else (32, 32)
-        case.input = f"{way}: {kind}"
-        image = Image.fromarray(picture(case, width, height)).convert(
-            "P" if kind == "BLP" else "RGB"
-        )
-        suffix = case.random.choice([suffix, "png", "jpg"]) if way == "unreadable" else suffix
-        found = read(case, saved(image, kind), suffix, (width, height))
-        if way == "other":
-            agree(case, found, [picture(case, width, height)], True, 4)
-        else:
-            case.judge(found, REFUSED, names=["image", kind])
+        others = [(width + 1, height), (width, height + 2), (0, 0), (-width, height), (10**9,) * 2]
+        stated = case.pick(others)
+        case.input += f", stated {stated[0]}x{stated[1]}"
+        case.judge(read(case, data, suffix, stated), REFUSED)
+
+
+def check_declared(case: Case) -> None:
+    """A header that states more than there is: no memory is made for it."""
+    kind = case.pick(["PNG", "GIF", "BMP", "JPEG", "TIFF"])
+    sides = case.pick([(FAR, FAR), (60_000, 60_000), (65_000, 3), (FAR, FAR - 1)])
+    stated = case.pick([sides, (64, 48), (192, 192)])
+    case.input = f"declared: {kind} {sides[0]}x{sides[1]}, stated {stated[0]}x{stated[1]}"
+    data = saved(Image.fromarray(picture(64, 48)).convert(MODES[kind][0]), kind)
+    found = read(case, declared(kind, data, *sides), kind.lower(), stated)
+    # A GIF of few bytes may have as many pixels of one colour.
+    if not isinstance(found, Exception) and (kind not in ("GIF", "TIFF") or stated != sides):
+        raise WrongError(f"a size that it has not: {found.shape}")
+
+
+def check_colours(case: Case) -> None:
+    """CMYK and YCbCr roughly as RGB; Lab is refused."""
+    kind, mode = case.pick([("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")])
+    case.input = f"colours: {kind} {mode}"
+    image = Image.fromarray(picture(64, 48))
+    is_lab = mode == "LAB"
+    image = Image.frombytes(mode, (64, 48), image.tobytes()) if is_lab else image.convert(mode)
+    found = read(case, saved(image, kind), kind.lower(), (64, 48))
+    agree(case, found, [] if is_lab else [picture(64, 48)], True, 40)
+
+
+def check_format(case: Case) -> None:
+    """A format that need not be read: its pixels, or a refusal; some are refused by name, whatever they are called."""
+    suffix, kind = case.pick([*OTHERS.items(), *UNREADABLE.items()])
+    case.input = f"format: {kind}"
+    pixels = picture(*((32, 32) if kind == "ICO" else (64, 48)))
+    data = saved(Image.fromarray(pixels).convert("P" if kind == "BLP" else "RGB"), kind)
+    if kind in OTHERS.values():
+        found = read(case, data, suffix, pixels.shape[1::-1])
+        agree(case, found, [pixels], True, 4)
+    else:
+        found = read(case, data, case.pick([suffix, "png", "jpg"]), pixels.shape[1::-1])
+        case.judge(found, REFUSED, names=["image", kind])
 
 
 def check_turned(case: Case) -> None:
-    """An orientation in EXIF: upright where the stated size is the upright one, a word where nothing tells."""
-    kind = case.random.choice(["JPEG", "PNG", "TIFF", "WEBP"])
-    width, height = case.random.choice([(48, 32), (32, 48), (40, 40)])
-    orientation = case.random.choice([*range(1, 9), 0, 9, 65535])
-    upright = picture(case, width, height)
+    """An orientation in EXIF: upright where the stated size is the upright one, else as stored."""
+    kind = case.pick(["JPEG", "PNG", "TIFF", "WEBP"])
+    width, height = case.pick([(48, 32), (32, 48), (40, 40)])
+    orientation = case.pick([*range(1, 9), 0, 9, 65535])
+    upright = picture(width, height)
     # From what is shown to what is stored, by the definition of the tag.
     stored = {
         2: upright[:, ::-1],
         3: upright[::-1, ::-1],
         4: upright[::-1],
         5: upright.transpose(1, 0, 2),
-        6: upright[::-1].transpose(1, 0, 2)[::-1][::-1],
+        6: np.rot90(upright, 1),
         7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: upright[:, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
     }.get(orientation, upright)
-    if orientation == 6:
-        # Shown after a quarter turn clockwise, so stored a quarter turn the other way.
-        stored = np.rot90(upright, 1)
-    if orientation == 8:
-        stored = np.rot90(upright, -1)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = saved(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
-    as_stored = case.random.random() < 0.3
-    size = (stored.shape[1], stored.shape[0]) if as_stored else (width, height)
+    as_stored = case.chance(0.3)
+    size = stored.shape[1::-1] if as_stored else (width, height)
     case.input = f"turned: {kind} orientation {orientation}, {width}x{height} upright, stated {size[0]}x{size[1]}"
+    # Where both sizes are the same nothing tells, and the picture is upright.
+    is_stored = as_stored and stored.shape != upright.shape
+    refusable = orientation != 1 and (is_stored or stored.shape == upright.shape)
     found = read(case, data, kind.lower(), size)
-    told = stored.shape != upright.shape
-    if not 1 < orientation < 9:
-        pictures, refusable = [upright], orientation != 1
-    elif told and not as_stored:
-        pictures, refusable = [upright], False
-    elif told:
-        pictures, refusable = [stored], True
-    else:
-        pictures, refusable = [upright], True
-    agree(case, found, pictures, refusable, 12 if kind == "JPEG" else 0)
+    agree(case, found, [stored if is_stored else upright], refusable, 12 if kind == "JPEG" else 0)
+
+
+def check(case: Case) -> None:
+    """Read one image: its pixels by an independent account, or a refusal."""
+    others = [check_depth, check_turned, check_declared, check_colours, check_format, check_format]
+    case.pick([check_whole] * 5 + others)(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +32,12 @@ BOUNDED = [
     *("fpn_channels", "roi_resolution", "sampling_ratio", "fc_width", "conv_width", "conv_bottleneck", "conv_blocks"),
     *("rpn_proposals_train", "rpn_proposals_test", "rois_per_image", "detections_per_image", "min_size", "max_size"),
 ]  # fmt: skip
-NUMBERS = [f"model.{name}" for name in BOUNDED] + [
-    *(
-        "training.max_iterations",
-        "training.batch_size",
-        "training.workers",
-        "training.warmup_iterations",
-    ),
-    *("measuring.grid_steps", "measuring.rows_per_bin", "measuring.memory_mb", "seed"),
-]
-ABSURD = [
-    str(10**9 + 1),
-    str(10**12),
-    str(2**63),
-    "9" * 400,
-    "1" + "0" * 5000,
-    "-1",
-    "-" + "7" * 30,
-]
+NUMBERS = [f"model.{name}" for name in BOUNDED]
+NUMBERS += [f"training.{name}_iterations" for name in ("max", "warmup")]
+NUMBERS += [f"measuring.{name}" for name in ("grid_steps", "rows_per_bin", "memory_mb")]
+NUMBERS += ["training.batch_size", "training.workers", "seed"]
+ABSURD = [str(10**9 + 1), str(10**12), str(2**63), "9" * 400, "1" + "0" * 5000, "-1"]
+ABSURD += ["-" + "7" * 30, "nan", "inf", "1.5", "", "²"]
 EXAMPLES = {"model.min_size": "1", "measuring.grid_steps": "9999", "training.workers": "99999999"}
 
 
@@ -56,27 +45,23 @@ def in_other_words(case: Case, values: Any) -> str:
     """YAML of the same meaning: flow or block, other orders, marks, comments, line ends."""
     text = yaml.safe_dump(
         values,
-        default_flow_style=case.random.choice([None, True, False]),
-        sort_keys=case.random.random() < 0.5,
-        allow_unicode=case.random.random() < 0.5,
-        default_style=case.random.choice([None, None, "'", '"']),
-        width=case.random.choice([20, 10_000]),
-        explicit_start=case.random.random() < 0.3,
+        default_flow_style=case.pick([None, True, False]),
+        sort_keys=case.chance(0.5),
+        allow_unicode=case.chance(0.5),
+        default_style=case.pick([None, None, "'", '"']),
+        width=case.pick([20, 10_000]),
+        explicit_start=case.chance(0.3),
     )
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         text = f"# settings: é\n{text}\n\n# end"
-    if case.random.random() < 0.3:
+    if case.chance(0.3):
         text = text.replace("\n", "\r\n")
-    return case.random.choice(["", "", "\ufeff"]) + text
+    return case.pick(["", "", "\ufeff"]) + text
 
 
 def write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     return path
-
-
-def preset_values() -> dict[str, Any]:
-    return load_preset("shapes-tiny", "fc").model_dump(mode="json")
 
 
 def same(said: Any, taken: Any) -> bool:
@@ -93,38 +78,39 @@ def same(said: Any, taken: Any) -> bool:
     return said == taken or str(taken).endswith(str(said)) or str(said) == "-0.0"
 
 
+def check_bytes(case: Case, path: Path, data: bytes, reader: Callable[[Path], Any]) -> None:
+    """Bytes that were broken are read as something, or refused."""
+    case.read(lambda: reader(write(path, broken(case, data))))
+
+
 def check_config(case: Case) -> None:
     """A run's config.yaml: the same settings, or a refusal."""
-    values = preset_values()
-    way = case.random.choice(["benign", "tree", "tree", "hostile", "bytes"])
+    values = load_preset("shapes-tiny", "fc").model_dump(mode="json")
+    way = case.pick(["benign", "tree", "tree", "hostile", "bytes"])
     case.input = f"config.yaml {way}"
+    path = case.folder / "config.yaml"
     if way == "hostile":
-        value = case.random.choice(HOSTILE)
-        text = case.random.choice(
-            ["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"]
-        )
-        case.input += f" {shortened(text.format(value), 100)}"
-        path = write(case.folder / "config.yaml", text.format(value))
-        case.judge(case.read(lambda: Config.from_yaml(path)), REFUSED, names=["config.yaml"])
-        return
+        place = case.pick(["{}", "model: {{min_size: {}}}", "data:\n  source: shapes\nseed: {}"])
+        text = place.format(case.pick(HOSTILE))
+        case.input += f" {shortened(text, 100)}"
+        found = case.read(lambda: Config.from_yaml(write(path, text)))
+        return case.judge(found, REFUSED, names=["config.yaml"])
     if way == "tree":
         change(case, values)
     try:
         text = in_other_words(case, values)
     except RecursionError:
-        return
-    path = write(case.folder / "config.yaml", text)
+        return None
     if way == "bytes":
-        write(path, broken(case, path.read_bytes()))
-        case.read(lambda: Config.from_yaml(path))
-        return
-    found = case.read(lambda: Config.from_yaml(path))
-    if way == "benign":
-        case.judge(found, Config.model_validate(values))
-    elif isinstance(found, Config) and not same(values, found.model_dump(mode="json")):
-        taken = found.model_dump(mode="json")
-        pairs = [(k, values[k], taken[k]) for k in values if not same(values[k], taken.get(k))]
-        raise WrongError(f"a setting taken for another; said and taken: {shortened(pairs)}")
+        return check_bytes(case, path, text.encode("utf-8", "surrogatepass"), Config.from_yaml)
+    found = case.read(lambda: Config.from_yaml(write(path, text)))
+    if way == "benign" or not isinstance(found, Config):
+        return case.judge(found, Config.model_validate(values) if way == "benign" else REFUSED)
+    taken = found.model_dump(mode="json")
+    wrong = [(k, v, taken.get(k)) for k, v in values.items() if not same(v, taken.get(k))]
+    if wrong:
+        raise WrongError(f"a setting taken for another; said and taken: {shortened(wrong)}")
+    return None
 
 
 def check_class_map(case: Case) -> None:
@@ -136,125 +122,95 @@ def check_class_map(case: Case) -> None:
         "traffic light": "light: red",
         "7": "#seven",
     }
-    way = case.random.choice(["benign", "tree", "hostile", "bytes"])
+    way = case.pick(["benign", "tree", "hostile", "bytes"])
     case.input = f"class map {way}"
-    is_json = case.random.random() < 0.3
-    path = case.folder / case.random.choice(
-        ["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"]
-    )
+    is_json = case.chance(0.3)
+    path = case.folder / case.pick(["map.json", "map.JSON"] if is_json else ["map.yaml", "map.txt"])
     if way == "hostile":
-        value = case.random.choice([each for each in HOSTILE if not each.startswith("x")])
-        text = case.random.choice(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(
-            value
-        )
+        value = case.pick([each for each in HOSTILE if not each.startswith("x")])
+        text = case.pick(["{}", "person: {}", "{}: person", "a: b\nperson: {}"]).format(value)
         case.input += f" {shortened(text, 100)}"
-        allowed = [REFUSED]
-        if value in (
-            "!!null x",
-            "\ufffe",
-            "!!binary x",
-            "0b",
-            "0o9",
-            "\x07",
-            "\x1b[31m",
-            '"\\ud800"',
-        ):
-            allowed = [REFUSED, *([{"person": None}, {"person": value}, {value: "person"}])]
-        case.judge(case.read(lambda: read_class_map(write(path, text))), *allowed)
-        return
+        # These are texts, or null, in some places; dates are texts.
+        texts = ["\ufffe", "0b", "0o9", "2001-99-99", "2001-01-01 99:99:99"]
+        meant = [{"person": None}] if value == "!!null x" else []
+        if value in texts:
+            meant = [{"person": value}, {value: "person"}]
+        meant += [{"a": "b", **each} for each in meant]
+        found = case.read(lambda: read_class_map(write(path, text)))
+        return case.judge(found, REFUSED, *meant)
     if way == "tree":
         change(case, values)
     text = json.dumps(values) if is_json else in_other_words(case, values)
     data = text.encode("utf-8", "surrogatepass")
     if way == "bytes":
-        case.read(lambda: read_class_map(write(path, broken(case, data))))
-        return
+        return check_bytes(case, path, data, read_class_map)
     found = case.read(lambda: read_class_map(write(path, data)))
     good = values and all(isinstance(each, str | None) for each in values.values())
     printable = "".join(f"{key}{value}" for key, value in values.items()).isprintable()
-    case.judge(found, values if good else REFUSED, *([] if good and printable else [REFUSED]))
+    return case.judge(
+        found, values if good else REFUSED, *([] if good and printable else [REFUSED])
+    )
 
 
 def check_names(case: Case) -> None:
     """A file of class names: those that were written, in their order."""
     names = ["person", "Straße", "traffic light", "007", "犬"]
     case.random.shuffle(names)
-    way = case.random.choice(["benign", "twice", "bytes", "hostile"])
-    case.input = f"class names {way}"
+    way = case.pick(["benign", "twice", "bytes", "hostile"])
     path = case.folder / "names.txt"
+    end = case.pick(["\n", "\r\n", " \n", "\n\n", "\r"])
+    lines = names + names[:1] * (way == "twice")
+    data = (case.pick(["", "\ufeff"]) + end.join(lines) + case.pick(["", end])).encode()
     if way == "hostile":
-        data = case.random.choice(
+        data = case.pick(
             [b"", b"\n \n", b"\xff\xfe\0", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
         )
-        case.input += f" {data!r}"
-        case.judge(
-            case.read(lambda: read_class_names(write(path, data))), REFUSED, names=["names.txt"]
-        )
-        return
-    end = case.random.choice(["\n", "\r\n", " \n", "\n\n", "\r"])
-    data = (
-        end.join(names + names[:1] * (way == "twice")) + end * (case.random.random() < 0.5)
-    ).encode()
-    data = b"\xef\xbb\xbf" * (case.random.random() < 0.5) + data
-    case.input += f" {data!r}"
+    case.input = f"class names {way} {data!r}"
     if way == "bytes":
-        case.read(lambda: read_class_names(write(path, broken(case, data))))
-        return
+        return check_bytes(case, path, data, read_class_names)
     found = case.read(lambda: read_class_names(write(path, data)))
-    case.judge(found, REFUSED if way == "twice" else tuple(names), names=[names[0]])
+    expected = tuple(names) if way == "benign" else REFUSED
+    return case.judge(found, expected, names=[names[0] if way == "twice" else "names.txt"])
 
 
 def check_override(case: Case) -> None:
     """KEY=VALUE with numbers beyond reason, hostile YAML or unknown keys."""
-    way = case.random.choice(["number", "number", "hostile", "key", "good"])
+    way = case.pick(["number", "number", "hostile", "key", "good"])
+    name, value = case.pick(NUMBERS), "12"
     if way == "number":
-        name = case.random.choice(NUMBERS)
-        value = case.random.choice(
-            [*ABSURD, EXAMPLES.get(name, "1e12"), "nan", "inf", "1.5", "", "²"]
-        )
+        value = case.pick([*ABSURD, EXAMPLES.get(name, "1e12")])
     elif way == "key":
-        name, value = (
-            case.random.choice(
-                ["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]
-            ),
-            "5",
+        name = case.pick(
+            ["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]
         )
     elif way == "hostile":
-        name, value = (
-            case.random.choice([*NUMBERS, "training.milestones", "model"]),
-            case.random.choice(HOSTILE),
-        )
+        name, value = case.pick([*NUMBERS, "training.milestones", "model"]), case.pick(HOSTILE)
     else:
-        name, value = case.random.choice([*NUMBERS[:5], "training.batch_size"]), "12"
+        name = case.pick([*NUMBERS[:5], "training.batch_size"])
     case.input = f"override {way}: {shortened(name, 40)}={shortened(value, 60)}"
     if name == "training.milestones" and value.startswith("[1, 1"):
         return
     found = case.read(lambda: load_preset("shapes-tiny", "fc", [f"{name}={value}"]))
-    if way == "good":
+    if way == "good" and isinstance(found, Config):
         section, _, key = name.partition(".")
-        found = found if isinstance(found, Exception) else getattr(getattr(found, section), key)
-        case.judge(found, 12)
-    else:
-        case.judge(found, REFUSED)
+        found = getattr(getattr(found, section), key)
+    case.judge(found, 12 if way == "good" else REFUSED)
 
 
 def check_sweep(case: Case) -> None:
     """A sweep's file with one thing changed."""
-    values = {
-        "preset": "shapes-tiny",
-        "points": [{"label": "a", "overrides": ["model.conv_blocks=1"]}, {"label": "b"}],
-    }
+    points = [{"label": "a", "overrides": ["model.conv_blocks=1"]}, {"label": "b"}]
+    values = {"preset": "shapes-tiny", "points": points}
     case.input = "sweep"
     change(case, values)
     text = in_other_words(case, values)
-    if case.random.random() < 0.5:
-        text += f"\nextra: {case.random.choice(HOSTILE)}"
+    if case.chance(0.5):
+        text += f"\nextra: {case.pick(HOSTILE)}"
         case.input += f" with {shortened(text[-80:])}"
-    path = write(case.folder / "sweep.yaml", text)
-    case.read(lambda: load_sweep(path))
+    case.read(lambda: load_sweep(write(case.folder / "sweep.yaml", text)))
 
 
 def check(case: Case) -> None:
     """One of the kinds of settings."""
     kinds = [check_config, check_config, check_class_map, check_names, check_override, check_sweep]
-    case.random.choice(kinds)(case)
+    case.pick(kinds)(case)

@@ -8,8 +8,9 @@ from tests.fuzz.harness import KINDS, failures, report
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_campaign(kind: str, seeds_from: tuple[int, int | None]) -> None:
-    first, count = seeds_from
-    count = KINDS[kind] if count is None else count
+def test_campaign(kind: str, pytestconfig: pytest.Config) -> None:
+    # Defaults: where this folder is not named on the command line, pytest reads its options too late.
+    first = pytestconfig.getoption("--fuzz-first", 0)
+    count = pytestconfig.getoption("--fuzz-cases", None) or KINDS[kind]
     found = failures(kind, range(first, first + count))
     assert not found, report(kind, found, count)

@@ -16,9 +16,9 @@ from rethink_heads.data.sources import resolve_split
 from tests.fuzz.coco import broken, write_images
 from tests.fuzz.harness import REFUSED, Case
 
-BOMB = '<!DOCTYPE a [<!ENTITY e0 "ha">{}]>'.format(
-    "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12))
-)
+LEVELS = [f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 12)]
+BOMB = f'<!DOCTYPE a [<!ENTITY e0 "ha">{"".join(LEVELS)}]>'
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
 FATAL = {
     "a coordinate": ["", "abc", "nan", "1e999", "4 5", "0x5", "²", "9" * 5000, "<xmin/>"],
     "a side": ["0", "-5", "1.5", "nan", "1e12", "", "9" * 5000],
@@ -33,30 +33,20 @@ FATAL = {
 
 def xml(case: Case, size: tuple[int, int], objects: list[Any], file_name: str) -> str:
     """An annotation as VOC, labelImg and others write it."""
-    number = case.random.choice(
-        [str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"]
-    )
-    sides = [
-        f"<width>{number(size[0])}</width>",
-        f"<height>{number(size[1])}</height>",
-        "<depth>3</depth>",
-    ]
-    parts = [
-        f"<filename>{file_name}</filename>",
-        f"<size>{''.join(case.random.sample(sides, 3))}</size>",
-    ]
+    number = case.pick([str, lambda n: f" {n}\n", lambda n: f"{n}.0", lambda n: f"{n:.2f}"])
+    width, height = map(number, size)
+    sides = [f"<width>{width}</width>", f"<height>{height}</height>", "<depth>3</depth>"]
+    parts = [f"<size>{''.join(case.random.sample(sides, 3))}</size>"]
+    parts.append(f"<filename>{file_name}</filename>")
     for name, corners, difficult in objects:
-        box = "".join(
-            f"<{tag}>{number(value)}</{tag}>"
-            for tag, value in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)
-        )
+        box = "".join(f"<{c}>{number(v)}</{c}>" for c, v in zip(CORNERS, corners, strict=True))
         inner = [f"<name>{name}</name>", f"<bndbox>{box}</bndbox>"]
         inner += [f"<difficult>{int(difficult)}</difficult>"] if difficult else []
         inner += ["<pose>Left</pose>", "<!-- object -->", "<truncated>1</truncated>"]
         inner += ["<part><name>hand</name><bndbox><xmax>1</xmax></bndbox></part>"]
         parts.append(f"<object>{''.join(case.random.sample(inner, len(inner)))}</object>")
     parts += ["<segmented>0</segmented>", "<source><name>x</name></source>"]
-    space = case.random.choice(["", "\n  ", "\r\n\t"])
+    space = case.pick(["", "\n  ", "\r\n\t"])
     return f"<annotation>{space}{space.join(case.random.sample(parts, len(parts)))}{space}</annotation>"
 
 
@@ -91,9 +81,7 @@ def simply(data: bytes, size: tuple[int, int]) -> list[Any] | None:
             return None
         found = []
         for item in root.findall("object"):
-            box = [
-                float(item.find("bndbox").findtext(tag)) for tag in ("xmin", "ymin", "xmax", "ymax")
-            ]
+            box = [float(item.find("bndbox").findtext(corner)) for corner in CORNERS]
             if not all(map(math.isfinite, box)):
                 return None
             flag = (item.findtext("difficult") or "0").strip()
@@ -105,99 +93,78 @@ def simply(data: bytes, size: tuple[int, int]) -> list[Any] | None:
 
 def check(case: Case) -> None:
     """Read a folder: the objects that its XML says, or a refusal that names the file."""
-    way = case.random.choice(["benign", "benign", "fatal", "fatal", "bytes"])
-    names = case.random.choice([["person", "dog"], ["person", "license plate"], ["Ähre", "kat_1"]])
-    suffix = case.random.choice([".jpg", ".jpg", ".JPG", ".jpeg", ".png", ".PNG"])
-    stems = case.random.choice(
-        [["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]]
-    )
-    case.input = f"{way}: classes {names}, images {[stem + suffix for stem in stems]}"
-    objects = [
-        (names[0], (3, 4, 20, 18), False),
-        (names[1], (9, 1, 60, 10), False),
-        (names[0], (1, 1, 5, 5), True),
-    ]
+    way = case.pick(["benign", "benign", "fatal", "fatal", "bytes"])
+    names = case.pick([["person", "dog"], ["person", "license plate"], ["Ähre", "kat_1"]])
+    suffix = case.pick([".jpg", ".jpg", ".JPG", ".jpeg", ".png", ".PNG"])
+    stems = case.pick([["000001", "000002"], ["2008_000001", "2008_000002"], ["a-1", "b.c"]])
+    corners = [(3, 4, 20, 18), (9, 1, 60, 10), (1, 1, 5, 5)]
+    objects = [(names[n % 2], box, n == 2) for n, box in enumerate(corners)]
     images = [(stems[0], (40, 30), objects), (stems[1], (24, 32), objects[1:])]
-    devkit = case.folder / "VOCdevkit"
-    folder = devkit / "VOC2007"
-    for part in ("Annotations", "ImageSets/Main"):
-        (folder / part).mkdir(parents=True)
-    write_images(folder / "JPEGImages", {stem + suffix: size for stem, size, _ in images})
     texts = [xml(case, size, objects, stem + suffix) for stem, size, objects in images]
     expected: list[Any] = [meant(images)]
-    mark = case.random.random() < 0.3
-    encoding = case.random.choice(
-        ["utf-8-sig" if mark else "utf-8", "utf-8", "utf-16", "iso-8859-1"]
-    )
-    header = (
-        f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
-        if encoding != "utf-8"
-        else ""
-    )
-    end = case.random.choice(["\n", "\r\n", "  \n", "\n\n"])
-    lines = end.join(stems) + end
-    list_data = lines.encode("utf-8-sig" if mark else "utf-8")
-    case.input += f", {encoding}, list {list_data!r}"
-    named = [folder.joinpath("Annotations", f"{stems[0]}.xml").name]
+    mark = "-sig" * case.chance(0.3)
+    encoding = case.pick([f"utf-8{mark}", "utf-8", "utf-16", "iso-8859-1"])
+    header = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
+    header *= encoding != "utf-8"
+    end = case.pick(["\n", "\r\n", "  \n", "\n\n"])
+    list_data = (end.join(stems) + end).encode(f"utf-8{mark}")
+    case.input = f"{way}: {names}, {suffix}, {encoding}, list {list_data!r}"
+    named, what, value = [f"{stems[0]}.xml"], "", ""
     if way == "fatal":
-        what = case.random.choice(list(FATAL))
-        value = case.random.choice(FATAL[what])
+        what = case.pick(list(FATAL))
+        value = case.pick(FATAL[what])
         case.input += f"; {what} {value[:30]!r}"
-        header = f"{BOMB}" if what == "size by entity" else header
-        encoding = "utf-8" if what == "size by entity" else encoding
-        texts[0], list_data = spoiled(texts[0], list_data, stems, what, value)
-        expected = [*(expected if what == "swapped sides" else []), REFUSED]
+        if what == "size by entity":
+            header, encoding = BOMB, "utf-8"
         if what == "list":
-            named = []
+            list_data, named = listed(list_data, stems, value), []
+        else:
+            texts[0] = spoiled(texts[0], what, value)
+        expected = [*(expected if what == "swapped sides" else []), REFUSED]
     data = [(header + text).encode(encoding) for text in texts]
     if way == "bytes":
         data[0] = broken(case, data[0])
         said = simply(data[0], (40, 30))
         changed = [(stems[0], (40, 30), said or []), images[1]]
-        expected = [REFUSED] if said is None else [meant(changed), REFUSED]
-        named = []
-    for stem, content in zip(stems, data, strict=True):
+        expected, named = [REFUSED, *([] if said is None else [meant(changed)])], []
+    folder = case.folder / "VOCdevkit" / "VOC2007"
+    write_images(folder / "JPEGImages", {stem + suffix: size for stem, size, _ in images})
+    for part in ("Annotations", "ImageSets/Main"):
+        (folder / part).mkdir(parents=True)
+    for stem, content in list(zip(stems, data, strict=True))[value == "no XML" :]:
         (folder / "Annotations" / f"{stem}.xml").write_bytes(content)
-    if "no XML" in case.input:
-        (folder / "Annotations" / f"{stems[0]}.xml").unlink()
     (folder / "ImageSets" / "Main" / "test.txt").write_bytes(list_data)
     os.environ[CACHE_VARIABLE] = str(case.folder / "cache")
-    root, split = case.random.choice(
-        [(devkit, "test07"), (case.folder, "test2007"), (folder, "test")]
-    )
+    roots = [(folder.parent, "test07"), (case.folder, "test2007"), (folder, "test")]
+    root, split = case.pick(roots)
     case.judge(case.read(lambda: read(root, split)), *expected, names=named)
 
 
-def spoiled(text: str, lines: bytes, stems: list[str], what: str, value: str) -> tuple[str, bytes]:
-    """An XML and the list of images with a mistake in one of them."""
-
-    def with_text(tag: str, new: str) -> str:
-        before, _, rest = text.partition(f"<{tag}>")
-        return f"{before}<{tag}>{new}</{tag}>{rest.partition(f'</{tag}>')[2]}"
-
-    if what in ("a coordinate", "a side", "size by entity"):
-        return with_text("xmin" if what == "a coordinate" else "width", value), lines
-    if what == "difficult":
-        return with_text("difficult", value), lines
-    if what == "no":
-        before, _, rest = text.partition(f"<{value}>")
-        if value in ("bndbox", "ymax", "name"):
-            # Not that of a part.
-            before, _, rest = text.partition("<object>")
-            return f"{before}<object><x/></object>{rest.partition('</object>')[2]}", lines
-        return before + rest.partition(f"</{value}>")[2], lines
+def spoiled(text: str, what: str, value: str) -> str:
+    """An XML with a mistake in it."""
+    if what == "whole":
+        return value
     if what == "swapped sides":
-        return text.replace("width>", "_>").replace("height>", "width>").replace(
-            "_>", "height>"
-        ), lines
-    if what == "list":
-        changed = {
-            "twice": lines + stems[1].encode() + b"\n",
-            "empty": b"\n",
-            "cut": lines.rstrip()[:-1],
+        return text.replace("width>", "_>").replace("height>", "width>").replace("_>", "height>")
+    if what == "no" and value in ("bndbox", "ymax", "name"):
+        # Not that of a part.
+        before, _, rest = text.partition("<object>")
+        return f"{before}<object><x/></object>{rest.partition('</object>')[2]}"
+    tags = {"a coordinate": "xmin", "a side": "width", "size by entity": "width", "no": value}
+    tag = tags.get(what, what)
+    before, _, rest = text.partition(f"<{tag}>")
+    new = "" if what == "no" else f"<{tag}>{value}</{tag}>"
+    return f"{before}{new}{rest.partition(f'</{tag}>')[2]}"
+
+
+def listed(lines: bytes, stems: list[str], value: str) -> bytes:
+    """A list of images with a mistake in it."""
+    changed = {
+        **{"twice": lines + stems[1].encode() + b"\n", "empty": b"\n", "cut": lines.rstrip()[:-1]},
+        **{
             "NUL": b"\0" * 10 + b"\n" + lines,
             "Latin-1": lines + b"\xe4\n",
             "../up": lines + b"../up\n",
-        }
-        return text, changed.get(value, lines)
-    return value, lines
+        },
+    }
+    return changed.get(value, lines)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import check_writable, read_text, read_yaml, shorten
+from rethink_heads.input_files import check_writable, read_text, shorten
+from rethink_heads.yaml_files import read_yaml
 
 WHAT = "class map"
 Given = Mapping[str, str | None]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rethink_heads.data.coco_json import category_names, read_json
 from rethink_heads.errors import UserError
-from rethink_heads.text_files import check_writable, read_text, shorten
+from rethink_heads.input_files import check_writable, read_text, shorten
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES,
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
 from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.text_files import expand_home, read_yaml
+from rethink_heads.input_files import expand_home
+from rethink_heads.yaml_files import read_yaml
 
 BASE = "_BASE_"
 LEVELS = 5

@@ -6,16 +6,20 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rethink_heads.data.reading import (
-    LARGEST_TEXT,
+from rethink_heads.errors import UserError
+from rethink_heads.input_files import (
+    LARGEST_LIST,
+    LARGEST_SETTINGS,
+    check_writable,
     is_file,
     open_file,
-    read_bytes,
     read_text,
+    shorten,
     shown,
 )
-from rethink_heads.errors import UserError
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -24,9 +28,16 @@ def test_text_is_the_same_whatever_its_mark(tmp_path: Path, encoding: str) -> No
     assert read_text(tmp_path / "names.txt", "list").splitlines() == ["Hündin", "cat"]
 
 
-def test_what_is_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_bytes("Hündin".encode("latin-1"))
-    with pytest.raises(UserError, match=r"cannot read list .*names\.txt: it is not text .* UTF-8"):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"dog\nch\xe2t\n", "line 2: byte 0xe2 is not UTF-8"),
+        (b"\xff\xfe\0", "line 1: byte 0x00 is not UTF-16"),
+    ],
+)
+def test_the_line_that_is_no_text_is_named(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^list .*names\.txt, {says}; save it as UTF-8$"):
         read_text(tmp_path / "names.txt", "list")
 
 
@@ -67,6 +78,8 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         open_file(tmp_path / "pipe", "list")
     with pytest.raises(UserError, match="it is a folder, not a file"):
         open_file(tmp_path, "list")
+    with pytest.raises(UserError, match="it is a device or pipe, not a file"):
+        read_text(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
@@ -79,15 +92,31 @@ def test_names_that_the_system_refuses(tmp_path: Path, name: str, says: str) -> 
     assert str(caught.value).isprintable()
 
 
-def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("largest", [LARGEST_SETTINGS, LARGEST_LIST])
+def test_files_that_are_too_large_are_not_read(tmp_path: Path, largest: int) -> None:
     path = tmp_path / "large.txt"
     with open(path, "wb") as stream:
-        stream.truncate(LARGEST_TEXT + 1)
-    with pytest.raises(UserError, match=r"large\.txt has 16 MiB, more than the 16 MiB"):
-        read_bytes(path, "list", LARGEST_TEXT)
+        stream.truncate(largest + 1)
+    size = rf"{largest // 2**20} MiB"
+    with pytest.raises(UserError, match=rf"list .*large\.txt is larger than {size}, the most"):
+        read_text(path, "list", largest)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud83d", "x\udcff"])
+def test_names_that_no_file_can_hold(text: str) -> None:
+    with pytest.raises(UserError, match=r"class .* has the character U\+"):
+        check_writable(text, "class")
+    assert check_writable("dög 🐕", "class") == "dög 🐕"
 
 
 def test_names_are_shown_on_one_short_line() -> None:
     assert shown("a b.png") == "a b.png"
     assert shown("a\nb\ud800.png") == r"a\nb\ud800.png"
-    assert len(shown("x" * 10_000)) == 120
+    assert len(shown("x" * 10_000)) == 200
+
+
+@given(st.text(max_size=300), st.integers(20, 200))
+def test_short_texts_stay_and_long_ones_keep_their_ends(text: str, longest: int) -> None:
+    short = shorten(text, longest)
+    assert len(short) <= longest
+    assert short == text or (len(text) > longest and text.startswith(short.split(" ... ")[0]))

@@ -1,18 +1,22 @@
-"""Opens files that others wrote, and says in one sentence what stands in the way."""
+"""Opens and decodes files that others wrote, and says in one sentence what stands in the way."""
 
 from __future__ import annotations
 
 import codecs
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
 
 from rethink_heads.errors import UserError
 
-LARGEST_TEXT = 16 * 2**20
-"""Bytes of the largest list of names or XML file that is read."""
-_MOST_SHOWN = 120
+LARGEST_SETTINGS = 2**20
+"""Bytes of the largest file of settings, class map or file of class names that is read."""
+LARGEST_LIST = 16 * 2**20
+"""Bytes of the largest list of images or XML file that is read."""
+# Neither UTF-8, nor Parquet, nor a file name can hold them.
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def open_file(path: Path, kind: str) -> BinaryIO:
@@ -43,11 +47,10 @@ def read_bytes(path: Path, kind: str, largest: int) -> bytes:
         UserError: as of :func:`open_file`, or it has more than ``largest`` bytes.
     """
     with open_file(path, kind) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if size > largest:
+        if os.fstat(stream.fileno()).st_size > largest:
             raise UserError(
-                f"{kind} {shown(path)} has {size / 2**20:,.0f} MiB, more than the {largest / 2**20:,.0f} MiB"
-                " that are read; give a smaller one"
+                f"{kind} {shown(path)} is larger than {largest / 2**20:,g} MiB, the most that is read;"
+                " give a smaller one"
             )
         try:
             return stream.read()
@@ -55,19 +58,21 @@ def read_bytes(path: Path, kind: str, largest: int) -> bytes:
             raise cannot_read(path, kind, error) from error
 
 
-def read_text(path: Path, kind: str) -> str:
+def read_text(path: Path, kind: str = "file", largest: int = LARGEST_SETTINGS) -> str:
     """Return a file's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
 
     Raises:
         UserError: as of :func:`read_bytes`, or it is not text in one of these encodings.
     """
-    content = read_bytes(path, kind, LARGEST_TEXT)
+    content = read_bytes(path, kind, largest)
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if is_wide else "UTF-8"
         raise UserError(
-            f"cannot read {kind} {shown(path)}: it is not text ({error}); save it as UTF-8"
+            f"{kind} {shown(path)}, line {line}: byte 0x{content[error.start]:02x} is not {encoding}; save it as UTF-8"
         ) from error
 
 
@@ -103,9 +108,42 @@ def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError
 def shown(name: str | Path) -> str:
     """Return a name as messages show it: on one line, printable, and not too long."""
     text = str(name)
-    if not text.isprintable():
-        text = ascii(text)[1:-1]
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 40]}...{text[-37:]}"
+    return shorten(text if text.isprintable() else ascii(text)[1:-1], 200)
+
+
+def unwritable(text: str) -> str | None:
+    """Return the first character that no text file can hold, a NUL or half of a surrogate pair: ``U+D800``."""
+    found = _UNWRITABLE.search(text)
+    return f"U+{ord(found[0]):04X}" if found else None
+
+
+def check_writable(text: str, whose: str) -> str:
+    """Return a text that files and folders can be named and written with.
+
+    Raises:
+        UserError: it has a character that none can hold.
+    """
+    if character := unwritable(text):
+        raise UserError(
+            f"{whose} {shorten(text)!r} has the character {character}, which no text file can hold; write it in UTF-8"
+        )
+    return text
+
+
+def shorten(text: str, longest: int = 100) -> str:
+    """Return a text's beginning and end where it is longer than ``longest`` characters."""
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end - 5]} ... {text[-end:]}"
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~name`` expanded; where there is no such user, as it is, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _mode(path: Path) -> int:

@@ -1,69 +1,33 @@
-"""Reads the texts and the YAML that people write, within limits: whatever they hold, a mistake is one sentence."""
+"""Reads the YAML that people write, within limits: whatever it holds, a mistake is one sentence."""
 
 from __future__ import annotations
 
-import codecs
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rethink_heads.errors import UserError
+from rethink_heads.input_files import read_text, shorten, shown, unwritable
 
-MOST_BYTES = 2**20
 MOST_VALUES = 50_000
 DEEPEST = 40
 MOST_DIGITS = 100
 
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = tuple(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map"))
-# Neither UTF-8, nor Parquet, nor a file name can hold them.
-_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-
-
-def read_text(path: Path, what: str = "file", most_bytes: int = MOST_BYTES) -> str:
-    """Return a file's text: UTF-8 with or without a byte order mark, or UTF-16 with one.
-
-    Args:
-        path: of the file.
-        what: it is, for messages: ``class map``.
-        most_bytes: the most that is read.
-
-    Raises:
-        UserError: no such file, it cannot be read, is larger than ``most_bytes``, or is no such text.
-    """
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(most_bytes + 1)
-    except FileNotFoundError as error:
-        raise UserError(f"no such {what}: {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {what} {path}: {error.strerror or error}") from error
-    except ValueError as error:  # NUL, or characters that no file name has.
-        raise UserError(f"no such {what}: {str(path)!r}") from error
-    if len(content) > most_bytes:
-        raise UserError(
-            f"{what} {path} is larger than {most_bytes / 2**20:g} MiB, the most that is read of one; give another file"
-        )
-    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "UTF-16" if marked else "UTF-8"
-    try:
-        return content.decode("utf-16" if marked else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{what} {path}, line {line}: byte 0x{content[error.start]:02x} is not {encoding}; save it as UTF-8"
-        ) from error
 
 
 def read_yaml(path: Path, what: str = "file") -> Any:
     """Return what a YAML file holds, in Python's own types; dates stay text.
 
     Raises:
-        UserError: as :func:`read_text` and :func:`parse_yaml`, with the file and, where it is known, the line.
+        UserError: as of :func:`~rethink_heads.input_files.read_text` and :func:`parse_yaml`, with the file and,
+            where it is known, the line.
     """
-    return parse_yaml(read_text(path, what), f"{what} {path}" if what != "file" else str(path))
+    return parse_yaml(
+        read_text(path, what), f"{what} {shown(path)}" if what != "file" else shown(path)
+    )
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -90,41 +54,6 @@ def parse_yaml(text: str, where: str) -> Any:
     finally:
         if loader is not None:
             loader.dispose()
-
-
-def unwritable(text: str) -> str | None:
-    """Return the first character that no text file can hold, a NUL or half of a surrogate pair: ``U+D800``."""
-    found = _UNWRITABLE.search(text)
-    return f"U+{ord(found[0]):04X}" if found else None
-
-
-def check_writable(text: str, whose: str) -> str:
-    """Return a text that files and folders can be named and written with.
-
-    Raises:
-        UserError: it has a character that none can hold.
-    """
-    if character := unwritable(text):
-        raise UserError(
-            f"{whose} {shorten(text)!r} has the character {character}, which no text file can hold; write it in UTF-8"
-        )
-    return text
-
-
-def shorten(text: str, longest: int = 100) -> str:
-    """Return a text's beginning and end where it is longer than ``longest`` characters."""
-    if len(text) <= longest:
-        return text
-    end = longest // 4
-    return f"{text[: longest - end - 5]} ... {text[-end:]}"
-
-
-def expand_home(path: str | Path) -> Path:
-    """Return a path with ``~`` and ``~name`` expanded; where there is no such user, as it is, as in a shell."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -16,7 +16,7 @@ from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.errors import UserError
 from rethink_heads.sweeps.loading import load_sweep
-from rethink_heads.text_files import MOST_BYTES, check_writable, parse_yaml, read_text, shorten
+from rethink_heads.yaml_files import parse_yaml
 
 DOUBLINGS = "".join(f"k{i}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40))
 MERGES = "".join(f"k{i}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(40))
@@ -115,42 +115,3 @@ def test_every_reader_of_yaml_has_the_limits(reader: object, kind: str, tmp_path
     path.write_text(BAD_YAML[kind][0], encoding="utf-8")
     with pytest.raises(UserError, match=r"mine\.yaml, line \d+, is not YAML"):
         reader(path)  # type: ignore[operator]
-
-
-def test_files_that_are_no_text(tmp_path: Path) -> None:
-    path = tmp_path / "names.txt"
-    path.write_bytes(b"dog\nch\xe2t\n")
-    with pytest.raises(UserError, match="line 2: byte 0xe2 is not UTF-8"):
-        read_text(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="line 1: byte 0x00 is not UTF-16"):
-        read_text(path)
-    path.write_bytes(b"a" * (MOST_BYTES + 1))
-    with pytest.raises(UserError, match=r"list .*names\.txt is larger than 1 MiB"):
-        read_text(path, "list")
-    with pytest.raises(UserError, match=r"cannot read file .*: Is a directory"):
-        read_text(tmp_path)
-    for name in ("none", "n\0ne", "n\ud800ne"):
-        with pytest.raises(UserError, match="no such file"):
-            read_text(tmp_path / name)
-    with pytest.raises(UserError, match="File name too long"):
-        read_text(tmp_path / ("n" * 300))
-
-
-def test_endless_files_are_not_read_to_the_end() -> None:
-    with pytest.raises(UserError, match="larger than 1 MiB"):
-        read_text(Path("/dev/zero"))
-
-
-@pytest.mark.parametrize("text", ["a\0b", "\ud83d", "x\udcff"])
-def test_names_that_no_file_can_hold(text: str) -> None:
-    with pytest.raises(UserError, match=r"class .* has the character U\+"):
-        check_writable(text, "class")
-    assert check_writable("dög 🐕", "class") == "dög 🐕"
-
-
-@given(st.text(max_size=300), st.integers(20, 200))
-def test_short_texts_stay_and_long_ones_keep_their_ends(text: str, longest: int) -> None:
-    short = shorten(text, longest)
-    assert len(short) <= longest
-    assert short == text or (len(text) > longest and text.startswith(short.split(" ... ")[0]))
