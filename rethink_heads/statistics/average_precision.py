@@ -240,7 +240,8 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     precision = precision.reshape(-1, len(AREAS), len(THRESHOLDS), len(RECALLS))
     value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
     images = bearing[[area for area, _ in cells]]
-    return Resampled(np.array(value), in_draws(bootstrap, of_draws), images, SHARE)
+    replicates = in_draws(bootstrap, of_draws)
+    return Resampled(np.array(value), replicates, images, SHARE, truth.images_each())
 
 
 def _bearing_images(found: Matches, truth: Truth) -> Flags:

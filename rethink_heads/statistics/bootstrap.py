@@ -6,7 +6,9 @@ objects of the size in question adds nothing to it. A replicate that drew nothin
 quantity gives nan and is left out of that quantity's interval.
 
 An interval is the value and Student's t times the replicates' standard deviation on either side, with one degree of
-freedom fewer than the images that bear on the value; of a correlation on Fisher's scale. It is about the mean of the
+freedom fewer than the images that bear on the value; of a correlation on Fisher's scale. The replicates of n images
+vary by (n - 1) / n of what n images vary, which is made up for; of a mean over classes, n is the images of one class on
+average. It is about the mean of the
 statistic over data sets of as many images. For means, spreads and correlations that is next to the value of all
 images that there could be. AP and calibration errors of few objects a class are larger on average than those of many
 (the ranking of few objects fits them by chance), and no interval mends that: compare AP of equally many images.
@@ -65,12 +67,14 @@ class Resampled:
         replicates: (B, ...).
         images: (...) how many images bear on the statistic.
         limits: within which it lies; of CORRELATION the interval is taken on Fisher's scale.
+        images_each: of a mean over classes, how many images bear on one of them on average; None: it is no such mean.
     """
 
     value: Array
     replicates: Array
     images: npt.NDArray[np.int64]
     limits: Limits = ANY
+    images_each: float | None = None
 
     def less(self, other: Resampled) -> Resampled:
         """The difference of two statistics on the same images and draws."""
@@ -78,20 +82,22 @@ class Resampled:
             self.value - other.value,
             self.replicates - other.replicates,
             np.minimum(self.images, other.images),
+            images_each=self.images_each,
         )
 
     def estimate(self, level: float = LEVEL) -> Estimate:
         """The value and its interval; nan where fewer than FEWEST_IMAGES bear on it, or nothing varies."""
         images = np.maximum(self.images, 2)
-        times = -scipy.special.stdtrit(images - 1, (1 - level) / 2)
-        reach = times * np.sqrt(images / (images - 1)) * _deviation(self.replicates)
+        each = images if self.images_each is None else max(self.images_each, 2.0)
+        times = -scipy.special.stdtrit(images - 1, (1 - level) / 2) * np.sqrt(each / (each - 1))
+        reach = times * _deviation(self.replicates)
         has_interval = (self.images >= FEWEST_IMAGES) & (
             reach > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
         )
         low, high = self.value - reach, self.value + reach
         if self.limits == CORRELATION:
             centre = _fisher(self.value)
-            reach = times * np.sqrt(images / (images - 1)) * _deviation(_fisher(self.replicates))
+            reach = times * _deviation(_fisher(self.replicates))
             low, high = np.tanh(centre - reach), np.tanh(centre + reach)
         ends = (np.clip(end, *self.limits) for end in (low, high))
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))

@@ -46,6 +46,7 @@ from rethink_heads.statistics.error_kinds import (
     CLS,
     ERRORS,
     LOC,
+    NO_ERROR,
     OF_DETECTIONS,
     POSITIVE_IOU,
     SortedErrors,
@@ -84,8 +85,8 @@ def detection_errors(
     Returns:
         A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
         "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "low", "high" and "count". The mean is over the
-        classes that have objects, as in COCO. Small negative gains come of reading precision at 101 recalls; TIDE sets
-        them to 0.
+        classes that have objects, as in COCO. An interval needs five images that have the error. Small negative gains
+        come of reading precision at 101 recalls; TIDE sets them to 0.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
@@ -153,11 +154,18 @@ def resampled_errors(
     for ranking in rankings:
         precision = precision_at_recalls(ranking).mean(axis=1)
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
-    bears = np.zeros(len(truth.image_ids), bool)
-    bears[truth.images[~truth.crowd]] = True
-    bears[errors.found.images[errors.found.counted[0, 0]]] = True
-    images = np.full(len(ERRORS), bears.sum())
-    return Resampled(value.value[0], in_draws(bootstrap, of_draws), images), errors
+    replicates = in_draws(bootstrap, of_draws)
+    images = _images_with(errors, truth)
+    return Resampled(value.value[0], replicates, images, images_each=truth.images_each()), errors
+
+
+def _images_with(errors: SortedErrors, truth: Truth) -> Indices:
+    """How many images have each of ERRORS (8,): the others say nothing of what it costs."""
+    images, kinds = errors.found.images, errors.kinds
+    with_error = {kind: images[kinds == number] for number, kind in enumerate(OF_DETECTIONS)}
+    with_error |= {"miss": truth.images[errors.missed], "fn": truth.images[errors.unmatched]}
+    with_error["fp"] = images[kinds != NO_ERROR]
+    return np.array([len(np.unique(with_error[kind])) for kind in ERRORS])
 
 
 def _rankings(errors: SortedErrors, truth: Truth) -> Iterator[Ranking]:

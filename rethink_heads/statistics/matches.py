@@ -102,6 +102,11 @@ class Truth:
         areas = self.areas[of_class]
         return self.images[of_class], _within(areas, _AREA_LIMITS)
 
+    def images_each(self) -> float:
+        """Images that have objects of a class, on average over the classes that have objects; at least 1."""
+        pairs = np.unique(self.labels[~self.crowd] + self.class_count * self.images[~self.crowd])
+        return len(pairs) / max(1, len(np.unique(pairs % self.class_count)))
+
     def check(self, detections: KeptDetections) -> None:
         """Raise UserError where detections are of other images or classes than the dataset's."""
         strangers: set[int] = set()

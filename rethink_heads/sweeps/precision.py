@@ -178,6 +178,7 @@ def _frame(resampled: Resampled) -> pd.DataFrame:
     parts = {
         "value": resampled.value[None],
         "images": resampled.images[None],
+        "images_each": np.full((1, len(AP_NAMES)), resampled.images_each),
         "replicate": resampled.replicates,
     }
     return pd.concat(
@@ -200,4 +201,5 @@ def _kept(path: Path, provenance: Mapping[str, str]) -> Resampled | None:
         parts["replicate"],
         parts["images"][0].astype(np.int64),
         SHARE,
+        float(parts["images_each"][0, 0]),
     )
