@@ -68,6 +68,8 @@ class Resampled:
         images: (...) how many images bear on the statistic.
         limits: within which it lies; of CORRELATION the interval is taken on Fisher's scale.
         images_each: of a mean over classes, how many images bear on one of them on average; None: it is no such mean.
+        is_zero_without: whether it is known to be 0 where no image bears on it, so that a difference rests on the
+            images of either side.
     """
 
     value: Array
@@ -75,14 +77,17 @@ class Resampled:
     images: npt.NDArray[np.int64]
     limits: Limits = ANY
     images_each: float | None = None
+    is_zero_without: bool = False
 
     def less(self, other: Resampled) -> Resampled:
         """The difference of two statistics on the same images and draws."""
+        images = np.maximum if self.is_zero_without else np.minimum
         return Resampled(
             self.value - other.value,
             self.replicates - other.replicates,
-            np.minimum(self.images, other.images),
+            images(self.images, other.images),
             images_each=self.images_each,
+            is_zero_without=self.is_zero_without,
         )
 
     def estimate(self, level: float = LEVEL) -> Estimate:

@@ -156,7 +156,14 @@ def resampled_errors(
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
     replicates = in_draws(bootstrap, of_draws)
     images = _images_with(errors, truth)
-    return Resampled(value.value[0], replicates, images, images_each=truth.images_each()), errors
+    gains = Resampled(
+        value.value[0],
+        replicates,
+        images,
+        images_each=truth.images_each(),
+        is_zero_without=True,
+    )
+    return gains, errors
 
 
 def _images_with(errors: SortedErrors, truth: Truth) -> Indices:

@@ -229,7 +229,7 @@ def test_intervals_and_differences(tmp_path: Path) -> None:
     for head in ("fc", "conv"):
         # Errors in fewer than five images have no interval.
         rows = table.loc[head].dropna()
-        assert {"cls", "loc", "miss", "fp", "fn"} <= set(rows.index)
+        assert {"cls", "miss", "fp", "fn"} <= set(rows.index)
         assert ((rows["low"] < rows["delta_ap"]) & (rows["delta_ap"] < rows["high"])).all()
     found = compare_errors(both, dataset, ("run", "fc"), ("run", "conv"), replicates=100)
     found = found.set_index("error")
