@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
+from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
 from rethink_heads.text_files import read_yaml
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 RANDOM = "random"
 BACKBONE_ONLY = "ImageNetPretrained"
-SHOWN_KEYS = 4
 HEADS = "roi_heads."
 CLASSES_NAME = "class_names.txt"
 """Beside a configuration that ``rethink-heads export`` wrote: a line a class."""
@@ -281,9 +281,8 @@ def _is_no_weight(name: str) -> bool:
 
 
 def _misfit(path: Path, what: str, names: Sequence[str]) -> UserError:
-    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
     return UserError(
-        f"{path} {what}: {', '.join(names[:SHOWN_KEYS])}{more}; give the configuration that it was trained with"
+        f"{path} {what}: {beginning(names)}; give the configuration that it was trained with"
     )
 
 

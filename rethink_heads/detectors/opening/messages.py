@@ -1,11 +1,11 @@
-"""What messages say of a user's own code: what it gave, and what it raised."""
+"""What messages say of what a user brings: what code of theirs gave and raised, and names in a file or a list."""
 
 from __future__ import annotations
 
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rethink_heads.errors import UserError
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _OURS = str(Path(rethink_heads.__file__).parent)
 _LONGEST = 300
+_SHOWN_NAMES, _LONGEST_NAME = 5, 100
 
 
 @contextlib.contextmanager
@@ -83,3 +84,10 @@ def given(value: Any) -> str:
         return " ".join(repr(value).split())[:80]
     except Exception:
         return f"a {type(value).__name__}"
+
+
+def beginning(names: Sequence[str]) -> str:
+    """The first names of a list, each cut to a length that can be read, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    shown = ", ".join(name[:_LONGEST_NAME] for name in names[:_SHOWN_NAMES])
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -17,6 +17,7 @@ from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.imports.class_names import known_class_names
 from rethink_heads.detectors.imports.reading import check_loaded
+from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,
@@ -33,7 +34,6 @@ from rethink_heads.errors import UserError
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
-SHOWN_KEYS = 4
 TWO_STAGES = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
 """torchvision's modules of two-stage detectors."""
 
@@ -239,9 +239,8 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> 
 
 
 def _misfit(path: Path, what: str, keys: Sequence[str]) -> UserError:
-    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
     return UserError(
-        f"{path} {what}: {', '.join(keys[:SHOWN_KEYS])}{more}; give the builder that it was trained with, or open a"
+        f"{path} {what}: {beginning(keys)}; give the builder that it was trained with, or open a"
         " model of your own in Python and give it as --model python:MODULE:FUNCTION"
     )
 
