@@ -9,7 +9,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ WRAPPERS = (
 NO_WEIGHTS = ("optim", "sched", "scaler", "callbacks", "loops")
 """Beginnings of keys under which other things than weights have names."""
 MOST_WRAPPED = 3
+LONGEST_MISFIT = 150
 PICKLE_SUFFIX, SAFETENSORS = ".pkl", ".safetensors"
 NUMBER_KINDS = "biuf"
 PREFIXES = ("module.", "_orig_mod.")
@@ -306,6 +307,24 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
             f"{where} has weights that are not finite numbers ({beginning(wrong)}): its training diverged, or it is"
             " damaged; give the weights of an earlier step"
         )
+
+
+def other_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names of weights that have other shapes than a model's ``own``, each with both shapes."""
+    return [
+        f"{name} {_shape(value)} instead of {_shape(own[name])}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+
+
+def misfit(path: Path, what: str, names: Sequence[str], remedy: str) -> UserError:
+    """Return the sentence for a file whose weights are not those of the model that is to have them."""
+    return UserError(f"{path} {what}: {beginning(names, LONGEST_MISFIT)}; {remedy}")
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(side) for side in value.shape)
 
 
 def _check_dense(name: str, value: Tensor, most_bytes: int, path: Path) -> None:

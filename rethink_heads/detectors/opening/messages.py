@@ -19,7 +19,7 @@ from rethink_heads.errors import UserError
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _OURS = str(Path(rethink_heads.__file__).parent)
 _LONGEST = 300
-_SHOWN_NAMES, _LONGEST_NAME = 5, 100
+_SHOWN_NAMES = 5
 
 
 @contextlib.contextmanager
@@ -67,6 +67,12 @@ def raised(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[:_LONGEST]}{more}{place}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip("'\" \n").splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
+
+
 def given(value: Any) -> str:
     """What was given instead of what is expected: a tensor by its shape, and its type where that is unusual."""
     if isinstance(value, Tensor):
@@ -86,8 +92,8 @@ def given(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def beginning(names: Sequence[str]) -> str:
-    """The first names of a list, each cut to a length that can be read, and how many more there are."""
+def beginning(names: Sequence[str], longest: int = 60) -> str:
+    """The first names of a list, each cut to ``longest`` characters, and how many more there are."""
     more = len(names) - _SHOWN_NAMES
-    shown = ", ".join(name[:_LONGEST_NAME] for name in names[:_SHOWN_NAMES])
+    shown = ", ".join(name[:longest] for name in names[:_SHOWN_NAMES])
     return f"{shown} and {more} more" if more > 0 else shown
