@@ -25,9 +25,9 @@ from filelock import FileLock, Timeout
 
 from rethink_heads.distributed import Processes, processes
 from rethink_heads.files import remove, unfinished_in
+from rethink_heads.study_folder import CONFIG_NAME
 
 LOCK_NAME, HOLDER_NAME = ".writer.lock", ".writer.json"
-CONFIG_NAME = "config.yaml"
 # Where unfinished files may lie in a run, a comparison, a sweep or an export. Not deeper: a folder of a run's own,
 # such as a sweep's trainings, has a lock of its own.
 LAYOUT = (

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from rethink_heads.commands.ending import ENDING_SIGNALS
+from rethink_heads.machine import other_processes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,6 +20,21 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command says does not depend on what else the machine does."""
+    monkeypatch.setattr(other_processes, "told", lambda: None)
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """Signals that end a command do, though the tests were started with nohup, which has SIGHUP ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from rethink_heads.console import print_json, work
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
+from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
@@ -288,10 +289,9 @@ def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
 
 
 def second(run: Run, name: str, *overrides: str) -> Run:
-    """A run like another, with other settings."""
+    """A run like another, as if trained with other settings."""
     made = Run.create(run.path.parent / name, run.config.with_overrides(list(overrides)))
-    made.checkpoints.mkdir()
-    made.detector_path.write_bytes(run.detector_path.read_bytes())
+    save_detector(run.load(), made.config, made.detector_path)
     return made
 
 
@@ -374,13 +374,27 @@ def test_the_log_says_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+def test_a_busy_machine_is_told_and_noted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter(
+        ["other processes take 1.5 of its 2 cores", "other processes take 1.1 of its 2 cores"]
+    )
+    monkeypatch.setattr(other_processes, "told", lambda: next(loads))
+    result = runner.invoke(app, ["correlate", "--run", str(run.path)])
+    assert result.exit_code == 0, result.stderr
+    told = "the machine is busy: other processes take 1.5 of its 2 cores"
+    assert f"{told}, so that this takes longer\n" in result.stderr
+    begins, busy, ends = run.log_path.read_text().splitlines()
+    assert " begins: rethink-heads " in begins
+    assert busy.endswith(told)
+    assert " ends (meanwhile other processes take 1.1 of its 2 cores): rethink-heads " in ends
+
+
 def test_evaluate_checks_all_heads_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise AssertionError("nothing is to be evaluated before all heads are known")
 
     other = Run.create(run.path.parent / "conv", run.config.model_copy(update={"head": "conv"}))
-    other.checkpoints.mkdir()
-    other.detector_path.touch()
+    save_detector(build_detector(other.config, CLASSES), other.config, other.detector_path)
     monkeypatch.setattr("rethink_heads.measure.detections.keep_detections", refuse)
     both = ("--run", run.path, "--run", other.path)
     fails("evaluate", *both, "--head", "fc", says="conv has no head 'fc'; it has conv")

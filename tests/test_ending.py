@@ -18,6 +18,7 @@ def ended(command: object) -> int:
     return error.value.exit_code
 
 
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_as_ctrl_c_does(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     number = getattr(signal, name)
@@ -38,6 +39,7 @@ def test_a_signal_ends_as_ctrl_c_does(name: str, capsys: pytest.CaptureFixture[s
     assert all(signal.getsignal(each) is signal.SIG_DFL for each in ENDING_SIGNALS)
 
 
+@pytest.mark.usefixtures("default_signals")
 def test_cleaning_up_may_fail(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         try:

@@ -22,6 +22,7 @@ from rethink_heads.distributed import alone
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, sha256, unreadable, write_parquet
 from rethink_heads.locking import hold
+from rethink_heads.machine import core_count
 from rethink_heads.progress import ProgressReport
 
 INDEX_NAME = "hashes.parquet"
@@ -80,7 +81,7 @@ def _read(folder: Path, names: Sequence[str]) -> list[str]:
     title = f"reading the images in {folder} (once)"
     report = ProgressReport(title, len(names), "images", enabled=len(names) > REPORTED)
     found = []
-    with report, ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
+    with report, ThreadPoolExecutor(min(AT_ONCE, core_count())) as pool:
         for digest in pool.map(lambda name: sha256(folder / name), names):
             found.append(digest)
             report.advance()

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,8 +69,7 @@ def saved_config(path: Path) -> Config:
         UserError: as :func:`load_detector`.
     """
     with _reading(Path(path)):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return Config.model_validate(content["config"])
+        return Config.model_validate(_without_weights(path)["config"])
 
 
 def saved_class_names(path: Path) -> tuple[str, ...]:
@@ -79,8 +79,12 @@ def saved_class_names(path: Path) -> tuple[str, ...]:
         UserError: as :func:`load_detector`.
     """
     with _reading(Path(path)):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return tuple(map(str, content["class_names"]))
+        return tuple(map(str, _without_weights(path)["class_names"]))
+
+
+def _without_weights(path: Path) -> Any:
+    # Mapped, the weights stay on the disk.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:

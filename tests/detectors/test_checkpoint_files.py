@@ -167,6 +167,10 @@ NO_CHECKPOINT: dict[str, tuple[Any, str]] = {
         lambda p: saved({"epoch": 3, "optimizer": OPTIMIZER}, p),
         "holds no weights: .* but its keys are epoch, optimizer",
     ),
+    "many long keys": (
+        lambda p: saved({f"{number}{'x' * 999}": 1 for number in range(7)}, p),
+        "its keys are 0x{59}, 1x{59}, 2x{59}, 3x{59}, 4x{59} and 2 more",
+    ),
     "a list": (lambda p: saved([1, 2], p), "holds no weights: .* but it is a list"),
     "two of my own": (
         lambda p: saved({"first": STATE, "second": OTHER}, p),
@@ -215,7 +219,9 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(UserError, match=r"file\.pth cannot be read: Permission denied"):
+    with pytest.raises(
+        UserError, match=r"cannot read .*file\.pth: Permission denied; have its owner"
+    ):
         read_checkpoint(path)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -219,27 +222,33 @@ def test_stratified_proposals_keep_the_exact_counts(run: Any, tmp_path: Path):
     np.testing.assert_allclose(weights, full.bins.set_index(key)["n"].loc[weights.index])
 
 
-def test_resumed_equals_uninterrupted(
-    run: Any, toy_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    whole = run(folder=tmp_path / "whole")
-    predict = type(toy_detector).predict
-    extracted_before = toy_detector.extracted
+@contextlib.contextmanager
+def interrupted_at_the_last_image(detector: ToyDetector) -> Iterator[None]:
+    """What runs within is stopped as Ctrl-C does it, when a head is asked about the last image."""
+    predict = type(detector).predict
 
-    def interrupted(self: Any, features: Any, *rest: Any) -> Any:
-        if features[1] == (110, 120):  # the last image
+    def interrupt(self: Any, features: Any, *rest: Any) -> Any:
+        if features[1] == (110, 120):
             raise KeyboardInterrupt
         return predict(self, features, *rest)
 
-    monkeypatch.setattr(type(toy_detector), "predict", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with (
+        patch.object(type(detector), "predict", interrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        yield
+
+
+def test_resumed_equals_uninterrupted(run: Any, toy_detector: Any, tmp_path: Path):
+    whole = run(folder=tmp_path / "whole")
+    extracted_before = toy_detector.extracted
+    with interrupted_at_the_last_image(toy_detector):
         run()
     parts = tmp_path / "measurements" / "parts"
     assert sorted(p.name for p in parts.iterdir()) == ["3", "7", "provenance.json", "threads.json"]
     (parts / ".12-killed").mkdir()  # what a killed process leaves
     (parts / ".12-killed" / "bins.parquet").write_bytes(b"half")
 
-    monkeypatch.setattr(type(toy_detector), "predict", predict)
     toy_detector.extracted = 0
     resumed = run()
     assert extracted_before == 2  # images with objects
@@ -283,20 +292,9 @@ def test_other_provenance_starts_over(
     assert not new.rows["iou"].equals(old.rows["iou"])
 
 
-def test_parts_of_another_setting_are_not_mixed_in(
-    run: Any, toy_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    predict = type(toy_detector).predict
-
-    def interrupted(self: Any, features: Any, *rest: Any) -> Any:
-        if features[1] == (110, 120):
-            raise KeyboardInterrupt
-        return predict(self, features, *rest)
-
-    monkeypatch.setattr(type(toy_detector), "predict", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_parts_of_another_setting_are_not_mixed_in(run: Any, toy_detector: Any, tmp_path: Path):
+    with interrupted_at_the_last_image(toy_detector):
         run(seed=1)
-    monkeypatch.setattr(type(toy_detector), "predict", predict)
     assert_equal(run(), run(folder=tmp_path / "fresh"))
 
 
@@ -409,17 +407,13 @@ def test_a_run_under_another_name_is_not_measured_again(
 
 
 def test_an_interrupted_run_goes_on_under_another_name(
-    run: Any, toy_detector: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, toy_detector: Any, tmp_path: Path
 ) -> None:
-    extract = toy_detector.extract
-    images = iter([extract])
-    monkeypatch.setattr(toy_detector, "extract", lambda image: next(images)(image))
-    with pytest.raises((RuntimeError, StopIteration)):
+    with interrupted_at_the_last_image(toy_detector):
         run()
-    monkeypatch.setattr(toy_detector, "extract", extract)
-    before = toy_detector.extracted
+    toy_detector.extracted = 0
     resumed = run(detector_name="renamed")
-    assert toy_detector.extracted < before + len(IMAGES)
+    assert toy_detector.extracted == 1
     assert_equal(resumed, run(detector_name="renamed", folder=tmp_path / "fresh"))
 
 

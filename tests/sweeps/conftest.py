@@ -13,6 +13,7 @@ from rethink_heads.detectors.base import Detections
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.runs import Run
+from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
 from rethink_heads.sweeps.loading import load_sweep
 from rethink_heads.sweeps.plan import Plan, make_plan
 from tests.tiny_coco import CLASSES, COLOURS, SMALL_SETTINGS, write_coco
@@ -39,15 +40,16 @@ points:
 paper_order: [[double-head-ext], [single-fc, single-conv]]
 paper_note: the first as remembered
 """
+TEST_IMAGES = 2 * FEWEST_IMAGES
 MakePlan = Callable[..., Plan]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images to train on and three to test on."""
+    """Three images to train on, and as many to test on as an interval takes of each class."""
     folder = tmp_path_factory.mktemp("data")
-    for split in ("train", "val"):
-        write_coco(folder, split, 3)
+    write_coco(folder, "train", 3)
+    write_coco(folder, "val", TEST_IMAGES)
     return folder
 
 

@@ -24,7 +24,7 @@ from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
-from tests.sweeps.conftest import FakeTraining, MakePlan
+from tests.sweeps.conftest import TEST_IMAGES, FakeTraining, MakePlan
 from tests.test_table_formats import read_latex, read_markdown
 from tests.tiny_coco import CLASSES
 from tests.training.recorded import assert_same_weights, recording, weights
@@ -83,7 +83,11 @@ def check_values(output: Path, table: pd.DataFrame, dataset: CocoDataset) -> Non
     merged = pd.concat(frames)
     intervals = precision_table(frames[1], dataset).set_index("metric")
     for end in ("low", "high"):
-        assert rows.loc[("single-fc", "1"), f"AP50_{end}"] == intervals.loc["AP50", end]
+        assert np.isfinite(intervals.loc["AP", end])
+        for name in AP_NAMES:
+            np.testing.assert_equal(
+                rows.loc[("single-fc", "1"), f"{name}_{end}"], intervals.loc[name, end]
+            )
     pair = compare_precision(
         merged, dataset, ("double-head-ext-1", "double-ext"), ("single-fc-1", "fc")
     )
@@ -126,7 +130,7 @@ def check_files(output: Path, result: SweepResult) -> None:
         assert shown[4].split()[1:] == (
             ends if row["seed"] != "mean" else ["±", f"{100 * row['AP_sd']:.1f}"]
         )
-    assert "3 images of instances_val.json" in text
+    assert f"{TEST_IMAGES} images of instances_val.json" in text
     assert "nothing of how far another training would" in text
     assert [header, *rows] == read_latex((output / "table.tex").read_text())
     ordering = read_markdown((output / "ordering.md").read_text())

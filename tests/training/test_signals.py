@@ -31,6 +31,7 @@ def processes_of_group(group: int) -> list[int]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_training(data: Path, tmp_path: Path, name: str) -> None:
     config = tiny_config(data, "fc", "training.workers=1", "training.max_iterations=100000")

@@ -27,7 +27,8 @@ from rethink_heads.detectors.base import (
 )
 from rethink_heads.detectors.classes.map_file import Given
 from rethink_heads.detectors.classes.probing import MappedProber
-from rethink_heads.detectors.classes.spelling import beginning, is_placeholder, nearest_class, plain
+from rethink_heads.detectors.classes.spelling import is_placeholder, nearest_class, plain
+from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:

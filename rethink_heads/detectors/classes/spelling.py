@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # What a detector's list of names holds where its framework numbers a class that there is not.
 _PLACEHOLDERS = frozenset({"", "n/a", "na"})
-_SHOWN_NAMES = 5
 
 
 def plain(name: str) -> str:
@@ -26,10 +25,3 @@ def nearest_class(name: str, names: Iterable[str]) -> str | None:
     spelled = {plain(one): one for one in reversed(tuple(names))}
     close = difflib.get_close_matches(plain(name), list(spelled), n=1, cutoff=0.6)
     return spelled[close[0]] if close else None
-
-
-def beginning(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - _SHOWN_NAMES
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    return f"{shown} and {more} more" if more > 0 else shown

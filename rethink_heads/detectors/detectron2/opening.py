@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
+from rethink_heads.detectors.opening.messages import first_line
 from rethink_heads.errors import UserError
 from rethink_heads.yaml_files import read_yaml
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 
 RANDOM = "random"
+REMEDY = "give the configuration that it was trained with"
 BACKBONE_ONLY = "ImageNetPretrained"
-SHOWN_KEYS = 4
 HEADS = "roi_heads."
 CLASSES_NAME = "class_names.txt"
 """Beside a configuration that ``rethink-heads export`` wrote: a line a class."""
@@ -122,15 +123,15 @@ def read_config(config: str) -> CfgNode:
         ) from error
     except KeyError as error:
         raise UserError(
-            f"{path} has a setting that detectron2 does not know ({_said(error)}): take it out, or open a model of a"
-            " project with settings of its own in Python and give it as --model python:MODULE:FUNCTION"
+            f"{path} has a setting that detectron2 does not know ({first_line(error)}): take it out, or open a model of"
+            " a project with settings of its own in Python and give it as --model python:MODULE:FUNCTION"
         ) from error
     except (
         Exception
     ) as error:  # A file that is no configuration can make the reader raise anything.
         raise UserError(
-            f"{path} is no configuration of detectron2 ({_said(error)}): give the YAML file that a model was trained"
-            " with, such as config.yaml of its output folder"
+            f"{path} is no configuration of detectron2 ({first_line(error)}): give the YAML file that a model was"
+            " trained with, such as config.yaml of its output folder"
         ) from error
     return cfg
 
@@ -207,8 +208,8 @@ def _weights_file(cfg: CfgNode, config: str, weights: str | None) -> Path:
         return Path(PathManager.get_local_path(source))
     except Exception as error:  # Whatever stands between here and there has errors of its own.
         raise UserError(
-            f"{source} cannot be downloaded ({_said(error)}): check the network, or download the file elsewhere and"
-            " give its path as --weights"
+            f"{source} cannot be downloaded ({first_line(error)}): check the network, or download the file elsewhere"
+            " and give its path as --weights"
         ) from error
 
 
@@ -239,15 +240,20 @@ def _built(cfg: CfgNode, config: str) -> nn.Module:
             Exception
         ) as error:  # detectron2 asserts, looks up and divides where settings do not fit.
             raise UserError(
-                f"detectron2 cannot build the model of {config} ({_said(error)}): a part that your own code registers"
-                " is known only when that is imported, so open such a model in Python and give it as"
+                f"detectron2 cannot build the model of {config} ({first_line(error)}): a part that your own code"
+                " registers is known only when that is imported, so open such a model in Python and give it as"
                 " --model python:MODULE:FUNCTION"
             ) from error
     return model
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
+    from rethink_heads.detectors.imports.reading import (
+        check_loaded,
+        misfit,
+        other_sizes,
+        read_checkpoint,
+    )
 
     state = read_checkpoint(path).state
     # A training framework's module may hold the model under a name of its own.
@@ -260,17 +266,15 @@ def _load(model: nn.Module, path: Path) -> None:
             " a trained detector, such as model_final.pth of detectron2"
         )
     own = model.state_dict()
-    misfits = [name for name in state if name in own and state[name].shape != own[name].shape]
-    if misfits:
-        shapes = (f"{n} {_shape(state[n])} instead of {_shape(own[n])}" for n in misfits)
-        raise _misfit(path, "has weights of other sizes than its model", list(shapes))
+    if sizes := other_sizes(state, own):
+        raise misfit(path, "has weights of other sizes than its model", sizes, REMEDY)
     # Not strict, since detectron2's layers fill in what files of old releases lack.
     result = model.load_state_dict(state, strict=False)
     unexpected = [name for name in result.unexpected_keys if not _is_no_weight(name)]
     if result.missing_keys:
-        raise _misfit(path, "lacks weights of its model", result.missing_keys)
+        raise misfit(path, "lacks weights of its model", result.missing_keys, REMEDY)
     if unexpected:
-        raise _misfit(path, "has weights that its model lacks", unexpected)
+        raise misfit(path, "has weights that its model lacks", unexpected, REMEDY)
     check_loaded(model.state_dict().items(), str(path))
 
 
@@ -278,20 +282,3 @@ def _is_no_weight(name: str) -> bool:
     """Whether old files hold a value of that name that models now take from the configuration, or do not need."""
     last = name.rpartition(".")[2]
     return ".cell_anchors." in name or last in ("pixel_mean", "pixel_std", "num_batches_tracked")
-
-
-def _misfit(path: Path, what: str, names: Sequence[str]) -> UserError:
-    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
-    return UserError(
-        f"{path} {what}: {', '.join(names[:SHOWN_KEYS])}{more}; give the configuration that it was trained with"
-    )
-
-
-def _shape(value: Tensor) -> str:
-    return "x".join(str(side) for side in value.shape)
-
-
-def _said(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
-    lines = str(error).strip("'\"").splitlines()
-    return lines[0] if lines and lines[0] else type(error).__name__

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from rethink_heads.detectors.answers import is_finite
 from rethink_heads.detectors.imports.outlines import Outline, load_outline
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
+from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
 from rethink_heads.files import unreadable
 
@@ -45,13 +46,13 @@ WRAPPERS = (
 NO_WEIGHTS = ("optim", "sched", "scaler", "callbacks", "loops")
 """Beginnings of keys under which other things than weights have names."""
 MOST_WRAPPED = 3
+LONGEST_MISFIT = 150
 PICKLE_SUFFIX, SAFETENSORS = ".pkl", ".safetensors"
 NUMBER_KINDS = "biuf"
 PREFIXES = ("module.", "_orig_mod.")
 """What distributed training and ``torch.compile`` put before the names of weights."""
 AVERAGED = "n_averaged"
 """The counter that ``AveragedModel`` keeps beside the weights."""
-SHOWN_KEYS = 6
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise UserError(is_folder if path.is_dir() else f"no such file: {path}")
     try:
         with open(path, "rb") as stream:
-            beginning = stream.read(64)
+            start = stream.read(64)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    _check_kind(beginning, path)
+        raise unreadable(path, error) from error
+    _check_kind(start, path)
     if path.suffix == SAFETENSORS:
         return _unwrap(_load_safetensors(path), path)
     # Under either name it may be the other's: torch.save writes an archive, which no pickle is.
@@ -103,13 +104,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return _unwrap(_load_tensors(path, is_archive), path)
 
 
-def _check_kind(beginning: bytes, path: Path) -> None:
+def _check_kind(start: bytes, path: Path) -> None:
     """Raise UserError for what is downloaded in place of weights."""
-    if beginning.startswith(b"version https://git-lfs"):
+    if start.startswith(b"version https://git-lfs"):
         raise UserError(
             f"{path} is a pointer of Git LFS, not the weights: get them with git lfs pull"
         )
-    if beginning.lstrip().lower().startswith((b"<!doctype", b"<html")):
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         raise UserError(f"{path} is a web page, not the weights: download the file itself")
 
 
@@ -173,7 +174,7 @@ def _advice(path: Path) -> str:
         return f"torch.save({load}['state_dict'], NEW_FILE), or under which key its weights are"
     keys = [key for key in content if isinstance(key, str)]
     ranked = sorted((k for k in keys if k in WRAPPERS), key=WRAPPERS.index)
-    named = f" (its keys are {_listed(keys)})"
+    named = f" (its keys are {beginning(keys)})"
     chosen = [k for k in ranked if isinstance(content[k], dict | Outline)] or ranked
     if not chosen:
         return f"torch.save({load}[KEY], NEW_FILE){named}"
@@ -237,7 +238,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
     found = dict(_places(content, ()))
     if not found:
         keys = list(map(str, content)) if isinstance(content, Mapping) else []
-        has = f"its keys are {_listed(keys)}" if keys else f"it is a {type(content).__name__}"
+        has = f"its keys are {beginning(keys)}" if keys else f"it is a {type(content).__name__}"
         raise UserError(
             f"{path} holds no weights: expected tensors by name, alone or under a key such as 'model' or 'state_dict',"
             f" but {has}"
@@ -250,7 +251,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
     if not known and found.get((), 0) >= max((found[place] for place in within), default=0):
         return ()
     if len(chosen) > 1:
-        places = _listed([".".join(place) for place in chosen])
+        places = beginning([".".join(place) for place in chosen])
         raise UserError(
             f"{path} holds weights under several keys ({places}): write those that are meant alone:"
             " torch.save(torch.load(FILE)[KEY], NEW_FILE)"
@@ -261,7 +262,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
             "%s holds weights under %s and %s: those of %s are read",
             path,
             first,
-            _listed(others),
+            beginning(others),
             first,
         )
     return chosen[0]
@@ -278,12 +279,6 @@ def _places(content: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
     for key, value in content.items():
         if isinstance(key, str) and not key.lower().startswith(NO_WEIGHTS):
             yield from _places(value, (*above, key))
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are, each cut to a length that can be read."""
-    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
-    return ", ".join(name[:60] for name in names[:SHOWN_KEYS]) + more
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -309,9 +304,27 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{where} has weights that are not finite numbers ({_listed(wrong)}): its training diverged, or it is"
+            f"{where} has weights that are not finite numbers ({beginning(wrong)}): its training diverged, or it is"
             " damaged; give the weights of an earlier step"
         )
+
+
+def other_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names of weights that have other shapes than a model's ``own``, each with both shapes."""
+    return [
+        f"{name} {_shape(value)} instead of {_shape(own[name])}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+
+
+def misfit(path: Path, what: str, names: Sequence[str], remedy: str) -> UserError:
+    """Return the sentence for a file whose weights are not those of the model that is to have them."""
+    return UserError(f"{path} {what}: {beginning(names, LONGEST_MISFIT)}; {remedy}")
+
+
+def _shape(value: Tensor) -> str:
+    return "x".join(str(side) for side in value.shape)
 
 
 def _check_dense(name: str, value: Tensor, most_bytes: int, path: Path) -> None:

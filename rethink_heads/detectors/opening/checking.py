@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rethink_heads.detectors.answers import check_outputs
 from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
 from rethink_heads.detectors.opening.contents import modules_in
-from rethink_heads.detectors.opening.messages import given, telling
+from rethink_heads.detectors.opening.messages import first_line, given, telling
 from rethink_heads.detectors.opening.offers import check_offers
 from rethink_heads.errors import UserError
 
@@ -60,7 +60,7 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
         image, boxes = image.to(device), torch.tensor(BOXES).to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"`device` of {name} is {device}, which cannot be used here ({str(error).splitlines()[0][:200]})"
+            f"`device` of {name} is {device}, which cannot be used here ({first_line(error)[:200]})"
         ) from error
     with _unchanged(detector, device, name), torch.inference_mode():
         first, pooled = _asked(detector, image, boxes, heads, len(classes), name)

@@ -1,11 +1,11 @@
-"""What messages say of a user's own code: what it gave, and what it raised."""
+"""What messages say of what a user brings: what code of theirs gave and raised, and names in a file or a list."""
 
 from __future__ import annotations
 
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rethink_heads.errors import UserError
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _OURS = str(Path(rethink_heads.__file__).parent)
 _LONGEST = 300
+_SHOWN_NAMES = 5
 
 
 @contextlib.contextmanager
@@ -66,6 +67,12 @@ def raised(error: BaseException) -> str:
     return f"{type(error).__name__}: {said[:_LONGEST]}{more}{place}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip("'\" \n").splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
+
+
 def given(value: Any) -> str:
     """What was given instead of what is expected: a tensor by its shape, and its type where that is unusual."""
     if isinstance(value, Tensor):
@@ -83,3 +90,10 @@ def given(value: Any) -> str:
         return " ".join(repr(value).split())[:80]
     except Exception:
         return f"a {type(value).__name__}"
+
+
+def beginning(names: Sequence[str], longest: int = 60) -> str:
+    """The first names of a list, each cut to ``longest`` characters, and how many more there are."""
+    more = len(names) - _SHOWN_NAMES
+    shown = ", ".join(name[:longest] for name in names[:_SHOWN_NAMES])
+    return f"{shown} and {more} more" if more > 0 else shown

@@ -16,7 +16,8 @@ from torchvision.models import WeightsEnum
 from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.imports.class_names import known_class_names
-from rethink_heads.detectors.imports.reading import check_loaded
+from rethink_heads.detectors.imports.reading import check_loaded, misfit, other_sizes
+from rethink_heads.detectors.opening.messages import first_line
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,
@@ -33,7 +34,10 @@ from rethink_heads.errors import UserError
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
-SHOWN_KEYS = 4
+REMEDY = (
+    "give the builder that it was trained with, or open a model of your own in Python and give it as"
+    " --model python:MODULE:FUNCTION"
+)
 TWO_STAGES = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
 """torchvision's modules of two-stage detectors."""
 
@@ -141,8 +145,8 @@ def _downloaded(builder: Callable[..., nn.Module], member: WeightsEnum) -> nn.Mo
         return builder(weights=member)
     except (OSError, HTTPException, RuntimeError) as error:
         raise UserError(
-            f"the weights {member} cannot be had from {member.url} ({_said(error)}): check the network, or download"
-            " the file elsewhere and give its path as --weights"
+            f"the weights {member} cannot be had from {member.url} ({first_line(error)}): check the network, or"
+            " download the file elsewhere and give its path as --weights"
         ) from error
 
 
@@ -223,27 +227,14 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> 
     own = model.state_dict()
     whole = [key for key in state if key in own and own[key].is_floating_point()]
     if kinds := [f"{k} of {state[k].dtype}" for k in whole if not state[k].is_floating_point()]:
-        raise _misfit(path, "has weights that are no floating-point numbers", kinds)
-    misfits = [
-        f"{key} {_shape(value)} instead of {_shape(own[key])}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    if misfits:
-        raise _misfit(path, f"has weights of other sizes than {name}", misfits)
+        raise misfit(path, "has weights that are no floating-point numbers", kinds, REMEDY)
+    if sizes := other_sizes(state, own):
+        raise misfit(path, f"has weights of other sizes than {name}", sizes, REMEDY)
     result = model.load_state_dict(state, strict=False)
     if result.missing_keys:
-        raise _misfit(path, f"lacks weights of {name}", result.missing_keys)
+        raise misfit(path, f"lacks weights of {name}", result.missing_keys, REMEDY)
     if result.unexpected_keys:
-        raise _misfit(path, f"has weights that {name} lacks", result.unexpected_keys)
-
-
-def _misfit(path: Path, what: str, keys: Sequence[str]) -> UserError:
-    more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-    return UserError(
-        f"{path} {what}: {', '.join(keys[:SHOWN_KEYS])}{more}; give the builder that it was trained with, or open a"
-        " model of your own in Python and give it as --model python:MODULE:FUNCTION"
-    )
+        raise misfit(path, f"has weights that {name} lacks", result.unexpected_keys, REMEDY)
 
 
 def _named(model: Any, published: type[WeightsEnum] | None = None) -> tuple[str, ...]:
@@ -262,13 +253,3 @@ def _named(model: Any, published: type[WeightsEnum] | None = None) -> tuple[str,
         f"nothing says what {said} classes of the detector are called: give their names, the labels from 1 on, as"
         " --class-names (class_names in Python)"
     )
-
-
-def _shape(value: Tensor) -> str:
-    return "x".join(str(side) for side in value.shape)
-
-
-def _said(error: Exception) -> str:
-    """The first line of an error's message, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

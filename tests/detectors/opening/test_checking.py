@@ -264,3 +264,13 @@ def test_a_module_in_training_mode_is_named_and_left_as_it_was() -> None:
     check_detector(detector, "mine")
     assert torch.equal(torch.random.get_rng_state(), random)
     assert fingerprint(copy.deepcopy(detector)) == before
+
+
+def test_a_device_that_fails_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise AssertionError
+
+    detector = Colours()
+    monkeypatch.setattr(Tensor, "to", fail)
+    with pytest.raises(UserError, match=r"is cpu, which cannot be used here \(AssertionError\)$"):
+        check_detector(detector, "mine")
