@@ -13,7 +13,6 @@ authors read precision at k / 100.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from rethink_heads.machine import core_count
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap
 from rethink_heads.statistics.matches import Flags, Indices
 
@@ -99,7 +99,7 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
         return statistic(np.ascontiguousarray(block.T, np.float32))
 
     # Each holds weights of its own.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, core_count())) as pool:
         return np.concatenate(list(pool.map(of_block, starts)))
 
 
