@@ -39,7 +39,6 @@ from rethink_heads.statistics.spatial import decay, distinct_pairs
 from rethink_heads.table_formats import to_markdown
 
 Array = npt.NDArray[np.float64]
-Tables = dict[str, pd.DataFrame]
 
 SIDES = (("made-up", "fc"), ("made-up", "conv"))
 # By head: how far boxes are off, and how noisy scores are.
@@ -159,11 +158,7 @@ def make_measurements(
         repeated = np.repeat(of_head, IOU_BINS)
         mean = _logistic(6 * (centre - 0.6) + repeated + number / 4)
         box = 1 - (1 - centre) * np.clip(0.5 - 0.1 * repeated, 0.1, 0.9)
-        named: dict[str, Any] = {
-            name: np.repeat(column, IOU_BINS)
-            for name, column in keys.items()
-            if name != "class_name"
-        }
+        named: dict[str, Any] = {name: np.repeat(column, IOU_BINS) for name, column in keys.items()}
         named |= {"class_name": "thing", "detector": detector, "head": head}
         named |= {"bin": np.tile(np.arange(IOU_BINS), count)}
         means = {"iou": centre, "score": mean, "regressed_iou": box}
@@ -289,7 +284,8 @@ def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
     )
     mean, spread = np.nanmean(value, axis=0), np.nanstd(value, axis=0, ddof=1)
     has_interval = np.isfinite(low)
-    count = np.maximum(has_interval.sum(axis=0), 1)
+    number = has_interval.sum(axis=0).astype(float)
+    count = np.where(number > 0, number, np.nan)
 
     def share(condition: npt.NDArray[np.bool_]) -> Array:
         return np.asarray(100 * (condition & has_interval).sum(axis=0) / count)

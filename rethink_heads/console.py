@@ -140,7 +140,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
     if any(NO_INTERVAL in cell for row in rows for cell in row):
         print(
-            f"{NO_INTERVAL}: no interval, since fewer than 5 images bear on the value, or they do not differ."
+            f"{NO_INTERVAL}: no interval, since too few images bear on the value, or they do not differ."
         )
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +43,20 @@ ROUNDING = 1e-9
 # that size.
 BLOCK_BYTES = 16 * 2**20
 
-Limits = tuple[float, float]
-ANY: Limits = (-np.inf, np.inf)
-SPREAD: Limits = (0.0, np.inf)
-SHARE: Limits = (0.0, 1.0)
-CORRELATION: Limits = (-1.0, 1.0)
+
+class Limits(NamedTuple):
+    """Least and largest value of a statistic, and whether its interval is taken on Fisher's scale."""
+
+    low: float | Array
+    high: float
+    is_correlation: bool = False
+
+
+ANY = Limits(-np.inf, np.inf)
+SPREAD = Limits(0.0, np.inf)
+SHARE = Limits(0.0, 1.0)
+CORRELATION = Limits(-1.0, 1.0, is_correlation=True)
+MEAN_CORRELATION = Limits(-1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class Resampled:
         value: (...) of all images.
         replicates: (B, ...).
         images: (...) how many images bear on the statistic.
-        limits: within which it lies; of CORRELATION the interval is taken on Fisher's scale.
+        limits: within which it lies.
         images_each: of a mean over classes, how many images bear on one of them on average; None: it is no such mean.
         is_zero_without: whether it is known to be 0 where no image bears on it, so that a difference rests on the
             images of either side.
@@ -100,11 +110,16 @@ class Resampled:
             reach > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
         )
         low, high = self.value - reach, self.value + reach
-        if self.limits == CORRELATION:
+        if self.limits.is_correlation:
             centre = _fisher(self.value)
             reach = times * _deviation(_fisher(self.replicates))
             low, high = np.tanh(centre - reach), np.tanh(centre + reach)
-        ends = (np.clip(end, *self.limits) for end in (low, high))
+        low = np.maximum(low, self.limits.low)
+        # Fisher's scale ends a little below 1.
+        ends = (
+            np.minimum(low, self.value),
+            np.maximum(np.minimum(high, self.limits.high), self.value),
+        )
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import SAMPLED_TOTALS
 from rethink_heads.proposals import IOU_BINS
-from rethink_heads.statistics.bootstrap import SPREAD, Array, Estimate, ImageBootstrap
+from rethink_heads.statistics.bootstrap import SHARE, SPREAD, Array, Estimate, ImageBootstrap
 from rethink_heads.statistics.reduction import BinSums, by_head
 from rethink_heads.statistics.sampling_error import (
     SamplingErrors,
@@ -42,7 +42,7 @@ def mean_and_spread(
         total, covariance = sums.sum(axis=0), errors.of(**keys).by_bin
         n, error = total[:, 0], "sampling_error"
         columns: dict[str, Any] = {**keys, **bin_ends()}
-        columns |= named("mean", bootstrap.estimate(sums[..., :2], ratio))
+        columns |= named("mean", bootstrap.estimate(sums[..., :2], ratio, SHARE))
         columns[f"mean_{error}"] = mean_error(n, covariance, of)
         columns |= named("std", bootstrap.estimate(sums[..., :3], standard_deviation, SPREAD))
         columns[f"std_{error}"] = standard_deviation_error(total[:, :3], covariance, of, squares)

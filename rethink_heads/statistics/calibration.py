@@ -33,8 +33,10 @@ from rethink_heads.statistics.average_precision import (
 )
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
+    SHARE,
     Array,
     ImageBootstrap,
+    Limits,
     Resampled,
 )
 from rethink_heads.statistics.matches import (
@@ -121,7 +123,7 @@ def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.D
         "mean_score": ratio(sums.sum(axis=0)[:, [0, 1]]),
     }
     for name, (over, of) in {"precision": (0, 2), "iou": (0, 3), "hit_iou": (2, 3)}.items():
-        estimate = bootstrap.estimate(sums[..., [over, of]], ratio)
+        estimate = bootstrap.estimate(sums[..., [over, of]], ratio, SHARE)
         columns |= {
             name: estimate.value,
             f"{name}_low": estimate.low,
@@ -256,7 +258,9 @@ def calibration_of(
 
     value = of_draws(np.ones((images, 1), np.float32))[0]
     bears = np.full(len(CALIBRATION_ERRORS), (pooled[..., 0].sum(axis=1) > 0).sum())
-    return Calibration(Resampled(value, in_draws(bootstrap, of_draws), bears), pooled)
+    # Overconfidence has a sign.
+    limits = Limits(np.array([0.0, 0.0, -1.0]), 1.0)
+    return Calibration(Resampled(value, in_draws(bootstrap, of_draws), bears, limits), pooled)
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:

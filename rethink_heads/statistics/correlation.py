@@ -10,7 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import CORRELATION, REPLICATES, Array, ImageBootstrap
+from rethink_heads.statistics.bootstrap import (
+    CORRELATION,
+    MEAN_CORRELATION,
+    REPLICATES,
+    Array,
+    ImageBootstrap,
+)
 from rethink_heads.statistics.by_bin import mean_and_spread
 from rethink_heads.statistics.ranks import (
     RANK_REPLICATES,
@@ -71,7 +77,7 @@ def pearson(
         pooled_error = pearson_error(pooled_sums.sum(axis=0), covariances.pooled)
         of_each = object_pccs(of_objects, covariances)
         own_sums = of_each.by_image(images, bootstrap)
-        own = bootstrap.estimate(own_sums, ratio)
+        own = bootstrap.estimate(own_sums, ratio, MEAN_CORRELATION)
         results.append(
             {
                 **keys,

@@ -35,8 +35,8 @@ MOST_DETECTIONS = 100
 """Of an image and class, those of lower score do not count."""
 NO_OBJECT = -1
 _COLUMNS = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
-# The overlaps of so many, in all sizes and at all thresholds, take some 20 MiB a step.
-_MATCHED_AT_ONCE = 20_000
+# Detections and their pairs with the objects of their images. In all sizes and at all thresholds they take some 20 MiB.
+_MATCHED_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def match_detections(
     parts = [
         _matched(truth, part.iloc[rows], np.asarray(thresholds), sizes)
         for part in head.read(_COLUMNS)
-        for rows in _by_images(part["image_id"].to_numpy(np.int64))
+        for rows in _by_images(truth, truth.index(part["image_id"]))
     ]
     if not parts:
         nothing = pd.DataFrame({name: [] for name in _COLUMNS})
@@ -209,13 +209,16 @@ def match_detections(
     )
 
 
-def _by_images(image_ids: Indices) -> Iterator[slice]:
-    """Consecutive rows of whole images, about _MATCHED_AT_ONCE at once."""
-    starts = np.append(0, np.flatnonzero(np.diff(image_ids)) + 1)
-    # An image begins a new part where its first row is in another stretch of so many rows than the one before.
-    of_part = starts // _MATCHED_AT_ONCE
-    begins = starts[np.append(True, np.diff(of_part) > 0)] if len(image_ids) else starts[:0]
-    return map(slice, begins.tolist(), [*begins[1:].tolist(), len(image_ids)])
+def _by_images(truth: Truth, images: Indices) -> Iterator[slice]:
+    """Consecutive rows of whole images (N,), about _MATCHED_AT_ONCE at once."""
+    if not len(images):
+        return iter(())
+    starts = np.append(0, np.flatnonzero(np.diff(images)) + 1)
+    objects = np.bincount(truth.images, minlength=len(truth.image_ids))
+    before = np.append(0, np.cumsum(1 + objects[images]))[starts]
+    # An image begins a new part where it begins in another stretch of so many than the one before.
+    begins = starts[np.append(True, np.diff(before // _MATCHED_AT_ONCE) > 0)]
+    return map(slice, begins.tolist(), [*begins[1:].tolist(), len(images)])
 
 
 def _within(areas: Array, limits: Array) -> Flags:
@@ -228,12 +231,16 @@ def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -
     corners = frame[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
     boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
     images, labels = truth.index(frame["image_id"]), frame["label"].to_numpy(np.int64)
+    # As pycocotools has it, so that an IoU of 1 passes a threshold of 1.
+    thresholds = np.minimum(thresholds, 1 - 1e-10)
     overlaps = _overlaps(truth, images, labels, boxes, thresholds.min())
     limits = _AREA_LIMITS[:sizes]
     ignored = truth.crowd | ~_within(truth.areas, limits)
     objects = _assign(overlaps, ignored, truth.crowd, thresholds, len(frame))
     is_matched = objects != NO_OBJECT
-    is_ignored = np.take_along_axis(ignored[:, None], np.maximum(objects, 0), axis=2) & is_matched
+    # NO_OBJECT takes the last of them, which is none.
+    padded = np.pad(ignored, ((0, 0), (0, 1)))
+    is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
     is_ignored |= ~is_matched & ~_within(boxes[:, 2:].prod(axis=1), limits)[:, None]
     counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
     scores = frame["score"].to_numpy(np.float64)
@@ -281,8 +288,7 @@ def _assign(
     """The object (A, T, N) that each detection is matched to, where objects are ignored (A, G) or crowds (G,)."""
     found = np.full((len(ignored), len(thresholds), detections), NO_OBJECT)
     is_taken = np.zeros((len(ignored), len(thresholds), len(crowd)), bool)
-    # As pycocotools has it, so that an IoU of 1 passes a threshold of 1.
-    least = np.minimum(thresholds, 1 - 1e-10)[:, None]
+    least = thresholds[:, None]
     # The detections of a round are of different images or classes, so that they do not share objects.
     rounds = overlaps.rank[overlaps.detections]
     by_round = np.argsort(rounds, kind="stable")

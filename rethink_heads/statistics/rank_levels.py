@@ -36,7 +36,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.measure.matching import POSITIVE_IOU
 from rethink_heads.measure.stage_boxes import Side, StageBoxes, as_boxes, sides_of, stages_of
 from rethink_heads.measure.stage_frame import DETECTIONS, RPN
-from rethink_heads.statistics.bootstrap import Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import MEAN_CORRELATION, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.comparison import difference_columns
 from rethink_heads.statistics.ranks import RANK_REPLICATES, weighted_spearman
 from rethink_heads.statistics.sums import ratio
@@ -44,6 +44,8 @@ from rethink_heads.statistics.sums import ratio
 IMAGE, CLASS = "image", "class"
 # Level and stage of each measure: the first and the last are the paper's.
 MEASURES = ((IMAGE, RPN), (IMAGE, DETECTIONS), (CLASS, DETECTIONS))
+FEWEST_BOXES = 50
+"""True positives a class, on average, below which the class level has no interval."""
 _IOU = {RPN: "regressed_iou", DETECTIONS: "true_positive_iou"}
 
 
@@ -163,7 +165,9 @@ def _over_images(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _L
             value = _spearman(rows)(np.ones(len(rows)))
             if np.isfinite(value):
                 sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
-    return _Level(bootstrap.resample(sums, ratio), int(sums[:, 0].sum()), boxes)
+    return _Level(
+        bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION), int(sums[:, 0].sum()), boxes
+    )
 
 
 def _over_classes(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _Level:
@@ -180,11 +184,15 @@ def _over_classes(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _
         drawn = (weights[image] for block in bootstrap.weight_blocks() for weights in block)
         replicates.append([correlation(weights) for weights in drawn])
     of_classes = np.array(values, dtype=float)
+    # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
+    is_enough = len(boxes) >= FEWEST_BOXES * max(1, len(values))
+    images = np.array(boxes["image_id"].nunique() if is_enough else 0)
     of_draws = np.array(replicates, dtype=float).reshape(len(values), bootstrap.replicates)
     resampled = Resampled(
         _mean_of_defined(of_classes),
         _mean_of_defined(of_draws),
-        np.array(boxes["image_id"].nunique()),
+        images,
+        MEAN_CORRELATION,
     )
     return _Level(resampled, int(np.isfinite(of_classes).sum()), len(boxes))
 

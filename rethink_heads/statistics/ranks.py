@@ -83,8 +83,9 @@ def spearman_sampling_error(rows: pd.DataFrame) -> float:
     """Standard error of Spearman's correlation that comes of ranking some proposals in place of all.
 
     Of each object and bin so many rows stand for all of its proposals. They are dealt out to ten groups, and each
-    group is left out in turn, the other rows of its bins standing for more (the jackknife by groups; Wolter,
-    Introduction to Variance Estimation, chapter 4). Bins of which every proposal is a row have no error.
+    group is left out in turn, the other rows of its bins standing for more (the jackknife by groups; of bins of fewer
+    rows a part is left out: Kott, The Delete-a-Group Jackknife, 2001). Bins of which every proposal is a row have no
+    error. nan where one row stands for a bin's proposals, which does not tell how they differ.
 
     Args:
         rows: image_id, object_id, bin, iou, score, weight.
@@ -96,13 +97,17 @@ def spearman_sampling_error(rows: pd.DataFrame) -> float:
     number, size = strata.cumcount().to_numpy(), strata["weight"].transform("size").to_numpy()
     # Small bins give their rows to different groups.
     group = (number + strata.ngroup().to_numpy()) % _GROUPS
-    is_drawn = (weight > 1) & (size > 1)
+    is_drawn = weight > 1
+    if (is_drawn & (size == 1)).any():
+        return float("nan")
+    part = np.sqrt(_GROUPS * (size - 1) / ((_GROUPS - 1) * size)).clip(max=1)
     iou_places, score_places = _places(rows)
     left_out = []
     for out in range(_GROUPS):
         is_out = is_drawn & (group == out)
         gone = pd.Series(is_out).groupby(strata.ngroup().to_numpy()).transform("sum").to_numpy()
-        remaining = np.where(is_out, 0.0, weight * size / np.maximum(size - gone, 1))
+        others = weight * (1 + part * gone / np.maximum(size - gone, 1))
+        remaining = np.where(is_out, weight * (1 - part), others)
         left_out.append(weighted_spearman(iou_places, score_places, remaining))
     variance = (_GROUPS - 1) * np.var(left_out)
     # What a bin's rows are of its proposals, their error lacks.

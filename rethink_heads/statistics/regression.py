@@ -39,9 +39,9 @@ def error_components(
     """The regressed box's error, split into centre and scale.
 
     "dx" and "dy" are the centre's error in units of the object's width and height, "dw" and "dh"
-    the logarithm of the regressed width and height over the object's. This ratio is held at 0.016 or more, the
-    framework's own limit on one delta, so that a box of no width counts as one of ln 0.016 = -4.1: it decides the rms
-    where a head makes such boxes (by up to 0.042 in bins of low IoU, where it was tried).
+    the logarithm of the regressed width and height over the object's. This ratio is held at 0.016 or more, so
+    that a box of no width counts as one of ln 0.016 = -4.1: it decides the rms where a head makes such boxes (by up to
+    0.042 in bins of low IoU, where it was tried).
 
     Returns:
         One row per detector, head, size, (bin with ``by_bin``) and component ("dx", "dy", "dw",
@@ -88,5 +88,5 @@ def _component(
     columns["component"] = component
     columns |= named("mean", bootstrap.estimate(sums[..., [0, 1]], ratio))
     columns |= named("rms", bootstrap.estimate(sums[..., [0, 2]], root_mean_square, SPREAD))
-    columns |= named("mae", bootstrap.estimate(sums[..., [0, 3]], ratio))
+    columns |= named("mae", bootstrap.estimate(sums[..., [0, 3]], ratio, SPREAD))
     return pd.DataFrame(columns | counts)

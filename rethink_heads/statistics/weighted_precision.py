@@ -112,28 +112,22 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     """
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
     found = np.full((weights.shape[1], len(ranking.true)), np.nan)
-    totals: dict[bytes, tuple[Indices, Weights]] = {}
     # Neighbouring IoU thresholds often have the same true positives.
-    flags = np.concatenate([ranking.true, ranking.counted, ranking.to_find], axis=1)
-    same_as = _first_equal(flags)
-    for setting, (true, counted) in enumerate(zip(ranking.true, ranking.counted, strict=True)):
-        if same_as[setting] < setting:
-            found[:, setting] = found[:, same_as[setting]]
-            continue
-        if not ranking.to_find[setting].any():
-            continue
-        key = np.packbits(counted).tobytes()
-        if key not in totals:
-            # A true positive of any of the settings that count the same detections.
-            alike = (ranking.counted == counted).all(axis=1)
-            ends = np.flatnonzero((ranking.true[alike] & counted).any(axis=0))
-            totals[key] = ends, _counted_up_to(ends, ranking.images, counted, weights)
-        ends, counted_there = totals[key]
-        at = np.flatnonzero(true & counted)
-        true_there = weights[ranking.images[at]].cumsum(axis=0)
-        there = counted_there[np.searchsorted(ends, at)]
-        found[:, setting] = _area(true_there, there, to_find[setting])
-    return found
+    same_as = _first_equal(np.hstack([ranking.true, ranking.counted, ranking.to_find]))
+    counted_as = _first_equal(ranking.counted)
+    for first in sorted(set(counted_as)):
+        counted = ranking.counted[first]
+        settings = np.flatnonzero(np.array(counted_as) == first)
+        # A true positive in any of the settings that count the same detections.
+        ends = np.flatnonzero((ranking.true[settings] & counted).any(axis=0))
+        up_to_ends = _counted_up_to(ends, ranking.images, counted, weights)
+        for setting in settings.tolist():
+            if same_as[setting] == setting and ranking.to_find[setting].any():
+                at = np.flatnonzero(ranking.true[setting] & counted)
+                true = weights[ranking.images[at]].cumsum(axis=0)
+                there = up_to_ends[np.searchsorted(ends, at)]
+                found[:, setting] = _area(true, there, to_find[setting])
+    return found[:, same_as]
 
 
 def _first_equal(flags: Flags) -> list[int]:

@@ -130,6 +130,13 @@ def test_intervals_stay_within_what_a_statistic_can_be() -> None:
     assert bootstrap.estimate(sums, ratio, CORRELATION).low > -1
 
 
+@pytest.mark.parametrize("value", [1 - 1e-9, 1e-9 - 1])
+def test_a_correlation_of_almost_one_lies_in_its_interval(value: float) -> None:
+    replicates = value * (1 - np.random.default_rng(0).random(50) / 1e6)
+    estimate = Resampled(np.array(value), replicates, np.array(20), CORRELATION).estimate()
+    assert -1 <= estimate.low <= value <= estimate.high <= 1
+
+
 def test_a_difference_is_taken_replicate_by_replicate() -> None:
     generator = np.random.default_rng(0)
     bootstrap = ImageBootstrap(range(12), 200)

@@ -207,9 +207,10 @@ def drawn_rows(whole: pd.DataFrame, per_bin: int, seed: int) -> pd.DataFrame:
     return drawn.assign(weight=strata["iou"].transform("size")[drawn.index] / per_bin)
 
 
-def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks() -> None:
+@pytest.mark.parametrize("per_bin", [2, 12])
+def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks(per_bin: int) -> None:
     generator = np.random.default_rng(0)
-    count, per_bin = 16 * 20 * 60, 12
+    count = 16 * 20 * 60
     number = np.arange(count) // 60
     whole = pd.DataFrame({"object_id": number // 20, "bin": number % 20, "weight": 1.0})
     whole["image_id"] = whole["object_id"] // 2
@@ -222,3 +223,4 @@ def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks() -> No
     assert stated == pytest.approx(np.std(found), rel=0.2)
     assert abs(np.mean(found) - resampled_spearman(whole, bootstrap).value) < stated
     assert spearman_sampling_error(whole) == 0
+    assert np.isnan(spearman_sampling_error(drawn_rows(whole, 1, 0)))

@@ -11,6 +11,7 @@ import pytest
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
+from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.statistics.average_precision import (
     AP_NAMES,
     compare_precision,
@@ -20,7 +21,7 @@ from rethink_heads.statistics.average_precision import (
 from rethink_heads.statistics.bootstrap import ImageBootstrap
 from rethink_heads.statistics.calibration import calibration_errors
 from rethink_heads.statistics.detection_errors import detection_errors
-from rethink_heads.statistics.matches import Truth
+from rethink_heads.statistics.matches import Truth, box_ious, match_detections
 from tests.made_detections import (
     as_dataset,
     as_results,
@@ -176,3 +177,29 @@ def test_differences_are_paired(dataset: CocoDataset) -> None:
     np.testing.assert_allclose(turned["difference"], -found["difference"])
     with pytest.raises(UserError, match=r"no detections of run/zork; there are those of run/fc"):
         compare_precision(both, dataset, ("run", "zork"), sides[1])
+
+
+def test_images_without_any_object_have_no_precision(tmp_path: Path) -> None:
+    """The set's last image has none."""
+    whole = make_dataset(tmp_path, images=3)
+    content = json.loads(whole.annotations_path.read_text())
+    content["images"].reverse()
+    dataset = as_dataset(tmp_path / "turned", content).subset(1)
+    found = make_detections(whole)
+    table = precision_table(found[found["image_id"] == 3], dataset, replicates=5)
+    assert len(table) == len(AP_NAMES)
+    assert table[["value", "low", "high"]].isna().all(axis=None)
+
+
+def test_boxes_that_are_the_objects_pass_every_threshold(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, images=6, crowds=False)
+    truth = Truth(dataset)
+    corners = np.hstack([truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]])
+    frame = pd.DataFrame(corners, columns=["x1", "y1", "x2", "y2"]).assign(
+        image_id=truth.image_ids[truth.images], label=truth.labels, score=0.5
+    )
+    # Of what rounding of the corners leaves of them.
+    ious = box_ious(np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), truth.boxes)
+    head = head_of(in_order(frame.assign(detector="run", head="fc").astype(DETECTION_TYPES)))
+    found = match_detections(truth, head, np.array([1.0]), sizes=1)
+    assert found.true[0, 0].sum() == (ious >= 1 - 1e-10).sum() == len(frame)
