@@ -376,17 +376,32 @@ def _write(
 
 @app.command()
 def report(output: Output = HERE) -> None:
-    """Put the tables together: coverage.md."""
-    tables = [read_csv(path) for path in sorted(output.glob("*-*.csv"))]
-    whole = pd.concat(tables, ignore_index=True).sort_values(
-        ["statistic", "classes", "images"], kind="stable"
-    )
-    formats = {name: "{:.0f}" for name in ("objects_per_class", "no_interval", "outside")}
-    formats |= {name: "{:.1f}" for name in ("held", "held_of_all")} | {
-        "width": "{:.2f}",
-        "bias": "{:.2f}",
-    }
-    write_text(output / "coverage.md", to_markdown(whole, formats=formats))
+    """Put the tables together: coverage.md, a table for detections and one for measurements."""
+    parts = []
+    for kind in ("detections", "measurements"):
+        found = pd.concat([read_csv(path) for path in sorted(output.glob(f"{kind}-*.csv"))])
+        numbers = found[["held", "width"]].to_numpy(float)
+        # Where no set had an interval, none was held.
+        found["cell"] = [
+            f"{held:.1f} ({width:.2f})" if width == width else "-" for held, width in numbers
+        ]
+        settings = ["classes", "images", "objects_per_class", "trials"]
+        table = found.pivot_table(
+            index="statistic", columns=settings, values="cell", aggfunc="first", sort=False
+        ).sort_index(axis=1)
+        of_classes = {"detections": "{} classes, ", "measurements": ""}[kind]
+        table.columns = pd.Index(
+            [
+                f"{of_classes.format(classes)}{images} images, {objects:.3g} objects"
+                f"{' a class' if of_classes else ''} ({trials:.0f} sets)"
+                for classes, images, objects, trials in table.columns
+            ]
+        )
+        parts.append(to_markdown(table.fillna("-").reset_index()))
+        outside, bias = found["outside"].max(), found["bias"].abs()
+        parts.append(f"Values outside their own interval: {outside:.1f}% at most.")
+        typer.echo(f"{kind}: bias in deviations, by size of data: {bias.max():.1f} at most")
+    write_text(output / "coverage.md", "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
