@@ -380,10 +380,10 @@ def report(output: Output = HERE) -> None:
     parts = []
     for kind in ("detections", "measurements"):
         found = pd.concat([read_csv(path) for path in sorted(output.glob(f"{kind}-*.csv"))])
-        numbers = found[["held", "width"]].to_numpy(float)
         # Where no set had an interval, none was held.
         found["cell"] = [
-            f"{held:.1f} ({width:.2f})" if width == width else "-" for held, width in numbers
+            f"{row['held']:.1f} ({row['width']:.2f})" if row["width"] == row["width"] else "-"
+            for row in found[["held", "width"]].to_dict("records")
         ]
         settings = ["classes", "images", "objects_per_class", "trials"]
         table = found.pivot_table(
