@@ -394,7 +394,7 @@ def report(output: Output = HERE) -> None:
             [
                 f"{of_classes.format(classes)}{images} images, {objects:.3g} objects"
                 f"{' a class' if of_classes else ''} ({trials:.0f} sets)"
-                for classes, images, objects, trials in table.columns
+                for classes, images, objects, trials in cast(list[tuple[Any, ...]], table.columns)
             ]
         )
         parts.append(to_markdown(table.fillna("-").reset_index()))
