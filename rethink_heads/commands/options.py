@@ -202,8 +202,8 @@ MemoryOption = Annotated[
         "--memory-mb",
         metavar="MIB",
         callback=within(bounds.MEMORY_MB),
-        help="Bound on what is held at once of proposals and detections, beside the detector and one image's features"
-        " (512 unless set). It changes no result beyond rounding.",
+        help="Bound on what is held at once of proposals, beside the detector and one image's features (512 unless"
+        " set). It changes no result beyond rounding.",
         show_default=False,
     ),
 ]
