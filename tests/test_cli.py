@@ -384,9 +384,9 @@ def test_a_busy_machine_is_told_and_noted(run: Run, monkeypatch: pytest.MonkeyPa
     told = "the machine is busy: other processes take 1.5 of its 2 cores"
     assert f"{told}, so that this takes longer\n" in result.stderr
     begins, busy, ends = run.log_path.read_text().splitlines()
-    assert " begins: rethink-heads " in begins
+    assert " begins: rethink-heads" in begins
     assert busy.endswith(told)
-    assert " ends (meanwhile other processes take 1.1 of its 2 cores): rethink-heads " in ends
+    assert " ends (meanwhile other processes take 1.1 of its 2 cores): rethink-heads" in ends
 
 
 def test_evaluate_checks_all_heads_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
