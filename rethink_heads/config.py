@@ -376,10 +376,10 @@ def load_preset(
     if seed is not None:
         values["seed"] = seed
     apply_overrides(values, overrides or [])
-    return _of_new_run(validate(Config, values, f"preset {name}"))
+    return _as_new_run(validate(Config, values, f"preset {name}"))
 
 
-def _of_new_run(config: Config) -> Config:
+def _as_new_run(config: Config) -> Config:
     """Settings of a new run, whose RoIs take their level as in the authors' code where nothing else is said."""
     conventions = config.model.conventions
     if "roi_level_from" in conventions.model_fields_set:

@@ -228,7 +228,7 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     del found, true, counted
     cells = list(_CELLS.values())
 
-    def of_draws(weights: Weights) -> Array:
+    def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
         for ranking in rankings:
             values = weighted_precision(ranking, weights).reshape(-1, len(AREAS), len(THRESHOLDS))
@@ -240,7 +240,7 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     precision = precision.reshape(-1, len(AREAS), len(THRESHOLDS), len(RECALLS))
     value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
     images = bearing[[area for area, _ in cells]]
-    replicates = in_draws(bootstrap, of_draws)
+    replicates = in_draws(bootstrap, weighted_values)
     return Resampled(np.array(value), replicates, images, SHARE, truth.images_each())
 
 

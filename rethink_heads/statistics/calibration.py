@@ -245,7 +245,7 @@ def calibration_of(
         of_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
         of_classes.append((there, of_class.sums(LAECE_BINS, len(there))))
 
-    def of_draws(weights: Weights) -> Array:
+    def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
         for there, sums in of_classes:
             summed = weights[there].T @ sums.reshape(len(there), -1)
@@ -256,11 +256,13 @@ def calibration_of(
         laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if of_classes else d_ece
         return np.stack([d_ece, laece, overconfidence], axis=-1)
 
-    value = of_draws(np.ones((images, 1), np.float32))[0]
+    value = weighted_values(np.ones((images, 1), np.float32))[0]
     bears = np.full(len(CALIBRATION_ERRORS), (pooled[..., 0].sum(axis=1) > 0).sum())
     # Overconfidence has a sign.
     limits = Limits(np.array([0.0, 0.0, -1.0]), 1.0)
-    return Calibration(Resampled(value, in_draws(bootstrap, of_draws), bears, limits), pooled)
+    return Calibration(
+        Resampled(value, in_draws(bootstrap, weighted_values), bears, limits), pooled
+    )
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:

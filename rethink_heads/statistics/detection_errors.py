@@ -144,7 +144,7 @@ def resampled_errors(
     errors = sort_errors(head, truth, iou_threshold)
     rankings = list(_rankings(errors, truth))
 
-    def of_draws(weights: Weights) -> Array:
+    def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
         for ranking in rankings:
             mean.add(_gains(weighted_precision(ranking, weights)))
@@ -154,7 +154,7 @@ def resampled_errors(
     for ranking in rankings:
         precision = precision_at_recalls(ranking).mean(axis=1)
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
-    replicates = in_draws(bootstrap, of_draws)
+    replicates = in_draws(bootstrap, weighted_values)
     images = _images_with(errors, truth)
     gains = Resampled(
         value.value[0],

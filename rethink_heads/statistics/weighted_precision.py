@@ -94,13 +94,13 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
     draws = min(draws, -(-bootstrap.replicates // 2))
     starts = range(0, bootstrap.replicates, draws)
 
-    def of_block(start: int) -> Array:
+    def run_block(start: int) -> Array:
         block = bootstrap.counts[start : start + draws]
         return statistic(np.ascontiguousarray(block.T, np.float32))
 
     # Each holds weights of its own.
     with ThreadPoolExecutor(min(8, core_count())) as pool:
-        return np.concatenate(list(pool.map(of_block, starts)))
+        return np.concatenate(list(pool.map(run_block, starts)))
 
 
 def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
