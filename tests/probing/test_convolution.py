@@ -170,8 +170,8 @@ def test_factors_make_biases_numbers_of_the_type(seed: int, biases: int) -> None
 
     factors = factors_for(torch.bfloat16, *found)
     assert ((factors >= 1) & (factors < 2)).all()
-    # One bias hits a number of the type nearly; several come nearer together than by chance. On average, that is: of few
-    # channels one that is badly hit decides.
+    # One bias hits a number of the type nearly; several come nearer together than by chance: on average, since of
+    # few channels one that is badly hit decides.
     assert error(factors) < error(torch.ones_like(factors)) / (30 if biases == 1 else 1.5)
     assert torch.equal(factors_for(torch.float32, *found), torch.ones_like(factors))
 
