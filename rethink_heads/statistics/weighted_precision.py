@@ -118,6 +118,8 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     for first in sorted(set(counted_as)):
         counted = ranking.counted[first]
         settings = np.flatnonzero(np.array(counted_as) == first)
+        if not ranking.to_find[settings].any():
+            continue
         # A true positive in any of the settings that count the same detections.
         ends = np.flatnonzero((ranking.true[settings] & counted).any(axis=0))
         up_to_ends = _counted_up_to(ends, ranking.images, counted, weights)
