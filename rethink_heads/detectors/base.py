@@ -5,8 +5,8 @@ reading of the detector that gives one score per class and one box per class for
 Double-Head, the scores of one branch with the boxes of the other (see :data:`rethink_heads.heads.READINGS`).
 
 :class:`Detector` is all that a detector must have: names, and three methods (``notebooks/your_own_detector`` writes one
-in about 40 lines). What else it can do is a method more, each of which opens analyses: see :data:`OFFERS`. A detector
-without one loses these analyses, with a sentence, and nothing else.
+in about 40 lines). What else it can do is a method more, each of which opens analyses: see :data:`CAPABILITIES`. A
+detector without one loses these analyses, with a sentence, and nothing else.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Probing(Protocol):
         ...
 
 
-OFFERS: Mapping[str, tuple[type, str]] = {
+CAPABILITIES: Mapping[str, tuple[type, str]] = {
     "propose": (Proposing, "the correlation on its own proposals (--stage rpn)"),
     "detect": (
         Detecting,
@@ -172,11 +172,11 @@ OFFERS: Mapping[str, tuple[type, str]] = {
 """By method: the Protocol that has it, and the analyses that need it."""
 
 
-def offers(detector: object, method: str) -> bool:
-    """Whether a detector has one of the methods of :data:`OFFERS`."""
-    return isinstance(detector, OFFERS[method][0])
+def supports(detector: object, method: str) -> bool:
+    """Whether a detector has one of the methods of :data:`CAPABILITIES`."""
+    return isinstance(detector, CAPABILITIES[method][0])
 
 
-def lacking(method: str) -> str:
-    """The sentence for a detector without one of the methods of :data:`OFFERS`."""
-    return f"it has no `{method}`, so it goes without {OFFERS[method][1]}"
+def missing(method: str) -> str:
+    """The sentence for a detector without one of the methods of :data:`CAPABILITIES`."""
+    return f"it has no `{method}`, so it goes without {CAPABILITIES[method][1]}"

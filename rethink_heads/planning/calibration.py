@@ -110,10 +110,10 @@ def calibrate(
     base = start_again(detector.device)
     # Weights are laid out once for all settings, as a study does it once for all images: no part of any object's time.
     responder = Responder(detector, config.memory_mb, config.precision)
-    made = [_setting(responder, config, proposals, seed) for proposals in settings]
+    made = [_setting(responder, dataset, config, proposals, seed) for proposals in settings]
     image_seconds: list[float] = []
     begun = time.perf_counter()
-    warm = _setting(responder, config, WARM_UP_PROPOSALS, seed)
+    warm = _setting(responder, dataset, config, WARM_UP_PROPOSALS, seed)
     for number, objects in enumerate(islice(_rounds(dataset, seed), MOST_ROUNDS)):
         spent = time.perf_counter() - begun
         # Another round takes about as long as those before it.
@@ -141,10 +141,14 @@ def calibrate(
 
 
 def _setting(
-    responder: Responder, config: MeasuringConfig, proposals: int | None, seed: int
+    responder: Responder,
+    dataset: CocoDataset,
+    config: MeasuringConfig,
+    proposals: int | None,
+    seed: int,
 ) -> _Setting:
     own = config.model_copy(update={"proposals_per_object": proposals})
-    measurer = ObjectMeasurer(responder.detector, "calibration", own, seed)
+    measurer = ObjectMeasurer(responder.detector, dataset, "calibration", own, seed)
     # In the place of the one that it would make of the same detector, memory and precision.
     vars(measurer)["responder"] = responder
     return _Setting(proposals, measurer)
