@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.checkpoints import (
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.checkpoints import (
     load_detector,
     save_detector,
     saved_class_names,
     saved_config,
 )
-from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS
 
