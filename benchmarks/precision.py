@@ -26,13 +26,13 @@ from benchmarks import machine
 from benchmarks.random_weights import branch_of, settings
 from benchmarks.sides import Options, Sides, make_sides, ours, yardstick_of
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
-from rethink_heads.devices import resolve_device
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.fastpath.convolution import Convolution
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.heads import ConvHead, FCHead, ResidualBlock
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import DTYPES, Responder
 from rethink_heads.table_formats import to_markdown
 

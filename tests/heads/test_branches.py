@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink_heads.head_names import HEAD_ALIASES, HEADS
+from rethink_heads.bounds import HEAD_ALIASES, HEADS
 from rethink_heads.heads import (
     BRANCHES,
     FUSION_RULES,
