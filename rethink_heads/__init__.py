@@ -38,7 +38,7 @@ _PUBLIC_NAMES = {
     "read_class_map": "rethink_heads.detectors.classes",
     "RCNN": "rethink_heads.detectors.rcnn",
     "build_detector": "rethink_heads.detectors.rcnn",
-    "load_detector": "rethink_heads.detectors.checkpoints",
+    "load_detector": "rethink_heads.detectors.rcnn.checkpoints",
     "import_detector": "rethink_heads.detectors.imports.importing",
     "to_detectron2": "rethink_heads.detectors.exports.detectron2",
     "describe": "rethink_heads.describing.description",

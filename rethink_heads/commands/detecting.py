@@ -24,7 +24,7 @@ def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
         UserError: there is none.
     """
     from rethink_heads.detectors.base import missing, supports
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     kept = []
     for run in runs:
@@ -39,9 +39,9 @@ def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
 
 def fuses(head: str) -> bool:
     """Whether a head fuses the scores of two classifiers."""
-    from rethink_heads.heads import READINGS
+    from rethink_heads.heads import HEAD_CONFIGURATIONS
 
-    return head in READINGS and len(READINGS[head].classifiers) > 1
+    return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 
 
 def detect(

@@ -23,9 +23,9 @@ from torch import Tensor
 from rethink_heads.data.coco_json import category_names, read_json
 from rethink_heads.detectors.answers import first_names
 from rethink_heads.detectors.base import Detections, Detector
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import check_writable, is_file, read_text, shorten
-from rethink_heads.yaml_files import read_yaml
+from rethink_heads.errors import UserError, check_writable, shorten
+from rethink_heads.files import is_file, read_text
+from rethink_heads.settings import read_yaml
 
 if TYPE_CHECKING:
     import pandas as pd

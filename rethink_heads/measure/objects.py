@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector, Features, RoIFeatures
 from rethink_heads.detectors.classes import class_columns
-from rethink_heads.devices import whole_float32
+from rethink_heads.machine import whole_float32
 from rethink_heads.measure.maps import (
     cell_responses,
     displacement_scores,

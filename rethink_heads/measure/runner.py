@@ -11,13 +11,18 @@ import pandas as pd
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import CAPABILITIES, Detector, WeightMapping, missing, supports
+from rethink_heads.detectors.base import (
+    CAPABILITIES,
+    Detector,
+    SupportsWeightMaps,
+    missing,
+    supports,
+)
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.detectors.opening.fingerprint import fingerprint
-from rethink_heads.distributed import Processes, alone, processes
+from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
@@ -80,7 +85,7 @@ def measure(
             f"{dataset.where}; take more images (--max-images)"
         )
     # Without a folder that all of them see, each process is by itself.
-    together = alone() if folder is None else processes()
+    together = single_process() if folder is None else processes()
     provenance = {**provenance_of(dataset, config, seed, together), **provenance}
     measurer = ObjectMeasurer(detector, dataset, detector_name, config, seed)
     if folder is None:
@@ -132,7 +137,7 @@ def _measure_into(
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
     kinds = {group[2] for group in measured.groups("maps")}
-    if not isinstance(detector, WeightMapping):
+    if not isinstance(detector, SupportsWeightMaps):
         logger.warning("%s: %s", detector_name, missing("weight_maps"))
     elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
         logger.warning(

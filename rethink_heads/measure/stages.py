@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detector, Features, Proposing, missing, supports
+from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
 from rethink_heads.measure.by_image import KeptFrame, file_by_image
@@ -131,7 +130,7 @@ def keep_stages(
         detector.eval()
     folder = Path(folder)
     known = {**dataset_provenance(dataset), **provenance}
-    if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
+    if processes().broadcast(lambda: file_provenance(folder / STAGES_NAME) == known):
         label_files(folder, detector_name)
         return
     for method in ("propose", "detect"):
@@ -216,7 +215,7 @@ def _proposal_frames(
     memory_mb: int,
 ) -> Iterator[pd.DataFrame]:
     """By head: one image's RPN proposals that overlap an object."""
-    if not len(sample.boxes) or not isinstance(detector, Proposing):
+    if not len(sample.boxes) or not isinstance(detector, SupportsPropose):
         return
     features, proposals = answers.propose(detector, sample.image.to(detector.device))
     index, iou = most_overlapping(ious_with(proposals, sample.boxes))

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
-from rethink_heads.detectors.base import Detecting, Detections, Detector, missing
+from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
 from rethink_heads.progress import ProgressReport
@@ -59,7 +58,7 @@ def evaluate(
     Raises:
         UserError: the detector shows none, or its classes are not the dataset's.
     """
-    if not isinstance(detector, Detecting):
+    if not isinstance(detector, SupportsDetect):
         raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
     columns = class_columns(detector, dataset)
     results: Results = {}

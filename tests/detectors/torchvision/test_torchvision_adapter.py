@@ -265,7 +265,7 @@ def test_scales_that_a_user_has_set_stay() -> None:
     pooler.scales, pooler.map_levels = [1 / 16], LevelsOfMyOwn()
     boxes = torch.tensor([[3.0, 2.0, 60.0, 18.0]])
     features = detector.extract(image_of())
-    expected = pooler(features.pyramid, [features.into_frame(boxes)], [features.size])
+    expected = pooler(features.pyramid, [features.to_resized(boxes)], [features.size])
     torch.testing.assert_close(detector.pool(features, boxes)["box"], expected)
     assert pooler.scales == [1 / 16]
 
