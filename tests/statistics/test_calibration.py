@@ -139,4 +139,4 @@ def test_differences(dataset: CocoDataset) -> None:
     expected = (table["fc"] - table["conv"]).loc[found["error"]]
     np.testing.assert_allclose(found["difference"], expected)
     # The same hits with lower scores.
-    assert found.set_index("error").loc["overconfidence", "value_low"] > 0
+    assert found.set_index("error").loc["overconfidence", "difference_low"] > 0

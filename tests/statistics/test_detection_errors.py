@@ -238,4 +238,4 @@ def test_intervals_and_differences(tmp_path: Path) -> None:
     expected = table.loc["fc"]["delta_ap"] - table.loc["conv"]["delta_ap"]
     np.testing.assert_allclose(found["difference"], expected.loc[found.index])
     # Badly shaken boxes are ill localised.
-    assert found.loc["loc", "delta_ap_low"] > 0
+    assert found.loc["loc", "difference_low"] > 0
