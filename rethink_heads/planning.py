@@ -27,8 +27,7 @@ import pandas as pd
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.maps import weight_correlations

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
+from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.describing import (
@@ -30,7 +31,6 @@ from rethink_heads.describing import (
 )
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 from rethink_heads.heads import ConvHead, FCHead
 
 runner = CliRunner()
