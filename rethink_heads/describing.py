@@ -34,15 +34,15 @@ from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import SHAPES, Config, load_preset
 from rethink_heads.data.shapes_drawing import CLASS_NAMES as SHAPES_CLASSES
 from rethink_heads.data.voc import VOC_CLASSES
-from rethink_heads.detectors.pooling import STRIDES
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.pooling import STRIDES
 from rethink_heads.errors import UserError
 from rethink_heads.heads import (
     Bottleneck,
     ConvHead,
     FCHead,
     NonLocal,
-    WideningBlock,
+    ResidualBlock,
     classification_loss,
 )
 from rethink_heads.settings import split_preset
@@ -57,7 +57,7 @@ _BYTES = 4  # of a weight, its gradient and its momentum, which mixed precision 
 _FRAME_MULTIPLE = 32
 _DATA_CLASSES = {"coco": 80, "voc": len(VOC_CLASSES), "bccd": 3, SHAPES: len(SHAPES_CLASSES)}
 _BLOCK_NAMES = {
-    WideningBlock: "widening block",
+    ResidualBlock: "widening block",
     NonLocal: "non-local block",
     Bottleneck: "bottleneck block",
 }
