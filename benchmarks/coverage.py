@@ -36,7 +36,7 @@ from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 from rethink_heads.statistics.spatial import decay, distinct_pairs
-from rethink_heads.table_formats import to_markdown
+from rethink_heads.report.cells import to_markdown
 
 Array = npt.NDArray[np.float64]
 

@@ -35,7 +35,7 @@ from rethink_heads.probing.axis import RoIAlignRule
 from rethink_heads.probing.blocks import level_rois, pool
 from rethink_heads.probing.convolution import Convolution
 from rethink_heads.probing.fc import FCProbe
-from rethink_heads.table_formats import to_markdown
+from rethink_heads.report.cells import to_markdown
 
 HEADS = ("fc", "conv", "conv-nonlocal")
 RULE = RoIAlignRule(7, 2)
