@@ -63,24 +63,20 @@ _LATEX_SPECIAL = {
 
 
 def estimate(
-    value: Any,
-    low: Any = None,
-    high: Any = None,
-    spread: Any = None,
+    value: float,
+    low: float = math.nan,
+    high: float = math.nan,
+    spread: float = math.nan,
     digits: int = 3,
     without: str = "",
 ) -> str:
     """Format an estimate: ``31.2 [29.0, 33.4]``, ``31.2 ± 0.4`` or ``31.2``; a dash where it is undefined.
 
     Args:
-        value, low, high, spread: None and NaN where there is none.
+        value, low, high, spread: NaN where there is none.
         digits: decimals.
         without: put in the interval's place where there is none.
     """
-    value, low, high, spread = (
-        math.nan if each is None or each is pd.NA else float(each)
-        for each in (value, low, high, spread)
-    )
     if not math.isfinite(value):
         return UNDEFINED
     text = f"{value:.{digits}f}"
@@ -124,22 +120,13 @@ def text_cells(
     cells: dict[Any, list[str]] = {}
     for name in frame.columns:
         if name in estimates:
-            rows = zip(
-                *(
-                    frame.get(f"{name}{end}", [None] * len(frame))
-                    for end in ("", LOW, HIGH, SPREAD)
-                ),
-                frame.get("objects", [1] * len(frame)),
-                strict=True,
-            )
-            cells[name] = [
-                estimate(
-                    *(None if pd.isna(each) else scale * each for each in row[:4]),
-                    digits,
-                    without if row[4] else "",
-                )
-                for row in rows
-            ]
+            ends = [f"{name}{end}" for end in ("", LOW, HIGH, SPREAD)]
+            counts = frame.get("objects", pd.Series(1, frame.index))
+            cells[name] = []
+            for row, count in zip(frame.to_dict("records"), counts, strict=True):
+                value, low, high, spread = (_scaled(row.get(end), scale) for end in ends)
+                absent = without if count else ""
+                cells[name].append(estimate(value, low, high, spread, digits, absent))
         elif name not in parts:
             form = (formats or {}).get(name, ".6g")
             cells[name] = [_plain(value, form) for value in frame[name].tolist()]
@@ -166,7 +153,7 @@ def to_markdown(
     # The brackets of an interval are no link.
     rows = _escaped(frame, cells, _markdown, estimates=str)
     dashes = ["---:" if right else "---" for right in _numeric(frame, cells)]
-    headers = [_markdown((names or {}).get(name, str(name))) for name in cells]
+    headers = [_markdown((names or {}).get(str(name), str(name))) for name in cells]
     lines = [f"| {' | '.join(row)} |" for row in (headers, dashes, *rows)]
     if note:
         lines += ["", " ".join(note.split())]
@@ -200,7 +187,7 @@ def to_latex(
     rows = _escaped(
         frame, cells, _latex, lambda text: _latex(text).replace("{[}", "[").replace("{]}", "]")
     )
-    headers = [_latex((names or {}).get(name, str(name))) for name in cells]
+    headers = [_latex((names or {}).get(str(name), str(name))) for name in cells]
     alignment = "".join("r" if right else "l" for right in _numeric(frame, cells))
     lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _latex_row(headers), r"\midrule"]
     for index, row in enumerate(rows):
@@ -238,6 +225,10 @@ def _numeric(frame: pd.DataFrame, cells: pd.DataFrame) -> list[bool]:
     """Whether each column of cells is of numbers."""
     estimates = estimate_columns(frame)
     return [name in estimates or bool(pd.api.types.is_numeric_dtype(frame[name])) for name in cells]
+
+
+def _scaled(value: Any, scale: float) -> float:
+    return math.nan if value is None or value is pd.NA else scale * float(value)
 
 
 def _plain(value: Any, form: str) -> str:

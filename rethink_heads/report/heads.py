@@ -134,10 +134,9 @@ class Heads:
             return f"{label}: {best}."
         _, second, runner_up = found[1]
         for row in _records(comparisons):
-            pair = [self._first.get(row[end]) for end in "ab"]
-            if pair in ([first, second], [second, first]):
-                a, b = (self.names[each] for each in pair)
-                difference = f"{a} - {b} {interval(row, 'difference')}"
+            a, b = (self._first.get(row[end], first) for end in "ab")
+            if {a, b} == {first, second}:
+                difference = f"{self.names[a]} - {self.names[b]} {interval(row, 'difference')}"
                 if row["excludes_zero"]:
                     return f"{label}: {best} leads before {runner_up}; {difference}."
                 return f"{label}: no clear leader, {best}, {runner_up}; {difference}."

@@ -120,7 +120,7 @@ def print_table(title: str, cells: pd.DataFrame) -> None:
     for name in cells:
         numeric = len(cells) and all(map(_looks_numeric, cells[name]))
         table.add_column(
-            LABELS.get(name, str(name)),
+            LABELS.get(str(name), str(name)),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=not terminal,
