@@ -42,7 +42,7 @@ _PUBLIC_NAMES = {
     "load_detector": "rethink_heads.detectors.rcnn.checkpoints",
     "import_detector": "rethink_heads.detectors.imports.importing",
     "to_detectron2": "rethink_heads.detectors.exports.detectron2",
-    "describe": "rethink_heads.describing.description",
+    "describe": "rethink_heads.describing",
     "train": "rethink_heads.training.train",
     "evaluate": "rethink_heads.training.evaluation",
     "grid": "rethink_heads.proposals",

@@ -152,7 +152,8 @@ def _of_seed(precision: pd.DataFrame) -> dict[str, float]:
     by_metric = {record["metric"]: record for record in precision.to_dict("records")}
     row: dict[str, float] = {}
     for name in AP_NAMES:
-        value, low, high = (float(by_metric[name][column]) for column in ("value", "low", "high"))
+        columns = ("value", "value_low", "value_high")
+        value, low, high = (float(by_metric[name][column]) for column in columns)
         row |= {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high, f"{name}{SPREAD}": np.nan}
     return row
 
