@@ -32,11 +32,11 @@ from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
 from rethink_heads.proposals import IOU_BINS
+from rethink_heads.report.cells import to_markdown
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 from rethink_heads.statistics.spatial import decay, distinct_pairs
-from rethink_heads.table_formats import to_markdown
 
 Array = npt.NDArray[np.float64]
 

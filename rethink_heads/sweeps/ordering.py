@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from rethink_heads.report.cells import to_latex, to_markdown
 from rethink_heads.sweeps.plan import Plan, Point
-from rethink_heads.table_formats import to_latex, to_markdown
 
 METRIC = "AP"
 HOLDS, REVERSED, UNDECIDED = "holds", "reversed", "undecided"

@@ -24,8 +24,8 @@ from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
+from tests.report.test_cells import read_latex, read_markdown
 from tests.sweeps.conftest import TEST_IMAGES, FakeTraining, MakePlan
-from tests.test_table_formats import read_latex, read_markdown
 from tests.tiny_coco import CLASSES
 from tests.training.recorded import assert_same_weights, recording, weights
 
