@@ -148,6 +148,8 @@ class CocoDataset(Dataset[Sample]):
     Attributes:
         class_names: K names, in label order.
         category_ids: the K category ids, ascending: ``category_ids[label]`` is the file's id.
+        columns: by label, the index of the class among a detector's, whose names are ``column_names``; None before
+            both are known (:func:`rethink_heads.detectors.classes.share_classes`).
         image_ids: in the order of the file.
         annotations_path, images_path: where the set was read from.
         where: what messages call the set: the annotation file, or the VOC folder and split that it was converted from.
@@ -170,6 +172,8 @@ class CocoDataset(Dataset[Sample]):
         self.category_ids = tuple(sorted(file.categories))
         self.class_names = tuple(file.categories[i] for i in self.category_ids)
         self._all_classes = self.class_names
+        self.columns: tuple[int, ...] | None = None
+        self.column_names: tuple[str, ...] = ()
         self._set_annotations(file.annotations)
         counts = self.box_counts
         if not counts.objects:
