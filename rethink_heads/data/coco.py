@@ -324,6 +324,8 @@ class CocoDataset(Dataset[Sample]):
         chosen = copy.copy(self)
         chosen.class_names = tuple(self.class_names[label] for label in labels)
         chosen.category_ids = tuple(self.category_ids[label] for label in labels)
+        if self.columns is not None:
+            chosen.columns = tuple(self.columns[label] for label in labels)
         # One place more, for label -1.
         new_labels = np.full(len(self.class_names) + 1, -1)
         new_labels[labels] = range(len(labels))
