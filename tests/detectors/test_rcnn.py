@@ -321,7 +321,7 @@ def test_detections_follow_from_predictions(image: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet34", "resnet50", "resnet101"])
 def test_backbones_give_five_levels(name: str) -> None:
-    backbone, norm = build_backbone(name, 16, "frozen", 3, pretrained=False)
+    backbone, norm = build_backbone(ModelConfig(backbone=name, fpn_channels=16), pretrained=False)
     assert norm == ("batch" if name == "tiny" else "frozen")
     with torch.inference_mode():
         levels = backbone.eval()(torch.zeros(1, 3, 64, 128))
@@ -369,7 +369,9 @@ def test_numbers_that_are_not_finite_are_no_empty_answer(
     [(0, set()), (3, {"layer4", "layer3", "layer2"})],
 )
 def test_trainable_layers(layers: int, trained: set[str]) -> None:
-    backbone, _ = build_backbone("resnet18", 16, "frozen", layers, pretrained=False)
+    backbone, _ = build_backbone(
+        ModelConfig(backbone="resnet18", trainable_layers=layers), pretrained=False
+    )
     names = {n.split(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad}
     assert names == trained
 

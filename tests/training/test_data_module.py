@@ -17,7 +17,7 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
-from rethink_heads.training.data_module import DetectionData, IterationSampler, TrainingImages
+from rethink_heads.training.data import DetectionData, IterationSampler, TrainingImages
 
 Batches = list[list[tuple[int, bool]]]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, MultiStepLR
 
 from rethink_heads.config import TrainingConfig
-from rethink_heads.training.schedule import learning_rate_factor
+from rethink_heads.training.module import learning_rate_factor
 
 
 def reference(training: TrainingConfig, iterations: int) -> list[float]:
