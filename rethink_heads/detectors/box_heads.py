@@ -45,8 +45,8 @@ class BoxHeadParts:
         """The head's maps for RoI features (N, C, S, S): by part, (N, channels, S', S').
 
         ``conv`` is the map after the convolutions; ``fc`` is rebuilt from the first linear layer, position (i, j)
-        holding W_ij x_ij, whose sum over positions plus the bias is that layer's output (Wu et al., Figure 4). Empty for
-        ``box``.
+        holding W_ij x_ij, whose sum over positions plus the bias is that layer's output (Wu et al., Figure 4). Empty
+        for ``box``.
         """
         maps: dict[str, Tensor] = {}
         inputs = roi_features
