@@ -25,7 +25,7 @@ State = Mapping[str, Tensor]
 BLOCKS_OF_LAYER3 = {6: "resnet50", 23: "resnet101"}
 COUNTER = "num_batches_tracked"
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str] | None]]
-"""Patterns of beginnings of our names and what takes their place, None where there is no such weight; the first counts."""
+"""Patterns of beginnings of our names, and what takes their place: None where a framework has no such weight."""
 
 
 @dataclass(frozen=True)
