@@ -39,7 +39,7 @@ _PUBLIC_NAMES = {
     "MappedDetector": "rethink_heads.detectors.classes.mapping",
     "RCNN": "rethink_heads.detectors.rcnn",
     "build_detector": "rethink_heads.detectors.rcnn",
-    "load_detector": "rethink_heads.detectors.checkpoints",
+    "load_detector": "rethink_heads.detectors.rcnn.checkpoints",
     "import_detector": "rethink_heads.detectors.imports.importing",
     "to_detectron2": "rethink_heads.detectors.exports.detectron2",
     "describe": "rethink_heads.describing.description",

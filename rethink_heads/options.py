@@ -15,10 +15,9 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.bounds import Bounds
-from rethink_heads.commands.ending import end_at_once
-from rethink_heads.head_names import HEADS
-from rethink_heads.input_files import shorten
+from rethink_heads.bounds import HEADS, Bounds
+from rethink_heads.commands.exit_handling import end_at_once
+from rethink_heads.errors import shorten
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from rethink_heads.brought import BroughtConfig
 from rethink_heads.config import DataConfig, StudyConfig
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import shorten
+from rethink_heads.errors import UserError, shorten
 from rethink_heads.options import DataOptions, MeasuringOptions, StudyOptions
 
 NOTHING = "none"

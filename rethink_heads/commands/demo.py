@@ -9,7 +9,7 @@ from rethink_heads.commands.figures import draw_run, is_drawn
 from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.options import DeviceOption, JsonOption, RunOption, SeedOption, StudyOptions
 from rethink_heads.progress import duration
@@ -34,7 +34,7 @@ def command(
     options = StudyOptions(device=device)
     demo = demo_run(options, run, seed)
     measurements, name = measured(demo, options)
-    leave_to_first()
+    rank_zero_only()
 
     def is_done() -> bool:
         return is_drawn(demo, name, demo.config.seed)

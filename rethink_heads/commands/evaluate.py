@@ -31,7 +31,7 @@ from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.sessions import chosen_heads
 from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import (
@@ -147,7 +147,7 @@ def command(
         detect(each, heads, chosen, index, len(runs), fusion, classes)
         for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
-    leave_to_first()
+    rank_zero_only()
     if compare or output is not None:
         _check_same_data(found)
     options = {"errors": errors, "calibration": calibration, "error_iou": error_iou}

@@ -10,7 +10,7 @@ import typer
 from rethink_heads.commands.sessions import logged, read_data
 from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
@@ -93,7 +93,7 @@ def command(
     commands treat the run as one that was trained here. --data is kept as the run's data; its classes name those
     of a file that names none.
     """
-    leave_to_first()
+    rank_zero_only()
     # A setting that does not exist is told before a large file is read.
     settings = load_preset("coco-r50", overrides=overrides)
     class_names = None
@@ -101,8 +101,8 @@ def command(
         settings = settings.with_data(source=data)
         class_names = read_data(settings).class_names
 
-    from rethink_heads.detectors.checkpoints import same_weights, save_detector
     from rethink_heads.detectors.imports.importing import import_detector
+    from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
 
     imported = import_detector(
         file, layout, backbone, head, class_names, overrides or [], settings_file

@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from rethink_heads import bounds
+from rethink_heads.bounds import HEADS
 from rethink_heads.commands.choices import configured
 from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
 from rethink_heads.console import print_json, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 from rethink_heads.options import (
     DataOptions,
     DetectorOptions,
@@ -108,7 +108,7 @@ def command(
     objects are counted from the annotation file. Training is not counted, nor are the tables and figures, which take
     seconds to minutes after the measuring.
     """
-    leave_to_first()
+    rank_zero_only()
     name, overrides = _arguments(measuring.overrides or ())
     if (name is not None) + len(detectors.run or ()) + len(detectors.model or ()) != 1:
         raise UserError("give one preset, one --run or one --model to plan for")
@@ -141,7 +141,7 @@ def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def _of_preset(name: str, head: str | None, overrides: list[str], options: StudyOptions) -> Subject:
     from rethink_heads.commands.sessions import read_data
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     config = configured(load_preset(name, head, overrides, options.seed), options)
     where = resolve_device(options.device)
@@ -160,7 +160,7 @@ def _of_preset(name: str, head: str | None, overrides: list[str], options: Study
 def _of_folder(options: StudyOptions) -> Subject:
     from rethink_heads.commands.classes import shared_classes
     from rethink_heads.commands.sessions import read_data
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     (folder,) = opened_folders(options)
     config = configured(folder.config, options)

@@ -97,7 +97,7 @@ def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None =
     """
     path = path or default_runs_root() / "demo"
     # Another process may just be making it.
-    if processes().decide(path.exists):
+    if processes().broadcast(path.exists):
         run = Run.open(path)
         if seed is not None and seed != run.config.seed:
             raise UserError(
@@ -121,7 +121,7 @@ def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None =
 
 def _check_options(config: Config, options: StudyOptions) -> None:
     """Find a mistake in what is to be measured before minutes of training, not after them."""
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     resolve_device(options.device)
     chosen = configured(config, options)
@@ -177,7 +177,7 @@ def opened(
     """
     from rethink_heads.brought import BroughtRun
     from rethink_heads.commands.classes import keep_match, narrowed, shared_classes
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     config = configured(folder.config, options, index, count)
     dataset = read_data(config)

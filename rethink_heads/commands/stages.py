@@ -29,7 +29,7 @@ from rethink_heads.commands.studies import (
     verdict,
 )
 from rethink_heads.console import interval, print_json, print_table, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import StudyOptions
@@ -138,7 +138,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
             _measured(run, options, index, len(runs), classes) for index, run in enumerate(runs)
         ]
         names = found
-    leave_to_first()
+    rank_zero_only()
     boxes, provenance = None, {}
     if found:
         folders = [run.measurements(name) for run, name in zip(runs, found, strict=True)]

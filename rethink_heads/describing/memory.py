@@ -23,8 +23,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import roi_align
 
 from rethink_heads.describing.parts import shared_parts
-from rethink_heads.detectors.pooling import STRIDES
 from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.detectors.rcnn.pooling import STRIDES
 from rethink_heads.heads import classification_loss
 
 FRAME_MULTIPLE = 32

@@ -16,14 +16,14 @@ from rethink_heads.heads import (
     ConvHead,
     FCHead,
     NonLocal,
-    WideningBlock,
+    ResidualBlock,
 )
 
 SHARED_PARTS = ("backbone", "FPN", "RPN")
 """What detectors of one preset have in common; the other parts are the head's branches."""
 
 _BLOCK_NAMES = {
-    WideningBlock: "widening block",
+    ResidualBlock: "widening block",
     NonLocal: "non-local block",
     Bottleneck: "bottleneck block",
 }

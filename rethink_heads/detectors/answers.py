@@ -19,8 +19,8 @@ from rethink_heads.detectors.base import (
     Detector,
     Features,
     HeadOutput,
-    Proposing,
     RoIFeatures,
+    SupportsPropose,
 )
 from rethink_heads.detectors.opening.messages import given, is_the_users, raised
 from rethink_heads.errors import UserError
@@ -67,7 +67,7 @@ def predict(
     }
 
 
-def propose(detector: Proposing, image: Tensor) -> tuple[Features, Tensor]:
+def propose(detector: SupportsPropose, image: Tensor) -> tuple[Features, Tensor]:
     """Features of a uint8 RGB image (3, H, W) and the detector's own proposals (M, 4), without gradients.
 
     Raises:

@@ -9,11 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, reading_parquet
@@ -89,8 +88,8 @@ def keep_detections(
         UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
     """
     check_classes(detector.class_names, dataset.class_names)
-    if not isinstance(detector, Detecting):
-        raise UserError(f"{detector_name} cannot be evaluated: {lacking('detect')}")
+    if not isinstance(detector, SupportsDetect):
+        raise UserError(f"{detector_name} cannot be evaluated: {missing('detect')}")
     if isinstance(detector, torch.nn.Module):
         detector.eval()
 
@@ -101,7 +100,7 @@ def keep_detections(
 
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset), **provenance}
-    if processes().decide(lambda: _has_more(file_provenance(path), whole, dataset)):
+    if processes().broadcast(lambda: _has_more(file_provenance(path), whole, dataset)):
         label_files(folder, detector_name)
         return
     kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES, detector_name)

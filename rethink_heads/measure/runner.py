@@ -11,12 +11,17 @@ import pandas as pd
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
+from rethink_heads.detectors.base import (
+    CAPABILITIES,
+    Detector,
+    SupportsWeightMaps,
+    missing,
+    supports,
+)
 from rethink_heads.detectors.opening.fingerprint import fingerprint
-from rethink_heads.distributed import Processes, alone, processes
+from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
@@ -78,7 +83,7 @@ def measure(
             f"{dataset.where}; take more images (--max-images)"
         )
     # Without a folder that all of them see, each process is by itself.
-    together = alone() if folder is None else processes()
+    together = single_process() if folder is None else processes()
     provenance = {**provenance_of(dataset, config, seed, together), **provenance}
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
     if folder is None:
@@ -151,22 +156,22 @@ def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
     kinds = {group[2] for group in measured.groups("maps")}
-    if not isinstance(detector, WeightMapping):
-        logger.warning("%s: %s", detector_name, lacking("weight_maps"))
+    if not isinstance(detector, SupportsWeightMaps):
+        logger.warning("%s: %s", detector_name, missing("weight_maps"))
     elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
         logger.warning(
             "%s: the RoI cells of %s are in no square, so it goes without %s of these",
             detector_name,
             ", ".join(oblong),
-            OFFERS["weight_maps"][1],
+            CAPABILITIES["weight_maps"][1],
         )
-    if not offers(detector, "output_maps"):
-        logger.warning("%s: %s", detector_name, lacking("output_maps"))
+    if not supports(detector, "output_maps"):
+        logger.warning("%s: %s", detector_name, missing("output_maps"))
     elif "spatial_correlation" not in kinds:
         logger.warning(
             "%s: none of its heads has an output map with RoI cells in a square, so it goes without %s",
             detector_name,
-            OFFERS["output_maps"][1],
+            CAPABILITIES["output_maps"][1],
         )
     if "cell_score" not in kinds:
         logger.warning(

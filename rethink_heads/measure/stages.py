@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
+from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
 from rethink_heads.distributed import processes
 from rethink_heads.measure.by_image import KeptFrame, file_by_image
 from rethink_heads.measure.detections import (
@@ -131,14 +130,14 @@ def keep_stages(
         detector.eval()
     folder = Path(folder)
     known = {**dataset_provenance(dataset), **provenance}
-    if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
+    if processes().broadcast(lambda: file_provenance(folder / STAGES_NAME) == known):
         label_files(folder, detector_name)
         return
     for method in ("propose", "detect"):
-        if not offers(detector, method):
-            logger.warning("%s: %s", detector_name, lacking(method))
+        if not supports(detector, method):
+            logger.warning("%s: %s", detector_name, missing(method))
     detections: DetectionsByImage | None = None
-    if offers(detector, "detect"):
+    if supports(detector, "detect"):
         keep_detections(detector, dataset, detector_name, folder, provenance, progress)
         detections = DetectionsByImage(folder)
     of_none = empty_frame(dict(DETECTION_TYPES))
@@ -208,7 +207,7 @@ def _true_positive_ious(ious: Array, labels: Indices) -> Array:
 @torch.inference_mode()
 def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iterator[pd.DataFrame]:
     """By head: one image's RPN proposals that overlap an object."""
-    if not len(sample.boxes) or not isinstance(detector, Proposing):
+    if not len(sample.boxes) or not isinstance(detector, SupportsPropose):
         return
     features, proposals = answers.propose(detector, sample.image.to(detector.device))
     index, iou = most_overlapping(ious_with(proposals, sample.boxes))

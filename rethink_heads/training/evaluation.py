@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
-from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
 from rethink_heads.errors import UserError
 from rethink_heads.progress import ProgressReport
 from rethink_heads.statistics.average_precision import average_precision
@@ -58,8 +57,8 @@ def evaluate(
     Raises:
         UserError: the detector shows none.
     """
-    if not isinstance(detector, Detecting):
-        raise UserError(f"the detector cannot be evaluated: {lacking('detect')}")
+    if not isinstance(detector, SupportsDetect):
+        raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
     results: Results = {}
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
     with torch.inference_mode(), report:

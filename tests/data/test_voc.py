@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.data.voc_xml import VOC_CLASSES, read_voc_xml
+from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from rethink_heads.statistics.average_precision import average_precision
@@ -395,7 +395,7 @@ def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
 
 
 def test_the_presets_train_and_evaluate_on_a_devkit(devkit: Path, tmp_path: Path) -> None:
-    from rethink_heads.detectors.checkpoints import load_detector
+    from rethink_heads.detectors.rcnn.checkpoints import load_detector
     from rethink_heads.training.evaluation import evaluate
     from rethink_heads.training.train import train
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.config import Config, MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.runner import measure
 from rethink_heads.planning.calibration import calibrate

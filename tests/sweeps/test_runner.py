@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import hash_path, load_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse

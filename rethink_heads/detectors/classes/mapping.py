@@ -21,12 +21,12 @@ from rethink_heads.detectors.base import (
     Detector,
     Features,
     HeadOutput,
-    Probing,
     RoIFeatures,
-    offers,
+    SupportsFastPath,
+    supports,
 )
 from rethink_heads.detectors.classes.map_file import Given
-from rethink_heads.detectors.classes.probing import MappedProber
+from rethink_heads.detectors.classes.probing import MappedFastPath
 from rethink_heads.detectors.classes.spelling import is_placeholder, nearest_class, plain
 from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
@@ -151,9 +151,9 @@ def match_classes(
 class MappedDetector:
     """A detector that speaks of a dataset's matched classes, in the dataset's order.
 
-    It has ``propose``, ``detect``, ``output_maps``, ``weight_maps`` and ``prober`` exactly where the detector has them.
-    Detections of other classes are dropped after they took their part in the detector's own limit of detections an
-    image.
+    It has ``propose``, ``detect``, ``output_maps``, ``weight_maps`` and ``fast_path`` exactly where the detector has
+    them. Detections of other classes are dropped after they took their part in the detector's own limit of detections
+    an image.
 
     Attributes:
         detector: whose classes are mapped.
@@ -165,7 +165,7 @@ class MappedDetector:
     detect: Callable[[Tensor], dict[str, Detections]]
     output_maps: Callable[[RoIFeatures], dict[str, Tensor]]
     weight_maps: Callable[[], dict[str, Tensor]]
-    prober: Callable[[torch.dtype], MappedProber | None]
+    fast_path: Callable[[torch.dtype], MappedFastPath | None]
 
     def __init__(self, detector: Detector, match: ClassMatch) -> None:
         """See ``detector`` through ``match``, which is of its classes; a module is put into eval mode.
@@ -186,16 +186,16 @@ class MappedDetector:
         self._new_labels[self._chosen] = torch.arange(len(self._chosen))
         # Any: that each has the method is what `offers` says.
         its: Any = detector
-        if offers(detector, "propose"):
+        if supports(detector, "propose"):
             self.propose = its.propose
-        if offers(detector, "detect"):
+        if supports(detector, "detect"):
             self.detect = self._detect
-        if offers(detector, "output_maps"):
+        if supports(detector, "output_maps"):
             self.output_maps = its.output_maps
-        if offers(detector, "weight_maps"):
+        if supports(detector, "weight_maps"):
             self.weight_maps = its.weight_maps
-        if isinstance(detector, Probing):
-            self.prober = self._prober
+        if isinstance(detector, SupportsFastPath):
+            self.fast_path = self._fast_path
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -222,11 +222,11 @@ class MappedDetector:
         outputs = answers.predict(self.detector, features, roi_features, boxes)
         return {head: self._of_matched(output) for head, output in outputs.items()}
 
-    def _prober(self, dtype: torch.dtype) -> MappedProber | None:
+    def _fast_path(self, dtype: torch.dtype) -> MappedFastPath | None:
         """What asks the detector's heads about one matched class of many boxes; None where they are not asked so."""
         its: Any = self.detector
-        found = its.prober(dtype)
-        return None if found is None else MappedProber(found, self.detector, self._chosen.tolist())
+        found = its.fast_path(dtype)
+        return None if found is None else MappedFastPath(found, self._chosen.tolist())
 
     def _of_matched(self, output: HeadOutput) -> HeadOutput:
         chosen = self._chosen.to(output.scores.device)

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import MASKRCNN_BENCHMARK
+from rethink_heads.config import MASKRCNN_BENCHMARK, ModelConfig
 from rethink_heads.detectors.imports.layouts import (
     BLOCK_PATTERN,
     HEAD_PATTERN,
@@ -26,7 +25,7 @@ from rethink_heads.detectors.imports.layouts import (
     numbers,
     shape,
 )
-from rethink_heads.detectors.rpn import ANCHOR_STRIDES, cell_anchors
+from rethink_heads.detectors.rcnn.rpn import ANCHOR_STRIDES, cell_anchors
 from rethink_heads.errors import UserError
 
 EXTRACTOR = "roi_heads.box.feature_extractor."

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from rethink_heads.detectors.answers import check_detections, check_proposals
-from rethink_heads.detectors.base import Detections, Detector, RoIFeatures, offers
+from rethink_heads.detectors.base import Detections, Detector, RoIFeatures, supports
 from rethink_heads.detectors.opening.messages import given, telling
 from rethink_heads.errors import UserError
 
@@ -34,22 +34,22 @@ def check_offers(
     """
     # Any: that it has the method is what `offers` says.
     its: Any = detector
-    if offers(detector, "propose"):
+    if supports(detector, "propose"):
         with telling(f"`propose` of {name}"):
             proposed = its.propose(image)
         check_proposals(proposed, f"`propose` of {name}")
-    if offers(detector, "detect"):
+    if supports(detector, "detect"):
         with telling(f"`detect` of {name}"):
             found = its.detect(image)
         check_detections(found, heads, classes, f"`detect` of {name}")
         for head, each in found.items():
             _check_order(each, f"`detect` of {name} ({head})")
-    if offers(detector, "output_maps"):
+    if supports(detector, "output_maps"):
         with telling(f"`output_maps` of {name}"):
             maps = its.output_maps(pooled)
         count = len(next(iter(pooled.values()))) if pooled else None
         _check_maps(maps, 4, count, f"`output_maps` of {name}")
-    if offers(detector, "weight_maps"):
+    if supports(detector, "weight_maps"):
         with telling(f"`weight_maps` of {name}"):
             weights = its.weight_maps()
         _check_maps(weights, 3, None, f"`weight_maps` of {name}")

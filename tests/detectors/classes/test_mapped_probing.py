@@ -1,4 +1,4 @@
-"""Heads that are asked about a dataset's classes by the detector's own prober."""
+"""Heads that are asked about a dataset's classes by the detector's own fast path."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import load_preset
-from rethink_heads.detectors.base import Probing
+from rethink_heads.detectors.base import SupportsFastPath
 from rethink_heads.detectors.classes.mapping import MappedDetector, match_classes
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.measure.responses import Responder
@@ -20,14 +20,14 @@ BOX = torch.tensor([20.0, 30, 61, 75])
 
 
 class Counted:
-    """A prober without a way of its own to features, which notes the labels that it is asked about."""
+    """A fast path that notes the labels that it is asked about."""
 
-    def __init__(self, prober: Any) -> None:
-        self.prober, self.labels = prober, []
+    def __init__(self, fast_path: Any) -> None:
+        self.fast_path, self.extract, self.labels = fast_path, fast_path.extract, []
 
     def __call__(self, features: Any, boxes: Tensor, label: int, memory_mb: int) -> Any:
         self.labels.append(label)
-        return self.prober(features, boxes, label, memory_mb)
+        return self.fast_path(features, boxes, label, memory_mb)
 
 
 def detector_of() -> Any:
@@ -50,10 +50,10 @@ def test_it_answers_for_the_datasets_classes(names: tuple[str, ...]) -> None:
     detector: Any = detector_of()
     mapped = MappedDetector(detector, match_classes(names, CLASSES))
     respond = Responder(mapped, 64)
-    assert respond.prober is not None
+    assert respond.fast_path is not None
     boxes, features = grid(BOX, (96, 128), 5).boxes, detector.extract(image())
     ready = respond.extract(image())
-    # The backbone is the inner prober's, folded.
+    # The backbone is the inner fast path's, folded.
     assert not torch.equal(ready.pyramid["0"], features.pyramid["0"])
     torch.testing.assert_close(ready.pyramid["0"], features.pyramid["0"], rtol=1e-3, atol=1e-3)
     outputs = mapped.predict(features, mapped.pool(features, boxes), boxes)["fc"]
@@ -64,13 +64,12 @@ def test_it_answers_for_the_datasets_classes(names: tuple[str, ...]) -> None:
 
 
 @torch.inference_mode()
-def test_a_prober_without_features_takes_the_detectors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_asks_about_the_detectors_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     detector: Any = detector_of()
-    counted = Counted(detector.prober(torch.float32))
-    monkeypatch.setattr(detector, "prober", lambda dtype: counted)
+    counted = Counted(detector.fast_path(torch.float32))
+    monkeypatch.setattr(detector, "fast_path", lambda dtype: counted)
     respond = Responder(MappedDetector(detector, match_classes(("blue", "red"), CLASSES)), 64)
     features = respond.extract(image())
-    assert torch.equal(features.pyramid["0"], detector.extract(image()).pyramid["0"])
     for label in (0, 1):
         respond(features, BOX[None], label)
     assert counted.labels == [2, 0]
@@ -78,7 +77,7 @@ def test_a_prober_without_features_takes_the_detectors(monkeypatch: pytest.Monke
 
 def test_heads_that_are_not_asked_so_stay_without(monkeypatch: pytest.MonkeyPatch) -> None:
     detector: Any = detector_of()
-    monkeypatch.setattr(detector, "prober", lambda dtype: None)
+    monkeypatch.setattr(detector, "fast_path", lambda dtype: None)
     mapped: Any = MappedDetector(detector, match_classes(("blue",), CLASSES))
-    assert isinstance(mapped, Probing)
-    assert mapped.prober(torch.float32) is None
+    assert isinstance(mapped, SupportsFastPath)
+    assert mapped.fast_path(torch.float32) is None

@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.detectors.base import OFFERS, Detections, HeadOutput, Probing, offers
+from rethink_heads.detectors.base import (
+    CAPABILITIES,
+    Detections,
+    HeadOutput,
+    SupportsFastPath,
+    supports,
+)
 from rethink_heads.detectors.classes.map_file import read_class_map
 from rethink_heads.detectors.classes.mapping import ClassMatch, MappedDetector, match_classes
 from rethink_heads.errors import UserError
@@ -267,14 +273,14 @@ def test_no_boxes_and_no_detections_keep_their_shapes() -> None:
     assert (found.boxes.shape, found.labels.shape) == ((0, 4), (0,))
 
 
-@pytest.mark.parametrize("kept", [[], ["detect"], ["propose", "weight_maps"], list(OFFERS)])
+@pytest.mark.parametrize("kept", [[], ["detect"], ["propose", "weight_maps"], list(CAPABILITIES)])
 def test_it_offers_what_the_detector_offers(kept: list[str]) -> None:
     methods = {name: getattr(Full, name) for name in kept}
     inner = type("Some", (Minimal,), methods)()
     detector = mapped(inner)
-    for method in OFFERS:
-        assert offers(detector, method) == offers(inner, method) == (method in kept)
-    assert not isinstance(detector, Probing)
+    for method in CAPABILITIES:
+        assert supports(detector, method) == supports(inner, method) == (method in kept)
+    assert not isinstance(detector, SupportsFastPath)
 
 
 def test_a_module_is_put_into_eval_mode() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.base import OFFERS, offers
+from rethink_heads.detectors.base import CAPABILITIES, supports
 from rethink_heads.detectors.classes.shared import share_classes
 from rethink_heads.detectors.opening.checking import check_detector
 from rethink_heads.detectors.opening.fingerprint import fingerprint
@@ -25,7 +25,7 @@ def test_a_detector_that_keeps_to_the_protocol_passes_and_is_itself() -> None:
     detector = Colours()
     check_detector(detector)
     assert as_detector(detector) is detector
-    assert not any(offers(detector, method) for method in OFFERS)
+    assert not any(supports(detector, method) for method in CAPABILITIES)
 
 
 def test_what_is_no_detector() -> None:
