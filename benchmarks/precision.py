@@ -34,7 +34,7 @@ from rethink_heads.files import write_csv, write_text
 from rethink_heads.heads import ConvHead, FCHead, ResidualBlock
 from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import DTYPES, Responder
-from rethink_heads.table_formats import to_markdown
+from rethink_heads.report.cells import to_markdown
 
 HEADS = ("fc", "conv", "conv-nonlocal")
 RULE = RoIAlignRule(7, 2)

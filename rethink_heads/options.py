@@ -146,6 +146,10 @@ JsonOption = Annotated[
         "--json", help="Print the result as JSON on standard output, all else on standard error."
     ),
 ]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.table_formats import estimate, to_latex, to_markdown
+from rethink_heads.report.cells import estimate, to_latex, to_markdown
 
 UNESCAPED = {
     r"\textbackslash{}": "\\",

@@ -1,13 +1,16 @@
-"""plan and its command, against a small study that is really measured."""
+"""plan and its command: the arithmetic on made-up numbers, and against a small study that is really measured."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from rethink_heads.cli import app
@@ -17,16 +20,93 @@ from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.runner import measure
-from rethink_heads.planning.calibration import calibrate
-from rethink_heads.planning.counting import count
-from rethink_heads.planning.estimate import estimate
+from rethink_heads.planning import (
+    Calibration,
+    Counts,
+    calibrate,
+    count,
+    estimate,
+    peak_mb,
+    restart_peak,
+)
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 IMAGES, OBJECTS_OF_LAST = 10, 5
 DISK_TOLERANCE = 0.2
 
+COUNTS = Counts(
+    images=10, empty_images=2, objects={"small": 20, "medium": 5, "large": 0}, most_objects=4
+)
 runner = CliRunner()
+
+
+def calibration(image_seconds: list[float], **object_seconds: list[float]) -> Calibration:
+    return Calibration(
+        proposals=None,
+        object_seconds=object_seconds,
+        image_seconds=image_seconds,
+        part_seconds=0.5,
+        fixed_bytes=2.0**20,
+        object_bytes=2.0**20,
+        part_bytes=2.0**21,
+        base_memory_mb=300.0,
+        memory_mb=700.0,
+    )
+
+
+def test_seconds_memory_and_disk_add_up() -> None:
+    tried = calibration([1.0, 1.0], medium=[4.0, 4.0], small=[2.0, 2.0])
+    found = estimate(tried, COUNTS, (1, 2, 1000), memory_bound_mb=512)
+    assert found.object_seconds == {"small": 2.0, "medium": 4.0}
+    work, merging, longest = 10 * 1.0 + 20 * 2.0 + 5 * 4.0, 10 * 0.5, 1.0 + 4 * 4.0
+    assert found.seconds == {1: work + merging, 2: work / 2 + merging, 1000: longest + merging}
+    assert found.uncertainty == 0
+    assert found.memory_mb == 300 + 512
+    # The peak that was seen is the least.
+    assert estimate(tried, COUNTS, (1,), memory_bound_mb=10).memory_mb == 700
+    assert (found.disk_mb, found.disk_while_measuring_mb) == (1 + 25, 1 + 25 + 2 * 25)
+
+
+def test_uncertainty_is_two_standard_errors_of_the_mean() -> None:
+    only_small = Counts(
+        images=0, empty_images=0, objects={"small": 8, "medium": 0, "large": 0}, most_objects=8
+    )
+    found = estimate(calibration([1.0, 1.0], small=[1.0, 3.0]), only_small, (1,), 1)
+    # A standard deviation of sqrt(2) about a mean of 2, from two objects.
+    assert found.uncertainty == pytest.approx(2 * (2**0.5 / 2) / 2**0.5)
+
+
+def test_one_object_says_little_of_others() -> None:
+    one = estimate(calibration([1.0], small=[1.0]), COUNTS, (1,), 1)
+    same = estimate(calibration([1.0] * 4, small=[1.0] * 4), COUNTS, (1,), 1)
+    assert one.uncertainty > same.uncertainty
+
+
+@given(
+    seconds=st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
+    image=st.floats(0.01, 10),
+    devices=st.lists(st.integers(1, 1000), min_size=2, max_size=5, unique=True),
+)
+def test_more_devices_are_never_slower_nor_faster_than_their_number(
+    seconds: list[float], image: float, devices: list[int]
+) -> None:
+    tried = calibration([image], small=seconds, medium=seconds[:1])
+    found = estimate(tried, COUNTS, [1, *devices], 512).seconds
+    for number in devices:
+        assert found[number] <= found[1] * (1 + 1e-12)
+        assert found[number] * number >= found[1] * (1 - 1e-12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets a peak")
+def test_a_peak_is_forgotten() -> None:
+    start = restart_peak(torch.device("cpu"))
+    block = bytearray(b"1") * (200 * 2**20)
+    del block
+    assert peak_mb() - start > 190
+    after = restart_peak(torch.device("cpu"))
+    assert after - start < 50
+    assert peak_mb() - after < 50
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +158,10 @@ def test_disk_is_that_of_a_real_run(
     detector: RCNN, dataset: CocoDataset, config: Config, tmp_path: Path
 ) -> None:
     own = config.measuring.model_copy(update={"images": None})
-    (calibration,) = calibrate(detector, dataset, own, [None], budget=0.0)
-    assert {trial.size for trial in calibration.trials} == {"small", "medium", "large"}
+    (tried,) = calibrate(detector, dataset, own, [None], budget=0.0)
+    assert set(tried.object_seconds) == {"small", "medium", "large"}
     counts = count(dataset, own, seed=0)
-    found = estimate(calibration, counts, (1, 2), own.memory_mb)
+    found = estimate(tried, counts, (1, 2), own.memory_mb)
     measure(detector, dataset, "run", own, 0, tmp_path / "measured", progress=False)
     real = sum(path.stat().st_size for path in (tmp_path / "measured").rglob("*.parquet")) / 2**20
     assert found.disk_mb == pytest.approx(real, rel=DISK_TOLERANCE)
@@ -119,8 +199,8 @@ def test_calibration_goes_on_while_there_is_time(detector: RCNN, dataset: CocoDa
     short, long = (
         calibrate(detector, dataset, own, [20], budget=budget)[0] for budget in (0.0, 600.0)
     )
-    assert len(short.trials) == 3
-    assert len(long.trials) > len(short.trials)
+    assert len(short.image_seconds) == 3
+    assert len(long.image_seconds) > len(short.image_seconds)
     assert short.proposals == long.proposals == 20
 
 

@@ -1,25 +1,43 @@
-"""describe and its command: one table a preset, in seconds, without a detector in memory."""
+"""describe and its command: parameters, multiply-adds and memory, against hand counts and a real training step."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from typer.testing import CliRunner
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
-from rethink_heads.describing.description import Description, describe
-from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.describing import (
+    Description,
+    SavedTensors,
+    blocks,
+    describe,
+    multiply_adds,
+    parameter_counts,
+    saved_in_heads,
+    saved_in_trunk,
+)
+from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
+from rethink_heads.heads import ConvHead, FCHead
 
 runner = CliRunner()
 CPU_SECONDS = 60
+M = 2**20  # the paper's
+IMAGES, SIDE = 2, 192
+SETTINGS = ["model.rois_per_image=32", "model.non_local=true"]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +74,7 @@ def test_the_papers_figures(coco: Description) -> None:
     assert (coco.classes, coco.images, coco.rois_per_image) == (80, 8, 512)
     # 800 px and 4:3 of it, in both directions, padded to multiples of 32.
     assert coco.frame == (1088, 1088)
-    weights = coco.parts.groupby(["head", "block"])["weights"].first() / 2**20
+    weights = coco.parts.groupby(["head", "block"])["weights"].first() / M
     assert weights["fc", "fc6"] + weights["fc", "fc7"] == 13.25
     assert round(weights["conv", "widening block"], 2) == 1.06
     assert round(weights["double-ext", "bottleneck block 2"], 2) == 1.06
@@ -157,3 +175,126 @@ def test_the_command_prints_and_writes_the_tables(tmp_path: Path) -> None:
     content = json.loads(result.stdout)
     assert content["summary"] == json.loads(expected.summary().to_json(orient="records"))
     assert content["frame"] == [192, 192]
+
+
+SMALL: dict[str, Callable[[], FCHead | ConvHead]] = {
+    "fc": lambda: FCHead(5, channels=12, resolution=7, width=20),
+    "conv, no blocks": lambda: ConvHead(5, 12, width=24, bottleneck=6, blocks=0),
+    "conv with non-local": lambda: ConvHead(5, 12, 24, 6, 2, non_local=True, non_local_groups=3),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_branch_is_the_sum_of_its_blocks(name: str) -> None:
+    branch = SMALL[name]()
+    counts = {block: parameter_counts(module) for block, module in blocks(branch).items()}
+    whole = sum(p.numel() for p in branch.parameters())
+    assert sum(count["parameters"] for count in counts.values()) == whole
+    assert list(multiply_adds(branch, channels=12, resolution=7)) == list(counts)
+    assert branch.training  # left as it was
+    branch.predictor.bbox_pred.requires_grad_(False)
+    frozen = parameter_counts(branch.predictor.bbox_pred)
+    assert frozen == {**counts["regressor"], "trained": 0}
+
+
+def test_frozen_normalisation_counts_as_parameters() -> None:
+    from torchvision.ops import FrozenBatchNorm2d
+
+    trainable, frozen = torch.nn.BatchNorm2d(7), FrozenBatchNorm2d(7)
+    assert parameter_counts(trainable) == {"parameters": 14, "weights": 0, "trained": 14}
+    assert parameter_counts(frozen) == {"parameters": 14, "weights": 0, "trained": 0}
+
+
+def test_multiply_adds_by_hand() -> None:
+    with torch.device("meta"):
+        fc, conv = FCHead(80), ConvHead(80, non_local=True)
+        per_fc, per_conv = (multiply_adds(head, 256, 7, device="meta") for head in (fc, conv))
+    # A linear layer multiplies each weight once, a convolution each weight once a position, a non-local block also
+    # every pair of positions, twice.
+    assert per_fc["fc6"] + per_fc["fc7"] == 13.25 * M
+    assert per_fc["classifier"] == 81 * 1024
+    assert per_conv["widening block"] == 49 * 1.0625 * M
+    assert per_conv["non-local block 1"] == 49 * 2 * M + 2 * 512 * 49**2
+
+
+def detector(head: str) -> RCNN:
+    config = load_preset("shapes-tiny", head, SETTINGS)
+    return build_detector(config, ["a", "b", "c"], pretrained=False).train()
+
+
+def computed(head: str, precision: str) -> dict[str, int]:
+    with FakeTensorMode():
+        fake = detector(head)
+        trunk, pyramid = saved_in_trunk(fake, (SIDE, SIDE), IMAGES, precision)
+        heads = saved_in_heads(fake, pyramid, IMAGES, precision)
+    return {**trunk, "heads": sum(heads.values())}
+
+
+def step(real: RCNN) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(0)
+    images = [torch.rand(3, SIDE, SIDE, generator=random) for _ in range(IMAGES)]
+    boxes = torch.tensor([[10.0, 20.0, 90.0, 80.0], [60.0, 50.0, 150.0, 180.0]])
+    target = {"boxes": boxes, "labels": torch.tensor([0, 2])}
+    # Proposals about the objects, so that the sample has its full share of positives.
+    steps = torch.arange(200).float()[:, None]
+    proposals = [torch.cat([boxes[:1] + steps / 20, boxes[:1] + 40 + steps / 2]) for _ in images]
+    select = real.roi_heads.select_training_samples
+
+    def sample(_: list[Tensor], targets: list[dict[str, Tensor]]) -> Any:
+        return select(proposals, targets)
+
+    with patch.object(real.roi_heads, "select_training_samples", sample):
+        return real(images, [target] * IMAGES)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("head", ["fc", "conv", "double-ext"])
+def test_a_real_step_saves_as_much(head: str, precision: str) -> None:
+    torch.manual_seed(0)
+    real = detector(head)
+    saved = SavedTensors(real)
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision != "32-true")
+    with saved.part("all"), autocast:
+        losses = step(real)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    # Only what depends on values differs: how many anchors are positive, a few rows of four numbers.
+    assert saved.bytes["all"] == pytest.approx(sum(computed(head, precision).values()), rel=1e-3)
+
+
+def test_the_trunk_is_the_same_to_the_byte() -> None:
+    real = detector("fc")
+    saved = SavedTensors(real)
+    with saved.part("trunk"):
+        pyramid = real.backbone(torch.rand(IMAGES, 3, SIDE, SIDE))
+        real.rpn.head(list(pyramid.values()))
+    found = computed("fc", "32-true")
+    losses = 2 * 256 * 8 + 2 * 256 * 4 * 4  # indices; scores, deltas and their targets
+    expected = found["backbone"] + found["FPN"] + found["RPN"]
+    assert saved.bytes["trunk"] <= expected <= saved.bytes["trunk"] + 3 * losses
+
+
+def test_a_saved_tensor_counts_once_and_weights_do_not() -> None:
+    linear = torch.nn.Linear(8, 8)
+    saved = SavedTensors(linear)
+    with saved.part("one"):
+        x = torch.rand(16, 8, requires_grad=True)
+        y = linear(x).exp()  # saves x, the weight, and y
+        z = y.view(4, 32) * 2.0  # saves nothing
+        torch.relu(z)  # saves its output
+        torch.exp(y)  # saves its output
+    assert saved.bytes == {"one": 4 * 16 * 8 * 4}
+
+
+def test_memory_grows_with_rois_and_images_as_it_must() -> None:
+    config = load_preset("shapes-tiny", "double-ext")
+    with FakeTensorMode():
+        fake = build_detector(config, ["a"], pretrained=False).train()
+        _, pyramid = saved_in_trunk(fake, (SIDE, SIDE), 1)
+
+        def heads(images: int, rois: int) -> int:
+            fake.roi_heads.fg_bg_sampler.batch_size_per_image = rois
+            return sum(saved_in_heads(fake, pyramid, images).values())
+
+        # Statistics of normalisation aside, what a RoI saves does not depend on the others.
+        one, two, four = heads(1, 64), heads(2, 64), heads(1, 256)
+    assert four - one == 3 * (two - one)
