@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.options import JsonOption, reporting_errors
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import JsonOption
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ OutputOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     run: ExportedRunOption,
     output: OutputOption,

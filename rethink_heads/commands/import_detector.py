@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.options import (
-    DataOption,
-    JsonOption,
-    OverridesArgument,
-    RunOption,
-    reporting_errors,
-)
 from rethink_heads.commands.sessions import logged, read_data
 from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
 from rethink_heads.runs import Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -81,7 +75,6 @@ SettingsOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     file: FileArgument,
     overrides: OverridesArgument = None,
