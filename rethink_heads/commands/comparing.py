@@ -128,9 +128,11 @@ def write_comparison(
     return written, None
 
 
-def files_written(written: Sequence[Path]) -> dict[str, list[str]]:
-    """What ``--json`` says of the files of a comparison: nothing where there are none."""
-    return {"files": [str(path) for path in written]} if written else {}
+def whereabouts(folders: Sequence[StudyFolder], written: Sequence[Path]) -> str:
+    """Say where the tables and figures of results are."""
+    if written:
+        return f"tables and figures are in {' and '.join(dict.fromkeys(str(p.parent) for p in written))}"
+    return f"rethink-heads figures --run {folders[0].path} draws all figures"
 
 
 def _digits(text: str) -> str:
