@@ -187,7 +187,7 @@ def calibrate(
 
     def measurer(proposals: int | None) -> ObjectMeasurer:
         own = config.model_copy(update={"proposals_per_object": proposals})
-        made = ObjectMeasurer(detector, "calibration", own, seed)
+        made = ObjectMeasurer(detector, dataset, "calibration", own, seed)
         # In the place of the one that it would make of the same detector, memory and precision.
         vars(made)["responder"] = responder
         return made

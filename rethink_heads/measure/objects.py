@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.machine import whole_float32
 from rethink_heads.measure.maps import (
     cell_responses,
@@ -39,15 +40,22 @@ class ObjectMeasurer:
 
     Attributes:
         detector: whose heads are measured.
+        dataset: whose objects are measured.
         detector_name: the value of the column "detector".
         config: which objects and proposals are measured.
         seed: of the choices among objects, proposals and rows.
     """
 
     detector: Detector
+    dataset: CocoDataset
     detector_name: str
     config: MeasuringConfig
     seed: int
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """By label: the index of its class among the detector's."""
+        return class_columns(self.detector, self.dataset).tolist()
 
     @cached_property
     def responder(self) -> Responder:
@@ -87,12 +95,12 @@ class ObjectMeasurer:
         names = {
             "image_id": sample.image_id,
             "object_id": int(sample.object_ids[index]),
-            "class_name": self.detector.class_names[label],
+            "class_name": self.dataset.class_names[label],
             "size": size_name(float(sample.areas[index])),
             "detector": self.detector_name,
         }
         height, width = sample.image.shape[1:]
-        return _Target(sample.boxes[index], label, (height, width), names)
+        return _Target(sample.boxes[index], self.columns[label], (height, width), names)
 
     def _proposals(self, target: _Target) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, 4), IoUs (N,) and weights (N,) of the proposals to measure."""

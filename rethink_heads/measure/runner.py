@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,7 @@ from rethink_heads.detectors.base import (
     missing,
     supports,
 )
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
@@ -58,7 +59,8 @@ def measure(
     of one kind: see :mod:`rethink_heads.measure.by_image`.
 
     Args:
-        detector: its class names must be the dataset's.
+        detector: its class names must be the dataset's, unless the dataset was matched with it
+            (:func:`rethink_heads.detectors.classes.share_classes`).
         dataset: cut to the first `config.images` images.
         detector_name: the value of the column "detector", a run's name.
         config: which objects and proposals are measured; None: all of them.
@@ -71,7 +73,7 @@ def measure(
     Raises:
         UserError: the class names differ, there is no object, or `folder` cannot be written.
     """
-    check_classes(detector.class_names, dataset.class_names)
+    class_columns(detector, dataset)
     config = MeasuringConfig() if config is None else config
     if provenance is None:
         provenance = {"weights": fingerprint(detector)}
@@ -85,7 +87,7 @@ def measure(
     # Without a folder that all of them see, each process is by itself.
     together = single_process() if folder is None else processes()
     provenance = {**provenance_of(dataset, config, seed, together), **provenance}
-    measurer = ObjectMeasurer(detector, detector_name, config, seed)
+    measurer = ObjectMeasurer(detector, dataset, detector_name, config, seed)
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
@@ -130,27 +132,6 @@ def _measure_into(
     title = f"measuring {measurer.detector_name}"
     work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
     work_by_image(work, folder / "parts", lambda: saved_provenance(folder), merge, together)
-
-
-def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
-    """Raise UserError, naming the differences, unless both name the same classes in order."""
-    if tuple(detector_classes) == tuple(dataset_classes):
-        return
-    ours, theirs = set(detector_classes), set(dataset_classes)
-    reasons = []
-    if theirs - ours:
-        reasons.append(f"only the data has {', '.join(sorted(theirs - ours))}")
-    if ours - theirs:
-        reasons.append(f"only the detector has {', '.join(sorted(ours - theirs))}")
-    if not reasons:
-        reasons.append(
-            f"the order differs: the detector has {', '.join(detector_classes)} and "
-            f"the data {', '.join(dataset_classes)}"
-        )
-    raise UserError(
-        f"the detector's classes are not the data's: "
-        f"{'; '.join(reasons)}; give the data that the detector was trained for"
-    )
 
 
 def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:

@@ -20,6 +20,7 @@ from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
 from rethink_heads.measure.by_image import KeptFrame, file_by_image
 from rethink_heads.measure.detections import (
@@ -41,7 +42,6 @@ from rethink_heads.measure.measurements import empty_frame, size_name
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.row_groups import label_files
-from rethink_heads.measure.runner import check_classes
 from rethink_heads.measure.stage_frame import (
     DETECTIONS,
     RPN,
@@ -125,7 +125,7 @@ def keep_stages(
         UserError: the class names differ, the head gives what is not finite, or ``folder`` cannot
             be written.
     """
-    check_classes(detector.class_names, dataset.class_names)
+    columns = class_columns(detector, dataset)
     if isinstance(detector, torch.nn.Module):
         detector.eval()
     folder = Path(folder)
@@ -145,8 +145,10 @@ def keep_stages(
     def of_image(sample: Sample) -> pd.DataFrame:
         final = of_none if detections is None else detections[sample.image_id]
         with on_image(detector_name, sample.image_id):
-            frames = list(_proposal_frames(detector, sample, memory_mb))
-        frames += detection_frames(final, sample, detector.class_names)
+            frames = list(
+                _proposal_frames(detector, columns, dataset.class_names, sample, memory_mb)
+            )
+        frames += detection_frames(final, sample, dataset.class_names)
         return _image_frame(frames, detector_name)
 
     path, bound = folder / STAGES_NAME, gathered_bytes(memory_mb)
@@ -205,7 +207,13 @@ def _true_positive_ious(ious: Array, labels: Indices) -> Array:
 
 
 @torch.inference_mode()
-def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iterator[pd.DataFrame]:
+def _proposal_frames(
+    detector: Detector,
+    columns: Tensor,
+    class_names: tuple[str, ...],
+    sample: Sample,
+    memory_mb: int,
+) -> Iterator[pd.DataFrame]:
     """By head: one image's RPN proposals that overlap an object."""
     if not len(sample.boxes) or not isinstance(detector, SupportsPropose):
         return
@@ -216,7 +224,7 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
         return
     index, iou = index[kept], iou[kept]
     boxes = proposals[torch.from_numpy(kept).to(proposals.device)]
-    labels = sample.labels[torch.from_numpy(index)]
+    labels = columns[sample.labels[torch.from_numpy(index)]]
     rows = np.arange(len(kept))
     for head, (scores, regressed) in _respond(detector, features, boxes, labels, memory_mb).items():
         values = {
@@ -224,7 +232,7 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
             "iou": iou,
             "regressed_iou": ious_with(regressed, sample.boxes)[rows, index],
         }
-        named = {**_objects(sample, index, detector.class_names), "head": head, "stage": RPN}
+        named = {**_objects(sample, index, class_names), "head": head, "stage": RPN}
         yield pd.DataFrame({**named, **values, "true_positive_iou": np.nan})
 
 

@@ -1,4 +1,4 @@
-"""Classes matched by name and by file, and a detector seen through the match."""
+"""Classes matched by name and by file, and data that a detector with other classes is measured on."""
 
 from __future__ import annotations
 
@@ -11,59 +11,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
+from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.detectors.base import (
-    CAPABILITIES,
-    Detections,
-    HeadOutput,
-    SupportsFastPath,
-    supports,
+from rethink_heads.detectors.base import Detections, HeadOutput
+from rethink_heads.detectors.classes import (
+    class_columns,
+    in_data_labels,
+    match_classes,
+    read_class_map,
+    read_class_names,
+    share_classes,
 )
-from rethink_heads.detectors.classes.map_file import read_class_map
-from rethink_heads.detectors.classes.mapping import ClassMatch, MappedDetector, match_classes
 from rethink_heads.errors import UserError
+from rethink_heads.measure.runner import measure
+from rethink_heads.statistics.correlation import score_by_iou
+from tests.detectors.opening.colours import Colours
+from tests.tiny_coco import write_coco
 
 NAMES = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)
-
-
-class Minimal(nn.Module):
-    """Three classes and a hole, one head; every class's score and box tell its index."""
-
-    class_names: tuple[str, ...] = ("red", "N/A", "green", "blue")
-    heads = ("box",)
-    device = torch.device("cpu")
-
-    def extract(self, image: Tensor) -> str:
-        return f"features of {tuple(image.shape)}"
-
-    def pool(self, features: str, boxes: Tensor) -> dict[str, Tensor]:
-        return {"box": boxes.new_zeros(len(boxes), 1, 2, 2)}
-
-    def predict(
-        self, features: str, roi_features: dict[str, Tensor], boxes: Tensor
-    ) -> dict[str, HeadOutput]:
-        shifts = torch.arange(4.0).repeat(len(boxes), 1)
-        return {"box": HeadOutput(shifts / 4, boxes[:, None] + shifts[..., None])}
-
-
-class Full(Minimal):
-    """All optional methods."""
-
-    def propose(self, image: Tensor) -> tuple[str, Tensor]:
-        return self.extract(image), torch.zeros(3, 4)
-
-    def detect(self, image: Tensor) -> dict[str, Detections]:
-        labels = torch.tensor([3, 0, 1, 2, 3])
-        return {"box": Detections(labels[:, None].repeat(1, 4), labels / 10, labels)}
-
-    def output_maps(self, roi_features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"box": roi_features["box"]}
-
-    def weight_maps(self) -> dict[str, Tensor]:
-        return {"box": torch.ones(5, 2, 2)}
 
 
 @settings(deadline=None)
@@ -175,30 +142,6 @@ def test_all_80_classes_of_coco_are_among_torchvisions_90(shared_data: Path, spl
     assert dataset.with_classes(match.matched).fingerprint == dataset.fingerprint
 
 
-def test_torchvisions_detector_speaks_of_cocos_80_classes(shared_data: Path) -> None:
-    from rethink_heads.detectors.opening.models import open_model
-
-    name = "torchvision:fasterrcnn_mobilenet_v3_large_320_fpn"
-    detector: Any = open_model(name, "random", None, "cpu")
-    dataset = CocoDataset(*resolve_split(str(shared_data / "coco-sample"), "val"))
-    mapped: Any = MappedDetector(detector, match_classes(dataset.class_names, detector.class_names))
-    assert mapped.class_names == dataset.class_names
-    sample = dataset[0]
-    # torchvision's class of index i has COCO's id i + 1.
-    places = torch.tensor(dataset.category_ids) - 1
-    with torch.inference_mode():
-        features = detector.extract(sample.image)
-        given_to = (features, detector.pool(features, sample.boxes), sample.boxes)
-        ours, theirs = (each.predict(*given_to)["fc"] for each in (mapped, detector))
-        found, all_found = (each.detect(sample.image)["fc"] for each in (mapped, detector))
-    assert torch.equal(ours.scores, theirs.scores[:, places])
-    assert torch.equal(ours.boxes, theirs.boxes[:, places])
-    kept = torch.isin(all_found.labels, places)
-    assert 0 < kept.sum() < len(kept)
-    assert torch.equal(places[found.labels], all_found.labels[kept])
-    assert torch.equal(found.boxes, all_found.boxes[kept])
-
-
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -218,8 +161,10 @@ def test_class_maps_are_read(tmp_path: Path, name: str, text: str) -> None:
         ("map.yaml", "", "holds no mapping"),
         ("map.yaml", "dog: [", "is not YAML"),
         ("map.json", "{", "is not JSON"),
+        ("map.json", '{"dog": "Hund", "cat": "Katze", "dog": null}', "has 'dog' 2 times; keep one"),
         ("map.yaml", "no: yes", r"False \(in the entry of False\) is not a name"),
         ("map.yaml", "dog: 3", r"3 \(in the entry of 'dog'\) is not a name"),
+        ("map.yaml", "dog: Hund\ndog: Katze", "twice|duplicate|dog"),
         ("map.yaml", "null: dog", r"None \(in the entry of None\) is not a name"),
     ],
 )
@@ -241,56 +186,113 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_class_map(tmp_path / "map.yaml")
 
 
-def mapped(detector: Minimal) -> MappedDetector:
-    return MappedDetector(detector, match_classes(["blue", "pink", "Red"], detector.class_names))
+@pytest.mark.parametrize(
+    ("source", "text", "names"),
+    [
+        ("names.txt", "person\n\n traffic light \n", ("person", "traffic light")),
+        ("person, traffic light,car", None, ("person", "traffic light", "car")),
+        ("person,", None, ("person",)),
+        ("a,b.txt", "cat\n", ("cat",)),
+    ],
+)
+def test_class_names_are_a_file_or_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, text: str | None, names: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / source).write_text(text)
+    assert read_class_names(source) == names
 
 
-def test_scores_boxes_and_detections_in_the_datasets_order() -> None:
-    detector = mapped(Full())
-    assert detector.class_names == ("blue", "Red")
-    assert (detector.heads, detector.device) == (("box",), torch.device("cpu"))
-    boxes = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]])
-    features = detector.extract(torch.zeros(3, 5, 6))
-    output = detector.predict(features, detector.pool(features, boxes), boxes)["box"]
-    assert output.scores.tolist() == [[0.75, 0], [0.75, 0]]
-    assert output.boxes.tolist() == torch.stack([boxes + 3, boxes], dim=1).tolist()
-    found = detector.detect(torch.zeros(3, 5, 6))["box"]
-    assert found.labels.tolist() == [0, 1, 0]
-    assert found.boxes[:, 0].tolist() == [3, 0, 3]
-    torch.testing.assert_close(found.scores, torch.tensor([0.3, 0, 0.3]))
-    assert detector.propose(torch.zeros(3, 5, 6))[0] == features == "features of (3, 5, 6)"
-    pooled = detector.pool(features, boxes)
-    assert detector.output_maps(pooled)["box"].shape == (2, 1, 2, 2)
-    assert detector.weight_maps()["box"].shape == (5, 2, 2)
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("person", "no such file of class names: person"),
+        ("cat,dog,cat", "'cat,dog,cat' has 'cat' twice; write each class once, with commas"),
+        (",", "has no names"),
+    ],
+)
+def test_what_are_no_class_names(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_class_names(source)
 
 
-def test_no_boxes_and_no_detections_keep_their_shapes() -> None:
-    detector = mapped(Full())
-    none = torch.zeros(0, 4)
-    output = detector.predict("", {}, none)["box"]
-    assert (output.scores.shape, output.boxes.shape) == ((0, 2), (0, 2, 4))
-    found = detector._renumbered(Detections(none, none[:, 0], torch.tensor([1, 1])[:0]))
-    assert (found.boxes.shape, found.labels.shape) == ((0, 4), (0,))
+@pytest.fixture
+def dataset(tmp_path: Path) -> CocoDataset:
+    write_coco(tmp_path, images=4)
+    return CocoDataset(tmp_path / "annotations" / "instances_val.json", tmp_path / "val")
 
 
-@pytest.mark.parametrize("kept", [[], ["detect"], ["propose", "weight_maps"], list(CAPABILITIES)])
-def test_it_offers_what_the_detector_offers(kept: list[str]) -> None:
-    methods = {name: getattr(Full, name) for name in kept}
-    inner = type("Some", (Minimal,), methods)()
-    detector = mapped(inner)
-    for method in CAPABILITIES:
-        assert supports(detector, method) == supports(inner, method) == (method in kept)
-    assert not isinstance(detector, SupportsFastPath)
+def detector_of(*names: str) -> Any:
+    """A detector of these classes, whose score and detections tell their index."""
+    detector: Any = Colours()
+    detector.class_names = names
+    shifts = torch.arange(len(names)) / 10
+    detector.predict = lambda features, pooled, boxes: {
+        "colour": HeadOutput(
+            shifts.expand(len(boxes), -1), boxes[:, None].expand(-1, len(names), 4)
+        )
+    }
+    labels = torch.arange(len(names))
+    detector.detect = lambda image: {
+        "colour": Detections(torch.tensor([[0.0, 0, 9, 9]]).expand(len(names), 4), shifts, labels)
+    }
+    return detector
 
 
-def test_a_module_is_put_into_eval_mode() -> None:
-    module = Full()
-    assert module.training
-    mapped(module)
-    assert not module.training
+def test_data_keep_the_objects_of_the_detectors_classes(dataset: CocoDataset) -> None:
+    same = share_classes(detector_of("red", "green"), dataset)
+    assert same.dataset.class_names == dataset.class_names == ("red", "green")
+    assert same.provenance == {}
+    shared = share_classes(detector_of("blue", "N/A", "green"), dataset)
+    assert shared.dataset.class_names == ("green",)
+    assert shared.dataset.columns == (2,)
+    assert shared.provenance["class mapping"] == '[["green", "green"]]'
+    assert shared.provenance["annotations"] == dataset.fingerprint
+    mapped = share_classes(detector_of("blue", "green"), dataset, {"red": "blue"})
+    assert mapped.dataset.class_names == ("red", "green")
+    assert mapped.provenance == {
+        "class mapping": '[["red", "blue"], ["green", "green"]]',
+        "score columns": "[0, 1]",
+    }
+    fewer = mapped.dataset.with_classes(["green"])
+    assert class_columns(mapped.detector, fewer).tolist() == [1]
 
 
-def test_a_match_of_another_detector_is_refused() -> None:
-    match = ClassMatch(("a",), ("a", "b"), (0,))
-    with pytest.raises(UserError, match="matched with a, b, but the detector's are red"):
-        MappedDetector(Full(), match)
+def test_classes_renamed_on_the_detectors_side_are_other_columns(dataset: CocoDataset) -> None:
+    orders = (("red", "green", "blue"), ("green", "red", "blue"), ("blue", "red", "green"))
+    found = [share_classes(detector_of(*names), dataset).provenance for names in orders]
+    assert len({tuple(sorted(each.items())) for each in found}) == 3
+    assert found[1]["score columns"] == "[1, 0]"
+
+
+def test_classes_must_be_shared_before_measuring(dataset: CocoDataset) -> None:
+    assert class_columns(detector_of("red", "green"), dataset).tolist() == [0, 1]
+    says = r"only the data has red; only the detector has pink; .* rh\.share_classes\(detector, dataset\)"
+    with pytest.raises(UserError, match=says):
+        measure(detector_of("pink", "green"), dataset)
+    with pytest.raises(UserError, match="the order differs: the detector has green, red and the"):
+        class_columns(detector_of("green", "red"), dataset)
+    many = detector_of(*(f"class {index}" for index in range(30)))
+    with pytest.raises(UserError, match="class 26 and 10 more; give the data"):
+        class_columns(many, dataset)
+    shared = share_classes(detector_of("green", "red"), dataset)
+    with pytest.raises(UserError, match="matched with green, red, but the detector's are red"):
+        class_columns(detector_of("red", "green"), shared.dataset)
+
+
+def test_scores_and_detections_are_those_of_the_matched_columns(dataset: CocoDataset) -> None:
+    shared = share_classes(detector_of("blue", "Green", "N/A", "RED"), dataset)
+    for name, score in (("red", 0.3), ("green", 0.1)):
+        one = shared.dataset.with_classes([name])
+        few = MeasuringConfig(grid_steps=3)
+        measured = measure(shared.detector, one, config=few, progress=False)
+        means = score_by_iou(measured, replicates=2)["mean"].dropna()
+        assert means.to_list() == pytest.approx([score] * len(means))
+    columns = class_columns(shared.detector, shared.dataset)
+    found = in_data_labels(shared.detector.detect(None), columns)["colour"]
+    assert found.labels.tolist() == [1, 0]
+    torch.testing.assert_close(found.scores, torch.tensor([0.1, 0.3]))
+    assert found.boxes.shape == (2, 4)
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    assert in_data_labels({"colour": none}, columns)["colour"].boxes.shape == (0, 4)
