@@ -94,7 +94,7 @@ def test_all_stages_of_two_runs(apart: list[Run], folder: Path) -> None:
         assert word in result.stdout
     assert "fc-1/fc - conv-2/conv" in result.stdout
     both = folder / "fc-1-conv-2"
-    assert f"wrote {both / 'figures' / 'stage_correlation.png'}" in result.stderr
+    assert f"tables and figures are in {both / 'tables'} and {both / 'figures'};" in result.stdout
     table = pd.read_csv(both / "tables" / "stage_correlation.csv")
     assert table["stage"].unique().tolist() == ["predefined", "rpn", "detections"]
     compared = pd.read_csv(both / "tables" / "stage_comparisons.csv")

@@ -70,8 +70,8 @@ def run(folder: Path) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
         output = call("demo", "--run", folder / "runs" / "demo")
-    assert "Correlation of score and proposal IoU" in output
-    assert "demo/fc - demo/conv" in output
+    assert "Correlation of score and IoU, proposals of IoU 0 to 1" in output
+    assert "fc - conv" in output
     assert str(folder / "runs" / "demo" / "figures") in output
     return Run.open(folder / "runs" / "demo")
 
@@ -266,7 +266,7 @@ def test_detectors_trained_apart_are_compared(folder: Path, tmp_path: Path) -> N
         call("train", *options, "training.max_iterations=2")
     both = [option for path in paths for option in ("--run", path)]
     result = call_json("correlate", *both)
-    assert heads(result, "correlations") == [("fc", "fc"), ("conv", "conv")]
+    assert set(heads(result, "correlations")) == {("fc", "fc"), ("conv", "conv")}
     assert {(row["a"], row["b"]) for row in rows(result, "comparisons")} == {("fc/fc", "conv/conv")}
     written = call_json("figures", *both, "--output", tmp_path / "both")["files"]
     assert {Path(path).parent for path in written} == {tmp_path / "both" / "tables"}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.console import say, work
+from rethink_heads.console import work
 from rethink_heads.errors import UserError
 from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
@@ -123,8 +123,6 @@ def write_comparison(
             written += write_figures(found, figures_folder)
     except UserError as error:
         return written, error
-    for path in written:
-        say(f"wrote {path}")
     return written, None
 
 

@@ -81,7 +81,7 @@ def report(
     """
     import pandas as pd
 
-    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins
+    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, select
     from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 
     selected = found.selected
@@ -104,7 +104,7 @@ def report(
     heads = Heads(found.sides, by_size)
     of_all = by_size[by_size["size"] == "all"]
     for statistic in statistics:
-        of_statistic = differences.query("size == 'all' and statistic == @statistic")
+        of_statistic = select(differences, size="all", statistic=statistic)
         result.lines(heads.leader(of_all, of_statistic, statistic))
     result.lines(QUESTIONS)
     low, high = iou_range

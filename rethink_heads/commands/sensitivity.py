@@ -43,7 +43,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
-    from rethink_heads.report.heads import SIZES, Heads, interval
+    from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
@@ -71,9 +71,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
     of_objects = alike[alike["kind"] == "spatial_correlation"]
     if len(of_objects):
         label = "Most spatially sensitive, by the lowest correlation of its output map"
-        of_all = of_objects[of_objects["size"] == "all"]
-        of_all_sizes = differences.query("size == 'all'") if len(differences) else differences
-        result.lines(branches.leader(of_all, of_all_sizes, "mean", label, lowest=True))
+        of_all = (select(each, size="all") for each in (of_objects, differences))
+        result.lines(branches.leader(*of_all, "mean", label, lowest=True))
 
     result.table(
         "Correlation of two different RoI positions, mean [95% interval]",

@@ -162,7 +162,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
 
 def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
-    from rethink_heads.report.heads import SIZES, Heads, interval
+    from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.stage_results import stage_tables, write_stage_results
 
     pairs = pairs_of(found.sides, found.runs)
@@ -182,10 +182,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     correlations, compared = tables["stage_correlation"], tables["stage_comparisons"]
     heads = Heads(found.sides, correlations)
     for stage in correlations["stage"].unique():
-        of_stage = correlations[(correlations["stage"] == stage) & (correlations["size"] == "all")]
-        of_pairs = compared
-        if len(compared):
-            of_pairs = compared.query("stage == @stage and size == 'all' and statistic == 'pcc'")
+        of_stage = select(correlations, stage=stage, size="all")
+        of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
         result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
     shown = correlations if screen.full else correlations[correlations["size"] == "all"]
     low, high = iou_range

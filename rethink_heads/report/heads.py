@@ -195,6 +195,13 @@ def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()))
 
 
+def select(frame: pd.DataFrame, **equal: str) -> pd.DataFrame:
+    """The rows of a frame whose columns equal the values given; of a frame without rows or columns itself."""
+    for name, value in equal.items():
+        frame = frame[frame[name] == value] if len(frame) else frame
+    return frame
+
+
 def rows_of(frame: pd.DataFrame, side: Side) -> pd.DataFrame:
     """The rows of a (detector, head), without these columns."""
     rows = frame[(frame["detector"] == side[0]) & (frame["head"] == side[1])]
