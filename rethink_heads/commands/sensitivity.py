@@ -71,8 +71,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
     of_objects = alike[alike["kind"] == "spatial_correlation"]
     if len(of_objects):
         label = "Most spatially sensitive, by the lowest correlation of its output map"
-        of_all = (select(each, size="all") for each in (of_objects, differences))
-        result.lines(branches.leader(*of_all, "mean", label, lowest=True))
+        of_all, of_pairs = (select(each, size="all") for each in (of_objects, differences))
+        result.lines(branches.leader(of_all, of_pairs, "mean", label, lowest=True))
 
     result.table(
         "Correlation of two different RoI positions, mean [95% interval]",
