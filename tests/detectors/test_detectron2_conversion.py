@@ -21,10 +21,10 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
+from rethink_heads.detectors.checkpoints.exporting import to_detectron2
+from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
-from rethink_heads.detectors.exports.detectron2 import to_detectron2
-from rethink_heads.detectors.imports.importing import Imported, import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.detectors.rcnn.transform import resized_size
@@ -212,7 +212,7 @@ def test_the_same_input_gives_the_same_values_in_detectron2(
                 [0, 0, 256, 190],
             ]
         )
-        pooled = detector.roi_heads.pool(pyramid, [boxes], [size])
+        pooled = detector.roi_heads.pool(pyramid, [boxes])
         outputs = detector.roi_heads.heads(pooled)
         _assert_same_heads(model.roi_heads, expected, boxes, outputs)
 
