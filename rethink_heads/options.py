@@ -150,6 +150,16 @@ FullOption = Annotated[
     bool,
     typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
 ]
+
+
+@dataclass(frozen=True)
+class ScreenOptions:
+    """How results are printed."""
+
+    as_json: JsonOption = False
+    full: FullOption = False
+
+
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.console import say, work
+from rethink_heads.console import work
 from rethink_heads.errors import UserError
 from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
@@ -123,14 +123,14 @@ def write_comparison(
             written += write_figures(found, figures_folder)
     except UserError as error:
         return written, error
-    for path in written:
-        say(f"wrote {path}")
     return written, None
 
 
-def files_written(written: Sequence[Path]) -> dict[str, list[str]]:
-    """What ``--json`` says of the files of a comparison: nothing where there are none."""
-    return {"files": [str(path) for path in written]} if written else {}
+def whereabouts(folders: Sequence[StudyFolder], written: Sequence[Path]) -> str:
+    """Say where the tables and figures of results are."""
+    if written:
+        return f"tables and figures are in {' and '.join(dict.fromkeys(str(p.parent) for p in written))}"
+    return f"rethink-heads figures --run {folders[0].path} draws all figures"
 
 
 def _digits(text: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.detected import Detected
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
@@ -14,7 +14,40 @@ from rethink_heads.runs import Run, with_fusion
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
+    from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.rcnn import RCNN
+    from rethink_heads.measure.kept_detections import KeptDetections
+
+
+Side = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Detected:
+    """A run's final detections.
+
+    Attributes:
+        run: the run; dataset: what was detected on; name: of the measurements' folder.
+        sides: (detector, head) of the heads that are looked at, in the run's order.
+        memory_mb: bound on what is held of them at once, in MiB.
+        provenance: what the detections depend on.
+    """
+
+    run: StudyFolder
+    dataset: CocoDataset
+    name: str
+    sides: list[Side]
+    memory_mb: int
+    provenance: dict[str, str]
+
+
+def open_detected(found: Sequence[Detected]) -> KeptDetections:
+    """The detections of runs on the same data, without reading them."""
+    from rethink_heads.measure.kept_detections import open_detections
+
+    folders = [each.run.measurements(each.name) for each in found]
+    memory_mb = min(each.memory_mb for each in found)
+    return open_detections(folders, memory_mb).of_images(found[0].dataset.image_ids)
 
 
 def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
@@ -85,7 +118,7 @@ def detect(
     with logged(run, f"detecting {name}"), work():
         keep_detections(found.detector, dataset, run.name, run.measurements(name), provenance)
     sides = [(run.name, head) for head in trained]
-    return Detected(run, dataset, name, sides, found.config.measuring.memory_mb)
+    return Detected(run, dataset, name, sides, found.config.measuring.memory_mb, provenance)
 
 
 def _with_fusion(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,20 +16,14 @@ from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
     result_folders,
+    whereabouts,
     written_folder,
 )
-from rethink_heads.commands.detected import (
-    Detected,
-    Tables,
-    as_json_record,
-    open_detected,
-    print_report,
-)
-from rethink_heads.commands.detecting import detect, detecting, fuses
+from rethink_heads.commands.detecting import Detected, detect, detecting, fuses, open_detected
 from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.sessions import chosen_heads
-from rethink_heads.commands.studies import asked_heads, check_known
-from rethink_heads.console import print_json, say, work
+from rethink_heads.commands.studies import asked_heads, check_known, pairs_of
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -39,14 +32,18 @@ from rethink_heads.options import (
     DetectorOptions,
     DeviceOption,
     HeadsOption,
-    JsonOption,
     MaxImagesOption,
     MeasuringOptions,
+    ScreenOptions,
     SeedOption,
     StudyOptions,
     within,
 )
+from rethink_heads.report.output import Report
 from rethink_heads.study_folder import StudyFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -55,8 +52,23 @@ EXAMPLE = (
     " --output results/fc-and-conv"
 )
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+CALIBRATION = ("d_ece", "laece", "overconfidence")
+LEADS = {
+    "AP": "AP (average precision)",
+    "d_ece": "D-ECE (lower is better)",
+    "laece": "LaECE (lower is better)",
+}
+ERRORS_MEAN = (
+    "cls: wrong class; loc: wrong place; both: both; dupe: a second detection of an object; bkg: on background; miss:"
+    " objects that no detection is near; fp, fn: all false positives, all objects not found."
+)
+CALIBRATION_MEANS = (
+    "D-ECE: how far scores are from precision; LaECE: from precision times IoU; overconfidence: mean score less"
+    " precision."
+)
+Tables = dict[str, "pd.DataFrame"]
 FUSION_RULES = ("complementary", "max", "mean")
-MOST_FOR_ALL_PAIRS = 4
 
 ErrorsOption = Annotated[
     bool,
@@ -79,8 +91,8 @@ CompareOption = Annotated[
     bool,
     typer.Option(
         "--compare",
-        help=f"Differences of every two heads on the same draws of images; of more than"
-        f" {MOST_FOR_ALL_PAIRS} heads, of each from the first. Several models are always compared.",
+        help="Compare several runs, on the classes that all have; without it they are compared where their data and"
+        " classes are the same. Heads of one run, and several models, are always compared.",
     ),
 ]
 FusionOption = Annotated[
@@ -107,6 +119,7 @@ OutputOption = Annotated[
 def command(
     detectors: DetectorOptions,
     data: DataOptions,
+    screen: ScreenOptions,
     head: HeadsOption = None,
     errors: ErrorsOption = False,
     error_iou: ErrorIouOption = 0.5,
@@ -117,7 +130,6 @@ def command(
     max_images: MaxImagesOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
@@ -148,16 +160,74 @@ def command(
         for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
     rank_zero_only()
-    if compare or output is not None:
-        _check_same_data(found)
+    different = _different_data(found)
+    if different and (compare or output is not None):
+        raise UserError(different)
     options = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
     options["seed"] = runs[0].config.seed if seed is None else seed
-    tables = _tables(found, options, compare)
+    tables = _tables(found, options, compare=not different)
     written = _write(found, tables, output, complete=head is None)
-    if as_json:
-        print_json(as_json_record(found, tables, written))
-    else:
-        print_report(found, tables)
+    report(found, tables, written, screen)
+
+
+def report(
+    found: Sequence[Detected], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+) -> None:
+    """Print average precision, errors and calibration of heads, and how the heads differ."""
+    from rethink_heads.report.heads import Heads, interval, widen
+
+    result = Report(NAME, {each.run.name: each.provenance for each in found})
+    result.data(
+        runs=[
+            {
+                "detector": each.run.name,
+                "annotations": each.dataset.annotations_path,
+                "images": len(each.dataset),
+                "measurements": each.name,
+            }
+            for each in found
+        ],
+        **tables,
+    )
+    result.files = list(written)
+    heads = Heads([side for each in found for side in each.sides])
+    precision = tables["ap"]
+    for table, column, names in (
+        ("ap", "metric", ["AP"]),
+        ("calibration", "error", ["d_ece", "laece"]),
+    ):
+        for name in names if table in tables else ():
+            rows, pairs = tables[table], tables.get(f"{table}_comparisons")
+            of_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
+            label = LEADS.get(name, name)
+            of_name = rows[rows[column] == name]
+            result.lines(heads.leader(of_name, of_pairs, "value", label, lowest=table != "ap"))
+    result.table(
+        "Average precision [95% interval]",
+        heads.rows(widen(precision, "metric", "value"), [*METRICS, "images"]),
+        "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: objects of an area below 32 x 32 px,"
+        " between, and above 96 x 96 px.",
+    )
+    if "detection_errors" in tables:
+        result.table(
+            "TIDE: gain in AP at the IoU threshold without each kind of error [95% interval] (how many)",
+            heads.columns(
+                tables["detection_errors"],
+                ["error"],
+                lambda row: f"{interval(row, 'delta_ap')} ({row['count']})",
+            ),
+            ERRORS_MEAN,
+        )
+    if "calibration" in tables:
+        result.table(
+            "Calibration errors of scores [95% interval]",
+            heads.rows(widen(tables["calibration"], "error", "value"), CALIBRATION),
+            CALIBRATION_MEANS,
+        )
+    compared = [table for name, table in tables.items() if name.endswith("_comparisons")]
+    cells, said = heads.differences(*compared, full=screen.full)
+    result.table("Differences on the same images [95% interval]", cells, *said)
+    result.end(screen.as_json, screen.full, whereabouts([each.run for each in found], written))
 
 
 def _check_folder(output: Path) -> None:
@@ -189,18 +259,20 @@ def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]])
         )
 
 
-def _check_same_data(found: Sequence[Detected]) -> None:
-    first = found[0]
+def _different_data(found: Sequence[Detected]) -> str:
+    """Say which detectors were evaluated on other images or classes than the first; nothing where none was."""
+    first = found[0].dataset
     for other in found[1:]:
-        same = (first.dataset.file_fingerprint, first.dataset.image_ids) == (
-            other.dataset.file_fingerprint,
-            other.dataset.image_ids,
-        )
-        if not same:
-            raise UserError(
-                f"{first.run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
+        same = [
+            (each.file_fingerprint, each.image_ids, each.class_names)
+            for each in (first, other.dataset)
+        ]
+        if same[0] != same[1]:
+            return (
+                f"{found[0].run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
                 " give --data FOLDER, or --annotations FILE and --images DIR, to evaluate all runs alike"
             )
+    return ""
 
 
 def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -> Tables:
@@ -211,9 +283,7 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
 
     if compare:
         sides = [side for each in found for side in each.sides]
-        pairs = list(itertools.combinations(sides, 2))
-        if len(sides) > MOST_FOR_ALL_PAIRS:
-            pairs = [pair for pair in pairs if pair[0] == sides[0]]
+        pairs = pairs_of(sides, [each.run for each in found])
         dataset = found[0].dataset
         return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
     parts = [

@@ -15,6 +15,7 @@ from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
     result_folders,
+    whereabouts,
     written_folder,
 )
 from rethink_heads.commands.sessions import logged, opened
@@ -24,15 +25,14 @@ from rethink_heads.commands.studies import (
     chosen_runs,
     in_order,
     pairs_of,
-    records,
     study_of,
-    verdict,
 )
-from rethink_heads.console import interval, print_json, print_table, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -160,8 +160,9 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     )
 
 
-def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bool) -> None:
+def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
+    from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.stage_results import stage_tables, write_stage_results
 
     pairs = pairs_of(found.sides, found.runs)
@@ -172,16 +173,60 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
         with hold(written_folder(found.runs)), legends_for(found.runs):
             written = write_stage_results(tables, of_tables, of_figures, suffix)
             note_comparison(found.runs, found.names, of_tables)
-    if as_json:
-        content = {name: records(table) for name, table in tables.items()}
-        rest = {"iou_range": iou_range, "provenance": _provenance(found)}
-        print_json({**content, **rest, "files": [str(path) for path in written]})
-        return
-    _print_correlations(tables["stage_correlation"], iou_range)
-    _print_levels(tables)
-    _print_differences(tables["stage_comparisons"])
-    for path in written:
-        say(f"wrote {path}")
+    result = Report("correlate", _provenance(found))
+    ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
+    for name, table in tables.items():
+        # The levels are of all IoUs from 0.5, whatever the range.
+        result.data(**{name: table if "level" in name else table.assign(**ends)})
+    result.files = written
+    correlations, compared = tables["stage_correlation"], tables["stage_comparisons"]
+    heads = Heads(found.sides, correlations)
+    for stage in correlations["stage"].unique():
+        of_stage = select(correlations, stage=stage, size="all")
+        of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
+        result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+    shown = correlations if screen.full else correlations[correlations["size"] == "all"]
+    low, high = iou_range
+    where = "" if screen.full else ", all sizes"
+    result.table(
+        f"Correlation of score and IoU at each stage, IoU {low:g} to {high:g}"
+        f"{where} [95% interval]",
+        heads.rows(shown, ["stage", "size", "pcc", "spearman", "objects", "n"]),
+        *heads.share("scores and boxes"),
+        "PCC: Pearson's correlation of all boxes; Spearman: of their ranks. Stages: the predefined proposals, RPN's,"
+        " final detections after NMS.",
+        *([SIZES] if screen.full else []),
+    )
+    frames = [compared]
+    if "rank_levels" in tables:
+        frames.insert(0, _levels_named(tables["rank_level_comparisons"]))
+        levels = _levels_named(tables["rank_levels"])
+        title = "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or classes"
+        result.table(
+            f"{title} [95% interval]",
+            heads.columns(levels, ["level"], lambda row: interval(row, "spearman")),
+        )
+        result.table(
+            f"{title}: of how many",
+            heads.rows(levels, ["level", "spearman", "groups", "boxes"]),
+            full=True,
+        )
+    cells, said = heads.differences(*frames, full=screen.full)
+    result.table(
+        f"Differences on the same images{where} [95% interval]",
+        cells,
+        *said,
+    )
+    result.end(screen.as_json, screen.full, whereabouts(found.runs, written))
+
+
+def _levels_named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of correlations within images or classes named in one column; only what is defined."""
+    if frame.empty:
+        return frame
+    names = [LEVEL_NAMES[key] for key in zip(frame["level"], frame["stage"], strict=True)]
+    named = frame.assign(level=names, statistic="spearman").drop(columns="stage")
+    return named[named["difference"].notna()] if "difference" in named else named
 
 
 def _measured(
@@ -219,85 +264,3 @@ def _opened(
 def _provenance(found: StageStudy) -> dict[str, Any]:
     predefined = {} if found.measurements is None else found.measurements.provenance
     return {"predefined": predefined, "later stages": found.provenance}
-
-
-def _print_correlations(frame: pd.DataFrame, iou_range: tuple[float, float]) -> None:
-    rows = [
-        [
-            row["detector"],
-            row["head"],
-            row["stage"],
-            row["size"],
-            interval(row, "pcc"),
-            interval(row, "spearman"),
-            f"{row['objects']}",
-            f"{row['n']}",
-        ]
-        for row in records(frame)
-    ]
-    low, high = iou_range
-    print_table(
-        f"Correlation of score and IoU at each stage, IoU {low:g} to {high:g} [95% interval]",
-        ["run", "head", "stage", "size", "PCC", "Spearman", "objects", "boxes"],
-        rows,
-    )
-
-
-def _print_levels(tables: dict[str, pd.DataFrame]) -> None:
-    if "rank_levels" not in tables:
-        return
-    rows = [
-        [
-            row["detector"],
-            row["head"],
-            LEVEL_NAMES[row["level"], row["stage"]],
-            interval(row, "spearman"),
-            f"{row['groups']}",
-            f"{row['boxes']}",
-        ]
-        for row in records(tables["rank_levels"])
-    ]
-    print_table(
-        "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or"
-        " classes [95% interval]",
-        ["run", "head", "mean of", "Spearman", "averaged", "boxes"],
-        rows,
-    )
-    differences = [
-        [
-            LEVEL_NAMES[row["level"], row["stage"]],
-            f"{row['a']} - {row['b']}",
-            interval(row, "difference"),
-            verdict(row),
-        ]
-        for row in records(tables["rank_level_comparisons"])
-        if row["difference"] == row["difference"]
-    ]
-    if differences:
-        print_table(
-            "Difference of two heads on the same images [95% interval]",
-            ["mean of", "heads", "difference", "excludes zero"],
-            differences,
-        )
-
-
-def _print_differences(frame: pd.DataFrame) -> None:
-    if frame.empty:
-        return
-    rows = [
-        [
-            row["statistic"],
-            row["stage"],
-            row["size"],
-            f"{row['a']} - {row['b']}",
-            interval(row, "difference"),
-            verdict(row),
-            str(row["objects"]),
-        ]
-        for row in records(frame)
-    ]
-    print_table(
-        "Difference of two heads on the same images [95% interval]",
-        ["statistic", "stage", "size", "heads", "difference", "excludes zero", "objects"],
-        rows,
-    )

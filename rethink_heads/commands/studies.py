@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 Side = tuple[str, str]
 
-MOST_FOR_ALL_PAIRS = 3
-MOST_OF_DETECTORS = 7
+MOST_FOR_ALL_PAIRS = 7
 
 
 @dataclass(frozen=True)
@@ -78,21 +77,17 @@ def in_order(heads: Sequence[str]) -> list[str]:
 
 
 def pairs_of(sides: Sequence[Side], runs: Sequence[StudyFolder]) -> list[tuple[Side, Side]]:
-    """The pairs of heads that are compared.
+    """The pairs of heads that are compared: every two of up to seven.
 
-    Every two where there are three or fewer. Of more, each fc-head against its conv-head; but where detectors that
-    were not trained here are compared, every two up to seven heads, else the first against each.
+    Of more, each fc-head against its conv-head; where there are none of these, or detectors that were not trained here
+    are compared, the first against each.
     """
-    if is_of_detectors(runs):
-        few = len(sides) <= MOST_OF_DETECTORS
-        return list(itertools.combinations(sides, 2)) if few else [(sides[0], b) for b in sides[1:]]
-    if len(sides) > MOST_FOR_ALL_PAIRS:
-        from rethink_heads.statistics.comparison import fc_against_conv
+    if len(sides) <= MOST_FOR_ALL_PAIRS:
+        return list(itertools.combinations(sides, 2))
+    from rethink_heads.statistics.comparison import fc_against_conv
 
-        compared = fc_against_conv(sides)
-        if compared:
-            return compared
-    return list(itertools.combinations(sides, 2))
+    first = [(sides[0], other) for other in sides[1:]]
+    return first if is_of_detectors(runs) else fc_against_conv(sides) or first
 
 
 def chosen_runs(
@@ -166,28 +161,6 @@ def comparisons(study: Study, statistic: str, **options: Any) -> pd.DataFrame:
         for a, b in study.pairs
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def records(frame: pd.DataFrame, **equal: Any) -> list[dict[str, Any]]:
-    """Rows of a frame whose columns equal the values given, without those columns."""
-    for column, value in equal.items():
-        frame = frame[frame[column] == value].drop(columns=column)
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
-
-
-def verdict(row: dict[str, Any]) -> str:
-    """Whether a comparison's interval excludes zero, in a word; a dash where there is none."""
-    if row["difference_low"] != row["difference_low"]:
-        return "-"
-    return "yes" if row["excludes_zero"] else "no"
-
-
-def one_or_several(heads: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:
-    """A single head's result is the result; several are listed, with what compares them."""
-    if len(heads) == 1:
-        shared = {name: value for name, value in rest.items() if name != "comparisons"}
-        return heads[0] | shared
-    return {"heads": heads, **rest}
 
 
 def asked_heads(heads: Sequence[str] | None) -> list[str] | None:
