@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rethink_heads.brought import BroughtRun, open_folder
 from rethink_heads.cli import app
+from rethink_heads.runs import ExternalConfig, Run
 from tests.json_tables import of_all
 from tests.models.commands import FEW, fails, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
@@ -16,8 +16,8 @@ from tests.tiny_coco import write_coco
 
 def test_the_folder_is_opened_again_by_its_name_alone(data: Path, here: Path) -> None:
     first, _ = invoke("correlate", model("full", "mine"), "--data", data)
-    folder = open_folder(here / "runs" / "mine")
-    assert isinstance(folder, BroughtRun)
+    folder = Run.open(here / "runs" / "mine")
+    assert isinstance(folder.config, ExternalConfig)
     assert folder.config.detector.heads == ["colour"]
     again, said = invoke("correlate", "--run", here / "runs" / "mine")
     assert again == first
