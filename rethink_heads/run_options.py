@@ -154,7 +154,7 @@ def _open_model(
 ) -> Run:
     """A model's folder in ``runs/``; where there is none, one that is not yet written, with this data as its own."""
     from rethink_heads.detectors.classes import read_class_names
-    from rethink_heads.detectors.opening.models import model_name, open_model
+    from rethink_heads.detectors.external import model_name, open_model
     from rethink_heads.machine import resolve_device
 
     name, model = _named(text)

@@ -280,7 +280,7 @@ class Run:
         return load_detector(self.detector_path, device)
 
     def _open_external(self, said: ExternalDetector, device: torch.device | str) -> Detector:
-        from rethink_heads.detectors.opening.models import open_model
+        from rethink_heads.detectors.external import open_model
 
         if said.imported_from is not None and said.imported_from not in sys.path:
             sys.path.insert(0, said.imported_from)
@@ -403,8 +403,7 @@ def _taken(path: Path, model: str) -> UserError:
 
 
 def _external_provenance(said: ExternalDetector, detector: Detector) -> dict[str, str]:
-    from rethink_heads.detectors.opening.fingerprint import fingerprint
-    from rethink_heads.detectors.opening.source_files import source_files
+    from rethink_heads.detectors.fingerprint import fingerprint, source_files
 
     found = {"weights": fingerprint(detector), "model": said.model}
     paths = list(source_files(said.model))

@@ -12,8 +12,8 @@ from rethink_heads.files import write_csv
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.stage_boxes import StageBoxes, as_boxes, stages_of
 from rethink_heads.measure.stage_frame import DETECTIONS
-from rethink_heads.plots.saving import save_figure
-from rethink_heads.plots.stages import figure3_stages
+from rethink_heads.plots.figures import figure3
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.bootstrap import REPLICATES
 from rethink_heads.statistics.comparison import Side
@@ -110,7 +110,7 @@ def write_stage_figures(tables: Mapping[str, pd.DataFrame], figures_folder: Path
     for name, table in tables.items():
         if name.startswith(CORRELATION):
             try:
-                figure = figure3_stages(table)
+                figure = figure3(table)
             except NothingToDrawError:
                 continue
             paths += save_figure(figure, Path(figures_folder) / name)

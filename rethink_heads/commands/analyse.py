@@ -41,7 +41,7 @@ def main(file: str) -> None:
         seed: SeedOption = None,
     ) -> None:
         from rethink_heads.paper import load_analysis
-        from rethink_heads.plots.saving import save_figure
+        from rethink_heads.plots.layout import save_figure
         from rethink_heads.plots.style import NothingToDrawError
         from rethink_heads.results import write_tables
 

@@ -15,7 +15,7 @@ from rethink_heads.options import JsonOption
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.exports.detectron2 import Exported
+    from rethink_heads.detectors.checkpoints.exporting import Exported
 
 NAME = "export"
 EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
@@ -52,7 +52,7 @@ def command(
     _check_free(output)
     opened = Run.open(run)
 
-    from rethink_heads.detectors.exports.detectron2 import to_detectron2
+    from rethink_heads.detectors.checkpoints.exporting import to_detectron2
     from rethink_heads.detectors.rcnn import RCNN
 
     settings = opened.trained_config
@@ -67,7 +67,7 @@ def command(
 
 def _check_free(output: Path) -> None:
     """Raise UserError where a folder holds anything but hidden files, or what a killed export left: no weights."""
-    from rethink_heads.detectors.exports.detectron2 import CLASSES_NAME, CONFIG_NAME
+    from rethink_heads.detectors.checkpoints.exporting import CLASSES_NAME, CONFIG_NAME
 
     if not output.exists():
         return

@@ -236,7 +236,7 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
         UserError: there are no tables, or a file cannot be read or written.
     """
     from rethink_heads.detection_results import write_detection_figures
-    from rethink_heads.plots.saving import VERSIONS_NAME, drawing_versions
+    from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
     from rethink_heads.results import read_tables, write_figures
     from rethink_heads.stage_results import write_stage_figures

@@ -17,7 +17,7 @@ from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.study import Datasets
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.imports.importing import Imported
+    from rethink_heads.detectors.checkpoints.importing import Imported
 
 NAME = "import"
 EXAMPLE = (
@@ -101,7 +101,7 @@ def command(
         settings = settings.with_data(source=data)
         class_names = Datasets().tell(settings).class_names
 
-    from rethink_heads.detectors.imports.importing import import_detector
+    from rethink_heads.detectors.checkpoints.importing import import_detector
     from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
 
     imported = import_detector(
@@ -122,7 +122,7 @@ def command(
 
 
 def _report(imported: Imported, run: Run, as_json: bool) -> None:
-    from rethink_heads.detectors.imports.renaming import in_groups
+    from rethink_heads.detectors.checkpoints.layouts import in_groups
 
     beside = [*in_groups(imported.left_out), *imported.extras]
     if beside:
