@@ -55,6 +55,24 @@ def test_what_is_chosen_for_one_call_does_not_stick(data: Path, here: Path) -> N
     assert again == whole
 
 
+def test_what_is_there_is_shown_again_and_how_to_measure_all_is_said(
+    data: Path, here: Path
+) -> None:
+    few = (model("full", "mine"), "--data", data, "--max-images", "2", *FEW)
+    first, _ = invoke("correlate", *few)
+    found, said = invoke("correlate", "--run", here / "runs" / "mine")
+    assert found == first
+    assert "2 of 6 images; measuring.images=none measures all" in said
+    whole, _ = invoke("regress", "--run", here / "runs" / "mine", "measuring.images=none")
+    assert {row["objects"] for row in whole["tables"]["regressed_iou"] if row["size"] == "all"} == {
+        6
+    }
+    # Its own settings' measurements come first.
+    again, said = invoke("regress", "--run", here / "runs" / "mine")
+    assert again == whole
+    assert "measures all" not in said
+
+
 def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
     call = ("correlate", model("full", "mine"), "--data", data)
     fails(*call, "--class-map", "typo.yaml")
