@@ -67,7 +67,7 @@ _PUBLIC_NAMES = {
     "compare": "rethink_heads.statistics.comparison",
     "compare_decay": "rethink_heads.statistics.comparison",
     "compare_responses": "rethink_heads.statistics.comparison",
-    "load_sweep": "rethink_heads.sweeps.loading",
+    "load_sweep": "rethink_heads.sweeps.description",
     "make_plan": "rethink_heads.sweeps.plan",
     "run_sweep": "rethink_heads.sweeps.runner",
     "to_markdown": "rethink_heads.report.cells",

@@ -145,7 +145,7 @@ def _plan(
     axes: list[str],
     overrides: list[str],
 ) -> Plan:
-    from rethink_heads.sweeps.loading import load_sweep
+    from rethink_heads.sweeps.description import load_sweep
     from rethink_heads.sweeps.plan import make_plan
 
     description = load_sweep(sweep).with_values(axes)

@@ -122,7 +122,7 @@ def test_exact_boxs_row_equals_the_detectors_own_forward(
         new_height, new_width = images.image_sizes[0]
         scale = torch.tensor([new_width / width, new_height / height] * 2)
         resized = proposals[exact : exact + 1] * scale
-        pooled = detector.roi_heads.box_roi_pool(pyramid, [resized], images.image_sizes)
+        pooled = detector.roi_heads.box_roi_pool(pyramid, [resized])
         logits, deltas = detector.roi_heads.heads["fc"](pooled)
         decoded = detector.roi_heads.box_coder.decode(deltas, [resized])[0, label + 1] / scale
     limits = torch.tensor([width, height] * 2)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, remove_small_boxes
 
-from rethink_heads.config import ConventionsConfig
+from rethink_heads.config import ModelConfig
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import Size, clip_boxes
 from rethink_heads.detectors.rcnn.pooling import PyramidPooler
 from rethink_heads.detectors.rcnn.rpn import box_coder
-from rethink_heads.heads import HEAD_CONFIGURATIONS, BoxHeads
+from rethink_heads.heads import HEAD_CONFIGURATIONS, BoxHeads, enlargements
 
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -22,74 +20,53 @@ DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 class BoxRoIHeads(RoIHeads):
     """torchvision's RoI heads with our branches, each of which pools its own, perhaps enlarged, RoIs.
 
-    Everything here is in the detector's frame: pixels of the resized image, boxes by their edges, background class 0.
+    Boxes are by their edges in pixels of the resized image; background is class 0.
 
     Args:
         heads: the branches and their losses.
-        pooler: RoIAlign over the pyramid.
-        enlargement: by branch, the factor by which an RoI grows about its centre before pooling.
-        fusion: rule for a head that fuses two classifiers.
-        rois_per_image: RoIs sampled in training.
-        positive_fraction: share of them that are positive.
-        score_threshold: least score of a detection.
-        nms_threshold: IoU above which NMS suppresses, per class.
-        detections_per_image: most detections kept.
-        conventions: the limits of deltas, clipping, the least detection.
+        model: sampling, thresholds, NMS, pooling, enlargement, fusion and conventions.
     """
 
-    def __init__(
-        self,
-        heads: BoxHeads,
-        pooler: PyramidPooler,
-        enlargement: Mapping[str, float],
-        fusion: str = "complementary",
-        rois_per_image: int = 512,
-        positive_fraction: float = 0.25,
-        score_threshold: float = 0.05,
-        nms_threshold: float = 0.5,
-        detections_per_image: int = 100,
-        conventions: ConventionsConfig | None = None,
-    ) -> None:
+    def __init__(self, heads: BoxHeads, model: ModelConfig) -> None:
         super().__init__(
-            box_roi_pool=pooler,
+            box_roi_pool=PyramidPooler(
+                model.roi_resolution, model.sampling_ratio, model.conventions
+            ),
             box_head=None,
             box_predictor=None,
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=rois_per_image,
-            positive_fraction=positive_fraction,
+            batch_size_per_image=model.rois_per_image,
+            positive_fraction=model.positive_fraction,
             bbox_reg_weights=DELTA_WEIGHTS,
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=detections_per_image,
+            score_thresh=model.score_threshold,
+            nms_thresh=model.nms_threshold,
+            detections_per_img=model.detections_per_image,
         )
-        self.conventions = conventions or ConventionsConfig()
-        self.box_coder = box_coder(DELTA_WEIGHTS, self.conventions.delta_limits)
+        self.conventions = model.conventions
+        self.box_coder = box_coder(DELTA_WEIGHTS, model.conventions.delta_limits)
         self.heads = heads
-        self.enlargement = dict(enlargement)
-        self.fusion = fusion
+        self.enlargement = enlargements(model)
+        self.fusion: str = model.fusion
 
-    def pool(
-        self, pyramid: dict[str, Tensor], boxes: list[Tensor], image_sizes: list[Size]
-    ) -> RoIFeatures:
+    def pool(self, pyramid: dict[str, Tensor], boxes: list[Tensor]) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)] one after the other."""
         pooled: dict[float, Tensor] = {}
         for branch in self.heads.names:
             factor = self.enlargement.get(branch, 1.0)
             if factor not in pooled:
-                pooled[factor] = self.box_roi_pool(pyramid, boxes, image_sizes, factor)
+                pooled[factor] = self.box_roi_pool(pyramid, boxes, factor)
         return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
 
     def training_losses(
         self,
         pyramid: dict[str, Tensor],
         proposals: list[Tensor],
-        image_sizes: list[Size],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         """Weighted losses of every branch on RoIs sampled from the proposals; targets as torchvision's."""
         proposals, _, labels, deltas = self.select_training_samples(proposals, targets)
-        outputs = self.heads(self.pool(pyramid, proposals, image_sizes))
+        outputs = self.heads(self.pool(pyramid, proposals))
         return self.heads.losses(outputs, torch.cat(labels), torch.cat(deltas))
 
     def predict(
@@ -113,15 +90,8 @@ class BoxRoIHeads(RoIHeads):
 
     def suppress(self, output: HeadOutput) -> Detections:
         """Score threshold, per-class NMS and the cut to the best: one image's final detections."""
-        count, classes = output.scores.shape
-        labels = torch.arange(classes, device=output.scores.device).expand(count, classes)
-        boxes, scores, labels = (
-            output.boxes.flatten(0, 1),
-            output.scores.flatten(),
-            labels.flatten(),
-        )
-        kept = torch.where(scores > self.score_thresh)[0]
-        boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
+        roi, labels = torch.where(output.scores > self.score_thresh)
+        boxes, scores = output.boxes[roi, labels], output.scores[roi, labels]
         kept = remove_small_boxes(boxes, self.conventions.least_detection_side)
         boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
         kept = batched_nms(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]

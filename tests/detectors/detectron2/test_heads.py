@@ -17,9 +17,8 @@ from detectron2.utils.events import EventStorage
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import ConventionsConfig, ModelConfig
-from rethink_heads.detectors.rcnn.pooling import PyramidPooler
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
-from rethink_heads.heads import STRUCTURES, build_heads, enlargements
+from rethink_heads.heads import STRUCTURES, build_heads
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,
     SMALL,
@@ -43,9 +42,7 @@ def ours_of(model: nn.Module, head: str, level_from: str = "proposal") -> BoxRoI
         non_local=True,
         conventions=conventions,
     )
-    pooler = PyramidPooler(7, 2, conventions)
-    heads = build_heads(settings, head, CLASSES)
-    ours = BoxRoIHeads(heads, pooler, enlargements(settings), conventions=conventions)
+    ours = BoxRoIHeads(build_heads(settings, head, CLASSES), settings)
     state = {
         name.removeprefix("roi_heads."): value
         for name, value in model.state_dict().items()

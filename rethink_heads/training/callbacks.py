@@ -1,35 +1,33 @@
-"""What training leaves on the way: where to go on, and the best detector so far."""
+"""What happens beside training: the state to go on from, the best detector so far, progress without a terminal."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read, write_torch
+from rethink_heads.progress import duration
 
 # What DetectionModule adds to Lightning's checkpoints.
 BACKBONE_KEY = "backbone"
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state of training every so many iterations.
+    """Saves the state of training to one file every so many iterations.
 
     Where a validation is due, it is saved after it: so a training that goes on from there neither repeats nor skips
     the validation, and knows its result.
-
-    Args:
-        path: the file, replaced each time.
-        every: iterations between two saves.
-        validate_every: iterations between two validations.
     """
 
     def __init__(self, path: Path, every: int, validate_every: int) -> None:
@@ -47,11 +45,7 @@ class LastCheckpoint(Checkpoint):
 
 
 class BestCheckpoint(Checkpoint):
-    """Saves the state of training whenever ``val_AP`` is higher than ever before. It must precede LastCheckpoint.
-
-    Args:
-        path: the file, replaced each time.
-    """
+    """Saves the state of training whenever ``val_AP`` is higher than ever before. It must precede LastCheckpoint."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,6 +74,50 @@ class WholeFiles(TorchCheckpointIO):
     ) -> None:
         """Raises UserError where the file cannot be written."""
         write_torch(checkpoint, Path(path))
+
+
+class PlainProgress(Callback):
+    """Prints iteration, loss, speed and time left to standard error, at most every ``seconds``."""
+
+    def __init__(self, seconds: float = 15.0) -> None:
+        self.seconds = seconds
+        self._begin = self._printed = 0.0
+        self._first = 0
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        self._begin = self._printed = time.monotonic()
+        self._first = trainer.global_step
+        if self._first:
+            self._print(trainer, f"training: goes on at iteration {self._first}")
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
+        now, step, last = time.monotonic(), trainer.global_step, trainer.max_steps
+        if now - self._printed < self.seconds and step < last:
+            return
+        self._printed = now
+        pace = (now - self._begin) / max(step - self._first, 1)
+        loss = float(trainer.callback_metrics.get("loss", float("nan")))
+        left = duration(pace * (last - step))
+        text = f"iteration {step}/{last}, loss {loss:.3f}, {pace:.2f} s each, {left} left"
+        self._print(trainer, f"training: {text}")
+
+    def on_validation_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        values = [
+            f"{name.removeprefix('val_AP50_')} {float(value):.3f}"
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val_AP50_")
+        ]
+        if values:
+            self._print(trainer, f"validation: AP50 {', '.join(values)}")
+
+    @staticmethod
+    def _print(trainer: lightning.Trainer, text: str) -> None:
+        if trainer.is_global_zero:
+            print(text, file=sys.stderr, flush=True)
 
 
 def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> RCNN:
