@@ -16,8 +16,8 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS, Bounds
-from rethink_heads.commands.exit_handling import end_at_once
 from rethink_heads.errors import shorten
+from rethink_heads.exit_handling import end_at_once
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from rethink_heads import __version__
 from rethink_heads.cli import app
-from rethink_heads.commands.alike import check_alike
 from rethink_heads.commands.figures import is_drawn
+from rethink_heads.comparable import check_comparable
 from rethink_heads.config import Config, load_preset
 from rethink_heads.console import work
 from rethink_heads.detectors.rcnn import build_detector
@@ -145,7 +145,7 @@ def test_seeds_out_of_range(command: str, seed: str) -> None:
 def test_arguments_beyond_reason(
     arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
     message = fails(*arguments, says="error: ")
     assert re.search(says, message)
     assert len(message) <= 1000
@@ -338,9 +338,9 @@ def test_figures_of_runs_measured_unlike_and_then_alike(run: Run, tmp_path: Path
 def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
     write_coco(data, images=3)
     few, all_of_them = ({"images": "2", "seed": "0"}, {"images": "3", "seed": "0"})
-    check_alike([run, run], [few, few])
+    check_comparable([run, run], [few, few])
     with pytest.raises(UserError, match=r"number of images 2 and 3; give --max-images N"):
-        check_alike([run, run], [few, all_of_them])
+        check_comparable([run, run], [few, all_of_them])
 
 
 @pytest.fixture
@@ -485,7 +485,7 @@ def test_no_run_yet_trains_the_demos_detector_first(
         (tmp_path / "runs" / "fc").rename(path)
         return Run.open(path)
 
-    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", train_run)
+    monkeypatch.setattr("rethink_heads.run_options.train_run", train_run)
     fails("correlate", "--head", "zork", says="unknown head 'zork'")
     assert trained == []
     for _ in range(2):
@@ -504,7 +504,7 @@ def test_mistakes_are_found_before_the_demo_is_trained(
     command: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
     none = tmp_path / "none.json"
     fails(command, "--images", data, says="--images go together")
     fails(command, "--annotations", none, "--images", data, says="no such annotation file")
@@ -529,8 +529,8 @@ def test_classes_are_compared_before_the_demo_is_trained(
     preset = load_preset("shapes-tiny", "fc", [f"data.source={data}"])
     (tmp_path / "small.yaml").write_text(preset.to_yaml())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rethink_heads.commands.sessions.DEMO_PRESET", "small.yaml")
-    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    monkeypatch.setattr("rethink_heads.run_options.DEMO_PRESET", "small.yaml")
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
     other = tmp_path / "other"
     fails("correlate", "--data", other, says="has no objects of the classes red")
     content["categories"][0]["name"] = "yellow"
@@ -539,7 +539,7 @@ def test_classes_are_compared_before_the_demo_is_trained(
 
 
 def test_the_demo_refuses_a_run_of_another_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rethink_heads.commands.sessions.train_run", refuse_to_train)
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
     says = "is a run of seed 0; choose another folder for seed 1 with --run"
     fails("demo", "--run", run.path, "--seed", "1", says=says)
     run.detector_path.unlink()

@@ -15,8 +15,8 @@ from scipy.stats import pearsonr
 from torchvision.ops import box_iou
 from typer.testing import CliRunner
 
+from rethink_heads import run_options
 from rethink_heads.cli import app
-from rethink_heads.commands import sessions
 from rethink_heads.config import load_preset
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.parts import Parts
@@ -68,7 +68,7 @@ def call_json(*arguments: object) -> dict[str, Any]:
 def run(folder: Path) -> Run:
     """What ``demo`` makes, with the small preset in the demo's place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        patch.setattr(run_options, "DEMO_PRESET", folder / "small.yaml")
         output = call("demo", "--run", folder / "runs" / "demo")
     assert "Correlation of score and IoU, proposals of IoU 0 to 1" in output
     assert "fc - conv" in output
@@ -283,7 +283,7 @@ def test_going_on_after_interruptions_gives_the_same_tables(
     stopped_training = _stop_at(DetectionModule.training_step, 4)
     stopped_measuring = _stop_at(Parts.write, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        patch.setattr(run_options, "DEMO_PRESET", folder / "small.yaml")
         with patch.context() as stop:
             stop.setattr(DetectionModule, "training_step", stopped_training)
             call("demo", "--run", again, code=130)

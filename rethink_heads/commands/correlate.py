@@ -17,10 +17,10 @@ from rethink_heads.commands.stages import (
     report_stages,
     stage_study,
 )
-from rethink_heads.commands.studies import Side, Study, comparisons, study
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,7 @@ def report(
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
     statistics = ["pcc", "object_pcc", *(["spearman"] if selected.groups("rows") else [])]
     differences = pd.concat(
-        [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
+        [found.compare(statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
     )
     result = Report(NAME, found.measurements.provenance)
@@ -137,7 +137,7 @@ def report(
         raise failure
 
 
-def _sampling(found: Study, of_all: pd.DataFrame, names: Mapping[Side, str]) -> str:
+def _sampling(found: Study, of_all: pd.DataFrame, names: Mapping[Key, str]) -> str:
     """How many proposals an object were measured and how far that may put the correlations off."""
     from rethink_heads.report.cells import estimate
     from rethink_heads.statistics.sampling_error import proposals_per_object

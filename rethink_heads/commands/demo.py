@@ -6,14 +6,14 @@ import time
 
 from rethink_heads.commands import correlate
 from rethink_heads.commands.figures import draw_run, is_drawn
-from rethink_heads.commands.sessions import demo_run, measured
-from rethink_heads.commands.studies import Study
 from rethink_heads.console import say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.options import DeviceOption, RunOption, ScreenOptions, SeedOption, StudyOptions
 from rethink_heads.progress import duration
 from rethink_heads.report.output import print_lines
+from rethink_heads.run_options import demo_run
+from rethink_heads.study import Study, resolve
 
 NAME = "demo"
 EXAMPLE = "Example: rethink-heads demo"
@@ -34,7 +34,8 @@ def command(
     start = time.monotonic()
     options = StudyOptions(device=device)
     demo = demo_run(options, run, seed)
-    measurements, name = measured(demo, options)
+    study = Study(resolve([demo], options), HEADS, demo.config.seed).measure()
+    (name,) = study.names
     rank_zero_only()
 
     def is_done() -> bool:
@@ -43,7 +44,6 @@ def command(
     with hold(demo.path, is_done):
         if not is_done():
             draw_run(demo, name, demo.config.seed)
-    study = Study([demo], measurements, [name], HEADS, demo.config.seed)
     took = duration(time.monotonic() - start)
     say(f"the run: {demo.path} ({took})")
     figures = f"figures are in {demo.figures(name)}, tables in {demo.tables(name)}"

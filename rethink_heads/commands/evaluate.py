@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
-    is_of_detectors,
     legends_for,
     note_comparison,
     result_folders,
     whereabouts,
     written_folder,
 )
-from rethink_heads.commands.detecting import Detected, detect, detecting, fuses, open_detected
-from rethink_heads.commands.detectors import opened_folders
-from rethink_heads.commands.sessions import chosen_heads
-from rethink_heads.commands.studies import asked_heads, check_known, pairs_of
+from rethink_heads.commands.detecting import Detected, detect, fuses, open_detected, with_detections
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
@@ -40,7 +35,9 @@ from rethink_heads.options import (
     within,
 )
 from rethink_heads.report.output import Report
-from rethink_heads.study_folder import StudyFolder
+from rethink_heads.run_options import open_runs
+from rethink_heads.runs import Run
+from rethink_heads.study import asked_heads, is_of_detectors, on_common_classes, pairs_of, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,28 +133,28 @@ def command(
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again.
     """
     # Before the heavy imports, so that a mistake is told at once.
-    heads_asked = asked_heads(head)
-    if not detectors.run and not detectors.model:
-        check_known(heads_asked)
+    # What is detected does not depend on the seed.
+    chosen = StudyOptions(
+        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
+    )
+    heads_asked = asked_heads(chosen)
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         _check_folder(output)
-    # What is detected does not depend on the seed.
-    chosen = StudyOptions(
-        detectors, data=data, measuring=MeasuringOptions(max_images=max_images), device=device
-    )
-    runs = opened_folders(chosen)
-    compare = compare or is_of_detectors(runs)
+    subjects = resolve(open_runs(chosen), chosen)
+    compare = compare or is_of_detectors([subject.run for subject in subjects])
     if compare:
-        runs = detecting(runs, device)
+        subjects = with_detections(subjects)
+    runs = [subject.run for subject in subjects]
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
-    classes = common_classes(runs, chosen) if compare else None
+    if compare:
+        subjects = on_common_classes(subjects)
     found = [
-        detect(each, heads, chosen, index, len(runs), fusion, classes)
-        for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
+        detect(subject, heads, max_images, fusion)
+        for subject, heads in zip(subjects, heads_of, strict=True)
     ]
     rank_zero_only()
     different = _different_data(found)
@@ -238,18 +235,20 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"{there} {reason}; choose another folder with --output")
 
 
-def _heads(runs: Sequence[StudyFolder], asked: Sequence[str] | None) -> list[list[str]]:
+def _heads(runs: Sequence[Run], asked: Sequence[str] | None) -> list[list[str]]:
     """By run: the heads asked for that it has, at least one; each is one of some run's."""
-    there = [each.heads for each in runs]
-    of_any = {name for readings in there for name in readings}
+    of_any = {name for run in runs for name in run.heads}
     heads = []
-    for each, readings in zip(runs, there, strict=True):
-        shared = [name for name in asked or () if name in readings or name not in of_any]
-        heads.append(chosen_heads(readings, shared or asked, str(each.path)))
+    for run in runs:
+        shared = [name for name in asked or run.heads if name in run.heads or name not in of_any]
+        for head in shared or asked or ():
+            if head not in run.heads:
+                raise UserError(f"{run.path} has no head {head!r}; it has {', '.join(run.heads)}")
+        heads.append(shared)
     return heads
 
 
-def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]]) -> None:
+def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None:
     """Raise UserError where a rule of fusion would change nothing."""
     if not any(fuses(head) for heads in heads_of for head in heads):
         of_runs = zip(runs, heads_of, strict=True)

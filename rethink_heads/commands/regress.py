@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rethink_heads.commands.comparing import whereabouts, write_comparison
-from rethink_heads.commands.studies import Study, comparisons, study
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.study import Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +36,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
 
     curves = regressed_iou_by_iou(found.selected, seed=found.seed)
     errors = error_components(found.selected, seed=found.seed)
-    differences = comparisons(found, "regressed_iou", by_bin=True)
+    differences = found.compare("regressed_iou", by_bin=True)
     result = Report(NAME, found.measurements.provenance)
     result.data(regressed_iou=curves, error_components=errors, comparisons=differences)
     tables = {"regressed_iou": curves, "error_components": errors}

@@ -6,11 +6,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 from rethink_heads.commands.comparing import whereabouts, write_comparison
-from rethink_heads.commands.studies import Side, Study, study
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,12 +128,12 @@ def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[by_run.index].reset_index(drop=True)
 
 
-def _sides(alike: pd.DataFrame) -> list[Side]:
+def _sides(alike: pd.DataFrame) -> list[Key]:
     """The branches that have spatial correlations."""
     return list(dict.fromkeys(zip(alike["detector"], alike["head"], strict=True)))
 
 
-def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Side, Side]]:
+def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Key, Key]]:
     """Every two branches."""
     return list(itertools.combinations(_sides(alike[alike["kind"] == "spatial_correlation"]), 2))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rethink_heads.brought import BroughtRun, open_folder
 from rethink_heads.cli import app
+from rethink_heads.runs import ExternalConfig, Run
 from tests.json_tables import of_all
 from tests.models.commands import FEW, fails, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
@@ -16,8 +16,8 @@ from tests.tiny_coco import write_coco
 
 def test_the_folder_is_opened_again_by_its_name_alone(data: Path, here: Path) -> None:
     first, _ = invoke("correlate", model("full", "mine"), "--data", data)
-    folder = open_folder(here / "runs" / "mine")
-    assert isinstance(folder, BroughtRun)
+    folder = Run.open(here / "runs" / "mine")
+    assert isinstance(folder.config, ExternalConfig)
     assert folder.config.detector.heads == ["colour"]
     again, said = invoke("correlate", "--run", here / "runs" / "mine")
     assert again == first
@@ -53,6 +53,24 @@ def test_what_is_chosen_for_one_call_does_not_stick(data: Path, here: Path) -> N
     assert of_all(train)["objects"] == 3
     again, _ = invoke("correlate", model("full"), "--data", data)
     assert again == whole
+
+
+def test_what_is_there_is_shown_again_and_how_to_measure_all_is_said(
+    data: Path, here: Path
+) -> None:
+    few = (model("full", "mine"), "--data", data, "--max-images", "2", *FEW)
+    first, _ = invoke("correlate", *few)
+    found, said = invoke("correlate", "--run", here / "runs" / "mine")
+    assert found == first
+    assert "2 of 6 images; measuring.images=none measures all" in said
+    whole, _ = invoke("regress", "--run", here / "runs" / "mine", "measuring.images=none")
+    assert {row["objects"] for row in whole["tables"]["regressed_iou"] if row["size"] == "all"} == {
+        6
+    }
+    # Its own settings' measurements come first.
+    again, said = invoke("regress", "--run", here / "runs" / "mine")
+    assert again == whole
+    assert "measures all" not in said
 
 
 def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
