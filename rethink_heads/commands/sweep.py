@@ -120,7 +120,7 @@ def command(
     if prepare:
         _prepare(plan, as_json)
         return
-    from rethink_heads.commands.sessions import train_run
+    from rethink_heads.run_options import train_run
     from rethink_heads.sweeps.runner import run_sweep
 
     say(f"sweep {plan.description.name}: {len(plan.points)} points, into {plan.output}")
