@@ -62,6 +62,8 @@ class Heads:
     def rows(self, frame: pd.DataFrame, columns: Sequence[str], **settings: Any) -> pd.DataFrame:
         """Cells of some columns, the head's name before them; settings as of ``text_cells``."""
         shown = [rows_of(frame, side).assign(head=name) for side, name in self.names.items()]
+        if not shown:
+            return pd.DataFrame()
         cells = text_cells(pd.concat(shown), without=NO_INTERVAL, **settings)
         return cells[["head", *columns]]
 

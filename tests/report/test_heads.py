@@ -68,6 +68,11 @@ def test_heads_with_the_same_numbers_are_named_together() -> None:
     assert said == []
 
 
+def test_no_heads_have_no_rows() -> None:
+    assert Heads([]).rows(estimates({}), ["pcc"]).empty
+    assert Heads([]).leader(estimates({}), pd.DataFrame(), "pcc") == "PCC: undefined."
+
+
 def test_heads_of_detectors_trained_apart_are_told_apart() -> None:
     """Equal numbers of two detectors are no shared head."""
     frame = estimates({("a", "fc"): VALUES[FC], ("b", "fc"): VALUES[FC]})
