@@ -18,11 +18,12 @@ from rethink_heads.commands.figures import (
     open_runs,
 )
 from rethink_heads.commands.given import given
-from rethink_heads.console import print_lines, work
+from rethink_heads.console import work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.options import SeedOption, grouped
+from rethink_heads.report.output import print_lines
 from rethink_heads.runs import DEFAULT_MEASUREMENTS
 
 

@@ -13,12 +13,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.console import print_json, print_lines, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.report.output import Report
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -130,12 +131,14 @@ def command(
             with hold(target), legends_for(runs):
                 written = draw(found, tables, figures, skipped)
                 note_comparison(runs, names, tables)
-    if as_json:
-        print_json({"files": [str(path) for path in written], "skipped": skipped})
-    else:
-        print_lines(*(str(path) for path in written))
+    result = Report(NAME)
+    result.data(skipped=[{"name": name, "reason": reason} for name, reason in skipped.items()])
+    result.files = written
+    if not as_json:
         for name, reason in skipped.items():
             say(f"skipped {name}: {reason}")
+    result.lines(*map(str, written))
+    result.end(as_json)
 
 
 def open_runs(run: list[Path] | None, sweep: list[Path] | None) -> list[Run]:
