@@ -47,7 +47,7 @@ def detected(
     for label, box, score in every:
         if min(box[2] - box[0], box[3] - box[1]) < least:
             continue
-        if all(other != label or iou(box, of_other) <= 0.5 for other, of_other, _ in kept):
+        if all(other != label or iou(box, better) <= 0.5 for other, better, _ in kept):
             kept.append((label, box, score))
     return kept[:100]
 

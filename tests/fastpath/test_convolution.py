@@ -16,7 +16,7 @@ from rethink_heads.fastpath.conv import factors_for
 from rethink_heads.fastpath.convolution import (
     Convolution,
     product,
-    product_of_blocks,
+    product_weightss,
     products_by_place,
     transforms,
 )
@@ -52,8 +52,8 @@ def test_transforms_make_a_convolution_of_products(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count * side**2, channels, dtype=torch.float64, generator=generator)
     weight = torch.randn(outputs, channels, 3, 3, dtype=torch.float64, generator=generator)
-    into, of_kernel, back = transforms(side)
-    by_frequency = torch.einsum("ft,oct->fco", of_kernel, weight.flatten(2))
+    into, kernel, back = transforms(side)
+    by_frequency = torch.einsum("ft,oct->fco", kernel, weight.flatten(2))
     maps = x.view(count, side**2, channels)
     multiplied = torch.einsum("fs,nsc,fco->nfo", into, maps, by_frequency)
     found = torch.einsum("sf,nfo->nso", back, multiplied)
@@ -97,8 +97,8 @@ def test_float32_is_about_as_near_to_the_truth_as_the_plain_convolution() -> Non
     expected = plain(x, weight, bias, 7)
     single = plain(x.float(), weight.float(), bias.float(), 7)
     found = Convolution(weight, bias, 7, torch.float32)(x.float())
-    error, of_plain = ((each - expected).square().mean().sqrt() for each in (found, single))
-    assert error < 3 * of_plain
+    error, plain_error = ((each - expected).square().mean().sqrt() for each in (found, single))
+    assert error < 3 * plain_error
 
 
 def test_few_channels_and_other_devices_are_left_to_the_plain_convolution() -> None:
@@ -127,9 +127,9 @@ def test_products(count: int, channels: int, outputs: int, places: int, seed: in
     torch.testing.assert_close(product(x, weight).double(), expected, **close)
     torch.testing.assert_close(product(x, weight, bias).double(), expected + bias, **close)
     block = torch.randn(count, places, places, channels, generator=generator)
-    of_block = torch.randn(outputs, places**2 * channels, generator=generator)
-    expected = block.flatten(1).double() @ of_block.double().t()
-    torch.testing.assert_close(product_of_blocks(block, of_block).double(), expected, **close)
+    weights = torch.randn(outputs, places**2 * channels, generator=generator)
+    expected = block.flatten(1).double() @ weights.double().t()
+    torch.testing.assert_close(product_weightss(block, weights).double(), expected, **close)
     x = torch.randn(count, places, channels, generator=generator)
     matrices = torch.randn(places, outputs, channels, generator=generator)
     expected = torch.einsum("npc,poc->npo", x.double(), matrices.double())

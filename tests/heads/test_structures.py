@@ -118,8 +118,8 @@ def test_a_structure_trains_what_its_heads_use(name: str) -> None:
 def test_pairs_weigh_the_tasks_alike(name: str) -> None:
     """So that they differ only in which branch does which."""
     weights = STRUCTURES[name].weights()
-    of_branches = [weights[branch] for branch in STRUCTURES[name].branches]
-    assert sorted(of_branches) == [(0.0, 2.5), (2.0, 0.0)]
+    pairs = [weights[branch] for branch in STRUCTURES[name].branches]
+    assert sorted(pairs) == [(0.0, 2.5), (2.0, 0.0)]
 
 
 @given(l_fc=st.floats(0, 1), l_conv=st.floats(0, 1), w_fc=st.floats(0, 10), w_conv=st.floats(0, 10))

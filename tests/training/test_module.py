@@ -60,11 +60,11 @@ def test_each_parameter_has_its_rate_and_decay(
         for group in found["optimizer"].param_groups
         for parameter in group["params"]
     }
-    of_biases = biases(detector)
+    bias_ids = biases(detector)
     trained = [p for p in detector.parameters() if p.requires_grad]
     assert set(given) == {id(p) for p in trained}
     for parameter in trained:
-        own = (factor, decay) if id(parameter) in of_biases else (1.0, 1e-4)
+        own = (factor, decay) if id(parameter) in bias_ids else (1.0, 1e-4)
         assert given[id(parameter)] == pytest.approx((rate * own[0], own[1], 0.9))
     # Without settings of its own there is one group, as in checkpoints from before there were any.
     assert len(found["optimizer"].param_groups) == (2 if overrides else 1)
