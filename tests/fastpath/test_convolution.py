@@ -16,7 +16,7 @@ from rethink_heads.fastpath.conv import factors_for
 from rethink_heads.fastpath.convolution import (
     Convolution,
     product,
-    product_weightss,
+    product_of_blocks,
     products_by_place,
     transforms,
 )
@@ -129,7 +129,7 @@ def test_products(count: int, channels: int, outputs: int, places: int, seed: in
     block = torch.randn(count, places, places, channels, generator=generator)
     weights = torch.randn(outputs, places**2 * channels, generator=generator)
     expected = block.flatten(1).double() @ weights.double().t()
-    torch.testing.assert_close(product_weightss(block, weights).double(), expected, **close)
+    torch.testing.assert_close(product_of_blocks(block, weights).double(), expected, **close)
     x = torch.randn(count, places, channels, generator=generator)
     matrices = torch.randn(places, outputs, channels, generator=generator)
     expected = torch.einsum("npc,poc->npo", x.double(), matrices.double())
