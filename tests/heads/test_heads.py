@@ -1,20 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rethink_heads.heads import (
-    Bottleneck,
-    BoxPredictor,
-    ConvHead,
-    FCHead,
-    NonLocal,
-    ResidualBlock,
-)
+from rethink_heads.heads import BoxPredictor, ConvHead, FCHead, NonLocal
 from tests.heads import reference
 
 M = 2**20
@@ -53,18 +44,6 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 def roi_features(count: int, channels: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(7)
     return torch.randn(count, channels, side, side, generator=generator, dtype=torch.float64)
-
-
-@pytest.mark.parametrize(
-    ("module", "count"),
-    [
-        (ResidualBlock, 1.0625 * M),
-        (Bottleneck, 1.0625 * M),
-        (NonLocal, 2 * M),
-    ],
-)
-def test_blocks_hold_the_papers_weights(module: Callable[[], nn.Module], count: float) -> None:
-    assert convolution_weights(module()) == count
 
 
 def test_fc_head_holds_the_papers_weights() -> None:
@@ -130,11 +109,7 @@ def test_new_non_local_block_is_relu_of_the_identity() -> None:
     block = NonLocal(8, 4, 2).eval()
     x = torch.randn(3, 8, 7, 7)
     torch.testing.assert_close(block(x), x.relu())
-
-
-def test_non_local_takes_no_roi_at_all() -> None:
-    block = NonLocal(8, 4, 2).eval()
-    assert block(torch.empty(0, 8, 7, 7)).shape == (0, 8, 7, 7)
+    assert block(x[:0]).shape == (0, 8, 7, 7)
 
 
 def test_non_local_groups_must_divide_the_width() -> None:
