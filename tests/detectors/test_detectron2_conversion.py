@@ -130,19 +130,6 @@ def test_every_head_detects_what_its_adapter_does(pair: Pair, images: list[Tenso
         assert_same(found[head].boxes, each.boxes)
 
 
-def test_proposals_and_what_is_said_of_them(pair: Pair, images: list[Tensor]) -> None:
-    with torch.inference_mode():
-        features, expected = pair.theirs.propose(images[0])
-        ours, found = pair.ours.detector.propose(images[0])
-        assert_same(found, expected)
-        theirs = pair.theirs.predict(features, pair.theirs.pool(features, expected), expected)
-        mine = pair.ours.detector
-        outputs = mine.predict(ours, mine.pool(ours, expected), expected)
-    for head, each in theirs.items():
-        assert_same(outputs[head].scores, each.scores)
-        assert_same(outputs[head].boxes, each.boxes)
-
-
 def test_an_imported_detector_exported_is_the_file(pair: Pair) -> None:
     exported = to_detectron2(pair.ours.detector, pair.ours.config)
     state = pair.theirs.model.state_dict()

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.ops import batched_nms, roi_align
+from torchvision.ops import roi_align
 
 from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.errors import UserError
-from rethink_heads.heads import fuse
 
 CLASSES = ("a", "b", "c", "d", "e")
 SMALL = {
@@ -133,14 +132,6 @@ def test_detections_equal_torchvisions(
     assert torch.equal(found.labels, expected["labels"] - 1)
 
 
-def test_training_leaves_the_callers_targets_alone() -> None:
-    detector = small_detector("fc").train()
-    target = {"boxes": torch.tensor([[10.0, 10, 50, 60]]), "labels": torch.tensor([2])}
-    detector([torch.rand(3, 100, 100)], [target])
-    assert torch.equal(target["boxes"], torch.tensor([[10.0, 10, 50, 60]]))
-    assert torch.equal(target["labels"], torch.tensor([2]))
-
-
 @pytest.mark.parametrize(
     ("head", "branches", "heads"),
     [
@@ -174,19 +165,6 @@ def test_outputs_of_every_head(
     weights = detector.weight_maps()
     assert set(weights) == {"fc"} & set(branches)
     assert all(value.shape == (16 * 8, 7, 7) for value in weights.values())
-
-
-def test_readings_of_one_detector_combine_its_branches(image: Tensor, boxes: Tensor) -> None:
-    detector = small_detector("double-ext")
-    with torch.inference_mode():
-        features = detector.extract(image)
-        out = detector.predict(features, detector.pool(features, boxes), boxes)
-    assert torch.equal(out["double"].scores, out["fc"].scores)
-    for reading in ("double", "double-ext"):
-        assert torch.equal(out[reading].boxes, out["conv"].boxes)
-    fused = fuse(out["fc"].scores, out["conv"].scores)
-    torch.testing.assert_close(out["double-ext"].scores, fused)
-    assert not torch.allclose(out["fc"].boxes, out["conv"].boxes)
 
 
 def photographed_boxes() -> Tensor:
@@ -240,28 +218,7 @@ def test_enlarged_rois_are_pooled_from_the_papers_level_of_their_proposals(
     assert 0.15 < changed / len(boxes) < 0.3
 
 
-def test_detections_follow_from_predictions(image: Tensor) -> None:
-    """Threshold, per-class NMS and cut, done again on what `predict` says of the RPN's proposals."""
-    detector = small_detector("double-ext")
-    with torch.inference_mode():
-        found = detector.detect(image)
-        batch, features = detector._transformed(image)
-        resized = detector.rpn(batch, features.pyramid)[0][0]
-        proposals = resized / features.scale(resized)
-        out = detector.predict(features, detector.pool(features, proposals), proposals)
-    for head in detector.heads:
-        scores = out[head].scores
-        index, label = torch.where(scores > 0.05)
-        boxes, kept_scores = out[head].boxes[index, label], scores[index, label]
-        sides = (boxes[:, 2:] - boxes[:, :2]).min(dim=1).values
-        boxes, kept_scores, label = (v[sides >= 0.02] for v in (boxes, kept_scores, label))
-        kept = batched_nms(boxes, kept_scores, label, 0.5)[:100]
-        assert len(kept) > 10
-        torch.testing.assert_close(found[head].scores, kept_scores[kept], rtol=1e-4, atol=1e-5)
-        assert torch.equal(found[head].labels, label[kept])
-
-
-@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet101"])
 def test_backbones_give_five_levels(name: str) -> None:
     backbone, norm = build_backbone(ModelConfig(backbone=name, fpn_channels=16), pretrained=False)
     assert norm == ("batch" if name == "tiny" else "frozen")

@@ -10,7 +10,7 @@ from rethink_heads.config import Config, ConventionsConfig, load_preset
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
-from tests.heads.reference import iou
+from tests.heads.reference import kept_detections
 
 CLASSES = ("a", "b", "c")
 SMALL = ["fpn_channels=4", "fc_width=8", "conv_width=8", "conv_bottleneck=4", "backbone=tiny"]
@@ -30,28 +30,6 @@ def near(boxes: Tensor, count: int, spread: float, seed: int) -> Tensor:
     return chosen + spread * torch.randn(count, 4, generator=generator, dtype=boxes.dtype)
 
 
-def detected(
-    scores: list[list[float]], boxes: list[list[list[float]]], least: float
-) -> list[tuple[int, list[float], float]]:
-    """(label, box, score), best first: above 0.05, of two of a class that overlap by more than 0.5 the better, 100."""
-    every = sorted(
-        (
-            (label, boxes[row][label], scores[row][label])
-            for row in range(len(scores))
-            for label in range(len(scores[row]))
-            if scores[row][label] > 0.05
-        ),
-        key=lambda each: -each[2],
-    )
-    kept: list[tuple[int, list[float], float]] = []
-    for label, box, score in every:
-        if min(box[2] - box[0], box[3] - box[1]) < least:
-            continue
-        if all(other != label or iou(box, better) <= 0.5 for other, better, _ in kept):
-            kept.append((label, box, score))
-    return kept[:100]
-
-
 @pytest.mark.parametrize("least", [0.01, 0.0])
 def test_final_detections(least: float) -> None:
     """Of clusters of boxes, some of which have no width, and more of which stay than are kept."""
@@ -65,8 +43,8 @@ def test_final_detections(least: float) -> None:
     roi_heads = stage()
     roi_heads.conventions = ConventionsConfig(least_detection_side=least)
     found = roi_heads.suppress(HeadOutput(scores, boxes))
-    expected = detected(scores.tolist(), boxes.tolist(), least)
-    assert len(expected) == 100
-    assert found.labels.tolist() == [label for label, _, _ in expected]
-    assert found.scores.tolist() == [score for _, _, score in expected]
-    assert found.boxes.tolist() == [box for _, box, _ in expected]
+    expected_boxes, expected_scores, labels = kept_detections(scores, boxes, (least, least))
+    assert len(labels) == 100
+    assert found.labels.tolist() == labels.tolist()
+    assert found.scores.tolist() == expected_scores.tolist()
+    assert found.boxes.tolist() == expected_boxes.tolist()

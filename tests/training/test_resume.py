@@ -79,7 +79,6 @@ def go_on(run: Run) -> Record:
         ({"stop_at": 1}, 0),
         ({"stop_at": 3}, 2),
         ({"stop_at": 4}, 4),
-        ({"stop_at": 5}, 4),
         ({"stop_in_validation": 4}, 2),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "-".join(map(str, *value.items())),

@@ -13,8 +13,6 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.roi_heads import RROIHeads, StandardROIHeads
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from rethink_heads.detectors.base import supports
@@ -56,108 +54,79 @@ def test_the_model_is_in_evaluation_and_its_weights_stay(model: nn.Module) -> No
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("part", ["backbone.fpn_output2", "roi_heads.box_predictor"])
-def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
-    diverged = built()
+@pytest.mark.parametrize(
+    ("head", "part", "says"),
+    [
+        (None, "backbone.fpn_output2", "the detector's backbone gave features that are not"),
+        (None, "roi_heads.box_predictor", "box predictor gave logits or deltas that are not"),
+        ("double", "roi_heads.heads", "head '.*' gave scores or boxes that are not finite"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_empty_answer(
+    head: str | None, part: str, says: str
+) -> None:
+    classes = {"MODEL__ROI_HEADS__NUM_CLASSES": len(NAMES)}
+    diverged = built() if head is None else small_model(head, **classes)
     for parameter in diverged.get_submodule(part).parameters():
         nn.init.constant_(parameter, torch.nan)
-    says = (
-        "the detector's (backbone gave features|box predictor gave logits or deltas) that are not"
-    )
     with pytest.raises(UserError, match=says):
         Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
 
 
-def test_our_heads_numbers_that_are_not_finite_are_told() -> None:
-    diverged = small_model("double", MODEL__ROI_HEADS__NUM_CLASSES=len(NAMES))
-    for parameter in diverged.roi_heads.heads.parameters():
-        nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(UserError, match=r"head '.*' gave scores or boxes that are not finite"):
-        Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
+def own(kind: type, *steps: str) -> type:
+    """A class that does what its base does, with steps of its own."""
+    own_steps = {step: lambda self, *given, **named: None for step in steps}
+    return type(f"Own{kind.__name__}", (kind,), own_steps)
 
 
-class _OwnSteps(StandardROIHeads):
-    def _forward_box(self, features: Any, proposals: Any) -> Any:
-        return super()._forward_box(features, proposals)
-
-
-class _OwnMasks(StandardROIHeads):
-    def _forward_mask(self, features: Any, instances: Any) -> Any:
-        return super()._forward_mask(features, instances)
-
-
-def test_heads_with_other_steps_are_refused_others_not(model: nn.Module) -> None:
-    try:
-        model.roi_heads.__class__ = _OwnMasks
-        assert Detectron2Detector(model, NAMES).heads == ("fc",)
-        model.roi_heads.__class__ = _OwnSteps
-        with pytest.raises(UserError, match=r"_OwnSteps, which replaces `_forward_box`"):
-            Detectron2Detector(model, NAMES)
-    finally:
-        model.roi_heads.__class__ = StandardROIHeads
-
-
-class _OwnInference(GeneralizedRCNN):
-    def inference(self, *given: Any, **named: Any) -> Any:
-        return super().inference(*given, **named)
-
-
-class _OwnPixels(GeneralizedRCNN):
-    def preprocess_image(self, batched_inputs: Any) -> Any:
-        return super().preprocess_image(batched_inputs)
-
-
-class _OwnForward(GeneralizedRCNN):
-    def forward(self, batched_inputs: Any) -> Any:
-        return super().forward(batched_inputs)
+ROTATED = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"),
+    ("place", "attribute", "value", "says"),
     [
-        (_OwnInference, "inference"),
-        (_OwnPixels, "preprocess_image"),
-        (_OwnForward, "forward"),
+        *(
+            ("", "__class__", own(GeneralizedRCNN, step), f"has a {step} of its own")
+            for step in ("inference", "preprocess_image", "forward")
+        ),
+        # detectron2's own, whose boxes come about as those of its base.
+        ("", "__class__", PanopticFPN, None),
+        ("roi_heads", "__class__", own(StandardROIHeads, "_forward_mask"), None),
+        (
+            "roi_heads",
+            "__class__",
+            own(StandardROIHeads, "_forward_box"),
+            "OwnStandardROIHeads, which replaces `_forward_box`",
+        ),
+        ("roi_heads", "__class__", RROIHeads, "has RROIHeads, which gives rotated boxes"),
+        (
+            "roi_heads.box_predictor",
+            "box2box_transform",
+            ROTATED,
+            "has Box2BoxTransformRotated, which gives rotated",
+        ),
+        (
+            "roi_heads",
+            "box_predictor",
+            nn.Identity(),
+            "box predictor Identity has no `predict_probs`",
+        ),
     ],
 )
-def test_a_model_with_steps_of_its_own_is_refused(
-    kind: type[nn.Module], step: str, model: nn.Module
+def test_models_and_heads_with_steps_of_their_own_are_refused(
+    place: str, attribute: str, value: Any, says: str | None, model: nn.Module
 ) -> None:
+    part = model.get_submodule(place)
+    before = getattr(part, attribute)
+    setattr(part, attribute, value)
     try:
-        model.__class__ = kind
-        with pytest.raises(UserError, match=f"this {kind.__name__} .* has a {step} of its own"):
-            Detectron2Detector(model, NAMES)
-        # detectron2's own, whose boxes come about as those of its base.
-        model.__class__ = PanopticFPN
-        assert Detectron2Detector(model, NAMES).heads == ("fc",)
-    finally:
-        model.__class__ = GeneralizedRCNN
-
-
-def test_rotated_boxes_are_refused(model: nn.Module) -> None:
-    predictor, heads = model.roi_heads.box_predictor, model.roi_heads
-    before = predictor.box2box_transform
-    rotated = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
-    try:
-        heads.__class__ = RROIHeads
-        with pytest.raises(UserError, match=r"has RROIHeads, which gives rotated boxes"):
-            Detectron2Detector(model, NAMES)
-        heads.__class__ = StandardROIHeads
-        predictor.box2box_transform = rotated
-        with pytest.raises(UserError, match=r"has Box2BoxTransformRotated, which gives rotated"):
+        if says is None:
+            assert Detectron2Detector(model, NAMES).heads == ("fc",)
+            return
+        with pytest.raises(UserError, match=says):
             Detectron2Detector(model, NAMES)
     finally:
-        heads.__class__, predictor.box2box_transform = StandardROIHeads, before
-
-
-def test_a_predictor_that_does_not_answer_for_boxes_is_refused(model: nn.Module) -> None:
-    before = model.roi_heads.box_predictor
-    try:
-        model.roi_heads.box_predictor = nn.Identity()
-        with pytest.raises(UserError, match="box predictor Identity has no `predict_probs`"):
-            Detectron2Detector(model, NAMES)
-    finally:
-        model.roi_heads.box_predictor = before
+        setattr(part, attribute, before)
 
 
 def test_boxes_of_other_than_4_coordinates_are_refused(
@@ -185,12 +154,7 @@ def test_class_names_must_fit_in_number(model: nn.Module, names: tuple[str, ...]
         Detectron2Detector(model, names)
 
 
-def test_channels_come_in_the_order_that_is_said(model: nn.Module) -> None:
-    image = noise()
-    fed = {order: Detectron2Detector(model, NAMES, 0, 0, order) for order in ("BGR", "RGB")}
-    seen = {order: detector._resized(image) for order, detector in fed.items()}
-    torch.testing.assert_close(seen["RGB"], image.float())
-    torch.testing.assert_close(seen["BGR"], image.flip(0).float())
+def test_an_order_of_channels_that_is_unknown_is_refused(model: nn.Module) -> None:
     assert Detectron2Detector(model, NAMES).channel_order == model.input_format == "BGR"
     with pytest.raises(UserError, match=r"channel order 'YUV-BT.601'"):
         Detectron2Detector(model, NAMES, channel_order="YUV-BT.601")
@@ -209,35 +173,3 @@ def test_without_an_rpn_only_what_needs_one_is_missing() -> None:
         features = detector.extract(noise())
         output = detector.predict(features, detector.pool(features, boxes), boxes)["fc"]
     assert output.scores.shape == (1, 3)
-
-
-@pytest.fixture(scope="module")
-def features_of_noise(model: nn.Module) -> tuple[Detectron2Detector, Any]:
-    detector = Detectron2Detector(model, NAMES, 64, 128)
-    with torch.inference_mode():
-        return detector, detector.extract(noise())
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(st.tuples(*[st.floats(0, 50, width=32)] * 2, *[st.floats(1, 60, width=32)] * 2)),
-    st.randoms(use_true_random=False),
-)
-def test_what_is_said_of_a_box_does_not_depend_on_the_others(
-    features_of_noise: tuple[Detectron2Detector, Any], corners: list[Any], random: Any
-) -> None:
-    detector, features = features_of_noise
-    boxes = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in corners]).reshape(-1, 4)
-    order = list(range(len(boxes)))
-    random.shuffle(order)
-
-    def said(asked: torch.Tensor) -> Any:
-        with torch.inference_mode():
-            return detector.predict(features, detector.pool(features, asked), asked)["fc"]
-
-    together, shuffled = said(boxes), said(boxes[order])
-    torch.testing.assert_close(together.scores[order], shuffled.scores)
-    torch.testing.assert_close(together.boxes[order], shuffled.boxes, rtol=1e-5, atol=1e-3)
-    limits = torch.tensor([80.0, 60, 80, 60])
-    assert ((together.boxes >= 0) & (together.boxes <= limits)).all()
-    assert (together.scores.sum(dim=1) <= 1 + 1e-5).all()

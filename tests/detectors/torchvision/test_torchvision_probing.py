@@ -155,19 +155,6 @@ def test_numbers_that_are_not_finite_are_told() -> None:
 
 
 @torch.inference_mode()
-def test_memory_and_bfloat16() -> None:
-    detector = TorchvisionDetector(model_of(["a", "b", "c"]), CLASSES)
-    features = detector.extract(image())
-    exact, regressed = Responder(detector, 64)(features, boxes(), 1)["fc"]
-    found = Responder(detector, 1)(features, boxes(), 1)["fc"]
-    torch.testing.assert_close(found[0], exact, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[1], regressed, rtol=0, atol=1e-3)
-    rounded, _ = Responder(detector, 64, "bfloat16")(features, boxes(), 1)["fc"]
-    assert not torch.equal(rounded, exact)
-    assert float(torch.corrcoef(torch.stack([rounded, exact]))[0, 1]) > 0.998
-
-
-@torch.inference_mode()
 def test_bfloat16_does_not_round_the_boxes_of_a_head_without_prober() -> None:
     detector = TorchvisionDetector(small_model(RowsHead(), OwnPredictor()), CLASSES)
     assert detector.fast_path(torch.bfloat16) is None
