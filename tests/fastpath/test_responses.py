@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.boxes import outer_boxes
 from rethink_heads.config import (
     DETECTRON2,
     MASKRCNN_BENCHMARK,
@@ -20,10 +19,9 @@ from rethink_heads.detectors.random_weights import spread_outputs
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.heads import STRUCTURES
 from rethink_heads.measure.responses import Responder, respond
-from rethink_heads.proposals import grid
+from tests.fastpath.rois import boxes_of_all_levels, image
 
 CLASSES = ("a", "b", "c")
-SIZE = (120, 170)
 SCORE_ERROR, BOX_ERROR = 1e-5, 1e-3
 # The largest differences found for the detectors here were 0.014 and 0.22 px, the least correlation 0.99991.
 BFLOAT16_SCORE_ERROR, BFLOAT16_BOX_ERROR, BFLOAT16_CORRELATION = 0.021, 0.33, 0.9998
@@ -75,23 +73,6 @@ def small_detector(head: str, **model: object) -> RCNN:
         },
     )
     return detector
-
-
-def image() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    coarse = torch.randint(0, 256, (3, 12, 17), generator=generator, dtype=torch.uint8)
-    return coarse.repeat_interleave(10, 1).repeat_interleave(10, 2)
-
-
-def boxes_of_all_levels() -> Tensor:
-    """Grids about a small object and a large one in the corner, and boxes that share nothing with each other."""
-    generator = torch.Generator().manual_seed(6)
-    scattered = torch.rand(40, 4, generator=generator) * 80
-    scattered[:, 2:] += scattered[:, :2]
-    small = grid(torch.tensor([40.0, 50, 61, 66]), SIZE, 5).boxes
-    large = grid(torch.tensor([0.0, 3, 150, 119]), SIZE, 3).boxes
-    x = torch.tensor([[5.0, 6], [7, 160], [0, 170]])
-    return torch.cat([small, scattered, large, outer_boxes(x, x * 0.7)])
 
 
 Responses = dict[str, tuple[Tensor, Tensor]]

@@ -21,7 +21,7 @@ from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from tests.heads.reference import kept_detections
 
-IMAGES = ("000000000724.jpg", "000000001000.jpg")
+IMAGE = "000000000724.jpg"
 SMALL_IMAGES = {"INPUT.MIN_SIZE_TEST": 192, "INPUT.MAX_SIZE_TEST": 256}
 SMALL_MODEL = SMALL_IMAGES | {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,

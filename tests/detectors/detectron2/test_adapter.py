@@ -21,7 +21,7 @@ from rethink_heads.detectors.base import HeadOutput, supports
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from tests.detectors.detectron2.predictors import (
     FASTER,
-    IMAGES,
+    IMAGE,
     SMALL_IMAGES,
     SMALL_MODEL,
     as_opencv,
@@ -87,26 +87,17 @@ def proposals_of(predictor: DefaultPredictor, image: Tensor) -> tuple[Tensor, In
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def opened_model(request: Any, tmp_path_factory: Any) -> tuple[str, Detectron2Detector, CfgNode]:
-    """Each model, built once."""
-    name, settings, _ = MODELS[request.param]
-    return request.param, *opened(tmp_path_factory.mktemp(request.param), name, settings)
-
-
-@pytest.fixture(scope="module", params=IMAGES)
-def case(
-    request: Any, opened_model: tuple[str, Detectron2Detector, CfgNode], shared_data: Path
-) -> Case:
-    """Each model with each image."""
-    name, detector, cfg = opened_model
-    image = read_image(shared_data, request.param)
+def case(request: Any, tmp_path_factory: Any, shared_data: Path) -> Case:
+    """Each model with a real image."""
+    name, settings, head = MODELS[request.param]
+    detector, cfg = opened(tmp_path_factory.mktemp(request.param), name, settings)
+    image = read_image(shared_data, IMAGE)
     with predictor_of(detector, cfg) as predictor:
         proposals, instances = proposals_of(predictor, image)
     with torch.inference_mode():
         features = detector.extract(image)
         pooled = detector.pool(features, proposals)
         outputs = detector.predict(features, pooled, proposals)
-    head = MODELS[name][2]
     return Case(detector, cfg, head, image, proposals, instances, pooled, outputs)
 
 
@@ -134,6 +125,8 @@ def test_their_proposals_through_our_probe_give_their_detections(case: Case) -> 
     output = case.outputs[case.head]
     assert output.boxes.shape == (*output.scores.shape, 4) == (len(case.proposals), 80, 4)
     assert_same_detections(case, *detected(output, case.cfg))
+    agnostic = case.cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+    assert bool((output.boxes == output.boxes[:, :1]).all()) == agnostic
 
 
 def test_detections_are_those_of_their_predictor(case: Case) -> None:
@@ -163,12 +156,6 @@ def test_no_boxes_have_empty_outputs(case: Case) -> None:
         assert output.scores.shape == (0, 80)
         assert output.boxes.shape == (0, 80, 4)
     assert all(len(each) == 0 for each in maps.values())
-
-
-def test_a_class_agnostic_box_is_every_class_s(case: Case) -> None:
-    agnostic = case.cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
-    boxes = case.outputs[case.head].boxes
-    assert bool((boxes == boxes[:, :1]).all()) == agnostic
 
 
 def test_maps_are_what_their_layers_give(case: Case) -> None:
