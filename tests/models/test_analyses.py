@@ -114,7 +114,7 @@ def test_detectors_without_detections_are_left_out_of_precision(data: Path, here
 def test_comparisons_are_drawn_again_to_the_byte(data: Path, here: Path) -> None:
     models = [model("full", "a"), model("sharp", "b"), "--data", data]
     for command in (("correlate",), ("regress",), ("correlate", "--stage", "all")):
-        invoke(*command, *models, *FEW)
+        invoke(*command, *models)
     invoke("evaluate", *models)
     shared = here / "runs" / "a-b"
     before = {path.name: path.read_bytes() for path in (shared / "figures").glob("*.png")}
