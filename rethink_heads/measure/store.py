@@ -41,7 +41,7 @@ BLOCK = 1024
 Key = tuple[str, str]
 """Detector and head."""
 Name = tuple[str, ...]
-"""Of an array: what it is (MOMENTS, ...), detector and head; of MAPS and WEIGHTS what, detector, branch or head, kind."""
+"""Of an array: what it is (MOMENTS, ...), detector and head; of MAPS and WEIGHTS detector, branch or head, kind."""
 Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
 
