@@ -68,7 +68,7 @@ class Measurements:
     def __init__(
         self,
         objects: pd.DataFrame,
-        arrays: Mapping[Name, Array | _Rows],
+        arrays: Mapping[Name, Array | View],
         provenance: Mapping[str, str] | None = None,
     ) -> None:
         """Hold arrays of some objects.
@@ -87,7 +87,7 @@ class Measurements:
         if not (index.is_monotonic_increasing and index.is_unique):
             raise ValueError("objects of measurements have to be sorted, each there once")
         self._arrays = {
-            name: values if isinstance(values, _Rows) else _Rows(_Held(values))
+            name: values if isinstance(values, View) else View(_Held(values))
             for name, values in arrays.items()
         }
         self.provenance = dict(provenance or {})
@@ -231,7 +231,7 @@ class Measurements:
             return cls.empty()
         objects = pd.concat([part.objects for part in parts]).drop_duplicates(IDS).sort_values(IDS)
         index = pd.MultiIndex.from_frame(objects[IDS])
-        arrays: dict[Name, _Rows] = {}
+        arrays: dict[Name, View] = {}
         for part in parts:
             place = pd.MultiIndex.from_frame(part.objects[IDS]).get_indexer(index)
             same = np.array_equal(place, np.arange(len(part.objects)))
@@ -271,7 +271,7 @@ class Measurements:
         objects, _ = read_parquet(folder / OBJECTS_NAME)
         try:
             arrays = {
-                tuple(each["name"]): _Rows(_File(folder / each["file"], each["crc32"]))
+                tuple(each["name"]): View(_File(folder / each["file"], each["crc32"]))
                 for each in meta["arrays"]
             }
             found = cls(objects, arrays, meta["provenance"])
@@ -473,7 +473,7 @@ class _ArrayFile:
 
 
 @dataclass(frozen=True)
-class _Rows:
+class View:
     """Rows of an array in the order of some objects.
 
     Attributes:
@@ -484,11 +484,11 @@ class _Rows:
     source: Callable[[], Array]
     place: Indices | None = None
 
-    def at(self, place: Indices) -> _Rows:
+    def at(self, place: Indices) -> View:
         """The rows of other objects, by their rows here (-1: none)."""
         if self.place is not None:
             place = np.where(place < 0, -1, self.place[place]) if len(self.place) else place
-        return _Rows(self.source, place)
+        return View(self.source, place)
 
     def take(self, fill: float) -> Array:
         """The array (O, ...) with ``fill`` for objects that it has no row of."""
