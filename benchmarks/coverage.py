@@ -24,8 +24,8 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
+from rethink_heads.data.coco import Annotated as AnnotatedObjects
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.coco_objects import Annotated as AnnotatedObjects
 from rethink_heads.detection_results import detection_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order

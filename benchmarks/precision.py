@@ -27,9 +27,9 @@ from benchmarks.random_weights import branch_of, settings
 from benchmarks.sides import Options, Sides, make_sides, ours, yardstick_of
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
 from rethink_heads.detectors.folding import folded
-from rethink_heads.devices import resolve_device
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.heads import ConvHead, FCHead, WideningBlock
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import DTYPES, Responder
 from rethink_heads.probing.axis import RoIAlignRule
 from rethink_heads.probing.blocks import level_rois, pool

@@ -26,8 +26,8 @@ from benchmarks.sides import YARDSTICK, Options, Sides, make_sides, on_device, o
 from benchmarks.subjects import DEFAULT_DATA, Subject
 from benchmarks.timing import in_turn, seconds
 from benchmarks.yardstick import some_of
-from rethink_heads.devices import resolve_device
 from rethink_heads.files import write_csv
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
 from rethink_heads.plots.looks import HEAD_COLOURS, head_label
 from rethink_heads.plots.saving import save_figure

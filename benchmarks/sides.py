@@ -14,7 +14,7 @@ from benchmarks.subjects import Subject, subjects
 from benchmarks.yardstick import Pyramid, Yardstick
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.devices import resolve_device
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
 
 YARDSTICK = "yardstick"

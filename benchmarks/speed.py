@@ -27,9 +27,9 @@ from benchmarks.sides import YARDSTICK, Options, Variant, make_sides, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject, sampled
 from rethink_heads.detectors.frames import ImageFeatures
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.devices import resolve_device
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
 
 

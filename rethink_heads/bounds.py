@@ -6,10 +6,9 @@ Beyond them a number is a slip of the keyboard, and what it would start ends hou
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import shorten
+from rethink_heads.errors import UserError, shorten
 
 Number = TypeVar("Number", int, float)
 
@@ -89,3 +88,26 @@ DEVICES = Bounds(1, 100_000)
 SECONDS = Bounds(0, 10**6)
 ERROR_IOU = Bounds(0.1, 1.0)
 MOST_POINTS = 1000
+
+
+HeadName = Literal[
+    "fc", "conv", "double-fc", "double-conv", "double", "double-reverse", "double-ext"
+]
+HEADS: tuple[str, ...] = get_args(HeadName)
+"""By the names of :data:`rethink_heads.heads.STRUCTURES`."""
+
+HEAD_ALIASES = {
+    "single-fc": "fc",
+    "single-conv": "conv",
+    "double-head": "double",
+    "double-head-reverse": "double-reverse",
+    "double-head-ext": "double-ext",
+}
+"""The paper's names, where they are longer, and ours."""
+
+DEFAULT_HEAD = "double-ext"
+
+
+def head_name(name: Any) -> Any:
+    """Return our name of a head, given ours or the paper's; anything else as it is."""
+    return HEAD_ALIASES.get(name, name) if isinstance(name, str) else name

@@ -17,8 +17,8 @@ from rethink_heads.config import Settings, StudyConfig
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.overrides import read_mapping
 from rethink_heads.runs import BROUGHT, Run
+from rethink_heads.settings import read_mapping
 from rethink_heads.study_folder import CONFIG_NAME, StudyFolder
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from rethink_heads.commands import (
     sweep,
     train,
 )
-from rethink_heads.commands.ending import ADVICE, end_at_once, explain
+from rethink_heads.commands.exit_handling import ADVICE, end_at_once, explain
 from rethink_heads.console import prepare_streams
-from rethink_heads.input_files import shorten, unwritable
+from rethink_heads.errors import shorten, unwritable
 
 LONGEST_USAGE_ERROR = 400
 # Where releases of Typer keep it differs.

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethink_heads.distributed import is_first_process
-from rethink_heads.input_files import shorten
+from rethink_heads.errors import shorten
 
 WIDEST = 1000
 NO_INTERVAL = "[-]"

@@ -1,9 +1,9 @@
 """Several processes that run one command together, as ``torchrun`` starts them, on one machine or several.
 
-All run the same lines. They share a folder, and a small store of keys that the first process, or torchrun, serves:
-through it the first process decides what all must agree on, the items of a piece of work are handed out one at a
-time, and the failure of one ends all. Nothing that is measured passes through it, so neither NCCL nor gloo is needed.
-A process by itself goes the same ways with a store of its own.
+All run the same lines. They share a folder, and a small key-value store that rank 0, or torchrun, serves: through it
+rank 0 decides what all must agree on, a work queue hands out items one at a time, and the failure of one process ends
+all. Nothing that is measured passes through it, so neither NCCL nor gloo is needed. A single process goes the same
+ways without a store.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from rethink_heads.errors import UserError
-from rethink_heads.process_store import GuardedStore, OtherProcessError, OwnStore, Store
+from rethink_heads.errors import LostConnectionError, OtherProcessError, UserError
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.5
-LEAVING_SECONDS = 10.0
-
-_FAILED, _FAILURES, _ENDED, _LEFT = "failed", "failures", "ended", "left"
+BARRIER_SECONDS = 10.0
 
 Value = TypeVar("Value")
 Item = TypeVar("Item")
@@ -29,33 +26,33 @@ Item = TypeVar("Item")
 class Processes:
     """The processes of one command, as one of them sees it.
 
-    Every process must call the collective methods (``decide``, ``share``) in the same order.
+    Every process must call the collective methods (``broadcast``, ``work_queue``) in the same order.
 
     Args:
-        store: reached by all.
-        rank: this process, 0 for the first.
+        store: a ``torch.distributed.Store`` that all reach; None in a single process.
+        rank: of this process, from 0.
         count: of processes.
 
     Attributes:
-        sharing: how many of them share the work: the first alone when the others have left the rest to it.
+        working: how many of them take items of work queues: rank 0 alone after :func:`rank_zero_only`.
     """
 
-    def __init__(self, store: Store, rank: int, count: int) -> None:
-        self._store, self.rank, self.count = GuardedStore(store), rank, count
-        self.sharing = count
+    def __init__(self, store: Any, rank: int, count: int) -> None:
+        self._store, self.rank, self.count = store or _Counters(), rank, count
+        self.working = count
         self._calls = 0
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def decide(self, decision: Callable[[], Value]) -> Value:
-        """What the first process decides, for all of them.
+    def broadcast(self, decision: Callable[[], Value]) -> Value:
+        """Return what rank 0 decides, in all processes.
 
         So none goes by a file that another has written meanwhile, or that its own machine does not show yet.
 
         Args:
-            decision: called in the first process alone; its result can be written as JSON.
+            decision: called on rank 0 alone; its result can be written as JSON.
 
         Raises:
             OtherProcessError: another process failed.
@@ -63,18 +60,19 @@ class Processes:
         key = self._next_key()
         if self.is_first:
             value = decision()
-            self._store.set(key, json.dumps(value))
+            if self.count > 1:
+                self.ask("set", key, json.dumps(value))
             return value
-        self.wait(lambda: self._store.check([key]))
-        decided: Value = json.loads(self._store.get(key))
+        self.wait(lambda: self.ask("check", [key]))
+        decided: Value = json.loads(self.ask("get", key))
         return decided
 
-    def share(self, items: Sequence[Item]) -> Share[Item]:
+    def work_queue(self, items: Sequence[Item]) -> WorkQueue[Item]:
         """Hand out items, the same in every process, so that each is taken by exactly one."""
-        return Share(self, self._store, self._next_key(), items)
+        return WorkQueue(self, self._next_key(), items)
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] | None = None) -> None:
-        """Wait, for as long as it takes, until something is so.
+        """Wait, for as long as it takes, until ``ready`` returns true.
 
         Args:
             ready: asked again and again.
@@ -93,29 +91,27 @@ class Processes:
 
     def check(self) -> None:
         """Raise OtherProcessError where another process failed."""
-        if self.count > 1 and self._store.check([_FAILED]):
-            failure = json.loads(self._store.get(_FAILED))
-            raise OtherProcessError(failure["message"], failure["code"])
+        if self.count > 1 and self.ask("check", ["failed"]):
+            raise OtherProcessError(**json.loads(self.ask("get", "failed")))
 
-    def fail(self, message: str, code: int) -> bool:
+    def fail(self, message: str, code: int) -> OtherProcessError | None:
         """Have all processes end with an exit code.
 
         Returns:
-            Whether this is the first process to fail, which is the one to say why.
+            The failure of another process that came before; None: this one is the first, and says why.
         """
         if self.count == 1:
-            return True
+            return None
+        failure = {"message": message, "code": code, "rank": self.rank}
         try:
-            if self._store.add(_FAILURES, 1) > 1:
-                return False
-            self._store.set(_FAILED, json.dumps({"message": message, "code": code}))
-        except UserError:
+            first = json.loads(self.ask("compare_set", "failed", "", json.dumps(failure)))
+        except LostConnectionError as lost:
             # The store went with the process that served it: where that is not said, each machine says it.
-            return self.is_first
-        return True
+            return None if self.is_first else lost
+        return None if first["rank"] == self.rank else OtherProcessError(**first)
 
     def end(self) -> None:
-        """End together: the others when the first has done everything.
+        """End together: the others when rank 0 has done everything.
 
         Raises:
             OtherProcessError: another process failed.
@@ -123,137 +119,149 @@ class Processes:
         if self.count == 1:
             return
         if self.is_first:
-            self._store.set(_ENDED, "")
-            self.see_off()
+            self.ask("set", "ended", "")
+            self.barrier()
         else:
-            self.wait(lambda: self._store.check([_ENDED]))
+            self.wait(lambda: self.ask("check", ["ended"]))
             self.leave()
 
     def leave(self) -> None:
-        """Count this process among those that have ended; to be called by those that others wait for."""
-        if self.count > 1:
-            try:
-                self._store.add(_LEFT, 1)
-            except UserError:
-                # Nobody is left to wait.
-                return
+        """Count this process among those that a barrier has not to wait for."""
+        try:
+            self.ask("add", "left", 1)
+        except LostConnectionError:
+            # Nobody is left to wait.
+            return
 
-    def see_off(self, seconds: float = LEAVING_SECONDS) -> None:
-        """Give the other processes some time to end by themselves: torchrun kills them when this one is gone."""
+    def barrier(self, seconds: float = BARRIER_SECONDS) -> None:
+        """Give the other processes some time to leave: torchrun kills them when this one is gone."""
         last = time.monotonic() + seconds
         try:
-            while self.count > 1 and time.monotonic() < last:
-                if self._store.add(_LEFT, 0) >= self.count - 1:
-                    return
+            while time.monotonic() < last and self.ask("add", "left", 0) < self.count - 1:
                 time.sleep(FIRST_PAUSE)
-        except UserError:
+        except LostConnectionError:
             return
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the store.
+
+        Raises:
+            LostConnectionError: whoever serves the store is gone.
+        """
+        try:
+            return getattr(self._store, method)(*arguments)
+        except RuntimeError as error:  # torch.distributed's errors are such
+            raise LostConnectionError from error
 
     def _next_key(self) -> str:
         self._calls += 1
         return f"call {self._calls}"
 
 
-class Share(Generic[Item]):
+class WorkQueue(Generic[Item]):
     """Items handed out one at a time to whichever process asks next: iterate, and call ``done`` after each.
 
     Attributes:
         items: all of them, in the order in which they are handed out.
     """
 
-    def __init__(self, processes: Processes, store: Store, key: str, items: Sequence[Item]) -> None:
-        self._processes, self._store, self._key = processes, store, key
-        self.items = items
+    def __init__(self, processes: Processes, key: str, items: Sequence[Item]) -> None:
+        self._processes, self._key, self.items = processes, key, items
 
     def __iter__(self) -> Iterator[Item]:
         while True:
             self._processes.check()
-            place = self._store.add(f"{self._key}: taken", 1) - 1
+            place = self._add("taken", 1) - 1
             if place >= len(self.items):
                 return
             yield self.items[place]
 
     def done(self, counted: int = 0) -> None:
         """Note an item as done, and things counted beside the items."""
-        self._store.add(f"{self._key}: counted", counted)
-        self._store.add(f"{self._key}: done", 1)
+        self._add("counted", counted)
+        self._add("done", 1)
 
     @property
     def progress(self) -> tuple[int, int]:
         """Items that all processes have done, and the things counted beside them."""
-        done = self._store.add(f"{self._key}: done", 0)
-        return done, self._store.add(f"{self._key}: counted", 0)
+        return self._add("done", 0), self._add("counted", 0)
 
     def finish(self, meanwhile: Callable[[], None] | None = None) -> None:
-        """The first process waits until all are done; the others only say that they are.
+        """Return on rank 0 when all items are done, on the other ranks at once.
 
         Raises:
             OtherProcessError: another process failed.
         """
-        finished = f"{self._key}: finished"
-        self._store.add(finished, 1)
+        self._add("finished", 1)
         if self._processes.is_first:
-            sharing = self._processes.sharing
-            self._processes.wait(lambda: self._store.add(finished, 0) >= sharing, meanwhile)
+            working = self._processes.working
+            self._processes.wait(lambda: self._add("finished", 0) >= working, meanwhile)
+
+    def _add(self, counter: str, amount: int) -> int:
+        total: int = self._processes.ask("add", f"{self._key}: {counter}", amount)
+        return total
+
+
+class _Counters(dict[str, int]):
+    """What a single process uses of a store."""
+
+    def add(self, key: str, amount: int) -> int:
+        self[key] = self.get(key, 0) + amount
+        return self[key]
 
 
 def is_first_process() -> bool:
-    """Under torchrun every process runs the command; one of them speaks and writes results."""
+    """Return whether this is rank 0: of several processes the one that prints and writes results."""
     return process_count() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def process_count() -> int:
-    """The number of processes that torchrun started on all machines; 1 without it."""
+    """Return the number of processes that torchrun started on all machines; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def local_rank() -> int | None:
-    """This process among those of its machine, from 0; None without torchrun."""
+    """Return this process's rank among those of its machine; None without torchrun."""
     return int(os.environ.get("LOCAL_RANK", "0")) if process_count() > 1 else None
 
 
-def speaks_for_machine() -> bool:
-    """Whether this process says what the first of all may not be there to say: one of each machine does."""
-    return is_first_process() or local_rank() == 0
-
-
-def alone() -> Processes:
+def single_process() -> Processes:
     """This process by itself, whatever others there are."""
-    return Processes(OwnStore(), 0, 1)
+    return Processes(None, 0, 1)
 
 
 _joined: Processes | None = None
 
 
 def processes() -> Processes:
-    """The processes that torchrun started, or this one alone.
+    """Return the processes that torchrun started, or the single one.
 
     Raises:
         UserError: the others cannot be reached.
     """
     global _joined
     if process_count() == 1:
-        return alone()
+        return single_process()
     if _joined is None:
-        _joined = _join()
+        _joined = _rendezvous()
     return _joined
 
 
-def leave_to_first() -> None:
-    """What follows is the first process's: the others wait for its end, and end as it does.
+def rank_zero_only() -> None:
+    """Leave what follows to rank 0: the others wait for its end, and end as it does.
 
     Raises:
-        SystemExit: in the others, when the first has ended well.
-        OtherProcessError: in the others, when a process failed.
+        SystemExit: on other ranks, when rank 0 has ended well.
+        OtherProcessError: on other ranks, when a process failed.
     """
     together = processes()
-    together.sharing = 1
+    together.working = 1
     if not together.is_first:
         together.end()
         raise SystemExit(0)
 
 
-def _join() -> Processes:
+def _rendezvous() -> Processes:
     if "MASTER_ADDR" not in os.environ or "RANK" not in os.environ:
         raise UserError(
             "WORLD_SIZE is set, but RANK or MASTER_ADDR is not: start several processes with torchrun,"

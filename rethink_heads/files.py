@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rethink_heads.errors import UserError
+from platformdirs import user_cache_path
+
+from rethink_heads.errors import UserError, shown
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+CACHE_VARIABLE = "RETHINK_HEADS_CACHE"
 METADATA_KEY = b"rethink_heads"
 VISIBLE_SECONDS, VISIBLE_PAUSE = 120.0, 0.05
 # In every temporary name, and in no other.
@@ -152,7 +157,7 @@ def reading_parquet(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"no such file: {path}") from error
     except PermissionError as error:
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -273,15 +278,7 @@ def sha256(path: Path) -> str:
         with open(path, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: OSError) -> UserError:
-    """What to say where the system does not let a file be read, whatever is in it."""
-    remedy = ""
-    if isinstance(error, PermissionError):
-        remedy = "; have its owner allow it (chmod a+r), on its folders too (chmod a+rx)"
-    return UserError(f"cannot read {path}: {error.strerror or error}{remedy}")
+        raise cannot_read(path, "file", error) from error
 
 
 def remove(path: Path) -> None:
@@ -297,3 +294,117 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     # pyarrow wraps the system's words in its own; the number is the same.
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return UserError(f"cannot write {path}: {reason}; free some space or choose another folder")
+
+
+LARGEST_SETTINGS = 2**20
+"""Bytes of the largest file of settings, class map or file of class names that is read."""
+LARGEST_LIST = 16 * 2**20
+"""Bytes of the largest list of images or XML file that is read."""
+
+
+def open_file(path: Path, kind: str) -> BinaryIO:
+    """Open a regular file for reading, in binary.
+
+    Args:
+        path: the file.
+        kind: what it is, for messages: "image", "annotation file".
+
+    Raises:
+        UserError: it is not there, is a folder or a pipe, may not be read, or has a name that no file can have. The
+            message names the folder that is missing or closed where it is not the file itself.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or pipe"
+            raise UserError(f"cannot read {kind} {shown(path)}: it is {what}, not a file")
+        return open(path, "rb")
+    except (OSError, ValueError) as error:
+        raise cannot_read(path, kind, error) from error
+
+
+def read_bytes(path: Path, kind: str, largest: int) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        UserError: as of :func:`open_file`, or it has more than ``largest`` bytes.
+    """
+    with open_file(path, kind) as stream:
+        if os.fstat(stream.fileno()).st_size > largest:
+            raise UserError(
+                f"{kind} {shown(path)} is larger than {largest / 2**20:,g} MiB, the most that is read;"
+                " give a smaller one"
+            )
+        try:
+            return stream.read()
+        except OSError as error:
+            raise cannot_read(path, kind, error) from error
+
+
+def read_text(path: Path, kind: str = "file", largest: int = LARGEST_SETTINGS) -> str:
+    """Return a file's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UserError: as of :func:`read_bytes`, or it is not text in one of these encodings.
+    """
+    content = read_bytes(path, kind, largest)
+    is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if is_wide else "UTF-8"
+        raise UserError(
+            f"{kind} {shown(path)}, line {line}: byte 0x{content[error.start]:02x} is not {encoding}; save it as UTF-8"
+        ) from error
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; there is none of a name that the system refuses."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name, as far as one is allowed to see."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError:
+    """Return the sentence for a file or folder that the system refuses, with the path that is the matter."""
+    name, missing = f"{kind} {shown(path)}", f"no such {kind}: {shown(path)}"
+    if isinstance(error, PermissionError):
+        for folder in reversed(Path(path).absolute().parents):
+            if is_folder(folder) and not os.access(folder, os.X_OK):
+                return UserError(
+                    f"cannot read {name}: no permission to enter the folder {shown(folder)}; ask for it"
+                )
+        return UserError(f"cannot read {name}: no permission to read it; ask for it")
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        for folder in reversed(Path(path).absolute().parents):
+            if not is_folder(folder):
+                return UserError(f"{missing} (there is no folder {shown(folder)}); check the path")
+        return UserError(f"{missing}; check the path")
+    reason = getattr(error, "strerror", None) or "no file can have this name"
+    return UserError(f"cannot read {name}: {reason}")
+
+
+def expand_home(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~name`` expanded; where there is no such user, as it is, as in a shell."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    # A name that is too long, or with characters that no name has, or in a folder that is closed.
+    except (OSError, ValueError):
+        return 0
+
+
+def cache_folder() -> Path:
+    """Return the folder that generated sets are kept in."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return expand_home(named) if named else user_cache_path("rethink-heads")

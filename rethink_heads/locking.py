@@ -118,7 +118,7 @@ def hold(
     key = Path(folder).resolve()
     together = processes() if together is None else together
     with contextlib.ExitStack() as stack:
-        if key in _held.counts or together.decide(lambda: _take(key, is_done, together, stack)):
+        if key in _held.counts or together.broadcast(lambda: _take(key, is_done, together, stack)):
             _held.counts[key] = _held.counts.get(key, 0) + 1
             stack.callback(_let_go, key)
         yield

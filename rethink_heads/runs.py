@@ -30,7 +30,7 @@ from rethink_heads import files
 from rethink_heads.config import Config, StudyConfig
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.overrides import read_mapping
+from rethink_heads.settings import read_mapping
 from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from rethink_heads.commands.given import detected as detected_of
 from rethink_heads.commands.given import given as given_of
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.voc_xml import VOC_CLASSES
+from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rethink_heads.config import Config, load_preset
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.bounds import HEAD_ALIASES, HEADS
+from rethink_heads.config import Config, ConventionsConfig, load_preset
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEAD_ALIASES, HEADS
-from rethink_heads.presets import preset_names
+from rethink_heads.settings import preset_names
 
 
 @pytest.mark.parametrize("head", HEADS)

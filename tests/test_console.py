@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer
 
-from rethink_heads.commands.ending import reporting_errors
+from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.console import (
     LONGEST_ERROR,
     LONGEST_WORD,

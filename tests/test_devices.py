@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rethink_heads.devices import whole_float32
+from rethink_heads.machine import whole_float32
 
 
 def test_whole_float32_turns_tf32_off_and_leaves_the_rest():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -15,47 +14,32 @@ import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 from rethink_heads import distributed
-from rethink_heads.commands.ending import reporting_errors
-from rethink_heads.devices import resolve_device
+from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.distributed import (
     Processes,
-    alone,
     is_first_process,
-    leave_to_first,
     processes,
+    rank_zero_only,
+    single_process,
 )
-from rethink_heads.errors import UserError
+from rethink_heads.errors import LostConnectionError, OtherProcessError, UserError
 from rethink_heads.files import until_visible
-from rethink_heads.process_store import LostConnectionError, OtherProcessError, OwnStore
+from rethink_heads.machine import resolve_device
 
 Result = TypeVar("Result")
 
 
-class SharedStore(OwnStore):
-    """One that several threads may use."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-
-    def add(self, key: str, amount: int) -> int:
-        with self._lock:
-            return super().add(key, amount)
-
-
-class LostStore(OwnStore):
-    def check(self, keys: list[str]) -> bool:
+class LostStore:
+    def __getattr__(self, method: str) -> Any:
         raise RuntimeError("Connection reset by peer")
-
-    def add(self, key: str, amount: int) -> int:
-        raise RuntimeError("Broken pipe")
 
 
 def in_processes(count: int, body: Callable[[Processes], Result]) -> list[Result]:
     """What ``body`` returns in each of several processes."""
-    store = SharedStore()
+    store = HashStore()
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(lambda rank: body(Processes(store, rank, count)), range(count)))
 
@@ -66,7 +50,7 @@ def test_each_item_is_taken_once_and_the_first_waits_for_all(count: int, items: 
     done: list[int] = []
 
     def body(together: Processes) -> Any:
-        share = together.share(items)
+        share = together.work_queue(items)
         taken = []
         for item in share:
             taken.append(item)
@@ -85,9 +69,9 @@ def test_the_first_decides_for_all_and_in_the_order_of_the_calls() -> None:
     def body(together: Processes) -> list[Any]:
         time.sleep(0.02 * (2 - together.rank))
         return [
-            together.decide(lambda: {"rank": together.rank}),
-            together.decide(lambda: None),
-            together.decide(lambda: [together.rank + 5]),
+            together.broadcast(lambda: {"rank": together.rank}),
+            together.broadcast(lambda: None),
+            together.broadcast(lambda: [together.rank + 5]),
         ]
 
     assert in_processes(3, body) == [[{"rank": 0}, None, [5]]] * 3
@@ -98,16 +82,16 @@ def test_one_failure_ends_all_with_one_message_and_one_code() -> None:
 
     def body(together: Processes) -> tuple[str, int]:
         try:
-            for item in together.share(range(1000)):
+            for item in together.work_queue(range(1000)):
                 if item == 5:
                     raise UserError("item 5 is broken")
                 time.sleep(0.001)
-            together.decide(lambda: True)
+            together.broadcast(lambda: True)
             together.end()
         except OtherProcessError as error:
             return str(error), error.code
         except UserError as error:
-            if together.fail(str(error), 2):
+            if together.fail(str(error), 2) is None:
                 told.append(together.rank)
         return "", 2
 
@@ -117,10 +101,9 @@ def test_one_failure_ends_all_with_one_message_and_one_code() -> None:
 
 
 def test_of_several_failures_one_is_told() -> None:
-    assert sorted(in_processes(4, lambda each: each.fail(f"rank {each.rank}", 2))) == [
-        *[False] * 3,
-        True,
-    ]
+    causes = in_processes(4, lambda each: each.fail(f"rank {each.rank}", 2))
+    assert causes.count(None) == 1
+    assert {str(cause) for cause in causes if cause} == {f"rank {causes.index(None)}"}
 
 
 def test_the_others_end_after_the_first() -> None:
@@ -143,34 +126,34 @@ def test_a_lost_connection_is_told_in_a_sentence() -> None:
     with pytest.raises(
         LostConnectionError, match="connection to the other processes is lost"
     ) as lost:
-        together.decide(lambda: True)
+        together.broadcast(lambda: True)
     assert lost.value.code == 2
-    assert not together.fail("and so this fails too", 2)
+    assert isinstance(together.fail("and so this fails too", 2), LostConnectionError)
 
 
 @pytest.fixture
-def as_second_of_two(monkeypatch: pytest.MonkeyPatch) -> SharedStore:
+def as_second_of_two(monkeypatch: pytest.MonkeyPatch) -> HashStore:
     """Make this process the second of two; return the store of both."""
-    store = SharedStore()
+    store = HashStore()
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed, "_joined", Processes(store, 1, 2))
     return store
 
 
-def test_the_others_leave_the_rest_to_the_first(as_second_of_two: SharedStore) -> None:
+def test_the_others_leave_the_rest_to_the_first(as_second_of_two: HashStore) -> None:
     Processes(as_second_of_two, 0, 1).end()
     as_second_of_two.set("ended", "")
     with pytest.raises(SystemExit) as ended:
-        leave_to_first()
+        rank_zero_only()
     assert ended.value.code == 0
     assert as_second_of_two.add("left", 0) == 1
 
 
-def test_the_others_end_as_a_first_that_failed(as_second_of_two: SharedStore) -> None:
-    assert Processes(as_second_of_two, 0, 2).fail("no disk", 2)
+def test_the_others_end_as_a_first_that_failed(as_second_of_two: HashStore) -> None:
+    assert Processes(as_second_of_two, 0, 2).fail("no disk", 2) is None
     with pytest.raises(OtherProcessError, match="no disk"):
-        leave_to_first()
+        rank_zero_only()
 
 
 @pytest.mark.parametrize(
@@ -197,11 +180,8 @@ def test_a_lost_connection_is_said_once_a_machine(
     assert capsys.readouterr().err.count("error: the connection to the other processes") == said
 
 
-def test_who_fails_too_ends_as_the_first_to_fail(as_second_of_two: SharedStore) -> None:
-    """Also when that one has not yet said why."""
-    as_second_of_two.add("failures", 1)
-    failure = json.dumps({"message": "interrupted", "code": 130})
-    threading.Timer(0.1, as_second_of_two.set, ["failed", failure]).start()
+def test_who_fails_too_ends_as_the_first_to_fail(as_second_of_two: HashStore) -> None:
+    assert Processes(as_second_of_two, 0, 2).fail("interrupted", 130) is None
 
     @reporting_errors
     def command() -> None:
@@ -230,10 +210,10 @@ def test_one_process_alone_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_alone_nothing_is_waited_for() -> None:
-    leave_to_first()
+    rank_zero_only()
     assert processes().is_first
-    assert alone().decide(lambda: 3) == 3
-    assert list(alone().share([1, 2])) == [1, 2]
+    assert single_process().broadcast(lambda: 3) == 3
+    assert list(single_process().work_queue([1, 2])) == [1, 2]
 
 
 def test_without_torchrun_the_variables_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,7 +232,7 @@ def test_a_file_that_comes_late_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_processes_take_the_gpus_in_turn(
-    as_second_of_two: SharedStore, monkeypatch: pytest.MonkeyPatch
+    as_second_of_two: HashStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -157,7 +157,7 @@ def test_csv_keeps_all_digits(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc" * 100_000)
     assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="no such file"):
         files.sha256(tmp_path / "y")
 
 
@@ -181,5 +181,5 @@ def test_no_permission_to_read_is_said_as_that(
     monkeypatch.setattr("pyarrow.parquet.ParquetFile", refuse)
     monkeypatch.setattr("builtins.open", refuse)
     for read in (files.read_parquet, files.sha256):
-        with pytest.raises(UserError, match=r"cannot read .*a\.parquet: Permission denied; have"):
+        with pytest.raises(UserError, match=r"cannot read .*a\.parquet: no permission"):
             read(path)

@@ -9,17 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import (
-    LARGEST_LIST,
-    LARGEST_SETTINGS,
-    check_writable,
-    is_file,
-    open_file,
-    read_text,
-    shorten,
-    shown,
-)
+from rethink_heads.errors import UserError, check_writable, shorten, shown
+from rethink_heads.files import LARGEST_LIST, LARGEST_SETTINGS, is_file, open_file, read_text
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -15,8 +15,8 @@ from rethink_heads.detectors.classes.map_file import read_class_map
 from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.errors import UserError
+from rethink_heads.settings import parse_yaml
 from rethink_heads.sweeps.loading import load_sweep
-from rethink_heads.yaml_files import parse_yaml
 
 DOUBLINGS = "".join(f"k{i}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40))
 MERGES = "".join(f"k{i}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(40))

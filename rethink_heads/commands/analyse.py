@@ -20,7 +20,7 @@ from rethink_heads.commands.figures import (
 from rethink_heads.commands.given import given
 from rethink_heads.commands.options import SeedOption, reporting_errors
 from rethink_heads.console import print_lines, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.study_folder import DEFAULT_MEASUREMENTS
 
@@ -45,7 +45,7 @@ def main(file: str) -> None:
         from rethink_heads.plots.style import NothingToDrawError
         from rethink_heads.results import write_tables
 
-        leave_to_first()
+        rank_zero_only()
         analysis = load_analysis(Path(file))
         runs = open_runs(run, sweep)
         names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])

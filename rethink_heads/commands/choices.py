@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from rethink_heads.brought import BroughtConfig
 from rethink_heads.config import DataConfig, MeasuringConfig, StudyConfig
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import shorten
+from rethink_heads.errors import UserError, shorten
 
 NOTHING = "none"
 OPTIONS = {"images": "--max-images"}

@@ -17,7 +17,7 @@ from rethink_heads.commands.options import (
 from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.progress import duration
 
@@ -41,7 +41,7 @@ def command(
     start = time.monotonic()
     demo = demo_run(device, seed, run)
     measurements, name = measured(demo, DataChoice(), MeasuringChoice(), None, device)
-    leave_to_first()
+    rank_zero_only()
 
     def is_done() -> bool:
         return is_drawn(demo, name, demo.config.seed)

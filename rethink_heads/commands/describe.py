@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads import bounds
+from rethink_heads.bounds import HEADS
 from rethink_heads.commands.options import JsonOption, OverridesArgument, reporting_errors, within
 from rethink_heads.console import number, print_json, print_lines, print_table, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def command(
     Memory is that of weights, gradients, momentum and what autograd saves in a training step with the
     preset's whole batch on one device (for one of four processes give training.batch_size=2).
     """
-    leave_to_first()
+    rank_zero_only()
     size = _frame(frame)
     with work():
         from rethink_heads.describing.description import describe

@@ -24,7 +24,7 @@ def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
         UserError: there is none.
     """
     from rethink_heads.detectors.base import lacking, offers
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     kept = []
     for run in runs:

@@ -12,8 +12,8 @@ from rethink_heads.commands.choices import DataChoice, MeasuringChoice, one_each
 from rethink_heads.commands.sessions import demo_run
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import expand_home, shorten
+from rethink_heads.errors import UserError, shorten
+from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
 from rethink_heads.runs import Run, default_runs_root
 
@@ -109,7 +109,7 @@ def _opened_model(
     from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun, found_at
     from rethink_heads.detectors.classes.names_file import read_class_names
     from rethink_heads.detectors.opening.models import model_name, open_model
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     name, model = _named(text)
     path = default_runs_root() / (name or model_name(model))

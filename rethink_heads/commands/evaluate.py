@@ -51,7 +51,7 @@ from rethink_heads.commands.options import (
 from rethink_heads.commands.sessions import chosen_heads
 from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.study_folder import StudyFolder
@@ -163,7 +163,7 @@ def command(
         detect(each, heads, data_choice, measuring.of(index, len(runs)), fusion, device, classes)
         for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
-    leave_to_first()
+    rank_zero_only()
     if compare or output is not None:
         _check_same_data(found)
     options = {"errors": errors, "calibration": calibration, "error_iou": error_iou}

@@ -9,7 +9,7 @@ import typer
 
 from rethink_heads.commands.options import JsonOption, reporting_errors
 from rethink_heads.console import print_json, print_lines, say
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.runs import Run
@@ -47,7 +47,7 @@ def command(
     rethink_heads.detectors.detectron2.config.add_rethink_heads_config(cfg) is called before the settings are read.
     What detectron2 computes otherwise with the same weights is said. `rethink-heads import` reads the files back.
     """
-    leave_to_first()
+    rank_zero_only()
     if to not in FRAMEWORKS:
         raise UserError(f"unknown framework {to!r}: give --to {' or '.join(FRAMEWORKS)}")
     _check_free(output)

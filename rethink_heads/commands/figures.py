@@ -16,7 +16,7 @@ from rethink_heads.commands.given import given, measured_names
 from rethink_heads.commands.options import JsonOption, SeedOption, reporting_errors
 from rethink_heads.commands.sessions import logged
 from rethink_heads.console import print_json, print_lines, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
@@ -110,7 +110,7 @@ def command(
     The paper's figures and tables are defined by the scripts in analyses/, which this runs; those
     that lack something are named with what they lack.
     """
-    leave_to_first()
+    rank_zero_only()
     skipped: dict[str, str] = {}
     if redraw is not None:
         if run or sweep or measurements:

@@ -138,7 +138,7 @@ def detected(
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     """Each sweep's table by its name, and its ordering, if it has one, by ``NAME_ordering``."""
     from rethink_heads.files import read_csv
-    from rethink_heads.overrides import read_mapping
+    from rethink_heads.settings import read_mapping
 
     tables = {}
     for folder in map(Path, folders):

@@ -17,7 +17,7 @@ from rethink_heads.commands.options import (
 from rethink_heads.commands.sessions import logged, read_data
 from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.runs import Run, default_runs_root
@@ -100,7 +100,7 @@ def command(
     commands treat the run as one that was trained here. --data is kept as the run's data; its classes name those
     of a file that names none.
     """
-    leave_to_first()
+    rank_zero_only()
     # A setting that does not exist is told before a large file is read.
     settings = load_preset("coco-r50", overrides=overrides)
     class_names = None

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.bounds import Bounds
-from rethink_heads.commands.ending import end_at_once
-from rethink_heads.commands.ending import reporting_errors as reporting_errors
-from rethink_heads.head_names import HEADS
-from rethink_heads.input_files import shorten
+from rethink_heads.bounds import HEADS, Bounds
+from rethink_heads.commands.exit_handling import end_at_once
+from rethink_heads.commands.exit_handling import reporting_errors as reporting_errors
+from rethink_heads.errors import shorten
 
 
 def within(allowed: Bounds) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rethink_heads import bounds
+from rethink_heads.bounds import HEADS
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.options import (
@@ -35,9 +36,8 @@ from rethink_heads.commands.options import (
 from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
 from rethink_heads.console import print_json, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 
 NAME = "plan"
 EXAMPLE = (
@@ -115,7 +115,7 @@ def command(
     objects are counted from the annotation file. Training is not counted, nor are the tables and figures, which take
     seconds to minutes after the measuring.
     """
-    leave_to_first()
+    rank_zero_only()
     name, overrides = _arguments(preset or ())
     chosen = DataChoice(data, annotations, images, split)
     detectors = DetectorChoice.of([run] if run else None, model, weights, class_names)
@@ -166,7 +166,7 @@ def _of_preset(
     seed: int | None,
 ) -> Subject:
     from rethink_heads.commands.sessions import read_data
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     config = measuring.of(0, 1).config(data.config(load_preset(name, head, overrides, seed)))
     where = resolve_device(device)
@@ -191,7 +191,7 @@ def _of_folder(
 ) -> Subject:
     from rethink_heads.commands.classes import shared_classes
     from rethink_heads.commands.sessions import read_data
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     measuring = measuring.of(0, 1)
     (folder,) = detectors.opened(device, data, measuring)

@@ -102,7 +102,7 @@ def demo_run(
     path = path or default_runs_root() / "demo"
     data, measuring = data or DataChoice(), measuring or MeasuringChoice()
     # Another process may just be making it.
-    if processes().decide(path.exists):
+    if processes().broadcast(path.exists):
         run = Run.open(path)
         if seed is not None and seed != run.config.seed:
             raise UserError(
@@ -128,7 +128,7 @@ def _check_choices(
     config: Config, data: DataChoice, measuring: MeasuringChoice, device: str
 ) -> None:
     """Find a mistake in what is to be measured before minutes of training, not after them."""
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     resolve_device(device)
     chosen = measuring.of(0, 1).config(data.config(config))
@@ -184,7 +184,7 @@ def opened(
     """
     from rethink_heads.brought import BroughtRun
     from rethink_heads.commands.classes import keep_match, narrowed, shared_classes
-    from rethink_heads.devices import resolve_device
+    from rethink_heads.machine import resolve_device
 
     config = measuring.config(data.config(folder.config))
     dataset = read_data(config)

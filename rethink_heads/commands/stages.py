@@ -31,7 +31,7 @@ from rethink_heads.commands.studies import (
     verdict,
 )
 from rethink_heads.console import interval, print_json, print_table, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.study_folder import StudyFolder
@@ -149,7 +149,7 @@ def stage_study(
             for run, choice in zip(runs, each, strict=True)
         ]
         names = found
-    leave_to_first()
+    rank_zero_only()
     boxes, provenance = None, {}
     if found:
         folders = [run.measurements(name) for run, name in zip(runs, found, strict=True)]

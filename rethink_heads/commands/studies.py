@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.commands.alike import check_alike, merged
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import is_of_detectors
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import measured
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
-from rethink_heads.head_names import HEADS, head_name
 from rethink_heads.runs import NOT_MEASURED, Run
 from rethink_heads.study_folder import StudyFolder
 
@@ -142,7 +142,7 @@ def study(
     runs, heads = chosen_runs(detectors, head, data, measuring, seed, device, branches)
     classes = common_classes(runs, data, measuring)
     found = study_of(runs, heads, data, measuring, seed, device, classes)
-    leave_to_first()
+    rank_zero_only()
     return found
 
 

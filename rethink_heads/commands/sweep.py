@@ -17,7 +17,7 @@ from rethink_heads.commands.options import (
     within,
 )
 from rethink_heads.console import print_json, print_lines, print_table, say, work
-from rethink_heads.distributed import leave_to_first
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.runs import default_runs_root
 
@@ -121,7 +121,7 @@ def command(
     """
     plan = _plan(sweep, preset, output, data, seed or [], use or [], axis or [], overrides or [])
     if dry_run or prepare:
-        leave_to_first()
+        rank_zero_only()
     if dry_run:
         _print_plan(plan, as_json)
         return

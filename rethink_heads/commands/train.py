@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rethink_heads.bounds import HEADS
 from rethink_heads.commands.options import (
     AnnotationsOption,
     DataOption,
@@ -22,7 +23,6 @@ from rethink_heads.commands.sessions import train_run
 from rethink_heads.config import Config, load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 from rethink_heads.runs import Run, default_runs_root
 
 NAME = "train"

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import read_bytes, shown
+from rethink_heads.errors import UserError, shown
+from rethink_heads.files import read_bytes
 
 log = logging.getLogger(__name__)
 

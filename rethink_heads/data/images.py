@@ -19,17 +19,27 @@ What is read, and how it becomes 8-bit RGB:
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import logging
+import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import open_file, shown
+from rethink_heads.distributed import single_process
+from rethink_heads.errors import UserError, shown
+from rethink_heads.files import cache_folder, cannot_read, open_file, sha256, write_text
+from rethink_heads.locking import hold
+from rethink_heads.machine import core_count
+from rethink_heads.progress import ProgressReport
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +51,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """What the names of such files end in, in small letters."""
 READ_FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF or PPM"
+
+# A file may change once more within the grain of its times: such a fresh one is read again next time.
+SETTLED_NS = 2 * 10**9
+# Fewer are read in no time.
+REPORTED_IMAGES = 2000
+HASHING_THREADS = 8
 
 MOST_PIXELS = 2**26
 MOST_OBLONG = 64
@@ -247,3 +263,63 @@ def _to_rgb(image: Image.Image, path: Path, is_deep: bool) -> np.ndarray:
             " 10, 12 or 14 bits do: it would be nearly black; scale it to 8 bits"
         )
     return pixels
+
+
+def image_hashes(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the SHA-256 of the bytes of images, so that images replaced in place are noticed.
+
+    Hashes are kept in the user's cache with each file's size and times; a file is read again only where these differ,
+    so that 100,000 images take a second or two when nothing has changed.
+
+    Args:
+        folder: of the images.
+        names: of the files, relative to it.
+
+    Raises:
+        UserError: an image is not there, or cannot be read.
+    """
+    folder = Path(folder).resolve()
+    digits = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    index = cache_folder() / "images" / digits / "hashes.json"
+    # Of several commands that read the same images, one does it. Each machine has a cache of its own.
+    with hold(index.parent, together=single_process()):
+        known = _known_hashes(index)
+        states = [_file_state(folder / name) for name in names]
+        new = [n for n, state in zip(names, states, strict=True) if known.get(n, [])[:-1] != state]
+        title = f"reading the images in {folder} (once)"
+        report = ProgressReport(title, len(new), "images", enabled=len(new) > REPORTED_IMAGES)
+        hashes = {name: known[name][-1] for name in set(names).difference(new)}
+        with report, ThreadPoolExecutor(min(HASHING_THREADS, core_count())) as pool:
+            for name, digest in zip(
+                new, pool.map(lambda name: sha256(folder / name), new), strict=True
+            ):
+                hashes[name] = digest
+                report.advance()
+        known |= {n: [*state, hashes[n]] for n, state in zip(names, states, strict=True)}
+        latest = time.time_ns() - SETTLED_NS
+        settled = {name: entry for name, entry in known.items() if max(entry[1:3]) < latest}
+        if new and settled:
+            # Without a cache that can be written, they are read each time.
+            with contextlib.suppress(UserError):
+                write_text(index, json.dumps(settled))
+    return [hashes[name] for name in names]
+
+
+def _file_state(path: Path) -> list[int]:
+    """Size in bytes, and times of modification and of change of state in ns."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise cannot_read(path, "image", error) from error
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _known_hashes(index: Path) -> dict[str, list[Any]]:
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))
+        return {
+            n: e for n, e in found.items() if len(e) == 4 and all(isinstance(i, int) for i in e[:3])
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        # None yet, or damaged: the images are read again.
+        return {}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rethink_heads.data.shapes import shapes_folder, shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import cannot_read, expand_home, is_file, is_folder, shown
+from rethink_heads.errors import UserError, shown
+from rethink_heads.files import cannot_read, expand_home, is_file, is_folder
 
 SHAPES = "shapes"
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rethink_heads import bounds
+from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import SHAPES, Config, load_preset
-from rethink_heads.data.shapes_geometry import CLASS_NAMES as SHAPES_CLASSES
-from rethink_heads.data.voc_xml import VOC_CLASSES
+from rethink_heads.data.shapes_drawing import CLASS_NAMES as SHAPES_CLASSES
+from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.describing.memory import FRAME_MULTIPLE, saved_in_heads, saved_in_trunk
 from rethink_heads.describing.parts import (
     SHARED_PARTS,
@@ -26,8 +27,7 @@ from rethink_heads.describing.parts import (
 )
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.presets import split_preset
+from rethink_heads.settings import split_preset
 
 PRECISIONS = ("32-true", "16-mixed")
 """What memory is computed for. ``bf16-mixed`` takes what ``16-mixed`` takes."""

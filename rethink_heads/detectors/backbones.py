@@ -13,7 +13,7 @@ from torchvision.models import get_model_weights, resnet
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FrozenBatchNorm2d
 
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig
 from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)

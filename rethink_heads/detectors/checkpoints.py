@@ -16,7 +16,7 @@ from rethink_heads.config import Config
 from rethink_heads.detectors.imports.reading import check_loaded
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.files import sha256, unreadable, write_torch
+from rethink_heads.files import cannot_read, sha256, write_torch
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except PermissionError as error:
-        raise unreadable(Path(error.filename or path), error) from error
+        raise cannot_read(Path(error.filename or path), "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no detector of this package: "

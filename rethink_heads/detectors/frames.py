@@ -45,7 +45,7 @@ class ImageFeatures:
     """One image's feature pyramid, its size in the detector's frame and its own, both (height, width).
 
     Attributes:
-        box_ends: ``edge`` or ``pixel``, see :class:`rethink_heads.conventions.ConventionsConfig`.
+        box_ends: ``edge`` or ``pixel``, see :class:`rethink_heads.config.ConventionsConfig`.
     """
 
     pyramid: dict[str, Tensor]

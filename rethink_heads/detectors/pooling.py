@@ -10,7 +10,7 @@ from torchvision.ops import box_area
 from torchvision.ops import roi_align as roi_align_of_batch
 
 from rethink_heads.boxes import enlarge
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig
 from rethink_heads.detectors.frames import Size
 from rethink_heads.probing.axis import RoIAlignRule
 from rethink_heads.probing.roi_align import roi_align

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, remove_small_boxes
 
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.frames import Size, clip_to_frame
 from rethink_heads.detectors.pooling import PyramidPooler

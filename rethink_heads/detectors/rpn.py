@@ -12,8 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import batched_nms, remove_small_boxes
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.frames import Size, clip_to_frame, to_edges
 
 ANCHOR_STRIDES = (4, 8, 16, 32, 64)

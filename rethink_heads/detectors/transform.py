@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig
 from rethink_heads.detectors.resizing import frame_size, resize_pixels
 
 
@@ -18,7 +18,7 @@ class ImageTransform(GeneralizedRCNNTransform):
     Args:
         min_size, max_size: of the resized image's sides, in pixels.
         image_mean, image_std: in the order and range that the network is fed.
-        conventions: see :class:`rethink_heads.conventions.ConventionsConfig`.
+        conventions: see :class:`rethink_heads.config.ConventionsConfig`.
     """
 
     def __init__(

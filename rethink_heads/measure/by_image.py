@@ -19,9 +19,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
-from rethink_heads.distributed import Processes, Share, processes
+from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.distributed import Processes, WorkQueue, processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_table, until_visible, write_parquet, write_text
 from rethink_heads.locking import hold, results_folder
@@ -86,8 +85,8 @@ def work_by_image(
 
     with hold(results_folder(folder.parent), is_done, together):
         parts: list[Parts] = []
-        plan = together.decide(
-            lambda: None if is_done() else _begin(work, folder, saved(), together.sharing, parts)
+        plan = together.broadcast(
+            lambda: None if is_done() else _begin(work, folder, saved(), together.working, parts)
         )
         if plan is None:
             if together.is_first:
@@ -95,7 +94,7 @@ def work_by_image(
             return
         if not parts:
             parts.append(_join(work, folder, plan))
-        share = together.share(plan["todo"])
+        share = together.work_queue(plan["todo"])
         with _threads(plan["threads"]):
             _do(work, parts[0], share, together.is_first)
             if together.is_first:
@@ -150,7 +149,7 @@ def file_by_image(
     work = ImageWork(dataset, provenance, part, title, progress=progress)
     work_by_image(work, path.with_name(f"{path.stem}-parts"), saved, merge, together)
     # The others read what the first has written.
-    together.decide(lambda: True)
+    together.broadcast(lambda: True)
     until_visible(lambda: file_provenance(path) == provenance, str(path))
 
 
@@ -219,7 +218,7 @@ def _join(work: ImageWork, folder: Path, plan: Mapping[str, Any]) -> Parts:
     return Parts(folder, work.provenance, joining=True)
 
 
-def _do(work: ImageWork, parts: Parts, share: Share[int], is_first: bool) -> None:
+def _do(work: ImageWork, parts: Parts, share: WorkQueue[int], is_first: bool) -> None:
     """Make parts until none is left; the first process reports what all have done, and waits for all."""
     total = len(work.dataset)
     start = total - len(share.items)

@@ -9,8 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
@@ -101,7 +100,7 @@ def keep_detections(
 
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset), **provenance}
-    if processes().decide(lambda: _has_more(file_provenance(path), whole, dataset)):
+    if processes().broadcast(lambda: _has_more(file_provenance(path), whole, dataset)):
         label_files(folder, detector_name)
         return
     kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES, detector_name)

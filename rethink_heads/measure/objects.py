@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import Sample
 from rethink_heads.detectors.base import Detector, Features, RoIFeatures
-from rethink_heads.devices import whole_float32
+from rethink_heads.machine import whole_float32
 from rethink_heads.measure.maps import (
     cell_responses,
     displacement_scores,

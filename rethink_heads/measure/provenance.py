@@ -13,7 +13,7 @@ from rethink_heads import __version__
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.distributed import Processes, processes
-from rethink_heads.files import METADATA_KEY, unreadable
+from rethink_heads.files import METADATA_KEY, cannot_read
 
 FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
 # Of the errors of sampling: a file beside FILES, and how the proposals were drawn. Measurements from before there were
@@ -54,7 +54,7 @@ def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) 
     return {
         "data": dataset.fingerprint,
         "images": str(len(dataset)),
-        IMAGE_FILES: together.decide(dataset.images_fingerprint),
+        IMAGE_FILES: together.broadcast(dataset.images_fingerprint),
         "version of rethink-heads": __version__,
         **{f"version of {name}": _version(name) for name in PACKAGES},
     }
@@ -79,7 +79,7 @@ def file_provenance(path: Path) -> dict[str, str] | None:
         found = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
     except PermissionError as error:
         # It is not to be made again: it is there, and perhaps all right.
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
     return found if isinstance(found, dict) else None

@@ -131,7 +131,7 @@ def label_files(folder: Path, detector: str) -> None:
     def is_done() -> bool:
         return all(_label(path) in (None, detector) for path in paths)
 
-    if processes().decide(is_done):
+    if processes().broadcast(is_done):
         return
     with hold(results_folder(folder)):
         if is_first_process():

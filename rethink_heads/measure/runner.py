@@ -11,12 +11,11 @@ import pandas as pd
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
 from rethink_heads.detectors.opening.fingerprint import fingerprint
-from rethink_heads.distributed import Processes, alone, processes
+from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
@@ -78,7 +77,7 @@ def measure(
             f"{dataset.where}; take more images (--max-images)"
         )
     # Without a folder that all of them see, each process is by itself.
-    together = alone() if folder is None else processes()
+    together = single_process() if folder is None else processes()
     provenance = {**provenance_of(dataset, config, seed, together), **provenance}
     measurer = ObjectMeasurer(detector, detector_name, config, seed)
     if folder is None:

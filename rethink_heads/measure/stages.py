@@ -16,8 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
@@ -131,7 +130,7 @@ def keep_stages(
         detector.eval()
     folder = Path(folder)
     known = {**dataset_provenance(dataset), **provenance}
-    if processes().decide(lambda: file_provenance(folder / STAGES_NAME) == known):
+    if processes().broadcast(lambda: file_provenance(folder / STAGES_NAME) == known):
         label_files(folder, detector_name)
         return
     for method in ("propose", "detect"):

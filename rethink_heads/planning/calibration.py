@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector
 from rethink_heads.measure.maps import weight_correlations
 from rethink_heads.measure.measurements import SIZES, Measurements, size_name

@@ -29,8 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from rethink_heads import bounds
 from rethink_heads.config import Config, Head
 from rethink_heads.errors import UserError
-from rethink_heads.overrides import nearest_setting, setting_names, validate
-from rethink_heads.yaml_files import parse_yaml
+from rethink_heads.settings import nearest_setting, parse_yaml, setting_names, validate
 
 # What a point may not change: the table compares points on the same images, seed by seed.
 FIXED = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rethink_heads.errors import UserError
-from rethink_heads.overrides import read_mapping, validate
+from rethink_heads.settings import read_mapping, validate
 from rethink_heads.sweeps.description import PointDescription, SweepDescription, nearest_name
 
 

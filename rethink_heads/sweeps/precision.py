@@ -14,10 +14,10 @@ import torch
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, write_parquet
+from rethink_heads.machine import resolve_device
 from rethink_heads.measure.detections import keep_detections
 from rethink_heads.measure.kept_detections import HeadDetections, open_detections
 from rethink_heads.measure.provenance import dataset_provenance
@@ -107,7 +107,7 @@ class Precision:
         """Have what :meth:`resampled` reads there; all processes share the images."""
         path = self._path(point, seed)
         provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
-        if not processes().decide(lambda: _kept(path, provenance) is not None):
+        if not processes().broadcast(lambda: _kept(path, provenance) is not None):
             self.detections(point, seed)
 
     def _path(self, point: Point, seed: int) -> Path:

@@ -13,15 +13,14 @@ import yaml
 
 from rethink_heads.config import Config
 from rethink_heads.console import say
-from rethink_heads.devices import resolve_device
-from rethink_heads.distributed import leave_to_first, process_count, processes
-from rethink_heads.errors import UserError
+from rethink_heads.distributed import process_count, processes, rank_zero_only
+from rethink_heads.errors import OtherProcessError, UserError
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.locking import hold
+from rethink_heads.machine import resolve_device
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.process_store import OtherProcessError
 from rethink_heads.runs import Run
 from rethink_heads.sweeps import ordering as orderings
 from rethink_heads.sweeps import tables
@@ -90,7 +89,7 @@ def _run(plan: Plan, device: str, train: Train) -> SweepResult:
     failures = _train_missing(plan, device, train)
     if process_count() > 1:
         _detect_together(plan, precision)
-        leave_to_first()
+        rank_zero_only()
     found = _read_points(plan, precision, failures)
     if not found:
         raise UserError(
@@ -157,7 +156,7 @@ def write_results(
 def _train_missing(plan: Plan, device: str, train: Train) -> dict[str, str]:
     failures: dict[str, str] = {}
     # A folder may change while the last of the processes has not looked yet.
-    states = processes().decide(lambda: [each.state for each in plan.trainings.values()])
+    states = processes().broadcast(lambda: [each.state for each in plan.trainings.values()])
     for number, (each, state) in enumerate(zip(plan.trainings.values(), states, strict=True), 1):
         if state == "done":
             continue
@@ -210,7 +209,7 @@ def _attempt(plan: Plan, key: str, work: Callable[[], None], failures: dict[str,
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         failures[key] = first
         write_text(path, traceback.format_exc())
-        if processes().sharing > 1:
+        if processes().working > 1:
             raise UserError(
                 f"{key} of the sweep failed: {first} (details: {path}); run the same command again to go on, without"
                 " torchrun to have the other points whatever becomes of this one"

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.files import unreadable, write_torch
+from rethink_heads.files import cannot_read, write_torch
 
 # What DetectionModule adds to Lightning's checkpoints.
 BACKBONE_KEY = "backbone"
@@ -99,7 +99,7 @@ def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> R
         detector = build_detector(config.model_copy(update={"model": model}), class_names, False)
         detector.load_state_dict(state)
     except PermissionError as error:
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise UserError(
             f"cannot go on from {path}, which is damaged or of another configuration: "

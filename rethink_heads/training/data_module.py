@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rethink_heads.config import TrainingConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.errors import UserError
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
 from rethink_heads.errors import UserError
 from rethink_heads.progress import ProgressReport

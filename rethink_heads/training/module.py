@@ -11,8 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from rethink_heads.config import TrainingConfig
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
 from rethink_heads.training.checkpointing import BACKBONE_KEY

@@ -21,11 +21,10 @@ from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.devices import resolve_device
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, interruption
 from rethink_heads.locking import hold
-from rethink_heads.machine import check_workers
+from rethink_heads.machine import check_workers, resolve_device
 from rethink_heads.runs import Run
 from rethink_heads.training.checkpointing import (
     BestCheckpoint,
@@ -70,7 +69,7 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
 
     with hold(run.path, is_done):
         # Decided by one process: the file may appear while the last has not looked yet.
-        if not processes().decide(is_done):
+        if not processes().broadcast(is_done):
             _train(config, run, device, resume)
     return run.detector_path
 

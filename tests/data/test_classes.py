@@ -11,8 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.coco_objects import BoxCounts
+from rethink_heads.data.coco import BoxCounts, CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
 from tests.made_detections import CLASSES, as_dataset, make_dataset

@@ -16,8 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
-from rethink_heads.data.coco import BoxCounts, CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import BoxCounts, CocoDataset, Sample
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256

@@ -12,10 +12,17 @@ import pytest
 
 from rethink_heads.data import shapes
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.shapes import CACHE_VARIABLE, scene_generator, shapes_root
-from rethink_heads.data.shapes_geometry import CLASS_NAMES
-from rethink_heads.data.shapes_scene import IMAGE_SIZE, LEAST_VISIBLE, SceneObject, draw_scene
+from rethink_heads.data.shapes import (
+    IMAGE_SIZE,
+    LEAST_VISIBLE,
+    SceneObject,
+    draw_scene,
+    scene_generator,
+    shapes_root,
+)
+from rethink_heads.data.shapes_drawing import CLASS_NAMES
 from rethink_heads.errors import UserError
+from rethink_heads.files import CACHE_VARIABLE
 
 SCENES = 80
 

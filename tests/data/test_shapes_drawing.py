@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink_heads.data.shapes_drawing import (
+    CLASS_NAMES,
+    Part,
     contrasting_colour,
+    extent,
+    make_parts,
     paint,
     rasterise,
     visible_window,
 )
-from rethink_heads.data.shapes_geometry import CLASS_NAMES, Part, extent, make_parts
 
 
 @settings(max_examples=60, deadline=None)

@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.data.voc_xml import VOC_CLASSES, read_voc_xml
+from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from rethink_heads.statistics.average_precision import average_precision

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.describing.description import Description, describe
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 
 runner = CliRunner()
 CPU_SECONDS = 60

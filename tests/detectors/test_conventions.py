@@ -10,12 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.conventions import (
+from rethink_heads.config import (
     DETECTRON2,
     MASKRCNN_BENCHMARK,
     MMDETECTION,
+    Config,
     ConventionsConfig,
+    ModelConfig,
+    load_preset,
 )
 from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame, to_edges, to_pixels
 from rethink_heads.detectors.pooling import pyramid_level

@@ -20,8 +20,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes
 
-from rethink_heads.config import Config, load_preset
-from rethink_heads.conventions import DETECTRON2
+from rethink_heads.config import DETECTRON2, Config, load_preset
 from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config

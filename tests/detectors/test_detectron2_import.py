@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import DETECTRON2
+from rethink_heads.config import DETECTRON2, ModelConfig
 from rethink_heads.detectors.imports.detectron2 import LAYOUT
 from rethink_heads.detectors.imports.importing import Imported, import_detector
 from rethink_heads.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from rethink_heads.conventions import DETECTRON2, ConventionsConfig
+from rethink_heads.config import DETECTRON2, ConventionsConfig
 from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.detectors.imports.importing import import_detector
 from rethink_heads.detectors.imports.layouts import SettingsFile

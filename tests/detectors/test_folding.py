@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig
 from rethink_heads.detectors.backbones import build_backbone
 from rethink_heads.detectors.folding import folded
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from rethink_heads.cli import app
-from rethink_heads.conventions import MASKRCNN_BENCHMARK, MMDETECTION
+from rethink_heads.config import MASKRCNN_BENCHMARK, MMDETECTION
 from rethink_heads.detectors.checkpoints import load_detector, save_detector
 from rethink_heads.detectors.imports import reading
 from rethink_heads.detectors.imports.class_names import known_class_names

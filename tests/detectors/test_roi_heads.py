@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rethink_heads.config import Config, load_preset
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import Config, ConventionsConfig, load_preset
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.roi_heads import BoxRoIHeads

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import MASKRCNN_BENCHMARK, ConventionsConfig
+from rethink_heads.config import MASKRCNN_BENCHMARK, ConventionsConfig, ModelConfig
 from rethink_heads.detectors.rpn import AnchorRPN, build_rpn, inside
 
 SIZES = [(96, 128), (80, 100)]

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.shapes import CACHE_VARIABLE
 from rethink_heads.data.sources import resolve_split
+from rethink_heads.files import CACHE_VARIABLE
 from tests.fuzz.coco import broken, write_images
 from tests.fuzz.harness import REFUSED, Case
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rethink_heads.head_names import HEAD_ALIASES, HEADS
+from rethink_heads.bounds import HEAD_ALIASES, HEADS
 from rethink_heads.heads import BRANCHES, READINGS, STRUCTURES, kind_of
 
 FRACTIONS = st.floats(0, 1)

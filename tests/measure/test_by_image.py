@@ -11,16 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch.distributed import HashStore
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.sample import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.distributed import Processes
-from rethink_heads.errors import UserError
+from rethink_heads.errors import OtherProcessError, UserError
 from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.measure.by_image import ImageWork, work_by_image
 from rethink_heads.measure.parts import Parts, Saved
-from rethink_heads.process_store import OtherProcessError
-from tests.test_distributed import SharedStore
 
 PROVENANCE = {"weights": "a"}
 
@@ -79,7 +77,7 @@ def two_threads() -> Iterator[None]:
 
 
 def test_processes_share_the_images_and_the_first_merges_them_in_order(recorder: Recorder) -> None:
-    store = SharedStore()
+    store = HashStore()
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda rank: recorder.run(Processes(store, rank, 2)), range(2)))
     assert sorted(recorder.done) == sorted(recorder.dataset.image_ids)
@@ -91,7 +89,7 @@ def test_processes_share_the_images_and_the_first_merges_them_in_order(recorder:
 
 
 def test_of_several_processes_the_images_with_most_objects_come_first(recorder: Recorder) -> None:
-    first = Processes(SharedStore(), 0, 2)
+    first = Processes(HashStore(), 0, 2)
     first._store.add("call 3: finished", 1)  # the second process, which has nothing to do
     recorder.run(first)
     assert recorder.done == [12, 7, 3]
@@ -116,14 +114,14 @@ def test_what_was_begun_goes_on_with_as_many_threads(
 
 
 def test_processes_that_measure_something_else_are_told_apart(recorder: Recorder) -> None:
-    store = SharedStore()
+    store = HashStore()
     first, second = (Processes(store, rank, 2) for rank in range(2))
     other = replace(recorder.work, provenance={"weights": "b"})
     with ThreadPoolExecutor(2) as pool:
         failing = pool.submit(recorder.run, first)
         with pytest.raises(UserError, match="weights: a in the first process, b now"):
             recorder.run(second, other)
-        assert second.fail("they differ", 2)
+        assert second.fail("they differ", 2) is None
         with pytest.raises(OtherProcessError, match="they differ"):
             failing.result()
     assert recorder.merged == []

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.boxes import outer_boxes
-from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.conventions import (
+from rethink_heads.config import (
     DETECTRON2,
     MASKRCNN_BENCHMARK,
     MMDETECTION,
+    Config,
     ConventionsConfig,
+    ModelConfig,
+    load_preset,
 )
 from rethink_heads.detectors.random_weights import spread_outputs
 from rethink_heads.detectors.rcnn import RCNN, build_detector

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align as operator
 
-from rethink_heads.conventions import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
+from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
 from rethink_heads.detectors.pooling import STRIDES, PyramidPooler
 from rethink_heads.probing import roi_align as choice
 from rethink_heads.probing.axis import RoIAlignRule

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import check_writable, read_text, shorten
-from rethink_heads.yaml_files import read_yaml
+from rethink_heads.errors import UserError, check_writable, shorten
+from rethink_heads.files import read_text
+from rethink_heads.settings import read_yaml
 
 WHAT = "class map"
 Given = Mapping[str, str | None]

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from rethink_heads.data.coco_json import category_names, read_json
-from rethink_heads.errors import UserError
-from rethink_heads.input_files import check_writable, read_text, shorten
+from rethink_heads.errors import UserError, check_writable, shorten
+from rethink_heads.files import read_text
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

@@ -6,8 +6,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, SIZES, TASK_WEIGHTS
 from rethink_heads.errors import UserError
 
@@ -21,7 +20,7 @@ CONFIGS = Path(__file__).parent / "configs"
 def add_rethink_heads_config(cfg: CfgNode) -> None:
     """Adds the node ``MODEL.RETHINK_HEADS`` and registers our heads, once; to be called before a file is merged.
 
-    ``HEAD`` is one of :data:`rethink_heads.head_names.HEADS`; the sizes are those of ``model`` in this package's
+    ``HEAD`` is one of :data:`rethink_heads.bounds.HEADS`; the sizes are those of ``model`` in this package's
     own settings, in capitals; a negative ``L_FC``, ``L_CONV``, ``W_FC`` or ``W_CONV`` takes the head's own task weight.
     ``ROI_LEVEL_FROM`` says which size of an enlarged RoI chooses its level: ``proposal`` in the package's
     configurations, and ``enlarged`` in what was trained before they said it. ``CLASS_NAMES`` may name the K foreground

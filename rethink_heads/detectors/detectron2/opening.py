@@ -13,7 +13,7 @@ from rethink_heads.detectors.classes.names_file import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
 from rethink_heads.detectors.opening.messages import first_line
 from rethink_heads.errors import UserError
-from rethink_heads.yaml_files import read_yaml
+from rethink_heads.settings import read_yaml
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import ModelConfig
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS, head_name
 from rethink_heads.heads import STRUCTURES
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SIZES = (
 )
 """Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
 LEVEL_FROM = "roi_level_from"
-"""The one of :class:`rethink_heads.conventions.ConventionsConfig`: all others are detectron2's own."""
+"""The one of :class:`rethink_heads.config.ConventionsConfig`: all others are detectron2's own."""
 TASK_WEIGHTS = ("l_fc", "l_conv", "w_fc", "w_conv")
 """Those that it has as numbers, of which a negative one means the structure's own."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rethink_heads.config import Config, ModelConfig
-from rethink_heads.conventions import DETECTRON2, ConventionsConfig
+from rethink_heads.config import DETECTRON2, Config, ConventionsConfig, ModelConfig
 from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, SIZES, TASK_WEIGHTS
 
 DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import DETECTRON2
+from rethink_heads.config import DETECTRON2, ModelConfig
 from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.detectors.imports.layouts import Layout, State, fc_settings, numbers, shape
 from rethink_heads.detectors.rpn import ANCHOR_STRIDES, cell_anchors

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS, head_name
-from rethink_heads.input_files import expand_home
-from rethink_heads.yaml_files import read_yaml
+from rethink_heads.files import expand_home
+from rethink_heads.settings import read_yaml
 
 BASE = "_BASE_"
 LEVELS = 5

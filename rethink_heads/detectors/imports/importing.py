@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rethink_heads.bounds import head_name
 from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.detectors.imports import detectron2, maskrcnn_benchmark, mmdetection
 from rethink_heads.detectors.imports.class_names import known_class_names
@@ -17,8 +18,7 @@ from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoin
 from rethink_heads.detectors.imports.renaming import our_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import head_name
-from rethink_heads.overrides import validate
+from rethink_heads.settings import validate
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout

@@ -11,8 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.errors import UserError
 
 State = Mapping[str, Tensor]

@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import MASKRCNN_BENCHMARK
+from rethink_heads.config import MASKRCNN_BENCHMARK, ModelConfig
 from rethink_heads.detectors.imports.layouts import (
     BLOCK_PATTERN,
     HEAD_PATTERN,

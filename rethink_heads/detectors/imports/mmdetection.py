@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rethink_heads.conventions import MMDETECTION
+from rethink_heads.config import MMDETECTION
 from rethink_heads.detectors.imports.layouts import (
     BLOCK_PATTERN,
     HEAD_PATTERN,

@@ -23,7 +23,7 @@ from rethink_heads.detectors.imports.outlines import Outline, load_outline
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
 from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
-from rethink_heads.files import unreadable
+from rethink_heads.files import cannot_read
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open(path, "rb") as stream:
             start = stream.read(64)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     _check_kind(start, path)
     if path.suffix == SAFETENSORS:
         return _unwrap(_load_safetensors(path), path)
@@ -156,7 +156,7 @@ def _load_tensors(path: Path, is_archive: bool) -> Any:
             f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
         ) from error
     except PermissionError as error:
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise _unreadable(path) from error
 
@@ -207,7 +207,7 @@ def _load_arrays(path: Path) -> Any:
             " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
         ) from error
     except PermissionError as error:
-        raise unreadable(path, error) from error
+        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no pickle of NumPy arrays: download it again"

@@ -15,12 +15,11 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from rethink_heads.config import ModelConfig
-from rethink_heads.conventions import ConventionsConfig
+from rethink_heads.bounds import HEADS
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.branches import build_heads, enlargements
 from rethink_heads.detectors.pooling import PyramidPooler
 from rethink_heads.detectors.roi_heads import BoxRoIHeads
-from rethink_heads.head_names import HEADS
 from rethink_heads.heads import STRUCTURES
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,

@@ -11,6 +11,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 
+from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.detectron2.config import (
     add_rethink_heads_config,
@@ -19,7 +20,6 @@ from rethink_heads.detectors.detectron2.config import (
 )
 from rethink_heads.detectors.detectron2.settings import SIZES
 from rethink_heads.errors import UserError
-from rethink_heads.head_names import HEADS
 from tests.detectors.detectron2.small_detectors import small_config
 
 

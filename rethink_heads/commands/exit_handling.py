@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -20,24 +19,28 @@ import typer
 
 from rethink_heads.console import prepare_streams, print_error
 from rethink_heads.distributed import (
-    FIRST_PAUSE,
-    Processes,
     is_first_process,
+    local_rank,
     process_count,
     processes,
-    speaks_for_machine,
+    single_process,
 )
-from rethink_heads.errors import SignalReceived, UserError, interruption
-from rethink_heads.input_files import shown
-from rethink_heads.process_store import LostConnectionError, OtherProcessError
+from rethink_heads.errors import (
+    LostConnectionError,
+    OtherProcessError,
+    SignalReceived,
+    UserError,
+    interruption,
+    shown,
+)
 
 Parameters = ParamSpec("Parameters")
 
 USER_ERROR_CODE = 2
 INTERRUPTED_CODE = 130
 UNEXPECTED_CODE = 1
-CAUSE_SECONDS = 1.0
-_SPACE = "free some space and run the same command again to go on"
+_GO_ON = "run the same command again to go on"
+_SPACE = f"free some space and {_GO_ON}"
 _PERMISSION = "ask its owner for permission, or give another"
 ADVICE = {
     errno.ENOSPC: _SPACE,
@@ -89,20 +92,46 @@ def explain(error: OSError) -> str:
 
 def _report(error: BaseException) -> None:
     """End with a line and an exit code where it is known what they are; else the exception goes on as it is."""
-    interrupted = interruption(error)
-    if interrupted is not None:
-        how, code = "interrupted", INTERRUPTED_CODE
-        if isinstance(interrupted, SignalReceived):
-            how, code = f"stopped by {interrupted}", 128 + interrupted.number
-        _fail(f"{how}; run the same command again to go on", code, error)
-    if isinstance(error, OtherProcessError):
-        _end_with(error)
-    if isinstance(error, UserError):
-        _fail(f"error: {error}", USER_ERROR_CODE, error)
-    if isinstance(error, OSError) and error.errno in ADVICE:
-        _fail(f"error: {explain(error)}", USER_ERROR_CODE, error)
-    if isinstance(error, Exception):
-        _fail_unexpectedly(error)
+    if isinstance(interrupted := interruption(error), SignalReceived):
+        message, code = f"stopped by {interrupted}; {_GO_ON}", 128 + interrupted.number
+    elif interrupted is not None:
+        message, code = f"interrupted; {_GO_ON}", INTERRUPTED_CODE
+    elif isinstance(error, OtherProcessError):
+        _end_as(error)
+    elif isinstance(error, UserError):
+        message, code = f"error: {error}", USER_ERROR_CODE
+    elif isinstance(error, OSError) and error.errno in ADVICE:
+        message, code = f"error: {explain(error)}", USER_ERROR_CODE
+    elif isinstance(error, Exception) and not isinstance(error, typer.Exit):
+        message, code = f"{type(error).__name__}: {error}", UNEXPECTED_CODE
+    else:
+        return
+    together, speaks = single_process(), True
+    if process_count() > 1:
+        try:
+            together = processes()
+        except UserError:
+            # That the others cannot be reached is true of all.
+            speaks = is_first_process()
+    cause = together.fail(message, code)
+    if cause is not None:
+        _end_as(cause)
+    if code == UNEXPECTED_CODE:
+        return
+    if speaks:
+        print_error(message)
+    together.barrier()
+    raise typer.Exit(code) from error
+
+
+def _end_as(cause: OtherProcessError) -> NoReturn:
+    """End as the process that failed does: silently, unless it is gone with all that it could have said."""
+    speaks = is_first_process() or local_rank() == 0
+    if isinstance(cause, LostConnectionError) and speaks:
+        print_error(f"error: {cause}")
+    with contextlib.suppress(UserError):
+        processes().leave()
+    raise typer.Exit(cause.code) from cause
 
 
 @contextlib.contextmanager
@@ -140,54 +169,3 @@ def _set_up_messages() -> None:
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=level)
     if not is_first_process():
         warnings.simplefilter("ignore")
-
-
-def _fail(message: str, code: int, error: BaseException) -> NoReturn:
-    """End all processes; the first to fail says why."""
-    if process_count() == 1:
-        print_error(message)
-        raise typer.Exit(code) from error
-    try:
-        together = processes()
-    except UserError:
-        # That the others cannot be reached is true of all.
-        if is_first_process():
-            print_error(message)
-        raise typer.Exit(code) from error
-    if not together.fail(message, code):
-        _end_with(_cause(together, code))
-    print_error(message)
-    together.see_off()
-    raise typer.Exit(code) from error
-
-
-def _fail_unexpectedly(error: Exception) -> None:
-    """Have the other processes end silently where this one is the first to fail; else end silently itself."""
-    if process_count() == 1 or isinstance(error, typer.Exit):
-        return
-    with contextlib.suppress(UserError):
-        together = processes()
-        if not together.fail(f"{type(error).__name__}: {error}", UNEXPECTED_CODE):
-            _end_with(_cause(together, UNEXPECTED_CODE))
-
-
-def _cause(together: Processes, code: int) -> OtherProcessError:
-    """The failure that another process has told of before this one failed too."""
-    last = time.monotonic() + CAUSE_SECONDS
-    try:
-        # It counts itself among those that failed first, and says why after.
-        while time.monotonic() < last:
-            together.check()
-            time.sleep(FIRST_PAUSE)
-    except OtherProcessError as cause:
-        return cause
-    return OtherProcessError("", code)
-
-
-def _end_with(cause: OtherProcessError) -> NoReturn:
-    """End as the process that failed does: silently, unless it is gone with all that it could have said."""
-    if isinstance(cause, LostConnectionError) and speaks_for_machine():
-        print_error(f"error: {cause}")
-    with contextlib.suppress(UserError):
-        processes().leave()
-    raise typer.Exit(cause.code) from cause
