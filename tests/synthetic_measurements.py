@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rethink_heads.measure import store
 from rethink_heads.measure.measurements import Measurements, size_name
 from rethink_heads.measure.moments import ERRORS, proposal_values, reduce_values
 
@@ -97,6 +99,13 @@ def synthetic_measurements(
         maps=pd.DataFrame(map_rows) if map_rows else measurements.maps,
         provenance={"dataset": "synthetic", "seed": str(seed)},
     )
+
+
+def synthetic_store(*arguments: Any, **options: Any) -> store.Measurements:
+    """What :func:`synthetic_measurements` gives, as a dense store."""
+    found = synthetic_measurements(*arguments, **options)
+    frames = (found.bins, found.rows, found.maps, found.sampling)
+    return store.Measurements.from_frames(*frames, provenance=found.provenance)
 
 
 def _proposals(side: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
