@@ -9,16 +9,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.moments import VALUE_COLUMNS
-from rethink_heads.measure.store import (
+from rethink_heads.measure.store import Measurements, View
+from rethink_heads.measure.store_files import (
     IDS,
     MOMENTS,
     OBJECT_COLUMNS,
     ROW_TYPE,
     ROWS,
     Array,
-    Measurements,
     Name,
-    View,
 )
 from rethink_heads.proposals import IOU_BINS
 
