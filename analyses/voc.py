@@ -24,13 +24,10 @@ def tables(given: Given):
     if set(dataset.class_names) != set(VOC_CLASSES):
         raise NotGivenError("it needs runs on VOC07: rethink-heads train --preset voc07-r50")
     found = precision_table(detections, dataset, **given.options)
-    wide = found.pivot(
-        index=["detector", "head"], columns="metric", values=["value", "low", "high"]
-    )
-    wide = wide[
-        [(end, metric) for metric in ("AP", "AP50", "AP75") for end in ("value", "low", "high")]
-    ]
-    wide.columns = [metric + {"value": ""}.get(end, f"_{end}") for end, metric in wide.columns]
+    values = ["value", "value_low", "value_high"]
+    wide = found.pivot(index=["detector", "head"], columns="metric", values=values)
+    wide = wide[[(value, metric) for metric in ("AP", "AP50", "AP75") for value in values]]
+    wide.columns = [metric + value.removeprefix("value") for value, metric in wide.columns]
     return {"voc": wide.reset_index()}
 
 

@@ -28,7 +28,7 @@ from benchmarks.sides import (
 from benchmarks.subjects import Moments, Subject, pcc, sampled
 from benchmarks.timing import in_turn
 from benchmarks.yardstick import CHUNKS, Answer, Pyramid, Yardstick, some_of, tuned
-from rethink_heads.detectors.frames import ImageFeatures
+from rethink_heads.detectors.coordinates import ImageFeatures
 from rethink_heads.measure.responses import Responder
 
 WARM_PROPOSALS = 512

@@ -32,11 +32,11 @@ from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
 from rethink_heads.proposals import IOU_BINS
+from rethink_heads.report.cells import to_markdown
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 from rethink_heads.statistics.spatial import decay, distinct_pairs
-from rethink_heads.table_formats import to_markdown
 
 Array = npt.NDArray[np.float64]
 
@@ -195,16 +195,16 @@ def measurement_values(
     of_ranks: dict[str, Any] = {"replicates": min(replicates, 200)}
     rows = []
 
-    def add(frame: pd.DataFrame, label: str, value: str, low: str = "", high: str = "") -> None:
+    def add(frame: pd.DataFrame, label: str, value: str) -> None:
         if "head" in frame:
             frame = frame[frame["head"] == "fc"]
         chosen = frame[frame["size"] == "all"]
-        rows.append(_rows(chosen, label, value, low or f"{value}_low", high or f"{value}_high"))
+        rows.append(_rows(chosen, label, value))
 
     correlations = pearson(m, **options)
-    add(correlations, "PCC, pooled", "pcc", "low", "high")
-    add(correlations, "PCC, mean of objects", "object_pcc", "object_low", "object_high")
-    add(spearman(m, **of_ranks), "Spearman", "spearman", "low", "high")
+    add(correlations, "PCC, pooled", "pcc")
+    add(correlations, "PCC, mean of objects", "object_pcc")
+    add(spearman(m, **of_ranks), "Spearman", "spearman")
     for frame, variable in (
         (score_by_iou(m, **options), "score"),
         (regressed_iou_by_iou(m, **options), "box"),
@@ -214,8 +214,8 @@ def measurement_values(
     errors = error_components(m, **options)
     for name in ("mean", "rms", "mae"):
         add(errors, f"{name} of error components", name)
-    add(distinct_pairs(m, **options), "spatial correlation", "mean", "low", "high")
-    add(decay(m, **options), "spatial correlation by distance", "mean", "low", "high")
+    add(distinct_pairs(m, **options), "spatial correlation", "mean")
+    add(decay(m, **options), "spatial correlation by distance", "mean")
     for name in (
         "pcc",
         "object_pcc",
@@ -226,7 +226,7 @@ def measurement_values(
         "spatial_correlation",
     ):
         table = compare(m, name, *SIDES, **(of_ranks if name == "spearman" else options))
-        add(table, f"{name}, difference", "difference", "low", "high")
+        add(table, f"{name}, difference", "difference")
     return pd.concat(rows, ignore_index=True)
 
 
@@ -259,10 +259,8 @@ def _logistic(x: Array) -> Array:
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
-def _rows(
-    frame: pd.DataFrame, statistic: Any, value: str, low: str = "low", high: str = "high"
-) -> pd.DataFrame:
-    columns = {"value": frame[value], "low": frame[low], "high": frame[high]}
+def _rows(frame: pd.DataFrame, statistic: Any, value: str) -> pd.DataFrame:
+    columns = {"value": frame[value], "low": frame[f"{value}_low"], "high": frame[f"{value}_high"]}
     return pd.DataFrame(columns).assign(statistic=statistic).reset_index(drop=True)
 
 
@@ -279,9 +277,7 @@ def trials(
 
 def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
     """Coverage and width of each value, from its tables of all data sets and that of very many images."""
-    value, low, high = (
-        np.stack([each[name] for each in found]) for name in ("value", "low", "high")
-    )
+    value, low, high = (np.stack([each[name] for each in found]) for name in ("value"))
     mean, spread = np.nanmean(value, axis=0), np.nanstd(value, axis=0, ddof=1)
     has_interval = np.isfinite(low)
     number = has_interval.sum(axis=0).astype(float)

@@ -26,16 +26,15 @@ from benchmarks import machine
 from benchmarks.random_weights import branch_of, settings
 from benchmarks.sides import Options, Sides, make_sides, ours, yardstick_of
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
-from rethink_heads.detectors.folding import folded
+from rethink_heads.fastpath.conv import fold_norms
+from rethink_heads.fastpath.convolution import Convolution
+from rethink_heads.fastpath.fc import FastFC
+from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool
 from rethink_heads.files import write_csv, write_text
-from rethink_heads.heads import ConvHead, FCHead, WideningBlock
+from rethink_heads.heads import ConvHead, FCHead, ResidualBlock
 from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import DTYPES, Responder
-from rethink_heads.probing.axis import RoIAlignRule
-from rethink_heads.probing.blocks import level_rois, pool
-from rethink_heads.probing.convolution import Convolution
-from rethink_heads.probing.fc import FCProbe
-from rethink_heads.table_formats import to_markdown
+from rethink_heads.report.cells import to_markdown
 
 HEADS = ("fc", "conv", "conv-nonlocal")
 RULE = RoIAlignRule(7, 2)
@@ -118,7 +117,7 @@ def of_parts(options: Options) -> list[Row]:
         detector = sides.detector
         features = detector.extract(subject.image)
         feature_map = features.pyramid["0"][0]
-        rois = features.into_frame(subject.proposals)
+        rois = features.to_resized(subject.proposals)
         branch = branch_of(detector)
         if isinstance(branch, FCHead):
             image = sides.yardstick.transform([subject.image.float() / 255])[0].tensors
@@ -134,7 +133,7 @@ def _of_backbone(backbone: nn.Module, image: Tensor) -> Iterator[Row]:
     exact = copy.deepcopy(backbone).double()(image.double())
     ways = {
         "plain, float32": backbone,
-        "folded normalisation, channels last, float32": folded(backbone),
+        "folded normalisation, channels last, float32": fold_norms(backbone),
     }
     for name, way in ways.items():
         found = way(image)
@@ -157,17 +156,17 @@ def _of_linear(head: FCHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]
     part = "fc6 and fc7"
     yield _part(part, "plain, float32", _hidden(head, pooled.float()), exact)
     for name, dtype in DTYPES.items():
-        probe = FCProbe([head.fc6, head.fc7], head.channels, head.resolution, dtype)
+        layers = FastFC([head.fc6, head.fc7], head.channels, head.resolution, dtype)
         block = pooled.to(dtype).permute(0, 2, 3, 1).contiguous()
-        yield _part(part, f"cells first, {name}", probe.of_block(block), exact)
-        found = probe.at_once(level_rois(feature_map, rois, 1 / STRIDE, RULE, dtype), 2**40)
+        yield _part(part, f"cells first, {name}", layers.from_features(block), exact)
+        found = layers.from_level(level_rois(feature_map, rois, 1 / STRIDE, RULE, dtype), 2**40)
         if found is not None:
             yield _part(part, f"with RoIAlign by factors, {name}", found[few], exact)
 
 
 def _of_convolution(head: ConvHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
     (first, *_) = head.blocks
-    layer = cast(nn.Conv2d, cast(WideningBlock, first).expand[0])
+    layer = cast(nn.Conv2d, cast(ResidualBlock, first).expand[0])
     weight = layer.weight.detach().double()
     bias = torch.zeros(len(weight), dtype=torch.float64)
     pooled = _operator(feature_map.double(), rois.double())

@@ -34,10 +34,10 @@ from rethink_heads.measure.moments import (
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.proposals import grid, iou_bin
+from rethink_heads.report.cells import to_markdown
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.regression import regressed_iou_by_iou
-from rethink_heads.table_formats import to_markdown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

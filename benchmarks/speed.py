@@ -25,7 +25,7 @@ from benchmarks.peak import growth
 from benchmarks.random_weights import HEADS, settings
 from benchmarks.sides import YARDSTICK, Options, Variant, make_sides, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject, sampled
-from rethink_heads.detectors.frames import ImageFeatures
+from rethink_heads.detectors.coordinates import ImageFeatures
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_text

@@ -144,7 +144,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         )
 
 
-def interval(record: Mapping[str, Any], value: str, low: str = "low", high: str = "high") -> str:
+def interval(record: Mapping[str, Any], value: str) -> str:
     """Format an estimate and its 95% interval: ``0.512 [0.480, 0.540]``; a dash where undefined.
 
     A number without an interval is followed by NO_INTERVAL; one of no objects, as of the weights themselves, stands
@@ -152,9 +152,10 @@ def interval(record: Mapping[str, Any], value: str, low: str = "low", high: str 
     """
     if not _finite(record[value]):
         return "-"
-    if not (_finite(record[low]) and _finite(record[high])):
+    low, high = record[f"{value}_low"], record[f"{value}_high"]
+    if not (_finite(low) and _finite(high)):
         return f"{record[value]:.3f}" + (f" {NO_INTERVAL}" if record.get("objects", 1) else "")
-    return f"{record[value]:.3f} [{record[low]:.3f}, {record[high]:.3f}]"
+    return f"{record[value]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def number(value: Any, digits: int = 3) -> str:

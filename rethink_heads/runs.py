@@ -135,26 +135,26 @@ class Run(StudyFolder):
         """The readings of its structure; task weights may have left some untrained."""
         from rethink_heads.heads import STRUCTURES
 
-        return STRUCTURES[self.config.head].readings
+        return STRUCTURES[self.config.head].heads
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that it was trained for."""
-        from rethink_heads.detectors.checkpoints import saved_class_names
+        from rethink_heads.detectors.rcnn.checkpoints import saved_class_names
 
         return saved_class_names(self.detector_path)
 
     @property
     def branches(self) -> tuple[str, ...]:
         """The branches that its structure is read from."""
-        from rethink_heads.heads import READINGS
+        from rethink_heads.heads import HEAD_CONFIGURATIONS
 
-        reading = READINGS[self.config.head]
+        reading = HEAD_CONFIGURATIONS[self.config.head]
         return (*reading.classifiers, reading.regressor)
 
     def load(self, device: torch.device | str = "cpu") -> RCNN:
         """The trained detector, in evaluation mode."""
-        from rethink_heads.detectors.checkpoints import load_detector
+        from rethink_heads.detectors.rcnn.checkpoints import load_detector
 
         self.check_settings()
         return load_detector(self.detector_path, device)
@@ -165,7 +165,7 @@ class Run(StudyFolder):
         Raises:
             UserError: a setting that makes another detector differs, or the detector cannot be read.
         """
-        from rethink_heads.detectors.checkpoints import saved_config
+        from rethink_heads.detectors.rcnn.checkpoints import saved_config
 
         trained = saved_config(self.detector_path)
         # The backbone's weights may not have been there to download: its norm is then another.

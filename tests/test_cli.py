@@ -20,8 +20,8 @@ from rethink_heads.commands.alike import check_alike
 from rethink_heads.commands.figures import is_drawn
 from rethink_heads.config import Config, load_preset
 from rethink_heads.console import print_json, work
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run

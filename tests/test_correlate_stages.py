@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.measure.stage_frame import load_stages
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco

@@ -137,7 +137,7 @@ def test_correlate_of_one_head(run: Run) -> None:
     of_all = result["by_size"]["all"]
     assert of_all["pcc"] == pytest.approx(pearsonr(rows["iou"], rows["score"])[0], abs=1e-9)
     # Of fewer than five images there is no interval.
-    assert of_all["low"] is of_all["high"] is None
+    assert of_all["pcc_low"] is of_all["pcc_high"] is None
     assert of_all["objects"] == IMAGES
     assert of_all["proposals"] == len(rows)
     assert result["by_size"]["large"]["pcc"] is None
@@ -178,7 +178,7 @@ def test_correlate_of_two_heads_compares_them(run: Run) -> None:
         )
         assert (found["a"], found["b"]) == ("demo/fc", "demo/conv")
         assert found["difference"] == pytest.approx(pccs[0] - pccs[1])
-        assert found["low"] is found["high"] is None
+        assert found["difference_low"] is found["difference_high"] is None
         assert not found["excludes_zero"]
     proposals = [r["heads"][0]["by_size"]["all"]["proposals"] for r in (half, whole)]
     assert 0 < proposals[0] < proposals[1]

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import load_detector, save_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.measure.kept_detections import HeadDetections
 from rethink_heads.runs import Run

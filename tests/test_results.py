@@ -181,7 +181,7 @@ def test_one_head_of_one_image_and_size_is_written_without_intervals(tmp_path: P
         {"run": ("conv",)}, images=1, sides=(140.0,), objects_per_size=2
     )
     tables = compute_tables(measurements, replicates=REPLICATES)
-    assert tables["pcc"]["low"].isna().all()
+    assert tables["pcc"]["pcc_low"].isna().all()
     assert set(write_tables(tables, tmp_path)) == {
         name for name in TABLES if not name.startswith("comparisons")
     }

@@ -13,8 +13,8 @@ from rethink_heads import __version__
 from rethink_heads.cli import app
 from rethink_heads.config import Config, load_preset
 from rethink_heads.data.shapes import shapes_folder
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE
 from rethink_heads.runs import Run, measurements_name

@@ -140,9 +140,7 @@ def report(
 
     selected = found.selected
     pooled = pearson(selected, iou_range, seed=found.seed)
-    ranks = spearman(selected, iou_range, seed=found.seed).rename(
-        columns={"low": "spearman_low", "high": "spearman_high"}
-    )
+    ranks = spearman(selected, iou_range, seed=found.seed)
     keys = ["detector", "head", "size"]
     by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.

@@ -23,8 +23,8 @@ def print_correlations(found: Study, by_size: pd.DataFrame, iou_range: tuple[flo
                     head,
                     row["size"],
                     interval(row, "pcc"),
-                    interval(row, "object_pcc", "object_low", "object_high"),
-                    interval(row, "spearman", "spearman_low", "spearman_high"),
+                    interval(row, "object_pcc"),
+                    interval(row, "spearman"),
                     f"{row['objects']}",
                     f"{row['measured']}",
                 ]
@@ -67,7 +67,7 @@ def print_scores(found: Study, iou_range: tuple[float, float]) -> None:
     from rethink_heads.statistics.correlation import score_by_iou
 
     def cell(row: dict[str, Any]) -> str:
-        mean = interval(row, "mean", "mean_low", "mean_high")
+        mean = interval(row, "mean")
         return mean if mean == "-" else f"{mean} ± {number(row['std'])}"
 
     scores = score_by_iou(found.selected, seed=found.seed)

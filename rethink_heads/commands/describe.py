@@ -17,7 +17,7 @@ from rethink_heads.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.describing.description import Description
+    from rethink_heads.describing import Description
 
 NAME = "describe"
 EXAMPLE = "Example: rethink-heads describe coco-r50 --output tables training.batch_size=2"
@@ -91,7 +91,7 @@ def command(
     rank_zero_only()
     size = _frame(frame)
     with work():
-        from rethink_heads.describing.description import describe
+        from rethink_heads.describing import describe
 
         description = describe(preset, head, overrides or [], classes, size)
     frames = {

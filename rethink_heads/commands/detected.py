@@ -60,7 +60,9 @@ def as_json_record(
             record |= {"annotations": str(each.dataset.annotations_path)}
             record |= {"images": len(each.dataset), "measurements": each.name}
             record |= {row["metric"]: row["value"] for row in rows}
-            record["intervals"] = {row["metric"]: [row["low"], row["high"]] for row in rows}
+            record["intervals"] = {
+                row["metric"]: [row["value_low"], row["value_high"]] for row in rows
+            }
             for name in ("detection_errors", "calibration", "reliability"):
                 if name in tables:
                     record[name] = _records(tables[name], detector, head)
@@ -124,7 +126,11 @@ def _print_differences(name: str, table: pd.DataFrame) -> None:
             str(row[column]),
             f"{row['a']} - {row['b']}",
             interval(row, "difference"),
-            "-" if row["low"] != row["low"] else "yes" if row["excludes_zero"] else "no",
+            "-"
+            if row["difference_low"] != row["difference_low"]
+            else "yes"
+            if row["excludes_zero"]
+            else "no",
         ]
         for row in _all_records(table)
     ]

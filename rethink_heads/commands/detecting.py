@@ -23,25 +23,25 @@ def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
     Raises:
         UserError: there is none.
     """
-    from rethink_heads.detectors.base import lacking, offers
+    from rethink_heads.detectors.base import missing, supports
     from rethink_heads.machine import resolve_device
 
     kept = []
     for run in runs:
-        if isinstance(run, Run) or offers(run.load(resolve_device(device)), "detect"):
+        if isinstance(run, Run) or supports(run.load(resolve_device(device)), "detect"):
             kept.append(run)
         else:
-            say(f"{run.name} is left out: {lacking('detect')}")
+            say(f"{run.name} is left out: {missing('detect')}")
     if not kept:
-        raise UserError(f"none of the detectors can be evaluated: {lacking('detect')}")
+        raise UserError(f"none of the detectors can be evaluated: {missing('detect')}")
     return kept
 
 
 def fuses(head: str) -> bool:
     """Whether a head fuses the scores of two classifiers."""
-    from rethink_heads.heads import READINGS
+    from rethink_heads.heads import HEAD_CONFIGURATIONS
 
-    return head in READINGS and len(READINGS[head].classifiers) > 1
+    return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 
 
 def detect(
@@ -64,7 +64,6 @@ def detect(
     Raises:
         UserError: none of the heads is trained, or something cannot be read or written.
     """
-    from rethink_heads.detectors.classes.mapping import MappedDetector
     from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import keep_detections
 
@@ -81,8 +80,6 @@ def detect(
             f"the task weights of {run.path} left {', '.join(heads)} untrained;"
             f" it has {', '.join(detector.heads)}"
         )
-    while isinstance(detector, MappedDetector):
-        detector = detector.detector
     if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
         name, provenance = _with_fusion(detector, fusion, name, provenance)
     with logged(run, f"detecting {name}"), work():

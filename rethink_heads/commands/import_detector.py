@@ -108,8 +108,8 @@ def command(
         settings = settings.with_data(source=data)
         class_names = read_data(settings).class_names
 
-    from rethink_heads.detectors.checkpoints import same_weights, save_detector
     from rethink_heads.detectors.imports.importing import import_detector
+    from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
 
     imported = import_detector(
         file, layout, backbone, head, class_names, overrides or [], settings_file

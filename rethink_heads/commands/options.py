@@ -77,8 +77,9 @@ ClassNamesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--class-names",
-        metavar="FILE",
-        help="Names of the model's classes, for weights that do not say them: a name a line, or COCO's JSON.",
+        metavar="FILE|NAME,...",
+        help="Names of the model's classes, for weights that do not say them: a file with a name a line, COCO's JSON,"
+        " or the names with commas between.",
         show_default=False,
     ),
 ]
@@ -143,6 +144,10 @@ JsonOption = Annotated[
     typer.Option(
         "--json", help="Print the result as JSON on standard output, all else on standard error."
     ),
+]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
 ]
 MaxImagesOption = Annotated[
     int | None,

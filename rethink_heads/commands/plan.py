@@ -219,9 +219,7 @@ def _planned(
     subject: Subject, settings: Sequence[int | None], devices: Sequence[int], seconds: float
 ) -> Plan:
     """Calibrate on a few objects, count all of them, and put the two together."""
-    from rethink_heads.planning.calibration import calibrate
-    from rethink_heads.planning.counting import count
-    from rethink_heads.planning.estimate import estimate
+    from rethink_heads.planning import calibrate, count, estimate
 
     measuring = subject.config.measuring
     counts = count(subject.dataset, measuring, subject.seed)
@@ -230,4 +228,4 @@ def _planned(
             subject.detector, subject.dataset, measuring, settings, subject.seed, seconds
         )
     estimates = [estimate(each, counts, devices, measuring.memory_mb) for each in found]
-    return Plan(subject, counts, estimates, len(found[0].trials))
+    return Plan(subject, counts, estimates, len(found[0].image_seconds))

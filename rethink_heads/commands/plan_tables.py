@@ -12,8 +12,7 @@ from rethink_heads.console import number, print_lines, print_table
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
-    from rethink_heads.planning.counting import Counts
-    from rethink_heads.planning.estimate import Estimate
+    from rethink_heads.planning import Counts, Estimate
 
 
 @dataclass(frozen=True)

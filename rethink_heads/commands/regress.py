@@ -143,7 +143,7 @@ def _print_curves(found: Study, curves: pd.DataFrame) -> None:
             found,
             curves,
             f"{title} by IoU of the proposal, all sizes [95% interval]",
-            partial(interval, value=value, low=f"{value}_low", high=f"{value}_high"),
+            partial(interval, value=value),
         )
 
 
@@ -153,8 +153,7 @@ def _print_errors(found: Study, errors: pd.DataFrame) -> None:
         of_head = errors[(errors["detector"] == detector) & (errors["head"] == head)]
         for size in dict.fromkeys(of_head["size"]):
             by_component = {
-                row["component"]: interval(row, "rms", "rms_low", "rms_high")
-                for row in records(of_head, size=size)
+                row["component"]: interval(row, "rms") for row in records(of_head, size=size)
             }
             rows.append([detector, head, size, *by_component.values()])
     components = list(dict.fromkeys(errors["component"]))

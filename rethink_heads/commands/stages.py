@@ -240,8 +240,8 @@ def _print_correlations(frame: pd.DataFrame, iou_range: tuple[float, float]) -> 
             row["head"],
             row["stage"],
             row["size"],
-            interval(row, "pcc", "pcc_low", "pcc_high"),
-            interval(row, "spearman", "spearman_low", "spearman_high"),
+            interval(row, "pcc"),
+            interval(row, "spearman"),
             f"{row['objects']}",
             f"{row['n']}",
         ]

@@ -202,7 +202,7 @@ def records(frame: pd.DataFrame, **equal: Any) -> list[dict[str, Any]]:
 
 def verdict(row: dict[str, Any]) -> str:
     """Whether a comparison's interval excludes zero, in a word; a dash where there is none."""
-    if row["low"] != row["low"]:
+    if row["difference_low"] != row["difference_low"]:
         return "-"
     return "yes" if row["excludes_zero"] else "no"
 

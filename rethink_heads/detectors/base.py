@@ -1,12 +1,12 @@
 """What the analyses need of a detector, whichever framework it comes from.
 
-A *branch* is a head's module, on RoI features of its own: ``fc`` or ``conv``. A *head*, as the analyses name it, is a
-reading of the detector that gives one score per class and one box per class for a RoI: a branch by itself, or, for a
-Double-Head, the scores of one branch with the boxes of the other (see :data:`rethink_heads.heads.READINGS`).
+A *branch* is a head's module, on RoI features of its own: ``fc`` or ``conv``. A *head*, as the analyses name it, gives
+one score and one box per class for a RoI: a branch by itself, or, for a Double-Head, the scores of one branch with the
+boxes of the other (see :data:`rethink_heads.heads.HEAD_CONFIGURATIONS`).
 
 :class:`Detector` is all that a detector must have: names, and three methods (``notebooks/your_own_detector`` writes one
-in about 40 lines). What else it can do is a method more, each of which opens analyses: see :data:`OFFERS`. A detector
-without one loses these analyses, with a sentence, and nothing else.
+in about 40 lines). Each further method opens analyses, see :data:`CAPABILITIES`; a detector without one goes without
+these, with a sentence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Features = Any
 
 RoIFeatures: TypeAlias = dict[str, Tensor]
 """Pooled features of N boxes, (N, C, S, S), by any name: our detectors pool for each branch. Empty where a detector
-cannot show them: then no cell of them can be zeroed, and ``predict`` answers from the boxes alone."""
+cannot show them: then no position of them can be zeroed, and ``predict`` answers from the boxes alone."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Detector(Protocol):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the readings that the detector offers; ``fc`` and ``conv`` have their colours in every figure."""
+        """Names of the heads that the detector has; ``fc`` and ``conv`` have their colours in every figure."""
         ...
 
     @property
@@ -91,7 +91,7 @@ class Detector(Protocol):
 
 
 @runtime_checkable
-class Proposing(Protocol):
+class SupportsPropose(Protocol):
     """A detector that shows its own proposals."""
 
     def propose(self, image: Tensor) -> tuple[Features, Tensor]:
@@ -100,7 +100,7 @@ class Proposing(Protocol):
 
 
 @runtime_checkable
-class Detecting(Protocol):
+class SupportsDetect(Protocol):
     """A detector that shows its final detections."""
 
     def detect(self, image: Tensor) -> dict[str, Detections]:
@@ -109,8 +109,8 @@ class Detecting(Protocol):
 
 
 @runtime_checkable
-class OutputMapping(Protocol):
-    """A detector that shows what its branches make of each RoI cell."""
+class SupportsOutputMaps(Protocol):
+    """A detector that shows what its branches make of each RoI position."""
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: the output map (N, C, S, S); an fc-head's is rebuilt from its first layer.
@@ -121,16 +121,20 @@ class OutputMapping(Protocol):
 
 
 @runtime_checkable
-class WeightMapping(Protocol):
-    """A detector that has weights for each RoI cell."""
+class SupportsWeightMaps(Protocol):
+    """A detector that has weights for each RoI position."""
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """By branch with a fully connected first layer: its weights by RoI cell, (weights, S, S)."""
+        """By branch with a fully connected first layer: its weights by RoI position, (weights, S, S)."""
         ...
 
 
-class Prober(Protocol):
-    """A detector's heads asked about one class of many boxes at once; see :class:`Probing`."""
+class FastPath(Protocol):
+    """A detector's heads on one class of many boxes at once; see :class:`SupportsFastPath`."""
+
+    def extract(self, image: Tensor) -> Features:
+        """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
+        ...
 
     def __call__(
         self, features: Features, boxes: Tensor, label: int, memory_mb: int
@@ -143,40 +147,31 @@ class Prober(Protocol):
 
 
 @runtime_checkable
-class Extracting(Protocol):
-    """A prober with a quicker way to an image's features than the detector's."""
-
-    def extract(self, image: Tensor) -> Features:
-        """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
-        ...
-
-
-@runtime_checkable
-class Probing(Protocol):
+class SupportsFastPath(Protocol):
     """A detector with a quicker way than ``pool`` and ``predict`` to one class's scores and boxes."""
 
-    def prober(self, dtype: torch.dtype) -> Prober | None:
+    def fast_path(self, dtype: torch.dtype) -> FastPath | None:
         """Make one with the weights as they are now, whose heads compute in ``dtype``; None: not for these heads."""
         ...
 
 
-OFFERS: Mapping[str, tuple[type, str]] = {
-    "propose": (Proposing, "the correlation on its own proposals (--stage rpn)"),
+CAPABILITIES: Mapping[str, tuple[type, str]] = {
+    "propose": (SupportsPropose, "the correlation on its own proposals (--stage rpn)"),
     "detect": (
-        Detecting,
+        SupportsDetect,
         "the correlation on final detections (--stage detections), AP, TIDE's errors and calibration",
     ),
-    "output_maps": (OutputMapping, "the spatial correlation of output maps"),
-    "weight_maps": (WeightMapping, "the spatial correlation of the first layer's weights"),
+    "output_maps": (SupportsOutputMaps, "the spatial correlation of output maps"),
+    "weight_maps": (SupportsWeightMaps, "the spatial correlation of the first layer's weights"),
 }
 """By method: the Protocol that has it, and the analyses that need it."""
 
 
-def offers(detector: object, method: str) -> bool:
-    """Whether a detector has one of the methods of :data:`OFFERS`."""
-    return isinstance(detector, OFFERS[method][0])
+def supports(detector: object, method: str) -> bool:
+    """Whether a detector has one of the methods of :data:`CAPABILITIES`."""
+    return isinstance(detector, CAPABILITIES[method][0])
 
 
-def lacking(method: str) -> str:
-    """The sentence for a detector without one of the methods of :data:`OFFERS`."""
-    return f"it has no `{method}`, so it goes without {OFFERS[method][1]}"
+def missing(method: str) -> str:
+    """The sentence for a detector without one of the methods of :data:`CAPABILITIES`."""
+    return f"it has no `{method}`, so it goes without {CAPABILITIES[method][1]}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rethink_heads.detectors.base import Detector, Proposing
+from rethink_heads.detectors.base import Detector, SupportsPropose
 
 IMAGE_SIZE = (256, 320)
 CELL_SIZES = (8, 32, 64, 128)
@@ -59,7 +59,7 @@ def _spread_all(detector: Detector, model: nn.Module, spreads: Mapping[str, floa
 
 def _run(detector: Detector, image: Tensor) -> None:
     """Put an image, and boxes of several sizes all over it, through all stages."""
-    if isinstance(detector, Proposing):
+    if isinstance(detector, SupportsPropose):
         features, _ = detector.propose(image)
     else:
         features = detector.extract(image)

@@ -1,32 +1,53 @@
 """R-CNN box heads on RoI features: fc-head, conv-head, Double-Head, their losses and score fusion."""
 
-from rethink_heads.heads.blocks import Bottleneck, NonLocal, WideningBlock
-from rethink_heads.heads.conv import ConvHead
-from rethink_heads.heads.double import BRANCHES, BoxHeads, DoubleHead
-from rethink_heads.heads.fc import FCHead
-from rethink_heads.heads.fusion import FUSION_RULES, READINGS, Reading, fuse
-from rethink_heads.heads.losses import TaskWeights, classification_loss, regression_loss
-from rethink_heads.heads.predictor import BoxPredictor
-from rethink_heads.heads.structures import STRUCTURES, Structure, kind_of
+from rethink_heads.heads.branches import (
+    BoxHeads,
+    build_heads,
+    classification_loss,
+    enlargements,
+    regression_loss,
+    trained_heads,
+)
+from rethink_heads.heads.heads import (
+    Bottleneck,
+    BoxPredictor,
+    ConvHead,
+    FCHead,
+    NonLocal,
+    ResidualBlock,
+)
+from rethink_heads.heads.structures import (
+    BRANCHES,
+    FUSION_RULES,
+    HEAD_CONFIGURATIONS,
+    STRUCTURES,
+    HeadConfiguration,
+    Structure,
+    TaskWeights,
+    fuse,
+    kind_of,
+)
 
 __all__ = [
     "BRANCHES",
     "FUSION_RULES",
-    "READINGS",
+    "HEAD_CONFIGURATIONS",
     "STRUCTURES",
     "Bottleneck",
     "BoxHeads",
     "BoxPredictor",
     "ConvHead",
-    "DoubleHead",
     "FCHead",
+    "HeadConfiguration",
     "NonLocal",
-    "Reading",
+    "ResidualBlock",
     "Structure",
     "TaskWeights",
-    "WideningBlock",
+    "build_heads",
     "classification_loss",
+    "enlargements",
     "fuse",
     "kind_of",
     "regression_loss",
+    "trained_heads",
 ]

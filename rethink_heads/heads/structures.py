@@ -1,4 +1,4 @@
-"""Head structures: which branches a detector has, what each is trained for, and how it is read.
+"""Head structures: which branches a detector has, what each is trained for, and who classifies and who regresses.
 
 The structures are the rows of the paper's comparison of "which head does which task". They differ in this one table
 only: backbone, RPN, sampling and schedule are a preset's, whatever the structure.
@@ -9,7 +9,89 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rethink_heads.heads.losses import TaskWeights
+import torch
+from torch import Tensor
+
+BRANCHES = ("fc", "fc2", "conv", "conv2")
+FUSION_RULES = ("complementary", "max", "mean")
+
+
+def fuse(fc_scores: Tensor, conv_scores: Tensor, rule: str = "complementary") -> Tensor:
+    """Fuses two classifiers' probabilities of the same shape.
+
+    ``complementary`` is the authors' rule: s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
+
+    Raises:
+        ValueError: for a rule not in ``FUSION_RULES``.
+    """
+    if rule == "complementary":
+        return fc_scores + conv_scores * (1 - fc_scores)
+    if rule == "max":
+        return torch.maximum(fc_scores, conv_scores)
+    if rule == "mean":
+        return (fc_scores + conv_scores) / 2
+    raise ValueError(f"unknown fusion rule {rule!r}; the rules are {', '.join(FUSION_RULES)}")
+
+
+@dataclass(frozen=True)
+class HeadConfiguration:
+    """Who classifies and who regresses: the branches whose scores are used, and the branch whose box is used."""
+
+    classifiers: tuple[str, ...]
+    regressor: str
+
+    def scores(self, branch_scores: Mapping[str, Tensor], rule: str) -> Tensor:
+        """Scores (N, K) of the head from each branch's probabilities (N, K)."""
+        if len(self.classifiers) == 1:
+            return branch_scores[self.classifiers[0]]
+        fc, conv = (branch_scores[name] for name in self.classifiers)
+        return fuse(fc, conv, rule)
+
+
+HEAD_CONFIGURATIONS: Mapping[str, HeadConfiguration] = {
+    "fc": HeadConfiguration(("fc",), "fc"),
+    "conv": HeadConfiguration(("conv",), "conv"),
+    "double": HeadConfiguration(("fc",), "conv"),
+    "double-ext": HeadConfiguration(("fc", "conv"), "conv"),
+    "double-reverse": HeadConfiguration(("conv",), "fc"),
+    "double-fc": HeadConfiguration(("fc",), "fc2"),
+    "double-conv": HeadConfiguration(("conv",), "conv2"),
+}
+"""By head: the authors' four configurations of a double head, of which a single head has one; then the other pairs'."""
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """Weight of each branch's two losses; a loss of weight zero is not computed and its layer not trained.
+
+    Attributes:
+        by_branch: (classification, regression) weights by branch.
+    """
+
+    by_branch: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def double(
+        cls,
+        l_fc: float,
+        l_conv: float,
+        w_fc: float,
+        w_conv: float,
+        branches: tuple[str, str] = ("fc", "conv"),
+    ) -> TaskWeights:
+        """The paper's four numbers: L = w_fc L_fc + w_conv L_conv, where
+        L_fc = l_fc L_cls + (1 - l_fc) L_reg and L_conv = (1 - l_conv) L_cls + l_conv L_reg."""
+        first, second = branches
+        return cls(
+            {
+                first: (w_fc * l_fc, w_fc * (1 - l_fc)),
+                second: (w_conv * (1 - l_conv), w_conv * l_conv),
+            }
+        )
+
+    def of(self, branch: str) -> tuple[float, float]:
+        """Weights of the branch's classification and regression loss."""
+        return self.by_branch.get(branch, (0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -23,12 +105,12 @@ class Structure:
 
     Attributes:
         branches: one branch, or the two of a pair.
-        readings: what such a detector can be read as (:data:`rethink_heads.heads.READINGS`).
+        heads: what such a detector can be used as, of ``HEAD_CONFIGURATIONS``.
         l_fc, l_conv, w_fc, w_conv: the pair's task weights, where the settings give no others.
     """
 
     branches: tuple[str] | tuple[str, str]
-    readings: tuple[str, ...]
+    heads: tuple[str, ...]
     l_fc: float = 1.0
     l_conv: float = 1.0
     w_fc: float = 2.0

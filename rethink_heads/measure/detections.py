@@ -11,13 +11,13 @@ import torch
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detecting, Detections, Detector, lacking
+from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
+from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet
 from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.provenance import IMAGE_FILES, dataset_provenance, file_provenance
-from rethink_heads.measure.runner import check_classes
 
 DETECTIONS_NAME = "detections.parquet"
 DETECTION_TYPES: Mapping[str, str] = {
@@ -82,16 +82,16 @@ def keep_detections(
     Raises:
         UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
     """
-    check_classes(detector.class_names, dataset.class_names)
-    if not isinstance(detector, Detecting):
-        raise UserError(f"{detector_name} cannot be evaluated: {lacking('detect')}")
+    columns = class_columns(detector, dataset)
+    if not isinstance(detector, SupportsDetect):
+        raise UserError(f"{detector_name} cannot be evaluated: {missing('detect')}")
     if isinstance(detector, torch.nn.Module):
         detector.eval()
 
     def of_image(sample: Sample) -> pd.DataFrame:
         with on_image(detector_name, sample.image_id), torch.inference_mode():
             found = answers.detect(detector, sample.image.to(detector.device))
-        return detection_frame(sample.image_id, found, detector_name)
+        return detection_frame(sample.image_id, in_data_labels(found, columns), detector_name)
 
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset), **provenance}

@@ -19,9 +19,9 @@ from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detector,
     Features,
-    OutputMapping,
     RoIFeatures,
-    WeightMapping,
+    SupportsOutputMaps,
+    SupportsWeightMaps,
 )
 from rethink_heads.measure.responses import Responder
 
@@ -59,7 +59,7 @@ def weight_correlations(detector: Detector) -> dict[str, Tensor]:
 
     Branches whose cells are not in a square are left out, as everywhere here.
     """
-    if not isinstance(detector, WeightMapping):
+    if not isinstance(detector, SupportsWeightMaps):
         return {}
     return {
         branch: spatial_correlation(weights[None])[0].cpu()
@@ -70,7 +70,7 @@ def weight_correlations(detector: Detector) -> dict[str, Tensor]:
 
 def output_correlations(detector: Detector, exact: RoIFeatures) -> dict[str, Tensor]:
     """By branch: spatial correlation (S*S, S*S) of its output map for one box's RoI features."""
-    if not isinstance(detector, OutputMapping):
+    if not isinstance(detector, SupportsOutputMaps):
         return {}
     return {
         branch: spatial_correlation(output_map)[0].cpu()

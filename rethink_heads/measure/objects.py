@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import Sample
+from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector, Features
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.machine import whole_float32
 from rethink_heads.measure.maps import (
     cell_responses,
@@ -40,15 +41,22 @@ class ObjectMeasurer:
 
     Attributes:
         detector: whose heads are measured.
+        dataset: whose objects are measured.
         detector_name: the name that measurements call it by.
         config: which objects and proposals are measured.
         seed: of the choices among objects, proposals and rows.
     """
 
     detector: Detector
+    dataset: CocoDataset
     detector_name: str
     config: MeasuringConfig
     seed: int
+
+    @cached_property
+    def columns(self) -> list[int]:
+        """By label: the index of its class among the detector's."""
+        return class_columns(self.detector, self.dataset).tolist()
 
     @cached_property
     def responder(self) -> Responder:
@@ -63,7 +71,7 @@ class ObjectMeasurer:
             return Measurements.empty()
         # In the order that measurements have them in.
         chosen = chosen[sample.object_ids[chosen].argsort(stable=True)]
-        names = [self.detector.class_names[label] for label in sample.labels[chosen].tolist()]
+        names = [self.dataset.class_names[label] for label in sample.labels[chosen].tolist()]
         objects = pd.DataFrame(
             {
                 "image_id": sample.image_id,
@@ -113,7 +121,7 @@ class ObjectMeasurer:
         sampled["object"], sampled["bin"] = number, bins[rows].numpy()
         sampled["weight"] = (row_weights * weights[rows]).numpy()
         box = sample.boxes[index]
-        responses = self.responder(features, boxes, int(sample.labels[index]))
+        responses = self.responder(features, boxes, self.columns[int(sample.labels[index])])
         for head, (scores, regressed) in responses.items():
             values = proposal_values(ious, scores, regressed, box)
             for variable in ("iou", "score"):
@@ -128,7 +136,8 @@ class ObjectMeasurer:
         self, features: Features, sample: Sample, index: int
     ) -> Iterator[tuple[Name, Array]]:
         """The maps of an object at its own box."""
-        detector, box, label = self.detector, sample.boxes[index], int(sample.labels[index])
+        detector, box = self.detector, sample.boxes[index]
+        label = self.columns[int(sample.labels[index])]
         exact = detector.pool(features, box[None].to(detector.device))
         chunk = chunk_size(exact, self.config.memory_mb)
         height, width = sample.image.shape[1:]

@@ -8,13 +8,12 @@ from torch import Tensor
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detector,
-    Extracting,
+    FastPath,
     Features,
-    Prober,
-    Probing,
     RoIFeatures,
+    SupportsFastPath,
 )
-from rethink_heads.probing.outer import outer_product
+from rethink_heads.fastpath.pooling import intervals
 
 # Beyond this many RoIs at once nothing gets quicker. On a CPU, the hidden maps of more RoIs leave
 # the cache: on two cores, 64 to 512 RoIs of the small presets and 64 to 128 of coco-r50 were the
@@ -57,17 +56,16 @@ class Responder:
 
     def __init__(self, detector: Detector, memory_mb: int, precision: str = "float32") -> None:
         self.detector, self.memory_mb, self.precision = detector, memory_mb, precision
-        self.prober: Prober | None = None
-        if isinstance(detector, Probing):
+        self.fast_path: FastPath | None = None
+        if isinstance(detector, SupportsFastPath):
             with torch.inference_mode():
-                self.prober = detector.prober(DTYPES[precision])
+                self.fast_path = detector.fast_path(DTYPES[precision])
 
     @torch.inference_mode()
     def extract(self, image: Tensor) -> Features:
         """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
         image = image.to(self.detector.device)
-        prober: object = self.prober
-        return (prober if isinstance(prober, Extracting) else self.detector).extract(image)
+        return (self.fast_path or self.detector).extract(image)
 
     @torch.inference_mode()
     def __call__(
@@ -81,9 +79,9 @@ class Responder:
             label: class index, 0..K-1.
         """
         boxes = boxes.to(self.detector.device)
-        if self.prober is None:
+        if self.fast_path is None:
             return self._by_chunks(features, boxes, label)
-        found = self.prober(features, boxes, label, self.memory_mb)
+        found = self.fast_path(features, boxes, label, self.memory_mb)
         for head, values in found.items():
             answers.check_finite(f"head {head!r} gave scores or boxes", *values)
         return {
@@ -97,7 +95,7 @@ class Responder:
         detector = self.detector
         chunk = chunk_size(detector.pool(features, boxes[:1]), self.memory_mb)
         # Boxes of the same left and right sides together: pooling by factors does them as one.
-        order = torch.argsort(outer_product(boxes).x, stable=True)
+        order = torch.argsort(intervals(boxes[:, 0::2])[1], stable=True)
         scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
         regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
         for batch in boxes[order].split(chunk):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,14 @@ import torch
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import OFFERS, Detector, WeightMapping, lacking, offers
+from rethink_heads.detectors.base import (
+    CAPABILITIES,
+    Detector,
+    SupportsWeightMaps,
+    missing,
+    supports,
+)
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
@@ -57,7 +64,8 @@ def measure(
     of one kind: see :mod:`rethink_heads.measure.by_image`.
 
     Args:
-        detector: its class names must be the dataset's.
+        detector: its class names must be the dataset's, unless the dataset was matched with it
+            (:func:`rethink_heads.detectors.classes.share_classes`).
         dataset: cut to the first `config.images` images.
         detector_name: the name that the measurements call it by, a run's.
         config: which objects and proposals are measured; None: all of them.
@@ -70,7 +78,7 @@ def measure(
     Raises:
         UserError: the class names differ, there is no object, or `folder` cannot be written.
     """
-    check_classes(detector.class_names, dataset.class_names)
+    class_columns(detector, dataset)
     config = MeasuringConfig() if config is None else config
     if provenance is None:
         provenance = {"weights": fingerprint(detector)}
@@ -84,7 +92,7 @@ def measure(
     # Without a folder that all of them see, each process is by itself.
     together = single_process() if folder is None else processes()
     provenance = {**provenance_of(dataset, config, seed, together), **provenance}
-    measurer = ObjectMeasurer(detector, detector_name, config, seed)
+    measurer = ObjectMeasurer(detector, dataset, detector_name, config, seed)
     if folder is None:
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
@@ -135,45 +143,24 @@ def _measure_into(
     work_by_image(work, folder / "parts", lambda: stored_provenance(folder), merge, together)
 
 
-def check_classes(detector_classes: Sequence[str], dataset_classes: Sequence[str]) -> None:
-    """Raise UserError, naming the differences, unless both name the same classes in order."""
-    if tuple(detector_classes) == tuple(dataset_classes):
-        return
-    ours, theirs = set(detector_classes), set(dataset_classes)
-    reasons = []
-    if theirs - ours:
-        reasons.append(f"only the data has {', '.join(sorted(theirs - ours))}")
-    if ours - theirs:
-        reasons.append(f"only the detector has {', '.join(sorted(ours - theirs))}")
-    if not reasons:
-        reasons.append(
-            f"the order differs: the detector has {', '.join(detector_classes)} and "
-            f"the data {', '.join(dataset_classes)}"
-        )
-    raise UserError(
-        f"the detector's classes are not the data's: "
-        f"{'; '.join(reasons)}; give the data that the detector was trained for"
-    )
-
-
 def _warn_of_missing_maps(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
-    if not isinstance(detector, WeightMapping):
-        logger.warning("%s: %s", detector_name, lacking("weight_maps"))
+    if not isinstance(detector, SupportsWeightMaps):
+        logger.warning("%s: %s", detector_name, missing("weight_maps"))
     elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
         logger.warning(
             "%s: the RoI cells of %s are in no square, so it goes without %s of these",
             detector_name,
             ", ".join(oblong),
-            OFFERS["weight_maps"][1],
+            CAPABILITIES["weight_maps"][1],
         )
-    if not offers(detector, "output_maps"):
-        logger.warning("%s: %s", detector_name, lacking("output_maps"))
+    if not supports(detector, "output_maps"):
+        logger.warning("%s: %s", detector_name, missing("output_maps"))
     elif not measured.map_keys("spatial_correlation"):
         logger.warning(
             "%s: none of its heads has an output map with RoI cells in a square, so it goes without %s",
             detector_name,
-            OFFERS["output_maps"][1],
+            CAPABILITIES["output_maps"][1],
         )
     if not measured.map_keys("cell_score"):
         logger.warning(

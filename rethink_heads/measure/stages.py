@@ -19,7 +19,8 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detector, Features, Proposing, lacking, offers
+from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
+from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
 from rethink_heads.files import read_parquet
 from rethink_heads.measure.by_image import frames_by_image, rename_detector
@@ -40,7 +41,6 @@ from rethink_heads.measure.matching import (
 )
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
-from rethink_heads.measure.runner import check_classes
 from rethink_heads.measure.store import size_name
 
 STAGES_NAME = "stages.parquet"
@@ -130,7 +130,7 @@ def keep_stages(
         UserError: the class names differ, the head gives what is not finite, or ``folder`` cannot
             be written.
     """
-    check_classes(detector.class_names, dataset.class_names)
+    columns = class_columns(detector, dataset)
     if isinstance(detector, torch.nn.Module):
         detector.eval()
     folder = Path(folder)
@@ -140,10 +140,10 @@ def keep_stages(
         rename_detector(folder, detector_name)
         return
     for method in ("propose", "detect"):
-        if not offers(detector, method):
-            logger.warning("%s: %s", detector_name, lacking(method))
+        if not supports(detector, method):
+            logger.warning("%s: %s", detector_name, missing(method))
     final: dict[int, pd.DataFrame] = {}
-    if offers(detector, "detect"):
+    if supports(detector, "detect"):
         keep_detections(detector, dataset, detector_name, folder, provenance, progress)
         frame, _ = load_detections(folder)
         final = {int(str(image_id)): rows for image_id, rows in frame.groupby("image_id")}
@@ -151,9 +151,11 @@ def keep_stages(
 
     def measure_image(sample: Sample) -> pd.DataFrame:
         with on_image(detector_name, sample.image_id):
-            frames = list(_proposal_frames(detector, sample, memory_mb))
+            frames = list(
+                _proposal_frames(detector, columns, dataset.class_names, sample, memory_mb)
+            )
         detections = final.get(sample.image_id, nothing)
-        frames += detection_frames(detections, sample, detector.class_names)
+        frames += detection_frames(detections, sample, dataset.class_names)
         merged = pd.concat(frames) if frames else pd.DataFrame(columns=list(STAGE_COLUMNS))
         named = merged.assign(detector=detector_name)[list(STAGE_COLUMNS)]
         return named.astype(STAGE_TYPES).reset_index(drop=True)
@@ -223,9 +225,15 @@ def _true_positive_ious(ious: Array, labels: Indices) -> Array:
 
 
 @torch.inference_mode()
-def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iterator[pd.DataFrame]:
+def _proposal_frames(
+    detector: Detector,
+    columns: Tensor,
+    class_names: tuple[str, ...],
+    sample: Sample,
+    memory_mb: int,
+) -> Iterator[pd.DataFrame]:
     """By head: one image's RPN proposals that overlap an object."""
-    if not len(sample.boxes) or not isinstance(detector, Proposing):
+    if not len(sample.boxes) or not isinstance(detector, SupportsPropose):
         return
     features, proposals = answers.propose(detector, sample.image.to(detector.device))
     index, iou = most_overlapping(ious_with(proposals, sample.boxes))
@@ -234,7 +242,7 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
         return
     index, iou = index[kept], iou[kept]
     boxes = proposals[torch.from_numpy(kept).to(proposals.device)]
-    labels = sample.labels[torch.from_numpy(index)]
+    labels = columns[sample.labels[torch.from_numpy(index)]]
     rows = np.arange(len(kept))
     for head, (scores, regressed) in _respond(detector, features, boxes, labels, memory_mb).items():
         values = {
@@ -242,7 +250,7 @@ def _proposal_frames(detector: Detector, sample: Sample, memory_mb: int) -> Iter
             "iou": iou,
             "regressed_iou": ious_with(regressed, sample.boxes)[rows, index],
         }
-        named = {**_objects(sample, index, detector.class_names), "head": head, "stage": RPN}
+        named = {**_objects(sample, index, class_names), "head": head, "stage": RPN}
         yield pd.DataFrame({**named, **values, "true_positive_iou": np.nan})
 
 

@@ -57,8 +57,6 @@ def plot_score_by_iou(
         series,
         x="iou",
         value="mean",
-        low="mean_low",
-        high="mean_high",
         spread="std" if spread else None,
     )
     ax.set_xlabel("Proposal IoU")
@@ -87,8 +85,6 @@ def plot_pcc(
     series = series_of(frame) if series is None else series
     own = ax is None
     ax = new_axes(COLUMN_WIDTH, 2.1) if ax is None else ax
-    # The frame's interval is that of its first coefficient; the other has its own.
-    of = "object_" if value == "object_pcc" else ""
     draw_dots(
         ax,
         frame,
@@ -96,8 +92,6 @@ def plot_pcc(
         sizes_in(frame),
         category="size",
         value=value,
-        low=f"{of}low",
-        high=f"{of}high",
     )
     ax.set_xlabel("Object size")
     ax.set_ylabel(COEFFICIENTS[value])

@@ -20,14 +20,12 @@ def draw_curves(
     *,
     x: str,
     value: str,
-    low: str,
-    high: str,
     spread: str | None = None,
 ) -> None:
     """Draw ``value`` against ``x`` a head, with its interval as a band.
 
     Args:
-        frame: rows of one size; columns detector, head, ``x``, ``value``, ``low``, ``high``.
+        frame: rows of one size; columns detector, head, ``x``, ``value`` and its ends.
         spread: column of the standard deviation, drawn as a light band of +- 1 when there are one
             or two heads, else as thin lines; None to leave it out.
     """
@@ -42,8 +40,8 @@ def draw_curves(
             _draw_spread(ax, at, mean - deviation, mean + deviation, one, len(series))
         ax.fill_between(
             at,
-            rows[low].to_numpy(float),
-            rows[high].to_numpy(float),
+            rows[f"{value}_low"].to_numpy(float),
+            rows[f"{value}_high"].to_numpy(float),
             color=one.colour,
             alpha=INTERVAL_ALPHA,
             linewidth=0,
@@ -74,8 +72,6 @@ def draw_dots(
     *,
     category: str,
     value: str,
-    low: str,
-    high: str,
 ) -> None:
     """Draw ``value`` and its interval a category and head, heads side by side.
 
@@ -88,8 +84,8 @@ def draw_dots(
         mean = rows[value].to_numpy(float)
         ax.vlines(
             at,
-            rows[low].to_numpy(float),
-            rows[high].to_numpy(float),
+            rows[f"{value}_low"].to_numpy(float),
+            rows[f"{value}_high"].to_numpy(float),
             color=one.colour,
             linewidth=1.3,
             linestyle="-",

@@ -71,13 +71,11 @@ def average_precision(table: pd.DataFrame) -> Figure:
         ax = axes[0, 0]
         draw_dots(
             ax,
-            _percent(table, "value", "low", "high"),
+            _percent(table, "value"),
             series,
             metrics,
             category="metric",
             value="value",
-            low="low",
-            high="high",
         )
         ax.set_xticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
         ax.set_ylabel("Average precision (%)")
@@ -92,7 +90,7 @@ def detection_errors(table: pd.DataFrame) -> Figure:
         table: what ``detection_errors`` returns.
     """
     series = _series(table)
-    frame = _percent(table, "delta_ap", "low", "high")
+    frame = _percent(table, "delta_ap")
     with paper_style():
         figure, axes = panel_grid(1, 2, height=2.3, width=_width(series))
         axes[0, 0].get_gridspec().set_width_ratios([len(MAIN_LABELS), len(SPECIAL_LABELS)])
@@ -126,8 +124,6 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
                 series,
                 x="mean_score",
                 value=value,
-                low=f"{value}_low",
-                high=f"{value}_high",
             )
             unit_axes(ax)
             ax.set_xlabel("Score")
@@ -135,13 +131,11 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         ax = axes[0, 2]
         draw_dots(
             ax,
-            _percent(errors, "value", "low", "high"),
+            _percent(errors, "value"),
             series,
             list(ERROR_LABELS),
             category="error",
             value="value",
-            low="low",
-            high="high",
         )
         from_zero(ax)
         ax.set_xticks(range(len(ERROR_LABELS)), list(ERROR_LABELS.values()))
@@ -160,13 +154,11 @@ def draw_bars(
     *,
     category: str,
     value: str,
-    low: str = "low",
-    high: str = "high",
 ) -> None:
     """Draw ``value`` as bars from zero, a group a category, a bar a head, with its interval as a line.
 
     Args:
-        frame: columns detector, head, ``category``, ``value``, ``low`` and ``high``.
+        frame: columns detector, head, ``category``, ``value`` and its ends.
         labels: the categories to draw, and what the axis calls them.
     """
     width = BAR_WIDTH / max(len(series), 1)
@@ -185,8 +177,8 @@ def draw_bars(
         )
         ax.vlines(
             at,
-            rows[low].to_numpy(float),
-            rows[high].to_numpy(float),
+            rows[f"{value}_low"].to_numpy(float),
+            rows[f"{value}_high"].to_numpy(float),
             color=INK,
             linewidth=0.8,
             zorder=3,
@@ -227,5 +219,6 @@ def _width(series: Sequence[Series]) -> float:
     return COLUMN_WIDTH if len(series) <= MOST_IN_A_COLUMN else PAGE_WIDTH
 
 
-def _percent(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def _percent(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    columns = [value, f"{value}_low", f"{value}_high"]
     return frame.assign(**{column: 100 * frame[column] for column in columns})

@@ -224,7 +224,7 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
         label_maps_outside(map_axes)
         add_colour_bar(map_axes, map_axes[0].images[0], "Mean score")
         middle = scores[np.isclose(scores["dy"], 0)]
-        draw_curves(side, middle, series, x="dx", value="mean", low="low", high="high")
+        draw_curves(side, middle, series, x="dx", value="mean")
         # As far as the maps, whose outermost samples have a width.
         side.set_xlim(-1.05, 1.05)
         side.set_ylim(0, 1)
@@ -259,7 +259,9 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
         for row, (frame, label) in zip(axes, rows, strict=True):
             norm = change_norm([frame["mean"].to_numpy()])
             for ax, one in zip(row, series, strict=True):
-                low, mean, high = (_map_of(one.rows(frame), c) for c in ("low", "mean", "high"))
+                low, mean, high = (
+                    _map_of(one.rows(frame), c) for c in ("mean_low", "mean", "mean_high")
+                )
                 plot_cells(mean, low, high, norm=norm, ax=ax)
             add_colour_bar(list(row), row[0].images[0], label)
         title_maps(list(axes[0]), series)

@@ -62,8 +62,6 @@ def plot_regressed_iou_by_iou(
         series,
         x="iou",
         value="mean",
-        low="mean_low",
-        high="mean_high",
         spread="std" if spread else None,
     )
     ax.set_xlabel("Proposal IoU")
@@ -99,8 +97,6 @@ def plot_gain(
         series,
         x="iou",
         value="gain",
-        low="gain_low",
-        high="gain_high",
     )
     ax.set_xlabel("Proposal IoU")
     ax.set_ylabel("Gain in IoU")
@@ -144,8 +140,6 @@ def plot_error_components(
         COMPONENTS,
         category="component",
         value=value,
-        low=f"{value}_low",
-        high=f"{value}_high",
     )
     if value == "mean":
         ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)

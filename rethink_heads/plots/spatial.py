@@ -104,7 +104,7 @@ def plot_decay(
                 line.set_data(rows["distance"], rows["mean"])
                 ax.add_line(line)
     else:
-        draw_curves(ax, of_kind, series, x="distance", value="mean", low="low", high="high")
+        draw_curves(ax, of_kind, series, x="distance", value="mean")
     ax.set_xlabel("Distance of two cells (cells)")
     ax.set_ylabel("Cosine similarity")
     # Left to scale itself: outputs and weights may share the axes.

@@ -69,8 +69,6 @@ def figure3_stages(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
                 sizes,
                 category="size",
                 value=statistic,
-                low=f"{statistic}_low",
-                high=f"{statistic}_high",
             )
             ax.set_title(STAGE_TITLES[stage])
             ax.set_xlabel("Object size")

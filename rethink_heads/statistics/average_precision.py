@@ -27,6 +27,7 @@ from rethink_heads.statistics.bootstrap import (
     Array,
     ImageBootstrap,
     Resampled,
+    difference_columns,
 )
 from rethink_heads.statistics.matches import (
     AREAS,
@@ -50,7 +51,7 @@ from rethink_heads.statistics.weighted_precision import (
 )
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-AP_COLUMNS = ["detector", "head", "metric", "value", "low", "high", "images"]
+AP_COLUMNS = ["detector", "head", "metric", "value", "value_low", "value_high", "images"]
 # Of each name: the index of its size, and of its IoU thresholds.
 _CELLS = {
     "AP": (0, slice(None)),
@@ -129,8 +130,8 @@ def precision_table(
 
     Returns:
         A row a head and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "detector", "head", "metric",
-        "value" (pycocotools' to the last digit), "low", "high" and "images" (those that bear on it); nan where there
-        is nothing to find.
+        "value" (pycocotools' to the last digit), "value_low", "value_high" and "images" (those that bear on it); nan
+        where there is nothing to find.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
@@ -166,8 +167,8 @@ def compare_precision(
         a, b: (detector, head).
 
     Returns:
-        A row a metric with "metric", "a", "b" (as "detector/head"), "value_a", "value_b", "difference", "low",
-        "high" and "excludes_zero".
+        A row a metric with "metric", "a", "b" (as "detector/head"), "value_a", "value_b", "difference",
+        "difference_low", "difference_high" and "excludes_zero".
 
     Raises:
         UserError: no detections of a head, or detections in other images or of other classes.
@@ -181,31 +182,19 @@ def compare_precision(
 def estimate_rows(
     side: Side, column: str, names: Sequence[str], value: str, resampled: Resampled
 ) -> pd.DataFrame:
-    """Named quantities of a head with their intervals: "detector", "head", ``column``, ``value``, "low", "high"."""
+    """Named quantities of a head with their intervals: "detector", "head", ``column``, ``value`` and its ends."""
     estimate = resampled.estimate()
     detector, head = side
-    columns = {"detector": detector, "head": head, column: names, value: estimate.value}
-    return pd.DataFrame({**columns, "low": estimate.low, "high": estimate.high})
+    columns = {"detector": detector, "head": head, column: names}
+    return pd.DataFrame(columns | estimate.columns(value))
 
 
 def difference_frame(
     column: str, names: Sequence[str], a: Side, b: Side, of_a: Resampled, of_b: Resampled
 ) -> pd.DataFrame:
     """Differences a - b of named quantities, in the columns that :func:`compare_precision` documents."""
-    difference = of_a.less(of_b).estimate()
-    return pd.DataFrame(
-        {
-            column: names,
-            "a": "/".join(a),
-            "b": "/".join(b),
-            "value_a": of_a.value,
-            "value_b": of_b.value,
-            "difference": difference.value,
-            "low": difference.low,
-            "high": difference.high,
-            "excludes_zero": (difference.low > 0) | (difference.high < 0),
-        }
-    )
+    columns = {column: names, "a": "/".join(a), "b": "/".join(b)}
+    return pd.DataFrame(columns | difference_columns(of_a, of_b))
 
 
 def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBootstrap) -> Resampled:

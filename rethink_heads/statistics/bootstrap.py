@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,11 @@ class Estimate:
     value: Array
     low: Array
     high: Array
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """Columns ``name``, ``name_low`` and ``name_high`` of a result frame; numbers where the shape is ()."""
+        ends = {"": self.value, "_low": self.low, "_high": self.high}
+        return {f"{name}{end}": values[()] for end, values in ends.items()}
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,19 @@ class Resampled:
             np.maximum(np.minimum(high, self.limits.high), self.value),
         )
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
+
+
+def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
+    """Columns of a comparison of two statistics on the same draws of images.
+
+    "value_a", "value_b", "difference" (a - b), "difference_low", "difference_high" and "excludes_zero": whether the
+    interval does. A difference that is not defined, or has no interval, excludes nothing.
+    """
+    found = a.less(b).estimate()
+    # Some draws may have a difference where the whole has none.
+    excludes = np.isfinite(found.value) & ((found.low > 0) | (found.high < 0))
+    columns = {"value_a": a.value, "value_b": b.value, **found.columns("difference")}
+    return {name: np.atleast_1d(v) for name, v in (columns | {"excludes_zero": excludes}).items()}
 
 
 def _fisher(correlation: Array) -> Array:

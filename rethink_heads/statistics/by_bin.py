@@ -12,7 +12,7 @@ import pandas as pd
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import SAMPLED_TOTALS
 from rethink_heads.proposals import IOU_BINS
-from rethink_heads.statistics.bootstrap import SHARE, SPREAD, Array, Estimate, ImageBootstrap
+from rethink_heads.statistics.bootstrap import SHARE, SPREAD, ImageBootstrap
 from rethink_heads.statistics.reduction import BinSums, by_head
 from rethink_heads.statistics.sampling_error import (
     SamplingErrors,
@@ -42,20 +42,15 @@ def mean_and_spread(
         total, covariance = sums.sum(axis=0), errors.of(**keys).by_bin
         n, error = total[:, 0], "sampling_error"
         columns: dict[str, Any] = {**keys, **bin_ends()}
-        columns |= named("mean", bootstrap.estimate(sums[..., :2], ratio, SHARE))
+        columns |= bootstrap.estimate(sums[..., :2], ratio, SHARE).columns("mean")
         columns[f"mean_{error}"] = mean_error(n, covariance, of)
-        columns |= named("std", bootstrap.estimate(sums[..., :3], standard_deviation, SPREAD))
+        columns |= bootstrap.estimate(sums[..., :3], standard_deviation, SPREAD).columns("std")
         columns[f"std_{error}"] = standard_deviation_error(total[:, :3], covariance, of, squares)
         if gain:
-            columns |= named("gain", bootstrap.estimate(sums[..., [0, 1, 3]], difference_of_means))
+            columns |= bootstrap.estimate(sums[..., [0, 1, 3]], difference_of_means).columns("gain")
             columns[f"gain_{error}"] = mean_error(n, covariance, of, less=iou)
         results.append(pd.DataFrame(columns | found.counts))
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()
-
-
-def named(name: str, estimate: Estimate) -> dict[str, Array]:
-    """An estimate as columns ``name``, ``name_low`` and ``name_high``."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def bin_ends() -> dict[str, npt.NDArray[Any]]:

@@ -124,11 +124,7 @@ def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.D
     }
     for name, (over, of) in {"precision": (0, 2), "iou": (0, 3), "hit_iou": (2, 3)}.items():
         estimate = bootstrap.estimate(sums[..., [over, of]], ratio, SHARE)
-        columns |= {
-            name: estimate.value,
-            f"{name}_low": estimate.low,
-            f"{name}_high": estimate.high,
-        }
+        columns |= estimate.columns(name)
     columns["count"] = sums[..., 0].sum(axis=0).astype(np.int64)
     return pd.DataFrame(columns)
 
@@ -147,9 +143,9 @@ def calibration_errors(
         detections, dataset, iou_threshold, replicates, seed: as of :func:`reliability`.
 
     Returns:
-        A row a head and error with "detector", "head", "error", "value", "low", "high" and "detections". Errors:
-        "d_ece" and "laece", 0..1, as at the head of this module; "overconfidence", the mean score less the precision
-        of all detections, below 0 for a head that is too modest.
+        A row a head and error with "detector", "head", "error", "value", "value_low", "value_high" and "detections".
+        Errors: "d_ece" and "laece", 0..1, as at the head of this module; "overconfidence", the mean score less the
+        precision of all detections, below 0 for a head that is too modest.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.

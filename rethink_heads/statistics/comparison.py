@@ -11,12 +11,15 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    ImageBootstrap,
+    difference_columns,
+)
 from rethink_heads.statistics.by_bin import bin_ends
 from rethink_heads.statistics.compared import ON_BINS, STATISTICS, Compared, Side
 from rethink_heads.statistics.ranks import RANK_REPLICATES
@@ -75,7 +78,7 @@ def compare(
     Returns:
         One row per size ("small", "medium", "large", "all") (and bin) with "statistic", "size",
         ("bin", "iou_low", "iou_high",) "a", "b" (as "detector/head"), "value_a", "value_b",
-        "difference", "low", "high", "excludes_zero" and "objects".
+        "difference", "difference_low", "difference_high", "excludes_zero" and "objects".
 
     Raises:
         UserError: unknown statistic, a head that was not measured, no object that both have, or a
@@ -192,22 +195,6 @@ def compare_decay(
         columns |= difference_columns(*resampled)
         results.append(pd.DataFrame(columns | {"objects": of_a.objects}))
     return pd.concat(results, ignore_index=True)
-
-
-def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
-    """Two statistics on the same draws of images and their difference, as columns of a comparison."""
-    difference = a.less(b).estimate()
-    columns = {
-        "value_a": a.value,
-        "value_b": b.value,
-        "difference": difference.value,
-        "low": difference.low,
-        "high": difference.high,
-        # Some draws may have a difference where the whole has none.
-        "excludes_zero": np.isfinite(difference.value)
-        & ((difference.low > 0) | (difference.high < 0)),
-    }
-    return {name: np.atleast_1d(column) for name, column in columns.items()}
 
 
 def _can_be_per_bin(statistic: str) -> bool:

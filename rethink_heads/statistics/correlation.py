@@ -53,8 +53,8 @@ def pearson(
 
     Returns:
         One row per detector, head and size ("small", "medium", "large", "all") with "pcc" over the
-        proposals of all objects, as we read the paper, "low", "high"; "object_pcc", the mean of each
-        object's own PCC, "object_low", "object_high"; "objects", "constant_objects" (those without
+        proposals of all objects, as we read the paper, and "object_pcc", the mean of each
+        object's own PCC, each with "_low" and "_high"; "objects", "constant_objects" (those without
         variance in the range, which have no PCC), "proposals" (of the whole grid) and "measured" (of these). Where
         some
         proposals were drawn, "pcc_sampling_error" and "object_pcc_sampling_error" are the standard
@@ -81,13 +81,9 @@ def pearson(
         results.append(
             {
                 **keys,
-                "pcc": float(pooled.value),
-                "low": float(pooled.low),
-                "high": float(pooled.high),
+                **pooled.columns("pcc"),
                 "pcc_sampling_error": float(pooled_error),
-                "object_pcc": float(own.value),
-                "object_low": float(own.low),
-                "object_high": float(own.high),
+                **own.columns("object_pcc"),
                 "object_pcc_sampling_error": of_each.sampling_error,
                 "objects": len(sums),
                 "constant_objects": len(sums) - int(own_sums[:, 0].sum()),
@@ -111,8 +107,8 @@ def spearman(
     Ranks are taken anew in every replicate of the bootstrap, which is why its default count is 200.
 
     Returns:
-        One row per detector, head and size with "spearman", "low", "high", "spearman_sampling_error" (the rows'
-        standard error about the ranks of all proposals, which the interval holds too), "objects", "rows".
+        One row per detector, head and size with "spearman", "spearman_low", "spearman_high", "spearman_sampling_error"
+        (the rows' standard error about the ranks of all proposals, which the interval holds too), "objects", "rows".
 
     Raises:
         UserError: the range is not one of whole bins.
@@ -129,9 +125,7 @@ def spearman(
                     "detector": detector,
                     "head": head,
                     "size": size,
-                    "spearman": float(estimate.value),
-                    "low": float(estimate.low),
-                    "high": float(estimate.high),
+                    **estimate.columns("spearman"),
                     "spearman_sampling_error": spearman_sampling_error(frame),
                     "objects": count_objects(frame),
                     "rows": len(frame),

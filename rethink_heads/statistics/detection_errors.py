@@ -62,7 +62,7 @@ from rethink_heads.statistics.weighted_precision import (
     weighted_precision,
 )
 
-ERROR_COLUMNS = ["detector", "head", "error", "delta_ap", "low", "high", "count"]
+ERROR_COLUMNS = ["detector", "head", "error", "delta_ap", "delta_ap_low", "delta_ap_high", "count"]
 # Settings that precision is taken in: as it is, then each of ERRORS fixed.
 _SETTINGS = ("", *ERRORS)
 
@@ -84,9 +84,9 @@ def detection_errors(
 
     Returns:
         A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
-        "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "low", "high" and "count". The mean is over the
-        classes that have objects, as in COCO. An interval needs five images that have the error. Small negative gains
-        come of reading precision at 101 recalls; TIDE sets them to 0.
+        "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The
+        mean is over the classes that have objects, as in COCO. An interval needs five images that have the error. Small
+        negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.

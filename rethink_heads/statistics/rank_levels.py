@@ -36,8 +36,13 @@ from rethink_heads.errors import UserError
 from rethink_heads.measure.matching import POSITIVE_IOU
 from rethink_heads.measure.stage_boxes import Side, StageBoxes, as_boxes, sides_of, stages_of
 from rethink_heads.measure.stage_frame import DETECTIONS, RPN
-from rethink_heads.statistics.bootstrap import MEAN_CORRELATION, Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.comparison import difference_columns
+from rethink_heads.statistics.bootstrap import (
+    MEAN_CORRELATION,
+    Array,
+    ImageBootstrap,
+    Resampled,
+    difference_columns,
+)
 from rethink_heads.statistics.ranks import RANK_REPLICATES, weighted_spearman
 from rethink_heads.statistics.sums import ratio
 
@@ -61,7 +66,7 @@ def level_correlation(
 
     Returns:
         One row per detector, head, "level" ("image" or "class") and "stage" that the frame holds
-        ("rpn": before NMS, "detections": after it) with "spearman", "low", "high", "groups" (images
+        ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
     boxes = as_boxes(stages)
@@ -76,9 +81,7 @@ def level_correlation(
                 "head": head,
                 "level": level,
                 "stage": stage,
-                "spearman": float(estimate.value),
-                "low": float(estimate.low),
-                "high": float(estimate.high),
+                **estimate.columns("spearman"),
                 "groups": found.groups,
                 "boxes": found.boxes,
             }
@@ -100,7 +103,7 @@ def compare_levels(
 
     Returns:
         One row per "level" and "stage" with "a", "b" (as "detector/head"), "value_a", "value_b",
-        "difference", "low", "high" and "excludes_zero".
+        "difference", "difference_low", "difference_high" and "excludes_zero".
 
     Raises:
         UserError: a head has no boxes at all.

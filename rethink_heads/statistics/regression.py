@@ -10,7 +10,7 @@ import pandas as pd
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.statistics.bootstrap import REPLICATES, SPREAD, ImageBootstrap
-from rethink_heads.statistics.by_bin import bin_ends, mean_and_spread, named
+from rethink_heads.statistics.by_bin import bin_ends, mean_and_spread
 from rethink_heads.statistics.reduction import BinSums, by_size
 from rethink_heads.statistics.selection import ALL_SIZES
 from rethink_heads.statistics.sums import ratio, root_mean_square
@@ -86,7 +86,7 @@ def _component(
         measured = round(found.measured.sum())
         counts = {"proposals": proposals, "measured": measured, "objects": found.object_count}
     columns["component"] = component
-    columns |= named("mean", bootstrap.estimate(sums[..., [0, 1]], ratio))
-    columns |= named("rms", bootstrap.estimate(sums[..., [0, 2]], root_mean_square, SPREAD))
-    columns |= named("mae", bootstrap.estimate(sums[..., [0, 3]], ratio, SPREAD))
+    columns |= bootstrap.estimate(sums[..., [0, 1]], ratio).columns("mean")
+    columns |= bootstrap.estimate(sums[..., [0, 2]], root_mean_square, SPREAD).columns("rms")
+    columns |= bootstrap.estimate(sums[..., [0, 3]], ratio, SPREAD).columns("mae")
     return pd.DataFrame(columns | counts)

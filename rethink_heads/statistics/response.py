@@ -35,7 +35,7 @@ RESPONSE_KINDS = ("displacement_score", "cell_score", "cell_iou")
 DROP_AT = 0.5
 
 _KEYS = ["detector", "head", "size", "kind"]
-SUMMARY_COLUMNS = [*_KEYS, "quantity", "value", "low", "high", "objects"]
+SUMMARY_COLUMNS = [*_KEYS, "quantity", "value", "value_low", "value_high", "objects"]
 
 Formula = Callable[[Array], Array]  # mean maps (R, values) -> (R,)
 
@@ -47,8 +47,8 @@ def response(
 
     Returns:
         One row per detector, head, size and place of the map, row by row: "kind", "row", "column",
-        for "displacement_score" also "dy" and "dx" (units of the object's size), "mean", "low",
-        "high", "objects". A size without objects has no rows.
+        for "displacement_score" also "dy" and "dx" (units of the object's size), "mean", "mean_low",
+        "mean_high", "objects". A size without objects has no rows.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
@@ -61,10 +61,10 @@ def response(
             columns |= {"dy": steps[row], "dx": steps[column]}
         for name in ("value", "low", "high"):
             found = np.concatenate([getattr(estimate, name) for estimate, _ in parts])
-            columns["mean" if name == "value" else name] = found
+            columns["mean" if name == "value" else f"mean_{name}"] = found
         results.append(pd.DataFrame(columns | {"objects": parts[0][1]}))
     places = ["dy", "dx"] if kind == "displacement_score" else []
-    ordered = [*_KEYS, "row", "column", *places, "mean", "low", "high", "objects"]
+    ordered = [*_KEYS, "row", "column", *places, "mean", "mean_low", "mean_high", "objects"]
     if not results:
         return pd.DataFrame(columns=ordered)
     return pd.concat(results, ignore_index=True)[ordered]
@@ -83,7 +83,7 @@ def response_summary(
     magnitude in the mean map, signed) and "cell_spread" (standard deviation over the mean map).
 
     Returns:
-        One row per detector, head, size and quantity: "kind", "quantity", "value", "low", "high",
+        One row per detector, head, size and quantity: "kind", "quantity", "value", "value_low", "value_high",
         "objects". A size without objects has no rows.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
@@ -106,9 +106,7 @@ def response_summary(
                         "size": size,
                         "kind": kind,
                         "quantity": quantity,
-                        "value": float(estimate.value),
-                        "low": float(estimate.low),
-                        "high": float(estimate.high),
+                        **estimate.columns("value"),
                         "objects": objects,
                     }
                 )

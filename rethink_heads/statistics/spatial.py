@@ -25,8 +25,8 @@ OF_OBJECTS = "spatial_correlation"
 OF_WEIGHTS = "weight_correlation"
 
 _KEYS = ["detector", "head", "kind", "size"]
-PAIRS_COLUMNS = [*_KEYS, "mean", "low", "high", "objects"]
-DECAY_COLUMNS = [*_KEYS, "distance", "mean", "low", "high", "pairs", "objects"]
+PAIRS_COLUMNS = [*_KEYS, "mean", "mean_low", "mean_high", "objects"]
+DECAY_COLUMNS = [*_KEYS, "distance", "mean", "mean_low", "mean_high", "pairs", "objects"]
 
 MapKey = tuple[str, str, str]  # (detector, branch, kind)
 
@@ -62,7 +62,7 @@ def distinct_pairs(
     """Mean correlation over pairs of different cells: one number for how alike cells are.
 
     Returns:
-        One row per detector, head (the branch), kind and size with "mean", "low", "high",
+        One row per detector, head (the branch), kind and size with "mean", "mean_low", "mean_high",
         "objects". A map of weights comes once, with size "all", no interval and no objects.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
@@ -72,9 +72,7 @@ def distinct_pairs(
         results.append(
             {
                 **keys,
-                "mean": float(estimate.value[0]),
-                "low": float(estimate.low[0]),
-                "high": float(estimate.high[0]),
+                **{name: float(values[0]) for name, values in estimate.columns("mean").items()},
                 "objects": objects,
             }
         )
@@ -90,7 +88,7 @@ def decay(
 
     Returns:
         One row per detector, head (the branch), kind, size and group with "distance" (mean of the
-        group's distances, in cells), "mean", "low", "high", "pairs" and "objects".
+        group's distances, in cells), "mean", "mean_low", "mean_high", "pairs" and "objects".
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
@@ -98,7 +96,7 @@ def decay(
         distance, pairs = distances(found.width)
         estimate, objects = _mean_over_objects(keys["kind"], found, bootstrap)
         columns: dict[str, Any] = {**keys, "distance": distance}
-        columns |= {"mean": estimate.value, "low": estimate.low, "high": estimate.high}
+        columns |= estimate.columns("mean")
         columns |= {"pairs": pairs, "objects": objects}
         results.append(pd.DataFrame(columns))
     if not results:

@@ -22,8 +22,8 @@ from rethink_heads.measure.stage_boxes import (
     stages_of,
 )
 from rethink_heads.measure.stage_frame import DETECTIONS, RPN
-from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
-from rethink_heads.statistics.comparison import compare, difference_columns
+from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, difference_columns
+from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.ranks import RANK_REPLICATES
 from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, bin_range, of_size
@@ -110,7 +110,8 @@ def compare_stages(
 
     Returns:
         One row per statistic, "stage" and "size" with "a", "b" (as "detector/head"), "value_a",
-        "value_b", "difference", "low", "high", "excludes_zero" and "objects" (with a box of both).
+        "value_b", "difference", "difference_low", "difference_high", "excludes_zero" and "objects" (with a box of
+        both).
 
     Raises:
         UserError: an unknown statistic, a head that was not measured, or a range that is not of
@@ -164,12 +165,10 @@ def _predefined_correlation(
     seed: int,
 ) -> pd.DataFrame:
     found = pearson(measurements, iou_range, replicates=counts[0], seed=seed)
-    renamed = {"low": "pcc_low", "high": "pcc_high", "measured": "n"}
-    found = found.rename(columns=renamed).assign(stage=PREDEFINED)
+    found = found.rename(columns={"measured": "n"}).assign(stage=PREDEFINED)
     keys = ["detector", "head", "size"]
     if measurements.groups("rows"):
         ranks = spearman(measurements, iou_range, replicates=counts[1], seed=seed)
-        ranks = ranks.rename(columns={"low": "spearman_low", "high": "spearman_high"})
         found = found.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")
     return found.reindex(columns=[*keys, "stage", *_columns()])
 
@@ -205,9 +204,7 @@ def _correlations(
         columns: dict[str, Any] = {}
         for statistic, bootstrap in bootstraps.items():
             estimate = found.resampled(statistic, size, bootstrap).estimate()
-            columns[statistic] = float(estimate.value)
-            columns[f"{statistic}_low"] = float(estimate.low)
-            columns[f"{statistic}_high"] = float(estimate.high)
+            columns |= estimate.columns(statistic)
         yield size, {**columns, "n": found.count(size), "objects": objects}
 
 

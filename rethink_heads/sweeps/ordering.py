@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from rethink_heads.report.cells import to_latex, to_markdown
 from rethink_heads.sweeps.plan import Plan, Point
-from rethink_heads.table_formats import to_latex, to_markdown
 
 METRIC = "AP"
 HOLDS, REVERSED, UNDECIDED = "holds", "reversed", "undecided"
@@ -41,7 +41,8 @@ def ordering_table(
     Args:
         plan: a sweep with a ``paper_order``.
         available: whether a point has been read for a seed.
-        difference: rows metric, difference, low, high of two points of a seed (paired over images).
+        difference: rows metric, difference, difference_low, difference_high of two points of a seed (paired over
+            images).
 
     Returns:
         Columns better, worse (labels), seed ("all": over the seeds), difference, difference_low, difference_high,
@@ -55,7 +56,7 @@ def ordering_table(
         for seed in plan.seeds:
             if all(available(point, seed) for point in sides):
                 found = _of_metric(difference(*sides, seed))
-                low, high = found["low"], found["high"]
+                low, high = found["difference_low"], found["difference_high"]
                 of_pair.append(
                     {
                         "better": better,
@@ -122,7 +123,7 @@ def latex(plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame) -> str:
 
 def _of_metric(differences: pd.DataFrame) -> dict[str, float]:
     (row,) = differences[differences["metric"] == METRIC].to_dict("records")
-    return {name: float(row[name]) for name in ("difference", "low", "high")}
+    return {name: float(row[name]) for name in ("difference", "difference_low", "difference_high")}
 
 
 def shown_ordering(plan: Plan, ordering: pd.DataFrame) -> pd.DataFrame:

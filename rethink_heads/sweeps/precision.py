@@ -79,16 +79,14 @@ class Precision:
         return self._outlines[point.training][1]
 
     def table(self, point: Point, seed: int) -> pd.DataFrame:
-        """Rows metric, value, low, high of a point's detector."""
+        """Rows metric, value, value_low, value_high of a point's detector."""
         estimate = self.resampled(point, seed).estimate()
-        columns = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-        return pd.DataFrame({"metric": AP_NAMES, **columns})
+        return pd.DataFrame({"metric": AP_NAMES, **estimate.columns("value")})
 
     def difference(self, a: Point, b: Point, seed: int) -> pd.DataFrame:
-        """Rows metric, difference (a less b), low, high, on the same draws of images."""
+        """Rows metric, difference (a less b), difference_low, difference_high, on the same draws of images."""
         estimate = self.resampled(a, seed).less(self.resampled(b, seed)).estimate()
-        columns = {"difference": estimate.value, "low": estimate.low, "high": estimate.high}
-        return pd.DataFrame({"metric": AP_NAMES, **columns})
+        return pd.DataFrame({"metric": AP_NAMES, **estimate.columns("difference")})
 
     def resampled(self, point: Point, seed: int) -> Resampled:
         """A point's average precisions (6,) and those of each draw of images; read again where nothing has changed."""

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
 from rethink_heads.statistics.average_precision import AP_NAMES
 from rethink_heads.sweeps.plan import Plan
 from rethink_heads.sweeps.precision import Read, Size
-from rethink_heads.table_formats import HIGH, LOW, SPREAD, to_latex, to_markdown
 
 MEAN = "mean"
 MILLION = 1e6
@@ -152,7 +152,8 @@ def _of_seed(precision: pd.DataFrame) -> dict[str, float]:
     by_metric = {record["metric"]: record for record in precision.to_dict("records")}
     row: dict[str, float] = {}
     for name in AP_NAMES:
-        value, low, high = (float(by_metric[name][column]) for column in ("value", "low", "high"))
+        columns = ("value", "value_low", "value_high")
+        value, low, high = (float(by_metric[name][column]) for column in columns)
         row |= {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high, f"{name}{SPREAD}": np.nan}
     return row
 

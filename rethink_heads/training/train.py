@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, interruption
 from rethink_heads.locking import hold

@@ -21,9 +21,9 @@ from benchmarks.subjects import Moments, pcc, pooled_pcc, sampled, subjects
 from benchmarks.timing import in_turn
 from benchmarks.yardstick import tuned, using_threads
 from rethink_heads.config import Config
+from rethink_heads.fastpath.conv import FastConv
 from rethink_heads.heads import ConvHead, FCHead
 from rethink_heads.measure.responses import Responder
-from rethink_heads.probing.conv import ConvProbe
 from tests.benchmarks.blocks import prepare_block
 from tests.tiny_coco import write_coco
 
@@ -107,9 +107,9 @@ def test_operations_are_counted_by_hand() -> None:
 def test_what_a_conv_head_does_in_place_is_counted(non_local: bool) -> None:
     shape = {"channels": 16, "width": 32, "bottleneck": 16}
     head = ConvHead(num_classes=3, **shape, non_local=non_local).eval()
-    probe, rois = ConvProbe(head, 7, torch.float32), torch.rand(10, 7, 7, 16)
+    layers, rois = FastConv(head, 7, torch.float32), torch.rand(10, 7, 7, 16)
     with torch.inference_mode():
-        done = bounds.executed(lambda: probe.of_block(rois))
+        done = bounds.executed(lambda: layers.from_features(rois))
     assert done >= 0.98 * 10 * bounds.operations(head, 16)
 
 

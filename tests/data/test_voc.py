@@ -395,7 +395,7 @@ def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
 
 
 def test_the_presets_train_and_evaluate_on_a_devkit(devkit: Path, tmp_path: Path) -> None:
-    from rethink_heads.detectors.checkpoints import load_detector
+    from rethink_heads.detectors.rcnn.checkpoints import load_detector
     from rethink_heads.training.evaluation import evaluate
     from rethink_heads.training.train import train
 

@@ -19,11 +19,11 @@ from rethink_heads.config import (
     ModelConfig,
     load_preset,
 )
-from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame, to_edges, to_pixels
-from rethink_heads.detectors.pooling import pyramid_level
+from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes, to_edges, to_pixels
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.resizing import frame_size
-from rethink_heads.detectors.rpn import box_coder, build_rpn, cell_anchors
+from rethink_heads.detectors.rcnn.pooling import pyramid_level
+from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
+from rethink_heads.detectors.rcnn.transform import resized_size
 from rethink_heads.errors import UserError
 from tests.tiny_coco import SMALL_SETTINGS
 
@@ -87,7 +87,7 @@ def test_other_conventions_are_kept(tmp_path: Path) -> None:
     ],
 )
 def test_frame_sizes(rule: str, size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert frame_size(size, 800, 1333, rule) == expected
+    assert resized_size(size, 800, 1333, rule) == expected
 
 
 sides = st.floats(1.0, 300.0, width=32)
@@ -101,8 +101,8 @@ def test_boxes_come_back_from_the_frame(
     boxes = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
     for box_ends in ("edge", "pixel"):
         features = ImageFeatures({}, (new_height, new_width), (400, 600), box_ends)
-        framed = features.into_frame(boxes)
-        torch.testing.assert_close(features.out_of_frame(framed), boxes, rtol=0, atol=1e-9)
+        framed = features.to_resized(boxes)
+        torch.testing.assert_close(features.to_original(framed), boxes, rtol=0, atol=1e-9)
         # By pixels: first and last pixel are scaled.
         if box_ends == "pixel":
             ratio = new_width / 600
@@ -120,7 +120,7 @@ def test_clipping_by_pixels(values: list[float]) -> None:
     x1, y1, x2, y2 = values
     boxes = torch.tensor([[min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]])
     height, width = 60, 90
-    found = clip_to_frame(to_edges(boxes), (height, width), "pixel")
+    found = clip_boxes(to_edges(boxes), (height, width), "pixel")
     limits = torch.tensor([width, height, width, height]) - 1.0
     torch.testing.assert_close(found, to_edges(boxes.clamp(min=0).minimum(limits)))
     assert (found[:, 2:] > found[:, :2]).all()

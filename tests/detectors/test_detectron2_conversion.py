@@ -21,13 +21,13 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from rethink_heads.detectors.exports.detectron2 import to_detectron2
 from rethink_heads.detectors.imports.importing import Imported, import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.resizing import frame_size
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.transform import resized_size
 
 IMAGES = 2
 # A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
@@ -182,7 +182,7 @@ def test_the_same_input_gives_the_same_values_in_detectron2(
     pixels = images[0].permute(1, 2, 0).numpy()
     resizing = ResizeShortestEdge([192, 192], 256).get_transform(pixels)
     resized = torch.from_numpy(resizing.apply_image(pixels).copy()).permute(2, 0, 1)
-    assert resized.shape[1:] == frame_size((height, width), 192, 256, "detectron2")
+    assert resized.shape[1:] == resized_size((height, width), 192, 256, "detectron2")
     with torch.inference_mode():
         batch = model.preprocess_image([{"image": resized}])
         size = batch.image_sizes[0]

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rethink_heads.config import ConventionsConfig
-from rethink_heads.detectors.backbones import build_backbone
-from rethink_heads.detectors.folding import folded
+from rethink_heads.detectors.rcnn.backbone import build_backbone
+from rethink_heads.fastpath.conv import fold_norms
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
@@ -35,7 +35,7 @@ def test_folding_leaves_the_features_and_no_normalisation(name, norm):
     backbone = backbone_of(name, norm)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     image = torch.rand(1, 3, 97, 130)
-    copied = folded(backbone)
+    copied = fold_norms(backbone)
     with torch.inference_mode():
         expected = backbone.double()(image.double())
         found = copied(image)
@@ -53,7 +53,7 @@ def test_folding_keeps_a_bottlenecks_stride_in_its_1x1_convolution():
     backbone = backbone_of("resnet50", "frozen", ConventionsConfig(stride_in_1x1=True))
     image = torch.rand(1, 3, 64, 96)
     with torch.inference_mode():
-        expected, found = backbone(image), folded(backbone)(image)
+        expected, found = backbone(image), fold_norms(backbone)(image)
     for level, features in expected.items():
         torch.testing.assert_close(found[level], features, rtol=1e-4, atol=1e-4)
 
@@ -64,4 +64,4 @@ def test_norms_without_weights_or_statistics_stay(given):
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, **given)).eval()
     image = torch.rand(2, 3, 9, 9)
     with torch.inference_mode():
-        torch.testing.assert_close(folded(layers)(image), layers(image), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fold_norms(layers)(image), layers(image), rtol=1e-5, atol=1e-6)

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from rethink_heads.cli import app
 from rethink_heads.config import MASKRCNN_BENCHMARK, MMDETECTION
-from rethink_heads.detectors.checkpoints import load_detector, save_detector
 from rethink_heads.detectors.imports import reading
 from rethink_heads.detectors.imports.class_names import known_class_names
 from rethink_heads.detectors.imports.importing import LAYOUTS, import_detector
@@ -21,8 +20,9 @@ from rethink_heads.detectors.imports.layouts import backbone_of
 from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.detectors.imports.renaming import our_state
 from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.errors import UserError
-from rethink_heads.heads import Bottleneck, NonLocal, WideningBlock
+from rethink_heads.heads import Bottleneck, NonLocal, ResidualBlock
 from rethink_heads.runs import Run
 from tests.detectors.foreign_states import State, maskrcnn_benchmark_state, mmdetection_state
 from tests.tiny_coco import write_annotations, write_coco
@@ -106,7 +106,7 @@ def exported(detector: RCNN, layout: str) -> State:
     number = 0
     for block in conv.blocks:
         if benchmark:
-            if isinstance(block, WideningBlock):
+            if isinstance(block, ResidualBlock):
                 name = f"{extractor}.nonlocal_conv"
                 parts = [("top.{}", block.shortcut, 0), ("bottom.{}", block.expand, 0)]
                 parts.append(("bottom.{}", block.project, 3))
@@ -125,7 +125,7 @@ def exported(detector: RCNN, layout: str) -> State:
             for pattern, pair, first in parts:
                 put(f"{name}.{pattern.format(first)}", pair[0])
                 put(f"{name}.{pattern.format(first + 1)}", pair[1])
-        elif isinstance(block, WideningBlock):
+        elif isinstance(block, ResidualBlock):
             sequence = {"conv1": block.expand, "conv2": block.project}
             for part, pair in (sequence | {"conv_identity": block.shortcut}).items():
                 put(f"{head}.res_block.{part}.conv", pair[0])

@@ -12,9 +12,8 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, roi_align
 
 from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.detectors.backbones import build_backbone
-from rethink_heads.detectors.checkpoints import load_torchvision_state
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.errors import UserError
 from rethink_heads.heads import fuse
 
@@ -44,6 +43,14 @@ def small_detector(head: str, **model: object) -> RCNN:
         nn.init.normal_(branch.predictor.cls_score.weight, std=1.0)
         nn.init.normal_(branch.predictor.bbox_pred.weight, std=1.0)
     return detector.eval()
+
+
+def load_weights(ours: RCNN, state: dict[str, Tensor]) -> None:
+    """Weights of torchvision's ``FasterRCNN`` into a detector with an fc-head."""
+    names = {"box_head.": "heads.fc.", "box_predictor.": "heads.fc.predictor."}
+    for theirs, mine in names.items():
+        state = {name.replace(theirs, mine): value for name, value in state.items()}
+    ours.load_state_dict(state)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +90,7 @@ def torchvision_pair() -> tuple[nn.Module, RCNN]:
         rpn_proposals_test=200,
     )
     ours = build_detector(Config(preset="test", head="fc", model=model), CLASSES)
-    load_torchvision_state(ours, theirs.state_dict())
+    load_weights(ours, theirs.state_dict())
     return theirs, ours
 
 
@@ -103,7 +110,7 @@ def test_training_losses_equal_torchvisions(torchvision_pair: tuple[nn.Module, R
     expected = theirs.train()(images, shifted)
     torch.manual_seed(1)
     losses = ours.train()(images, targets)
-    load_torchvision_state(ours, theirs.state_dict())
+    load_weights(ours, theirs.state_dict())
     names = {
         "loss_objectness": "loss_objectness",
         "loss_rpn_box_reg": "loss_rpn_box_reg",
@@ -119,7 +126,7 @@ def test_detections_equal_torchvisions(
     torchvision_pair: tuple[nn.Module, RCNN], image: Tensor
 ) -> None:
     theirs, ours = torchvision_pair
-    load_torchvision_state(ours, theirs.state_dict())
+    load_weights(ours, theirs.state_dict())
     with torch.inference_mode():
         expected = theirs.eval()([image.float() / 255])[0]
     found = ours.eval().detect(image)["fc"]

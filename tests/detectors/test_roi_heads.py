@@ -9,7 +9,7 @@ from torch import Tensor
 from rethink_heads.config import Config, ConventionsConfig, load_preset
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.roi_heads import BoxRoIHeads
+from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
 
 CLASSES = ("a", "b", "c")
 SMALL = ["fpn_channels=4", "fc_width=8", "conv_width=8", "conv_bottleneck=4", "backbone=tiny"]

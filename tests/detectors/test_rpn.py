@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from rethink_heads.config import MASKRCNN_BENCHMARK, ConventionsConfig, ModelConfig
-from rethink_heads.detectors.rpn import AnchorRPN, build_rpn, inside
+from rethink_heads.detectors.rcnn.rpn import AnchorRPN, build_rpn, inside
 
 SIZES = [(96, 128), (80, 100)]
 FRAME = (96, 128)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.checkpoints import save_detector
 from rethink_heads.detectors.imports.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.detectors.torchvision.files import CLASS_WEIGHT, read_weights
 from rethink_heads.runs import Run
 from tests.fuzz.coco import broken

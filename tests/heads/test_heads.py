@@ -13,7 +13,7 @@ from rethink_heads.heads import (
     ConvHead,
     FCHead,
     NonLocal,
-    WideningBlock,
+    ResidualBlock,
 )
 from tests.heads import reference
 
@@ -58,7 +58,7 @@ def roi_features(count: int, channels: int, side: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("module", "count"),
     [
-        (WideningBlock, 1.0625 * M),
+        (ResidualBlock, 1.0625 * M),
         (Bottleneck, 1.0625 * M),
         (NonLocal, 2 * M),
     ],

@@ -25,7 +25,7 @@ from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.responses import chunk_size
-from rethink_heads.measure.runner import check_classes, measure
+from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
 from rethink_heads.proposals import grid
 from tests.measure.conftest import IMAGES, ToyDetector, assert_same
@@ -333,14 +333,6 @@ def test_no_objects_is_an_error(run: Any, one_empty_image: CocoDataset):
     config = CONFIG.model_copy(update={"images": 1})
     with pytest.raises(UserError, match="no objects to measure in the first 1 images"):
         run(dataset=one_empty_image, config=config)
-
-
-def test_class_lists_must_match():
-    check_classes(("a", "b"), ("a", "b"))
-    with pytest.raises(UserError, match="only the data has c, d; only the detector has b"):
-        check_classes(("a", "b"), ("a", "c", "d"))
-    with pytest.raises(UserError, match="the order differs"):
-        check_classes(("a", "b"), ("b", "a"))
 
 
 def test_classes_are_checked_first(run: Any, toy_detector: Any, tmp_path: Path):

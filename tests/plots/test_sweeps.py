@@ -33,7 +33,12 @@ def synthetic(
         for seed in seeds:
             value = 0.38 + 0.02 * random.standard_normal(len(METRICS))
             precisions[point.label, seed] = pd.DataFrame(
-                {"metric": METRICS, "value": value, "low": value - 0.01, "high": value + 0.02}
+                {
+                    "metric": METRICS,
+                    "value": value,
+                    "value_low": value - 0.01,
+                    "value_high": value + 0.02,
+                }
             )
     reads = {p.label: Read(p.reading or p.head, p.fusion or "complementary") for p in plan.points}
     sizes = {point.label: Size(40_000_000, 14_000_000) for point in plan.points}

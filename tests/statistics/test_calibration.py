@@ -77,7 +77,7 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     signed = np.mean([score - hit for score, hit in hits])
     assert found.loc["overconfidence", "value"] == pytest.approx(signed, abs=1e-12)
     assert (found["detections"] == len(rows)).all()
-    assert (found["low"] < found["high"]).all()
+    assert (found["value_low"] < found["value_high"]).all()
 
 
 def test_d_ece_is_hotcocos(dataset: CocoDataset) -> None:
@@ -139,4 +139,4 @@ def test_differences(dataset: CocoDataset) -> None:
     expected = (table["fc"] - table["conv"]).loc[found["error"]]
     np.testing.assert_allclose(found["difference"], expected)
     # The same hits with lower scores.
-    assert found.set_index("error").loc["overconfidence", "low"] > 0
+    assert found.set_index("error").loc["overconfidence", "difference_low"] > 0

@@ -27,10 +27,14 @@ def test_swapping_the_sides_turns_the_difference_round(simulated: Any, statistic
     np.testing.assert_allclose(there["difference"], there["value_a"] - there["value_b"])
     for first, second in (("value_a", "value_b"), ("objects", "objects")):
         np.testing.assert_array_equal(there[first], back[second])
-    for first, second in (("difference", "difference"), ("low", "high"), ("high", "low")):
+    for first, second in (
+        ("difference", "difference"),
+        ("difference_low", "difference_high"),
+        ("difference_high", "difference_low"),
+    ):
         np.testing.assert_allclose(there[first], -back[second], atol=1e-9)
     assert there["excludes_zero"].tolist() == back["excludes_zero"].tolist()
-    assert (there["low"] <= there["high"]).all()
+    assert (there["difference_low"] <= there["difference_high"]).all()
 
 
 def test_values_are_those_of_the_statistics_alone(simulated: Any) -> None:
@@ -79,13 +83,15 @@ def test_a_true_difference_excludes_zero_and_is_sharper_than_its_sides(
     shifted = simulate(images=25, shift=0.05, seed=3).measurements
     overall = compare(shifted, "score", B, A, replicates=400).iloc[-1]
     assert overall["difference"] == pytest.approx(0.05, abs=0.01)
-    assert overall["low"] < 0.05 < overall["high"]
+    assert overall["difference_low"] < 0.05 < overall["difference_high"]
     assert overall["excludes_zero"]
     mean = compare(shifted, "regressed_iou", B, A, replicates=400)
     assert mean["excludes_zero"].all()
     curve = score_by_iou(shifted, replicates=400)
     one = curve[(curve["head"] == "fc") & (curve["size"] == "all") & (curve["bin"] == 19)].iloc[0]
-    assert overall["high"] - overall["low"] < 0.2 * (one["mean_high"] - one["mean_low"])
+    assert overall["difference_high"] - overall["difference_low"] < 0.2 * (
+        one["mean_high"] - one["mean_low"]
+    )
 
 
 def test_without_a_difference_zero_is_mostly_inside(simulate: Callable[..., Any]) -> None:
@@ -109,7 +115,7 @@ def test_without_a_difference_zero_is_mostly_inside(simulate: Callable[..., Any]
 def test_a_head_less_itself_is_zero(simulated: Any) -> None:
     frame = compare(simulated.measurements, "pcc", A, A, replicates=20)
     assert (frame["difference"] == 0).all()
-    assert frame[["low", "high"]].isna().all(axis=None)
+    assert frame[["difference_low", "difference_high"]].isna().all(axis=None)
     assert not frame["excludes_zero"].any()
 
 

@@ -216,7 +216,7 @@ def test_perfect_detections_have_no_errors(tmp_path: Path) -> None:
     found = detection_errors(frame, dataset, replicates=10)
     assert (found[["delta_ap", "count"]] == 0).all(axis=None)
     # Nothing varies between images, which says nothing of others.
-    assert found[["low", "high"]].isna().all(axis=None)
+    assert found[["delta_ap_low", "delta_ap_high"]].isna().all(axis=None)
     assert found.set_index("error").loc["fn", "count"] == 0
 
 
@@ -230,10 +230,12 @@ def test_intervals_and_differences(tmp_path: Path) -> None:
         # Errors in fewer than five images have no interval.
         rows = table.loc[head].dropna()
         assert {"cls", "miss", "fp", "fn"} <= set(rows.index)
-        assert ((rows["low"] < rows["delta_ap"]) & (rows["delta_ap"] < rows["high"])).all()
+        assert (
+            (rows["delta_ap_low"] < rows["delta_ap"]) & (rows["delta_ap"] < rows["delta_ap_high"])
+        ).all()
     found = compare_errors(both, dataset, ("run", "fc"), ("run", "conv"), replicates=100)
     found = found.set_index("error")
     expected = table.loc["fc"]["delta_ap"] - table.loc["conv"]["delta_ap"]
     np.testing.assert_allclose(found["difference"], expected.loc[found.index])
     # Badly shaken boxes are ill localised.
-    assert found.loc["loc", "low"] > 0
+    assert found.loc["loc", "difference_low"] > 0

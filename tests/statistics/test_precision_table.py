@@ -107,12 +107,12 @@ def _repeated(content: dict[str, list[dict[str, int]]], weights: np.ndarray) -> 
 def test_intervals_hold_the_value_and_depend_on_the_seed(dataset: CocoDataset) -> None:
     found = make_detections(dataset)
     table = precision_table(found, dataset, replicates=200, seed=1)
-    assert (table["low"] < table["value"]).all()
-    assert (table["value"] < table["high"]).all()
+    assert (table["value_low"] < table["value"]).all()
+    assert (table["value"] < table["value_high"]).all()
     again = precision_table(found, dataset, replicates=200, seed=1)
     pd.testing.assert_frame_equal(table, again)
     other = precision_table(found, dataset, replicates=200, seed=2)
-    assert not np.allclose(table["low"], other["low"])
+    assert not np.allclose(table["value_low"], other["value_low"])
     assert table["images"].tolist()[0] == len(dataset)
 
 
@@ -124,7 +124,7 @@ def test_what_is_not_there_has_no_precision(tmp_path: Path) -> None:
     table = precision_table(make_detections(dataset), dataset, replicates=20)
     values = table.set_index("metric")
     assert values["value"].notna().tolist() == [True, True, True, True, False, False]
-    assert values.loc["APl", ["low", "high"]].isna().all()
+    assert values.loc["APl", ["value_low", "value_high"]].isna().all()
 
 
 @pytest.mark.parametrize("first", [2**53 + 1, 1_700_000_000_000_000_000])
@@ -188,7 +188,7 @@ def test_images_without_any_object_have_no_precision(tmp_path: Path) -> None:
     found = make_detections(whole)
     table = precision_table(found[found["image_id"] == 3], dataset, replicates=5)
     assert len(table) == len(AP_NAMES)
-    assert table[["value", "low", "high"]].isna().all(axis=None)
+    assert table[["value", "value_low", "value_high"]].isna().all(axis=None)
 
 
 def test_boxes_that_are_the_objects_pass_every_threshold(tmp_path: Path) -> None:

@@ -68,10 +68,13 @@ def test_values_are_means_of_scipys(count: int) -> None:
             assert of["spearman"] == pytest.approx(value)
             assert (of["groups"], of["boxes"]) == (groups, positives)
             # Of so few boxes a class there is no interval.
-            ends = of[["low", "high"]].astype(float)
+            ends = of[["spearman_low", "spearman_high"]].astype(float)
             has_interval = level == "image" or positives >= FEWEST_BOXES * groups
             assert np.isfinite(ends).all() == has_interval
-            assert not has_interval or -1 <= ends["low"] < of["spearman"] < ends["high"] <= 1
+            assert (
+                not has_interval
+                or -1 <= ends["spearman_low"] < of["spearman"] < ends["spearman_high"] <= 1
+            )
     if count == 5:
         images = row(found, level="image", stage="detections", head="fc")["groups"]
         assert images < stages["image_id"].nunique()
@@ -91,7 +94,7 @@ def test_class_level_replicates_rank_the_drawn_images_anew(
     positive = stages[stages["true_positive_iou"] >= 0.5]
     expected = interval_by_hand(replicates, found["spearman"], positive["image_id"].nunique())
     assert found["boxes"] >= FEWEST_BOXES * found["groups"]
-    assert (found["low"], found["high"]) == pytest.approx(expected)
+    assert (found["spearman_low"], found["spearman_high"]) == pytest.approx(expected)
 
 
 def test_a_perfect_ranking_is_one_and_a_reversed_one_minus_one() -> None:
@@ -107,7 +110,7 @@ def test_a_perfect_ranking_is_one_and_a_reversed_one_minus_one() -> None:
 def test_without_positives_there_is_no_correlation() -> None:
     stages = matched().assign(true_positive_iou=np.nan, regressed_iou=0.2)
     found = level_correlation(stages, replicates=5)
-    assert found[["spearman", "low", "high"]].isna().all(axis=None)
+    assert found[["spearman", "spearman_low", "spearman_high"]].isna().all(axis=None)
     assert (found[["groups", "boxes"]] == 0).all(axis=None)
 
 
@@ -121,7 +124,10 @@ def test_comparison_is_the_paired_difference() -> None:
             for head in ("fc", "conv")
         )
         assert one["difference"] == pytest.approx(a - b)
-        assert one["level"] == "class" or one["low"] <= one["difference"] <= one["high"]
+        assert (
+            one["level"] == "class"
+            or one["difference_low"] <= one["difference"] <= one["difference_high"]
+        )
     own = stages[stages["head"] == "fc"]
     twin = pd.concat([own, own.assign(head="conv")], ignore_index=True)
     same = compare_levels(twin, *SIDES, replicates=10)

@@ -236,7 +236,7 @@ def test_comparisons_take_the_same_values_of_the_objects_own() -> None:
 
 def test_one_image_has_no_interval_but_an_error() -> None:
     table = of_all(pearson(measured(FEW[:2], 200)))
-    assert table[["low", "high", "object_low", "object_high"]].isna().all(axis=None)
+    assert table[["pcc_low", "pcc_high", "object_pcc_low", "object_pcc_high"]].isna().all(axis=None)
     assert np.isfinite(table[["pcc_sampling_error", "object_pcc_sampling_error"]]).all(axis=None)
 
 

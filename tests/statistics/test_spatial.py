@@ -83,7 +83,7 @@ def test_distinct_pairs_against_a_loop(
     weights = ImageBootstrap(correlated.image_ids, 70, seed=4).weights
     replicates = [(drawn @ sums) / (drawn @ counts) for drawn in weights]
     expected = interval_by_hand(replicates, row["mean"], len(sums))
-    np.testing.assert_allclose([row["low"], row["high"]], expected)
+    np.testing.assert_allclose([row["mean_low"], row["mean_high"]], expected)
 
 
 def test_decay_against_a_loop_over_pairs(correlated: Measurements) -> None:
@@ -139,7 +139,7 @@ def test_maps_of_weights_have_no_interval(correlated: Measurements) -> None:
     assert len(row) == 1
     off_diagonal = correlations(0).reshape(CELLS, CELLS)[~np.eye(CELLS, dtype=bool)]
     assert row["mean"].item() == pytest.approx(off_diagonal.mean())
-    assert row[["low", "high"]].isna().all(axis=None)
+    assert row[["mean_low", "mean_high"]].isna().all(axis=None)
     assert row["objects"].item() == 0
     assert (decay(m, replicates=10)["kind"] == "weight_correlation").sum() == 3
 
@@ -171,7 +171,7 @@ def test_decay_is_compared_pairwise(
         assert row["difference"] == pytest.approx(value_a - value_b)
     # conv's maps are those with an offset that all cells share.
     assert frame["excludes_zero"].all()
-    assert (frame["high"] < 0).all()
+    assert (frame["difference_high"] < 0).all()
     # The interval by hand: of the mean over objects of the differences of neighbours' cosines.
     neighbours = np.array(
         [
@@ -199,7 +199,10 @@ def test_decay_is_compared_pairwise(
         count,
     )
     row = frame[(frame["size"] == "all") & (frame["distance"] < 1.5)].iloc[0]
-    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (row["difference_low"], row["difference_high"]) == (
+        pytest.approx(low),
+        pytest.approx(high),
+    )
 
 
 @pytest.mark.parametrize("kind", COMPARED_RESPONSES)
@@ -217,7 +220,11 @@ def test_responses_are_compared_pairwise(kind: str) -> None:
         frame["objects"], [12] * (len(frame) * 3 // 4) + [36] * (len(frame) // 4)
     )
     np.testing.assert_allclose(frame["difference"], frame["value_a"] - frame["value_b"])
-    for first, second in (("difference", "difference"), ("low", "high"), ("high", "low")):
+    for first, second in (
+        ("difference", "difference"),
+        ("difference_low", "difference_high"),
+        ("difference_high", "difference_low"),
+    ):
         np.testing.assert_allclose(frame[first], -back[second], atol=1e-9)
     same = compare_responses(m, kind, A, A, replicates=20)
     assert (same["difference"] == 0).all()
@@ -266,7 +273,7 @@ def test_response_is_the_mean_map_with_places(simulate: Callable[..., Any]) -> N
     place = found[(found["row"] == 4) & (found["column"] == 17)].iloc[0]
     assert place["dy"] == pytest.approx(-0.6)
     assert place["dx"] == pytest.approx(0.7)
-    assert place["low"] < place["mean"] < place["high"]
+    assert place["mean_low"] < place["mean"] < place["mean_high"]
     assert place["objects"] == 18
 
 
@@ -293,9 +300,9 @@ def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) 
     assert set(found.index) == set(expected)
     for quantity, value in expected.items():
         assert found.loc[quantity, "value"] == pytest.approx(value, abs=1e-6)
-    assert found.loc["score", "low"] < peak < found.loc["score", "high"]
+    assert found.loc["score", "value_low"] < peak < found.loc["score", "value_high"]
     # The tents differ in height only, but for rounding.
-    assert not found.loc["half_width_dx", "low"] < 0.4 - 1e-6
+    assert not found.loc["half_width_dx", "value_low"] < 0.4 - 1e-6
 
 
 def test_a_response_that_never_halves_has_no_half_width(simulate: Callable[..., Any]) -> None:
@@ -321,7 +328,7 @@ def test_cell_summary_against_numpy(simulate: Callable[..., Any]) -> None:
     for quantity, value in expected.items():
         assert found.loc[quantity, "value"] == pytest.approx(value)
     assert (found["objects"] == len(maps)).all()
-    assert found.loc["mean_absolute_change", "low"] > 0
+    assert found.loc["mean_absolute_change", "value_low"] > 0
 
 
 def test_boxes_displaced_out_of_the_image_do_not_count(simulate: Callable[..., Any]) -> None:
@@ -340,9 +347,9 @@ def test_boxes_displaced_out_of_the_image_do_not_count(simulate: Callable[..., A
     expected = np.nanmean(maps_of(m, "fc")[:, 1:], axis=0)
     np.testing.assert_allclose(of_fc["mean"].to_numpy()[1:], expected)
     assert np.isnan(of_fc["mean"][0])
-    assert of_fc[["low", "high"]].iloc[1:].notna().all(axis=None)
+    assert of_fc[["mean_low", "mean_high"]].iloc[1:].notna().all(axis=None)
     summary = response_summary(m, "displacement_score", replicates=50).set_index(
         ["head", "size", "quantity"]
     )
     assert np.isfinite(summary.loc[("fc", "all", "drop_dx"), "value"])
-    assert np.isfinite(summary.loc[("fc", "all", "score"), "low"])
+    assert np.isfinite(summary.loc[("fc", "all", "score"), "value_low"])

@@ -120,8 +120,8 @@ def test_predefined_proposals_are_those_of_the_measurements(simulated: Any) -> N
     ranks = spearman(simulated.measurements, replicates=10)
     assert set(found["stage"]) == {"predefined"}
     assert found["pcc"].tolist() == pooled["pcc"].tolist()
-    assert found["pcc_high"].tolist() == pooled["high"].tolist()
-    assert found["spearman_low"].tolist() == ranks["low"].tolist()
+    assert found["pcc_high"].tolist() == pooled["pcc_high"].tolist()
+    assert found["spearman_low"].tolist() == ranks["spearman_low"].tolist()
     assert found["n"].tolist() == pooled["proposals"].tolist()
 
 
@@ -149,7 +149,9 @@ def test_a_head_that_found_nothing_is_compared_where_it_can_be(simulated: Any) -
     found = compare_stages(stages, simulated.measurements, a, b, **FEW)
     later = found[found["stage"] == "detections"]
     assert len(later) == 2 * 4
-    assert later[["value_b", "difference", "low", "high"]].isna().all(axis=None)
+    assert (
+        later[["value_b", "difference", "difference_low", "difference_high"]].isna().all(axis=None)
+    )
     assert not later["excludes_zero"].any()
     assert row(found, stage="predefined", statistic="pcc", size="all")["value_b"] < 1
     tables = stage_tables(stages, simulated.measurements, [(a, b)], **FEW)
@@ -178,8 +180,8 @@ def test_comparison_is_the_difference_of_the_values() -> None:
         assert (one["a"], one["b"]) == ("run/fc", "run/conv")
         assert (one["value_a"], one["value_b"]) == pytest.approx((a, b))
         assert one["difference"] == pytest.approx(a - b)
-        assert one["low"] <= one["difference"] <= one["high"]
-        assert one["excludes_zero"] == (one["low"] > 0 or one["high"] < 0)
+        assert one["difference_low"] <= one["difference"] <= one["difference_high"]
+        assert one["excludes_zero"] == (one["difference_low"] > 0 or one["difference_high"] < 0)
 
 
 def test_comparison_is_paired() -> None:
@@ -188,7 +190,7 @@ def test_comparison_is_paired() -> None:
     twin = pd.concat([stages, stages.assign(head="conv")], ignore_index=True)
     compared = compare_stages(twin, None, *SIDES, **FEW)
     assert (compared["difference"].abs() < 1e-12).all()
-    assert compared[["low", "high"]].isna().all(axis=None)
+    assert compared[["difference_low", "difference_high"]].isna().all(axis=None)
     assert not compared["excludes_zero"].any()
 
 

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.checkpoints import hash_path, load_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
@@ -24,8 +24,8 @@ from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
+from tests.report.test_cells import read_latex, read_markdown
 from tests.sweeps.conftest import TEST_IMAGES, FakeTraining, MakePlan
-from tests.test_table_formats import read_latex, read_markdown
 from tests.tiny_coco import CLASSES
 from tests.training.recorded import assert_same_weights, recording, weights
 
@@ -83,10 +83,10 @@ def check_values(output: Path, table: pd.DataFrame, dataset: CocoDataset) -> Non
     merged = pd.concat(frames)
     intervals = precision_table(frames[1], dataset).set_index("metric")
     for end in ("low", "high"):
-        assert np.isfinite(intervals.loc["AP", end])
+        assert np.isfinite(intervals.loc["AP", f"value_{end}"])
         for name in AP_NAMES:
             np.testing.assert_equal(
-                rows.loc[("single-fc", "1"), f"{name}_{end}"], intervals.loc[name, end]
+                rows.loc[("single-fc", "1"), f"{name}_{end}"], intervals.loc[name, f"value_{end}"]
             )
     pair = compare_precision(
         merged, dataset, ("double-head-ext-1", "double-ext"), ("single-fc-1", "fc")
@@ -95,8 +95,8 @@ def check_values(output: Path, table: pd.DataFrame, dataset: CocoDataset) -> Non
     row = ordering[(ordering["worse"] == "single-fc") & (ordering["seed"] == "1")].iloc[0]
     wanted = pair.set_index("metric").loc["AP"]
     assert row["difference"] == pytest.approx(wanted["difference"], abs=1e-12)
-    assert row["difference_low"] == pytest.approx(wanted["low"], abs=1e-12)
-    assert row["difference_high"] == pytest.approx(wanted["high"], abs=1e-12)
+    assert row["difference_low"] == pytest.approx(wanted["difference_low"], abs=1e-12)
+    assert row["difference_high"] == pytest.approx(wanted["difference_high"], abs=1e-12)
     values = [rows.loc[("single-conv", seed), "AP"] for seed in ("0", "1")]
     assert rows.loc[("single-conv", "mean"), "AP"] == pytest.approx(np.mean(values))
     assert rows.loc[("single-conv", "mean"), "AP_sd"] == pytest.approx(np.std(values, ddof=1))

@@ -12,10 +12,10 @@ from torch import Tensor
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
+from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.detectron2.installed import require_detectron2
-from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
-from rethink_heads.detectors.linear_probing import LinearProber
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath.heads import HeadsFastPath
 
 if TYPE_CHECKING:
     from detectron2.modeling import GeneralizedRCNN
@@ -69,7 +69,7 @@ class Detectron2Detector:
             or the class names do not fit its classes in number.
     """
 
-    # Set on instances that have an RPN, so that `base.offers` answers for the model.
+    # Set on instances that have an RPN, so that `base.supports` answers for the model.
     propose: Callable[[Tensor], tuple[ImageFeatures, Tensor]]
     detect: Callable[[Tensor], dict[str, Detections]]
 
@@ -156,29 +156,27 @@ class Detectron2Detector:
 
     def _propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
         batch, features = self._transformed(image)
-        return features, features.out_of_frame(self._proposed(batch, features))
+        return features, features.to_original(self._proposed(batch, features))
 
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) of boxes (N, 4) in pixels of the original image, under ``box`` or by branch."""
-        return self.stage.pool(features.pyramid, features.into_frame(boxes))
+        return self.stage.pool(features.pyramid, features.to_resized(boxes))
 
     def predict(
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image."""
-        outputs = self.stage.read(roi_features, features.into_frame(boxes), features.size)
+        outputs = self.stage.read(roi_features, features.to_resized(boxes), features.size)
         size = features.original_size
         return {
             # As detectron2 does: clipped to the resized image, scaled, and clipped again to the original.
-            name: HeadOutput(
-                out.scores, clip_to_frame(features.out_of_frame(out.boxes), size, "edge")
-            )
+            name: HeadOutput(out.scores, clip_boxes(features.to_original(out.boxes), size, "edge"))
             for name, out in outputs.items()
         }
 
-    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+    def fast_path(self, dtype: torch.dtype) -> HeadsFastPath | None:
         """What asks detectron2's own fc-head about one class of many boxes at once; None for any other head."""
-        return self.stage.prober(dtype)
+        return self.stage.fast_path(dtype, self.extract)
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps (N, C, S, S), those of fully connected layers rebuilt from the first of them."""

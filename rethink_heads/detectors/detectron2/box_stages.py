@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import BoxHeadParts, cells_of, parts_of
-from rethink_heads.detectors.detectron2.probing import pool, prober_of
+from rethink_heads.detectors.coordinates import ImageFeatures, Size
+from rethink_heads.detectors.detectron2.probing import fast_path_of, pool
 from rethink_heads.detectors.detectron2.roi_heads import RethinkROIHeads
-from rethink_heads.detectors.frames import Size
-from rethink_heads.detectors.linear_probing import LinearProber
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath.heads import HeadsFastPath
 from rethink_heads.heads import FCHead
 
 Levels = dict[str, Tensor]
@@ -52,7 +53,9 @@ class BoxStage(Protocol):
         """RoI features of one image's boxes (N, 4)."""
         ...
 
-    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+    def fast_path(
+        self, dtype: torch.dtype, extract: Callable[[Tensor], ImageFeatures]
+    ) -> HeadsFastPath | None:
         """What asks its heads about one class of many boxes at once, with the weights as they are now."""
         ...
 
@@ -99,9 +102,11 @@ class SharedPoolingStage:
         """RoI features (N, C, S, S) of one image's boxes (N, 4)."""
         return {ROI: pool(self.pooler, [levels[name] for name in self.in_features], boxes)}
 
-    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+    def fast_path(
+        self, dtype: torch.dtype, extract: Callable[[Tensor], ImageFeatures]
+    ) -> HeadsFastPath | None:
         """What asks detectron2's own fc-head about one class of many boxes at once; None for any other head."""
-        return None if self.of_c4 else prober_of(self.roi_heads, self.heads[0], dtype)
+        return None if self.of_c4 else fast_path_of(self.roi_heads, self.heads[0], dtype, extract)
 
     def _predicted(self, roi_features: RoIFeatures) -> tuple[Tensor, Tensor]:
         # A copy, since a head may begin with a layer that works in place.
@@ -167,7 +172,7 @@ class RethinkStage:
         """By branch: RoI features (N, C, S, S) of one image's boxes (N, 4)."""
         return self.roi_heads.pool(levels, [boxes])
 
-    def prober(self, dtype: torch.dtype) -> None:
+    def fast_path(self, dtype: torch.dtype, extract: Callable[[Tensor], ImageFeatures]) -> None:
         """None: our heads are quickest in our own detector, into which these weights can be imported."""
         return None
 

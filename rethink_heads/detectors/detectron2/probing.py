@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,21 +14,19 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
-from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
-from rethink_heads.detectors.linear_probing import LinearProber, is_just, probe_of
-from rethink_heads.probing.axis import RoIAlignRule
-from rethink_heads.probing.embedding import PyramidRoIs
-from rethink_heads.probing.predictor import ClassPredictor
-from rethink_heads.probing.pyramid import pool_pyramid
+from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
+from rethink_heads.fastpath.fc import fast_fc, is_unmodified
+from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
+from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
 
 
 def can_place(pooler: Any) -> bool:
     """Whether a pooler is detectron2's own, of RoIAlign alike on all levels, with square RoI features."""
-    if not is_just(pooler, ROIPooler):
+    if not is_unmodified(pooler, ROIPooler):
         return False
     levels: list[Any] = list(pooler.level_poolers)
     return bool(
-        all(is_just(level, ROIAlign) for level in levels)
+        all(is_unmodified(level, ROIAlign) for level in levels)
         and len({(level.sampling_ratio, level.aligned) for level in levels}) == 1
         and all(tuple(level.output_size) == tuple(pooler.output_size) for level in levels)
         and pooler.output_size[0] == pooler.output_size[1]
@@ -61,18 +59,24 @@ def place(pooler: Any, levels: Sequence[Tensor], boxes: Tensor) -> PyramidRoIs:
 def pool(pooler: nn.Module, levels: list[Tensor], boxes: Tensor) -> Tensor:
     """What a pooler makes of one image's boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
     if len(levels[0]) == 1 and boxes.dtype == torch.float32 and can_place(pooler):
-        return pool_pyramid(place(pooler, levels, boxes))
+        return place(pooler, levels, boxes).pool()
     found: Tensor = pooler(levels, [Boxes(boxes)])
     return found
 
 
-def prober_of(roi_heads: Any, head: str, dtype: torch.dtype) -> LinearProber | None:
-    """A prober of ``StandardROIHeads`` with detectron2's own pooler, ``FastRCNNConvFCHead`` and output layers.
+def fast_path_of(
+    roi_heads: Any,
+    head: str,
+    dtype: torch.dtype,
+    extract: Callable[[Tensor], ImageFeatures],
+) -> HeadsFastPath | None:
+    """The fast path of ``StandardROIHeads`` with detectron2's own pooler, ``FastRCNNConvFCHead`` and output layers.
 
     Args:
         roi_heads: in evaluation mode.
-        head: the name of its reading.
+        head: its name.
         dtype: of the head's arithmetic.
+        extract: the detector's.
 
     Returns:
         None where one of them is something else, where the box head has convolutions, and where its classes are no
@@ -84,8 +88,8 @@ def prober_of(roi_heads: Any, head: str, dtype: torch.dtype) -> LinearProber | N
         return None
     if any(each.weight.dtype != torch.float32 for each in [*layers, predictor.cls_score]):
         return None
-    probe = probe_of(layers, roi_heads.box_pooler.output_size, dtype)
-    if probe is None:
+    layers_before = fast_fc(layers, roi_heads.box_pooler.output_size, dtype)
+    if layers_before is None:
         return None
 
     def located(features: ImageFeatures, boxes: Tensor) -> PyramidRoIs:
@@ -94,17 +98,18 @@ def prober_of(roi_heads: Any, head: str, dtype: torch.dtype) -> LinearProber | N
 
     def decode(features: ImageFeatures, deltas: Tensor, boxes: Tensor) -> Tensor:
         decoded = predictor.box2box_transform.apply_deltas(deltas, boxes)
-        scaled = features.out_of_frame(clip_boxes_to_image(decoded, features.size))
+        scaled = features.to_original(clip_boxes_to_image(decoded, features.size))
         # As detectron2 does: clipped to the resized image, scaled, and clipped again to the original.
-        return clip_to_frame(scaled, features.original_size, "edge")
+        return clip_boxes(scaled, features.original_size, "edge")
 
     # detectron2 puts background last.
     of_class = ClassPredictor(predictor.cls_score, predictor.bbox_pred, 0, 0)
-    return LinearProber(
+    return single_head(
         head,
-        probe,
+        layers_before,
         of_class,
-        lambda features, boxes: features.into_frame(boxes).float(),
+        extract,
+        lambda features, boxes: features.to_resized(boxes).float(),
         located,
         decode,
     )
@@ -112,15 +117,15 @@ def prober_of(roi_heads: Any, head: str, dtype: torch.dtype) -> LinearProber | N
 
 def _linear_layers(box_head: Any) -> list[nn.Linear]:
     """The layers of a ``FastRCNNConvFCHead`` that flattens, and then has linear layers with ReLU only; else none."""
-    if not is_just(box_head, FastRCNNConvFCHead):
+    if not is_unmodified(box_head, FastRCNNConvFCHead):
         return []
     first, *others = box_head.children()
     linear, rectified = others[::2], others[1::2]
     if (
-        is_just(first, nn.Flatten)
+        is_unmodified(first, nn.Flatten)
         and len(linear) == len(rectified)
-        and all(is_just(each, nn.Linear) for each in linear)
-        and all(is_just(each, nn.ReLU) for each in rectified)
+        and all(is_unmodified(each, nn.Linear) for each in linear)
+        and all(is_unmodified(each, nn.ReLU) for each in rectified)
     ):
         return linear
     return []
@@ -128,10 +133,10 @@ def _linear_layers(box_head: Any) -> list[nn.Linear]:
 
 def _is_usual(predictor: Any) -> bool:
     """Whether a predictor is detectron2's own, by softmax, with a box for each class or one for all."""
-    if not is_just(predictor, FastRCNNOutputLayers) or predictor.use_sigmoid_ce:
+    if not is_unmodified(predictor, FastRCNNOutputLayers) or predictor.use_sigmoid_ce:
         return False
     last = (predictor.cls_score, predictor.bbox_pred)
-    if not all(is_just(layer, nn.Linear) for layer in last):
+    if not all(is_unmodified(layer, nn.Linear) for layer in last):
         return False
     classes = predictor.cls_score.out_features - 1
     return (

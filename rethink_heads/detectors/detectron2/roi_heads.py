@@ -22,16 +22,21 @@ from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
-from rethink_heads.detectors.branches import build_heads, enlargements, trained_readings
+from rethink_heads.detectors.coordinates import Size
 from rethink_heads.detectors.detectron2.settings import (
     NODE,
     head_of,
     model_settings,
     refuse_what_heads_lack,
 )
-from rethink_heads.detectors.frames import Size
 from rethink_heads.errors import UserError
-from rethink_heads.heads import READINGS, BoxHeads
+from rethink_heads.heads import (
+    HEAD_CONFIGURATIONS,
+    BoxHeads,
+    build_heads,
+    enlargements,
+    trained_heads,
+)
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -142,7 +147,7 @@ class RethinkROIHeads(StandardROIHeads):
         )
         pooler.level_from = model.conventions.roi_level_from
         try:
-            readings = trained_readings(head, heads.weights)
+            readings = trained_heads(head, heads.weights)
         except UserError as error:
             raise UserError(
                 f"with these task weights nothing trains what head {head!r} is read from: give L_FC, L_CONV, W_FC"
@@ -197,16 +202,15 @@ class RethinkROIHeads(StandardROIHeads):
         outputs = self.heads(roi_features)
         scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
         decoded: dict[str, Tensor] = {}
-        for name in {READINGS[reading].regressor for reading in chosen}:
+        configurations = {name: HEAD_CONFIGURATIONS[name] for name in chosen}
+        for name in {each.regressor for each in configurations.values()}:
             deltas = outputs[name][1].float()
             regressed = self.box_transform.apply_deltas(deltas, boxes)
             regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)[:, 1:]
             decoded[name] = clip_boxes_to_image(regressed, image_size)
         return {
-            reading: HeadOutput(
-                READINGS[reading].scores(scores, self.fusion), decoded[READINGS[reading].regressor]
-            )
-            for reading in chosen
+            name: HeadOutput(each.scores(scores, self.fusion), decoded[each.regressor])
+            for name, each in configurations.items()
         }
 
     def select(self, output: HeadOutput, image_size: Size) -> Instances:

@@ -16,7 +16,7 @@ from torch import Tensor
 from rethink_heads.config import DETECTRON2, ModelConfig
 from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.detectors.imports.layouts import Layout, State, fc_settings, numbers, shape
-from rethink_heads.detectors.rpn import ANCHOR_STRIDES, cell_anchors
+from rethink_heads.detectors.rcnn.rpn import ANCHOR_STRIDES, cell_anchors
 from rethink_heads.errors import UserError
 from rethink_heads.heads import BRANCHES, STRUCTURES, kind_of
 

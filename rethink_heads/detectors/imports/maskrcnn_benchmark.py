@@ -25,7 +25,7 @@ from rethink_heads.detectors.imports.layouts import (
     numbers,
     shape,
 )
-from rethink_heads.detectors.rpn import ANCHOR_STRIDES, cell_anchors
+from rethink_heads.detectors.rcnn.rpn import ANCHOR_STRIDES, cell_anchors
 from rethink_heads.errors import UserError
 
 EXTRACTOR = "roi_heads.box.feature_extractor."

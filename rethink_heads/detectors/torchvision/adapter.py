@@ -17,11 +17,11 @@ from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import cells_of, parts_of
 from rethink_heads.detectors.configuration import configuration_of, replaced_methods
-from rethink_heads.detectors.frames import ImageFeatures, clip_to_frame
-from rethink_heads.detectors.linear_probing import LinearProber
+from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.torchvision.pooling import forget_images, pool
-from rethink_heads.detectors.torchvision.probing import prober_of
+from rethink_heads.detectors.torchvision.probing import fast_path_of
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath.heads import HeadsFastPath
 
 STEPS = ("forward", "eager_outputs")
 """Methods of torchvision's ``GeneralizedRCNN`` that the adapter takes the place of."""
@@ -87,7 +87,7 @@ class TorchvisionDetector:
         return boxes
 
     def _into_frame(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
-        return features.into_frame(boxes.to(self._precision))
+        return features.to_resized(boxes.to(self._precision))
 
     def _pooled(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
         pooler = self.model.roi_heads.box_roi_pool
@@ -118,7 +118,7 @@ class TorchvisionDetector:
     def propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
         """Features of a uint8 RGB image (3, H, W) and the RPN's proposals (M, 4) in its pixels, best first."""
         batch, features = self._transformed(image)
-        return features, features.out_of_frame(self._proposed(batch, features)).float()
+        return features, features.to_original(self._proposed(batch, features)).float()
 
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) under ``box`` of boxes (N, 4) in pixels of the original image."""
@@ -137,16 +137,16 @@ class TorchvisionDetector:
         decoded = self.model.roi_heads.box_coder.decode(deltas, [self._into_frame(features, boxes)])
         # torchvision's coder leaves the boxes of no RoI at all without their last dimension.
         decoded = decoded.reshape(len(boxes), logits.shape[-1], 4)[:, 1:]
-        clipped = clip_to_frame(decoded, features.size, "edge")
+        clipped = clip_boxes(decoded, features.size, "edge")
         scores = logits.softmax(-1)[:, 1:]
         # The analyses' boxes are in float32, whatever the weights are in.
-        regressed = features.out_of_frame(clipped).float()
+        regressed = features.to_original(clipped).float()
         return {self._parts.kind: HeadOutput(scores.float(), regressed)}
 
-    def prober(self, dtype: torch.dtype) -> LinearProber | None:
+    def fast_path(self, dtype: torch.dtype) -> HeadsFastPath | None:
         """What asks torchvision's own fc-head about one class of many boxes at once; None for any other head."""
         kind, classes = self._parts.kind, len(self.class_names)
-        return prober_of(self.model.roi_heads, kind, classes, dtype)
+        return fast_path_of(self.model.roi_heads, kind, classes, dtype, self.extract)
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By part of the head: output maps (N, C, S, S), that of fully connected layers rebuilt from the first."""

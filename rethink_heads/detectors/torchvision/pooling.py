@@ -9,16 +9,14 @@ from torch import Tensor, nn
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from rethink_heads.detectors.frames import ImageFeatures
-from rethink_heads.detectors.linear_probing import is_just
-from rethink_heads.probing.axis import RoIAlignRule
-from rethink_heads.probing.embedding import PyramidRoIs
-from rethink_heads.probing.pyramid import pool_pyramid
+from rethink_heads.detectors.coordinates import ImageFeatures
+from rethink_heads.fastpath.fc import is_unmodified
+from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
 
 
 def can_place(pooler: nn.Module) -> bool:
     """Whether a pooler is torchvision's own, with square RoI features."""
-    if not is_just(pooler, MultiScaleRoIAlign):
+    if not is_unmodified(pooler, MultiScaleRoIAlign):
         return False
     sides: Any = pooler.output_size
     return len(sides) == 2 and sides[0] == sides[1]
@@ -52,7 +50,7 @@ def forget_images(pooler: nn.Module) -> None:
 def pool(pooler: nn.Module, features: ImageFeatures, boxes: Tensor) -> Tensor:
     """What a pooler makes of boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
     if can_place(pooler):
-        return pool_pyramid(place(pooler, features, boxes))
+        return place(pooler, features, boxes).pool()
     forget_images(pooler)
     found: Tensor = pooler(features.pyramid, [boxes], [features.size])
     return found

@@ -17,7 +17,7 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from torch import Tensor
 
-from rethink_heads.detectors.base import HeadOutput, offers
+from rethink_heads.detectors.base import HeadOutput, supports
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from tests.detectors.detectron2.predictors import (
     FASTER,
@@ -206,4 +206,4 @@ def test_maps_are_what_their_layers_give(case: Case) -> None:
 
 def test_all_analyses_are_offered(case: Case) -> None:
     for method in ("propose", "detect", "output_maps", "weight_maps"):
-        assert offers(case.detector, method)
+        assert supports(case.detector, method)

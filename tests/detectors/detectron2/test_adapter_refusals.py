@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rethink_heads.detectors.base import offers
+from rethink_heads.detectors.base import supports
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2
 from rethink_heads.errors import UserError
@@ -200,10 +200,10 @@ def test_without_an_rpn_only_what_needs_one_is_missing() -> None:
     """detectron2's Fast R-CNN, which is given proposals with its images."""
     given_proposals = built(MODEL__PROPOSAL_GENERATOR__NAME="PrecomputedProposals")
     detector = Detectron2Detector(given_proposals, NAMES, 64, 128)
-    found = {name: offers(detector, name) for name in ("propose", "detect")}
+    found = {name: supports(detector, name) for name in ("propose", "detect")}
     assert found == {"propose": False, "detect": False}
-    assert offers(detector, "output_maps")
-    assert offers(detector, "weight_maps")
+    assert supports(detector, "output_maps")
+    assert supports(detector, "weight_maps")
     boxes = torch.tensor([[3.0, 4, 40, 50]])
     with torch.inference_mode():
         features = detector.extract(noise())

@@ -17,10 +17,9 @@ from detectron2.utils.events import EventStorage
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import ConventionsConfig, ModelConfig
-from rethink_heads.detectors.branches import build_heads, enlargements
-from rethink_heads.detectors.pooling import PyramidPooler
-from rethink_heads.detectors.roi_heads import BoxRoIHeads
-from rethink_heads.heads import STRUCTURES
+from rethink_heads.detectors.rcnn.pooling import PyramidPooler
+from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
+from rethink_heads.heads import STRUCTURES, build_heads, enlargements
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,
     SMALL,

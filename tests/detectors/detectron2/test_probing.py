@@ -16,8 +16,8 @@ from torch import Tensor
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.probing import pool
 from rethink_heads.detectors.random_weights import spread_outputs
+from rethink_heads.fastpath import pooling as choice
 from rethink_heads.measure.responses import Responder
-from rethink_heads.probing import roi_align as choice
 from rethink_heads.proposals import grid
 from tests.detectors.detectron2.predictors import NAMES, built, noise
 
@@ -67,7 +67,7 @@ def test_equals_pool_and_predict(name: str) -> None:
     detector = opened(SETTINGS[name])
     image = noise(120, 160)
     respond, features, asked = Responder(detector, 64), detector.extract(image), boxes((120, 160))
-    assert respond.prober is not None
+    assert respond.fast_path is not None
     (output,) = detector.predict(features, detector.pool(features, asked), asked).values()
     for label in range(len(NAMES)):
         ((scores, regressed),) = respond(features, asked, label).values()
@@ -81,7 +81,7 @@ def test_equals_pool_and_predict(name: str) -> None:
 def test_other_heads_go_the_general_way(name: str) -> None:
     detector = opened(GENERAL[name])
     respond, features, asked = Responder(detector, 64), detector.extract(noise()), boxes((60, 80))
-    assert respond.prober is None
+    assert respond.fast_path is None
     (output,) = detector.predict(features, detector.pool(features, asked), asked).values()
     ((scores, _),) = respond(features, asked, 1).values()
     torch.testing.assert_close(scores, output.scores[:, 1], rtol=0, atol=1e-5)

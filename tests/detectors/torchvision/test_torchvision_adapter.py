@@ -12,7 +12,7 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from rethink_heads.detectors.base import HeadOutput, offers
+from rethink_heads.detectors.base import HeadOutput, supports
 from rethink_heads.detectors.opening.checking import check_detector
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.detectors.torchvision.opening import open_torchvision
@@ -207,7 +207,7 @@ def test_a_users_own_model_gives_its_own_results(kind: str) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     detector = TorchvisionDetector(model, CLASSES)
     assert detector.heads == (kind,)
-    assert all(offers(detector, method) for method in ("propose", "detect", "output_maps"))
+    assert all(supports(detector, method) for method in ("propose", "detect", "output_maps"))
     check_detector(detector)
     image = image_of()
     results, proposals, scale = own_forward(model, image)
@@ -265,7 +265,7 @@ def test_scales_that_a_user_has_set_stay() -> None:
     pooler.scales, pooler.map_levels = [1 / 16], LevelsOfMyOwn()
     boxes = torch.tensor([[3.0, 2.0, 60.0, 18.0]])
     features = detector.extract(image_of())
-    expected = pooler(features.pyramid, [features.into_frame(boxes)], [features.size])
+    expected = pooler(features.pyramid, [features.to_resized(boxes)], [features.size])
     torch.testing.assert_close(detector.pool(features, boxes)["box"], expected)
     assert pooler.scales == [1 / 16]
 

@@ -15,8 +15,8 @@ from torchvision.ops import MultiScaleRoIAlign
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.detectors.torchvision.pooling import pool
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath import pooling as choice
 from rethink_heads.measure.responses import Responder
-from rethink_heads.probing import roi_align as choice
 from rethink_heads.proposals import grid
 from tests.detectors.torchvision.small_models import OwnPredictor, RowsHead, small_model
 
@@ -92,7 +92,7 @@ def image() -> Tensor:
 def test_equals_pool_and_predict(levels: list[str], precision: torch.dtype) -> None:
     detector = TorchvisionDetector(model_of(levels).to(precision), CLASSES)
     respond, features = Responder(detector, 64), detector.extract(image())
-    assert respond.prober is not None
+    assert respond.fast_path is not None
     # Answered first, before the pooler has seen an image.
     found = [respond(features, boxes(), label)["fc"] for label in range(len(CLASSES))]
     output = detector.predict(features, detector.pool(features, boxes()), boxes())["fc"]
@@ -114,7 +114,7 @@ def test_pooling_by_factors_equals_torchvisions(
     detector = TorchvisionDetector(model_of(levels), CLASSES)
     features, pooler = detector.extract(image()), detector.model.roi_heads.box_roi_pool
     # The same boxes in the frame of the resized image.
-    framed = features.into_frame(boxes())
+    framed = features.to_resized(boxes())
     found = pool(pooler, features, framed)
     own = pooler(features.pyramid, [framed], [features.size])
     assert found.is_contiguous()
@@ -125,7 +125,7 @@ def test_pooling_by_factors_equals_torchvisions(
 
 def test_what_is_not_torchvisions_own_has_no_prober() -> None:
     def of(model: FasterRCNN) -> object:
-        return TorchvisionDetector(model, CLASSES).prober(torch.float32)
+        return TorchvisionDetector(model, CLASSES).fast_path(torch.float32)
 
     levels = ["a", "b"]
     assert of(model_of(levels)) is not None
@@ -150,7 +150,7 @@ def test_numbers_that_are_not_finite_are_told() -> None:
     detector = TorchvisionDetector(model_of(["a", "b", "c"]), CLASSES)
     detector.model.roi_heads.box_head.fc6.bias.fill_(torch.nan)
     respond = Responder(detector, 64)
-    assert respond.prober is not None
+    assert respond.fast_path is not None
     with pytest.raises(UserError, match="head 'fc' gave scores or boxes that are not finite"):
         respond(detector.extract(image()), boxes(), 0)
 
@@ -171,7 +171,7 @@ def test_memory_and_bfloat16() -> None:
 @torch.inference_mode()
 def test_bfloat16_does_not_round_the_boxes_of_a_head_without_prober() -> None:
     detector = TorchvisionDetector(small_model(RowsHead(), OwnPredictor()), CLASSES)
-    assert detector.prober(torch.bfloat16) is None
+    assert detector.fast_path(torch.bfloat16) is None
     large = image().repeat_interleave(8, 1).repeat_interleave(8, 2)
     features = detector.extract(large)
     proposals = grid(torch.tensor([700.0, 600, 830, 721]), large.shape[1:], 5).boxes

@@ -1,0 +1,252 @@
+"""Our detector: an FPN R-CNN with an fc-head, a conv-head or both, on torchvision's parts."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.rpn import RegionProposalNetwork
+
+from rethink_heads.config import Config
+from rethink_heads.detectors.answers import check_finite
+from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
+from rethink_heads.detectors.coordinates import (
+    ImageFeatures,
+    clip_boxes,
+    to_edges,
+    to_pixels,
+)
+from rethink_heads.detectors.rcnn.backbone import build_backbone
+from rethink_heads.detectors.rcnn.pooling import PyramidPooler
+from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
+from rethink_heads.detectors.rcnn.rpn import build_rpn
+from rethink_heads.detectors.rcnn.transform import ImageTransform
+from rethink_heads.fastpath.conv import FastConv, fold_norms
+from rethink_heads.fastpath.fc import FastFC
+from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, HeadsFastPath
+from rethink_heads.heads import (
+    HEAD_CONFIGURATIONS,
+    FCHead,
+    build_heads,
+    enlargements,
+    trained_heads,
+)
+
+
+class RCNN(nn.Module):
+    """FPN R-CNN whose second stage is any of this package's heads.
+
+    Attributes:
+        class_names: the K foreground classes.
+        heads: those that this detector's training makes meaningful.
+        norm: the backbone's normalisation, ``frozen`` or ``batch``.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        heads: Sequence[str],
+        transform: ImageTransform,
+        backbone: nn.Module,
+        rpn: RegionProposalNetwork,
+        roi_heads: BoxRoIHeads,
+        norm: str = "batch",
+    ) -> None:
+        super().__init__()
+        self.class_names, self.heads, self.norm = tuple(class_names), tuple(heads), norm
+        self.transform, self.backbone = transform, backbone
+        self.rpn, self.roi_heads = rpn, roi_heads
+
+    @property
+    def branches(self) -> tuple[str, ...]:
+        """The branches that are there, fc-heads first."""
+        return self.roi_heads.heads.names
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def box_ends(self) -> str:
+        """What x2 and y2 of a box are in the framework that the weights come from."""
+        return self.roi_heads.conventions.box_ends
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Training losses of a batch.
+
+        Args:
+            images: RGB images (3, H_i, W_i), float in [0, 1], of any sizes.
+            targets: per image ``boxes`` (N_i, 4), xyxy in its pixels, and ``labels`` (N_i,), 0..K-1.
+
+        Returns:
+            ``loss_objectness`` and ``loss_rpn_box_reg`` of the RPN and the weighted losses of each branch.
+        """
+        # Background is class 0 inside, as in torchvision; a copy, since the transform resizes boxes.
+        by_pixels = self.box_ends == "pixel"
+        shifted = [
+            {
+                "boxes": to_pixels(t["boxes"]) if by_pixels else t["boxes"],
+                "labels": t["labels"] + 1,
+            }
+            for t in targets
+        ]
+        batch, resized = self.transform(list(images), shifted)
+        if by_pixels:
+            resized = [{**t, "boxes": to_edges(t["boxes"])} for t in resized]
+        pyramid = self.backbone(batch.tensors)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.meshgrid")
+            proposals, rpn_losses = self.rpn(batch, pyramid, resized)
+        losses = self.roi_heads.training_losses(pyramid, proposals, batch.image_sizes, resized)
+        return {**rpn_losses, **losses}
+
+    def _transformed(
+        self, image: Tensor, backbone: nn.Module | None = None
+    ) -> tuple[object, ImageFeatures]:
+        floats = image.to(self.device).float() / 255
+        batch, _ = self.transform([floats])
+        pyramid = (backbone or self.backbone)(batch.tensors)
+        height, width = image.shape[-2:]
+        return batch, ImageFeatures(pyramid, batch.image_sizes[0], (height, width), self.box_ends)
+
+    def extract(self, image: Tensor, backbone: nn.Module | None = None) -> ImageFeatures:
+        """Backbone and FPN once: features of a uint8 RGB image (3, H, W).
+
+        Args:
+            image: on any device.
+            backbone: takes the place of the detector's own, such as a copy that is quicker.
+        """
+        return self._transformed(image, backbone)[1]
+
+    def propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
+        """Features of a uint8 RGB image (3, H, W) and the RPN's proposals (M, 4) in its pixels, best first."""
+        batch, features = self._transformed(image)
+        proposals = self.rpn(batch, features.pyramid)[0][0]
+        return features, features.to_original(proposals)
+
+    def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
+        """By branch: RoI features (N, C, S, S) of boxes (N, 4) in pixels of the original image."""
+        resized = features.to_resized(boxes)
+        return self.roi_heads.pool(features.pyramid, [resized], [features.size])
+
+    def predict(
+        self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
+    ) -> dict[str, HeadOutput]:
+        """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image."""
+        resized = features.to_resized(boxes)
+        outputs = self.roi_heads.predict(roi_features, resized, self.heads, features.size)
+        return {
+            name: HeadOutput(out.scores, features.to_original(out.boxes))
+            for name, out in outputs.items()
+        }
+
+    def fast_path(self, dtype: torch.dtype) -> HeadsFastPath:
+        """The heads, computing in ``dtype`` with the weights as they are now; predictors and boxes stay in float32."""
+        roi_heads = self.roi_heads
+        pooler = roi_heads.box_roi_pool
+        alike: dict[float, dict[str, BranchLayers]] = {}
+        predictors: dict[str, ClassPredictor] = {}
+        for name in self.branches:
+            branch = roi_heads.heads.branch(name)
+            layers: BranchLayers
+            if isinstance(branch, FCHead):
+                layers = FastFC([branch.fc6, branch.fc7], branch.channels, pooler.resolution, dtype)
+            else:
+                layers = FastConv(branch, pooler.resolution, dtype)
+            alike.setdefault(roi_heads.enlargement.get(name, 1.0), {})[name] = layers
+            last = branch.predictor
+            predictors[name] = ClassPredictor(last.cls_score, last.bbox_pred)
+        # Folded when a first image comes.
+        backbone = functools.cache(lambda: fold_norms(self.backbone))
+
+        def decode(features: ImageFeatures, deltas: Tensor, boxes: Tensor) -> Tensor:
+            decoded = roi_heads.box_coder.decode(deltas, [boxes]).reshape(len(boxes), 4)
+            return features.to_original(clip_boxes(decoded, features.size, self.box_ends))
+
+        return HeadsFastPath(
+            lambda image: self.extract(image, backbone()),
+            ImageFeatures.to_resized,
+            [
+                (functools.partial(pooler.place_on_pyramid, enlargement=factor), branches)
+                for factor, branches in alike.items()
+            ],
+            predictors,
+            decode,
+            {name: HEAD_CONFIGURATIONS[name] for name in self.heads},
+            roi_heads.fusion,
+        )
+
+    def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
+        """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper Figure 4)."""
+        return {
+            name: self.roi_heads.heads.branch(name).output_map(roi_features[name])
+            for name in self.branches
+        }
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """By fc branch: fc6's weights by RoI cell, (width * C, S, S)."""
+        maps = {}
+        for name in self.branches:
+            branch = self.roi_heads.heads.branch(name)
+            if isinstance(branch, FCHead):
+                maps[name] = branch.weight_map().detach().flatten(0, 1)
+        return maps
+
+    @torch.inference_mode()
+    def detect(self, image: Tensor) -> dict[str, Detections]:
+        """By head: final detections in a uint8 RGB image (3, H, W); backbone, RPN and heads run once."""
+        batch, features = self._transformed(image)
+        check_finite("the detector's backbone gave features", *features.pyramid.values())
+        proposals = self.rpn(batch, features.pyramid)[0][0]
+        pooled = self.roi_heads.pool(features.pyramid, [proposals], [features.size])
+        outputs = self.roi_heads.predict(pooled, proposals, self.heads, features.size)
+        for name, output in outputs.items():
+            check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
+        found = {name: self.roi_heads.suppress(output) for name, output in outputs.items()}
+        return {
+            name: Detections(features.to_original(d.boxes), d.scores, d.labels)
+            for name, d in found.items()
+        }
+
+
+def build_detector(config: Config, class_names: Sequence[str], pretrained: bool = True) -> RCNN:
+    """An untrained detector for the configuration and classes.
+
+    Args:
+        config: what to build; ``config.head`` says which branches there are.
+        class_names: the K foreground classes.
+        pretrained: False builds without ImageNet weights whatever the configuration says, for a detector whose
+            own weights are loaded next.
+    """
+    model = config.model
+    backbone, norm = build_backbone(
+        model.backbone,
+        model.fpn_channels,
+        model.norm,
+        model.trainable_layers,
+        model.pretrained and pretrained,
+        model.conventions,
+    )
+    roi_heads = BoxRoIHeads(
+        build_heads(model, config.head, len(class_names)),
+        PyramidPooler(model.roi_resolution, model.sampling_ratio, model.conventions),
+        enlargements(model),
+        model.fusion,
+        model.rois_per_image,
+        model.positive_fraction,
+        model.score_threshold,
+        model.nms_threshold,
+        model.detections_per_image,
+        model.conventions,
+    )
+    transform = ImageTransform(
+        model.min_size, model.max_size, model.image_mean, model.image_std, model.conventions
+    )
+    heads = trained_heads(config.head, roi_heads.heads.weights)
+    return RCNN(class_names, heads, transform, backbone, build_rpn(model), roi_heads, norm)

@@ -1,0 +1,212 @@
+"""Heads side by side: those with the same numbers named together, who leads, and how pairs differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from rethink_heads.report.cells import LABELS, NO_INTERVAL, UNDEFINED, estimate, text_cells
+
+Side = tuple[str, str]  # (detector, head)
+Row = dict[str, Any]
+
+MOST_DIFFERENCES = 12
+MOST_PAIRS_IN_COLUMNS = 3
+SIZES = "Size: area of the object's box; small below 32 x 32 px, large from 96 x 96 px."
+
+
+class Heads:
+    """The heads of a report, of those with the same numbers one for all.
+
+    Heads of a detector that share a classifier have the same scores, those that share a regressor the same boxes. They
+    are found by their rows, which are equal.
+
+    Args:
+        sides: (detector, head), in the order in which they are shown.
+        frames: results with columns "detector" and "head" that tell the heads apart; none: all differ.
+    """
+
+    def __init__(self, sides: Sequence[Side], *frames: pd.DataFrame) -> None:
+        groups: dict[Side, list[Side]] = {}
+        of_side = {side: [rows_of(frame, side) for frame in frames] for side in sides}
+        for side in sides:
+            same = (
+                first
+                for first in groups
+                if frames
+                and first[0] == side[0]
+                and all(a.equals(b) for a, b in zip(of_side[first], of_side[side], strict=True))
+            )
+            groups.setdefault(next(same, side), []).append(side)
+        several = len({detector for detector, _ in sides}) > 1
+        self.names = {
+            first: (f"{first[0]}/" if several else "") + ", ".join(head for _, head in group)
+            for first, group in groups.items()
+        }
+        self._first = {"/".join(side): first for first, group in groups.items() for side in group}
+
+    def share(self, what: str) -> list[str]:
+        """The line that says why heads are named together, where any are."""
+        together = len(self.names) < len(self._first)
+        return [
+            f"Heads named together have the same {what}, so their numbers are the same."
+        ] * together
+
+    def rows(self, frame: pd.DataFrame, columns: Sequence[str], **settings: Any) -> pd.DataFrame:
+        """Cells of some columns, the head's name before them; settings as of ``text_cells``."""
+        shown = [rows_of(frame, side).assign(head=name) for side, name in self.names.items()]
+        cells = text_cells(pd.concat(shown), without=NO_INTERVAL, **settings)
+        return cells[["head", *columns]]
+
+    def columns(
+        self,
+        frame: pd.DataFrame,
+        index: Sequence[str],
+        cell: Callable[[Row], str],
+        comparisons: pd.DataFrame | None = None,
+    ) -> pd.DataFrame:
+        """Cells with a row for each value of the index columns, a column for each head and, of few pairs, for each."""
+        columns = {
+            name: rows_of(frame, side).assign(
+                text=lambda rows: [cell(row) for row in _records(rows)]
+            )
+            for side, name in self.names.items()
+        }
+        if comparisons is not None:
+            pairs = dict(list(self.pairs(comparisons).groupby("heads", sort=False)))
+            if len(pairs) <= MOST_PAIRS_IN_COLUMNS:
+                columns |= {
+                    str(name): rows.assign(
+                        text=[interval(row, "difference") for row in _records(rows)]
+                    )
+                    for name, rows in pairs.items()
+                }
+        keys = frame[list(index)].drop_duplicates()
+        table = text_cells(keys)
+        for name, rows in columns.items():
+            texts = dict(zip(_keys(rows, index), rows["text"], strict=True))
+            table[name] = [texts.get(key, UNDEFINED) for key in _keys(keys, index)]
+        return table
+
+    def pairs(self, comparisons: pd.DataFrame) -> pd.DataFrame:
+        """The comparisons of heads that differ, those of the same pair once, its names in a column "heads"."""
+        kept, heads = [], []
+        chosen: dict[frozenset[Any], tuple[str, str]] = {}
+        for a, b in zip(*(comparisons.get(end, ()) for end in "ab"), strict=True):
+            pair = [self._first.get(end, end) for end in (a, b)]
+            first = chosen.setdefault(frozenset(pair), (a, b))
+            kept.append(pair[0] != pair[1] and first == (a, b))
+            heads.append(" - ".join(str(self.names.get(end, end)) for end in pair))
+        return comparisons.assign(heads=heads)[kept] if kept else comparisons.assign(heads=heads)
+
+    def leader(
+        self,
+        values: pd.DataFrame,
+        comparisons: pd.DataFrame,
+        column: str,
+        label: str = "",
+        lowest: bool = False,
+    ) -> str:
+        """Say which head leads, with what, and by how much before the next.
+
+        Args:
+            values: a row for each head, with the estimate in ``column``.
+            comparisons: of that quantity, a row for each pair.
+            column: of the estimate.
+            label: of the quantity; the column's by default.
+            lowest: whether the lowest leads.
+        """
+        label = label or LABELS.get(column, column)
+        found = [
+            (row[column], side, f"{name} {interval(row, column)}")
+            for side, name in self.names.items()
+            for row in _records(rows_of(values, side))
+            if math.isfinite(row[column])
+        ]
+        found.sort(key=lambda each: each[0], reverse=not lowest)
+        if not found:
+            return f"{label}: undefined."
+        _, first, best = found[0]
+        if len(found) == 1:
+            return f"{label}: {best}."
+        _, second, runner_up = found[1]
+        for row in _records(comparisons):
+            a, b = (self._first.get(row[end], first) for end in "ab")
+            if {a, b} == {first, second}:
+                difference = f"{self.names[a]} - {self.names[b]} {interval(row, 'difference')}"
+                if row["excludes_zero"]:
+                    return f"{label}: {best} leads before {runner_up}; {difference}."
+                return f"{label}: no clear leader, {best}, {runner_up}; {difference}."
+        return f"{label}: {best}, then {runner_up}; not compared."
+
+    def differences(
+        self, *comparisons: pd.DataFrame, full: bool = False
+    ) -> tuple[pd.DataFrame, list[str]]:
+        """Cells of the differences of pairs, and what is said under them.
+
+        Without ``full`` those over all sizes, without those by bin or distance; of many those that exclude zero.
+        """
+        frames = [self.pairs(each) for each in comparisons if len(each)]
+        if not full:
+            frames = [each[each["size"] == "all"] if "size" in each else each for each in frames]
+        frames = [_described(each) for each in frames if len(each)]
+        if not frames:
+            return pd.DataFrame(), []
+        found = pd.concat(frames, ignore_index=True).fillna("")
+        if full or len(found) <= MOST_DIFFERENCES:
+            return found, []
+        decided = found[found["excludes_zero"] == "yes"]
+        said = f"Of {len(found)} differences {len(decided)} exclude zero"
+        if len(decided) > MOST_DIFFERENCES:
+            said += f", of which these are the first {MOST_DIFFERENCES}"
+        return decided.head(MOST_DIFFERENCES), [f"{said}."]
+
+
+def interval(row: Row, column: str) -> str:
+    """The cell of an estimate in a row."""
+    return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"], without=NO_INTERVAL)
+
+
+def rows_of(frame: pd.DataFrame, side: Side) -> pd.DataFrame:
+    """The rows of a (detector, head), without these columns."""
+    rows = frame[(frame["detector"] == side[0]) & (frame["head"] == side[1])]
+    return rows.drop(columns=["detector", "head"]).reset_index(drop=True)
+
+
+def name_bins(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with each IoU bin as text, in a column "proposal IoU"."""
+    ends = zip(frame["iou_low"], frame["iou_high"], strict=True)
+    return frame.assign(**{"proposal IoU": [f"{low:.2f} - {high:.2f}" for low, high in ends]})
+
+
+def _described(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Comparisons as cells, with what each is of in the first columns."""
+    cells = {}
+    for name in ("statistic", "metric", "error", "quantity", "kind", "level", "stage", "size"):
+        if name in pairs:
+            first = "quantity" if name in ("statistic", "metric", "error") else name
+            cells[first] = [LABELS.get(value, value) for value in pairs[name]]
+    if "iou_low" in pairs:
+        cells["proposal IoU"] = name_bins(pairs)["proposal IoU"].tolist()
+    if "distance" in pairs:
+        cells["distance"] = [f"{value:.2f}" for value in pairs["distance"]]
+    cells["heads"] = pairs["heads"].tolist()
+    cells["difference"] = [interval(row, "difference") for row in _records(pairs)]
+    cells["excludes_zero"] = [
+        UNDEFINED if math.isnan(row["difference_low"]) else "yes" if row["excludes_zero"] else "no"
+        for row in _records(pairs)
+    ]
+    if "objects" in pairs:
+        cells["objects"] = [str(count) for count in pairs["objects"]]
+    return pd.DataFrame(cells)
+
+
+def _records(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _keys(frame: pd.DataFrame, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    return list(frame[list(columns)].itertuples(index=False, name=None))

@@ -1,0 +1,153 @@
+"""What a command has found: a screen to read, or JSON with all of it.
+
+The screen is short: the answer in words first, then tables by size, differences last, then where everything else
+lies; ``--full`` adds the rest. ``--json`` has one shape for all commands::
+
+    {"command": NAME, "tables": {NAME: [ROW, ...]}, "files": [PATH, ...], "provenance": {...}}
+
+A row has the columns of the CSV file of that table; what is not a finite number is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rethink_heads.distributed import is_first_process
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDEST = 1000
+MEANINGS = {
+    "[-]": "no interval, since too few images bear on the value, or they do not differ",
+    "-": "undefined, since nothing bears on it",
+}
+
+
+class Report:
+    """The lines, tables and files of a command, printed at its end.
+
+    Args:
+        command: its name.
+        provenance: what the results depend on.
+    """
+
+    def __init__(self, command: str, provenance: Mapping[str, Any] | None = None) -> None:
+        self.command = command
+        self.provenance = dict(provenance or {})
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+        self.files: list[Path] = []
+        self._parts: list[Callable[[], None]] = []
+        self._rest: list[Callable[[], None]] = []
+        self._marks: set[str] = set()
+
+    def data(self, **tables: pd.DataFrame | Iterable[Mapping[str, Any]]) -> None:
+        """Add tables to the JSON: frames, or rows."""
+        for name, table in tables.items():
+            rows = table.to_dict("records") if hasattr(table, "to_dict") else table
+            self.tables[name] = [{str(key): value for key, value in row.items()} for row in rows]
+
+    def lines(self, *lines: str, full: bool = False) -> None:
+        """Add lines to the screen, or to what ``--full`` adds."""
+        (self._rest if full else self._parts).append(partial(print_lines, *lines))
+
+    def table(self, title: str, cells: pd.DataFrame, *legend: str, full: bool = False) -> None:
+        """Add a table of cells and lines that explain it, to the screen or to what ``--full`` adds."""
+        if len(cells):
+            self._marks |= {
+                mark
+                for mark in MEANINGS
+                for row in cells.to_numpy()
+                for cell in row
+                if mark in str(cell).split(" ")
+            }
+            (self._rest if full else self._parts).append(partial(print_table, title, cells))
+            if legend:
+                self.lines(*legend, full=full)
+
+    def end(self, as_json: bool = False, full: bool = False, more: str = "") -> None:
+        """Print it.
+
+        Args:
+            as_json: JSON instead of the screen.
+            full: the rest of the tables, too.
+            more: where everything else lies.
+        """
+        if as_json:
+            shape = {"tables": self.tables, "files": self.files}
+            print_json({"command": self.command, **shape, "provenance": self.provenance})
+            return
+        for part in [*self._parts, *(self._rest if full else ())]:
+            part()
+        print_lines(*(f"{mark}: {said}." for mark, said in MEANINGS.items() if mark in self._marks))
+        hint = ["--full prints more tables"] if self._rest and not full else []
+        hint += [more] if more else []
+        if hint:
+            print_lines(f"{'; '.join(hint)}; --json has all numbers.")
+
+
+def print_json(result: Any) -> None:
+    """Print a result as strict JSON: what is not a finite number becomes null."""
+    if is_first_process():
+        print(json.dumps(_strict(result), indent=2, allow_nan=False))
+
+
+def print_lines(*lines: str) -> None:
+    """Print lines of a readable result."""
+    if lines and is_first_process():
+        print("\n".join(lines))
+
+
+def print_table(title: str, cells: pd.DataFrame) -> None:
+    """Print cells of text under a title; columns of numbers are flush right."""
+    if not is_first_process():
+        return
+    from rethink_heads.report.cells import LABELS
+
+    terminal = sys.stdout.isatty()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name in cells:
+        numeric = len(cells) and all(map(_looks_numeric, cells[name]))
+        table.add_column(
+            LABELS.get(str(name), str(name)),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=not terminal,
+        )
+    for row in cells.itertuples(index=False, name=None):
+        table.add_row(*(Text(str(cell)) for cell in row))
+    # A narrow terminal breaks cells into lines; files and pipes get whole lines.
+    console = Console()
+    if not terminal:
+        needed = Console(width=WIDEST).measure(table).maximum
+        console = Console(width=max(needed, len(title)))
+    # Not the table's own title, which would be broken to its width.
+    console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def _looks_numeric(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in "-+" or not cell
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(inner) for key, inner in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [_strict(inner) for inner in value]
+    # numpy's scalars become Python's.
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,80 @@
+"""RoIs and feature maps for properties of pooling: grids, parts of them, single boxes, and boxes nobody should give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rethink_heads.boxes import outer_boxes
+from rethink_heads.fastpath.pooling import RoIAlignRule
+
+# Where RoIAlign's arithmetic turns: at and just beside the border of a map, and no length at all.
+TURNS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """RoIs on one feature map.
+
+    Attributes:
+        feature_map: (C, H, W) float64.
+        rois: (N, 4) float64, each of whose coordinates is a float32.
+        scale: cells per pixel.
+        rule: how RoIAlign samples.
+    """
+
+    feature_map: Tensor
+    rois: Tensor
+    scale: float
+    rule: RoIAlignRule
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> RoIAlignRule:
+    """Any resolution and sampling."""
+    return RoIAlignRule(
+        draw(st.integers(1, 14)), draw(st.sampled_from((0, 1, 2, 3))), draw(st.booleans())
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn, most: int = 60) -> Case:
+    """A map of any size, and up to ``most`` RoIs that may lie anywhere."""
+    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    stride = draw(st.sampled_from((1.0, 4.0, 8.0, 32.0, 5.3)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    feature_map = torch.randn(
+        draw(st.integers(1, 5)), height, width, dtype=torch.float64, generator=generator
+    )
+    x = draw(_sides(width, stride))
+    y = draw(_sides(height, stride))
+    rois = outer_boxes(torch.tensor(x), torch.tensor(y)).float().double()
+    kind = draw(st.sampled_from(("all", "some", "again")))
+    count = draw(st.integers(1, min(most, len(rois))))
+    if kind == "some":
+        rois = rois[torch.randperm(len(rois), generator=generator)[:count]]
+    elif kind == "again":
+        # With repetitions: detectors may propose a box twice.
+        rois = rois[torch.randint(len(rois), (len(rois),), generator=generator)]
+    return Case(feature_map, rois[:most], 1 / stride, draw(rules()))
+
+
+@st.composite
+def _sides(draw: st.DrawFn, cells: int, stride: float) -> list[list[float]]:
+    """A few intervals in pixels along an axis of some cells: within, over the border, outside, turned round."""
+    ends = st.one_of(
+        st.floats(0, cells, width=32),
+        st.floats(-3 * cells - 3, 4 * cells + 3, width=32),
+        st.sampled_from([*TURNS, *(cells + turn for turn in TURNS)]),
+        st.integers(-2, cells + 2).map(float),
+    )
+    lengths = st.one_of(
+        st.floats(0, cells, width=32),
+        st.sampled_from((0.0, 1e-3, 0.5, 1.0, 2.0, 7.0, 14.0, 40.0 * cells)),
+        st.floats(-cells, 0, width=32),
+    )
+    starts = draw(st.lists(ends, min_size=1, max_size=7))
+    return [[stride * start, stride * (start + draw(lengths))] for start in starts]

@@ -1,0 +1,202 @@
+"""3x3 convolutions frequency by frequency against torch's own convolution in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from rethink_heads.fastpath import convolution
+from rethink_heads.fastpath.conv import Affine, factors_for
+from rethink_heads.fastpath.convolution import (
+    Convolution,
+    product,
+    product_of_blocks,
+    products_by_place,
+    transforms,
+)
+
+# Largest difference from float64, of the root mean square of all outputs.
+ERRORS = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.04}
+
+
+@pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 products as on an Intel processor and as on another one."""
+    monkeypatch.setattr(convolution, "mkl_is_slow", lambda: request.param)
+
+
+def expected_of(x: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor:
+    maps = x.double().view(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
+    found = F.conv2d(maps, weight, bias, padding=1).relu()
+    return found.permute(0, 2, 3, 1).reshape(len(x), -1)
+
+
+@given(
+    side=st.integers(1, 9),
+    count=st.integers(0, 3),
+    channels=st.integers(1, 5),
+    outputs=st.integers(1, 5),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_transforms_make_a_convolution_of_products(
+    side: int, count: int, channels: int, outputs: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count * side**2, channels, dtype=torch.float64, generator=generator)
+    weight = torch.randn(outputs, channels, 3, 3, dtype=torch.float64, generator=generator)
+    into, of_kernel, back = transforms(side)
+    by_frequency = torch.einsum("ft,oct->fco", of_kernel, weight.flatten(2))
+    maps = x.view(count, side**2, channels)
+    multiplied = torch.einsum("fs,nsc,fco->nfo", into, maps, by_frequency)
+    found = torch.einsum("sf,nfo->nso", back, multiplied)
+    as_images = x.view(count, side, side, channels).permute(0, 3, 1, 2)
+    expected = F.conv2d(as_images, weight, padding=1).permute(0, 2, 3, 1).flatten(1, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
+def test_products_of_the_papers_maps() -> None:
+    into, _, back = transforms(7)
+    assert into.shape == (94, 49)
+    assert back.shape == (49, 94)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("dtype", list(ERRORS), ids=str)
+@pytest.mark.parametrize("side", [1, 3, 6, 7, 14])
+def test_convolution_with_bias_and_relu(dtype: torch.dtype, side: int) -> None:
+    generator = torch.Generator().manual_seed(side)
+    weight = torch.randn(96, 128, 3, 3, dtype=torch.float64, generator=generator)
+    bias = torch.randn(96, dtype=torch.float64, generator=generator) * 20
+    x = torch.randn(5 * side**2, 128, dtype=torch.float64, generator=generator).relu()
+    layer = Convolution(weight, bias.to(dtype).double(), side, dtype)
+    expected = expected_of(x, weight, bias.to(dtype).double(), side)
+    found = layer(x.to(dtype))
+    assert found.dtype == dtype
+    bound = ERRORS[dtype] * float(expected.square().mean().sqrt())
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
+    if side in (3, 7):
+        assert layer.frequencies > 0
+    elif dtype == torch.bfloat16 and side > 1:
+        # It does not hold these transforms' factors.
+        assert layer.frequencies == 0
+
+
+def test_float32_is_about_as_near_to_the_truth_as_the_plain_convolution() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(256, 256, 3, 3, dtype=torch.float64, generator=generator) / 48
+    bias = torch.zeros(256, dtype=torch.float64)
+    x = torch.randn(4 * 49, 256, dtype=torch.float64, generator=generator).relu()
+    expected = expected_of(x, weight, bias, 7)
+    plain = expected_of_type(x.float(), weight.float(), bias.float())
+    found = Convolution(weight, bias, 7, torch.float32)(x.float())
+    error, of_plain = ((each - expected).square().mean().sqrt() for each in (found, plain))
+    assert error < 3 * of_plain
+
+
+def expected_of_type(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    maps = x.view(-1, 7, 7, x.shape[1]).permute(0, 3, 1, 2)
+    return F.conv2d(maps, weight, bias, padding=1).relu().permute(0, 2, 3, 1).reshape(len(x), -1)
+
+
+def test_few_channels_and_other_devices_are_left_to_the_plain_convolution() -> None:
+    weight, bias = torch.zeros(16, 16, 3, 3, dtype=torch.float64), torch.zeros(16)
+    assert Convolution(weight, bias, 7, torch.float32).frequencies == 0
+    wide = torch.zeros(256, 256, 3, 3, dtype=torch.float64, device="meta")
+    assert not convolution._pays(wide, 7, torch.float32)
+
+
+@pytest.mark.usefixtures("library")
+@given(
+    count=st.integers(0, 70),
+    channels=st.integers(1, 20),
+    outputs=st.integers(1, 20),
+    places=st.integers(1, 4),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_products(count: int, channels: int, outputs: int, places: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, channels, generator=generator)
+    weight = torch.randn(outputs, channels, generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    close = {"rtol": 0, "atol": 1e-4}
+    expected = x.double() @ weight.double().t()
+    torch.testing.assert_close(product(x, weight).double(), expected, **close)
+    torch.testing.assert_close(product(x, weight, bias).double(), expected + bias, **close)
+    block = torch.randn(count, places, places, channels, generator=generator)
+    of_block = torch.randn(outputs, places**2 * channels, generator=generator)
+    expected = block.flatten(1).double() @ of_block.double().t()
+    torch.testing.assert_close(product_of_blocks(block, of_block).double(), expected, **close)
+    x = torch.randn(count, places, channels, generator=generator)
+    matrices = torch.randn(places, outputs, channels, generator=generator)
+    expected = torch.einsum("npc,poc->npo", x.double(), matrices.double())
+    torch.testing.assert_close(products_by_place(x, matrices).double(), expected, **close)
+
+
+@pytest.mark.parametrize(
+    ("text", "slow"),
+    [
+        ("vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\n", True),
+        ("vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n", False),
+        ("processor\t: 0\nCPU implementer\t: 0x41\n", False),
+        (None, False),
+    ],
+)
+def test_where_mkl_is_slow(
+    text: str | None, slow: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        pytest.skip("this torch has no MKL, or no oneDNN, to choose between")
+    path = tmp_path / "cpuinfo"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr(convolution, "PROCESSORS", path)
+    assert convolution.mkl_is_slow.__wrapped__() == slow
+
+
+@given(seed=st.integers(0, 2**32), biases=st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_factors_make_biases_numbers_of_the_type(seed: int, biases: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    found = [torch.randn(1024, dtype=torch.float64, generator=generator) for _ in range(biases)]
+    found[0][0] = 0.0
+
+    def error(factors: torch.Tensor) -> float:
+        scaled = torch.stack(found) * factors
+        rounded = scaled.to(torch.bfloat16).double() - scaled
+        return float((rounded / factors).square().mean().sqrt())
+
+    factors = factors_for(torch.bfloat16, *found)
+    assert ((factors >= 1) & (factors < 2)).all()
+    # One bias hits a number of the type nearly; several come nearer together than by chance: on average, since of
+    # few channels one that is badly hit decides.
+    assert error(factors) < error(torch.ones_like(factors)) / (30 if biases == 1 else 1.5)
+    assert torch.equal(factors_for(torch.float32, *found), torch.ones_like(factors))
+
+
+def test_scaled_layers_are_the_same_layers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = Affine(*_random_layer(6, 5, generator))
+    second = Affine(*_random_layer(4, 6, generator))
+    inner = torch.rand(6, dtype=torch.float64, generator=generator) + 1
+    outer = torch.rand(4, dtype=torch.float64, generator=generator) + 1
+    x = torch.randn(7, 5, dtype=torch.float64, generator=generator)
+    expected = _applied(second, _applied(first, x).relu()).relu()
+    found = _applied(second.scaled(outer, inner), _applied(first.scaled(inner), x).relu()).relu()
+    torch.testing.assert_close(found / outer, expected)
+
+
+def _random_layer(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    weight = torch.randn(outputs, inputs, 1, 1, dtype=torch.float64, generator=generator)
+    return weight, torch.randn(outputs, dtype=torch.float64, generator=generator)
+
+
+def _applied(layer: Affine, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight.flatten(1), layer.bias)

@@ -1,0 +1,231 @@
+"""fc-heads and conv-heads on many RoIs at once against the modules themselves in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from rethink_heads.boxes import outer_boxes
+from rethink_heads.fastpath.conv import FastConv
+from rethink_heads.fastpath.fc import FastFC
+from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, hidden_features
+from rethink_heads.fastpath.pooling import (
+    LevelRoIs,
+    PyramidRoIs,
+    RoIAlignRule,
+    intervals,
+    level_rois,
+    pool_blocks,
+)
+from rethink_heads.heads import ConvHead, FCHead
+from rethink_heads.proposals import grid
+from tests.fastpath.made_rois import Case, cases
+
+ENOUGH = 2**40
+# Largest difference from float64, of the root mean square of all outputs.
+ERRORS = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.04}
+
+precisions = pytest.mark.parametrize("dtype", list(ERRORS), ids=str)
+
+
+def fc_head(channels: int, resolution: int, width: int = 12) -> FCHead:
+    torch.manual_seed(channels)
+    head = FCHead(3, channels, resolution, width)
+    for layer in (head.fc6, head.fc7):
+        nn.init.normal_(layer.bias, std=0.5)
+    return head.eval()
+
+
+def conv_head(non_local: bool, blocks: int = 2, channels: int = 8) -> ConvHead:
+    """With the statistics and the factors of normalisations that have been trained."""
+    torch.manual_seed(blocks)
+    head = ConvHead(3, channels, 16, 4, blocks, non_local, non_local_groups=2)
+    for module in head.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.2, 3.0)
+            nn.init.normal_(module.weight, 1.0, 0.5)
+            nn.init.normal_(module.bias, std=0.3)
+        elif isinstance(module, nn.Conv2d) and (module.bias is not None or not module.weight.any()):
+            # Of a non-local block, which starts as the identity, and whose output is cubic in its input.
+            nn.init.normal_(module.weight, std=0.1)
+    return head.eval()
+
+
+def hidden_of(head: FCHead | ConvHead, roi_features: Tensor) -> Tensor:
+    """What the module itself gives its predictor for (N, C, S, S), in float64."""
+    exact = copy.deepcopy(head).double()
+    found: list[Tensor] = []
+    exact.predictor.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    with torch.no_grad():
+        exact(roi_features.double())
+    return found[0]
+
+
+def pooled(case: Case, dtype: torch.dtype) -> Tensor:
+    """(N, C, S, S) by torchvision's operator in the type that sampling points are computed in.
+
+    In another one a point on the map's border could be outside.
+    """
+    rule = case.rule
+    return roi_align(
+        case.feature_map[None].to(sampled_in(dtype)),
+        [case.rois.to(sampled_in(dtype))],
+        rule.resolution,
+        case.scale,
+        rule.sampling_ratio,
+        rule.aligned,
+    )
+
+
+def sampled_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def level_of(case: Case, dtype: torch.dtype) -> LevelRoIs:
+    exact = sampled_in(dtype)
+    return level_rois(case.feature_map.to(exact), case.rois.to(exact), case.scale, case.rule, dtype)
+
+
+def block_by_block(layers: BranchLayers, level: LevelRoIs, most: int) -> Tensor:
+    found = torch.empty(len(level), layers.width, dtype=layers.hidden_dtype)
+    for positions, block in pool_blocks(level, most):
+        found[positions] = layers.from_features(block)
+    return found
+
+
+def assert_close(
+    found: Tensor, expected: Tensor, dtype: torch.dtype, of: Tensor | None = None
+) -> None:
+    scale = float((expected if of is None else of).square().mean().sqrt())
+    bound = ERRORS[dtype] * max(scale, 1e-3)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
+
+
+def survives(case: Case) -> bool:
+    """Whether torchvision's operator does: see test_pooling."""
+    lengths = case.rois[:, 2:] - case.rois[:, :2]
+    return case.rule.sampling_ratio > 0 or not case.rule.aligned or bool((lengths >= 0).all())
+
+
+@precisions
+@given(case=cases().filter(survives), most=st.sampled_from((1, 5, 512)))
+@settings(max_examples=40, deadline=None)
+def test_fc_head_equals_the_module(dtype: torch.dtype, case: Case, most: int) -> None:
+    head = fc_head(len(case.feature_map), case.rule.resolution)
+    layers = FastFC([head.fc6, head.fc7], head.channels, head.resolution, dtype)
+    expected, level = hidden_of(head, pooled(case, dtype)), level_of(case, dtype)
+    # Some outputs of a head are zero, all of a small map may be: the scale is that of the layers' inputs too.
+    scale = torch.cat([expected.flatten(), case.feature_map.flatten()])
+    assert_close(block_by_block(layers, level, most), expected, dtype, scale)
+    layers._factors_pay = lambda level: True  # type: ignore[method-assign]
+    by_factors = layers.from_level(level, ENOUGH)
+    assert by_factors is not None
+    assert_close(by_factors, expected, dtype, scale)
+    assert layers.from_level(level, 1) is None
+
+
+def paper_like(rois: Tensor) -> LevelRoIs:
+    feature_map = torch.zeros(16, 50, 50)
+    return level_rois(feature_map, rois, 0.25, RoIAlignRule(7, 2), torch.float32)
+
+
+def test_factors_are_taken_for_grids_alone() -> None:
+    head = fc_head(16, 7, 64)
+    layers = FastFC([head.fc6, head.fc7], 16, 7, torch.float32)
+    proposals = grid(torch.tensor([90.0, 90, 110, 114]), (200, 200)).boxes
+    assert len(proposals) == 11**4
+    assert layers.from_level(paper_like(proposals), ENOUGH) is not None
+    generator = torch.Generator().manual_seed(0)
+    scattered = torch.rand(1000, 4, generator=generator) * 90
+    scattered[:, 2:] += scattered[:, :2]
+    assert layers.from_level(paper_like(scattered), ENOUGH) is None
+    # A hundredth of the grid has nearly all of its intervals, but hardly any of their pairs.
+    few = proposals[torch.randperm(len(proposals), generator=generator)[:146]]
+    assert layers.from_level(paper_like(few), ENOUGH) is None
+
+
+@precisions
+@pytest.mark.parametrize("non_local", [False, True])
+@pytest.mark.parametrize("blocks", [0, 1, 3])
+def test_conv_head_equals_the_module(dtype: torch.dtype, non_local: bool, blocks: int) -> None:
+    head = conv_head(non_local, blocks)
+    generator = torch.Generator().manual_seed(1)
+    for count, side in ((1, 7), (9, 7), (3, 1), (4, 4)):
+        roi_features = torch.randn(count, 8, side, side, dtype=torch.float64, generator=generator)
+        layers = FastConv(head, side, dtype)
+        block = roi_features.permute(0, 2, 3, 1).to(layers.pooled_dtype).contiguous()
+        before = block.clone()
+        found, expected = layers.from_features(block), hidden_of(head, roi_features)
+        # Of three times 16 outputs of single cells one may be off by ten times as much.
+        error = (found.double() - expected).square().mean().sqrt()
+        assert error < ERRORS[dtype] / 4 * expected.square().mean().sqrt()
+        # Other branches read the same block.
+        assert torch.equal(block, before)
+
+
+@given(case=cases().filter(survives), most=st.sampled_from((1, 5, 512)), non_local=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_conv_head_on_rois(case: Case, most: int, non_local: bool) -> None:
+    head = conv_head(non_local, 1, len(case.feature_map))
+    expected = hidden_of(head, pooled(case, torch.float32))
+    layers = FastConv(head, case.rule.resolution, torch.float32)
+    found = block_by_block(layers, level_of(case, torch.float32), most)
+    assert_close(found, expected, torch.float32)
+
+
+@precisions
+@pytest.mark.parametrize("memory_mb", [0, 1, 512])
+def test_branches_of_several_levels_together(dtype: torch.dtype, memory_mb: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    maps = [
+        torch.randn(8, 64 // stride, 96 // stride, generator=generator).to(sampled_in(dtype))
+        for stride in (4, 8)
+    ]
+    rois = grid(torch.tensor([20.0, 10, 60, 50]), (64, 96), 5).boxes.to(sampled_in(dtype))
+    levels = torch.randint(0, 2, (len(rois),), generator=generator)
+    rule = RoIAlignRule(5, 2, True)
+    heads = {"fc": fc_head(8, 5), "conv": conv_head(True)}
+    branches: dict[str, BranchLayers] = {
+        "fc": FastFC([heads["fc"].fc6, heads["fc"].fc7], 8, 5, dtype),
+        "conv": FastConv(heads["conv"], 5, dtype),
+    }
+    place = PyramidRoIs(maps, [1 / 4, 1 / 8], rois, levels, rule)
+    found = hidden_features(branches, place, memory_mb)
+    features = torch.empty(len(rois), 8, 5, 5, dtype=torch.float64)
+    for index, stride in enumerate((4, 8)):
+        mine = levels == index
+        case = Case(maps[index].double(), rois[mine].double(), 1 / stride, rule)
+        features[mine] = pooled(case, torch.float64)
+    for name, head in heads.items():
+        assert_close(found[name], hidden_of(head, features), dtype)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_class_of_a_predictor(agnostic: bool, first: int) -> None:
+    """``first``: the place of the first class, after background or before it."""
+    torch.manual_seed(3)
+    classifier, regressor = nn.Linear(6, 5), nn.Linear(6, 4 if agnostic else 20)
+    predictor = ClassPredictor(classifier, regressor, first, first)
+    hidden = torch.randn(7, 6)
+    for label in range(4):
+        scores = classifier(hidden).softmax(-1)[:, label + first]
+        deltas = regressor(hidden).view(7, -1, 4)[:, 0 if agnostic else label + first]
+        torch.testing.assert_close(predictor.score(hidden, label)[:, 0], scores)
+        torch.testing.assert_close(predictor.deltas(hidden, label), deltas)
+
+
+def test_grids_are_found_as_what_they_are_made_of() -> None:
+    x, y = torch.tensor([[0.0, 5], [1, 6], [1, 7]]), torch.tensor([[2.0, 9], [0, 4]])
+    level = paper_like(outer_boxes(x, y))
+    assert level.pairs == len(level) == 6
+    rois = outer_boxes(x, y)
+    for sides, index in ((rois[:, 0::2], level.x_index), (rois[:, 1::2], level.y_index)):
+        assert torch.equal(intervals(sides)[0][index], sides)

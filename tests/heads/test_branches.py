@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rethink_heads.bounds import HEAD_ALIASES, HEADS
+from rethink_heads.heads import (
+    BRANCHES,
+    FUSION_RULES,
+    HEAD_CONFIGURATIONS,
+    STRUCTURES,
+    BoxHeads,
+    ConvHead,
+    FCHead,
+    TaskWeights,
+    fuse,
+    kind_of,
+    regression_loss,
+)
+
+probabilities = st.lists(
+    st.tuples(*[st.floats(0, 1, allow_subnormal=False)] * 2), min_size=1, max_size=8
+)
+
+
+def double_head(l_fc: float = 0.7, l_conv: float = 0.8, beta: float = 1.0) -> BoxHeads:
+    torch.manual_seed(0)
+    fc = FCHead(3, channels=4, resolution=3, width=6)
+    conv = ConvHead(3, channels=4, width=6, bottleneck=2, blocks=1)
+    weights = STRUCTURES["double-ext"].weights(l_fc, l_conv)
+    return BoxHeads({"fc": fc, "conv": conv}, weights, beta)
+
+
+def smooth_l1(x: float, beta: float) -> float:
+    return 0.5 * x * x / beta if abs(x) < beta else abs(x) - 0.5 * beta
+
+
+def reference_losses(
+    logits: np.ndarray, deltas: np.ndarray, labels: list[int], targets: np.ndarray, beta: float
+) -> tuple[float, float]:
+    """Cross-entropy and smooth L1 of the paper, one RoI at a time in float64."""
+    cls = reg = 0.0
+    for i, label in enumerate(labels):
+        exps = np.exp(logits[i] - logits[i].max())
+        cls -= np.log(exps[label] / exps.sum())
+        if label > 0:
+            reg += sum(smooth_l1(deltas[i, 4 * label + k] - targets[i, k], beta) for k in range(4))
+    return cls / len(labels), reg / len(labels)
+
+
+def test_double_head_ext_weights_are_the_papers() -> None:
+    weights = TaskWeights.double(l_fc=0.7, l_conv=0.8, w_fc=2.0, w_conv=2.5)
+    assert weights.of("fc") == pytest.approx((1.4, 0.6))
+    assert weights.of("conv") == pytest.approx((0.5, 2.0))
+    assert STRUCTURES["double-ext"].weights() == weights
+
+
+@pytest.mark.parametrize("beta", [1.0, 1 / 9])
+def test_losses_equal_the_reference(beta: float) -> None:
+    heads = double_head(beta=beta).double().eval()
+    generator = torch.Generator().manual_seed(3)
+    features = {
+        name: torch.randn(7, 4, 3, 3, generator=generator, dtype=torch.float64)
+        for name in ("fc", "conv")
+    }
+    labels = torch.tensor([0, 2, 3, 0, 1, 1, 0])
+    targets = torch.randn(7, 4, generator=generator, dtype=torch.float64) * 2
+    outputs = heads(features)
+    losses = heads.losses(outputs, labels, targets)
+    assert set(losses) == {
+        f"{branch}_{task}" for branch in ("fc", "conv") for task in ("classification", "regression")
+    }
+    for branch, cls_weight, reg_weight in (("fc", 1.4, 0.6), ("conv", 0.5, 2.0)):
+        logits, deltas = (out.detach().float().double().numpy() for out in outputs[branch])
+        cls, reg = reference_losses(logits, deltas, labels.tolist(), targets.numpy(), beta)
+        assert losses[f"{branch}_classification"].item() == pytest.approx(
+            cls_weight * cls, rel=1e-6
+        )
+        assert losses[f"{branch}_regression"].item() == pytest.approx(reg_weight * reg, rel=1e-6)
+
+
+def test_no_positive_roi_gives_no_regression_loss() -> None:
+    deltas = torch.randn(5, 16, requires_grad=True)
+    loss = regression_loss(deltas, torch.zeros(5, dtype=torch.long), torch.randn(5, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert not deltas.grad.any()  # type: ignore[union-attr]
+
+
+def test_double_head_trains_only_focused_tasks() -> None:
+    """l_fc = l_conv = 1: no loss, and so no gradient, for fc's boxes and conv's classes."""
+    heads = double_head(l_fc=1.0, l_conv=1.0)
+    features = {name: torch.randn(6, 4, 3, 3) for name in ("fc", "conv")}
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    losses = heads.losses(heads(features), labels, torch.randn(6, 4))
+    assert set(losses) == {"fc_classification", "conv_regression"}
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    untrained = {name for name, p in heads.named_parameters() if p.grad is None}
+    assert untrained == {
+        f"{layer}.{kind}"
+        for layer in ("fc.predictor.bbox_pred", "conv.predictor.cls_score")
+        for kind in ("weight", "bias")
+    }
+    assert not any(dict(heads.named_parameters())[name].requires_grad for name in untrained)
+
+
+def test_ext_trains_everything() -> None:
+    heads = double_head()
+    features = {name: torch.randn(6, 4, 3, 3) for name in ("fc", "conv")}
+    losses = heads.losses(heads(features), torch.tensor([0, 1, 2, 3, 0, 1]), torch.randn(6, 4))
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert all(p.grad is not None and p.grad.any() for p in heads.parameters())
+
+
+def test_each_branch_sees_its_own_roi_features() -> None:
+    heads = double_head().eval()
+    fc, conv = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    outputs = heads({"fc": fc, "conv": conv})
+    torch.testing.assert_close(outputs["fc"][0], heads["fc"](fc)[0])
+    torch.testing.assert_close(outputs["conv"][1], heads["conv"](conv)[1])
+
+
+@given(probabilities)
+def test_complementary_fusion_is_one_minus_the_product(pairs: list[tuple[float, float]]) -> None:
+    fc, conv = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    fused = fuse(fc, conv)
+    torch.testing.assert_close(fused, 1 - (1 - fc) * (1 - conv))
+    torch.testing.assert_close(fused, fuse(conv, fc))
+    assert (fused >= torch.maximum(fc, conv) - 1e-12).all()
+    assert (fused <= 1 + 1e-12).all()
+
+
+@given(probabilities, st.sampled_from(FUSION_RULES))
+def test_every_rule_is_symmetric_and_monotone(pairs: list[tuple[float, float]], rule: str) -> None:
+    fc, conv = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    torch.testing.assert_close(fuse(fc, conv, rule), fuse(conv, fc, rule))
+    assert (fuse((fc + 1) / 2, conv, rule) >= fuse(fc, conv, rule) - 1e-12).all()
+
+
+def test_max_and_mean_rules() -> None:
+    fc, conv = torch.tensor([0.2, 0.9]), torch.tensor([0.6, 0.1])
+    torch.testing.assert_close(fuse(fc, conv, "max"), torch.tensor([0.6, 0.9]))
+    torch.testing.assert_close(fuse(fc, conv, "mean"), torch.tensor([0.4, 0.5]))
+    with pytest.raises(ValueError, match="unknown fusion rule 'min'"):
+        fuse(fc, conv, "min")
+
+
+def test_heads_take_scores_and_boxes_from_the_papers_branches() -> None:
+    assert {name: (h.classifiers, h.regressor) for name, h in HEAD_CONFIGURATIONS.items()} == {
+        "fc": (("fc",), "fc"),
+        "conv": (("conv",), "conv"),
+        "double": (("fc",), "conv"),
+        "double-ext": (("fc", "conv"), "conv"),
+        "double-reverse": (("conv",), "fc"),
+        "double-fc": (("fc",), "fc2"),
+        "double-conv": (("conv",), "conv2"),
+    }
+    assert STRUCTURES["double"].heads == ("double",)
+    assert STRUCTURES["double-ext"].heads == ("fc", "conv", "double", "double-ext")
+    scores = {"fc": torch.tensor([0.5]), "conv": torch.tensor([0.4])}
+    double, ext = (HEAD_CONFIGURATIONS[name] for name in ("double", "double-ext"))
+    assert double.scores(scores, "complementary").item() == 0.5
+    assert ext.scores(scores, "complementary").item() == pytest.approx(0.7)
+
+
+def test_settings_know_the_structures() -> None:
+    assert set(HEADS) == set(STRUCTURES)
+    assert set(HEAD_ALIASES.values()) <= set(STRUCTURES)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_structure_trains_what_its_heads_use(name: str) -> None:
+    structure = STRUCTURES[name]
+    weights = structure.weights()
+    heads = [HEAD_CONFIGURATIONS[head] for head in structure.heads]
+    for head in heads:
+        assert all(weights.of(branch)[0] > 0 for branch in head.classifiers)
+        assert weights.of(head.regressor)[1] > 0
+    used = {branch for head in heads for branch in (*head.classifiers, head.regressor)}
+    assert used == set(structure.branches) <= set(BRANCHES)
+    assert {kind_of(branch) for branch in used} <= {"fc", "conv"}
+
+
+@pytest.mark.parametrize("name", ["double-fc", "double-conv", "double", "double-reverse"])
+def test_pairs_weigh_the_tasks_alike(name: str) -> None:
+    """So that they differ only in which branch does which."""
+    weights = STRUCTURES[name].weights()
+    of_branches = [weights.of(branch) for branch in STRUCTURES[name].branches]
+    assert sorted(of_branches) == [(0.0, 2.5), (2.0, 0.0)]
+
+
+@given(l_fc=st.floats(0, 1), l_conv=st.floats(0, 1), w_fc=st.floats(0, 10), w_conv=st.floats(0, 10))
+def test_weights_follow_the_papers_formula(
+    l_fc: float, l_conv: float, w_fc: float, w_conv: float
+) -> None:
+    weights = STRUCTURES["double-ext"].weights(l_fc, l_conv, w_fc, w_conv)
+    assert weights.of("fc") == (w_fc * l_fc, w_fc * (1 - l_fc))
+    assert weights.of("conv") == (w_conv * (1 - l_conv), w_conv * l_conv)
+    assert sum(weights.of("fc")) == pytest.approx(w_fc)
+    assert sum(weights.of("conv")) == pytest.approx(w_conv)
+    assert weights.of("fc2") == (0, 0)
