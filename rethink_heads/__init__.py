@@ -47,10 +47,9 @@ _PUBLIC_NAMES = {
     "grid": "rethink_heads.proposals",
     # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
     "measure_detector": "rethink_heads.measure.runner:measure",
-    "Measurements": "rethink_heads.measure.measurements",
+    "Measurements": "rethink_heads.measure.store",
     "measure_stages": "rethink_heads.measure.stages",
-    "load_stages": "rethink_heads.measure.stage_frame",
-    "open_stages": "rethink_heads.measure.stage_boxes",
+    "load_stages": "rethink_heads.measure.stages",
     "pearson": "rethink_heads.statistics.correlation",
     "spearman": "rethink_heads.statistics.correlation",
     "score_by_iou": "rethink_heads.statistics.correlation",

@@ -22,7 +22,7 @@ from rethink_heads.study_folder import StudyFolder
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 DEMO_PRESET, DEMO_HEAD = "shapes-tiny", "double-ext"
 
