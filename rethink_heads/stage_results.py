@@ -9,8 +9,8 @@ from typing import TypedDict
 import pandas as pd
 
 from rethink_heads.files import write_csv
-from rethink_heads.measure.store import Measurements
 from rethink_heads.measure.stages import DETECTIONS
+from rethink_heads.measure.store import Measurements
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.stages import figure3_stages
 from rethink_heads.plots.style import NothingToDrawError

@@ -98,27 +98,29 @@ class ObjectMeasurer:
                 arrays[name] = np.stack([each.get(name, without) for each in found])
         return Measurements(objects, arrays)
 
-    def _proposals(self, sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), IoUs (N,) and weights (N,) of the proposals to measure of an object."""
+    def _proposals(self, sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (N, 4), IoUs (N,), weights (N,) and numbers in the grid (N,) of an object's proposals to measure."""
         height, width = sample.image.shape[1:]
         proposals = grid(sample.boxes[index], (height, width), self.config.grid_steps)
         wanted = self.config.proposals_per_object
         if wanted is None:
-            return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious)
+            every = torch.arange(len(proposals))
+            return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious), every
         random = generator("proposals", self.seed, *_ids(sample, index))
         drawn, weights = draw(iou_bin(proposals.ious), wanted, random)
-        return proposals.boxes[drawn], proposals.ious[drawn], weights
+        return proposals.boxes[drawn], proposals.ious[drawn], weights, drawn
 
     def _measure_proposals(
         self, features: Features, sample: Sample, index: int, number: int
     ) -> Iterator[tuple[Name, Array]]:
         """By head: moments per bin, errors of sampling, and the sampled rows, the same proposals for all heads."""
-        boxes, ious, weights = self._proposals(sample, index)
+        boxes, ious, weights, places = self._proposals(sample, index)
         bins = iou_bin(ious)
         random = generator("rows", self.seed, *_ids(sample, index))
         rows, row_weights = stratify(bins, self.config.rows_per_bin, random)
         sampled = np.empty(len(rows), ROW_TYPE)
-        sampled["object"], sampled["bin"] = number, bins[rows].numpy()
+        sampled["object"], sampled["proposal"] = number, places[rows].numpy()
+        sampled["bin"] = bins[rows].numpy()
         sampled["weight"] = (row_weights * weights[rows]).numpy()
         box = sample.boxes[index]
         responses = self.responder(features, boxes, self.columns[int(sample.labels[index])])

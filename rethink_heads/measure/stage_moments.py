@@ -41,7 +41,7 @@ def stage_measurements(boxes: pd.DataFrame, stage: str) -> Measurements:
         is_head = (matched["detector"] == detector) & (matched["head"] == head)
         chosen = np.flatnonzero(at_stage & is_head.to_numpy())
         rows = np.ones(len(chosen), ROW_TYPE)
-        rows["object"] = number[chosen]
+        rows["object"], rows["proposal"] = number[chosen], -1
         for field in ("iou", "score"):
             rows[field] = matched[field].to_numpy()[chosen]
         rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)

@@ -155,7 +155,8 @@ class Measurements:
     def rows(self, key: Key) -> Array:
         """Sampled proposals (R,) of ROW_TYPE, sorted by object; ``pd.DataFrame`` makes a frame of them.
 
-        Fields: object (its row in ``objects``), bin, weight (how many proposals of its bin it stands for), iou, score.
+        Fields: object (its row in ``objects``), proposal (its number in :func:`rethink_heads.proposals.grid` of the
+        object, -1 where unknown), bin, weight (how many proposals of its bin it stands for), iou, score.
         """
         found = self.array((ROWS, *key))
         return np.empty(0, ROW_TYPE) if found is None else found
@@ -345,7 +346,8 @@ class Measurements:
             place = index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))
             found = np.empty(len(part), ROW_TYPE)
             for field in ROW_TYPE.names or ():
-                found[field] = place if field == "object" else part[field].to_numpy()
+                values = part[field].to_numpy() if field in part else -1
+                found[field] = place if field == "object" else values
             arrays[name] = found[np.argsort(place, kind="stable")]
         for name, part in _groups(MAPS, maps, ["detector", "head", "kind"]):
             values = np.stack([np.asarray(each, np.float32) for each in part["values"]])

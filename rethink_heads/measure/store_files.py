@@ -22,7 +22,14 @@ MOMENTS, SAMPLING, ROWS, MAPS, WEIGHTS = "moments", "sampling", "rows", "maps", 
 OBJECT_COLUMNS = {"image_id": "int64", "object_id": "int64", "class_name": "str", "size": "str"}
 IDS = ["image_id", "object_id"]
 ROW_TYPE = np.dtype(
-    [("object", "<i4"), ("bin", "u1"), ("weight", "<f8"), ("iou", "<f8"), ("score", "<f8")]
+    [
+        ("object", "<i4"),
+        ("proposal", "<i4"),
+        ("bin", "u1"),
+        ("weight", "<f8"),
+        ("iou", "<f8"),
+        ("score", "<f8"),
+    ]
 )
 META_NAME, OBJECTS_NAME = "meta.json", "objects.parquet"
 # Objects whose rows are copied at once.

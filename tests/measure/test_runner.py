@@ -148,6 +148,21 @@ def test_heads_share_proposals(run: Any):
     assert all(np.array_equal(ious[0], other) for other in ious[1:])
 
 
+@pytest.mark.parametrize("drawn", [None, 60])
+def test_the_boxes_of_sampled_proposals_can_be_made_again(
+    run: Any, toy_dataset: CocoDataset, drawn: int | None
+) -> None:
+    measured = run(config=CONFIG.model_copy(update={"proposals_per_object": drawn}))
+    rows = pd.DataFrame(measured.rows(("toy", "fc")))
+    for number, ids in enumerate(measured.objects.itertuples()):
+        sample = toy_dataset[toy_dataset.image_ids.index(ids.image_id)]
+        box = sample.boxes[sample.object_ids.tolist().index(ids.object_id)]
+        proposals = grid(box, tuple(sample.image.shape[1:]), STEPS)
+        own = rows[rows["object"] == number]
+        np.testing.assert_array_equal(proposals.ious[own["proposal"].to_numpy()], own["iou"])
+        assert own["proposal"].is_unique
+
+
 def test_maps_of_every_object_head_and_branch(run: Any):
     measured = run()
     branches, heads = ("conv", "fc"), ("conv", "double", "fc")
