@@ -153,7 +153,7 @@ def piece_of(work: str, data: Path) -> Any:
     detector = build_detector(config, dataset.class_names, pretrained=False)
     if work == "measuring":
         measuring = config.measuring.model_copy(update={"objects_per_image": 1})
-        measurer = ObjectMeasurer(detector.eval(), "detector", measuring, 0)
+        measurer = ObjectMeasurer(detector.eval(), dataset, "detector", measuring, 0)
         sample = dataset[dataset.indices_with_objects()[0]]
         return lambda: measurer.measure(sample)
     module = DetectionData(dataset, dataset, config.training, 0)

@@ -23,13 +23,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import typer
+from rethink_heads.measure.measurements import SIZES, Measurements
 
 from rethink_heads.data.coco import Annotated as AnnotatedObjects
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detection_results import detection_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
-from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.report.cells import to_markdown

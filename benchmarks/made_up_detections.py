@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 
-from benchmarks.made_up import CLASSES, DETECTOR, HEADS, Amount
+from benchmarks.synthetic import CLASSES, DETECTOR, HEADS, Amount
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.files import atomic_path
 from rethink_heads.measure.detections import (
@@ -21,7 +22,6 @@ from rethink_heads.measure.detections import (
     GATHERED_BYTES,
     in_order,
 )
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 
 Array = npt.NDArray[np.float64]
 

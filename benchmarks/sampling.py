@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from rethink_heads.measure.measurements import Measurements, size_name
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detector
 from rethink_heads.files import write_csv, write_text
-from rethink_heads.measure.measurements import Measurements, size_name
 from rethink_heads.measure.moments import (
     Array,
     proposal_values,

@@ -383,7 +383,7 @@ class MeasuringConfig(Settings):
     features (ranks of very many rows take up to 512 MiB), and changes no result beyond rounding.
     ``precision`` is the arithmetic of the heads.
     ``class_map`` is a file that says which of the detector's classes a class of the data is, where
-    their names do not (see :mod:`rethink_heads.detectors.classes.mapping`).
+    their names do not (see :mod:`rethink_heads.detectors.classes`).
     """
 
     images: Images | None = None

@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from rethink_heads import bounds
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import StageBoxes
+from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import (
     Given,
     NotGivenError,
@@ -59,7 +58,7 @@ log = logging.getLogger(__name__)
 def compute_tables(
     measurements: Measurements,
     *,
-    stages: pd.DataFrame | StageBoxes | None = None,
+    stages: pd.DataFrame | None = None,
     replicates: int | None = None,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
@@ -183,7 +182,7 @@ def write_figures(
 
 def compared_sides(measurements: Measurements) -> list[tuple[Side, Side]]:
     """The pairs of heads that are compared: see :func:`fc_against_conv`; without any, every two of up to seven."""
-    sides = measurements.detector_heads
+    sides = measurements.keys
     few = len(sides) <= MOST_FOR_ALL_PAIRS
     return fc_against_conv(sides) or (list(combinations(sides, 2)) if few else [])
 
@@ -199,9 +198,7 @@ def _tables_beyond_the_paper(m: Measurements, options: Options) -> dict[str, pd.
     summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
     return {
         "pcc": over_ranges(partial(pearson, m, **options)),
-        "spearman": over_ranges(partial(spearman, m, **options))
-        if m.groups("rows")
-        else pd.DataFrame(),
+        "spearman": over_ranges(partial(spearman, m, **options)) if m.has_rows else pd.DataFrame(),
         "error_components": error_components(m, **options),
         "error_components_by_iou": error_components(m, by_bin=True, **options),
         "spatial_correlation": distinct_pairs(m, **options),

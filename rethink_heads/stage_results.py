@@ -9,9 +9,8 @@ from typing import TypedDict
 import pandas as pd
 
 from rethink_heads.files import write_csv
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import StageBoxes, as_boxes, stages_of
-from rethink_heads.measure.stage_frame import DETECTIONS
+from rethink_heads.measure.stages import DETECTIONS
+from rethink_heads.measure.store import Measurements
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.stages import figure3_stages
 from rethink_heads.plots.style import NothingToDrawError
@@ -32,7 +31,7 @@ class _Counts(TypedDict):
 
 
 def stage_tables(
-    stages: pd.DataFrame | StageBoxes | None,
+    stages: pd.DataFrame | None,
     measurements: Measurements | None,
     pairs: Sequence[tuple[Side, Side]],
     iou_range: tuple[float, float] = WHOLE_RANGE,
@@ -60,7 +59,7 @@ def stage_tables(
         CORRELATION: stage_correlation(stages, measurements, iou_range, **counts),
         "stage_comparisons": _stacked(compared),
     }
-    if stages is not None and DETECTIONS in stages_of(as_boxes(stages)):
+    if stages is not None and (stages["stage"] == DETECTIONS).any():
         levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
         tables["rank_levels"] = levels
         # A head that found nothing at all has no boxes, only predefined proposals.

@@ -1,4 +1,4 @@
-"""The names that ``import rethink_heads`` offers."""
+"""The names that ``import rethink_heads`` supports."""
 
 from __future__ import annotations
 

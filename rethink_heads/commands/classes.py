@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from rethink_heads.commands.choices import DataChoice, MeasuringChoice
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
-    from rethink_heads.detectors.classes.mapping import ClassMatch
-    from rethink_heads.detectors.classes.shared import Shared
+    from rethink_heads.detectors.classes import ClassMatch, SharedClasses
     from rethink_heads.study_folder import StudyFolder
 
 MOST_NAMED = 8
@@ -25,7 +25,7 @@ CLASSES_NAME = "classes.csv"
 
 def shared_classes(
     detector: Detector, dataset: CocoDataset, class_map: Path | None, name: str
-) -> Shared:
+) -> SharedClasses:
     """A detector and data with the same classes in the same order; what is left out is said on standard error.
 
     Args:
@@ -36,8 +36,7 @@ def shared_classes(
     Raises:
         UserError: there is no class in common, or the file is wrong.
     """
-    from rethink_heads.detectors.classes.map_file import read_class_map
-    from rethink_heads.detectors.classes.shared import share_classes
+    from rethink_heads.detectors.classes import read_class_map, share_classes
 
     shared = share_classes(detector, dataset, read_class_map(class_map))
     _say_unmatched(shared.match, name)
@@ -64,14 +63,11 @@ def keep_match(match: ClassMatch, folder: Path) -> None:
             write_csv(table, path)
 
 
-def narrowed(shared: Shared, classes: Sequence[str]) -> tuple[Shared, dict[str, str]]:
+def narrowed(shared: SharedClasses, classes: Sequence[str]) -> tuple[SharedClasses, dict[str, str]]:
     """A detector and data with fewer of their classes, and what that adds to the provenance."""
-    from rethink_heads.detectors.classes.shared import share_classes
-
     dataset = shared.dataset.with_classes(classes)
-    fewer = share_classes(shared.detector, dataset)
     said = {"annotations": dataset.file_fingerprint, "classes": json.dumps(dataset.class_names)}
-    return fewer, said
+    return dataclasses.replace(shared, dataset=dataset), said
 
 
 def common_classes(
@@ -87,8 +83,7 @@ def common_classes(
     if len(folders) == 1:
         return None
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.detectors.classes.map_file import read_class_map
-    from rethink_heads.detectors.classes.mapping import match_classes
+    from rethink_heads.detectors.classes import match_classes, read_class_map
 
     sources, matched = set(), []
     for index, folder in enumerate(folders):

@@ -144,7 +144,7 @@ def report(
     keys = ["detector", "head", "size"]
     by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
-    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.groups("rows") else [])]
+    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.has_rows else [])]
     differences = pd.concat(
         [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
@@ -203,7 +203,7 @@ def _write_comparison(
 
     selected, whole = found.selected, iou_range == IOU_RANGES[0]
     ranges = IOU_RANGES if whole else (iou_range,)
-    statistics = {"pcc": pearson} | ({"spearman": spearman} if selected.groups("rows") else {})
+    statistics = {"pcc": pearson} | ({"spearman": spearman} if selected.has_rows else {})
     tables = {
         name: over_ranges(partial(statistic, selected, seed=found.seed), ranges)
         for name, statistic in statistics.items()

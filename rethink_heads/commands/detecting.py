@@ -64,7 +64,6 @@ def detect(
     Raises:
         UserError: none of the heads is trained, or something cannot be read or written.
     """
-    from rethink_heads.detectors.classes.mapping import MappedDetector
     from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import keep_detections
 
@@ -81,8 +80,6 @@ def detect(
             f"the task weights of {run.path} left {', '.join(heads)} untrained;"
             f" it has {', '.join(detector.heads)}"
         )
-    while isinstance(detector, MappedDetector):
-        detector = detector.detector
     if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
         name, provenance = _with_fusion(detector, fusion, name, provenance)
     with logged(run, f"detecting {name}"), work():

@@ -107,14 +107,14 @@ def _opened_model(
 ) -> BroughtRun:
     """A model's folder in ``runs/``; where there is none, one that is not yet written, with this data as its own."""
     from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun, found_at
-    from rethink_heads.detectors.classes.names_file import read_class_names
+    from rethink_heads.detectors.classes import read_class_names
     from rethink_heads.detectors.opening.models import model_name, open_model
     from rethink_heads.machine import resolve_device
 
     name, model = _named(text)
     path = default_runs_root() / (name or model_name(model))
     weights = _absolute(weights)
-    names = None if class_names is None else list(read_class_names(Path(class_names)))
+    names = None if class_names is None else list(read_class_names(class_names))
     there = found_at(path, model)
     if there is not None:
         if there.is_of(model, weights, names):

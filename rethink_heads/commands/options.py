@@ -77,8 +77,9 @@ ClassNamesOption = Annotated[
     list[str] | None,
     typer.Option(
         "--class-names",
-        metavar="FILE",
-        help="Names of the model's classes, for weights that do not say them: a name a line, or COCO's JSON.",
+        metavar="FILE|NAME,...",
+        help="Names of the model's classes, for weights that do not say them: a file with a name a line, COCO's JSON,"
+        " or the names with commas between.",
         show_default=False,
     ),
 ]

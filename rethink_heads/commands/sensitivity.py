@@ -145,7 +145,7 @@ def _print_report(
 
 def _check_measured(found: Study) -> None:
     """Raise UserError for a head or branch that no detector turned out to have."""
-    of_maps = {group[1] for group in found.measurements.groups("maps")}
+    of_maps = {name[2] for name in found.measurements.names if name[0] in ("maps", "weights")}
     there = sorted({*found.measurements.heads, *of_maps})
     for head in found.heads or ():
         if head not in there:

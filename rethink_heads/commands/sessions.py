@@ -22,7 +22,7 @@ from rethink_heads.study_folder import StudyFolder
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 DEMO_PRESET, DEMO_HEAD = "shapes-tiny", "double-ext"
 
@@ -32,7 +32,8 @@ class Opened:
     """A detector and data with the same classes.
 
     Attributes:
-        detector, dataset: cut down to the classes that both have.
+        detector: as it was opened.
+        dataset: cut down to the classes that both have.
         config: the detector's settings with what the command line changes.
         provenance: what anything that the detector says of the data depends on.
         name: of the measurements (see :mod:`rethink_heads.runs`).
@@ -136,8 +137,7 @@ def _check_choices(
     if data == DataChoice():
         return
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.detectors.classes.map_file import read_class_map
-    from rethink_heads.detectors.classes.mapping import match_classes
+    from rethink_heads.detectors.classes import match_classes, read_class_map
 
     test_set = CocoDataset(*chosen.data.paths("test"))
     train_set = CocoDataset(*config.data.paths("train"))

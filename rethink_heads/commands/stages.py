@@ -39,8 +39,7 @@ from rethink_heads.study_folder import StudyFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 PREDEFINED, ALL = "predefined", "all"
 STAGES = (PREDEFINED, "rpn", "detections")
@@ -77,7 +76,7 @@ class StageStudy:
     """
 
     runs: list[StudyFolder]
-    boxes: StageBoxes | None
+    boxes: pd.DataFrame | None
     measurements: Measurements | None
     names: list[str]
     seed: int
@@ -88,9 +87,10 @@ class StageStudy:
         """(detector, head) of each head that is looked at, runs in the order given."""
         there: set[Side] = set()
         if self.measurements is not None:
-            there |= set(self.measurements.detector_heads)
+            there |= set(self.measurements.keys)
         if self.boxes is not None:
-            there |= {(detector, head) for detector, head, _ in self.boxes.groups}
+            pairs = self.boxes[["detector", "head"]].drop_duplicates()
+            there |= set(pairs.itertuples(index=False, name=None))
         return [
             (run.name, head)
             for run in self.runs
@@ -157,9 +157,9 @@ def stage_study(
         check_alike(runs, each_provenance)
         provenance = {run.name: of for run, of in zip(runs, each_provenance, strict=True)}
         for stage in later:
-            if not any(group[2] == stage for group in boxes.groups):
+            if not (boxes["stage"] == stage).any():
                 say(f"there are no boxes at the stage {stage}: nothing to correlate")
-        if measurements is None and not boxes.groups:
+        if measurements is None and boxes.empty:
             raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     return StageStudy(
         runs,
@@ -218,14 +218,18 @@ def _measured(
 
 def _opened(
     folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
-) -> tuple[StageBoxes, list[dict[str, str]]]:
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import open_stages
-    from rethink_heads.measure.stage_frame import STAGES_NAME
+    import pandas as pd
 
-    boxes = open_stages(folders).only(stages, heads)
-    return boxes, [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
+    from rethink_heads.measure.stages import load_stages
+
+    frames, provenances = zip(*map(load_stages, folders), strict=True)
+    boxes = pd.concat(frames, ignore_index=True)
+    kept = boxes["stage"].isin(list(stages))
+    if heads is not None:
+        kept &= boxes["head"].isin(list(heads))
+    return boxes[kept], list(provenances)
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

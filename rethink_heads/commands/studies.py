@@ -23,7 +23,7 @@ from rethink_heads.study_folder import StudyFolder
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 Side = tuple[str, str]
 
@@ -52,7 +52,7 @@ class Study:
     @property
     def sides(self) -> list[Side]:
         """(detector, head) of each head that is looked at, runs in the order given."""
-        pairs = self.measurements.detector_heads
+        pairs = self.measurements.keys
         return [
             (run.name, head)
             for run in self.runs

@@ -265,6 +265,8 @@ class CocoDataset(Dataset[Sample]):
     Attributes:
         class_names: K names, in label order.
         category_ids: the K category ids, ascending: ``category_ids[label]`` is the file's id.
+        columns: by label, the index of the class among a detector's, whose names are ``column_names``; None before
+            both are known (:func:`rethink_heads.detectors.classes.share_classes`).
         image_ids: in the order of the file.
         annotations_path, images_path: where the set was read from.
         where: what messages call the set: the annotation file, or the VOC folder and split that it was converted from.
@@ -294,6 +296,8 @@ class CocoDataset(Dataset[Sample]):
         self.category_ids: tuple[int, ...] = tuple(sorted(names))
         self.class_names: tuple[str, ...] = tuple(names[i] for i in self.category_ids)
         self._file_classes = self.class_names
+        self.columns: tuple[int, ...] | None = None
+        self.column_names: tuple[str, ...] = ()
 
         if not image_list:
             raise UserError(f"{where} is empty: it lists no images; give a split that has some")
@@ -449,6 +453,8 @@ class CocoDataset(Dataset[Sample]):
         chosen = copy.copy(self)
         chosen.class_names = tuple(self.class_names[label] for label in labels)
         chosen.category_ids = tuple(self.category_ids[label] for label in labels)
+        if self.columns is not None:
+            chosen.columns = tuple(self.columns[label] for label in labels)
         chosen._objects = self._objects.of_labels(labels)
         if not len(chosen._objects.labels):
             raise UserError(

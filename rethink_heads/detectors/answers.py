@@ -8,12 +8,17 @@ used; and what is wrong names the detector and the image.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import sysconfig
+import traceback
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import rethink_heads
 from rethink_heads.detectors.base import (
     Detections,
     Detector,
@@ -22,7 +27,6 @@ from rethink_heads.detectors.base import (
     RoIFeatures,
     SupportsPropose,
 )
-from rethink_heads.detectors.opening.messages import given, is_the_users, raised
 from rethink_heads.errors import UserError
 
 ROUNDING = 1e-3
@@ -32,6 +36,9 @@ NOT_FINITE = (
     "that are not finite numbers: its weights are damaged, its training diverged, or it overflows on"
     " this image; use weights of before, or compute in float32"
 )
+_INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+_OURS = str(Path(rethink_heads.__file__).parent)
+_LONGEST = 300
 
 
 @contextlib.contextmanager
@@ -46,9 +53,11 @@ def on_image(detector_name: str, image_id: int) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"{detector_name} on image {image_id}: {error}") from error
     except BaseException as error:
-        if not is_the_users(error):
+        if not is_from_user_code(error):
             raise
-        raise UserError(f"{detector_name} failed on image {image_id}: {raised(error)}") from error
+        raise UserError(
+            f"{detector_name} failed on image {image_id}: {describe_error(error)}"
+        ) from error
 
 
 def predict(
@@ -120,7 +129,7 @@ def check_outputs(
     """
     if not isinstance(outputs, dict) or set(outputs) != set(heads):
         raise UserError(
-            f"{name} gave {given(outputs)}, where a dict with the heads {', '.join(heads)} is expected"
+            f"{name} gave {brief(outputs)}, where a dict with the heads {', '.join(heads)} is expected"
         )
     for head, output in outputs.items():
         _check_output(output, boxes, classes, f"{name} ({head})")
@@ -128,12 +137,12 @@ def check_outputs(
 
 def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
     if not isinstance(output, HeadOutput):
-        raise UserError(f"{name} gave {given(output)}, where a HeadOutput is expected")
+        raise UserError(f"{name} gave {brief(output)}, where a HeadOutput is expected")
     for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
         value = getattr(output, attribute)
         if not _are_floats(value) or tuple(value.shape) != expected:
             raise UserError(
-                f"{name} gave {attribute} of {given(value)}, where floating-point numbers of the shape {expected} are"
+                f"{name} gave {attribute} of {brief(value)}, where floating-point numbers of the shape {expected} are"
                 f" expected: {boxes} boxes, {classes} classes without background"
             )
         check_finite(f"{name} gave {attribute}", value)
@@ -145,7 +154,7 @@ def check_proposals(answer: Any, name: str) -> None:
     is_pair = isinstance(answer, tuple | list) and len(answer) == 2
     if not is_pair or not _are_boxes(answer[1]):
         raise UserError(
-            f"{name} gave {given(answer)}, where the image's features and boxes (M, 4) are expected"
+            f"{name} gave {brief(answer)}, where the image's features and boxes (M, 4) are expected"
         )
     _check_corners(answer[1], name)
 
@@ -162,7 +171,7 @@ def check_detections(answer: Any, heads: Collection[str], classes: int, name: st
     is_by_head = isinstance(answer, dict) and set(answer) <= set(heads)
     if not is_by_head or not all(isinstance(each, Detections) for each in answer.values()):
         raise UserError(
-            f"{name} gave {given(answer)}, where a dict of Detections by the heads {', '.join(heads)} is expected"
+            f"{name} gave {brief(answer)}, where a dict of Detections by the heads {', '.join(heads)} is expected"
         )
     for head, each in answer.items():
         _check_head(each, classes, f"{name} ({head})")
@@ -174,7 +183,7 @@ def _check_head(found: Detections, classes: int, name: str) -> None:
         _are_numbers(each) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
     )
     if not fine:
-        shapes = f"boxes of {given(boxes)}, scores of {given(scores)}, labels of {given(labels)}"
+        shapes = f"boxes of {brief(boxes)}, scores of {brief(scores)}, labels of {brief(labels)}"
         raise UserError(f"{name} gave {shapes}, where the shapes (M, 4), (M,), (M,) are expected")
     _check_corners(boxes, name)
     check_finite(f"{name} gave scores", scores)
@@ -218,3 +227,80 @@ def _are_numbers(value: Any) -> bool:
     return not (value.is_meta or value.is_quantized or value.is_complex()) and (
         value.dtype != torch.bool
     )
+
+
+@contextlib.contextmanager
+def user_code(what: str) -> Iterator[None]:
+    """Let what a user's code raises be a UserError: ``what`` failed, why, and where.
+
+    Raises:
+        UserError: anything was raised, ``SystemExit`` too; a UserError and Ctrl-C pass unchanged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:  # The user's own code can raise anything.
+        if not isinstance(error, Exception) and not is_from_user_code(error):
+            raise
+        raise UserError(f"{what} failed: {describe_error(error)}") from error
+
+
+def is_from_user_code(error: BaseException) -> bool:
+    """Whether an exception came out of the user's own code, and is no interruption.
+
+    An exit or the like is the user's only where nothing of ours raised it, as what handles signals does.
+    """
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, Exception):
+        return not frames[-1].filename.startswith(_OURS)
+    return any(not each.filename.startswith((_OURS, "<frozen", *_INSTALLED)) for each in frames)
+
+
+def describe_error(error: BaseException) -> str:
+    """An exception of the user's code in a line: what it says, and the last line of the user's that led to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    beyond_ours = [each for each in frames if not each.filename.startswith((_OURS, "<frozen"))]
+    theirs = [each for each in beyond_ours if not each.filename.startswith(_INSTALLED)]
+    last = (theirs or beyond_ours)[-1:]
+    place = f" ({last[0].filename}, line {last[0].lineno})" if last else ""
+    try:
+        said = " ".join(str(error).split())
+    except Exception:  # A user's own class of errors may fail in this, too.
+        said = "it cannot say why"
+    more = "..." if len(said) > _LONGEST else ""
+    return f"{type(error).__name__}: {said[:_LONGEST]}{more}{place}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    lines = str(error).strip("'\" \n").splitlines()
+    return lines[0] if lines and lines[0] else type(error).__name__
+
+
+def brief(value: Any) -> str:
+    """What was given instead of what is expected: a tensor by its shape, and its type where that is unusual."""
+    if isinstance(value, Tensor):
+        usual = value.is_floating_point() and value.layout is torch.strided
+        kinds = "" if usual else f" of {value.dtype}, {value.layout}".replace("torch.", "")
+        return f"shape {tuple(value.shape)}{kinds}" + (" on meta" if value.is_meta else "")
+    if isinstance(value, dict):
+        shapes = (f"{name}: {brief(each)}" for name, each in value.items())
+        return "{" + ", ".join(shapes) + "}"
+    if isinstance(value, tuple) and any(isinstance(each, Tensor) for each in value):
+        return f"({', '.join(map(brief, value))})"
+    if isinstance(value, np.ndarray):
+        return f"a NumPy array of shape {value.shape}"
+    try:
+        return " ".join(repr(value).split())[:80]
+    except Exception:
+        return f"a {type(value).__name__}"
+
+
+def first_names(names: Sequence[str], longest: int = 60, shown: int = 5) -> str:
+    """The first names of a list, each cut to ``longest`` characters, and how many more there are."""
+    more = len(names) - shown
+    listed = ", ".join(name[:longest] for name in names[:shown])
+    return f"{listed} and {more} more" if more > 0 else listed

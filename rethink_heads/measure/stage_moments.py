@@ -9,16 +9,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.moments import VALUE_COLUMNS
-from rethink_heads.measure.store import (
+from rethink_heads.measure.store import Measurements, View
+from rethink_heads.measure.store_files import (
     IDS,
     MOMENTS,
     OBJECT_COLUMNS,
     ROW_TYPE,
     ROWS,
     Array,
-    Measurements,
     Name,
-    View,
 )
 from rethink_heads.proposals import IOU_BINS
 
@@ -42,7 +41,7 @@ def stage_measurements(boxes: pd.DataFrame, stage: str) -> Measurements:
         is_head = (matched["detector"] == detector) & (matched["head"] == head)
         chosen = np.flatnonzero(at_stage & is_head.to_numpy())
         rows = np.ones(len(chosen), ROW_TYPE)
-        rows["object"] = number[chosen]
+        rows["object"], rows["proposal"] = number[chosen], -1
         for field in ("iou", "score"):
             rows[field] = matched[field].to_numpy()[chosen]
         rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)

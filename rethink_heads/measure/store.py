@@ -7,43 +7,44 @@ their places, and a statistic is a formula on sums of rows.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.files import atomic_path, read_parquet, remove, unreadable, write_parquet
+from rethink_heads.files import read_parquet
 from rethink_heads.measure.moments import SAMPLING_COLUMNS, VALUE_COLUMNS
-from rethink_heads.proposals import IOU_BINS
-
-SIZES = ("small", "medium", "large")
-SMALL_AREA, MEDIUM_AREA = 32**2, 96**2
-
-MOMENTS, SAMPLING, ROWS, MAPS, WEIGHTS = "moments", "sampling", "rows", "maps", "weights"
-OBJECT_COLUMNS = {"image_id": "int64", "object_id": "int64", "class_name": "str", "size": "str"}
-IDS = ["image_id", "object_id"]
-ROW_TYPE = np.dtype(
-    [("object", "<i4"), ("bin", "u1"), ("weight", "<f8"), ("iou", "<f8"), ("score", "<f8")]
+from rethink_heads.measure.store_files import (
+    BLOCK,
+    IDS,
+    MAPS,
+    MOMENTS,
+    OBJECT_COLUMNS,
+    OBJECTS_NAME,
+    ROW_TYPE,
+    ROWS,
+    SAMPLING,
+    WEIGHTS,
+    Array,
+    Name,
+    StoredArray,
+    no_measurements,
+    read_meta,
+    write_store,
 )
-META_NAME, OBJECTS_NAME = "meta.json", "objects.parquet"
-# Objects whose rows are copied at once.
-BLOCK = 1024
+from rethink_heads.proposals import IOU_BINS
 
 Key = tuple[str, str]
 """Detector and head."""
-Name = tuple[str, ...]
-"""Of an array: what it is (MOMENTS, ...), detector and head; of MAPS and WEIGHTS detector, branch or head, kind."""
-Array = npt.NDArray[Any]
 Indices = npt.NDArray[np.int64]
+
+SIZES = ("small", "medium", "large")
+SMALL_AREA, MEDIUM_AREA = 32**2, 96**2
 
 
 def size_name(area: float) -> str:
@@ -86,8 +87,8 @@ class Measurements:
         index = pd.MultiIndex.from_frame(self.objects[IDS])
         if not (index.is_monotonic_increasing and index.is_unique):
             raise ValueError("objects of measurements have to be sorted, each there once")
-        self._arrays = {
-            name: values if isinstance(values, View) else View(_Held(values))
+        self._views = {
+            name: values if isinstance(values, View) else View(partial(np.asarray, values))
             for name, values in arrays.items()
         }
         self.provenance = dict(provenance or {})
@@ -110,7 +111,7 @@ class Measurements:
     @property
     def keys(self) -> tuple[Key, ...]:
         """The (detector, head) pairs that were measured, sorted."""
-        return tuple(sorted((name[1], name[2]) for name in self._arrays if name[0] == MOMENTS))
+        return tuple(sorted((name[1], name[2]) for name in self._views if name[0] == MOMENTS))
 
     @property
     def detectors(self) -> tuple[str, ...]:
@@ -125,11 +126,11 @@ class Measurements:
     @property
     def has_rows(self) -> bool:
         """Whether there are sampled proposals of any head."""
-        return any(name[0] == ROWS for name in self._arrays)
+        return any(name[0] == ROWS for name in self._views)
 
     def map_keys(self, kind: str) -> tuple[Key, ...]:
         """The (detector, branch or head) pairs that have maps of a kind, of objects or of weights; sorted."""
-        found = (n for n in self._arrays if n[0] in (MAPS, WEIGHTS) and n[3] == kind)
+        found = (n for n in self._views if n[0] in (MAPS, WEIGHTS) and n[3] == kind)
         return tuple(sorted((name[1], name[2]) for name in found))
 
     def moments(self, key: Key) -> npt.NDArray[np.float64]:
@@ -138,7 +139,7 @@ class Measurements:
         Raises:
             UserError: the head was not measured.
         """
-        if (found := self._take((MOMENTS, *key), 0)) is None:
+        if (found := self.array((MOMENTS, *key))) is None:
             there = ", ".join(map("/".join, self.keys)) or "nothing"
             raise UserError(f"no measurements of {'/'.join(key)}; there are those of {there}")
         return found
@@ -149,15 +150,16 @@ class Measurements:
         Zeros for what was measured whole, nan for what is not known: of a bin of which one proposal stands for several.
         None where nothing was drawn.
         """
-        return self._take((SAMPLING, *key), 0)
+        return self.array((SAMPLING, *key))
 
     def rows(self, key: Key) -> Array:
         """Sampled proposals (R,) of ROW_TYPE, sorted by object; ``pd.DataFrame`` makes a frame of them.
 
-        Fields: object (its row in ``objects``), bin, weight (how many proposals of its bin it stands for), iou, score.
+        Fields: object (its row in ``objects``), proposal (its number in :func:`rethink_heads.proposals.grid` of the
+        object, -1 where unknown), bin, weight (how many proposals of its bin it stands for), iou, score.
         """
-        view = self._arrays.get((ROWS, *key))
-        return np.empty(0, ROW_TYPE) if view is None else view.proposals()
+        found = self.array((ROWS, *key))
+        return np.empty(0, ROW_TYPE) if found is None else found
 
     def maps(self, key: Key, kind: str) -> npt.NDArray[np.float32] | None:
         """(O, W) float32: each object's map, flattened row by row; nan for objects without. None: there are none.
@@ -166,16 +168,27 @@ class Measurements:
         scores; columns displace by dx, rows by dy, from -1 to 1 of the object's size), "cell_score" and "cell_iou"
         (S x S changes when one RoI cell is zeroed).
         """
-        return self._take((MAPS, *key, kind), np.nan)
+        return self.array((MAPS, *key, kind))
 
     def weights(self, key: Key, kind: str) -> npt.NDArray[np.float32] | None:
         """(W,) float32: a map of the detector's weights, of kind "weight_correlation"; None: there is none."""
-        view = self._arrays.get((WEIGHTS, *key, kind))
-        return None if view is None else view.source()
+        return self.array((WEIGHTS, *key, kind))
 
-    def _take(self, name: Name, fill: float) -> Array | None:
-        view = self._arrays.get(name)
-        return None if view is None else view.take(fill)
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The names of all arrays."""
+        return tuple(self._views)
+
+    def array(self, name: Name) -> Array | None:
+        """An array by its name; None: there is none."""
+        view = self._views.get(name)
+        if view is None:
+            return None
+        if name[0] == WEIGHTS:
+            return view.source()
+        if name[0] == ROWS:
+            return view.proposals()
+        return view.take(np.nan if name[0] == MAPS else 0)
 
     def select(
         self,
@@ -191,7 +204,7 @@ class Measurements:
         wanted_heads, wanted_detectors = _set(heads), _set(detectors)
         arrays = {
             name: view
-            for name, view in self._arrays.items()
+            for name, view in self._views.items()
             if (wanted_detectors is None or name[1] in wanted_detectors)
             and (wanted_heads is None or name[2] in wanted_heads)
         }
@@ -214,7 +227,7 @@ class Measurements:
         place = np.flatnonzero(keep)
         arrays = {
             name: view if name[0] == WEIGHTS else view.at(place)
-            for name, view in self._arrays.items()
+            for name, view in self._views.items()
         }
         return Measurements(self.objects[keep], arrays, self.provenance)
 
@@ -235,11 +248,16 @@ class Measurements:
         for part in parts:
             place = pd.MultiIndex.from_frame(part.objects[IDS]).get_indexer(index)
             same = np.array_equal(place, np.arange(len(part.objects)))
-            for name, view in part._arrays.items():
+            for name, view in part._views.items():
                 if name in arrays:
                     raise ValueError(f"{name[2]!r} of {name[1]!r} was measured twice ({name[0]})")
                 arrays[name] = view if same or name[0] == WEIGHTS else view.at(place)
         return cls(objects, arrays, merge_provenance(part.provenance for part in parts))
+
+    def copy(self) -> Measurements:
+        """The same in memory, which needs no files."""
+        arrays = {name: np.array(self.array(name)) for name in self.names}
+        return Measurements(self.objects, arrays, self.provenance)
 
     def save(self, folder: Path) -> None:
         """Write objects.parquet, a .npy for each array, and meta.json, which lists them and has the provenance.
@@ -247,16 +265,10 @@ class Measurements:
         Where one cannot be written, as on a full disk, the folder stays as it was.
         """
         with write_store(folder, self.objects, self.provenance) as append:
-            for name in self._arrays:
-                what, key = name[0], (name[1], name[2])
-                if what == WEIGHTS:
-                    append(name, 0, self._arrays[name].source())
-                elif what == ROWS:
-                    append(name, 0, self.rows(key))
-                else:
-                    values = self._arrays[name].take(np.nan if what == MAPS else 0)
-                    for start in range(0, len(values), BLOCK):
-                        append(name, start, values[start : start + BLOCK])
+            for name in self.names:
+                values = np.asarray(self.array(name))
+                for start in range(0, len(values), BLOCK):
+                    append(name, start, values[start : start + BLOCK])
 
     @classmethod
     def load(cls, folder: Path) -> Measurements:
@@ -267,16 +279,16 @@ class Measurements:
                 when it is first asked for.
         """
         folder = Path(folder)
-        meta = _read_meta(folder)
+        meta = read_meta(folder)
         objects, _ = read_parquet(folder / OBJECTS_NAME)
         try:
             arrays = {
-                tuple(each["name"]): View(_File(folder / each["file"], each["crc32"]))
+                tuple(each["name"]): View(StoredArray(folder / each["file"], each["crc32"]))
                 for each in meta["arrays"]
             }
             found = cls(objects, arrays, meta["provenance"])
         except (ValueError, KeyError, TypeError) as error:
-            raise _no_measurements(folder, error) from error
+            raise no_measurements(folder, error) from error
         return found
 
     def to_frame(self) -> pd.DataFrame:
@@ -334,7 +346,8 @@ class Measurements:
             place = index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))
             found = np.empty(len(part), ROW_TYPE)
             for field in ROW_TYPE.names or ():
-                found[field] = place if field == "object" else part[field].to_numpy()
+                values = part[field].to_numpy() if field in part else -1
+                found[field] = place if field == "object" else values
             arrays[name] = found[np.argsort(place, kind="stable")]
         for name, part in _groups(MAPS, maps, ["detector", "head", "kind"]):
             values = np.stack([np.asarray(each, np.float32) for each in part["values"]])
@@ -356,120 +369,6 @@ def merge_provenance(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
         for key, text in part.items():
             texts.setdefault(key, set()).add(text)
     return {key: "; ".join(sorted(found)) for key, found in sorted(texts.items())}
-
-
-def stored_provenance(folder: Path) -> dict[str, str] | None:
-    """Provenance of the complete measurements in a folder; None where there are none, or a file is missing or cut."""
-    try:
-        meta = _read_meta(Path(folder))
-        complete = all(
-            (Path(folder) / each["file"]).stat().st_size == each["bytes"] for each in meta["arrays"]
-        )
-        return dict(meta["provenance"]) if complete else None
-    except PermissionError as error:
-        # It is not to be made again: it is there, and perhaps all right.
-        raise unreadable(Path(folder) / META_NAME, error) from error
-    except (OSError, UserError, KeyError, TypeError):
-        return None
-
-
-def rename_detector(folder: Path, detector: str) -> None:
-    """Have the measurements of one detector in a folder call it by its present name: its run may have been renamed."""
-    meta = _read_meta(Path(folder))
-    if any(each["name"][1] != detector for each in meta["arrays"]):
-        for each in meta["arrays"]:
-            each["name"][1] = detector
-        with atomic_path(Path(folder) / META_NAME) as temporary:
-            temporary.write_text(json.dumps(meta, indent=1), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def write_store(
-    folder: Path, objects: pd.DataFrame, provenance: Mapping[str, str]
-) -> Iterator[Callable[[Name, int, Array], None]]:
-    """Write measurements into a folder, some objects after others, all of it or nothing.
-
-    Yields:
-        What appends rows to an array: its name, the first row's number (of sampled proposals and of weights: any), and
-        the rows. What was left out before it is filled with nan in maps, with zeros elsewhere.
-
-    Raises:
-        UserError: a file cannot be written, or the rows of an array differ in shape.
-    """
-    folder, files = Path(folder), dict[Name, _ArrayFile]()
-    with contextlib.ExitStack() as stack:
-        # The first entered takes its name last: where it is, so are the others.
-        meta = stack.enter_context(atomic_path(folder / META_NAME))
-        write_parquet(objects, stack.enter_context(atomic_path(folder / OBJECTS_NAME)), {})
-
-        def append(name: Name, first: int, values: Array) -> None:
-            if name not in files:
-                path = folder / f"{name[0]}-{len(files)}.npy"
-                stream = stack.enter_context(open(stack.enter_context(atomic_path(path)), "wb"))
-                files[name] = _ArrayFile(path.name, stream, name, values.dtype, values.shape[1:])
-            files[name].append(first, values)
-
-        yield append
-        for file in files.values():
-            file.close(len(objects))
-        arrays = [file.stated for file in files.values()]
-        stated = {"provenance": dict(provenance), "arrays": arrays}
-        meta.write_text(json.dumps(stated, indent=1), encoding="utf-8")
-        # From here on what was there before is not complete.
-        (folder / META_NAME).unlink(missing_ok=True)
-    for path in {*folder.glob("*.npy")} - {folder / each["file"] for each in arrays}:
-        remove(path)
-
-
-class _ArrayFile:
-    """A .npy file that rows are appended to."""
-
-    def __init__(
-        self, file: str, stream: Any, name: Name, dtype: np.dtype[Any], shape: tuple[int, ...]
-    ) -> None:
-        self._stream, self._name = stream, name
-        self._dtype, self._shape = dtype, shape
-        self._rows = self._crc = 0
-        self.stated: dict[str, Any] = {"name": list(name), "file": file}
-        self._write_header()
-
-    def _write_header(self) -> None:
-        # As long whatever the number of rows: numpy leaves room for it.
-        self._stream.seek(0)
-        descr = np.lib.format.dtype_to_descr(self._dtype)
-        shape = (self._rows, *self._shape)
-        header = {"descr": descr, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._stream, header)
-
-    def append(self, first: int, values: Array) -> None:
-        if (values.dtype, values.shape[1:]) != (self._dtype, self._shape):
-            raise UserError(
-                f"{' '.join(self._name)} has {values.shape[1:]} values of one object and"
-                f" {self._shape} of another; a detector has to give as many of each"
-            )
-        if self._name[0] not in (ROWS, WEIGHTS):
-            self._fill(first)
-        self._put(values)
-
-    def _put(self, values: Array) -> None:
-        content = values.tobytes()
-        self._crc = zlib.crc32(content, self._crc)
-        self._stream.write(content)
-        self._rows += len(values)
-
-    def _fill(self, until: int) -> None:
-        fill = np.nan if self._name[0] == MAPS else 0
-        while self._rows < until:
-            count = min(BLOCK, until - self._rows)
-            self._put(np.full((count, *self._shape), fill, self._dtype))
-
-    def close(self, objects: int) -> None:
-        if self._name[0] not in (ROWS, WEIGHTS):
-            self._fill(objects)
-        size = self._stream.tell()
-        self._write_header()
-        self._stream.close()
-        self.stated.update(bytes=size, crc32=self._crc)
 
 
 @dataclass(frozen=True)
@@ -512,73 +411,6 @@ class View:
         found = values[number >= 0]
         found["object"] = number[number >= 0]
         return found
-
-
-@dataclass(frozen=True)
-class _Held:
-    """An array in memory."""
-
-    values: Array
-
-    def __call__(self) -> Array:
-        return self.values
-
-
-class _File:
-    """An array in a .npy file."""
-
-    def __init__(self, path: Path, crc: int) -> None:
-        if not path.is_file():
-            raise UserError(
-                f"no measurements in {path.parent}: {path.name} is missing; measure first"
-            )
-        self._path, self._crc = path, crc
-        self._checked = False
-
-    def __call__(self) -> Array:
-        try:
-            # Mapped anew each time: pages that were read are given back with the array.
-            values = np.load(self._path, mmap_mode="r", allow_pickle=False)
-            if not self._checked:
-                self._check(values.offset)
-            return np.asarray(values)
-        except PermissionError as error:
-            raise unreadable(self._path, error) from error
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"cannot read {self._path} ({error}); delete {self._path.parent} and measure again"
-            ) from error
-
-    def _check(self, offset: int) -> None:
-        found = 0
-        with open(self._path, "rb") as stream:
-            stream.seek(offset)
-            while block := stream.read(2**20):
-                found = zlib.crc32(block, found)
-        if found != self._crc:
-            raise ValueError("its content is not what was written")
-        self._checked = True
-
-
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / META_NAME
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if any(Path(each["file"]).name != each["file"] for each in meta["arrays"]):
-            raise ValueError("a file is not in the folder")
-        return dict(meta)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"no measurements in {folder}: {path.name} is missing; measure first"
-        ) from (error)
-    except PermissionError as error:
-        raise unreadable(path, error) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _no_measurements(folder, error) from error
-
-
-def _no_measurements(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder} does not hold measurements ({error}); delete it and measure again")
 
 
 def _groups(

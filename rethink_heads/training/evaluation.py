@@ -8,6 +8,7 @@ import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
+from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
 from rethink_heads.progress import ProgressReport
 from rethink_heads.statistics.average_precision import average_precision
@@ -55,16 +56,17 @@ def evaluate(
     """By head: COCO's average precisions, from final detections on every image of the dataset.
 
     Raises:
-        UserError: the detector shows none.
+        UserError: the detector shows none, or its classes are not the dataset's.
     """
     if not isinstance(detector, SupportsDetect):
         raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
+    columns = class_columns(detector, dataset)
     results: Results = {}
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
     with torch.inference_mode(), report:
         for index in range(len(dataset)):
             sample = dataset[index]
             found = detector.detect(sample.image.to(detector.device))
-            add_detections(results, sample, found, dataset.category_ids)
+            add_detections(results, sample, in_data_labels(found, columns), dataset.category_ids)
             report.advance()
     return precision_by_head(results, dataset, detector.heads)

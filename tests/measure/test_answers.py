@@ -15,7 +15,7 @@ from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.detectors.base import Detections, HeadOutput
-from rethink_heads.detectors.classes.shared import share_classes
+from rethink_heads.detectors.classes import share_classes
 from rethink_heads.errors import UserError
 from rethink_heads.measure.detections import detect_dataset
 from rethink_heads.measure.runner import measure

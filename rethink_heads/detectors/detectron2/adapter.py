@@ -69,7 +69,7 @@ class Detectron2Detector:
             or the class names do not fit its classes in number.
     """
 
-    # Set on instances that have an RPN, so that `base.offers` answers for the model.
+    # Set on instances that have an RPN, so that `base.supports` answers for the model.
     propose: Callable[[Tensor], tuple[ImageFeatures, Tensor]]
     detect: Callable[[Tensor], dict[str, Detections]]
 

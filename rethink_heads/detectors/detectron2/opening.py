@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rethink_heads.detectors.classes.names_file import read_class_names
+from rethink_heads.detectors.answers import first_line
+from rethink_heads.detectors.classes import read_class_names
 from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
-from rethink_heads.detectors.opening.messages import first_line
 from rethink_heads.errors import UserError
 from rethink_heads.settings import read_yaml
 

@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.answers import is_finite
+from rethink_heads.detectors.answers import first_names, is_finite
 from rethink_heads.detectors.imports.outlines import Outline, load_outline
 from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
-from rethink_heads.detectors.opening.messages import beginning
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read
 
@@ -174,7 +173,7 @@ def _advice(path: Path) -> str:
         return f"torch.save({load}['state_dict'], NEW_FILE), or under which key its weights are"
     keys = [key for key in content if isinstance(key, str)]
     ranked = sorted((k for k in keys if k in WRAPPERS), key=WRAPPERS.index)
-    named = f" (its keys are {beginning(keys)})"
+    named = f" (its keys are {first_names(keys)})"
     chosen = [k for k in ranked if isinstance(content[k], dict | Outline)] or ranked
     if not chosen:
         return f"torch.save({load}[KEY], NEW_FILE){named}"
@@ -238,7 +237,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
     found = dict(_places(content, ()))
     if not found:
         keys = list(map(str, content)) if isinstance(content, Mapping) else []
-        has = f"its keys are {beginning(keys)}" if keys else f"it is a {type(content).__name__}"
+        has = f"its keys are {first_names(keys)}" if keys else f"it is a {type(content).__name__}"
         raise UserError(
             f"{path} holds no weights: expected tensors by name, alone or under a key such as 'model' or 'state_dict',"
             f" but {has}"
@@ -251,7 +250,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
     if not known and found.get((), 0) >= max((found[place] for place in within), default=0):
         return ()
     if len(chosen) > 1:
-        places = beginning([".".join(place) for place in chosen])
+        places = first_names([".".join(place) for place in chosen])
         raise UserError(
             f"{path} holds weights under several keys ({places}): write those that are meant alone:"
             " torch.save(torch.load(FILE)[KEY], NEW_FILE)"
@@ -262,7 +261,7 @@ def _wrapper(content: Any, path: Path) -> tuple[str, ...]:
             "%s holds weights under %s and %s: those of %s are read",
             path,
             first,
-            beginning(others),
+            first_names(others),
             first,
         )
     return chosen[0]
@@ -304,7 +303,7 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{where} has weights that are not finite numbers ({beginning(wrong)}): its training diverged, or it is"
+            f"{where} has weights that are not finite numbers ({first_names(wrong)}): its training diverged, or it is"
             " damaged; give the weights of an earlier step"
         )
 
@@ -320,7 +319,7 @@ def other_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[
 
 def misfit(path: Path, what: str, names: Sequence[str], remedy: str) -> UserError:
     """Return the sentence for a file whose weights are not those of the model that is to have them."""
-    return UserError(f"{path} {what}: {beginning(names, LONGEST_MISFIT)}; {remedy}")
+    return UserError(f"{path} {what}: {first_names(names, LONGEST_MISFIT)}; {remedy}")
 
 
 def _shape(value: Tensor) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.answers import check_outputs
+from rethink_heads.detectors.answers import brief, check_outputs, first_line, user_code
 from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
 from rethink_heads.detectors.opening.contents import modules_in
-from rethink_heads.detectors.opening.messages import first_line, given, telling
 from rethink_heads.detectors.opening.offers import check_offers
 from rethink_heads.errors import UserError
 
@@ -45,12 +44,12 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
         UserError: shapes, types, ranges or names are not those of :mod:`rethink_heads.detectors.base`, or a method
             raises something; the message says which method gave what.
     """
-    with telling(f"`class_names`, `heads` or `device` of {name}"):
+    with user_code(f"`class_names`, `heads` or `device` of {name}"):
         classes = _names(detector.class_names, "class_names", name)
         heads = _names(detector.heads, "heads", name)
         if len(set(heads)) < len(heads) or not all(HEAD_NAME.fullmatch(head) for head in heads):
             raise UserError(
-                f"`heads` of {name} is {given(heads)}: each needs a name of its own, of at most 60 characters and"
+                f"`heads` of {name} is {brief(heads)}: each needs a name of its own, of at most 60 characters and"
                 " without '/', since files are called after it"
             )
         device = _device(detector, name)
@@ -86,12 +85,12 @@ def _asked(
     name: str,
 ) -> tuple[dict[str, HeadOutput], RoIFeatures]:
     """What the detector says of boxes from the image on, and their RoI features, both of the right shapes."""
-    with telling(f"`extract` of {name}"):
+    with user_code(f"`extract` of {name}"):
         features: Features = detector.extract(image)
-    with telling(f"`pool` of {name}"):
+    with user_code(f"`pool` of {name}"):
         pooled = detector.pool(features, boxes)
     _check_pooled(pooled, len(boxes), name)
-    with telling(f"`predict` of {name}"):
+    with user_code(f"`predict` of {name}"):
         outputs = detector.predict(features, pooled, boxes)
     check_outputs(outputs, heads, len(boxes), classes, f"`predict` of {name}")
     for head, output in outputs.items():
@@ -155,7 +154,7 @@ def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
     names = tuple(found) if isinstance(found, list | tuple) else ()
     if not names or not all(isinstance(each, str) for each in names):
         raise UserError(
-            f"`{attribute}` of {name} is {given(found)}, where a tuple of names is expected"
+            f"`{attribute}` of {name} is {brief(found)}, where a tuple of names is expected"
         )
     if any("\ud800" <= letter <= "\udfff" for each in names for letter in each):
         raise UserError(f"`{attribute}` of {name} has a name that is no text that can be written")
@@ -167,7 +166,7 @@ def _device(detector: Detector, name: str) -> torch.device:
         return torch.device(detector.device)
     except (RuntimeError, TypeError) as error:
         raise UserError(
-            f"`device` of {name} is {given(detector.device)}, where a torch.device is expected"
+            f"`device` of {name} is {brief(detector.device)}, where a torch.device is expected"
         ) from error
 
 
@@ -181,7 +180,7 @@ def _check_pooled(pooled: Any, count: int, name: str) -> None:
     )
     if not fine:
         raise UserError(
-            f"`pool` of {name} gave {given(pooled)} for {count} boxes, where a dict of tensors"
+            f"`pool` of {name} gave {brief(pooled)} for {count} boxes, where a dict of tensors"
             f" ({count}, C, S, S) is expected, or an empty one"
         )
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.classes.mapping import MappedDetector
 from rethink_heads.detectors.opening.contents import (
     MOST_NESTED,
     PLAIN,
@@ -34,8 +33,6 @@ def fingerprint(detector: object) -> str:
     own, a text, which stands for it alone. One that holds neither modules, tensors nor arrays is known by its plain
     values and its class's source, and a warning says so.
     """
-    if isinstance(detector, MappedDetector):
-        return fingerprint(detector.detector)
     own = getattr(detector, "fingerprint", None)
     if isinstance(own, str):
         return own

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from rethink_heads.detectors.answers import describe_error, is_from_user_code, user_code
 from rethink_heads.detectors.base import Detector
 from rethink_heads.detectors.imports.reading import check_loaded
 from rethink_heads.detectors.opening.checking import check_detector
 from rethink_heads.detectors.opening.contents import modules_in
-from rethink_heads.detectors.opening.messages import is_the_users, raised, telling
 from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def _open_python(
 ) -> Detector:
     where = f"python:{name}"
     made = _unwrapped(_made(_function(name), weights, device, where))
-    with telling(f"what {where} makes"):
+    with user_code(f"what {where} makes"):
         for module in modules_in(made):
             module.eval()
             if training := [each for each in module.modules() if each.training]:
@@ -219,9 +219,9 @@ def _function(name: str) -> Any:
             f"there is no module {module_name} in the current folder or among the installed packages"
         ) from error
     except BaseException as error:  # Whatever the module does when it is imported.
-        if not isinstance(error, Exception) and not is_the_users(error):
+        if not isinstance(error, Exception) and not is_from_user_code(error):
             raise
-        raise UserError(f"cannot import {module_name}: {raised(error)}") from error
+        raise UserError(f"cannot import {module_name}: {describe_error(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"{module_name} has no function {function_name}")
@@ -248,5 +248,5 @@ def _made(function: Any, weights: str | None, device: torch.device, where: str) 
             f"{where} cannot be called without what it needs ({error}): give a function without arguments, or with"
             " `weights` and `device` alone, or with defaults for the others"
         ) from error
-    with telling(where):
+    with user_code(where):
         return function(**arguments)

@@ -6,9 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rethink_heads.detectors.answers import check_detections, check_proposals
+from rethink_heads.detectors.answers import (
+    brief,
+    check_detections,
+    check_proposals,
+    user_code,
+)
 from rethink_heads.detectors.base import Detections, Detector, RoIFeatures, supports
-from rethink_heads.detectors.opening.messages import given, telling
 from rethink_heads.errors import UserError
 
 
@@ -32,25 +36,25 @@ def check_offers(
     Raises:
         UserError: a method gives something else than :mod:`rethink_heads.detectors.base` says, or raises something.
     """
-    # Any: that it has the method is what `offers` says.
+    # Any: that it has the method is what `supports` says.
     its: Any = detector
     if supports(detector, "propose"):
-        with telling(f"`propose` of {name}"):
+        with user_code(f"`propose` of {name}"):
             proposed = its.propose(image)
         check_proposals(proposed, f"`propose` of {name}")
     if supports(detector, "detect"):
-        with telling(f"`detect` of {name}"):
+        with user_code(f"`detect` of {name}"):
             found = its.detect(image)
         check_detections(found, heads, classes, f"`detect` of {name}")
         for head, each in found.items():
             _check_order(each, f"`detect` of {name} ({head})")
     if supports(detector, "output_maps"):
-        with telling(f"`output_maps` of {name}"):
+        with user_code(f"`output_maps` of {name}"):
             maps = its.output_maps(pooled)
         count = len(next(iter(pooled.values()))) if pooled else None
         _check_maps(maps, 4, count, f"`output_maps` of {name}")
     if supports(detector, "weight_maps"):
-        with telling(f"`weight_maps` of {name}"):
+        with user_code(f"`weight_maps` of {name}"):
             weights = its.weight_maps()
         _check_maps(weights, 3, None, f"`weight_maps` of {name}")
 
@@ -75,5 +79,5 @@ def _check_maps(maps: Any, dimensions: int, count: int | None, name: str) -> Non
         boxes = "N" if count is None else str(count)
         expected = f"({boxes}, C, S, S)" if dimensions == 4 else "(W, S, S)"
         raise UserError(
-            f"{name} gave {given(maps)}, where a dict of tensors {expected} is expected, or an empty one"
+            f"{name} gave {brief(maps)}, where a dict of tensors {expected} is expected, or an empty one"
         )

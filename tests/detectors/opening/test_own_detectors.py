@@ -11,7 +11,6 @@ from torch import nn
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import CAPABILITIES, supports
-from rethink_heads.detectors.classes.shared import share_classes
 from rethink_heads.detectors.opening.checking import check_detector
 from rethink_heads.detectors.opening.fingerprint import fingerprint
 from rethink_heads.detectors.opening.models import as_detector, model_name
@@ -50,37 +49,6 @@ def test_measuring_from_python_needs_a_detector_and_data_alone(tmp_path: Path) -
         "maps.parquet",
         "sampling.parquet",
     }
-
-
-def test_shared_classes_say_what_they_left_out(tmp_path: Path) -> None:
-    write_coco(tmp_path, images=4)
-    dataset = CocoDataset(tmp_path / "annotations" / "instances_val.json", tmp_path / "val")
-    detector = Colours()
-    same = share_classes(detector, dataset)
-    assert (same.detector, same.dataset, same.provenance) == (detector, dataset, {})
-    detector.class_names = ("blue", "green")
-    shared = share_classes(detector, dataset)
-    assert shared.detector.class_names == shared.dataset.class_names == ("green",)
-    assert shared.provenance["class mapping"] == '[["green", "green"]]'
-    assert shared.provenance["annotations"] == dataset.fingerprint
-    whole = share_classes(detector, dataset, {"red": "blue"})
-    assert whole.detector.class_names == ("red", "green")
-    assert whole.provenance == {
-        "class mapping": '[["red", "blue"], ["green", "green"]]',
-        "score columns": "[0, 1]",
-    }
-
-
-def test_classes_renamed_on_the_detectors_side_are_other_columns(tmp_path: Path) -> None:
-    write_coco(tmp_path, images=4)
-    dataset = CocoDataset(tmp_path / "annotations" / "instances_val.json", tmp_path / "val")
-    found = []
-    for names in (("red", "green", "blue"), ("green", "red", "blue"), ("blue", "red", "green")):
-        detector = Colours()
-        detector.class_names = names
-        found.append(share_classes(detector, dataset).provenance)
-    assert len({tuple(sorted(each.items())) for each in found}) == 3
-    assert found[1]["score columns"] == "[1, 0]"
 
 
 @pytest.mark.parametrize(

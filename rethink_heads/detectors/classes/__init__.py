@@ -1,1 +1,0 @@
-"""Which of a detector's classes is which of a data set's."""

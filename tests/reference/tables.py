@@ -1,0 +1,129 @@
+"""Every table of two detectors: what ``python -m tests.reference.tables`` freezes and the test compares.
+
+Run it only when numbers are meant to move, and say in the changelog which and why.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import rethink_heads as rh
+from tests.reference.detectors import HEADS, HERE, images, load, settings
+
+TABLES = HERE / "tables"
+FC, CONV, BOTH, APART = ("both", "fc"), ("both", "conv"), ("both", "double-ext"), ("conv", "conv")
+PAIRS = ((FC, CONV), (FC, APART))
+STATISTICS = (
+    "pcc",
+    "object_pcc",
+    "spearman",
+    "score",
+    "regressed_iou",
+    "score_std",
+    "gain",
+    "rms_dx",
+    "rms_dh",
+)
+BY_BIN = ("score", "regressed_iou")
+RESPONSES = ("displacement_score", "cell_score", "cell_iou")
+
+
+def tables(folder: Path) -> dict[str, pd.DataFrame]:
+    """Measure both detectors in a folder and compute every table, by name."""
+    dataset = images(folder)
+    measured, stages, detections = [], [], []
+    for name in HEADS:
+        detector = load(name, dataset.class_names)
+        measuring = settings(name).measuring
+        measured.append(rh.measure_detector(detector, dataset, name, measuring, progress=False))
+        kept = folder / name
+        provenance = {"weights": name}
+        stages.append(rh.measure_stages(detector, dataset, name, kept, provenance, progress=False))
+        detections.append(
+            rh.detect_dataset(detector, dataset, name, kept, provenance, progress=False)
+        )
+    whole_grid = settings("both").measuring.model_copy(
+        update={"grid_steps": 5, "proposals_per_object": None, "images": 2}
+    )
+    of_grid = rh.measure_detector(
+        load("both", dataset.class_names), dataset, "both", whole_grid, progress=False
+    )
+    return {
+        **dict(_of_measurements(rh.Measurements.merge(measured))),
+        "grid_pearson": rh.pearson(of_grid),
+        "grid_regressed_iou": rh.regressed_iou_by_iou(of_grid),
+        **dict(_of_stages(pd.concat(stages, ignore_index=True))),
+        **dict(_of_detections(pd.concat(detections, ignore_index=True), dataset)),
+    }
+
+
+def _of_measurements(measured: rh.Measurements) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "pearson", rh.pearson(measured)
+    yield "pearson_upper", rh.pearson(measured, (0.5, 1.0))
+    yield "spearman", rh.spearman(measured)
+    yield "score_by_iou", rh.score_by_iou(measured)
+    yield "regressed_iou", rh.regressed_iou_by_iou(measured)
+    yield "error_components", rh.error_components(measured)
+    yield "error_components_by_iou", rh.error_components(measured, by_bin=True)
+    yield "decay", rh.decay(measured)
+    yield "spatial_correlation", rh.distinct_pairs(measured)
+    for kind in RESPONSES:
+        response = rh.response(measured, kind)
+        # Of every position: those of all sizes suffice.
+        yield kind, response[response["size"] == "all"]
+        yield f"{kind}_summary", rh.response_summary(measured, kind)
+    yield (
+        "comparisons",
+        pd.concat([rh.compare(measured, s, a, b) for a, b in PAIRS for s in STATISTICS]),
+    )
+    yield (
+        "comparisons_upper",
+        pd.concat(
+            [
+                rh.compare(measured, s, FC, CONV, iou_range=(0.5, 1.0))
+                for s in ("pcc", "regressed_iou")
+            ]
+        ),
+    )
+    yield (
+        "comparisons_by_iou",
+        pd.concat([rh.compare(measured, s, FC, APART, by_bin=True) for s in BY_BIN]),
+    )
+    yield "comparisons_of_decay", rh.compare_decay(measured, FC, CONV)
+    yield (
+        "comparisons_of_responses",
+        pd.concat([rh.compare_responses(measured, kind, FC, CONV) for kind in RESPONSES]),
+    )
+
+
+def _of_stages(stages: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "stage_correlation", rh.stage_correlation(stages)
+    yield "stage_comparisons", pd.concat([rh.compare_stages(stages, None, a, b) for a, b in PAIRS])
+    yield "rank_levels", rh.level_correlation(stages)
+    yield "rank_level_comparisons", rh.compare_levels(stages, BOTH, APART)
+
+
+def _of_detections(
+    found: pd.DataFrame, dataset: rh.CocoDataset
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    yield "precision", rh.precision_table(found, dataset)
+    yield "precision_comparisons", rh.compare_precision(found, dataset, BOTH, APART)
+    yield "detection_errors", rh.detection_errors(found, dataset)
+    yield "detection_error_comparisons", rh.compare_errors(found, dataset, BOTH, APART)
+    yield "calibration", rh.calibration_errors(found, dataset)
+    yield "calibration_comparisons", rh.compare_calibration(found, dataset, BOTH, APART)
+    yield "reliability", rh.reliability(found, dataset)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, table in tables(Path(folder)).items():
+            TABLES.mkdir(exist_ok=True)
+            table.to_csv(TABLES / f"{name}.csv", index=False)
+            print(name, len(table))
