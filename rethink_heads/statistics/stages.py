@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.stage_frame import DETECTIONS, RPN
 from rethink_heads.measure.stage_moments import stage_measurements
+from rethink_heads.measure.stages import DETECTIONS, RPN
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 from rethink_heads.statistics.comparison import check_common, difference_rows, side_of
@@ -135,9 +135,7 @@ def _stages(
             yield stage, stage_measurements(stages, stage, *keys)
 
 
-def _check_there(
-    stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key
-) -> None:
+def _check_there(stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key) -> None:
     """Raise UserError for a head without boxes; one that was measured may have found nothing at all."""
     there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
     there |= set(() if measurements is None else measurements.keys)
