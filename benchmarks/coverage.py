@@ -151,8 +151,8 @@ def make_measurements(
     image_ease = generator.normal(0, IMAGE_SPREAD, images)[of_image]
     ease = image_ease + generator.normal(0, OBJECT_SPREAD, count)
     sizes = np.array(SIZES)[generator.integers(0, 3, count)]
-    objects = pd.DataFrame({"image_id": of_image, "object_id": np.arange(count), "size": sizes})
-    arrays: dict[Name, Array] = {}
+    frame = pd.DataFrame({"image_id": of_image, "object_id": np.arange(count), "size": sizes})
+    arrays: dict[Name, npt.NDArray[Any]] = {}
     centre = np.tile((np.arange(IOU_BINS) + 0.5) / IOU_BINS, count)
     for number, key in enumerate(SIDES):
         of_head = ease + generator.normal(0, 0.3, count)
@@ -178,7 +178,7 @@ def make_measurements(
         cosines = np.exp(-apart / (2 + number)) + 0.1 * of_head[:, None]
         cosines = cosines + generator.normal(0, 0.05, cosines.shape)
         arrays[MAPS, *key, "spatial_correlation"] = cosines.astype(np.float32)
-    return Measurements(objects.assign(class_name="thing"), arrays)
+    return Measurements(frame.assign(class_name="thing"), arrays)
 
 
 def measurement_values(

@@ -109,7 +109,7 @@ def test_a_second_demo_uses_what_is_there(run: Run, monkeypatch: pytest.MonkeyPa
         raise AssertionError("nothing is to be trained or measured again")
 
     monkeypatch.setattr(DetectionModule, "training_step", refuse)
-    monkeypatch.setattr(Parts, "write", refuse)
+    monkeypatch.setattr(np, "savez", refuse)
     before = files_of(run)
     call("demo", "--run", run.path)
     assert files_of(run) == before

@@ -170,9 +170,7 @@ def compare(
     sides = [side_of(measurements, statistic, key, iou_range, by_bin) for key in (a, b)]
     check_common(statistic, a, b, *sides)
     ends = bin_ends() if by_bin else {}
-    return difference_rows(
-        measurements, {"statistic": statistic}, ends, (a, b), sides, bootstrap
-    )
+    return difference_rows(measurements, {"statistic": statistic}, ends, (a, b), sides, bootstrap)
 
 
 def compare_responses(
@@ -230,9 +228,7 @@ def compare_decay(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     maps = [_check_map(measurements, OF_OBJECTS, key) for key in (a, b)]
     columns = [map_columns(each, means_by_distance) for each in maps]
-    sides = [
-        _side(measurements, each, has_map(of)) for each, of in zip(columns, maps, strict=True)
-    ]
+    sides = [_side(measurements, each, has_map(of)) for each, of in zip(columns, maps, strict=True)]
     check_common(OF_OBJECTS, a, b, *sides)
     if maps[0].shape[1] != maps[1].shape[1]:
         raise UserError(
@@ -324,8 +320,8 @@ def difference_rows(
 def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Side:
     return Side(
         objects,
-        lambda compared: lambda chosen, bootstrap: columns.resample(
-            chosen & compared, measurements, bootstrap
+        lambda compared: (
+            lambda chosen, bootstrap: columns.resample(chosen & compared, measurements, bootstrap)
         ),
     )
 

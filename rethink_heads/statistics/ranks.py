@@ -55,7 +55,9 @@ def ranked_rows(
 def _is_kept(measurements: Measurements, object_of: npt.NDArray[np.int32], every: int) -> Flags:
     """Whether each of some rows (N,), sorted by object, is a k-th of its object's."""
     starts = np.flatnonzero(np.diff(object_of, prepend=-1))
-    place = np.arange(len(object_of)) - np.repeat(starts, np.diff(np.append(starts, len(object_of))))
+    place = np.arange(len(object_of)) - np.repeat(
+        starts, np.diff(np.append(starts, len(object_of)))
+    )
     ids = (measurements.objects[name].to_numpy() for name in ("image_id", "object_id"))
     first, second = (each[object_of[starts]].astype(np.uint64) for each in ids)
     with np.errstate(over="ignore"):

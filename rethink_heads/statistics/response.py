@@ -57,7 +57,9 @@ def response(
             if kind == "displacement_score":
                 steps = displacements(side)
                 columns |= {"dy": steps[row], "dx": steps[column]}
-            columns |= values.resample(chosen & there, measurements, bootstrap).estimate().columns("mean")
+            columns |= (
+                values.resample(chosen & there, measurements, bootstrap).estimate().columns("mean")
+            )
             results.append(pd.DataFrame(columns | {"objects": (chosen & there).sum()}))
     places = ["dy", "dx"] if kind == "displacement_score" else []
     ordered = [*_KEYS, "row", "column", *places, "mean", "mean_low", "mean_high", "objects"]

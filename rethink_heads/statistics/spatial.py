@@ -154,7 +154,9 @@ def map_columns(
 
 def _branches(measurements: Measurements) -> list[MapKey]:
     """The branches with correlations of cells."""
-    return sorted((*key, kind) for kind in (OF_OBJECTS, OF_WEIGHTS) for key in measurements.map_keys(kind))
+    return sorted(
+        (*key, kind) for kind in (OF_OBJECTS, OF_WEIGHTS) for key in measurements.map_keys(kind)
+    )
 
 
 def _means(

@@ -135,9 +135,7 @@ def _stages(
             yield stage, stage_measurements(stages, stage, *keys)
 
 
-def _check_there(
-    stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key
-) -> None:
+def _check_there(stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key) -> None:
     """Raise UserError for a head without boxes; one that was measured may have found nothing at all."""
     there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
     there |= set(() if measurements is None else measurements.keys)

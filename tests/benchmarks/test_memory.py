@@ -1,4 +1,4 @@
-"""The synthetic measurements that the benchmark of memory takes, and the memory of the tables on some thousand objects."""
+"""The synthetic measurements of the benchmark of memory, and what the tables of some thousand objects take."""
 
 from __future__ import annotations
 
