@@ -187,6 +187,7 @@ def synthetic_stages(amount: Amount, seed: int = 0) -> pd.DataFrame:
             frame["score"] = np.clip(score + generator.normal(0, 0.2, len(chosen)), 0, 1)
             # An object's first box of those that overlap it.
             is_positive = ~frame["object_id"].duplicated() & (frame["iou"] >= 0.5)
-            positive = frame["iou"].where(is_positive if stage == DETECTIONS else False)
+            is_positive &= stage == DETECTIONS
+            positive = frame["iou"].where(is_positive)
             frames.append(frame.assign(regressed_iou=regressed, true_positive_iou=positive))
     return pd.concat(frames, ignore_index=True).astype(dict(STAGE_TYPES))[list(STAGE_TYPES)]

@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
 from rethink_heads.measure.kept_detections import FrameDetections, HeadDetections
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
 from rethink_heads.statistics.average_precision import AP_NAMES
 
 CLASSES = ("cat", "dog", "owl")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.store import Measurements
 from rethink_heads.results import (
     compared_sides,
     compute_tables,

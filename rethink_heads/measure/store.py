@@ -346,8 +346,8 @@ class Measurements:
             place = index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))
             found = np.empty(len(part), ROW_TYPE)
             for field in ROW_TYPE.names or ():
-                values = part[field].to_numpy() if field in part else -1
-                found[field] = place if field == "object" else values
+                column = part[field].to_numpy() if field in part else -1
+                found[field] = place if field == "object" else column
             arrays[name] = found[np.argsort(place, kind="stable")]
         for name, part in _groups(MAPS, maps, ["detector", "head", "kind"]):
             values = np.stack([np.asarray(each, np.float32) for each in part["values"]])

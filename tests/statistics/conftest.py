@@ -10,9 +10,9 @@ from statistics import stdev
 import numpy as np
 import pandas as pd
 import pytest
+from rethink_heads.measure.measurements import SIZES, Measurements
 from scipy.stats import t
 
-from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, reduce_values
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from rethink_heads.measure.measurements import Measurements
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.comparison import STATISTICS, compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 

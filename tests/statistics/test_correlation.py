@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from rethink_heads.measure.measurements import Measurements
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.ranks import resampled_spearman, spearman_sampling_error

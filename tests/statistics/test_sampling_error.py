@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
 from rethink_heads.measure.measurements import Measurements
+
 from rethink_heads.measure.moments import ERRORS, reduce_values, sampling_covariances
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.statistics.bootstrap import ImageBootstrap

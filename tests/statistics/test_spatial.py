@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from rethink_heads.measure.measurements import Measurements
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
