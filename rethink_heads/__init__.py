@@ -51,6 +51,7 @@ _PUBLIC_NAMES = {
     "measure_stages": "rethink_heads.measure.stages",
     "load_stages": "rethink_heads.measure.stages",
     "pearson": "rethink_heads.statistics.correlation",
+    "object_correlations": "rethink_heads.statistics.correlation",
     "spearman": "rethink_heads.statistics.correlation",
     "score_by_iou": "rethink_heads.statistics.correlation",
     "stage_correlation": "rethink_heads.statistics.stages",

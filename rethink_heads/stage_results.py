@@ -10,16 +10,15 @@ import pandas as pd
 
 from rethink_heads.files import write_csv
 from rethink_heads.measure.stages import DETECTIONS
-from rethink_heads.measure.store import Measurements
+from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.saving import save_figure
 from rethink_heads.plots.stages import figure3_stages
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.bootstrap import REPLICATES
-from rethink_heads.statistics.comparison import Side
 from rethink_heads.statistics.rank_levels import compare_levels, level_correlation
 from rethink_heads.statistics.ranks import RANK_REPLICATES
-from rethink_heads.statistics.selection import WHOLE_RANGE
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
+from rethink_heads.statistics.sums import WHOLE_RANGE
 
 CORRELATION = "stage_correlation"
 
@@ -33,7 +32,7 @@ class _Counts(TypedDict):
 def stage_tables(
     stages: pd.DataFrame | None,
     measurements: Measurements | None,
-    pairs: Sequence[tuple[Side, Side]],
+    pairs: Sequence[tuple[Key, Key]],
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,

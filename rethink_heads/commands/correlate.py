@@ -107,7 +107,7 @@ def command(
     within classes; tables (CSV) and the figure go into the run, of several runs into a folder
     beside the first.
     """
-    from rethink_heads.statistics.selection import bin_range
+    from rethink_heads.statistics.sums import bin_range
 
     bin_range(iou_range)
     stages = chosen_stages(stage)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,7 +63,6 @@ EXAMPLE = (
 )
 
 FUSION_RULES = ("complementary", "max", "mean")
-MOST_FOR_ALL_PAIRS = 4
 
 ErrorsOption = Annotated[
     bool,
@@ -87,8 +85,8 @@ CompareOption = Annotated[
     bool,
     typer.Option(
         "--compare",
-        help=f"Differences of every two heads on the same draws of images; of more than"
-        f" {MOST_FOR_ALL_PAIRS} heads, of each from the first. Several models are always compared.",
+        help="Differences of heads on the same draws of images: of every two of a run, of the same"
+        " head of several runs. Several models are always compared.",
     ),
 ]
 FusionOption = Annotated[
@@ -224,12 +222,11 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     import pandas as pd
 
     from rethink_heads.detection_results import detection_tables
+    from rethink_heads.statistics.comparison import compared_pairs
 
     if compare:
         sides = [side for each in found for side in each.sides]
-        pairs = list(itertools.combinations(sides, 2))
-        if len(sides) > MOST_FOR_ALL_PAIRS:
-            pairs = [pair for pair in pairs if pair[0] == sides[0]]
+        pairs = compared_pairs(sides)
         dataset = found[0].dataset
         return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
     parts = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
@@ -162,10 +161,12 @@ def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Side, Side]]:
-    """Every two branches."""
+    """The branches that are compared."""
+    from rethink_heads.statistics.comparison import compared_pairs
+
     of_objects = alike[alike["kind"] == "spatial_correlation"]
     sides = dict.fromkeys(of_objects[["detector", "head"]].itertuples(index=False, name=None))
-    return list(itertools.combinations(sides, 2))
+    return compared_pairs(sides)
 
 
 def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
@@ -199,15 +200,20 @@ def _response_differences(found: Study) -> pd.DataFrame:
     """Compare the responses of the pairs of heads that a study compares."""
     import pandas as pd
 
-    from rethink_heads.statistics.comparison import COMPARED_RESPONSES, compare_responses
+    from rethink_heads.statistics.comparison import (
+        COMPARED_RESPONSES,
+        compare_responses,
+        compared_pairs,
+    )
 
     frames = []
-    for (a, b), kind in itertools.product(found.pairs, COMPARED_RESPONSES):
-        try:
-            frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
-        except UserError as reason:
-            # A detector need not show its RoI features.
-            say(f"no comparison of {kind}: {reason}")
+    for kind in COMPARED_RESPONSES:
+        for a, b in compared_pairs(found.sides, kind):
+            try:
+                frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
+            except UserError as reason:
+                # A detector need not show its RoI features.
+                say(f"no comparison of {kind}: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 

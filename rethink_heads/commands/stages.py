@@ -25,7 +25,6 @@ from rethink_heads.commands.studies import (
     check_precision,
     chosen_runs,
     in_order,
-    pairs_of,
     records,
     study_of,
     verdict,
@@ -174,8 +173,9 @@ def stage_study(
 def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bool) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.stage_results import stage_tables, write_stage_results
+    from rethink_heads.statistics.comparison import compared_pairs
 
-    pairs = pairs_of(found.sides, found.runs)
+    pairs = compared_pairs(found.sides, "pcc")
     with work():
         tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=found.seed)
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)

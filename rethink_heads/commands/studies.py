@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.commands.alike import check_alike, merged
 from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
-from rethink_heads.commands.comparing import is_of_detectors
 from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import measured
 from rethink_heads.distributed import rank_zero_only
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     from rethink_heads.measure.store import Measurements
 
 Side = tuple[str, str]
-
-MOST_FOR_ALL_PAIRS = 3
-MOST_OF_DETECTORS = 7
 
 
 @dataclass(frozen=True)
@@ -61,11 +56,6 @@ class Study:
         ]
 
     @property
-    def pairs(self) -> list[tuple[Side, Side]]:
-        """The pairs of heads that are compared: see :func:`pairs_of`."""
-        return pairs_of(self.sides, self.runs)
-
-    @property
     def selected(self) -> Measurements:
         """The measurements of the heads that are looked at."""
         return self.measurements.select(heads=self.heads)
@@ -74,24 +64,6 @@ class Study:
 def in_order(heads: Sequence[str]) -> list[str]:
     """Heads in the order of HEADS, then those of other names as they come."""
     return sorted(heads, key=lambda head: HEADS.index(head) if head in HEADS else len(HEADS))
-
-
-def pairs_of(sides: Sequence[Side], runs: Sequence[StudyFolder]) -> list[tuple[Side, Side]]:
-    """The pairs of heads that are compared.
-
-    Every two where there are three or fewer. Of more, each fc-head against its conv-head; but where detectors that
-    were not trained here are compared, every two up to seven heads, else the first against each.
-    """
-    if is_of_detectors(runs):
-        few = len(sides) <= MOST_OF_DETECTORS
-        return list(itertools.combinations(sides, 2)) if few else [(sides[0], b) for b in sides[1:]]
-    if len(sides) > MOST_FOR_ALL_PAIRS:
-        from rethink_heads.statistics.comparison import fc_against_conv
-
-        compared = fc_against_conv(sides)
-        if compared:
-            return compared
-    return list(itertools.combinations(sides, 2))
 
 
 def chosen_runs(
@@ -181,14 +153,14 @@ def study_of(
 
 
 def comparisons(study: Study, statistic: str, **options: Any) -> pd.DataFrame:
-    """Compare the pairs of a study; options as of ``rethink_heads.statistics.comparison``."""
+    """Compare the heads of a study; options as of ``rethink_heads.statistics.comparison``."""
     import pandas as pd
 
-    from rethink_heads.statistics.comparison import compare
+    from rethink_heads.statistics.comparison import compare, compared_pairs
 
     frames = [
         compare(study.measurements, statistic, a, b, seed=study.seed, **options)
-        for a, b in study.pairs
+        for a, b in compared_pairs(study.sides, statistic)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.moments import VALUE_COLUMNS
-from rethink_heads.measure.store import Measurements, View
+from rethink_heads.measure.store import Key, Measurements, View
 from rethink_heads.measure.store_files import (
     IDS,
     MOMENTS,
@@ -22,7 +22,7 @@ from rethink_heads.measure.store_files import (
 from rethink_heads.proposals import IOU_BINS
 
 
-def stage_measurements(boxes: pd.DataFrame, stage: str) -> Measurements:
+def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measurements:
     """The boxes of one stage as measurements of the objects that they are matched to, each box of weight 1.
 
     Of the moments those of score and IoU are there; the others are 0. A head without boxes at the stage has zeros.
@@ -31,13 +31,15 @@ def stage_measurements(boxes: pd.DataFrame, stage: str) -> Measurements:
         boxes: of any stages, in STAGE_COLUMNS. The objects are those that a box of any stage is matched to, so that the
             bootstrap draws the same images at each.
         stage: "rpn" or "detections".
+        keys: (detector, head) of further heads, which may have no boxes at any stage.
     """
     matched = boxes[boxes["object_id"] >= 0]
     objects = matched[list(OBJECT_COLUMNS)].drop_duplicates(IDS).sort_values(IDS)
     number = matched.groupby(IDS, sort=True).ngroup().to_numpy()
     arrays: dict[Name, Array | View] = {}
     at_stage = (matched["stage"] == stage).to_numpy()
-    for detector, head in boxes[["detector", "head"]].drop_duplicates().to_numpy():
+    heads = boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
+    for detector, head in dict.fromkeys([*heads, *keys]):
         is_head = (matched["detector"] == detector) & (matched["head"] == head)
         chosen = np.flatnonzero(at_stage & is_head.to_numpy())
         rows = np.ones(len(chosen), ROW_TYPE)

@@ -226,8 +226,8 @@ class ImageBootstrap:
         """
         value = statistic(sums.sum(axis=0)[None])[0]
         bears = sums[..., 0] > 0
-        bears = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim)))
-        return Resampled(value, statistic(self.replicate(sums)), bears.sum(axis=0), limits)
+        images = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim))).sum(axis=0)
+        return Resampled(value, statistic(self.replicate(sums)), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""

@@ -73,28 +73,41 @@ COMPARED_RESPONSES = {
     "cell_score": ("mean_absolute_change",),
     "cell_iou": ("mean_absolute_change",),
 }
-SCORES, BOXES = "scores", "boxes"
+# What heads with the same classifiers have the same of, and what those with the same regressor.
+_OF_SCORES = {"pcc", "object_pcc", "spearman", "score", "score_std"}
+_OF_SCORES |= {"displacement_score", "cell_score"}
+_OF_BOXES = {"regressed_iou", "regressed_iou_std", "gain", "cell_iou"} | {
+    f"rms_{e}" for e in ERRORS
+}
 MOST_DETECTORS = 4
 """Of more detectors than these each is compared with the first, not every two."""
 
 
-def compared_pairs(keys: Iterable[Key], of: str = "") -> list[tuple[Key, Key]]:
+def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]:
     """The pairs of heads that are compared, wherever several are: the fewest that tell which head leads.
 
-    Within a detector every two heads that differ in what is compared. Of several detectors the same head of every two
-    (of more than MOST_DETECTORS of the first and each other one); of two that have no head in common, as where an
-    fc-head and a conv-head were trained apart, every head of one against every head of the other.
+    Within a detector every two heads that differ in what is compared: heads with the same classifiers have the same
+    scores, those with the same regressor the same boxes. Of several detectors the same head of every two (of more than
+    MOST_DETECTORS of the first and each other one); of two that have no head in common, as where an fc-head and a
+    conv-head were trained apart, every head of one against every head of the other.
 
     Args:
         keys: (detector, head), in the order in which they are shown.
-        of: what is compared: SCORES, of which heads with the same classifiers have the same; BOXES, of which those with
-            the same regressor have; anything else: every head differs.
+        what: the statistic or kind of response that is compared; of anything else every head differs.
     """
     first_of: dict[Any, Key] = {}
+    keys, order = list(keys), list(HEAD_CONFIGURATIONS)
+    if all(head in order for _, head in keys):
+        # An fc-head less a conv-head, whatever the detectors are called.
+        keys.sort(key=lambda key: order.index(key[1]))
     for detector, head in keys:
         known = HEAD_CONFIGURATIONS.get(head)
-        part = known and {SCORES: known.classifiers, BOXES: known.regressor}.get(of)
-        first_of.setdefault((detector, part or head), (detector, head))
+        part: Any = head
+        if known and what in _OF_SCORES:
+            part = known.classifiers
+        elif known and what in _OF_BOXES:
+            part = known.regressor
+        first_of.setdefault((detector, part), (detector, head))
     heads: dict[str, list[str]] = {}
     for detector, head in first_of.values():
         heads.setdefault(detector, []).append(head)
@@ -113,7 +126,7 @@ def compared_pairs(keys: Iterable[Key], of: str = "") -> list[tuple[Key, Key]]:
 
 
 @dataclass(frozen=True)
-class Side:
+class Compared:
     """One head's part of a comparison.
 
     Attributes:
@@ -247,7 +260,7 @@ def side_of(
     key: Key,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     by_bin: bool = False,
-) -> Side:
+) -> Compared:
     """One head's part of a comparison of one of STATISTICS.
 
     Raises:
@@ -266,15 +279,17 @@ def side_of(
         return _ranked_side(measurements, key, iou_range)
     if statistic == "object_pcc":
         own = object_pccs(measurements, key, iou_range)
-        return _side(measurements, own.columns, measured.any(axis=1))
+        return _side(measurements, own.columns, np.asarray(measured.any(axis=1)))
     names, formula = ON_BINS[statistic]
     values = moments_of(measurements, key, names, iou_range)
     if by_bin:
         return _side(measurements, Columns(values, formula), measured)
-    return _side(measurements, Columns(values.sum(axis=1), formula), measured.any(axis=1))
+    return _side(
+        measurements, Columns(values.sum(axis=1), formula), np.asarray(measured.any(axis=1))
+    )
 
 
-def check_common(what: str, a: Key, b: Key, of_a: Side, of_b: Side) -> None:
+def check_common(what: str, a: Key, b: Key, of_a: Compared, of_b: Compared) -> None:
     """Raise UserError where a side has no objects, or they have none in common."""
     for key, side in ((a, of_a), (b, of_b)):
         if not side.there.any():
@@ -291,7 +306,7 @@ def difference_rows(
     keys: Mapping[str, str],
     ends: Mapping[str, npt.NDArray[Any]],
     names: tuple[Key, Key],
-    sides: Sequence[Side],
+    sides: Sequence[Compared],
     bootstrap: ImageBootstrap,
     own_objects: bool = False,
 ) -> pd.DataFrame:
@@ -317,8 +332,8 @@ def difference_rows(
     return pd.concat(rows, ignore_index=True)
 
 
-def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Side:
-    return Side(
+def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Compared:
+    return Compared(
         objects,
         lambda compared: (
             lambda chosen, bootstrap: columns.resample(chosen & compared, measurements, bootstrap)
@@ -326,7 +341,7 @@ def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Side:
     )
 
 
-def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Side:
+def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
     rows = measurements.rows(key)
     first, after = bin_range(iou_range)
     objects = np.zeros(len(measurements.objects), bool)
@@ -338,7 +353,7 @@ def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, f
             ranked[chosen[ranked["object"]]], measurements, bootstrap
         )
 
-    return Side(objects, of_objects)
+    return Compared(objects, of_objects)
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:

@@ -32,10 +32,11 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.matching import POSITIVE_IOU
-from rethink_heads.measure.stage_frame import DETECTIONS, RPN
+from rethink_heads.measure.stages import DETECTIONS, RPN
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     MEAN_CORRELATION,
+    Array,
     ImageBootstrap,
     Resampled,
     difference_columns,
@@ -119,8 +120,8 @@ def compare_levels(
         sides = [
             _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
         ]
-        names = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
-        rows.append(pd.DataFrame({**names, **difference_columns(*sides)}))
+        columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
+        rows.append(pd.DataFrame({**columns, **difference_columns(*sides)}))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 

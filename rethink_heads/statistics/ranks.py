@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import CORRELATION, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.sums import NO_VARIANCE, WHOLE_RANGE, Flags, bin_range
 
@@ -46,6 +47,9 @@ def ranked_rows(
     index = np.flatnonzero(chosen)
     every = max(1, -(-len(index) // MOST_RANKED))
     if every > 1:
+        # From every bin.
+        strata = rows["object"][index].astype(np.int64) * IOU_BINS + rows["bin"][index]
+        index = index[np.argsort(strata, kind="stable")]
         index = index[_is_kept(measurements, rows["object"][index], every)]
     found = rows[index]
     found["weight"] *= every
@@ -112,7 +116,7 @@ def spearman_sampling_error(rows: Rows) -> float:
     if not len(rows):
         return float("nan")
     weight = rows["weight"]
-    strata = pd.Series(weight).groupby([rows["object"], rows["bin"]], sort=False)
+    strata = pd.Series(weight).groupby([rows["object"], rows["bin"]])
     stratum = strata.ngroup().to_numpy()
     number, size = strata.cumcount().to_numpy(), strata.transform("size").to_numpy()
     # Small bins give their rows to different groups.
