@@ -15,7 +15,7 @@ table, each with its 95% interval from a bootstrap over images.
 """
 
 from rethink_heads.paper import PAPER_SIZES, Given, Tables, paper_heads
-from rethink_heads.plots.stages import figure3_stages
+from rethink_heads.plots import figures
 from rethink_heads.statistics.stages import stage_correlation
 
 
@@ -27,7 +27,7 @@ def tables(given: Given):
 def draw(tables: Tables):
     """A panel a stage."""
     stages = paper_heads(tables["stages"])
-    return figure3_stages(stages[stages["size"].isin(PAPER_SIZES)])
+    return figures.figure3(stages[stages["size"].isin(PAPER_SIZES)])
 
 
 if __name__ == "__main__":

@@ -203,8 +203,7 @@ def draw_coverage(table: pd.DataFrame) -> Figure:
     """Part held of each statistic, a panel a run and head, a marker a number of proposals; by bin, the mean of bins."""
     from matplotlib.figure import Figure
 
-    from rethink_heads.plots.looks import looks_of
-    from rethink_heads.plots.style import FAINT, PAGE_WIDTH, dress, paper_style
+    from rethink_heads.plots.style import FAINT, PAGE_WIDTH, dress, looks_of, paper_style
 
     rows = summary(table)
     sides = list(rows[["run", "head"]].drop_duplicates().itertuples(index=False, name=None))
@@ -290,7 +289,7 @@ def command(
     )
     typer.echo(text)
     if output is not None:
-        from rethink_heads.plots.saving import save_figure
+        from rethink_heads.plots.layout import save_figure
 
         write_csv(table, output / "sampling.csv")
         write_text(output / "sampling.md", text)

@@ -29,9 +29,16 @@ from benchmarks.yardstick import some_of
 from rethink_heads.files import write_csv
 from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
-from rethink_heads.plots.looks import HEAD_COLOURS, head_label
-from rethink_heads.plots.saving import save_figure
-from rethink_heads.plots.style import FAINT, INK, PAGE_WIDTH, dress, paper_style
+from rethink_heads.plots.layout import save_figure
+from rethink_heads.plots.style import (
+    FAINT,
+    HEAD_COLOURS,
+    INK,
+    PAGE_WIDTH,
+    dress,
+    head_label,
+    paper_style,
+)
 from rethink_heads.proposals import grid
 
 OBJECTS, PROPOSALS, SIZE = "objects", "proposals", "size"

@@ -120,7 +120,7 @@ class BroughtRun(StudyFolder):
             UserError: it cannot be opened, or is no longer what it was.
         """
         if str(device) not in self._opened:
-            from rethink_heads.detectors.opening.models import open_model
+            from rethink_heads.detectors.external import open_model
 
             said = self.config.detector
             if said.imported_from is not None and said.imported_from not in sys.path:
@@ -146,8 +146,7 @@ class BroughtRun(StudyFolder):
         return dict(self._provenance)
 
     def _provenance_of(self, detector: Detector) -> dict[str, str]:
-        from rethink_heads.detectors.opening.fingerprint import fingerprint
-        from rethink_heads.detectors.opening.source_files import source_files
+        from rethink_heads.detectors.fingerprint import fingerprint, source_files
 
         said = self.config.detector
         found = {"weights": fingerprint(detector), "model": said.model}

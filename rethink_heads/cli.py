@@ -1,4 +1,4 @@
-"""The command line ``rethink-heads``. The commands are in :mod:`rethink_heads.commands`.
+"""The command line ``rethink-heads``. The commands are in :mod:`rethink_heads.commands`, loaded when they are called.
 
 Nothing heavy is imported here, so that ``--help`` is quick.
 """
@@ -6,30 +6,36 @@ Nothing heavy is imported here, so that ``--help`` is quick.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from rethink_heads import __version__
-from rethink_heads.commands import (
-    correlate,
-    demo,
-    describe,
-    evaluate,
-    export_detector,
-    figures,
-    import_detector,
-    plan,
-    regress,
-    sensitivity,
-    sweep,
-    train,
-)
-from rethink_heads.commands.exit_handling import ADVICE, end_at_once, explain
+from rethink_heads.commands.exit_handling import ADVICE, end_at_once, explain, reporting_errors
 from rethink_heads.console import prepare_streams
 from rethink_heads.errors import shorten, unwritable
+from rethink_heads.options import grouped
+
+COMMANDS = {
+    "demo": "Train a small detector with both heads, measure both, draw the figures (some minutes).",
+    "train": "Train a detector, or go on with an interrupted training.",
+    "evaluate": "Print COCO's average precisions of each head on a run's test split or other data.",
+    "correlate": "Correlation of score and IoU, by object size (paper Figures 2 and 3).",
+    "regress": "Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).",
+    "sensitivity": "Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.",
+    "sweep": "Train what is missing of a sweep, read all its points, write one table and one figure.",
+    "figures": "Draw all figures and write all tables from what was measured. No detector is touched.",
+    "describe": "Print what a preset's detectors cost, head by head: computed from shapes, nothing is trained.",
+    "plan": "Say what measuring a detector's heads on a data set will take, without doing it.",
+    "import": "Make a run of a detector that maskrcnn-benchmark, mmdetection or detectron2 trained.",
+    "export": "Write a run's detector as detectron2's weights (model.pth) and settings (config.yaml).",
+}
+"""What the commands do, as their own help says first: so that nothing is imported to list them."""
+# Words of Python cannot name a module.
+MODULES = {"import": "import_detector", "export": "export_detector"}
 
 LONGEST_USAGE_ERROR = 400
 # Where releases of Typer keep it differs.
@@ -55,6 +61,20 @@ class Commands(TyperGroup):
         with _short_errors():
             return super().make_context(info_name, args, *more, **settings)
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of the commands, in the order of a study."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command to be listed; :meth:`resolve_command` gives the one to be called."""
+        about = COMMANDS.get(cmd_name)
+        return None if about is None else TyperCommand(cmd_name, help=about)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the command that the arguments begin with."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load_command(str(name)), rest
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command of a context."""
         with _short_errors():
@@ -75,6 +95,14 @@ def _short_errors() -> Iterator[None]:
         end_at_once(explain(error))
 
 
+def load_command(name: str) -> Any:
+    """Import a command's module and make its function a command of the command line."""
+    module = importlib.import_module(f"rethink_heads.commands.{MODULES.get(name, name)}")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name=name, epilog=module.EXAMPLE)(reporting_errors(grouped(module.command)))
+    return typer.main.get_command(alone)
+
+
 app = typer.Typer(
     cls=Commands,
     name="rethink-heads",
@@ -82,25 +110,8 @@ app = typer.Typer(
     " proposals (Wu et al., CVPR 2020).",
     epilog="First steps: rethink-heads demo",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-for module in (
-    demo,
-    train,
-    evaluate,
-    correlate,
-    regress,
-    sensitivity,
-    sweep,
-    figures,
-    describe,
-    plan,
-    import_detector,
-    export_detector,
-):
-    app.command(name=module.NAME, epilog=module.EXAMPLE)(module.command)
 
 
 def _print_version(wanted: bool) -> None:

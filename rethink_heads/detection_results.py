@@ -18,7 +18,7 @@ from rethink_heads.measure.kept_detections import (
     as_detections,
 )
 from rethink_heads.plots import detections as drawing
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.average_precision import (
     AP_NAMES,

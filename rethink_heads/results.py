@@ -30,7 +30,7 @@ from rethink_heads.paper import (
     paper_heads,
 )
 from rethink_heads.plots import figures
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,

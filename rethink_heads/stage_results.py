@@ -11,8 +11,8 @@ import pandas as pd
 from rethink_heads.files import write_csv
 from rethink_heads.measure.stages import DETECTIONS
 from rethink_heads.measure.store import Key, Measurements
-from rethink_heads.plots.saving import save_figure
-from rethink_heads.plots.stages import figure3_stages
+from rethink_heads.plots.figures import figure3
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.bootstrap import REPLICATES
 from rethink_heads.statistics.rank_levels import compare_levels, level_correlation
@@ -108,7 +108,7 @@ def write_stage_figures(tables: Mapping[str, pd.DataFrame], figures_folder: Path
     for name, table in tables.items():
         if name.startswith(CORRELATION):
             try:
-                figure = figure3_stages(table)
+                figure = figure3(table)
             except NothingToDrawError:
                 continue
             paths += save_figure(figure, Path(figures_folder) / name)

@@ -26,7 +26,7 @@ from rethink_heads.measure.kept_detections import KeptDetections, as_detections
 from rethink_heads.measure.stages import STAGES_NAME
 from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.results import compute, read_tables
 from rethink_heads.runs import Run

@@ -124,7 +124,7 @@ def test_seeds_out_of_range(command: str, seed: str) -> None:
         (["regress", "--objects-per-image", "0"], "--objects-per-image 0 is out of bounds: give 1"),
         (["sensitivity", "--proposals-per-object", "0"], "give 1 to 923,521"),
         (["plan", "coco-r50", "--grid-steps", "9999"], "--grid-steps 9999 .* give 3 to 31"),
-        (["evaluate", "--memory-mb", "-5"], "--memory-mb -5 is out of bounds"),
+        (["regress", "--memory-mb", "-5"], "--memory-mb -5 is out of bounds"),
         (["evaluate", "--error-iou", "nan"], "--error-iou nan is out of bounds: give 0.1 to 1"),
         (["plan", "coco-r50", "--seconds", "inf"], "--seconds inf is out of bounds"),
         (["plan", "coco-r50", "--devices", "0"], "--devices 0 is out of bounds: give 1 to 100,000"),

@@ -18,11 +18,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.measure.detections import load_detections
-from rethink_heads.measure.kept_detections import HeadDetections
 from rethink_heads.runs import Run
-from rethink_heads.statistics.average_precision import resampled_precision
-from rethink_heads.statistics.bootstrap import ImageBootstrap, Resampled
-from rethink_heads.statistics.matches import Truth
 from rethink_heads.training.evaluation import evaluate
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
@@ -101,22 +97,6 @@ def test_all_kinds_of_tables_without_detecting_again(
     printed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--errors", "--compare"])
     assert "TIDE" in printed.stdout
     assert "Difference in average precision" in printed.stdout
-
-
-def test_the_bound_on_memory_reaches_the_statistics(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bounds = []
-
-    def noted(head: HeadDetections, truth: Truth, bootstrap: ImageBootstrap) -> Resampled:
-        bounds.append(head.memory_mb)
-        return resampled_precision(head, truth, bootstrap)
-
-    monkeypatch.setattr("rethink_heads.detection_results.resampled_precision", noted)
-    first = call("--run", run.path)
-    second = call("--run", run.path, "--memory-mb", 7)
-    assert first["results"] == second["results"]
-    assert bounds == [512] * len(READINGS) + [7] * len(READINGS)
 
 
 def test_another_fusion_is_kept_apart(run: Run) -> None:

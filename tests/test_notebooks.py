@@ -13,9 +13,9 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.sessions import measured, train_run
 from rethink_heads.config import load_preset
+from rethink_heads.options import StudyOptions
 from rethink_heads.runs import Run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = train_run(
         folder / "runs" / "demo", load_preset("shapes-tiny", "double-ext", settings), "cpu"
     )
-    measured(made, DataChoice(), MeasuringChoice(), None, "cpu")
+    measured(made, StudyOptions(device="cpu"))
     return made
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rethink_heads.config import Config, load_preset
+from rethink_heads.detectors.checkpoints.detectron2_settings import read_settings
 from rethink_heads.detectors.classes import read_class_map, read_class_names
-from rethink_heads.detectors.imports.detectron2_config import read_settings
 from rethink_heads.errors import UserError
 from rethink_heads.settings import parse_yaml
 from rethink_heads.sweeps.loading import load_sweep

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.commands.figures import (
     FigureRunsOption,
     MeasurementsOption,
@@ -18,10 +19,10 @@ from rethink_heads.commands.figures import (
     open_runs,
 )
 from rethink_heads.commands.given import given
-from rethink_heads.commands.options import SeedOption, reporting_errors
 from rethink_heads.console import print_lines, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.options import SeedOption, grouped
 from rethink_heads.study_folder import DEFAULT_MEASUREMENTS
 
 
@@ -32,7 +33,6 @@ def main(file: str) -> None:
         file: the script's ``__file__``.
     """
 
-    @reporting_errors
     def command(
         run: FigureRunsOption = None,
         sweep: SweepsOption = None,
@@ -41,7 +41,7 @@ def main(file: str) -> None:
         seed: SeedOption = None,
     ) -> None:
         from rethink_heads.paper import load_analysis
-        from rethink_heads.plots.saving import save_figure
+        from rethink_heads.plots.layout import save_figure
         from rethink_heads.plots.style import NothingToDrawError
         from rethink_heads.results import write_tables
 
@@ -61,7 +61,7 @@ def main(file: str) -> None:
         print_lines(*map(str, written))
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=_help(Path(file)))(command)
+    app.command(help=_help(Path(file)))(reporting_errors(grouped(command)))
     app()
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rethink_heads.commands.choices import configured
 from rethink_heads.console import print_table, say, work
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import UserError
+from rethink_heads.options import StudyOptions
 
 if TYPE_CHECKING:
-    from rethink_heads.commands.choices import DataChoice, MeasuringChoice
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
     from rethink_heads.detectors.classes import ClassMatch, SharedClasses
@@ -70,9 +71,7 @@ def narrowed(shared: SharedClasses, classes: Sequence[str]) -> tuple[SharedClass
     return dataclasses.replace(shared, dataset=dataset), said
 
 
-def common_classes(
-    folders: Sequence[StudyFolder], data: DataChoice, measuring: MeasuringChoice
-) -> tuple[str, ...] | None:
+def common_classes(folders: Sequence[StudyFolder], options: StudyOptions) -> tuple[str, ...] | None:
     """The classes of the data that all of several detectors have, so that all see the same objects.
 
     None where each has the same ones anyway, and where their data differ, which is found out elsewhere.
@@ -87,7 +86,7 @@ def common_classes(
 
     sources, matched = set(), []
     for index, folder in enumerate(folders):
-        config = measuring.of(index, len(folders)).config(data.config(folder.config))
+        config = configured(folder.config, options, index, len(folders))
         sources.add(config.data.paths("test"))
         if len(sources) > 1:
             return None

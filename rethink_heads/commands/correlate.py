@@ -9,36 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
 from rethink_heads.commands.correlation_tables import (
     print_correlations,
     print_differences,
     print_scores,
-)
-from rethink_heads.commands.detectors import DetectorChoice
-from rethink_heads.commands.options import (
-    AnnotationsOption,
-    ClassMapOption,
-    ClassNamesOption,
-    DataOption,
-    DeviceOption,
-    GridStepsOption,
-    HeadsOption,
-    ImagesOption,
-    JsonOption,
-    MaxImagesOption,
-    MeasuringOverridesArgument,
-    MemoryOption,
-    ModelsOption,
-    ObjectsOption,
-    PrecisionOption,
-    ProposalsOption,
-    RunsOption,
-    SeedOption,
-    SplitOption,
-    WeightsOption,
-    reporting_errors,
 )
 from rethink_heads.commands.stages import (
     PREDEFINED,
@@ -56,6 +31,7 @@ from rethink_heads.commands.studies import (
 )
 from rethink_heads.console import print_json
 from rethink_heads.errors import UserError
+from rethink_heads.options import JsonOption, StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,29 +48,10 @@ RangeOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
-    overrides: MeasuringOverridesArgument = None,
-    run: RunsOption = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
-    class_names: ClassNamesOption = None,
-    class_map: ClassMapOption = None,
-    head: HeadsOption = None,
+    options: StudyOptions,
     stage: StagesOption = None,
     iou_range: RangeOption = (0.0, 1.0),
-    data: DataOption = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    split: SplitOption = None,
-    max_images: MaxImagesOption = None,
-    objects_per_image: ObjectsOption = None,
-    proposals_per_object: ProposalsOption = None,
-    grid_steps: GridStepsOption = None,
-    precision: PrecisionOption = None,
-    memory_mb: MemoryOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Correlation of score and IoU, by object size (paper Figures 2 and 3).
@@ -111,23 +68,10 @@ def command(
 
     bin_range(iou_range)
     stages = chosen_stages(stage)
-    detectors = DetectorChoice.of(run, model, weights, class_names)
-    chosen = DataChoice(data, annotations, images, split)
-    measuring = MeasuringChoice(
-        images=max_images,
-        objects_per_image=objects_per_image,
-        proposals_per_object=proposals_per_object,
-        grid_steps=grid_steps,
-        precision=precision,
-        memory_mb=memory_mb,
-        overrides=overrides or (),
-        class_maps=class_map or (),
-    )
     if stages == [PREDEFINED]:
-        report(study(detectors, head, chosen, measuring, seed, device), iou_range, as_json)
-        return
-    found = stage_study(stages, detectors, head, chosen, measuring, seed, device)
-    report_stages(found, iou_range, as_json)
+        report(study(options), iou_range, as_json)
+    else:
+        report_stages(stage_study(stages, options), iou_range, as_json)
 
 
 def report(

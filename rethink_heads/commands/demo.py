@@ -5,20 +5,13 @@ from __future__ import annotations
 import time
 
 from rethink_heads.commands import correlate
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.figures import draw_run, is_drawn
-from rethink_heads.commands.options import (
-    DeviceOption,
-    JsonOption,
-    RunOption,
-    SeedOption,
-    reporting_errors,
-)
 from rethink_heads.commands.sessions import demo_run, measured
 from rethink_heads.commands.studies import Study
 from rethink_heads.console import print_lines, say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
+from rethink_heads.options import DeviceOption, JsonOption, RunOption, SeedOption, StudyOptions
 from rethink_heads.progress import duration
 
 NAME = "demo"
@@ -27,7 +20,6 @@ EXAMPLE = "Example: rethink-heads demo"
 HEADS = ["fc", "conv"]
 
 
-@reporting_errors
 def command(
     run: RunOption = None,
     device: DeviceOption = "auto",
@@ -39,8 +31,9 @@ def command(
     The run is runs/demo. What is there already is used again.
     """
     start = time.monotonic()
-    demo = demo_run(device, seed, run)
-    measurements, name = measured(demo, DataChoice(), MeasuringChoice(), None, device)
+    options = StudyOptions(device=device)
+    demo = demo_run(options, run, seed)
+    measurements, name = measured(demo, options)
     rank_zero_only()
 
     def is_done() -> bool:

@@ -9,10 +9,10 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.options import JsonOption, OverridesArgument, reporting_errors, within
 from rethink_heads.console import number, print_json, print_lines, print_table, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.options import JsonOption, OverridesArgument, within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,6 @@ OutputOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     preset: PresetArgument,
     overrides: OverridesArgument = None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.detected import Detected
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
+from rethink_heads.options import StudyOptions
 from rethink_heads.runs import Run, with_fusion
 from rethink_heads.study_folder import StudyFolder
 
@@ -47,10 +47,10 @@ def fuses(head: str) -> bool:
 def detect(
     run: StudyFolder,
     heads: Sequence[str],
-    data: DataChoice,
-    measuring: MeasuringChoice,
+    options: StudyOptions,
+    index: int,
+    count: int,
     fusion: str | None,
-    device: str,
     classes: Sequence[str] | None,
 ) -> Detected:
     """Detect with a detector, where it was not done before.
@@ -58,8 +58,8 @@ def detect(
     Args:
         run: the detector's folder.
         heads: those that are looked at.
-        data, measuring, fusion, device: as on the command line.
-        classes: as of ``sessions.opened``.
+        options, fusion: as on the command line.
+        index, count, classes: as of ``sessions.opened``.
 
     Raises:
         UserError: none of the heads is trained, or something cannot be read or written.
@@ -67,11 +67,11 @@ def detect(
     from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import keep_detections
 
-    found = opened(run, data, measuring, device, classes=classes)
+    found = opened(run, options, index, count, classes)
     detector, dataset, provenance = found.detector, found.dataset, found.provenance
     # Unlike the measuring of predefined proposals, detecting is quick: all images by default.
-    if measuring.images is not None:
-        dataset = dataset.subset(measuring.images)
+    if options.measuring.max_images is not None:
+        dataset = dataset.subset(options.measuring.max_images)
     name = found.name
     # Task weights may have left a reading of the structure untrained.
     trained = [head for head in heads if head in detector.heads]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.commands.alike import check_names
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice, one_each
+from rethink_heads.commands.choices import one_each, with_data
 from rethink_heads.commands.sessions import demo_run
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError, shorten
 from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
+from rethink_heads.options import DataOptions, StudyOptions
 from rethink_heads.runs import Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -27,64 +26,34 @@ LONGEST_NAME = 80
 MOST_NAME_BYTES = 240
 
 
-@dataclass(frozen=True)
-class DetectorChoice:
-    """Which detectors are looked at, as on the command line. Nothing at all means the demo's run.
+def opened_folders(options: StudyOptions) -> list[StudyFolder]:
+    """The detectors' folders, runs first; a model's detector is opened where it has no folder yet.
 
-    Attributes:
-        runs: folders of ``--run``: trained runs, or those of models that were measured before.
-        models: texts of ``--model``, each perhaps after ``NAME=``.
-        weights, class_names: one for each model, or one for all; ``none`` stands for none.
+    Raises:
+        UserError: one is missing, untrained or cannot be opened, or two have the same name.
     """
-
-    runs: Sequence[Path] = field(default=())
-    models: Sequence[str] = field(default=())
-    weights: Sequence[str] = field(default=())
-    class_names: Sequence[str] = field(default=())
-
-    @classmethod
-    def of(
-        cls,
-        run: Sequence[Path] | None,
-        model: Sequence[str] | None,
-        weights: Sequence[str] | None,
-        class_names: Sequence[str] | None,
-    ) -> DetectorChoice:
-        """What the options gave.
-
-        Raises:
-            UserError: weights or class names without a model.
-        """
-        if not model:
-            for option, given in (("--weights", weights), ("--class-names", class_names)):
-                if given:
-                    raise UserError(f"{option} belongs to --model, which is not given")
-        return cls(run or (), model or (), weights or (), class_names or ())
-
-    def opened(
-        self, device: str, data: DataChoice, measuring: MeasuringChoice
-    ) -> list[StudyFolder]:
-        """The detectors' folders, runs first; a model's detector is opened where it has no folder yet.
-
-        Raises:
-            UserError: one is missing, untrained or cannot be opened, or two have the same name.
-        """
-        if not self.runs and not self.models:
-            return [demo_run(device, data=data, measuring=measuring)]
-        folders: list[StudyFolder] = [_opened_run(Path(path)) for path in self.runs]
-        of_models = zip(
-            self.models,
-            one_each(self.weights, len(self.models), "--weights", "models"),
-            one_each(self.class_names, len(self.models), "--class-names", "models"),
-            strict=True,
-        )
-        # Told before anything is opened.
-        measuring.of(0, len(self.runs) + len(self.models))
-        for text, weights, names in of_models:
-            folders.append(_opened_model(text, weights, names, device, data))
-            check_names(folders)
+    asked = options.detectors
+    models = asked.model or []
+    if not models:
+        for option, given in (("--weights", asked.weights), ("--class-names", asked.class_names)):
+            if given:
+                raise UserError(f"{option} belongs to --model, which is not given")
+    if not asked.run and not models:
+        return [demo_run(options)]
+    folders: list[StudyFolder] = [_opened_run(Path(path)) for path in asked.run or ()]
+    of_models = zip(
+        models,
+        one_each(asked.weights, len(models), "--weights", "models"),
+        one_each(asked.class_names, len(models), "--class-names", "models"),
+        strict=True,
+    )
+    # Told before anything is opened.
+    one_each(asked.class_map, len(folders) + len(models), "--class-map", "detectors")
+    for text, weights, names in of_models:
+        folders.append(_opened_model(text, weights, names, options))
         check_names(folders)
-        return folders
+    check_names(folders)
+    return folders
 
 
 def _opened_run(path: Path) -> StudyFolder:
@@ -103,12 +72,12 @@ def _opened_run(path: Path) -> StudyFolder:
 
 
 def _opened_model(
-    text: str, weights: str | None, class_names: str | None, device: str, data: DataChoice
+    text: str, weights: str | None, class_names: str | None, options: StudyOptions
 ) -> BroughtRun:
     """A model's folder in ``runs/``; where there is none, one that is not yet written, with this data as its own."""
     from rethink_heads.brought import BroughtConfig, BroughtDetectorConfig, BroughtRun, found_at
     from rethink_heads.detectors.classes import read_class_names
-    from rethink_heads.detectors.opening.models import model_name, open_model
+    from rethink_heads.detectors.external import model_name, open_model
     from rethink_heads.machine import resolve_device
 
     name, model = _named(text)
@@ -124,13 +93,13 @@ def _opened_model(
             f" {there.config.detector.weights or 'no'} weights, or to other class names; name this detector otherwise:"
             f" --model NAME={model}"
         )
-    if data == DataChoice():
+    if options.data == DataOptions():
         raise UserError(
             f"there is no data for {model}: give --annotations FILE and --images DIR, or --data FOLDER"
         )
-    where = resolve_device(device)
+    where = resolve_device(options.device)
     # Found before the detector, which may take long to open.
-    own = data.config(StudyConfig())
+    own = with_data(StudyConfig(), options.data)
     own.data.paths("test")
     own = own.with_overrides([f"measuring.proposals_per_object={PROPOSALS_PER_OBJECT}"])
     say(f"opening {model}")

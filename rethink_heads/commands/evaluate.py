@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
     is_of_detectors,
@@ -27,32 +26,25 @@ from rethink_heads.commands.detected import (
     print_report,
 )
 from rethink_heads.commands.detecting import detect, detecting, fuses
-from rethink_heads.commands.detectors import DetectorChoice
-from rethink_heads.commands.options import (
-    AnnotationsOption,
-    ClassMapOption,
-    ClassNamesOption,
-    DataOption,
-    DeviceOption,
-    HeadsOption,
-    ImagesOption,
-    JsonOption,
-    MaxImagesOption,
-    MemoryOption,
-    ModelsOption,
-    RunsOption,
-    SeedOption,
-    SplitOption,
-    WeightsOption,
-    reporting_errors,
-    within,
-)
+from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.sessions import chosen_heads
 from rethink_heads.commands.studies import asked_heads, check_known
 from rethink_heads.console import print_json, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import (
+    DataOptions,
+    DetectorOptions,
+    DeviceOption,
+    HeadsOption,
+    JsonOption,
+    MaxImagesOption,
+    MeasuringOptions,
+    SeedOption,
+    StudyOptions,
+    within,
+)
 from rethink_heads.study_folder import StudyFolder
 
 NAME = "evaluate"
@@ -110,13 +102,9 @@ OutputOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
-    run: RunsOption = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
-    class_names: ClassNamesOption = None,
-    class_map: ClassMapOption = None,
+    detectors: DetectorOptions,
+    data: DataOptions,
     head: HeadsOption = None,
     errors: ErrorsOption = False,
     error_iou: ErrorIouOption = 0.5,
@@ -124,12 +112,7 @@ def command(
     compare: CompareOption = False,
     fusion: FusionOption = None,
     output: OutputOption = None,
-    data: DataOption = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    split: SplitOption = None,
     max_images: MaxImagesOption = None,
-    memory_mb: MemoryOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
     as_json: JsonOption = False,
@@ -140,25 +123,26 @@ def command(
     """
     # Before the heavy imports, so that a mistake is told at once.
     heads_asked = asked_heads(head)
-    if not run and not model:
+    if not detectors.run and not detectors.model:
         check_known(heads_asked)
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
-    data_choice = DataChoice(data, annotations, images, split)
-    measuring = MeasuringChoice(images=max_images, memory_mb=memory_mb, class_maps=class_map or ())
     if output is not None:
         _check_folder(output)
-    detectors = DetectorChoice.of(run, model, weights, class_names)
-    runs = detectors.opened(device, data_choice, measuring)
+    # What is detected does not depend on the seed.
+    chosen = StudyOptions(
+        detectors, data=data, measuring=MeasuringOptions(max_images=max_images), device=device
+    )
+    runs = opened_folders(chosen)
     compare = compare or is_of_detectors(runs)
     if compare:
         runs = detecting(runs, device)
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
-    classes = common_classes(runs, data_choice, measuring) if compare else None
+    classes = common_classes(runs, chosen) if compare else None
     found = [
-        detect(each, heads, data_choice, measuring.of(index, len(runs)), fusion, device, classes)
+        detect(each, heads, chosen, index, len(runs), fusion, classes)
         for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
     ]
     rank_zero_only()

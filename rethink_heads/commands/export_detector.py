@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.options import JsonOption, reporting_errors
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import JsonOption
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.exports.detectron2 import Exported
+    from rethink_heads.detectors.checkpoints.exporting import Exported
 
 NAME = "export"
 EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
@@ -34,7 +34,6 @@ OutputOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     run: ExportedRunOption,
     output: OutputOption,
@@ -53,7 +52,7 @@ def command(
     _check_free(output)
     opened = Run.open(run)
 
-    from rethink_heads.detectors.exports.detectron2 import to_detectron2
+    from rethink_heads.detectors.checkpoints.exporting import to_detectron2
 
     exported = to_detectron2(opened.load(), opened.config)
     with hold(output):
@@ -64,7 +63,7 @@ def command(
 
 def _check_free(output: Path) -> None:
     """Raise UserError where a folder holds anything but hidden files, or what a killed export left: no weights."""
-    from rethink_heads.detectors.exports.detectron2 import CLASSES_NAME, CONFIG_NAME
+    from rethink_heads.detectors.checkpoints.exporting import CLASSES_NAME, CONFIG_NAME
 
     if not output.exists():
         return

@@ -13,13 +13,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.commands.options import JsonOption, SeedOption, reporting_errors
 from rethink_heads.commands.sessions import logged
 from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
+from rethink_heads.options import JsonOption, SeedOption
 from rethink_heads.runs import default_runs_root
 from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
 
@@ -94,7 +94,6 @@ NoDeviceOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     run: FigureRunsOption = None,
     sweep: SweepsOption = None,
@@ -245,7 +244,7 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
         UserError: there are no tables, or a file cannot be read or written.
     """
     from rethink_heads.detection_results import write_detection_figures
-    from rethink_heads.plots.saving import VERSIONS_NAME, drawing_versions
+    from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
     from rethink_heads.results import read_tables, write_figures
     from rethink_heads.stage_results import write_stage_figures

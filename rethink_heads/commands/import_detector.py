@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.options import (
-    DataOption,
-    JsonOption,
-    OverridesArgument,
-    RunOption,
-    reporting_errors,
-)
 from rethink_heads.commands.sessions import logged, read_data
 from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
 from rethink_heads.runs import Run, default_runs_root
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.imports.importing import Imported
+    from rethink_heads.detectors.checkpoints.importing import Imported
 
 NAME = "import"
 EXAMPLE = (
@@ -81,7 +75,6 @@ SettingsOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     file: FileArgument,
     overrides: OverridesArgument = None,
@@ -108,7 +101,7 @@ def command(
         settings = settings.with_data(source=data)
         class_names = read_data(settings).class_names
 
-    from rethink_heads.detectors.imports.importing import import_detector
+    from rethink_heads.detectors.checkpoints.importing import import_detector
     from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
 
     imported = import_detector(
@@ -129,7 +122,7 @@ def command(
 
 
 def _report(imported: Imported, run: Run, as_json: bool) -> None:
-    from rethink_heads.detectors.imports.renaming import in_groups
+    from rethink_heads.detectors.checkpoints.layouts import in_groups
 
     beside = [*in_groups(imported.left_out), *imported.extras]
     if beside:

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
-from rethink_heads.commands.detectors import DetectorChoice
-from rethink_heads.commands.options import (
-    AnnotationsOption,
-    ClassMapOption,
-    ClassNamesOption,
-    DataOption,
-    DeviceOption,
-    GridStepsOption,
-    ImagesOption,
-    JsonOption,
-    MaxImagesOption,
-    MemoryOption,
-    ModelsOption,
-    ObjectsOption,
-    PrecisionOption,
-    ProposalsOption,
-    RunOption,
-    SeedOption,
-    SplitOption,
-    WeightsOption,
-    reporting_errors,
-    within,
-)
+from rethink_heads.commands.choices import configured
+from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
 from rethink_heads.console import print_json, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.options import (
+    DataOptions,
+    DetectorOptions,
+    DeviceOption,
+    JsonOption,
+    MeasuringOptions,
+    SeedOption,
+    StudyOptions,
+    within,
+)
 
 NAME = "plan"
 EXAMPLE = (
@@ -49,15 +39,32 @@ DEVICES = (1, 2, 4, 8)
 SAMPLES = (10, 30)
 BUDGET = 60.0
 
-PresetArgument = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[PRESET|FILE] [KEY=VALUE]...",
-        help="A preset, whose detector is built with random weights (time does not depend on them), or --run or"
-        " --model; then settings to change.",
-        show_default=False,
-    ),
-]
+
+@dataclass(frozen=True)
+class OneDetectorOptions(DetectorOptions):
+    """A detector to plan for, where it is no preset's."""
+
+    run: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False),
+    ] = None
+
+
+@dataclass(frozen=True)
+class PlannedMeasuringOptions(MeasuringOptions):
+    """What is to be measured; the preset stands among the settings."""
+
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PRESET|FILE] [KEY=VALUE]...",
+            help="A preset, whose detector is built with random weights (time does not depend on them), or --run or"
+            " --model; then settings to change.",
+            show_default=False,
+        ),
+    ] = None
+
+
 HeadOption = Annotated[
     str | None,
     typer.Option("--head", metavar="|".join(HEADS), help="The preset's head.", show_default=False),
@@ -83,25 +90,11 @@ BudgetOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
-    preset: PresetArgument = None,
-    run: RunOption = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
-    class_names: ClassNamesOption = None,
-    class_map: ClassMapOption = None,
+    detectors: OneDetectorOptions,
+    data: DataOptions,
+    measuring: PlannedMeasuringOptions,
     head: HeadOption = None,
-    data: DataOption = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    split: SplitOption = None,
-    max_images: MaxImagesOption = None,
-    objects_per_image: ObjectsOption = None,
-    proposals_per_object: ProposalsOption = None,
-    grid_steps: GridStepsOption = None,
-    precision: PrecisionOption = None,
-    memory_mb: MemoryOption = None,
     devices: DevicesOption = None,
     seconds: BudgetOption = BUDGET,
     device: DeviceOption = "auto",
@@ -116,29 +109,19 @@ def command(
     seconds to minutes after the measuring.
     """
     rank_zero_only()
-    name, overrides = _arguments(preset or ())
-    chosen = DataChoice(data, annotations, images, split)
-    detectors = DetectorChoice.of([run] if run else None, model, weights, class_names)
-    if (name is not None) + len(detectors.runs) + len(detectors.models) != 1:
+    name, overrides = _arguments(measuring.overrides or ())
+    if (name is not None) + len(detectors.run or ()) + len(detectors.model or ()) != 1:
         raise UserError("give one preset, one --run or one --model to plan for")
-    measuring = MeasuringChoice(
-        images=max_images,
-        objects_per_image=objects_per_image,
-        proposals_per_object=proposals_per_object,
-        grid_steps=grid_steps,
-        precision=precision,
-        memory_mb=memory_mb,
-        # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
-        overrides=overrides if name is None else (),
-        class_maps=class_map or (),
-    )
+    # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
+    of_trained = replace(measuring, overrides=overrides if name is None else None)
+    options = StudyOptions(detectors, None, data, of_trained, device, seed)
     if name is None:
         if head is not None:
             raise UserError("--head belongs to a preset; of a run or model all heads are measured")
-        subject = _of_folder(detectors, chosen, measuring, device, seed)
+        subject = _of_folder(options)
     else:
-        subject = _of_preset(name, head, overrides, chosen, measuring, device, seed)
-    settings = _settings(subject.config, proposals_per_object)
+        subject = _of_preset(name, head, overrides, options)
+    settings = _settings(subject.config, measuring.proposals_per_object)
     numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
     plan = _planned(subject, settings, numbers, seconds)
     if as_json:
@@ -156,20 +139,12 @@ def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
-def _of_preset(
-    name: str,
-    head: str | None,
-    overrides: list[str],
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    device: str,
-    seed: int | None,
-) -> Subject:
+def _of_preset(name: str, head: str | None, overrides: list[str], options: StudyOptions) -> Subject:
     from rethink_heads.commands.sessions import read_data
     from rethink_heads.machine import resolve_device
 
-    config = measuring.of(0, 1).config(data.config(load_preset(name, head, overrides, seed)))
-    where = resolve_device(device)
+    config = configured(load_preset(name, head, overrides, options.seed), options)
+    where = resolve_device(options.device)
     dataset = read_data(config)
     with work():
         import torch
@@ -182,25 +157,18 @@ def _of_preset(
     return Subject(title, detector, dataset, config, config.seed)
 
 
-def _of_folder(
-    detectors: DetectorChoice,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    device: str,
-    seed: int | None,
-) -> Subject:
+def _of_folder(options: StudyOptions) -> Subject:
     from rethink_heads.commands.classes import shared_classes
     from rethink_heads.commands.sessions import read_data
     from rethink_heads.machine import resolve_device
 
-    measuring = measuring.of(0, 1)
-    (folder,) = detectors.opened(device, data, measuring)
-    config = measuring.config(data.config(folder.config))
+    (folder,) = opened_folders(options)
+    config = configured(folder.config, options)
     dataset = read_data(config)
     with work():
-        detector = folder.load(resolve_device(device))
+        detector = folder.load(resolve_device(options.device))
     shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
-    seed = folder.config.seed if seed is None else seed
+    seed = folder.config.seed if options.seed is None else options.seed
     return Subject(str(folder.path), shared.detector, shared.dataset, config, seed)
 
 

@@ -5,35 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
 from rethink_heads.commands.correlation_tables import print_by_bin, print_differences
-from rethink_heads.commands.detectors import DetectorChoice
-from rethink_heads.commands.options import (
-    AnnotationsOption,
-    ClassMapOption,
-    ClassNamesOption,
-    DataOption,
-    DeviceOption,
-    GridStepsOption,
-    HeadsOption,
-    ImagesOption,
-    JsonOption,
-    MaxImagesOption,
-    MeasuringOverridesArgument,
-    MemoryOption,
-    ModelsOption,
-    ObjectsOption,
-    PrecisionOption,
-    ProposalsOption,
-    RunsOption,
-    SeedOption,
-    SplitOption,
-    WeightsOption,
-    reporting_errors,
-)
 from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
 from rethink_heads.console import interval, print_json, print_lines, print_table
+from rethink_heads.options import JsonOption, StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,27 +18,8 @@ NAME = "regress"
 EXAMPLE = "Example: rethink-heads regress --run runs/demo --head fc --head conv"
 
 
-@reporting_errors
 def command(
-    overrides: MeasuringOverridesArgument = None,
-    run: RunsOption = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
-    class_names: ClassNamesOption = None,
-    class_map: ClassMapOption = None,
-    head: HeadsOption = None,
-    data: DataOption = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    split: SplitOption = None,
-    max_images: MaxImagesOption = None,
-    objects_per_image: ObjectsOption = None,
-    proposals_per_object: ProposalsOption = None,
-    grid_steps: GridStepsOption = None,
-    precision: PrecisionOption = None,
-    memory_mb: MemoryOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
+    options: StudyOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).
@@ -70,24 +27,7 @@ def command(
     Beside it the gain over the proposal's own IoU, and the error split into centre (in units of the
     object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
     """
-    found = study(
-        DetectorChoice.of(run, model, weights, class_names),
-        head,
-        DataChoice(data, annotations, images, split),
-        MeasuringChoice(
-            images=max_images,
-            objects_per_image=objects_per_image,
-            proposals_per_object=proposals_per_object,
-            grid_steps=grid_steps,
-            precision=precision,
-            memory_mb=memory_mb,
-            overrides=overrides or (),
-            class_maps=class_map or (),
-        ),
-        seed,
-        device,
-    )
-    report(found, as_json)
+    report(study(options), as_json)
 
 
 def report(found: Study, as_json: bool) -> None:

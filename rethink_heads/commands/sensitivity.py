@@ -4,36 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.comparing import files_written, write_comparison
 from rethink_heads.commands.correlation_tables import print_differences
-from rethink_heads.commands.detectors import DetectorChoice
-from rethink_heads.commands.options import (
-    AnnotationsOption,
-    ClassMapOption,
-    ClassNamesOption,
-    DataOption,
-    DeviceOption,
-    GridStepsOption,
-    HeadsOption,
-    ImagesOption,
-    JsonOption,
-    MaxImagesOption,
-    MeasuringOverridesArgument,
-    MemoryOption,
-    ModelsOption,
-    ObjectsOption,
-    PrecisionOption,
-    ProposalsOption,
-    RunsOption,
-    SeedOption,
-    SplitOption,
-    WeightsOption,
-    reporting_errors,
-)
 from rethink_heads.commands.studies import Side, Study, records, study
 from rethink_heads.console import interval, print_json, print_table, say
 from rethink_heads.errors import UserError
+from rethink_heads.options import JsonOption, StudyOptions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,27 +18,8 @@ NAME = "sensitivity"
 EXAMPLE = "Example: rethink-heads sensitivity --run runs/demo"
 
 
-@reporting_errors
 def command(
-    overrides: MeasuringOverridesArgument = None,
-    run: RunsOption = None,
-    model: ModelsOption = None,
-    weights: WeightsOption = None,
-    class_names: ClassNamesOption = None,
-    class_map: ClassMapOption = None,
-    head: HeadsOption = None,
-    data: DataOption = None,
-    annotations: AnnotationsOption = None,
-    images: ImagesOption = None,
-    split: SplitOption = None,
-    max_images: MaxImagesOption = None,
-    objects_per_image: ObjectsOption = None,
-    proposals_per_object: ProposalsOption = None,
-    grid_steps: GridStepsOption = None,
-    precision: PrecisionOption = None,
-    memory_mb: MemoryOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
+    options: StudyOptions,
     as_json: JsonOption = False,
 ) -> None:
     """Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.
@@ -71,25 +28,7 @@ def command(
     distance of cells, the score against displacement of the box, and the change of score and of
     regressed IoU when one RoI cell is zeroed; 95% intervals from a bootstrap over images.
     """
-    found = study(
-        DetectorChoice.of(run, model, weights, class_names),
-        head,
-        DataChoice(data, annotations, images, split),
-        MeasuringChoice(
-            images=max_images,
-            objects_per_image=objects_per_image,
-            proposals_per_object=proposals_per_object,
-            grid_steps=grid_steps,
-            precision=precision,
-            memory_mb=memory_mb,
-            overrides=overrides or (),
-            class_maps=class_map or (),
-        ),
-        seed,
-        device,
-        branches=True,
-    )
-    report(found, as_json)
+    report(study(options, branches=True), as_json)
 
 
 def report(found: Study, as_json: bool) -> None:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.choices import configured
 from rethink_heads.config import Config, StudyConfig, load_preset
 from rethink_heads.console import say, work
 from rethink_heads.distributed import is_first_process, processes
 from rethink_heads.errors import SignalReceived, UserError, interruption
 from rethink_heads.machine import other_processes
+from rethink_heads.options import DataOptions, StudyOptions
 from rethink_heads.runs import Run, default_runs_root, measurements_name
 from rethink_heads.study_folder import StudyFolder
 
@@ -84,24 +85,18 @@ def train_run(path: Path, config: Config, device: str) -> Run:
     return run
 
 
-def demo_run(
-    device: str,
-    seed: int | None = None,
-    path: Path | None = None,
-    data: DataChoice | None = None,
-    measuring: MeasuringChoice | None = None,
-) -> Run:
+def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None = None) -> Run:
     """Return the demo's run: runs/demo, trained first where there is none.
 
     Args:
-        device, seed, path: as on the command line.
-        data, measuring: what is to be read and measured then, checked before the training.
+        options: what is to be read and measured then, checked before the training.
+        path: another folder.
+        seed: of the training.
 
     Raises:
-        UserError: the run there is of another seed, or a choice cannot be followed.
+        UserError: the run there is of another seed, or the options cannot be followed.
     """
     path = path or default_runs_root() / "demo"
-    data, measuring = data or DataChoice(), measuring or MeasuringChoice()
     # Another process may just be making it.
     if processes().broadcast(path.exists):
         run = Run.open(path)
@@ -112,29 +107,27 @@ def demo_run(
             )
         if run.detector_path.is_file():
             return run
-        _check_choices(run.config, data, measuring, device)
+        _check_options(run.config, options)
         # Its settings, not the preset's of today: an interrupted training goes on.
         say(f"{path} is not fully trained: going on with it.")
-        return train_run(path, run.config, device)
+        return train_run(path, run.config, options.device)
     config = load_preset(DEMO_PRESET, DEMO_HEAD, seed=seed)
-    _check_choices(config, data, measuring, device)
+    _check_options(config, options)
     say(
         f"No run yet: training the demo's detector first ({DEMO_PRESET}, {DEMO_HEAD}) into {path};"
         " this takes some minutes."
     )
-    return train_run(path, config, device)
+    return train_run(path, config, options.device)
 
 
-def _check_choices(
-    config: Config, data: DataChoice, measuring: MeasuringChoice, device: str
-) -> None:
+def _check_options(config: Config, options: StudyOptions) -> None:
     """Find a mistake in what is to be measured before minutes of training, not after them."""
     from rethink_heads.machine import resolve_device
 
-    resolve_device(device)
-    chosen = measuring.of(0, 1).config(data.config(config))
+    resolve_device(options.device)
+    chosen = configured(config, options)
     # The training reads the run's own data itself.
-    if data == DataChoice():
+    if options.data == DataOptions():
         return
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.classes import match_classes, read_class_map
@@ -166,17 +159,17 @@ def read_data(config: StudyConfig) -> CocoDataset:
 
 def opened(
     folder: StudyFolder,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    device: str,
-    seed: int | None = None,
+    options: StudyOptions,
+    index: int = 0,
+    count: int = 1,
     classes: Sequence[str] | None = None,
 ) -> Opened:
     """Open a detector and the data for it, with the classes that both have; its folder is there afterwards.
 
     Args:
         folder: the detector's.
-        data, measuring, device, seed: as on the command line.
+        options: as on the command line.
+        index, count: which one of how many detectors it is.
         classes: of the data, those that all of several detectors have; None for all of this one's.
 
     Raises:
@@ -186,15 +179,15 @@ def opened(
     from rethink_heads.commands.classes import keep_match, narrowed, shared_classes
     from rethink_heads.machine import resolve_device
 
-    config = measuring.config(data.config(folder.config))
+    config = configured(folder.config, options, index, count)
     dataset = read_data(config)
     with work():
-        detector = folder.load(resolve_device(device))
+        detector = folder.load(resolve_device(options.device))
         provenance = folder.provenance(detector)
     shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
     match = shared.match
     provenance |= shared.provenance
-    seed = folder.config.seed if seed is None else seed
+    seed = folder.config.seed if options.seed is None else options.seed
     if classes is not None and tuple(classes) != shared.dataset.class_names:
         shared, of_all = narrowed(shared, classes)
         provenance |= of_all
@@ -215,10 +208,9 @@ def opened(
 
 def measured(
     folder: StudyFolder,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
+    options: StudyOptions,
+    index: int = 0,
+    count: int = 1,
     classes: Sequence[str] | None = None,
 ) -> tuple[Measurements, str]:
     """Measure a detector's heads, or read what was measured before; arguments as of :func:`opened`.
@@ -232,7 +224,7 @@ def measured(
     from rethink_heads.brought import BroughtRun
     from rethink_heads.measure.runner import measure
 
-    found = opened(folder, data, measuring, device, seed, classes)
+    found = opened(folder, options, index, count, classes)
     with logged(folder, f"measuring {found.name}"), work():
         measurements = measure(
             found.detector,

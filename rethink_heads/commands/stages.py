@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads.commands.alike import check_alike
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
 from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
     legends_for,
@@ -18,7 +17,6 @@ from rethink_heads.commands.comparing import (
     result_folders,
     written_folder,
 )
-from rethink_heads.commands.detectors import DetectorChoice
 from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.commands.studies import (
     Side,
@@ -33,6 +31,7 @@ from rethink_heads.console import interval, print_json, print_table, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
+from rethink_heads.options import StudyOptions
 from rethink_heads.study_folder import StudyFolder
 
 if TYPE_CHECKING:
@@ -113,39 +112,29 @@ def chosen_stages(stages: Sequence[str] | None) -> list[str]:
     return [stage for stage in STAGES if stage in asked or ALL in asked]
 
 
-def stage_study(
-    stages: Sequence[str],
-    detectors: DetectorChoice,
-    head: Sequence[str] | None,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
-) -> StageStudy:
+def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     """Measure runs at some stages, or read what was measured before; then only the first process goes on.
 
     Args:
         stages: of STAGES.
-        detectors, head, data, measuring, seed, device: as of ``studies.study``.
+        options: as on the command line.
 
     Raises:
         UserError: as of ``studies.study``.
     """
     later = [stage for stage in stages if stage != PREDEFINED]
-    runs, heads = chosen_runs(detectors, head, data, measuring, seed, device)
-    each = [measuring.of(index, len(runs)) for index in range(len(runs))]
+    runs, heads = chosen_runs(options)
     if later:
-        check_precision(runs, each)
-    classes = common_classes(runs, data, measuring)
+        check_precision(runs, options)
+    classes = common_classes(runs, options)
     measurements, names = None, []
     if PREDEFINED in stages:
-        predefined = study_of(runs, heads, data, measuring, seed, device, classes)
+        predefined = study_of(runs, heads, options, classes)
         measurements, names = predefined.selected, predefined.names
     found = []
     if later:
         found = [
-            _measured(run, data, choice, seed, device, classes)
-            for run, choice in zip(runs, each, strict=True)
+            _measured(run, options, index, len(runs), classes) for index, run in enumerate(runs)
         ]
         names = found
     rank_zero_only()
@@ -165,7 +154,7 @@ def stage_study(
         boxes,
         measurements,
         names,
-        runs[0].config.seed if seed is None else seed,
+        runs[0].config.seed if options.seed is None else options.seed,
         provenance,
     )
 
@@ -197,16 +186,15 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bo
 
 def _measured(
     run: StudyFolder,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
+    options: StudyOptions,
+    index: int,
+    count: int,
     classes: Sequence[str] | None,
 ) -> str:
     """Match the boxes of a detector's own stages; the name of the measurements that keep them."""
     from rethink_heads.measure.stages import keep_stages
 
-    found = opened(run, data, measuring, device, seed, classes)
+    found = opened(run, options, index, count, classes)
     dataset, settings = found.dataset, found.config.measuring
     if settings.images is not None:
         dataset = dataset.subset(settings.images)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.commands.alike import check_alike, merged
-from rethink_heads.commands.choices import DataChoice, MeasuringChoice
+from rethink_heads.commands.choices import configured, with_measuring
 from rethink_heads.commands.classes import common_classes
-from rethink_heads.commands.detectors import DetectorChoice
+from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.sessions import measured
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
+from rethink_heads.options import StudyOptions
 from rethink_heads.runs import NOT_MEASURED, Run
 from rethink_heads.study_folder import StudyFolder
 
@@ -67,61 +68,41 @@ def in_order(heads: Sequence[str]) -> list[str]:
 
 
 def chosen_runs(
-    detectors: DetectorChoice,
-    head: Sequence[str] | None,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
-    branches: bool = False,
+    options: StudyOptions, branches: bool = False
 ) -> tuple[list[StudyFolder], list[str] | None]:
     """The runs and heads asked for, checked before anything is measured; arguments as of `study`."""
-    heads = asked_heads(head)
-    if not detectors.runs and not detectors.models:
+    heads = asked_heads(options.head)
+    if not options.detectors.run and not options.detectors.model:
         # Before the demo is trained.
         check_known(heads)
-    runs = detectors.opened(device, data, measuring)
+    runs = opened_folders(options)
     _check_heads(runs, heads, branches)
     if len(runs) > 1:
         # Before the measuring, which takes long.
-        of_each = (measuring.of(index, len(runs)) for index in range(len(runs)))
-        planned = [
-            _planned(run, data, chosen, seed) for run, chosen in zip(runs, of_each, strict=True)
-        ]
-        check_alike(runs, planned)
+        check_alike(runs, [_planned(run, options, i, len(runs)) for i, run in enumerate(runs)])
     return runs, heads
 
 
-def study(
-    detectors: DetectorChoice,
-    head: Sequence[str] | None,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
-    branches: bool = False,
-) -> Study:
+def study(options: StudyOptions, branches: bool = False) -> Study:
     """Measure runs, or read what was measured before; of several processes only the first goes on then.
 
     Args:
-        detectors, head, seed, device: as on the command line.
-        data, measuring: what to measure.
-        branches: whether ``head`` may also name a branch of a double head that is no head itself.
+        options: as on the command line.
+        branches: whether a head may also name a branch of a double head that is no head itself.
 
     Raises:
         UserError: a head or run is not there, measuring fails, or runs are not measured alike.
     """
-    runs, heads = chosen_runs(detectors, head, data, measuring, seed, device, branches)
-    classes = common_classes(runs, data, measuring)
-    found = study_of(runs, heads, data, measuring, seed, device, classes)
+    runs, heads = chosen_runs(options, branches)
+    found = study_of(runs, heads, options, common_classes(runs, options))
     rank_zero_only()
     return found
 
 
-def check_precision(runs: Sequence[StudyFolder], each: Sequence[MeasuringChoice]) -> None:
+def check_precision(runs: Sequence[StudyFolder], options: StudyOptions) -> None:
     """Raise UserError where boxes of a detector's own stages are asked for in another arithmetic than theirs."""
-    for run, choice in zip(runs, each, strict=True):
-        precision = choice.config(run.config).measuring.precision
+    for run in runs:
+        precision = with_measuring(run.config, options.measuring).measuring.precision
         if precision != "float32":
             raise UserError(
                 f"{run.name}: the later stages are read in float32 only; give --precision float32, or leave out --stage"
@@ -132,23 +113,17 @@ def check_precision(runs: Sequence[StudyFolder], each: Sequence[MeasuringChoice]
 def study_of(
     runs: list[StudyFolder],
     heads: list[str] | None,
-    data: DataChoice,
-    measuring: MeasuringChoice,
-    seed: int | None,
-    device: str,
+    options: StudyOptions,
     classes: Sequence[str] | None,
 ) -> Study:
     """Measure what :func:`chosen_runs` gave on the classes that all have, or read what was measured before."""
-    found = [
-        measured(run, data, measuring.of(index, len(runs)), seed, device, classes)
-        for index, run in enumerate(runs)
-    ]
+    found = [measured(run, options, index, len(runs), classes) for index, run in enumerate(runs)]
     return Study(
         runs=runs,
         measurements=merged(runs, [measurements for measurements, _ in found]),
         names=[name for _, name in found],
         heads=heads,
-        seed=runs[0].config.seed if seed is None else seed,
+        seed=runs[0].config.seed if options.seed is None else options.seed,
     )
 
 
@@ -199,18 +174,16 @@ def check_known(heads: Sequence[str] | None) -> None:
             raise UserError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
 
 
-def _planned(
-    run: StudyFolder, data: DataChoice, measuring: MeasuringChoice, seed: int | None
-) -> dict[str, str]:
+def _planned(run: StudyFolder, options: StudyOptions, index: int, count: int) -> dict[str, str]:
     """What the provenance of a run's measurements will say, as far as runs must have it equal.
 
     The number of images is left out: it also depends on how many the data has.
     """
-    config = measuring.config(data.config(run.config))
+    config = configured(run.config, options, index, count)
     return {
         "data": sha256(config.data.paths("test")[0]),
         "measuring": config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
-        "seed": str(run.config.seed if seed is None else seed),
+        "seed": str(run.config.seed if options.seed is None else options.seed),
     }
 
 

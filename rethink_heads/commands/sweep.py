@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.options import (
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    OverridesArgument,
-    reporting_errors,
-    within,
-)
 from rethink_heads.console import print_json, print_lines, print_table, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, within
 from rethink_heads.runs import default_runs_root
 
 if TYPE_CHECKING:
@@ -99,7 +92,6 @@ PrepareOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     sweep: SweepArgument,
     overrides: OverridesArgument = None,

@@ -8,7 +8,11 @@ from typing import Annotated
 import typer
 
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.options import (
+from rethink_heads.commands.sessions import train_run
+from rethink_heads.config import Config, load_preset
+from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.errors import UserError
+from rethink_heads.options import (
     AnnotationsOption,
     DataOption,
     DeviceOption,
@@ -17,12 +21,7 @@ from rethink_heads.commands.options import (
     OverridesArgument,
     RunOption,
     SeedOption,
-    reporting_errors,
 )
-from rethink_heads.commands.sessions import train_run
-from rethink_heads.config import Config, load_preset
-from rethink_heads.console import print_json, print_lines, say
-from rethink_heads.errors import UserError
 from rethink_heads.runs import Run, default_runs_root
 
 NAME = "train"
@@ -55,7 +54,6 @@ TrainHeadOption = Annotated[
 ]
 
 
-@reporting_errors
 def command(
     overrides: OverridesArgument = None,
     preset: PresetOption = None,

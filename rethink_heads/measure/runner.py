@@ -22,7 +22,7 @@ from rethink_heads.detectors.base import (
     supports,
 )
 from rethink_heads.detectors.classes import class_columns
-from rethink_heads.detectors.opening.fingerprint import fingerprint
+from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import ImageWork, rename_detector, work_by_image

@@ -1,24 +1,22 @@
-"""How a head's score follows the proposal's IoU: curves over IoU bins, coefficients by size."""
+"""How a head's score follows the proposal's IoU, and what such panels are made of: curves with bands, dots with bars.
+
+Each ``plot_...`` draws the heads in ``series``, by default all that the frame holds, into ``ax``, by default new axes a
+column wide with a legend, and returns the axes. An estimate X of a frame has its 95% interval in X_low and X_high.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
-from rethink_heads.plots.curves import draw_curves, draw_dots
-from rethink_heads.plots.layout import add_legend, dots, lines
-from rethink_heads.plots.style import (
-    COLUMN_WIDTH,
-    Series,
-    interval_patch,
-    new_axes,
-    series_of,
-    sizes_in,
-    spread_handle,
-)
+from rethink_heads.plots.layout import dot_handles, line_handles, panel
+from rethink_heads.plots.style import FAINT, Series, sizes_in
 
 # Column of the frame -> the axis label.
 COEFFICIENTS: dict[str, str] = {
@@ -26,6 +24,11 @@ COEFFICIENTS: dict[str, str] = {
     "object_pcc": "PCC, mean of objects",
     "spearman": "Spearman, all proposals",
 }
+# Light bands of more heads than these lie over each other and cannot be told apart.
+MOST_SPREAD_BANDS = 2
+INTERVAL_ALPHA = 0.35
+SPREAD_ALPHA = 0.10
+DODGE_WIDTH = 0.78
 
 
 def plot_score_by_iou(
@@ -45,25 +48,12 @@ def plot_score_by_iou(
         frame: what :func:`rethink_heads.statistics.correlation.score_by_iou` returns.
         size: which objects: "small", "medium", "large" or "all".
         spread: draw the standard deviation.
-        series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
+        series, ax: as of all functions here.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes() if ax is None else ax
-    draw_curves(
-        ax,
-        with_bin_centres(frame[frame["size"] == size]),
-        series,
-        x="iou",
-        value="mean",
-        spread="std" if spread else None,
-    )
-    ax.set_xlabel("Proposal IoU")
-    ax.set_ylabel("Score of the true class")
-    unit_axes(ax)
-    if own:
-        add_legend(ax, curve_handles(series, spread))
+    with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
+        draw_by_iou(ax, frame[frame["size"] == size], series, "mean", spread)
+        ax.set_ylabel("Score of the true class")
+        unit_axes(ax)
     return ax
 
 
@@ -79,43 +69,144 @@ def plot_pcc(
     Args:
         frame: what :func:`rethink_heads.statistics.correlation.pearson` or ``spearman`` returns.
         value: "pcc", "object_pcc" (a frame of ``pearson``) or "spearman".
-        series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
+        series, ax: as of all functions here.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes(COLUMN_WIDTH, 2.1) if ax is None else ax
-    draw_dots(
-        ax,
-        frame,
-        series,
-        sizes_in(frame),
-        category="size",
-        value=value,
-    )
-    ax.set_xlabel("Object size")
-    ax.set_ylabel(COEFFICIENTS[value])
-    if own:
-        add_legend(ax, dots(series))
+    with panel(frame, series, ax, dot_handles, height=2.1) as (ax, series):
+        draw_dots(ax, frame, series, sizes_in(frame), category="size", value=value)
+        ax.set_xlabel("Object size")
+        ax.set_ylabel(COEFFICIENTS[value])
     return ax
 
 
-def with_bin_centres(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with ``iou``, the middle of each IoU bin, for a curve's x."""
-    return frame.assign(iou=(frame["iou_low"] + frame["iou_high"]) / 2)
+def draw_by_iou(
+    ax: Axes, frame: pd.DataFrame, series: Sequence[Series], value: str, spread: bool = False
+) -> None:
+    """Draw a column of a frame by IoU bin at the bins' middles."""
+    middles = frame.assign(iou=(frame["iou_low"] + frame["iou_high"]) / 2)
+    draw_curves(ax, middles, series, x="iou", value=value, spread="std" if spread else None)
+    ax.set_xlabel("Proposal IoU")
 
 
-def unit_axes(ax: Axes) -> None:
-    """Both axes from 0 to 1, with ticks that five panels side by side leave room for."""
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    names = ["0", "", "0.5", "", "1"]
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
-    ax.set_xticks(ticks, names)
-    ax.set_yticks(ticks, names)
+def draw_curves(
+    ax: Axes,
+    frame: pd.DataFrame,
+    series: Sequence[Series],
+    *,
+    x: str,
+    value: str,
+    spread: str | None = None,
+) -> None:
+    """Draw ``value`` against ``x`` a head, with its interval as a band.
+
+    Args:
+        frame: rows of one size; columns detector, head, ``x``, ``value`` and its ends.
+        spread: column of the standard deviation, drawn as a light band of +- 1 when there are one
+            or two heads, else as thin lines; None to leave it out.
+    """
+    for index, one in enumerate(series):
+        rows = one.rows(frame).sort_values(x)
+        if rows.empty:
+            continue
+        colour, step = one.look.colour, 1 if len(rows) <= 8 else 3
+        at, mean, low, high = _numbers(rows, x, value, f"{value}_low", f"{value}_high")
+        if spread is not None:
+            (deviation,) = _numbers(rows, spread)
+            edges = mean - deviation, mean + deviation
+            if len(series) <= MOST_SPREAD_BANDS:
+                ax.fill_between(
+                    at, *edges, color=colour, alpha=SPREAD_ALPHA, linewidth=0, zorder=1.5
+                )
+            for edge in edges:
+                ax.plot(at, edge, color=colour, linewidth=0.5, alpha=0.6, ls="-", zorder=1.6)
+        ax.fill_between(at, low, high, color=colour, alpha=INTERVAL_ALPHA, linewidth=0, zorder=2.5)
+        ax.plot(
+            at,
+            mean,
+            color=colour,
+            linestyle=one.look.line_style,
+            marker=one.look.marker,
+            markerfacecolor=one.look.marker_face,
+            # Staggered, so that curves that coincide can still be told apart.
+            markevery=(index % step, step),
+            markersize=3.2,
+            markeredgewidth=0.8,
+            linewidth=1.2,
+            label=one.label,
+            zorder=3,
+        )
+
+
+def draw_dots(
+    ax: Axes,
+    frame: pd.DataFrame,
+    series: Sequence[Series],
+    categories: Sequence[str],
+    *,
+    category: str,
+    value: str,
+) -> None:
+    """Draw ``value`` and its interval a category and head, heads side by side.
+
+    Category ``i`` is at x = i. A value that is not a number, or has no row, is left out.
+    """
+    for one, offset in zip(series, dodge(len(series)), strict=True):
+        rows = one.rows(frame).set_index(category).reindex(list(categories))
+        mean, low, high = _numbers(rows, value, f"{value}_low", f"{value}_high")
+        at = np.arange(len(categories)) + offset
+        ax.vlines(at, low, high, color=one.look.colour, linewidth=1.3, linestyle="-", zorder=2.5)
+        ax.plot(
+            at,
+            mean,
+            color=one.look.colour,
+            linestyle="none",
+            marker=one.look.marker,
+            markerfacecolor=one.look.marker_face,
+            markersize=4 if len(series) <= 4 else 3.2,
+            markeredgewidth=0.9,
+            label=one.label,
+            zorder=3,
+        )
+    name_categories(ax, categories)
+
+
+def name_categories(ax: Axes, names: Sequence[str]) -> None:
+    """Name the places 0, 1, ... of an x axis."""
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_xticks(range(len(names)), list(names))
+    ax.tick_params(axis="x", length=0)
+
+
+def from_zero(ax: Axes) -> None:
+    """Let the y axis start at zero exactly, unless there are values below, and scale itself."""
+    line = ax.axhline(0, linewidth=0)
+    line.sticky_edges.y.append(0)
+
+
+def dodge(count: int) -> np.ndarray:
+    """Offsets (count,) of dots side by side about a category's centre."""
+    step = min(0.2, DODGE_WIDTH / max(count, 1))
+    return (np.arange(count) - (count - 1) / 2) * step
+
+
+def unit_axes(ax: Axes, axes: str = "xy") -> None:
+    """Axes from 0 to 1, with ticks that five panels side by side leave room for."""
+    for axis in axes:
+        getattr(ax, f"set_{axis}lim")(0, 1)
+        getattr(ax, f"set_{axis}ticks")([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
 
 
 def curve_handles(series: Sequence[Series], spread: bool) -> list[Artist]:
-    """Legend entries of heads' curves and of their bands."""
-    spreads = [spread_handle(len(series))] if spread else []
-    return [*lines(series), interval_patch(), *spreads]
+    """Legend entries of heads' curves and of their bands, those of the standard deviation as they are drawn."""
+    handles = line_handles(series)
+    label = r"$\pm$ 1 standard deviation"
+    if spread and len(series) <= MOST_SPREAD_BANDS:
+        handles.append(
+            Patch(facecolor=FAINT, alpha=0.25, edgecolor=FAINT, linewidth=0.5, label=label)
+        )
+    elif spread:
+        handles.append(Line2D([], [], color=FAINT, linewidth=0.5, label=label))
+    return handles
+
+
+def _numbers(rows: pd.DataFrame, *columns: str) -> tuple[np.ndarray, ...]:
+    return tuple(rows[column].to_numpy(float) for column in columns)

@@ -1,23 +1,34 @@
 """Figures of final detections: average precision, TIDE's errors, reliability of the scores.
 
-Each function takes frames of :mod:`rethink_heads.statistics` and returns a matplotlib figure; frames without rows
-raise NothingToDrawError.
+Each function takes result frames of detections and returns a matplotlib figure; frames without rows raise
+NothingToDrawError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rethink_heads.plots.correlation import unit_axes
-from rethink_heads.plots.curves import draw_curves, draw_dots, from_zero
-from rethink_heads.plots.layout import dots, legend_above, lines, panel_grid
+from rethink_heads.plots.correlation import (
+    draw_curves,
+    draw_dots,
+    from_zero,
+    name_categories,
+    unit_axes,
+)
+from rethink_heads.plots.layout import (
+    bar_handle,
+    dot_handles,
+    legend_above,
+    line_handles,
+    panel_grid,
+)
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,
@@ -25,7 +36,6 @@ from rethink_heads.plots.style import (
     PAGE_WIDTH,
     NothingToDrawError,
     Series,
-    interval_patch,
     paper_style,
     series_of,
 )
@@ -52,7 +62,6 @@ ERROR_LABELS: Mapping[str, str] = {"d_ece": "D-ECE", "laece": "LaECE"}
 # More heads than these need the width of a page.
 MOST_IN_A_COLUMN = 4
 BAR_WIDTH = 0.82
-HATCH = "//////"
 
 
 def average_precision(table: pd.DataFrame) -> Figure:
@@ -61,25 +70,17 @@ def average_precision(table: pd.DataFrame) -> Figure:
     Args:
         table: what ``precision_table`` returns.
     """
-    series = _series(table)
-    there = table[table["value"].notna()]
-    metrics = [metric for metric in METRICS if metric in set(there["metric"])]
+    series, width = _contents(table)
+    present = set(table.loc[table["value"].notna(), "metric"])
+    metrics = [metric for metric in METRICS if metric in present]
     if not metrics:
         raise NothingToDrawError("no average precision is defined")
     with paper_style():
-        figure, axes = panel_grid(1, 1, height=2.2, width=_width(series))
-        ax = axes[0, 0]
-        draw_dots(
-            ax,
-            _percent(table, "value"),
-            series,
-            metrics,
-            category="metric",
-            value="value",
-        )
-        ax.set_xticks(range(len(metrics)), [METRICS[metric] for metric in metrics])
+        figure, ((ax,),) = panel_grid(1, 1, height=2.2, width=width)
+        draw_dots(ax, _percent(table, "value"), series, metrics, category="metric", value="value")
+        name_categories(ax, [METRICS[metric] for metric in metrics])
         ax.set_ylabel("Average precision (%)")
-        legend_above(figure, dots(series))
+        legend_above(figure, dot_handles(series))
     return figure
 
 
@@ -89,15 +90,16 @@ def detection_errors(table: pd.DataFrame) -> Figure:
     Args:
         table: what ``detection_errors`` returns.
     """
-    series = _series(table)
+    series, width = _contents(table)
     frame = _percent(table, "delta_ap")
     with paper_style():
-        figure, axes = panel_grid(1, 2, height=2.3, width=_width(series))
+        figure, axes = panel_grid(1, 2, height=2.3, width=width)
         axes[0, 0].get_gridspec().set_width_ratios([len(MAIN_LABELS), len(SPECIAL_LABELS)])
         for ax, labels in zip(axes[0], (MAIN_LABELS, SPECIAL_LABELS), strict=True):
             draw_bars(ax, frame, series, labels, category="error", value="delta_ap")
         axes[0, 0].set_ylabel("Gain in AP without the error (points)")
-        legend_above(figure, [*bars(series), _whisker()])
+        bars = [Patch(label=one.label, **_bar_look(one)) for one in series]
+        legend_above(figure, [*bars, bar_handle(color=INK)])
     return figure
 
 
@@ -110,7 +112,7 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         table: what ``reliability`` returns.
         errors: what ``calibration_errors`` returns.
     """
-    series = _series(table)
+    series, _ = _contents(table)
     frame = table[table["count"] > 0]
     with paper_style():
         figure, axes = panel_grid(1, 3, height=2.5)
@@ -118,31 +120,16 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         labels = {"precision": "Precision at IoU 0.5", "iou": "Mean IoU, false positives as 0"}
         for ax, (value, label) in zip(axes[0], labels.items(), strict=False):
             ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8)
-            draw_curves(
-                ax,
-                frame,
-                series,
-                x="mean_score",
-                value=value,
-            )
+            draw_curves(ax, frame, series, x="mean_score", value=value)
             unit_axes(ax)
             ax.set_xlabel("Score")
             ax.set_ylabel(label)
-        ax = axes[0, 2]
-        draw_dots(
-            ax,
-            _percent(errors, "value"),
-            series,
-            list(ERROR_LABELS),
-            category="error",
-            value="value",
-        )
+        ax, kinds = axes[0, 2], list(ERROR_LABELS)
+        draw_dots(ax, _percent(errors, "value"), series, kinds, category="error", value="value")
         from_zero(ax)
-        ax.set_xticks(range(len(ERROR_LABELS)), list(ERROR_LABELS.values()))
+        name_categories(ax, list(ERROR_LABELS.values()))
         ax.set_ylabel("Calibration error (%)")
-        patch = interval_patch()
-        patch.set_label("95% interval")
-        legend_above(figure, [*lines(series), patch])
+        legend_above(figure, line_handles(series, "95% interval"))
     return figure
 
 
@@ -163,60 +150,32 @@ def draw_bars(
     """
     width = BAR_WIDTH / max(len(series), 1)
     for place, one in enumerate(series):
-        rows = one.rows(frame).set_index(category).reindex(list(labels))
+        rows = one.rows(frame).set_index(category).reindex(list(labels)).astype({value: float})
         at = np.arange(len(labels)) + (place - (len(series) - 1) / 2) * width
-        ax.bar(
-            at,
-            rows[value].to_numpy(float),
-            width=width * 0.92,
-            facecolor="white" if one.hollow else one.colour,
-            edgecolor=one.colour,
-            hatch=HATCH if one.hollow else None,
-            linewidth=0.5,
-            zorder=2.2,
-        )
-        ax.vlines(
-            at,
-            rows[f"{value}_low"].to_numpy(float),
-            rows[f"{value}_high"].to_numpy(float),
-            color=INK,
-            linewidth=0.8,
-            zorder=3,
-        )
+        ax.bar(at, rows[value], width=width * 0.92, zorder=2.2, **_bar_look(one))
+        low, high = (rows[f"{value}_{end}"].to_numpy(float) for end in ("low", "high"))
+        ax.vlines(at, low, high, color=INK, linewidth=0.8, zorder=3)
     ax.axhline(0, color=INK, linewidth=0.5, zorder=3)
-    ax.set_xlim(-0.5, len(labels) - 0.5)
-    ax.set_xticks(range(len(labels)), list(labels.values()))
-    ax.tick_params(axis="x", length=0)
+    name_categories(ax, list(labels.values()))
 
 
-def bars(series: Sequence[Series]) -> list[Patch]:
-    """Legend entries of bars."""
-    return [
-        Patch(
-            facecolor="white" if one.hollow else one.colour,
-            edgecolor=one.colour,
-            hatch=HATCH if one.hollow else None,
-            linewidth=0.5,
-            label=one.label,
-        )
-        for one in series
-    ]
+def _bar_look(one: Series) -> dict[str, Any]:
+    look = one.look
+    hatch = "//////" if look.hollow else None
+    return {
+        "facecolor": look.marker_face,
+        "edgecolor": look.colour,
+        "hatch": hatch,
+        "linewidth": 0.5,
+    }
 
 
-def _whisker() -> Line2D:
-    return Line2D(
-        [], [], linestyle="none", marker="|", markersize=7, color=INK, label="95% interval"
-    )
-
-
-def _series(table: pd.DataFrame) -> list[Series]:
+def _contents(table: pd.DataFrame) -> tuple[list[Series], float]:
+    """The heads, and the width of a figure with all of them side by side."""
     if table.empty:
         raise NothingToDrawError("no detections")
-    return series_of(table)
-
-
-def _width(series: Sequence[Series]) -> float:
-    return COLUMN_WIDTH if len(series) <= MOST_IN_A_COLUMN else PAGE_WIDTH
+    series = series_of(table)
+    return series, COLUMN_WIDTH if len(series) <= MOST_IN_A_COLUMN else PAGE_WIDTH
 
 
 def _percent(frame: pd.DataFrame, value: str) -> pd.DataFrame:

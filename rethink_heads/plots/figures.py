@@ -1,4 +1,4 @@
-"""Whole figures: the paper's Figures 2 and 4, and the ones it lacks.
+"""Whole figures: the paper's Figures 2, 3 and 4, and the ones it lacks.
 
 Each function takes frames of :mod:`rethink_heads.statistics` and returns a matplotlib figure with
 axes for the sizes and heads that the frames hold. Frames without any raise NothingToDrawError.
@@ -14,15 +14,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rethink_heads.plots.correlation import COEFFICIENTS, curve_handles, plot_pcc, plot_score_by_iou
-from rethink_heads.plots.curves import draw_curves
+from rethink_heads.plots.correlation import (
+    COEFFICIENTS,
+    curve_handles,
+    draw_curves,
+    draw_dots,
+    plot_pcc,
+    plot_score_by_iou,
+    unit_axes,
+)
 from rethink_heads.plots.layout import (
-    dots,
-    label_maps_outside,
+    add_colour_bar,
+    dot_handles,
     label_outside,
     legend_above,
-    lines,
-    maps_and_panel,
+    line_handles,
     panel_grid,
     square_panels,
     title_maps,
@@ -34,7 +40,6 @@ from rethink_heads.plots.regression import (
     plot_regressed_iou_by_iou,
 )
 from rethink_heads.plots.spatial import (
-    add_colour_bar,
     change_norm,
     correlation_norm,
     plot_cells,
@@ -50,16 +55,25 @@ from rethink_heads.plots.style import (
     TIGHT_LINES,
     NothingToDrawError,
     Series,
-    interval_patch,
+    dress,
     paper_style,
     series_of,
     sizes_in,
 )
 
 CELL_LABELS = {"cell_score": "Change of\nscore", "cell_iou": "Change of\nregressed IoU"}
-Array = npt.NDArray[np.float64]
 # Kind of a correlation map -> what the panel's title says of it; in the paper's order.
 CORRELATIONS = {"spatial_correlation": "output", "weight_correlation": "fc6 weights"}
+# In the paper's order, which is that of the boxes' way through a detector.
+STAGE_TITLES = {
+    "predefined": "Predefined proposals",
+    "rpn": "RPN's proposals",
+    "detections": "Final detections",
+}
+STATISTIC_LABELS = {
+    "pcc": "PCC of score and IoU",
+    "spearman": "Spearman's correlation\nof score and IoU",
+}
 
 
 def figure2(
@@ -78,17 +92,88 @@ def figure2(
         sizes: the columns; by default every size that the frames hold, and all sizes together.
     """
     if sizes is not None:
-        scores, regressed = (_of_sizes(frame, sizes) for frame in (scores, regressed))
+        scores, regressed = (
+            frame[frame["size"].isin(sizes)] if len(frame) else frame
+            for frame in (scores, regressed)
+        )
     series, columns = _contents(scores, regressed)
     with paper_style():
         figure, axes = panel_grid(2, len(columns), height=3.7)
-        for column, size in enumerate(columns):
-            top, bottom = axes[:, column]
+        for size, (top, bottom) in zip(columns, axes.T, strict=True):
             plot_score_by_iou(scores, size, spread=spread, series=series, ax=top)
             plot_regressed_iou_by_iou(regressed, size, spread=spread, series=series, ax=bottom)
-        label_outside(axes, columns)
+        label_outside(axes.flat, columns)
         proposal = Line2D([], [], color=FAINT, linewidth=0.7, label="the proposal itself")
         legend_above(figure, [*curve_handles(series, spread), proposal])
+    return figure
+
+
+def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
+    """Correlation of score and IoU by object size, a panel a stage (paper, Figure 3).
+
+    The panels have one y axis. Bars through the dots are 95% intervals. A stage that the frame does
+    not hold has no panel.
+
+    Args:
+        frame: what :func:`rethink_heads.statistics.stages.stage_correlation` returns.
+        statistic: "pcc", as in the paper, or "spearman".
+
+    Raises:
+        NothingToDrawError: no rows of a known stage.
+        ValueError: unknown statistic.
+    """
+    if statistic not in STATISTIC_LABELS:
+        raise ValueError(
+            f"unknown statistic {statistic!r}; there are {', '.join(STATISTIC_LABELS)}"
+        )
+    present = set(frame["stage"]) if len(frame) else set()
+    stages = [stage for stage in STAGE_TITLES if stage in present]
+    if not stages:
+        raise NothingToDrawError("no correlations at any stage to draw")
+    series, sizes = _contents(frame)
+    width = PAGE_WIDTH if len(stages) > 1 else COLUMN_WIDTH
+    with paper_style():
+        figure, axes = panel_grid(1, len(stages), height=2.25, width=width, share=True)
+        for ax, stage in zip(axes[0], stages, strict=True):
+            rows = frame[frame["stage"] == stage]
+            draw_dots(ax, rows, series, sizes, category="size", value=statistic)
+            ax.set_title(STAGE_TITLES[stage])
+            ax.set_xlabel("Object size")
+        axes[0, 0].set_ylabel(STATISTIC_LABELS[statistic], linespacing=TIGHT_LINES)
+        for ax in axes[0]:
+            # Where the axes reach below zero.
+            if ax.get_ylim()[0] <= 0:
+                ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1)
+        label_outside(axes.flat)
+        legend_above(figure, dot_handles(series))
+    return figure
+
+
+def figure4(maps: pd.DataFrame) -> Figure:
+    """Spatial correlation of RoI positions as tilings: outputs, then fc6's weights (paper, Figure 4).
+
+    Args:
+        maps: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
+    """
+    panels = [
+        (one, what, _pivot(rows, "cell_a", "cell_b", "cosine"))
+        for kind, what in CORRELATIONS.items()
+        # The paper shows conv-head first.
+        for one in reversed(series_of(maps))
+        if len(rows := one.rows(maps[maps["kind"] == kind]))
+    ]
+    if not panels:
+        raise NothingToDrawError("no correlation maps to draw")
+    heads, whats, tilings = zip(*panels, strict=True)
+    norm = correlation_norm(tilings)
+    with paper_style():
+        figure, axes = square_panels(len(panels), PAGE_WIDTH if len(panels) > 2 else None)
+        for ax, tiles in zip(axes, tilings, strict=True):
+            plot_correlation_tiling(tiles, norm=norm, ax=ax)
+        title_maps(axes, heads, whats)
+        label_outside(axes)
+        add_colour_bar(axes, axes[0].images[0], "Cosine similarity")
+        trim_height(figure)
     return figure
 
 
@@ -104,55 +189,31 @@ def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Fig
     if spearman is not None and len(spearman):
         frames["spearman"] = spearman
     series, _ = _contents(*frames.values())
-    ranges = _iou_ranges(pcc)
+    if "iou_low" not in pcc:
+        frames = {name: frame.assign(iou_low=0.0, iou_high=1.0) for name, frame in frames.items()}
+    ends = (
+        frames["pcc"][["iou_low", "iou_high"]].drop_duplicates().itertuples(index=False, name=None)
+    )
+    # The widest first.
+    ranges = sorted(ends, key=lambda ends: (ends[0] - ends[1], ends))
+    height = 0.55 + 1.55 * len(ranges)
     with paper_style():
-        figure, axes = panel_grid(
-            len(ranges), len(frames), height=0.55 + 1.55 * len(ranges), share=True
-        )
-        for row, iou_range in enumerate(ranges):
-            for ax, (value, frame) in zip(axes[row], frames.items(), strict=True):
-                plot_pcc(_in_range(frame, iou_range), value, series=series, ax=ax)
-                if row == 0:
-                    ax.set_title(COEFFICIENTS[value])
-            low, high = iou_range
+        figure, axes = panel_grid(len(ranges), len(frames), height=height, share=True)
+        for row, (low, high) in zip(axes, ranges, strict=True):
+            for ax, (value, frame) in zip(row, frames.items(), strict=True):
+                rows = frame[(frame["iou_low"] == low) & (frame["iou_high"] == high)]
+                plot_pcc(rows, value, series=series, ax=ax)
             label = f"Correlation,\nproposal IoU {low:g} to {high:g}"
-            axes[row, 0].set_ylabel(label, linespacing=TIGHT_LINES)
-        label_outside(axes)
-        legend_above(figure, dots(series))
-    return figure
-
-
-def figure4(maps: pd.DataFrame) -> Figure:
-    """Spatial correlation of RoI cells as tilings: outputs, then fc6's weights (paper, Figure 4).
-
-    Args:
-        maps: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
-    """
-    series = series_of(maps)
-    panels = [
-        (one, kind, _square(rows))
-        for kind in CORRELATIONS
-        # The paper shows conv-head first.
-        for one in reversed(series)
-        if len(rows := one.rows(maps[maps["kind"] == kind]))
-    ]
-    if not panels:
-        raise NothingToDrawError("no correlation maps to draw")
-    norm = correlation_norm([tiles for _, _, tiles in panels])
-    with paper_style():
-        figure, axes = square_panels(len(panels), PAGE_WIDTH if len(panels) > 2 else None)
-        for ax, (_, _, tiles) in zip(axes, panels, strict=True):
-            plot_correlation_tiling(tiles, norm=norm, ax=ax)
-        whats = [CORRELATIONS[kind] for _, kind, _ in panels]
-        title_maps(axes, [one for one, _, _ in panels], whats)
-        label_maps_outside(axes)
-        add_colour_bar(axes, axes[0].images[0], "Cosine similarity")
-        trim_height(figure)
+            row[0].set_ylabel(label, linespacing=TIGHT_LINES)
+        for ax, value in zip(axes[0], frames, strict=True):
+            ax.set_title(COEFFICIENTS[value])
+        label_outside(axes.flat)
+        legend_above(figure, dot_handles(series))
     return figure
 
 
 def decay(means: pd.DataFrame) -> Figure:
-    """Mean cosine of two RoI cells by their distance, a line a head and, dashed, its weights.
+    """Mean cosine of two RoI positions by their distance, a line a head and, dashed, its weights.
 
     Args:
         means: what the statistic ``decay`` returns; the rows of size "all" are drawn.
@@ -166,8 +227,9 @@ def decay(means: pd.DataFrame) -> Figure:
         for kind in CORRELATIONS:
             plot_decay(means, kind=kind, series=series, ax=axes[0, 0])
         weights = means[means["kind"] == "weight_correlation"]
+        *lines, interval = line_handles(series)
         dashed = [weights_line(one) for one in series if len(one.rows(weights))]
-        legend_above(figure, [*lines(series), *dashed, interval_patch()])
+        legend_above(figure, [*lines, *dashed, interval])
         # Many heads make a high legend, which must not squeeze the curves.
         legend = figure.legends[0].get_window_extent().height / figure.dpi
         figure.set_figheight(2.0 + legend)
@@ -185,7 +247,7 @@ def gain(regressed: pd.DataFrame) -> Figure:
         figure, axes = panel_grid(1, len(sizes), height=2.05, share=True)
         for ax, size in zip(axes[0], sizes, strict=True):
             plot_gain(regressed, size, series=series, ax=ax)
-        label_outside(axes, sizes)
+        label_outside(axes.flat, sizes)
         legend_above(figure, curve_handles(series, spread=False))
     return figure
 
@@ -199,11 +261,11 @@ def error_components(errors: pd.DataFrame) -> Figure:
     series, sizes = _contents(errors)
     with paper_style():
         figure, axes = panel_grid(2, len(sizes), height=3.4, share=True)
-        for row, value in enumerate(("mae", "mean")):
-            for ax, size in zip(axes[row], sizes, strict=True):
+        for row, value in zip(axes, ("mae", "mean"), strict=True):
+            for ax, size in zip(row, sizes, strict=True):
                 plot_error_components(errors, size, value, series=series, ax=ax)
-        label_outside(axes, sizes)
-        legend_above(figure, dots(series))
+        label_outside(axes.flat, sizes)
+        legend_above(figure, dot_handles(series))
     return figure
 
 
@@ -217,19 +279,20 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
     scores = scores[scores["size"] == size] if len(scores) else scores
     series, _ = _contents(scores)
     with paper_style():
-        figure, map_axes, side = maps_and_panel(len(series))
-        for ax, one in zip(map_axes, series, strict=True):
-            plot_displacement(_map_of(one.rows(scores), "mean"), ax=ax)
-        title_maps(map_axes, series)
-        label_maps_outside(map_axes)
-        add_colour_bar(map_axes, map_axes[0].images[0], "Mean score")
+        figure, (*maps, side) = square_panels(len(series) + 1)
+        side.set_box_aspect(1)
+        dress(side)
+        for ax, one in zip(maps, series, strict=True):
+            plot_displacement(_pivot(one.rows(scores), "row", "column", "mean"), ax=ax)
+        title_maps(maps, series)
+        label_outside(maps)
+        add_colour_bar(maps, maps[0].images[0], "Mean score")
         middle = scores[np.isclose(scores["dy"], 0)]
         draw_curves(side, middle, series, x="dx", value="mean")
+        unit_axes(side, "y")
         # As far as the maps, whose outermost samples have a width.
         side.set_xlim(-1.05, 1.05)
-        side.set_ylim(0, 1)
         side.set_xticks([-1, -0.5, 0, 0.5, 1], [r"$-$1", "", "0", "", "1"])
-        side.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         side.set_xlabel("Shift dx (object widths)")
         side.set_title("Mean score at dy = 0")
         legend_above(figure, curve_handles(series, spread=False))
@@ -238,7 +301,7 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
 
 
 def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
-    """What zeroing an RoI cell does to the score (row 1) and to the regressed IoU (row 2).
+    """What zeroing an RoI position does to the score (row 1) and to the regressed IoU (row 2).
 
     Args:
         changes: what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
@@ -246,26 +309,25 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
     """
     changes = changes[changes["size"] == size] if len(changes) else changes
     series, _ = _contents(changes)
-    rows = [
-        (changes[changes["kind"] == kind], label)
-        for kind, label in CELL_LABELS.items()
-        if (changes["kind"] == kind).any()
-    ]
+    kinds = [kind for kind in CELL_LABELS if (changes["kind"] == kind).any()]
     width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 0.75 + 1.3 * len(series)))
+    height = 0.8 + 1.6 * len(kinds)
     with paper_style():
         figure, axes = panel_grid(
-            len(rows), len(series), height=0.8 + 1.6 * len(rows), width=width, layout="compressed"
+            len(kinds), len(series), height=height, width=width, layout="compressed"
         )
-        for row, (frame, label) in zip(axes, rows, strict=True):
+        for row, kind in zip(axes, kinds, strict=True):
+            frame = changes[changes["kind"] == kind]
             norm = change_norm([frame["mean"].to_numpy()])
             for ax, one in zip(row, series, strict=True):
-                low, mean, high = (
-                    _map_of(one.rows(frame), c) for c in ("mean_low", "mean", "mean_high")
+                mean, low, high = (
+                    _pivot(one.rows(frame), "row", "column", column)
+                    for column in ("mean", "mean_low", "mean_high")
                 )
                 plot_cells(mean, low, high, norm=norm, ax=ax)
-            add_colour_bar(list(row), row[0].images[0], label)
+            add_colour_bar(list(row), row[0].images[0], CELL_LABELS[kind])
         title_maps(list(axes[0]), series)
-        label_outside(axes)
+        label_outside(axes.flat)
         dot = Line2D(
             [],
             [],
@@ -284,32 +346,9 @@ def _contents(*frames: pd.DataFrame) -> tuple[list[Series], list[str]]:
     """The heads of all the frames, and the sizes of the first. Each must have rows."""
     if not frames or any(frame.empty for frame in frames) or not sizes_in(frames[0]):
         raise NothingToDrawError("no rows to draw")
-    return series_of(frames), sizes_in(frames[0])
+    return series_of(*frames), sizes_in(frames[0])
 
 
-def _of_sizes(frame: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
-    return frame[frame["size"].isin(sizes)] if len(frame) else frame
-
-
-def _iou_ranges(frame: pd.DataFrame) -> list[tuple[float, float]]:
-    """The ranges of IoU that a frame holds, the widest first."""
-    if "iou_low" not in frame:
-        return [(0.0, 1.0)]
-    ranges = frame[["iou_low", "iou_high"]].drop_duplicates().itertuples(index=False, name=None)
-    return sorted(ranges, key=lambda ends: (ends[0] - ends[1], ends))
-
-
-def _in_range(frame: pd.DataFrame, iou_range: tuple[float, float]) -> pd.DataFrame:
-    if "iou_low" not in frame:
-        return frame
-    return frame[(frame["iou_low"] == iou_range[0]) & (frame["iou_high"] == iou_range[1])]
-
-
-def _square(frame: pd.DataFrame) -> Array:
-    """Cosines (S*S, S*S) of a long frame of one head and kind."""
-    return frame.pivot(index="cell_a", columns="cell_b", values="cosine").to_numpy(float)
-
-
-def _map_of(frame: pd.DataFrame, column: str) -> Array:
-    """A column of a long frame of one head as a map, rows by columns."""
-    return frame.pivot(index="row", columns="column", values=column).to_numpy(float)
+def _pivot(frame: pd.DataFrame, row: str, column: str, value: str) -> npt.NDArray[np.float64]:
+    """A column of a long frame of one head as a matrix."""
+    return frame.pivot(index=row, columns=column, values=value).to_numpy(float)

@@ -1,20 +1,26 @@
-"""Panels, titles and legends of a whole figure."""
+"""Panels, titles, legends and colour bars of a whole figure, and its files."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
-from rethink_heads.plots.looks import head_label
+from rethink_heads.files import atomic_path
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,
@@ -23,13 +29,14 @@ from rethink_heads.plots.style import (
     Series,
     dress,
     paper_style,
+    series_of,
 )
 
+VERSIONS_NAME = "drawn-with.json"
 # Width of a letter of a title, in inches.
 TITLE_LETTER = 0.062
 # Height of a legend of two rows, in inches.
 TWO_ROWS = 0.4
-Layout = Literal["constrained", "compressed"]
 SIZE_TITLES = {"small": "Small", "medium": "Medium", "large": "Large", "all": "All sizes"}
 
 
@@ -39,6 +46,49 @@ class _NameWrapper(TextWrapper):
     wordsep_re = re.compile(r"(?<=[_\-:./])|(\s+)")
 
 
+def new_axes(width: float = COLUMN_WIDTH, height: float = 2.3, *, square: bool = False) -> Axes:
+    """Dressed axes in a new pyplot figure of ``width`` x ``height`` inches.
+
+    ``square`` leaves room for axes of equal scales.
+    """
+    import matplotlib.pyplot as plt
+
+    with paper_style():
+        layout = "compressed" if square else "constrained"
+        _, ax = plt.subplots(figsize=(width, height), layout=layout)
+        dress(ax)
+    return ax
+
+
+@contextmanager
+def panel(
+    frame: pd.DataFrame,
+    series: Sequence[Series] | None,
+    ax: Axes | None,
+    handles: Callable[[Sequence[Series]], Sequence[Artist]],
+    height: float = 2.3,
+) -> Iterator[tuple[Axes, Sequence[Series]]]:
+    """Axes and heads to draw: new axes a column wide, which get a legend in the end, and all the frame's by default."""
+    series = series_of(frame) if series is None else series
+    if ax is not None:
+        yield ax, series
+        return
+    ax = new_axes(height=height)
+    yield ax, series
+    legend_above(_figure(ax), handles(series))
+
+
+@contextmanager
+def map_panel(ax: Axes | None, width: float, height: float, label: str) -> Iterator[Axes]:
+    """Axes to draw one image into: new ones by default, which get a colour bar in the end."""
+    if ax is not None:
+        yield ax
+        return
+    ax = new_axes(width, height, square=True)
+    yield ax
+    add_colour_bar(ax, ax.images[0], label)
+
+
 def panel_grid(
     rows: int,
     columns: int,
@@ -46,7 +96,7 @@ def panel_grid(
     height: float,
     width: float | None = None,
     share: bool = False,
-    layout: Layout = "constrained",
+    layout: Literal["constrained", "compressed"] = "constrained",
 ) -> tuple[Figure, Any]:
     """A figure of ``width`` x ``height`` inches with dressed panels (rows, columns).
 
@@ -63,15 +113,6 @@ def panel_grid(
     return figure, axes
 
 
-def maps_and_panel(count: int) -> tuple[Figure, list[Axes], Axes]:
-    """A figure of ``count`` square map panels and, as the last square, one panel for curves."""
-    figure, axes = square_panels(count + 1)
-    panel = axes.pop()
-    panel.set_box_aspect(1)
-    dress(panel)
-    return figure, axes, panel
-
-
 def square_panels(squares: int, width: float | None = None) -> tuple[Figure, list[Axes]]:
     """A figure of square panels, by default as wide as they need; :func:`trim_height` comes after."""
     # Three or four a row, whichever leaves fewer squares empty.
@@ -85,19 +126,6 @@ def square_panels(squares: int, width: float | None = None) -> tuple[Figure, lis
     return figure, [figure.add_subplot(grid[divmod(number, columns)]) for number in range(squares)]
 
 
-def label_maps_outside(maps: Sequence[Axes]) -> None:
-    """Keep labels where there is no map to the left, or none below."""
-    places = {_place(ax) for ax in maps}
-    for ax in maps:
-        row, column = _place(ax)
-        if (row, column - 1) in places:
-            ax.set_ylabel("")
-            ax.tick_params(labelleft=False, which="both")
-        if (row + 1, column) in places:
-            ax.set_xlabel("")
-            ax.tick_params(labelbottom=False, which="both")
-
-
 def trim_height(figure: Figure) -> None:
     """Take off the height that panels of a fixed shape leave free."""
     engine = figure.get_layout_engine()
@@ -108,15 +136,16 @@ def trim_height(figure: Figure) -> None:
     figure.set_figheight((panels.height + legends) / figure.dpi + 0.1)
 
 
-def label_outside(axes: Any, sizes: Sequence[str] | None = None) -> None:
-    """Keep labels at the left and the bottom only; title the columns with the sizes."""
-    for (row, column), ax in np.ndenumerate(axes):
-        if row < len(axes) - 1:
-            ax.set_xlabel("")
-            ax.tick_params(labelbottom=False, which="both")
-        if column > 0:
+def label_outside(axes: Iterable[Axes], sizes: Sequence[str] | None = None) -> None:
+    """Keep labels where there is no panel to the left, or none below; title the columns with the sizes."""
+    places = {ax: _place(ax) for ax in axes}
+    for ax, (row, column) in places.items():
+        if (row, column - 1) in places.values():
             ax.set_ylabel("")
             ax.tick_params(labelleft=False, which="both")
+        if (row + 1, column) in places.values():
+            ax.set_xlabel("")
+            ax.tick_params(labelbottom=False, which="both")
         if row == 0 and sizes is not None:
             ax.set_title(SIZE_TITLES[sizes[column]])
 
@@ -130,11 +159,9 @@ def title_maps(
     """
     whats = [""] * len(maps) if whats is None else whats
     columns = max(_place(ax)[1] for ax in maps) + 1
-    figure = maps[0].get_figure(root=True)
-    assert figure is not None
-    letters = max(8, int((figure.get_figwidth() - 1.0) / columns / TITLE_LETTER))
+    letters = max(8, int((_figure(maps[0]).get_figwidth() - 1.0) / columns / TITLE_LETTER))
     for ax, one, what in zip(maps, heads, whats, strict=True):
-        title = [head_label(one.head) + (f", {what}" if what else "")]
+        title = [one.title + (f", {what}" if what else "")]
         title += _NameWrapper(letters).wrap(f"({one.detector})") if one.named else []
         ax.set_title("\n".join(title), linespacing=TIGHT_LINES)
 
@@ -155,34 +182,124 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
         legend.remove()
 
 
-def add_legend(ax: Axes, handles: Sequence[Artist]) -> None:
-    """A legend above axes that have a figure of their own."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None
-    legend_above(figure, handles)
+def line_handles(
+    series: Sequence[Series], interval: str = "95% interval of the mean"
+) -> list[Artist]:
+    """Legend entries of heads' curves and of the dark bands about them."""
+    patch = Patch(facecolor=FAINT, alpha=0.6, linewidth=0, label=interval)
+    return [*(one.handle() for one in series), patch]
 
 
-def lines(series: Sequence[Series]) -> list[Line2D]:
-    """Legend entries of curves."""
-    return [one.handle() for one in series]
-
-
-def dots(series: Sequence[Series]) -> list[Line2D]:
+def dot_handles(series: Sequence[Series]) -> list[Artist]:
     """Legend entries of dots, and of the bars through them."""
-    bar = Line2D(
-        [],
-        [],
-        linestyle="none",
-        marker="|",
-        markersize=7,
-        markeredgewidth=1.3,
-        color=FAINT,
-        label="95% interval",
-    )
+    bar = bar_handle(markeredgewidth=1.3, color=FAINT)
     return [*(one.handle(line=False) for one in series), bar]
 
 
+def bar_handle(label: str = "95% interval", markersize: float = 7, **look: Any) -> Line2D:
+    """The legend's entry for an upright bar."""
+    return Line2D([], [], linestyle="none", marker="|", markersize=markersize, label=label, **look)
+
+
+def add_colour_bar(ax: Axes | Sequence[Axes], image: AxesImage, label: str) -> None:
+    """A thin colour bar to the right of one axes or of several."""
+    axes = [ax] if isinstance(ax, Axes) else list(ax)
+    rows = {_place(one)[0] for one in axes}
+    # As thin beside several rows as beside one.
+    with paper_style():
+        bar = _figure(axes[0]).colorbar(
+            image, ax=axes, fraction=0.05, pad=0.02, aspect=16 * len(rows)
+        )
+        bar.set_label(label, linespacing=TIGHT_LINES)
+    bar.outline.set_linewidth(0.5)
+    dress(bar.ax, grid=False)
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
 def _place(ax: Axes) -> tuple[int, int]:
+    """Row and column of a panel."""
     spec = ax.get_subplotspec()
-    assert spec is not None
-    return spec.rowspan.start, spec.colspan.start
+    return (0, 0) if spec is None else (spec.rowspan.start, spec.colspan.start)
+
+
+def drawing_versions() -> dict[str, str]:
+    """Versions of what decides a figure's bytes: elsewhere with the same ones they are the same.
+
+    Fonts are matplotlib's own; matplotlib brings FreeType, which draws their letters. Pillow
+    compresses PNG with its own zlib, matplotlib PDF with Python's.
+    """
+    import zlib
+
+    import fontTools
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib import ft2font
+    from PIL import __version__ as pillow
+    from PIL import features
+
+    return {
+        "matplotlib": mpl.__version__,
+        "freetype": ft2font.__freetype_version__,
+        "seaborn": sns.__version__,
+        "numpy": np.__version__,
+        "fonttools": fontTools.version,
+        "pillow": pillow,
+        "zlib of pillow": str(features.version("zlib")),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png (300 dpi) and ``stem``.pdf, whole or not at all.
+
+    The files hold no date and no version, so the same figure gives the same bytes.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    stem = Path(stem)
+    paths = []
+    with paper_style(), _fixed_layout(figure), _quiet_fonts():
+        for suffix, metadata in (
+            (".png", {"Software": None}),
+            (".pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
+        ):
+            # Not `with_suffix`, which would cut a run's name at its last dot.
+            path = stem.with_name(stem.name + suffix)
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=suffix[1:], metadata=metadata)
+            paths.append(path)
+    return paths
+
+
+@contextmanager
+def _fixed_layout(figure: Figure) -> Iterator[None]:
+    """Lay the figure out once, so that all its files agree."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Keep the hundred lines that the subsetting of a font logs out of the program's log."""
+    log = logging.getLogger("fontTools.subset")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

@@ -1,4 +1,7 @@
-"""How well a head regresses boxes: regressed IoU, gain over the proposal, parts of the error."""
+"""How well a head regresses boxes: regressed IoU, gain over the proposal, parts of the error.
+
+``series`` and ``ax`` are as of all functions in :mod:`rethink_heads.plots.correlation`.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,15 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 
-from rethink_heads.plots.correlation import curve_handles, unit_axes, with_bin_centres
-from rethink_heads.plots.curves import draw_curves, draw_dots, from_zero
-from rethink_heads.plots.layout import add_legend, dots
-from rethink_heads.plots.style import (
-    COLUMN_WIDTH,
-    FAINT,
-    FONT,
-    INK,
-    TIGHT_LINES,
-    Series,
-    new_axes,
-    series_of,
+from rethink_heads.plots.correlation import (
+    curve_handles,
+    draw_by_iou,
+    draw_dots,
+    from_zero,
+    unit_axes,
 )
+from rethink_heads.plots.layout import dot_handles, panel
+from rethink_heads.plots.style import FAINT, FONT, INK, TIGHT_LINES, Series
 
 COMPONENTS: tuple[str, ...] = ("dx", "dy", "dw", "dh")
 UNITS = "(object sizes; ln ratio)"
@@ -49,26 +48,12 @@ def plot_regressed_iou_by_iou(
         frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
         size: which objects: "small", "medium", "large" or "all".
         spread: draw the standard deviation.
-        series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes() if ax is None else ax
-    ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8, label="proposal")
-    draw_curves(
-        ax,
-        with_bin_centres(frame[frame["size"] == size]),
-        series,
-        x="iou",
-        value="mean",
-        spread="std" if spread else None,
-    )
-    ax.set_xlabel("Proposal IoU")
-    ax.set_ylabel("Regressed IoU")
-    unit_axes(ax)
-    if own:
-        add_legend(ax, curve_handles(series, spread))
+    with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
+        ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8, label="proposal")
+        draw_by_iou(ax, frame[frame["size"] == size], series, "mean", spread)
+        ax.set_ylabel("Regressed IoU")
+        unit_axes(ax)
     return ax
 
 
@@ -84,26 +69,12 @@ def plot_gain(
     Args:
         frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
         size: which objects: "small", "medium", "large" or "all".
-        series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes() if ax is None else ax
-    ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
-    draw_curves(
-        ax,
-        with_bin_centres(frame[frame["size"] == size]),
-        series,
-        x="iou",
-        value="gain",
-    )
-    ax.set_xlabel("Proposal IoU")
-    ax.set_ylabel("Gain in IoU")
-    ax.set_xlim(0, 1)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
-    if own:
-        add_legend(ax, curve_handles(series, spread=False))
+    with panel(frame, series, ax, lambda heads: curve_handles(heads, False)) as (ax, series):
+        ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
+        draw_by_iou(ax, frame[frame["size"] == size], series, "gain")
+        ax.set_ylabel("Gain in IoU")
+        unit_axes(ax, "x")
     return ax
 
 
@@ -125,31 +96,19 @@ def plot_error_components(
             bins together.
         size: which objects: "small", "medium", "large" or "all".
         value: "mae" (mean absolute error), "mean" (bias) or "rms".
-        series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes(COLUMN_WIDTH, 2.2) if ax is None else ax
-    # Centre and scale have different units: a line keeps them apart.
-    ax.axvline(1.5, color=FAINT, linewidth=0.5, linestyle=(0, (2, 2)), zorder=1.4)
-    draw_dots(
-        ax,
-        frame[frame["size"] == size],
-        series,
-        COMPONENTS,
-        category="component",
-        value=value,
-    )
-    if value == "mean":
-        ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
-    else:
-        from_zero(ax)
-    ax.set_xticks([0.5, 2.5], ["centre", "scale"], minor=True)
-    ax.tick_params(axis="x", which="minor", length=0, pad=12, labelcolor=INK)
-    ax.tick_params(axis="x", which="minor", labelsize=8, labelfontfamily=FONT)
-    ax.set_xlabel("")
-    ax.set_ylabel(f"{ERROR_LABELS[value]}\n{UNITS}", linespacing=TIGHT_LINES)
-    if own:
-        add_legend(ax, dots(series))
+    with panel(frame, series, ax, dot_handles, height=2.2) as (ax, series):
+        # Centre and scale have different units: a line keeps them apart.
+        ax.axvline(1.5, color=FAINT, linewidth=0.5, linestyle=(0, (2, 2)), zorder=1.4)
+        rows = frame[frame["size"] == size]
+        draw_dots(ax, rows, series, COMPONENTS, category="component", value=value)
+        if value == "mean":
+            ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
+        else:
+            from_zero(ax)
+        ax.set_xticks([0.5, 2.5], ["centre", "scale"], minor=True)
+        ax.tick_params(axis="x", which="minor", length=0, pad=12, labelcolor=INK)
+        ax.tick_params(axis="x", which="minor", labelsize=8, labelfontfamily=FONT)
+        ax.set_xlabel("")
+        ax.set_ylabel(f"{ERROR_LABELS[value]}\n{UNITS}", linespacing=TIGHT_LINES)
     return ax

@@ -1,4 +1,7 @@
-"""How a head depends on place: correlation of RoI cells, response to shifts and to zeroed cells."""
+"""How a head depends on place: correlation of RoI positions, response to shifts and to zeroed positions.
+
+``ax`` is by default new axes with a colour bar or a legend; each function returns the axes.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from rethink_heads.plots.curves import draw_curves, from_zero
-from rethink_heads.plots.layout import add_legend, lines
-from rethink_heads.plots.style import (
-    FAINT,
-    GRID,
-    INK,
-    TIGHT_LINES,
-    Series,
-    dress,
-    interval_patch,
-    new_axes,
-    paper_style,
-    series_of,
-)
+from rethink_heads.plots.correlation import draw_curves, from_zero
+from rethink_heads.plots.layout import line_handles, map_panel, panel
+from rethink_heads.plots.style import FAINT, GRID, INK, Series, dress
 
 Array = npt.NDArray[Any]
 
@@ -39,40 +30,30 @@ DIVERGING = "vlag"
 def plot_correlation_tiling(
     correlation: Array, *, norm: Normalize | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw the correlation of all pairs of RoI cells as an S x S tiling of S x S maps.
+    """Draw the correlation of all pairs of RoI positions as an S x S tiling of S x S maps.
 
-    The tile in row i, column j is the map of the cosines of cell (i, j) with every cell (paper,
+    The tile in row i, column j is the map of the cosines of position (i, j) with every position (paper,
     Figure 4).
 
     Args:
-        correlation: (S*S, S*S) cosines, cells numbered row by row.
+        correlation: (S*S, S*S) cosines, positions numbered row by row.
         norm: colour scale; from the lowest cosine, or 0 if none is negative, to 1 by default.
-        ax: where to draw; new axes with a colour bar by default.
     """
-    own = ax is None
-    ax = new_axes(2.9, 2.5, square=True) if ax is None else ax
-    side = _side(correlation)
-    # Cell (i, j) against (k, l) goes to row i*S + k and column j*S + l.
+    side = round(len(correlation) ** 0.5)
+    if correlation.shape != (side**2, side**2):
+        raise ValueError(f"expected (S*S, S*S) cosines, not {correlation.shape}")
+    # Position (i, j) against (k, l) goes to row i*S + k and column j*S + l.
     tiles = correlation.reshape(side, side, side, side).transpose(0, 2, 1, 3)
-    image = ax.imshow(
-        tiles.reshape(side**2, side**2),
-        cmap=colour_map(SEQUENTIAL),
-        norm=correlation_norm([correlation]) if norm is None else norm,
-        interpolation="nearest",
-    )
-    for edge in range(1, side):
-        for line in (ax.axhline, ax.axvline):
-            line(edge * side - 0.5, color="white", linewidth=0.9)
-    # Every fourth tile is named: seven names would run into each other at column width.
-    named = range(0, side, max(1, (side - 1) // 2))
-    centres = [tile * side + (side - 1) / 2 for tile in named]
-    ax.set_xticks(centres, [str(tile + 1) for tile in named])
-    ax.set_yticks(centres, [str(tile + 1) for tile in named])
-    dress_map(ax)
-    ax.set_xlabel("RoI column of the cell")
-    ax.set_ylabel("RoI row of the cell")
-    if own:
-        add_colour_bar(ax, image, "Cosine similarity")
+    with map_panel(ax, 2.9, 2.5, "Cosine similarity") as ax:
+        norm = correlation_norm([correlation]) if norm is None else norm
+        _draw_map(ax, tiles.reshape(side**2, side**2), SEQUENTIAL, norm)
+        for edge in range(1, side):
+            for line in (ax.axhline, ax.axvline):
+                line(edge * side - 0.5, color="white", linewidth=0.9)
+        # First, middle and last: seven names would run into each other at column width.
+        named = range(0, side, max(1, (side - 1) // 2))
+        ticks = [tile * side + (side - 1) / 2 for tile in named]
+        _label(ax, ticks, [str(tile + 1) for tile in named], "RoI {} of the cell")
     return ax
 
 
@@ -83,36 +64,31 @@ def plot_decay(
     series: Sequence[Series] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the mean cosine of two RoI cells against their distance, with 95% bands.
+    """Draw the mean cosine of two RoI positions against their distance, with 95% bands.
 
     Args:
-        frame: what :func:`rethink_heads.statistics.spatial.decay` returns; distance in cells.
+        frame: what :func:`rethink_heads.statistics.spatial.decay` returns; distance in positions.
         kind: "spatial_correlation" (outputs) or "weight_correlation" (weights, drawn dashed and
             without band: there is one set of weights).
         series: the heads to draw and their looks; all of the frame's by default.
-        ax: where to draw; new axes with a legend by default.
     """
-    series = series_of(frame) if series is None else series
-    own = ax is None
-    ax = new_axes() if ax is None else ax
-    of_kind = frame[frame["kind"] == kind]
-    if kind == "weight_correlation":
-        for one in series:
-            rows = one.rows(of_kind).sort_values("distance")
-            if len(rows):
-                line = weights_line(one)
-                line.set_data(rows["distance"], rows["mean"])
-                ax.add_line(line)
-    else:
-        draw_curves(ax, of_kind, series, x="distance", value="mean")
-    ax.set_xlabel("Distance of two cells (cells)")
-    ax.set_ylabel("Cosine similarity")
-    # Left to scale itself: outputs and weights may share the axes.
-    ax.set_xlim(left=0, auto=None)
-    from_zero(ax)
-    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    if own:
-        add_legend(ax, [*lines(series), interval_patch()])
+    with panel(frame, series, ax, line_handles) as (ax, series):
+        rows = frame[frame["kind"] == kind]
+        if kind == "weight_correlation":
+            for one in series:
+                own = one.rows(rows).sort_values("distance")
+                if len(own):
+                    line = weights_line(one)
+                    line.set_data(own["distance"], own["mean"])
+                    ax.add_line(line)
+        else:
+            draw_curves(ax, rows, series, x="distance", value="mean")
+        ax.set_xlabel("Distance of two cells (cells)")
+        ax.set_ylabel("Cosine similarity")
+        # Left to scale itself: outputs and weights may share the axes.
+        ax.set_xlim(left=0, auto=None)
+        from_zero(ax)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return ax
 
 
@@ -124,29 +100,16 @@ def plot_displacement(
     Args:
         scores: (N, N), rows displaced by dy and columns by dx, from -1 to 1 of the object's size.
         norm: colour scale; 0 to 1 by default.
-        ax: where to draw; new axes with a colour bar by default.
     """
-    own = ax is None
-    ax = new_axes(2.7, 2.3, square=True) if ax is None else ax
-    # Samples sit at pixel centres, so the picture reaches half a step beyond the last.
-    edge = 1 + 1 / (len(scores) - 1)
-    image = ax.imshow(
-        scores,
-        extent=(-edge, edge, edge, -edge),
-        cmap=colour_map(SEQUENTIAL),
-        norm=Normalize(0, 1) if norm is None else norm,
-        interpolation="nearest",
-    )
-    dress_map(ax)
-    ax.plot(0, 0, marker="+", markersize=4, color=INK, markeredgewidth=0.6)
-    ticks = [-1, -0.5, 0, 0.5, 1]
-    names = [r"$-$1", "", "0", "", "1"]
-    ax.set_xticks(ticks, names)
-    ax.set_yticks(ticks, names)
-    ax.set_xlabel("Shift dx (object widths)")
-    ax.set_ylabel("Shift dy (object heights)")
-    if own:
-        add_colour_bar(ax, image, "Score of the true class")
+    with map_panel(ax, 2.7, 2.3, "Score of the true class") as ax:
+        # Samples sit at pixel centres, so the picture reaches half a step beyond the last.
+        edge = 1 + 1 / (len(scores) - 1)
+        extent = (-edge, edge, edge, -edge)
+        _draw_map(ax, scores, SEQUENTIAL, norm or Normalize(0, 1), extent)
+        ax.plot(0, 0, marker="+", markersize=4, color=INK, markeredgewidth=0.6)
+        _label(ax, [-1, -0.5, 0, 0.5, 1], [r"$-$1", "", "0", "", "1"], "")
+        ax.set_xlabel("Shift dx (object widths)")
+        ax.set_ylabel("Shift dy (object heights)")
     return ax
 
 
@@ -159,38 +122,23 @@ def plot_cells(
     label: str = "Change when zeroed",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw what zeroing one RoI cell at a time changes; blue lowers, red raises.
+    """Draw what zeroing one RoI position at a time changes; blue lowers, red raises.
 
-    A cell whose 95% interval holds zero is marked with a dot.
+    A position whose 95% interval holds zero is marked with a dot.
 
     Args:
         change: (S, S) mean change, zeroed less intact.
         low, high: (S, S) ends of the interval; None for no marks.
         norm: colour scale, symmetric about zero by default.
         label: of the colour bar of new axes.
-        ax: where to draw; new axes with a colour bar by default.
     """
-    own = ax is None
-    ax = new_axes(2.6, 2.2, square=True) if ax is None else ax
-    image = ax.imshow(
-        change,
-        cmap=colour_map(DIVERGING),
-        norm=change_norm([change]) if norm is None else norm,
-        interpolation="nearest",
-    )
-    dress_map(ax)
-    ax.set_xticks([0, len(change) // 2, len(change) - 1])
-    ax.set_yticks([0, len(change) // 2, len(change) - 1])
-    names = ["1", str(len(change) // 2 + 1), str(len(change))]
-    ax.set_xticklabels(names)
-    ax.set_yticklabels(names)
-    if low is not None and high is not None:
-        rows, columns = np.nonzero((low <= 0) & (high >= 0))
-        ax.plot(columns, rows, linestyle="none", marker=".", markersize=2.6, color=FAINT)
-    ax.set_xlabel("RoI column")
-    ax.set_ylabel("RoI row")
-    if own:
-        add_colour_bar(ax, image, label)
+    with map_panel(ax, 2.6, 2.2, label) as ax:
+        _draw_map(ax, change, DIVERGING, change_norm([change]) if norm is None else norm)
+        ticks = [0, len(change) // 2, len(change) - 1]
+        _label(ax, ticks, [str(tick + 1) for tick in ticks], "RoI {}")
+        if low is not None and high is not None:
+            rows, columns = np.nonzero((low <= 0) & (high >= 0))
+            ax.plot(columns, rows, linestyle="none", marker=".", markersize=2.6, color=FAINT)
     return ax
 
 
@@ -199,9 +147,9 @@ def weights_line(one: Series) -> Line2D:
     return Line2D(
         [],
         [],
-        color=one.colour,
+        color=one.look.colour,
         linewidth=0.9,
-        linestyle=(0, (1, 1)) if one.hollow else (0, (2.5, 1.2)),
+        linestyle=(0, (1, 1)) if one.look.hollow else (0, (2.5, 1.2)),
         label=f"{one.label}, fc6 weights",
     )
 
@@ -219,33 +167,19 @@ def change_norm(changes: Sequence[Array]) -> Normalize:
     return Normalize(-largest, largest)
 
 
-def colour_map(name: str) -> Colormap:
-    """One of seaborn's colour maps, with grey for what is not a number."""
+def _draw_map(
+    ax: Axes,
+    values: Array,
+    colours: str,
+    norm: Normalize,
+    extent: tuple[float, float, float, float] | None = None,
+) -> None:
+    """An image without grid, with a thin frame and short ticks, grey where it is not a number."""
     import seaborn as sns
 
-    found: Colormap = sns.color_palette(name, as_cmap=True)
-    return found.with_extremes(bad=GRID)
-
-
-def add_colour_bar(ax: Axes | Sequence[Axes], image: AxesImage, label: str) -> Any:
-    """A thin colour bar to the right of one axes or of several."""
-    axes = [ax] if isinstance(ax, Axes) else list(ax)
-    figure = axes[0].get_figure()
-    assert figure is not None
-    rows = {spec.rowspan.start for one in axes if (spec := one.get_subplotspec()) is not None}
-    # As thin beside several rows as beside one.
-    with paper_style():
-        bar = figure.colorbar(
-            image, ax=axes, fraction=0.05, pad=0.02, aspect=16 * max(len(rows), 1)
-        )
-        bar.set_label(label, linespacing=TIGHT_LINES)
-    bar.outline.set_linewidth(0.5)
-    dress(bar.ax, grid=False)
-    return bar
-
-
-def dress_map(ax: Axes) -> None:
-    """A map's axes: no grid, a thin frame, short ticks."""
+    colour_map: Colormap = sns.color_palette(colours, as_cmap=True)
+    grey = colour_map.with_extremes(bad=GRID)
+    ax.imshow(values, cmap=grey, norm=norm, interpolation="nearest", extent=extent)
     dress(ax, grid=False)
     ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
     ax.add_patch(
@@ -255,8 +189,9 @@ def dress_map(ax: Axes) -> None:
     )
 
 
-def _side(correlation: Array) -> int:
-    side = round(len(correlation) ** 0.5)
-    if correlation.shape != (side**2, side**2):
-        raise ValueError(f"expected (S*S, S*S) cosines, not {correlation.shape}")
-    return side
+def _label(ax: Axes, ticks: Sequence[float], names: Sequence[str], label: str) -> None:
+    """The same ticks on both axes; ``label`` with "column" and "row" in it."""
+    ax.set_xticks(ticks, names)
+    ax.set_yticks(ticks, names)
+    ax.set_xlabel(label.format("column"))
+    ax.set_ylabel(label.format("row"))

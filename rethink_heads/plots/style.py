@@ -1,36 +1,32 @@
-"""The look shared by every figure: its heads as series, type, lines and sizes.
+"""The look shared by every figure: which colour, marker and line each head of each detector has, type, lines and sizes.
 
-Markers tell heads apart in grey, line styles and marker fill tell detectors apart: see :mod:`.looks`. Sizes are those
-of a two-column paper, in inches.
+A head has one colour and marker in every figure, told apart in grey by the marker; detectors that share a head's name
+differ in line style and marker fill, and from the third on in shade. Where one head's name is all that there is, colour
+and marker tell detectors apart instead. Sizes are those of a two-column paper, in inches.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-
-from rethink_heads.plots.looks import head_label, head_order, looks_of, plain_label
 
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
 
 SIZES: tuple[str, ...] = ("small", "medium", "large", "all")
 
-# Light bands of more heads than these lie over each other and cannot be told apart.
-MOST_SPREAD_BANDS = 2
-INTERVAL_ALPHA = 0.35
-SPREAD_ALPHA = 0.10
 INK = "#222222"
 FAINT = "#8a8a8a"
 GRID = "#e4e4e4"
@@ -76,7 +72,48 @@ PAPER_STYLE: Mapping[Any, Any] = {
     "figure.constrained_layout.wspace": 0.05,
 }
 
+# Okabe and Ito's colour-blind safe set for the paper's heads, then two that stay apart from them; in the paper's order.
+HEAD_COLOURS: Mapping[str, str] = {
+    "fc": "#D55E00",
+    "conv": "#0072B2",
+    "double": "#009E73",
+    "double-ext": "#CC79A7",
+    "double-reverse": "#000000",
+    "double-fc": "#E69F00",
+    "double-conv": "#56B4E9",
+    "conv-fc": "#6A4CE0",
+    "box": "#8B0000",
+}
+HEAD_MARKERS: Mapping[str, str] = dict(zip(HEAD_COLOURS, "os^DvPXph", strict=True))
+HEAD_LABELS: Mapping[str, str] = {
+    "fc": "fc-head",
+    "conv": "conv-head",
+    "double": "Double-Head",
+    "double-ext": "Double-Head-Ext",
+    "double-reverse": "Double-Head-Reverse",
+    "double-fc": "Double-FC",
+    "double-conv": "Double-Conv",
+    "conv-fc": "conv-fc-head",
+    "box": "box head",
+    "fc2": "second fc-head",
+    "conv2": "second conv-head",
+}
+LONGEST_LABEL = 40
+# Colours and markers of other heads.
+_OTHERS = (("#8C7A00", "<"), ("#B0578D", ">"), ("#5B2A86", "*"), ("#1B5E3B", "d"))
+# Of detectors, where one head's name is all that there is; its own look comes first.
+_OF_DETECTORS = (
+    *((colour, HEAD_MARKERS[head]) for head, colour in list(HEAD_COLOURS.items())[:7]),
+    *_OTHERS,
+)
+_LINE_STYLES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+# Fractions of black (below zero) or white that are mixed into a head's colour, for each two of its detectors.
+_SHADES = (0.0, -0.5, 0.5, -0.75, 0.7)
+# From so many detectors on with a head of one name, line style and marker fill are not enough.
+_MANY_DETECTORS = 3
+_DARK = 0.1
 
+Pair = tuple[str, str]  # detector, head
 _NAMING = ContextVar("naming_detectors", default=False)
 
 
@@ -85,22 +122,37 @@ class NothingToDrawError(ValueError):
 
 
 @dataclass(frozen=True)
-class Series:
-    """How one head of one detector is drawn, the same in every panel and figure."""
+class Look:
+    """How one head of one detector is drawn."""
 
-    detector: str
-    head: str
-    label: str
     colour: str
     marker: str
-    line_style: Any
-    hollow: bool
-    named: bool = False
-    """Whether the label names the detector."""
+    line_style: Any = "-"
+    hollow: bool = False
 
     @property
     def marker_face(self) -> str:
         return "white" if self.hollow else self.colour
+
+
+@dataclass(frozen=True)
+class Series:
+    """One head of one detector, with the look that it has in every panel and figure.
+
+    Attributes:
+        title: the head's name as it is printed.
+        named: whether the label names the detector.
+    """
+
+    detector: str
+    head: str
+    look: Look
+    title: str
+    named: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.title + (f" ({plain_label(self.detector)})" if self.named else "")
 
     def rows(self, frame: pd.DataFrame) -> pd.DataFrame:
         """The frame's rows of this head and detector."""
@@ -111,25 +163,23 @@ class Series:
         return Line2D(
             [],
             [],
-            color=self.colour,
-            linestyle=self.line_style if line else "none",
-            marker=self.marker,
-            markerfacecolor=self.marker_face,
+            color=self.look.colour,
+            linestyle=self.look.line_style if line else "none",
+            marker=self.look.marker,
+            markerfacecolor=self.look.marker_face,
             markersize=3.8,
             linewidth=1.2,
             label=self.label,
         )
 
 
-def series_of(frames: pd.DataFrame | Iterable[pd.DataFrame]) -> list[Series]:
+def series_of(*frames: pd.DataFrame) -> list[Series]:
     """Every (detector, head) pair of the frames as a :class:`Series`, in a fixed order.
 
-    Heads come in the paper's order (fc, conv, double, double-ext, ..., then others by name), and under
-    one head the detectors by name. Looks are those of :func:`.looks.looks_of`. Labels name the
-    detector only where several have a head of that name, or inside :func:`naming_detectors`.
+    Heads come in the paper's order (fc, conv, double, double-ext, ..., then others by name), and under one head the
+    detectors by name. Labels name the detector only where several have a head of that name, or inside
+    :func:`naming_detectors`.
     """
-    if isinstance(frames, pd.DataFrame):
-        frames = [frames]
     pairs = {
         (str(detector), str(head))
         for frame in frames
@@ -138,20 +188,16 @@ def series_of(frames: pd.DataFrame | Iterable[pd.DataFrame]) -> list[Series]:
     }
     order = sorted(pairs, key=lambda pair: (head_order(pair[1]), pair[0]))
     looks = looks_of(order)
-    count = Counter(head for _, head in order)
-    named = {head for head in count if count[head] > 1 or _NAMING.get()}
+    detectors = Counter(head for _, head in order)
     return [
         Series(
             detector,
             head,
-            head_label(head) + (f" ({plain_label(detector)})" if head in named else ""),
-            look.colour,
-            look.marker,
-            look.line_style,
-            look.hollow,
-            named=head in named,
+            looks[detector, head],
+            head_label(head),
+            named=detectors[head] > 1 or _NAMING.get(),
         )
-        for (detector, head), look in ((pair, looks[pair]) for pair in order)
+        for detector, head in order
     ]
 
 
@@ -163,6 +209,82 @@ def naming_detectors() -> Iterator[None]:
         yield
     finally:
         _NAMING.reset(token)
+
+
+def head_label(head: str) -> str:
+    """A head's name as a legend prints it."""
+    return HEAD_LABELS.get(head, plain_label(head))
+
+
+def plain_label(name: str) -> str:
+    """A user's name as a legend can print it: no formulas, and not longer than a legend is wide."""
+    short = name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+    return short.replace("$", r"\$")
+
+
+def head_order(head: str) -> tuple[int, str]:
+    """Sorts heads: the paper's, other known ones, then by name."""
+    names = list(HEAD_COLOURS)
+    return (names.index(head) if head in names else len(names), head)
+
+
+def looks_of(pairs: Sequence[Pair]) -> dict[Pair, Look]:
+    """The look of each (detector, head)."""
+    detectors = sorted({detector for detector, _ in pairs})
+    heads = sorted({head for _, head in pairs}, key=head_order)
+    by_head = _head_looks(heads)
+    if len(heads) == 1 and len(detectors) >= _MANY_DETECTORS:
+        own = by_head[heads[0]]
+        choices = [own, *(look for look in _OF_DETECTORS if look != own)]
+        return {
+            (detector, heads[0]): Look(
+                *choices[place % len(choices)],
+                _LINE_STYLES[place // len(choices) % len(_LINE_STYLES)],
+                place // len(choices) % 2 == 1,
+            )
+            for place, detector in enumerate(detectors)
+        }
+    # The smallest style number that no detector before it with a common head has.
+    styles: dict[str, int] = {}
+    heads_of = {d: {head for name, head in pairs if name == d} for d in detectors}
+    for detector in detectors:
+        used = {styles[other] for other in styles if heads_of[other] & heads_of[detector]}
+        styles[detector] = next(number for number in count() if number not in used)
+    looks = {}
+    for detector, head in pairs:
+        (colour, marker), style = by_head[head], styles[detector]
+        shade = _shade(colour, _SHADES[style // 2 % len(_SHADES)])
+        line_style = _LINE_STYLES[style % len(_LINE_STYLES)]
+        looks[detector, head] = Look(shade, marker, line_style, style % 2 == 1)
+    return looks
+
+
+def _head_looks(heads: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker by head; heads of other detectors keep theirs from figure to figure, too."""
+    looks: dict[str, tuple[str, str]] = {}
+    taken: set[int] = set()
+    for head in heads:
+        if head in HEAD_COLOURS:
+            looks[head] = HEAD_COLOURS[head], HEAD_MARKERS[head]
+            continue
+        slot = crc32(head.encode()) % len(_OTHERS)
+        while slot in taken and len(taken) < len(_OTHERS):
+            slot = (slot + 1) % len(_OTHERS)
+        taken.add(slot)
+        looks[head] = _OTHERS[slot]
+    return looks
+
+
+def _shade(colour: str, amount: float) -> str:
+    """A colour mixed with black or white; one as dark as black only with white."""
+    if amount == 0:
+        return colour
+    rgb = to_rgb(colour)
+    share, white = abs(amount), max(amount, 0.0)
+    if max(rgb) < _DARK:
+        share = white = amount if amount > 0 else 0.6 * share
+    red, green, blue = ((1 - share) * channel + white for channel in rgb)
+    return to_hex((red, green, blue))
 
 
 def sizes_in(frame: pd.DataFrame) -> list[str]:
@@ -186,20 +308,6 @@ def paper_style() -> Iterator[None]:
         mpl.rcParams.update(before)
 
 
-def new_axes(width: float = COLUMN_WIDTH, height: float = 2.3, *, square: bool = False) -> Axes:
-    """Dressed axes in a new pyplot figure of ``width`` x ``height`` inches.
-
-    ``square`` leaves room for axes of equal scales.
-    """
-    import matplotlib.pyplot as plt
-
-    with paper_style():
-        layout = "compressed" if square else "constrained"
-        _, ax = plt.subplots(figsize=(width, height), layout=layout)
-        dress(ax)
-    return ax
-
-
 def dress(ax: Axes, grid: bool = True) -> None:
     """Thin spines left and below, short ticks and faint horizontal lines."""
     ax.spines[["top", "right"]].set_visible(False)
@@ -210,16 +318,3 @@ def dress(ax: Axes, grid: bool = True) -> None:
     ax.grid(False)
     if grid:
         ax.grid(True, axis="y", color=GRID, linewidth=0.5)
-
-
-def interval_patch() -> Patch:
-    """The legend's entry for a dark band."""
-    return Patch(facecolor=FAINT, alpha=0.6, linewidth=0, label="95% interval of the mean")
-
-
-def spread_handle(count: int) -> Artist:
-    """The legend's entry for the standard deviation of ``count`` heads: a light band or lines."""
-    label = r"$\pm$ 1 standard deviation"
-    if count <= MOST_SPREAD_BANDS:
-        return Patch(facecolor=FAINT, alpha=0.25, edgecolor=FAINT, linewidth=0.5, label=label)
-    return Line2D([], [], color=FAINT, linewidth=0.5, label=label)

@@ -2,12 +2,13 @@
 
 A table has a row a point and seed (see :func:`rethink_heads.sweeps.tables.sweep_table`); rows of the mean are not
 needed. Every seed is a mark of its own with its interval, since an interval speaks of images and the seeds
-of trainings.
+of trainings. Average precision is drawn in percent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,19 +16,18 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from rethink_heads.plots.curves import dodge
-from rethink_heads.plots.heat_map import PERCENT, axis_name, metric_name, plot_heat_map
-from rethink_heads.plots.layout import legend_above
-from rethink_heads.plots.looks import HEAD_COLOURS, HEAD_MARKERS
+from rethink_heads.plots.correlation import dodge
+from rethink_heads.plots.layout import bar_handle, legend_above, panel_grid
 from rethink_heads.plots.style import (
-    COLUMN_WIDTH,
     FAINT,
     GRID,
+    HEAD_COLOURS,
+    HEAD_MARKERS,
     INK,
     NothingToDrawError,
-    dress,
     paper_style,
 )
 
@@ -35,6 +35,9 @@ MEAN = "mean"
 SERIES_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 SERIES_MARKERS = ("o", "s", "^", "D", "v", "P")
 ROW_HEIGHT = 0.24
+FRAME = "#E69F00"
+# Numbers are white on cells of a map that are darker than this part of the range.
+DARK = 0.55
 
 
 def sweep_figure(
@@ -59,26 +62,30 @@ def sweep_figure(
     Raises:
         NothingToDrawError: no row of a seed has a number.
     """
-    of_seeds = table[(table["seed"] != MEAN) & table[metric].notna()] if len(table) else table
-    if of_seeds.empty:
+    rows = table[(table["seed"] != MEAN) & table[metric].notna()] if len(table) else table
+    if rows.empty:
         raise NothingToDrawError(f"no {metric} to draw")
+    estimate = [metric, f"{metric}_low", f"{metric}_high"]
+    rows = rows.assign(**{column: 100 * rows[column] for column in estimate})
     names = labels or {}
+    if kind == "points":
+        height = 0.75 + ROW_HEIGHT * rows["point"].nunique()
+    elif kind == "line":
+        height = 2.4
+    else:
+        height = 0.7 + max(1.4, min(2.6, 0.43 * rows[y].nunique()))
     with paper_style():
+        figure, ((ax,),) = panel_grid(1, 1, height=height)
+        handles: list[Artist] = []
         if kind == "points":
-            rows = of_seeds["point"].nunique()
-            figure, ax = _figure(0.75 + ROW_HEIGHT * rows)
-            handles = plot_points(of_seeds, metric=metric, ax=ax)
+            handles = plot_points(rows, metric=metric, ax=ax)
         elif kind == "line":
             assert x is not None
-            figure, ax = _figure(2.4)
-            handles = plot_line(of_seeds, x, series, labels=names, metric=metric, ax=ax)
+            handles = plot_line(rows, x, series, labels=names, metric=metric, ax=ax)
         else:
             assert x is not None
             assert y is not None
-            rows = of_seeds[y].nunique()
-            figure, ax = _figure(0.7 + max(1.4, min(2.6, 0.43 * rows)))
-            plot_heat_map(of_seeds, x, y, labels=names, metric=metric, ax=ax)
-            handles = []
+            plot_heat_map(rows, x, y, labels=names, metric=metric, ax=ax)
         if handles:
             legend_above(figure, handles)
     return figure
@@ -88,47 +95,37 @@ def plot_points(table: pd.DataFrame, *, metric: str = "AP", ax: Axes) -> list[Ar
     """Draw ``metric`` a point, a row each from the top down: every seed with its interval, and their mean.
 
     Args:
-        table: rows of seeds.
-        metric: the column drawn, in percent.
-        ax: where to draw.
+        table: rows of seeds, ``metric`` in percent.
 
     Returns:
         The legend's entries.
     """
-    points = list(dict.fromkeys(table["point"]))
+    titles = dict(zip(table["point"], table["title"], strict=True))
     seeds = list(dict.fromkeys(table["seed"]))
     several_heads = table["head"].nunique() > 1
-    for row, point in enumerate(points):
+    for row, point in enumerate(titles):
         rows = table[table["point"] == point]
-        reading = str(rows["reading"].iloc[0])
-        colour = HEAD_COLOURS.get(reading, INK) if several_heads else INK
-        marker = HEAD_MARKERS.get(reading, "o") if several_heads else "o"
-        at = row + 0.75 * dodge(len(seeds))
-        for place, seed in zip(at, seeds, strict=True):
-            of_seed = rows[rows["seed"] == seed]
-            _interval(ax, of_seed, metric, np.full(len(of_seed), place), colour, across=True)
-            ax.plot(
-                PERCENT * of_seed[metric],
-                [place] * len(of_seed),
-                marker,
-                color=colour,
-                markerfacecolor="white",
-                markersize=3.6,
-                markeredgewidth=0.9,
-                zorder=3,
-            )
+        reading = str(rows["reading"].iloc[0]) if several_heads else ""
+        colour, marker = HEAD_COLOURS.get(reading, INK), HEAD_MARKERS.get(reading, "o")
+        for place, seed in zip(row + 0.75 * dodge(len(seeds)), seeds, strict=True):
+            one = rows[rows["seed"] == seed]
+            at = np.full(len(one), place)
+            _draw_trainings(ax, one, metric, at, colour, marker, across=True)
         if len(seeds) > 1:
-            mean = PERCENT * float(rows[metric].mean())
+            mean = float(rows[metric].mean())
             ax.vlines(mean, row - 0.36, row + 0.36, color=colour, linewidth=1.8, zorder=2.8)
-    titles = dict(zip(table["point"], table["title"], strict=True))
-    ax.set_yticks(range(len(points)), [str(titles[point]) for point in points])
-    ax.set_ylim(len(points) - 0.5, -0.5)
+    ax.set_yticks(range(len(titles)), [str(title) for title in titles.values()])
+    ax.set_ylim(len(titles) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(False)
     ax.grid(True, axis="x", color=GRID, linewidth=0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.set_xlabel(f"{metric_name(metric)} (%)")
-    return _handles(len(seeds), upright=True)
+    means = [
+        bar_handle("mean of seeds", markersize=8, markeredgewidth=1.8, color=FAINT)
+        for _ in seeds[1:2]
+    ]
+    return [_training_handle(), *means]
 
 
 def plot_line(
@@ -136,23 +133,20 @@ def plot_line(
     x: str,
     series: str | None = None,
     *,
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str],
     metric: str = "AP",
     ax: Axes,
 ) -> list[Artist]:
     """Draw ``metric`` over an axis of numbers, a line through the means of a series' seeds.
 
     Args:
-        table: rows of seeds, with the columns ``x`` and ``series``.
+        table: rows of seeds, ``metric`` in percent, with the columns ``x`` and ``series``.
         labels: as of :func:`sweep_figure`.
-        metric: the column drawn, in percent.
-        ax: where to draw.
 
     Returns:
         The legend's entries.
     """
-    names = labels or {}
-    values = [None] if series is None else list(dict.fromkeys(table[series]))
+    values: Sequence[Any] = [None] if series is None else list(dict.fromkeys(table[series]))
     seeds = list(dict.fromkeys(table["seed"]))
     places = np.sort(table[x].astype(float).unique())
     step = float(np.diff(places).min()) if len(places) > 1 else 1.0
@@ -163,61 +157,109 @@ def plot_line(
         colour = SERIES_COLOURS[index % len(SERIES_COLOURS)] if series else INK
         marker = SERIES_MARKERS[index % len(SERIES_MARKERS)]
         for offset, seed in zip(offsets[index], seeds, strict=True):
-            of_seed = rows[rows["seed"] == seed]
-            at = of_seed[x].to_numpy(float) + offset
-            _interval(ax, of_seed, metric, at, colour)
-            ax.plot(
-                at,
-                PERCENT * of_seed[metric],
-                marker,
-                color=colour,
-                markerfacecolor="white",
-                markersize=3.4,
-                markeredgewidth=0.8,
-                zorder=3,
-            )
+            one = rows[rows["seed"] == seed]
+            _draw_trainings(ax, one, metric, one[x].to_numpy(float) + offset, colour, marker)
         mean = rows.groupby(rows[x].astype(float))[metric].mean()
         (line,) = ax.plot(
             mean.index + float(np.mean(offsets[index])),
-            PERCENT * mean,
+            mean,
             color=colour,
             linestyle=("-", (0, (4, 1.5)))[index % 2],
             linewidth=1.2,
             zorder=2.8,
         )
         if series is not None:
-            line.set_label(names.get(_value_key(series, value), f"{axis_name(series)} {value}"))
+            text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
+            line.set_label(labels.get(f"{series}={text}", f"{axis_name(series)} {value}"))
             handles.append(line)
     ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.set_xlim(places[0] - 0.55 * step, places[-1] + 0.55 * step)
-    ax.set_xlabel(names.get(x, axis_name(x)))
+    ax.set_xlabel(labels.get(x, axis_name(x)))
     ax.set_ylabel(f"{metric_name(metric)} (%)")
-    return handles + _handles(len(seeds), line=series is None)
+    handles.append(_training_handle())
+    if len(seeds) > 1 and series is None:
+        handles.append(Line2D([], [], color=INK, linewidth=1.2, label="mean of seeds"))
+    return handles
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(COLUMN_WIDTH, height), layout="constrained")
-    ax = figure.subplots()
-    dress(ax)
-    return figure, ax
+def plot_heat_map(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    labels: Mapping[str, str],
+    metric: str = "AP",
+    ax: Axes,
+) -> None:
+    """Draw the mean of ``metric`` over seeds as a map of two axes, y upwards, with the numbers in the cells.
+
+    Under the mean, where there are several seeds, is the standard deviation over them. The best cell is framed.
+
+    Args:
+        table: rows of seeds, ``metric`` in percent, with the columns ``x`` and ``y``.
+        labels: as of :func:`sweep_figure`.
+    """
+    grouped = table.groupby([y, x])[metric]
+    mean = grouped.mean().unstack(x)
+    deviations = grouped.std(ddof=1).unstack(x).reindex_like(mean).to_numpy(float)
+    values = mean.to_numpy(float)
+    low, high = np.nanmin(values), np.nanmax(values)
+    ax.imshow(values, cmap="Blues", origin="lower", aspect="auto", vmin=low - 0.15 * (high - low))
+    for (row, column), value in np.ndenumerate(values):
+        if np.isnan(value):
+            continue
+        deviation = deviations[row, column]
+        ax.text(
+            column,
+            row,
+            f"{value:.1f}" + ("" if np.isnan(deviation) else f"\n$\\pm${deviation:.1f}"),
+            ha="center",
+            va="center",
+            fontsize=7,
+            linespacing=1.05,
+            color="white" if high > low and (value - low) / (high - low) > DARK else INK,
+        )
+    row, column = (int(at) for at in np.unravel_index(np.nanargmax(values), values.shape))
+    corner = column - 0.5, row - 0.5
+    ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, linewidth=1.8, zorder=3))
+    ax.grid(False)
+    ax.set_xticks(range(len(mean.columns)), [f"{value:g}" for value in mean.columns])
+    ax.set_yticks(range(len(mean.index)), [f"{value:g}" for value in mean.index])
+    ax.tick_params(length=0)
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.set_xlabel(labels.get(x, axis_name(x)))
+    ax.set_ylabel(labels.get(y, axis_name(y)))
+    count = table["seed"].nunique()
+    what = f", mean $\\pm$ s.d. of {count} seeds" if count > 1 else ""
+    ax.set_title(f"{metric_name(metric)} (%){what}; best framed")
 
 
-def _interval(
+def _draw_trainings(
     ax: Axes,
     rows: pd.DataFrame,
     metric: str,
     at: np.ndarray,
     colour: str,
+    marker: str,
     across: bool = False,
 ) -> None:
-    low, high = (PERCENT * rows[f"{metric}_{end}"].to_numpy(float) for end in ("low", "high"))
-    draw = ax.hlines if across else ax.vlines
-    draw(at, low, high, color=colour, linewidth=0.9, alpha=0.65, zorder=2.5)
+    """Marks with their intervals, upright or across."""
+    bars = ax.hlines if across else ax.vlines
+    low, high = (rows[f"{metric}_{end}"].to_numpy(float) for end in ("low", "high"))
+    bars(at, low, high, color=colour, linewidth=0.9, alpha=0.65, zorder=2.5)
+    ax.plot(
+        *((rows[metric], at) if across else (at, rows[metric])),
+        marker,
+        color=colour,
+        markerfacecolor="white",
+        markersize=3.6 if across else 3.4,
+        markeredgewidth=0.9 if across else 0.8,
+        zorder=3,
+    )
 
 
-def _handles(seeds: int, *, upright: bool = False, line: bool = False) -> list[Artist]:
-    """What a mark, its bar and the mean are."""
-    one = Line2D(
+def _training_handle() -> Line2D:
+    return Line2D(
         [],
         [],
         color=FAINT,
@@ -228,25 +270,14 @@ def _handles(seeds: int, *, upright: bool = False, line: bool = False) -> list[A
         linewidth=0.9,
         label="one training (95% interval over images)",
     )
-    handles: list[Artist] = [one]
-    if seeds > 1 and upright:
-        handles.append(
-            Line2D(
-                [],
-                [],
-                linestyle="none",
-                marker="|",
-                markersize=8,
-                markeredgewidth=1.8,
-                color=FAINT,
-                label="mean of seeds",
-            )
-        )
-    if seeds > 1 and line:
-        handles.append(Line2D([], [], color=INK, linewidth=1.2, label="mean of seeds"))
-    return handles
 
 
-def _value_key(column: str, value: object) -> str:
-    text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
-    return f"{column}={text}"
+def axis_name(column: str) -> str:
+    """What an axis is called where it has no better name."""
+    return column.rpartition(".")[2]
+
+
+def metric_name(metric: str) -> str:
+    """An average precision as a paper writes it."""
+    subscripts = {"APs": "S", "APm": "M", "APl": "L", "AP50": "50", "AP75": "75"}
+    return f"AP$_{{{subscripts[metric]}}}$" if metric in subscripts else metric

@@ -18,7 +18,7 @@ from rethink_heads.errors import OtherProcessError, UserError
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.locking import hold
 from rethink_heads.machine import resolve_device
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.runs import Run

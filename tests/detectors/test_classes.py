@@ -27,7 +27,7 @@ from rethink_heads.detectors.classes import (
 from rethink_heads.errors import UserError
 from rethink_heads.measure.runner import measure
 from rethink_heads.statistics.correlation import score_by_iou
-from tests.detectors.opening.colours import Colours
+from tests.detectors.colours import Colours
 from tests.tiny_coco import write_coco
 
 NAMES = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=6, unique=True)

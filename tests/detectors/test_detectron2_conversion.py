@@ -21,10 +21,10 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
+from rethink_heads.detectors.checkpoints.exporting import to_detectron2
+from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
-from rethink_heads.detectors.exports.detectron2 import to_detectron2
-from rethink_heads.detectors.imports.importing import Imported, import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.detectors.rcnn.transform import resized_size

@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, MMDETECTION, Config, load_preset
-from rethink_heads.detectors.exports.detectron2 import to_detectron2
-from rethink_heads.detectors.exports.detectron2_config import differences
-from rethink_heads.detectors.imports.importing import import_detector
+from rethink_heads.detectors.checkpoints.exporting import differences, to_detectron2
+from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError

@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from rethink_heads.config import DETECTRON2, ModelConfig
-from rethink_heads.detectors.imports.detectron2 import LAYOUT
-from rethink_heads.detectors.imports.importing import Imported, import_detector
+from rethink_heads.detectors.checkpoints.frameworks import DETECTRON2_LAYOUT
+from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
 from rethink_heads.errors import UserError
 from tests.detectors import reference_arithmetic
 from tests.detectors import reference_detectron2 as reference
@@ -121,8 +121,8 @@ def test_one_box_for_all_classes(tmp_path: Path) -> None:
         name = f"roi_heads.box_predictor.bbox_pred.{part}"
         shared[name] = shared[name][4:8]
         expected = torch.cat([shared[name]] * CLASSES)
-        assert torch.equal(LAYOUT.adapt(name, shared)[4:], expected)
-    assert LAYOUT.settings(shared)["classes"] == CLASSES
+        assert torch.equal(DETECTRON2_LAYOUT.adapt(name, shared)[4:], expected)
+    assert DETECTRON2_LAYOUT.settings(shared)["classes"] == CLASSES
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_our_double_head(head: str | None, heads: tuple[str, ...], tmp_path: Pat
 def test_detectors_without_a_counterpart(changes: dict[str, tuple[int, ...]], message: str) -> None:
     changed = {name: torch.zeros(shape) for name, shape in changes.items()}
     with pytest.raises(UserError, match=message):
-        LAYOUT.settings({**detectron2_state(), **changed})
+        DETECTRON2_LAYOUT.settings({**detectron2_state(), **changed})
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,13 @@ def test_what_older_versions_keep_beside_the_weights() -> None:
     """The colours' mean and deviation are settings; the anchors are those of the settings, or it is said."""
     mean = torch.tensor([103.0, 116, 123]).reshape(3, 1, 1)
     kept = {"pixel_mean": mean, "pixel_std": torch.ones(3, 1, 1)}
-    found = LAYOUT.settings({**detectron2_state(), **kept})
+    found = DETECTRON2_LAYOUT.settings({**detectron2_state(), **kept})
     assert (found["image_mean"], found["image_std"]) == ((103.0, 116.0, 123.0), (1.0, 1.0, 1.0))
     levels = [reference.anchors(1, 1, 4, size) for size in (32, 64, 128, 256, 512)]
     anchors = {
         f"proposal_generator.anchor_generator.cell_anchors.{level}": each.float()
         for level, each in enumerate(levels)
     }
-    LAYOUT.check(anchors, ModelConfig())
+    DETECTRON2_LAYOUT.check_anchors(anchors, ModelConfig())
     for name in (*kept, *anchors, "roi_heads.mask_head.mask_fcn1.weight"):
-        assert LAYOUT.ignored.fullmatch(name), name
+        assert DETECTRON2_LAYOUT.ignored.fullmatch(name), name

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rethink_heads.detectors.imports.importing import Imported, import_detector
+from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
 from tests.detectors import (
     reference_arithmetic,
     reference_maskrcnn_benchmark,

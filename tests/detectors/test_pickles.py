@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
-from rethink_heads.detectors.imports.reading import read_checkpoint
+from rethink_heads.detectors.checkpoints.pickles import ForbiddenObject, load_arrays
+from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.errors import UserError
 
 KINDS = st.sampled_from(["<f4", "<f8", "<f2", ">f4", "<i8", ">i4", "|u1", "|b1"])

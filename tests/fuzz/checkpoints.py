@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.imports.reading import read_checkpoint
+from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.detectors.torchvision.files import CLASS_WEIGHT, read_weights

@@ -24,7 +24,7 @@ DATA = ["--run", f"{HERE}/run", "--data", f"{HERE}/data", "--device", "cpu", "--
 FEW = "--max-images 1 --objects-per-image 1 --grid-steps 3 --proposals-per-object 20"
 MEASURED = [*DATA, *FEW.split()]
 GOOD = {
-    "evaluate": ["evaluate", *DATA, "--max-images", "2", "--memory-mb", "64", "--error-iou", "0.5", "--errors"],
+    "evaluate": ["evaluate", *DATA, "--max-images", "2", "--error-iou", "0.5", "--errors"],
     "correlate": ["correlate", *MEASURED, "--precision", "float32"],
     "regress": ["regress", *MEASURED],
     "sensitivity": ["sensitivity", *MEASURED],

@@ -10,7 +10,7 @@ import pytest
 from rethink_heads.cli import app
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.opening.models import open_model
+from rethink_heads.detectors.external import open_model
 from rethink_heads.files import read_csv
 from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements

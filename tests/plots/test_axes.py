@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rethink_heads.plots.correlation import plot_pcc, plot_score_by_iou
-from rethink_heads.plots.looks import HEAD_COLOURS
 from rethink_heads.plots.regression import (
     plot_error_components,
     plot_gain,
@@ -28,7 +27,7 @@ from rethink_heads.plots.spatial import (
     plot_decay,
     plot_displacement,
 )
-from rethink_heads.plots.style import series_of
+from rethink_heads.plots.style import HEAD_COLOURS, series_of
 from tests.plots.drawn import draw, pixels
 
 Tables = dict[str, pd.DataFrame]

@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from rethink_heads.detection_results import detection_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
-from rethink_heads.plots.looks import HEAD_COLOURS
-from rethink_heads.plots.style import NothingToDrawError
+from rethink_heads.plots.style import HEAD_COLOURS, NothingToDrawError
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import draw
 

@@ -9,8 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rethink_heads.plots import figures
-from rethink_heads.plots.looks import HEAD_COLOURS
-from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
+from rethink_heads.plots.style import COLUMN_WIDTH, HEAD_COLOURS, PAGE_WIDTH, NothingToDrawError
 from tests.plots.drawn import Drawn, draw
 
 Tables = dict[str, pd.DataFrame]

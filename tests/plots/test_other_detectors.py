@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rethink_heads.detection_results import detection_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
-from rethink_heads.plots.stages import figure3_stages
+from rethink_heads.plots.figures import figure3
 from rethink_heads.plots.style import series_of
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
@@ -46,7 +46,7 @@ OF_DETECTIONS = {
 DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
     **MAKE,
     **OF_DETECTIONS,
-    "stages": lambda t: figure3_stages(t["stages"], "pcc"),
+    "stages": lambda t: figure3(t["stages"], "pcc"),
 }
 
 

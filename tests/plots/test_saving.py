@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rethink_heads.errors import UserError
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import paper_style
 
 

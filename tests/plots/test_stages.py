@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from rethink_heads.plots.looks import HEAD_COLOURS
-from rethink_heads.plots.stages import figure3_stages
-from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
+from rethink_heads.plots.figures import figure3
+from rethink_heads.plots.style import COLUMN_WIDTH, HEAD_COLOURS, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.statistics.stages import STAGES
 from tests.plots.drawn import draw
 
@@ -38,7 +37,7 @@ def correlations(
 @pytest.mark.parametrize("statistic", ["pcc", "spearman"])
 def test_each_panel_shows_its_stage(statistic: str) -> None:
     frame = correlations()
-    figure = figure3_stages(frame, statistic)
+    figure = figure3(frame, statistic)
     assert figure.get_figwidth() == PAGE_WIDTH
     assert [ax.get_title() for ax in figure.axes] == TITLES
     for ax, stage in zip(figure.axes, STAGES, strict=True):
@@ -62,23 +61,23 @@ def test_texts_are_legible_and_neither_cut_nor_overlapping() -> None:
         for seed in (0, 1)
     )
     for frame in (correlations(), correlations(long)):
-        drawn = draw(figure3_stages(frame))
+        drawn = draw(figure3(frame))
         assert drawn.misplaced() == []
         assert min(text.get_fontsize() for text in drawn.texts) >= 7
-    (legend,) = draw(figure3_stages(correlations())).figure.legends
+    (legend,) = draw(figure3(correlations())).figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["fc-head", "conv-head", "95% interval"]
 
 
 def test_stages_that_are_not_there_have_no_panel() -> None:
-    figure = figure3_stages(correlations(stages=("rpn", "detections")))
+    figure = figure3(correlations(stages=("rpn", "detections")))
     assert [ax.get_title() for ax in figure.axes] == TITLES[1:]
-    assert figure3_stages(correlations(stages=("rpn",))).get_figwidth() == COLUMN_WIDTH
+    assert figure3(correlations(stages=("rpn",))).get_figwidth() == COLUMN_WIDTH
 
 
 def test_zero_is_marked_where_correlations_come_below_it() -> None:
     def at_zero(frame: pd.DataFrame) -> int:
-        lines = figure3_stages(frame).axes[0].get_lines()
+        lines = figure3(frame).axes[0].get_lines()
         return sum(list(line.get_ydata()) == [0, 0] for line in lines)
 
     assert at_zero(correlations()) == 0
@@ -87,8 +86,8 @@ def test_zero_is_marked_where_correlations_come_below_it() -> None:
 
 def test_nothing_to_draw() -> None:
     with pytest.raises(NothingToDrawError):
-        figure3_stages(pd.DataFrame())
+        figure3(pd.DataFrame())
     with pytest.raises(NothingToDrawError):
-        figure3_stages(correlations().assign(objects=0))
+        figure3(correlations().assign(objects=0))
     with pytest.raises(ValueError, match="unknown statistic 'kendall'"):
-        figure3_stages(correlations(), "kendall")
+        figure3(correlations(), "kendall")

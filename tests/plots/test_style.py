@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
-from rethink_heads.plots.looks import HEAD_COLOURS, HEAD_MARKERS
+from rethink_heads.plots.layout import new_axes
 from rethink_heads.plots.style import (
+    HEAD_COLOURS,
+    HEAD_MARKERS,
     Series,
     naming_detectors,
-    new_axes,
     paper_style,
     series_of,
     sizes_in,
@@ -80,7 +81,7 @@ def test_a_head_looks_the_same_whichever_others_are_there():
     alone = {s.head: s for s in series_of(frame(("d", "conv")))}
     together = {s.head: s for s in series_of(frame(("d", "fc"), ("d", "conv"), ("d", "double")))}
     assert alone["conv"] == together["conv"]
-    assert alone["conv"].colour == HEAD_COLOURS["conv"]
+    assert alone["conv"].look.colour == HEAD_COLOURS["conv"]
 
 
 def test_series_come_in_the_papers_order():
@@ -96,7 +97,7 @@ def test_series_come_in_the_papers_order():
 
 
 def test_labels_name_the_detector_only_where_several_have_the_head():
-    apart = series_of([frame(("a", "fc")), frame(("b", "conv"))])
+    apart = series_of(frame(("a", "fc")), frame(("b", "conv")))
     assert {s.label for s in apart} == {"fc-head", "conv-head"}
     assert not any(s.named for s in apart)
     shared = series_of(frame(("a", "fc"), ("b", "conv"), ("c", "fc")))
@@ -116,29 +117,29 @@ def test_labels_name_every_detector_where_detectors_are_compared():
 
 def test_heads_of_one_name_differ_in_line_and_marker_fill():
     first, second = series_of(frame(("a", "fc"), ("b", "fc")))
-    assert first.colour == second.colour
-    assert first.line_style != second.line_style
-    assert first.marker_face != second.marker_face
+    assert first.look.colour == second.look.colour
+    assert first.look.line_style != second.look.line_style
+    assert first.look.marker_face != second.look.marker_face
 
 
 def test_a_detector_has_one_line_style_and_heads_apart_are_solid():
     pairs = [("a", "fc"), ("b", "conv"), ("c", "fc"), ("c", "conv")]
-    styles = {(s.detector, s.head): s.line_style for s in series_of(frame(*pairs))}
+    styles = {(s.detector, s.head): s.look.line_style for s in series_of(frame(*pairs))}
     assert styles["a", "fc"] == styles["b", "conv"] == "-"
     assert styles["c", "fc"] == styles["c", "conv"] != "-"
 
 
 def test_other_heads_get_colours_of_their_own_that_stay():
     series = series_of(frame(("d", "mine"), ("d", "yours"), ("d", "fc")))
-    colours = [s.colour for s in series]
+    colours = [s.look.colour for s in series]
     assert len(set(colours)) == 3
     assert not set(colours[1:]) & set(HEAD_COLOURS.values())
-    assert series_of(frame(("d", "mine")))[0].colour == series[1].colour
+    assert series_of(frame(("d", "mine")))[0].look.colour == series[1].look.colour
 
 
 def look(series: Series) -> tuple[Any, ...]:
     """What tells dots apart, and bars but for the marker."""
-    return series.colour, series.marker, series.hollow
+    return series.look.colour, series.look.marker, series.look.hollow
 
 
 def test_kinds_of_other_frameworks_have_looks_and_labels_of_their_own():
@@ -147,18 +148,25 @@ def test_kinds_of_other_frameworks_have_looks_and_labels_of_their_own():
     }
     assert list(series) == ["fc", "conv-fc", "box", "tiny"]
     assert [s.label for s in series.values()] == ["fc-head", "conv-fc-head", "box head", "tiny"]
-    assert len({s.colour for s in series.values()}) == len({s.marker for s in series.values()}) == 4
+    assert (
+        len({s.look.colour for s in series.values()})
+        == len({s.look.marker for s in series.values()})
+        == 4
+    )
 
 
 @pytest.mark.parametrize("count", [3, 5, 11, 25])
 def test_many_detectors_of_one_head_have_colours_and_markers_of_their_own(count: int):
     series = series_of(frame(*((f"run {i:02}", "conv") for i in range(count))))
     assert [s.detector for s in series] == [f"run {i:02}" for i in range(count)]
-    assert (series[0].colour, series[0].marker) == (HEAD_COLOURS["conv"], HEAD_MARKERS["conv"])
+    assert (series[0].look.colour, series[0].look.marker) == (
+        HEAD_COLOURS["conv"],
+        HEAD_MARKERS["conv"],
+    )
     assert len({look(s) for s in series}) == min(count, 22)
-    assert len({(look(s), str(s.line_style)) for s in series}) == count
+    assert len({(look(s), str(s.look.line_style)) for s in series}) == count
     first = series[:11]
-    assert len({s.colour for s in first}) == len({s.marker for s in first}) == len(first)
+    assert len({s.look.colour for s in first}) == len({s.look.marker for s in first}) == len(first)
     assert all(s.label == f"conv-head ({s.detector})" for s in series)
 
 
@@ -166,20 +174,20 @@ def test_many_detectors_of_one_head_among_others_have_shades_of_its_colour():
     pairs = [(name, "fc") for name in "abcdef"] + [("c", "conv"), ("g", "double-reverse")]
     series = series_of(frame(*pairs))
     fc = [s for s in series if s.head == "fc"]
-    assert len({look(s) for s in fc}) == len({(s.colour, s.hollow) for s in fc}) == 6
-    assert {s.marker for s in fc} == {HEAD_MARKERS["fc"]}
-    assert [s.colour for s in fc[:2]] == [HEAD_COLOURS["fc"]] * 2
-    dark, light = lab(fc[2].colour, np.eye(3)), lab(fc[4].colour, np.eye(3))
+    assert len({look(s) for s in fc}) == len({(s.look.colour, s.look.hollow) for s in fc}) == 6
+    assert {s.look.marker for s in fc} == {HEAD_MARKERS["fc"]}
+    assert [s.look.colour for s in fc[:2]] == [HEAD_COLOURS["fc"]] * 2
+    dark, light = lab(fc[2].look.colour, np.eye(3)), lab(fc[4].look.colour, np.eye(3))
     assert dark[0] + 15 < lab(HEAD_COLOURS["fc"], np.eye(3))[0] < light[0] - 15
     (conv,) = [s for s in series if s.head == "conv"]
-    assert conv.line_style == fc[2].line_style
+    assert conv.look.line_style == fc[2].look.line_style
 
 
 def test_shades_of_black_are_grey():
     series = series_of(frame(*((name, "double-reverse") for name in "abcdef"), ("a", "fc")))
     blacks = [s for s in series if s.head == "double-reverse"]
-    assert len({(s.colour, s.hollow) for s in blacks}) == 6
-    assert [blacks[i].colour for i in (0, 2, 4)] == ["#000000", "#4c4c4c", "#808080"]
+    assert len({(s.look.colour, s.look.hollow) for s in blacks}) == 6
+    assert [blacks[i].look.colour for i in (0, 2, 4)] == ["#000000", "#4c4c4c", "#808080"]
 
 
 @given(
@@ -195,7 +203,7 @@ def test_heads_of_any_name_are_drawn_apart(pairs: list[tuple[str, str]]):
 
 
 def test_no_rows_give_no_series():
-    assert series_of([pd.DataFrame(), frame()]) == []
+    assert series_of(pd.DataFrame(), frame()) == []
 
 
 def test_sizes_without_objects_are_left_out():

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from rethink_heads.plots.saving import save_figure
+from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.loading import load_sweep, sweep_names

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
-from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.detectron2.installed import require_detectron2
+from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.heads import HeadsFastPath
 

@@ -88,8 +88,8 @@ def from_module(
         UserError: as ``Detectron2Detector``; or nothing says the class names.
     """
     require_detectron2()
+    from rethink_heads.detectors.checkpoints.layouts import known_class_names
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector, classes_of
-    from rethink_heads.detectors.imports.class_names import known_class_names
 
     count = classes_of(model)
     names = known_class_names(count) if class_names is None else class_names
@@ -163,7 +163,7 @@ def _config_file(config: str) -> Path:
 def _class_names(cfg: CfgNode, given: Sequence[str] | None, beside: Path) -> tuple[str, ...]:
     from detectron2.data import MetadataCatalog
 
-    from rethink_heads.detectors.imports.class_names import known_class_names
+    from rethink_heads.detectors.checkpoints.layouts import known_class_names
 
     if given is not None:
         return tuple(given)
@@ -248,7 +248,7 @@ def _built(cfg: CfgNode, config: str) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    from rethink_heads.detectors.imports.reading import (
+    from rethink_heads.detectors.checkpoints.reading import (
         check_loaded,
         misfit,
         other_sizes,

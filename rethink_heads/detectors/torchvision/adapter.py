@@ -16,8 +16,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import cells_of, parts_of
-from rethink_heads.detectors.configuration import configuration_of, replaced_methods
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
+from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.detectors.torchvision.pooling import forget_images, pool
 from rethink_heads.detectors.torchvision.probing import fast_path_of
 from rethink_heads.errors import UserError

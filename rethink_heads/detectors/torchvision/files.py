@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from rethink_heads.detectors.imports.reading import read_checkpoint
+from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 

@@ -16,8 +16,8 @@ from torchvision.models import WeightsEnum
 from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.answers import first_line
-from rethink_heads.detectors.imports.class_names import known_class_names
-from rethink_heads.detectors.imports.reading import check_loaded, misfit, other_sizes
+from rethink_heads.detectors.checkpoints.layouts import known_class_names
+from rethink_heads.detectors.checkpoints.reading import check_loaded, misfit, other_sizes
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,

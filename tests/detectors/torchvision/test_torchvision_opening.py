@@ -19,7 +19,7 @@ from torchvision.models.detection import (
     keypointrcnn_resnet50_fpn,
 )
 
-from rethink_heads.detectors.opening.models import as_detector, open_model
+from rethink_heads.detectors.external import as_detector, open_model
 from rethink_heads.detectors.torchvision.opening import from_module, open_torchvision
 from rethink_heads.errors import UserError
 from tests.detectors.torchvision.small_models import WIDTH, OwnPredictor, small_model

@@ -11,12 +11,12 @@ from torch import nn
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import CAPABILITIES, supports
-from rethink_heads.detectors.opening.checking import check_detector
-from rethink_heads.detectors.opening.fingerprint import fingerprint
-from rethink_heads.detectors.opening.models import as_detector, model_name
+from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.external import as_detector, model_name
+from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
 from rethink_heads.measure.runner import measure
-from tests.detectors.opening.colours import Colours
+from tests.detectors.colours import Colours
 from tests.tiny_coco import write_coco
 
 

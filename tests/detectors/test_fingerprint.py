@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rethink_heads.detectors.opening.fingerprint import fingerprint
-from tests.detectors.opening.colours import Colours
+from rethink_heads.detectors.fingerprint import fingerprint
+from tests.detectors.colours import Colours
 
 
 @given(place=st.integers(0, 7), bits=st.integers(1, 2**10))
@@ -152,11 +152,11 @@ def test_order_of_insertion_does_not_matter_but_that_of_sequences_does() -> None
     assert fingerprint(third) != fingerprint(first)
 
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def test_it_is_the_same_in_another_process() -> None:
-    code = "from tests.detectors.opening.test_fingerprint import *; print(fingerprint(Holding()))"
+    code = "from tests.detectors.test_fingerprint import *; print(fingerprint(Holding()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -10,10 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.answers import brief, check_outputs, first_line, user_code
-from rethink_heads.detectors.base import Detector, Features, HeadOutput, RoIFeatures
-from rethink_heads.detectors.opening.contents import modules_in
-from rethink_heads.detectors.opening.offers import check_offers
+from rethink_heads.detectors.answers import (
+    brief,
+    check_detections,
+    check_outputs,
+    check_proposals,
+    first_line,
+    user_code,
+)
+from rethink_heads.detectors.base import Detector, HeadOutput, RoIFeatures, supports
+from rethink_heads.detectors.fingerprint import modules_in
 from rethink_heads.errors import UserError
 
 # An image that is neither square nor a multiple of a stride, so that mixed-up axes show.
@@ -31,7 +37,7 @@ _EVAL = "a module may be in training mode (put it into evaluation mode with eval
 
 
 def check_detector(detector: Detector, name: str = "the detector") -> None:
-    """Put one made-up image and three boxes through a detector and look at what comes back.
+    """Put one synthetic image and three boxes through a detector and look at what comes back.
 
     It is asked twice, and of one box alone, and must answer alike. Each optional method that it has is called once.
     Buffers of its modules and the random state are afterwards as they were.
@@ -52,7 +58,12 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
                 f"`heads` of {name} is {brief(heads)}: each needs a name of its own, of at most 60 characters and"
                 " without '/', since files are called after it"
             )
-        device = _device(detector, name)
+        try:
+            device = torch.device(detector.device)
+        except (RuntimeError, TypeError) as error:
+            raise UserError(
+                f"`device` of {name} is {brief(detector.device)}, where a torch.device is expected"
+            ) from error
     random = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, IMAGE_SHAPE, generator=random, dtype=torch.uint8)
     try:
@@ -62,21 +73,21 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
             f"`device` of {name} is {device}, which cannot be used here ({first_line(error)[:200]})"
         ) from error
     with _unchanged(detector, device, name), torch.inference_mode():
-        first, pooled = _asked(detector, image, boxes, heads, len(classes), name)
-        again, _ = _asked(detector, image, boxes, heads, len(classes), name)
+        first, pooled = _outputs_of(detector, image, boxes, heads, len(classes), name)
+        again, _ = _outputs_of(detector, image, boxes, heads, len(classes), name)
         _check_same(
             first, again, f"`predict` of {name} gave other {{}} for the same image and boxes again"
         )
-        alone, _ = _asked(detector, image, boxes[:1], heads, len(classes), name)
+        alone, _ = _outputs_of(detector, image, boxes[:1], heads, len(classes), name)
         _check_same(
             {head: HeadOutput(each.scores[:1], each.boxes[:1]) for head, each in first.items()},
             alone,
             f"`predict` of {name} gave other {{}} for a box alone than for the same box among three",
         )
-        check_offers(detector, image, pooled, heads, len(classes), name)
+        _check_optional(detector, image, pooled, heads, len(classes), name)
 
 
-def _asked(
+def _outputs_of(
     detector: Detector,
     image: Tensor,
     boxes: Tensor,
@@ -84,12 +95,12 @@ def _asked(
     classes: int,
     name: str,
 ) -> tuple[dict[str, HeadOutput], RoIFeatures]:
-    """What the detector says of boxes from the image on, and their RoI features, both of the right shapes."""
+    """By head the outputs for boxes of an image, and their RoI features, all of the right shapes."""
     with user_code(f"`extract` of {name}"):
-        features: Features = detector.extract(image)
+        features = detector.extract(image)
     with user_code(f"`pool` of {name}"):
         pooled = detector.pool(features, boxes)
-    _check_pooled(pooled, len(boxes), name)
+    _check_maps(pooled, 4, len(boxes), f"`pool` of {name}", f" for {len(boxes)} boxes")
     with user_code(f"`predict` of {name}"):
         outputs = detector.predict(features, pooled, boxes)
     check_outputs(outputs, heads, len(boxes), classes, f"`predict` of {name}")
@@ -116,25 +127,18 @@ def _unchanged(detector: Detector, device: torch.device, name: str) -> Iterator[
             yield
         finally:
             for module, key, buffer, values in before:
-                if module._buffers.get(key) is not buffer or not _equal(buffer, values):
+                same = module._buffers.get(key) is buffer
+                # nan is the same as nan.
+                same = same and bool(((buffer == values) | (buffer.isnan() & values.isnan())).all())
+                if not same:
                     changed = changed or (module if module.training else None)
-                    _restore(module, key, buffer, values)
+                    with torch.inference_mode():
+                        module._buffers[key] = buffer.copy_(values)
     if changed is not None:
         raise UserError(
             f"a {type(changed).__name__} of {name} is in training mode and changes with the images that it is shown;"
             " put it into evaluation mode with eval()"
         )
-
-
-@torch.inference_mode()
-def _restore(module: nn.Module, key: str, buffer: Tensor, values: Tensor) -> None:
-    buffer.copy_(values)
-    module._buffers[key] = buffer
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two buffers of one shape hold the same values; nan is the same as nan."""
-    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _check_same(first: dict[str, HeadOutput], other: dict[str, HeadOutput], what: str) -> None:
@@ -161,30 +165,6 @@ def _names(found: Any, attribute: str, name: str) -> tuple[str, ...]:
     return names
 
 
-def _device(detector: Detector, name: str) -> torch.device:
-    try:
-        return torch.device(detector.device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(
-            f"`device` of {name} is {brief(detector.device)}, where a torch.device is expected"
-        ) from error
-
-
-def _check_pooled(pooled: Any, count: int, name: str) -> None:
-    fine = isinstance(pooled, dict) and all(
-        isinstance(each, Tensor)
-        and each.dim() == 4
-        and len(each) == count
-        and each.shape[2] == each.shape[3]
-        for each in pooled.values()
-    )
-    if not fine:
-        raise UserError(
-            f"`pool` of {name} gave {brief(pooled)} for {count} boxes, where a dict of tensors"
-            f" ({count}, C, S, S) is expected, or an empty one"
-        )
-
-
 def _check_place(output: HeadOutput, name: str) -> None:
     low, high = output.boxes[..., :2], output.boxes[..., 2:]
     limit = output.boxes.new_tensor([IMAGE_SHAPE[2], IMAGE_SHAPE[1]])
@@ -197,4 +177,54 @@ def _check_place(output: HeadOutput, name: str) -> None:
     if bool((output.boxes <= 1).all()):
         raise UserError(
             f"{name} gave boxes that all lie within 0 to 1; pixels of the original image are expected"
+        )
+
+
+def _check_optional(
+    detector: Detector,
+    image: Tensor,
+    pooled: RoIFeatures,
+    heads: tuple[str, ...],
+    classes: int,
+    name: str,
+) -> None:
+    """Call each optional method that a detector has, and look at what it gives."""
+    arguments: dict[str, tuple[Any, ...]] = {"propose": (image,), "detect": (image,)}
+    arguments |= {"output_maps": (pooled,), "weight_maps": ()}
+    for method, given in arguments.items():
+        if not supports(detector, method):
+            continue
+        said = f"`{method}` of {name}"
+        with user_code(said):
+            answer = getattr(detector, method)(*given)
+        if method == "propose":
+            check_proposals(answer, said)
+        elif method == "output_maps":
+            count = len(next(iter(pooled.values()))) if pooled else None
+            _check_maps(answer, 4, count, said)
+        elif method == "weight_maps":
+            _check_maps(answer, 3, None, said)
+        else:
+            check_detections(answer, heads, classes, said)
+            for head, found in answer.items():
+                if bool((found.scores[1:] > found.scores[:-1]).any()):
+                    raise UserError(
+                        f"{said} ({head}) gave detections out of order; the best first, by falling score, are expected"
+                    )
+
+
+def _check_maps(maps: Any, dimensions: int, count: int | None, name: str, about: str = "") -> None:
+    """Raise UserError unless there are square maps by branch: of boxes (N, C, S, S), of weights (W, S, S)."""
+    fine = isinstance(maps, dict) and all(
+        isinstance(each, Tensor)
+        and each.dim() == dimensions
+        and each.shape[-2] == each.shape[-1]
+        and (count is None or len(each) == count)
+        for each in maps.values()
+    )
+    if not fine:
+        boxes = "N" if count is None else str(count)
+        expected = f"({boxes}, C, S, S)" if dimensions == 4 else "(W, S, S)"
+        raise UserError(
+            f"{name} gave {brief(maps)}{about}, where a dict of tensors {expected} is expected, or an empty one"
         )

@@ -11,19 +11,14 @@ import torch
 
 from rethink_heads.bounds import head_name
 from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.detectors.imports import detectron2, maskrcnn_benchmark, mmdetection
-from rethink_heads.detectors.imports.class_names import known_class_names
-from rethink_heads.detectors.imports.layouts import Layout, SettingsFile, State
-from rethink_heads.detectors.imports.reading import check_loaded, read_checkpoint
-from rethink_heads.detectors.imports.renaming import our_state
+from rethink_heads.detectors.checkpoints.detectron2_settings import SettingsFile
+from rethink_heads.detectors.checkpoints.frameworks import LAYOUTS
+from rethink_heads.detectors.checkpoints.layouts import Layout, State, known_class_names, our_state
+from rethink_heads.detectors.checkpoints.reading import check_loaded, read_checkpoint
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.settings import validate
 
-LAYOUTS: Mapping[str, Layout] = {
-    layout.name: layout
-    for layout in (maskrcnn_benchmark.LAYOUT, mmdetection.LAYOUT, detectron2.LAYOUT)
-}
 RECIPES = {"resnet101": "coco-r101"}
 USUAL_RECIPE = "coco-r50"
 DOUBLE_HEADS = ("double", "double-ext", "double-reverse")
@@ -93,7 +88,7 @@ def import_detector(
     named = checkpoint.class_names or (said.class_names if said else None)
     names = _class_names(class_names, named, found["classes"], path)
     config = _config(chosen, found, said, overrides)
-    chosen.check(checkpoint.state, config.model)
+    chosen.check_anchors(checkpoint.state, config.model)
     with torch.random.fork_rng(devices=[]):
         detector = build_detector(config, names, pretrained=False)
     state, left_out = our_state(chosen, checkpoint.state, detector.state_dict(), found)

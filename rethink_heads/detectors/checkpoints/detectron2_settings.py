@@ -1,4 +1,4 @@
-"""detectron2's configuration files (YAML), read without detectron2: what of them a detector here depends on.
+"""detectron2's configuration files (YAML), read and written without detectron2: what a detector here depends on.
 
 A key that a file does not have takes detectron2's own default. Files of ``configs/`` and the ``config.yaml`` that a
 training writes beside its weights are both read.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rethink_heads.bounds import HEADS, head_name
+from rethink_heads.config import Config
 from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
-from rethink_heads.detectors.imports.layouts import SettingsFile
 from rethink_heads.errors import UserError
 from rethink_heads.files import expand_home
 from rethink_heads.settings import read_yaml
@@ -41,20 +42,48 @@ SETTINGS: Sequence[tuple[str, str, Any]] = (
 )
 # Keys without a setting here, with what is done here. But for the levels, this is detectron2's default too: its default
 # for these is that of a model without a feature pyramid, which the weights are known not to be.
-FIXED: Sequence[tuple[str, Any]] = (
-    ("MODEL.RPN.IN_FEATURES", ("p2", "p3", "p4", "p5", "p6")),
-    ("MODEL.ROI_HEADS.IN_FEATURES", ("p2", "p3", "p4", "p5")),
-    ("MODEL.RESNETS.RES5_DILATION", 1),
-    ("MODEL.FPN.FUSE_TYPE", "sum"),
-    ("MODEL.ANCHOR_GENERATOR.NAME", "DefaultAnchorGenerator"),
-    ("MODEL.ANCHOR_GENERATOR.OFFSET", 0.0),
-    ("MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0)),
-    ("MODEL.RPN.NMS_THRESH", 0.7),
-    ("MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0)),
-    ("MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", False),
-)
+_FIXED: Mapping[str, Any] = {
+    "MODEL.RPN.IN_FEATURES": ("p2", "p3", "p4", "p5", "p6"),
+    "MODEL.ROI_HEADS.IN_FEATURES": ("p2", "p3", "p4", "p5"),
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.FPN.FUSE_TYPE": "sum",
+    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
+    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
+    "MODEL.RPN.NMS_THRESH": 0.7,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (10.0, 10.0, 5.0, 5.0),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
+}
 POOLERS = {"ROIAlignV2": True, "ROIAlign": False}
 COLOURS = {"BGR": "bgr", "RGB": "rgb"}
+DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+"""Depth of the backbones that detectron2 has too."""
+BASIC_BLOCKS = ("resnet18", "resnet34")
+STAGES = ("res2", "res3", "res4", "res5")
+WEIGHTS_NAME = "model.pth"
+"""The file of weights beside the configuration."""
+WHITE = 255.0
+
+
+@dataclass(frozen=True)
+class SettingsFile:
+    """What a framework's own configuration file says of a detector.
+
+    Attributes:
+        path: the file.
+        model: ``model.*`` settings, ``conventions`` aside.
+        conventions: those that are not the framework's usual ones.
+        head: the structure, where the file says it.
+        class_names: the foreground classes, where it names them.
+        remarks: a sentence for each setting that has no counterpart here.
+    """
+
+    path: Path
+    model: Mapping[str, Any]
+    conventions: Mapping[str, Any]
+    head: str | None
+    class_names: tuple[str, ...] | None
+    remarks: tuple[str, ...]
 
 
 def read_settings(path: Path) -> SettingsFile | None:
@@ -66,7 +95,7 @@ def read_settings(path: Path) -> SettingsFile | None:
     values = _with_base(Path(path), ())
     if not isinstance(values.get("MODEL"), Mapping):
         return None
-    for key, usual in FIXED:
+    for key, usual in _FIXED.items():
         found = _get(values, key, usual)
         if found != usual:
             raise UserError(
@@ -199,3 +228,75 @@ def _remarks(values: Mapping[str, Any]) -> list[str]:
         f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here"
         f" both are {after} (model.rpn_proposals_test)"
     ]
+
+
+def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dict[str, Any]:
+    """Return a detector's configuration in detectron2, as nested names and values.
+
+    Args:
+        config: the detector's settings. Those of training are left out: detectron2's own are in its terms.
+        class_names: the K foreground classes.
+        norm: the backbone's normalisation, ``frozen`` or ``batch``.
+    """
+    model, conventions = config.model, config.model.conventions
+    values: dict[str, Any] = {}
+    for name, key, usual in SETTINGS:
+        value = getattr(model, name)
+        # detectron2 takes no whole number for a fraction.
+        values[key] = float(value) if isinstance(usual, float) else value
+    # detectron2 is given pixels up to 255, whatever white is here.
+    factor = WHITE / conventions.pixel_range
+    standard = config.head == "fc"
+    values |= {
+        "VERSION": 2,
+        "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
+        "MODEL.WEIGHTS": WEIGHTS_NAME,
+        "MODEL.MASK_ON": False,
+        "MODEL.PIXEL_MEAN": [factor * value for value in model.image_mean],
+        "MODEL.PIXEL_STD": [factor * value for value in model.image_std],
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 5 - model.trainable_layers,
+        "MODEL.RESNETS.DEPTH": DEPTHS[model.backbone],
+        "MODEL.RESNETS.OUT_FEATURES": list(STAGES),
+        "MODEL.RESNETS.NORM": "FrozenBN" if norm == "frozen" else "BN",
+        "MODEL.RESNETS.STRIDE_IN_1X1": conventions.stride_in_1x1,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if model.backbone in BASIC_BLOCKS else 256,
+        "MODEL.FPN.IN_FEATURES": list(STAGES),
+        "MODEL.FPN.OUT_CHANNELS": model.fpn_channels,
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in model.anchor_sizes],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[float(ratio) for ratio in model.anchor_ratios]],
+        "MODEL.RPN.IN_FEATURES": list(_FIXED["MODEL.RPN.IN_FEATURES"]),
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": model.rpn_proposals_train,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": model.rpn_proposals_test,
+        "MODEL.RPN.BOUNDARY_THRESH": -1 if model.rpn_cross_boundary_anchors else 0,
+        "MODEL.ROI_HEADS.NAME": "StandardROIHeads" if standard else "RethinkROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES": list(_FIXED["MODEL.ROI_HEADS.IN_FEATURES"]),
+        "MODEL.ROI_HEADS.NUM_CLASSES": len(class_names),
+        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": _key_of(POOLERS, conventions.roi_align_aligned),
+        "INPUT.FORMAT": _key_of(COLOURS, conventions.channel_order),
+        "INPUT.MIN_SIZE_TRAIN": [model.min_size],
+        "INPUT.MAX_SIZE_TRAIN": model.max_size,
+    }
+    if standard:
+        fc = {"NAME": "FastRCNNConvFCHead", "NUM_FC": 2, "FC_DIM": model.fc_width}
+        values |= {f"MODEL.ROI_BOX_HEAD.{name}": value for name, value in fc.items()}
+    else:
+        own = {"HEAD": config.head, **{name.upper(): getattr(model, name) for name in SIZES}}
+        for name in TASK_WEIGHTS:
+            # A negative number is the structure's own.
+            value = getattr(model, name)
+            own[name.upper()] = -1.0 if value is None else float(value)
+        own |= {LEVEL_FROM.upper(): conventions.roi_level_from, "CLASS_NAMES": list(class_names)}
+        values |= {f"{NODE}.{name}": value for name, value in own.items()}
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *places, last = key.split(".")
+        node = nested
+        for place in places:
+            node = node.setdefault(place, {})
+        node[last] = list(value) if isinstance(value, tuple) else value
+    return nested
+
+
+def _key_of(table: Mapping[str, Any], value: Any) -> str:
+    return next(key for key, each in table.items() if each == value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rethink_heads.detectors.opening.source_files import source_files
+from rethink_heads.detectors.fingerprint import source_files
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_module_and_what_it_imports_beside_it(project: Path) -> None:
 def test_this_package_in_the_same_folder_is_left_out(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import rethink_heads.detectors.opening.source_files as module
+    import rethink_heads.detectors.fingerprint as module
 
     monkeypatch.setattr(module, "OWN", project)
     assert source_files("python:a_detector_of_mine:make") == [project / "a_detector_of_mine.py"]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from rethink_heads.detectors.opening.models import open_model
+from rethink_heads.detectors.external import open_model
 from rethink_heads.errors import UserError
 
 MODULE = """
 import torch
 from torch import nn
 
-from tests.detectors.opening.colours import Colours
-from tests.detectors.opening.test_checking import Normalised
+from tests.detectors.colours import Colours
+from tests.detectors.test_checking import Normalised
 
 
 class InADict(Normalised):

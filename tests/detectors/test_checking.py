@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.detectors.base import Detections, HeadOutput
-from rethink_heads.detectors.opening.checking import check_detector
-from rethink_heads.detectors.opening.fingerprint import fingerprint
+from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
-from tests.detectors.opening.colours import Colours
+from tests.detectors.colours import Colours
 
 
 class Full(Colours):

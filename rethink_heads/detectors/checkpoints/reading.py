@@ -19,8 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import first_names, is_finite
-from rethink_heads.detectors.imports.outlines import Outline, load_outline
-from rethink_heads.detectors.imports.pickles import ForbiddenObject, load_arrays
+from rethink_heads.detectors.checkpoints.pickles import (
+    ForbiddenObject,
+    Outline,
+    load_arrays,
+    load_outline,
+)
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read
 

@@ -15,9 +15,9 @@ import torch
 
 from rethink_heads.detectors.answers import describe_error, is_from_user_code, user_code
 from rethink_heads.detectors.base import Detector
-from rethink_heads.detectors.imports.reading import check_loaded
-from rethink_heads.detectors.opening.checking import check_detector
-from rethink_heads.detectors.opening.contents import modules_in
+from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.checkpoints.reading import check_loaded
+from rethink_heads.detectors.fingerprint import modules_in
 from rethink_heads.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def open_model(
             configuration file or its name in detectron2's model zoo; or ``python:`` with a module and a function in it
             that makes a detector: one of :class:`rethink_heads.detectors.base.Detector`, or a module of either
             framework. Every torch module that it holds, in whichever attribute or container, is put into evaluation
-            mode, and the detector is checked (:func:`rethink_heads.detectors.opening.checking.check_detector`).
+            mode, and the detector is checked (:func:`rethink_heads.detectors.checking.check_detector`).
         weights: the name of torchvision's weights, or a file; None leaves it to the model. The function of ``python:``
             is given it as ``weights``.
         class_names: of the K classes of the scores, where neither model nor weights say them.
@@ -107,7 +107,7 @@ def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detecto
         )
     lacking = [name for name in REQUIRED if not hasattr(model, name)]
     raise UserError(
-        f"{_kind(model)} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
+        f"{_description(model)} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
         f" rethink_heads.detectors.base: it lacks {', '.join(lacking)}"
     )
 
@@ -131,7 +131,7 @@ def _held_detector(model: torch.nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def _kind(model: Any) -> str:
+def _description(model: Any) -> str:
     """What something is that is no detector, as the beginning of a sentence."""
     if model is None:
         return "what is given is None (does the function return the detector?): it"
@@ -152,7 +152,7 @@ def model_name(model: str) -> str:
     return Path(name).stem
 
 
-def _look_here() -> None:
+def _search_here() -> None:
     """Let modules in the current folder be imported, as ``python`` does but an installed program does not."""
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -162,7 +162,7 @@ def _open_python(
     name: str, weights: str | None, class_names: Sequence[str] | None, device: torch.device
 ) -> Detector:
     where = f"python:{name}"
-    made = _unwrapped(_made(_function(name), weights, device, where))
+    made = _unwrapped(_call(_import_function(name), weights, device, where))
     with user_code(f"what {where} makes"):
         for module in modules_in(made):
             module.eval()
@@ -179,11 +179,11 @@ def _open_python(
             check_loaded(module.named_parameters(), where)
     check_detector(detector, where)
     if not isinstance(made, torch.nn.Module):
-        _say_if_elsewhere(torch.device(detector.device), device, where)
+        _warn_of_other_device(torch.device(detector.device), device, where)
     return detector
 
 
-def _say_if_elsewhere(found: torch.device, asked: torch.device, where: str) -> None:
+def _warn_of_other_device(found: torch.device, asked: torch.device, where: str) -> None:
     either = None in (found.index, asked.index)
     if found.type != asked.type or (found.index != asked.index and not either):
         logger.warning(
@@ -195,7 +195,7 @@ def _say_if_elsewhere(found: torch.device, asked: torch.device, where: str) -> N
         )
 
 
-def _function(name: str) -> Any:
+def _import_function(name: str) -> Any:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise UserError(
@@ -207,7 +207,7 @@ def _function(name: str) -> Any:
             f"python:{name} names a file: give the module's name, with dots between folders and without .py, for"
             f" example python:{Path(module_name).stem}:{function_name}"
         )
-    _look_here()
+    _search_here()
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -228,7 +228,7 @@ def _function(name: str) -> Any:
     return function
 
 
-def _made(function: Any, weights: str | None, device: torch.device, where: str) -> Any:
+def _call(function: Any, weights: str | None, device: torch.device, where: str) -> Any:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:

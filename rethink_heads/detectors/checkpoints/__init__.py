@@ -1,0 +1,1 @@
+"""Other frameworks' checkpoints as detectors of this package, and the other way."""

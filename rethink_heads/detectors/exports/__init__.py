@@ -1,1 +1,0 @@
-"""Our detectors as other frameworks' files: :mod:`detectron2` the weights, :mod:`detectron2_config` the settings."""

@@ -1,0 +1,315 @@
+"""Options of the command line, each declared once; those that belong together are groups.
+
+A group is a dataclass whose fields are options. A command takes it as one parameter: :func:`grouped` gives the
+command line the fields in its place.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from rethink_heads import bounds
+from rethink_heads.bounds import HEADS, Bounds
+from rethink_heads.commands.exit_handling import end_at_once
+from rethink_heads.errors import shorten
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Flatten the groups of options that a command takes into its signature."""
+    hints = get_type_hints(command, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        if is_dataclass(hints[name]):
+            parameters += _options(hints[name])
+        else:
+            parameters.append(
+                parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=hints[name])
+            )
+
+    def run(**values: Any) -> None:
+        command(**{name: _filled(hints[name], name, values) for name in hints if name != "return"})
+
+    run.__doc__ = command.__doc__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def _options(group: Any) -> Iterator[inspect.Parameter]:
+    """The options of a group and of the groups in it."""
+    hints = get_type_hints(group, include_extras=True)
+    for each in fields(group):
+        if is_dataclass(hints[each.name]):
+            yield from _options(hints[each.name])
+        else:
+            yield inspect.Parameter(
+                each.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=each.default,
+                annotation=hints[each.name],
+            )
+
+
+def _filled(hint: Any, name: str, values: dict[str, Any]) -> Any:
+    """The group with its options' values, or an option's value."""
+    if not is_dataclass(hint):
+        return values[name]
+    group: Any = hint
+    hints = get_type_hints(group, include_extras=True)
+    return group(
+        **{each.name: _filled(hints[each.name], each.name, values) for each in fields(group)}
+    )
+
+
+def within(allowed: Bounds) -> Callable[..., Any]:
+    """Return an option's callback that refuses what is out of bounds, NaN too, before anything begins."""
+
+    def check(option: typer.CallbackParam, value: Any) -> Any:
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None and not allowed.low <= each <= allowed.high:
+                end_at_once(
+                    f"{option.opts[0]} {shorten(str(each))} is out of bounds: give {allowed}"
+                )
+        return value
+
+    return check
+
+
+RunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False)
+]
+HeadsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--head",
+        metavar="|".join(HEADS),
+        help="Head to look at; repeat it for several. Models may have others, such as conv-fc. Without it: all"
+        " that the detector has.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER|shapes",
+        help="Folder in COCO layout (annotations/instances_<split>.json) or VOC layout (VOCdevkit), or the"
+        " generated set.",
+        show_default=False,
+    ),
+]
+AnnotationsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--annotations",
+        metavar="FILE",
+        help="Annotations in COCO's JSON; with --images.",
+        show_default=False,
+    ),
+]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Folder of the images.", show_default=False),
+]
+MaxImagesOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-images",
+        metavar="N",
+        callback=within(bounds.IMAGES),
+        help="First N images only.",
+        show_default=False,
+    ),
+]
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        callback=within(bounds.SEED),
+        help="Seed of every random choice.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print the result as JSON on standard output, all else on standard error."
+    ),
+]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Settings to change, for example training.max_iterations=100.",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class DetectorOptions:
+    """Which detectors are looked at. None at all means the demo's run."""
+
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="Run folder; repeat it to compare detectors trained apart. Without it and --model:"
+            " runs/demo, which is trained first if need be.",
+            show_default=False,
+        ),
+    ] = None
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="[NAME=]MODEL",
+            help="A detector that was not trained here: torchvision:NAME of a model builder, detectron2:CONFIG, or"
+            " python:MODULE:FUNCTION; repeat it to compare several. Its results go to runs/NAME, which --run opens"
+            " again.",
+            show_default=False,
+        ),
+    ] = None
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--weights",
+            metavar="NAME|FILE",
+            help="Weights of --model: torchvision's name of some (DEFAULT, COCO_V1), or a file. Once for all models,"
+            " or once for each.",
+            show_default=False,
+        ),
+    ] = None
+    class_names: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class-names",
+            metavar="FILE|NAME,...",
+            help="Names of the model's classes, for weights that do not say them: a file with a name a line, COCO's"
+            " JSON, or the names with commas between.",
+            show_default=False,
+        ),
+    ] = None
+    class_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class-map",
+            metavar="FILE",
+            help="Which class of the data is which of the detector's, where their names do not say it: YAML or JSON,"
+            " `class of the data: class of the detector`, null to leave one out. Once for all detectors, or once for"
+            " each.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data are read. None at all means the run's own test split."""
+
+    data: DataOption = None
+    annotations: AnnotationsOption = None
+    images: ImagesOption = None
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="Split to read. Without it: the run's test split.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class MeasuringOptions:
+    """What is measured, and how; None leaves the detector's own settings."""
+
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            help="Measuring settings to change, for example measuring.rows_per_bin=50.",
+            show_default=False,
+        ),
+    ] = None
+    max_images: MaxImagesOption = None
+    objects_per_image: Annotated[
+        int | None,
+        typer.Option(
+            "--objects-per-image",
+            metavar="N",
+            callback=within(bounds.OBJECTS),
+            help="N objects an image.",
+            show_default=False,
+        ),
+    ] = None
+    proposals_per_object: Annotated[
+        int | None,
+        typer.Option(
+            "--proposals-per-object",
+            metavar="N",
+            callback=within(bounds.PROPOSALS),
+            help="Measure N of the grid's boxes, drawn from every IoU bin, instead of all of them; what they say of"
+            " the whole grid has a sampling error, which is stated.",
+            show_default=False,
+        ),
+    ] = None
+    grid_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--grid-steps",
+            metavar="N",
+            callback=within(bounds.GRID_STEPS),
+            help="Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as"
+            " we remember it).",
+            show_default=False,
+        ),
+    ] = None
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="float32|bfloat16",
+            help="Arithmetic of the heads; bfloat16 is faster and rounds.",
+            show_default=False,
+        ),
+    ] = None
+    memory_mb: Annotated[
+        int | None,
+        typer.Option(
+            "--memory-mb",
+            metavar="MIB",
+            callback=within(bounds.MEMORY_MB),
+            help="Bound on what is held at once of proposals, beside the detector and one image's features (512 unless"
+            " set). It changes no result beyond rounding.",
+            show_default=False,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Detectors, their heads, the data, and how they are measured."""
+
+    detectors: DetectorOptions = DetectorOptions()
+    head: HeadsOption = None
+    data: DataOptions = DataOptions()
+    measuring: MeasuringOptions = MeasuringOptions()
+    device: DeviceOption = "auto"
+    seed: SeedOption = None
