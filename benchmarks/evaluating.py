@@ -23,9 +23,9 @@ from pycocotools.cocoeval import COCOeval
 from benchmarks.made_up_detections import open_dataset, write_detections
 from benchmarks.synthetic import DETECTOR, Amount
 from rethink_heads.measure.kept_detections import HeadDetections, open_detections
-from rethink_heads.statistics.average_precision import resampled_precision
+from rethink_heads.evaluation.average_precision import resampled_precision
 from rethink_heads.statistics.bootstrap import REPLICATES
-from rethink_heads.statistics.matches import resampling
+from rethink_heads.evaluation.matching import resampling
 
 SIDE = (DETECTOR, "fc")
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 ERROR_TITLES = {"d_ece": "D-ECE", "laece": "LaECE", "overconfidence": "overconfidence"}
@@ -29,23 +28,23 @@ class Detected:
     Attributes:
         run: the run; dataset: what was detected on; name: of the measurements' folder.
         sides: (detector, head) of the heads that are looked at, in the run's order.
-        memory_mb: bound on what is held of them at once, in MiB.
     """
 
     run: StudyFolder
     dataset: CocoDataset
     name: str
     sides: list[Side]
-    memory_mb: int
 
 
-def open_detected(found: Sequence[Detected]) -> KeptDetections:
-    """The detections of runs on the same data, without reading them."""
-    from rethink_heads.measure.kept_detections import open_detections
+def open_detected(found: Sequence[Detected]) -> pd.DataFrame:
+    """The detections of runs on the same data."""
+    import pandas as pd
+
+    from rethink_heads.measure.detections import detections_of
 
     folders = [each.run.measurements(each.name) for each in found]
-    memory_mb = min(each.memory_mb for each in found)
-    return open_detections(folders, memory_mb).of_images(found[0].dataset.image_ids)
+    frames = [detections_of(found[0].dataset, folder) for folder in folders]
+    return pd.concat(frames, ignore_index=True)
 
 
 def as_json_record(

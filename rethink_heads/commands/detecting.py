@@ -85,7 +85,7 @@ def detect(
     with logged(run, f"detecting {name}"), work():
         keep_detections(found.detector, dataset, run.name, run.measurements(name), provenance)
     sides = [(run.name, head) for head in trained]
-    return Detected(run, dataset, name, sides, found.config.measuring.memory_mb)
+    return Detected(run, dataset, name, sides)
 
 
 def _with_fusion(
