@@ -89,7 +89,7 @@ def stages(folder: Path) -> dict[str, Any]:
 def evaluate(folder: Path) -> dict[str, Any]:
     """The tables of ``rethink-heads evaluate --errors --calibration --compare``."""
     from rethink_heads.detection_results import detection_tables
-    from rethink_heads.measure.kept_detections import open_detections
+    from rethink_heads.measure.detections import open_detections
 
     found, dataset = open_detections([folder]), open_dataset(folder)
     kinds = {"errors": True, "calibration": True}

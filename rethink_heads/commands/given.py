@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.alike import check_names, merged
+from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
 
-def measured_names(run: StudyFolder) -> list[str]:
+def measured_names(run: Run) -> list[str]:
     """Return the names of a run's complete measurements, the default ones first.
 
     Raises:
@@ -37,7 +37,7 @@ def measured_names(run: StudyFolder) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: StudyFolder, name: str) -> Measurements:
+def load(run: Run, name: str) -> Measurements:
     """Load a run's measurements.
 
     Raises:
@@ -51,9 +51,7 @@ def load(run: StudyFolder, name: str) -> Measurements:
     return Measurements.load(run.measurements(name))
 
 
-def given(
-    runs: Sequence[StudyFolder], names: Sequence[str], sweeps: Sequence[Path], seed: int
-) -> Given:
+def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
     """Gather what the analyses may read.
 
     Args:
@@ -73,7 +71,7 @@ def given(
         rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return Given(
-        merged(runs, found, drawing=True) if found else None,
+        merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
         detected(runs, names),
         _sweep_tables(sweeps),
@@ -81,7 +79,7 @@ def given(
     )
 
 
-def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame | None:
+def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
     import pandas as pd
 
@@ -102,9 +100,7 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame |
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def detected(
-    runs: Sequence[StudyFolder], names: Sequence[str]
-) -> tuple[pd.DataFrame, CocoDataset] | None:
+def detected(runs: Sequence[Run], names: Sequence[str]) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
     import pandas as pd
 

@@ -23,8 +23,8 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run
 from rethink_heads.evaluation.average_precision import average_precision
+from rethink_heads.runs import Run
 from tests.tiny_coco import SMALL_SETTINGS
 from tests.tiny_voc import HEIGHT, WIDTH, box_xml, image_xml, object_xml, write_devkit, write_voc
 
@@ -163,7 +163,7 @@ def test_a_box_covers_the_pixels_that_voc_counts(corners: tuple[int, int, int, i
     x2, y2 = max(corners[0], corners[2]), max(corners[1], corners[3])
     path = Path(os.environ["RETHINK_HEADS_CACHE"]).parent / "one.xml"
     path.write_text(image_xml(object_xml("cat", (x1, y1, x2, y2))))
-    x, y, width, height = read_voc_xml(path).objects[0].box
+    x, y, width, height = read_voc_xml(path)[1][0].box
     counted_from_one = np.zeros((HEIGHT + 1, WIDTH + 1), bool)
     for row in range(y1, y2 + 1):
         for column in range(x1, x2 + 1):

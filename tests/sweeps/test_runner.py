@@ -16,10 +16,10 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
-from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
@@ -210,8 +210,8 @@ def test_undefined_precision_leaves_a_table_and_no_figure(
     plan = make(seeds=[0])
     table = run_sweep(plan, "cpu", train).table
     estimates = [name for name in table if name.split("_")[0] in AP_NAMES]
-    written = write_results(plan, table.assign(**dict.fromkeys(estimates, np.nan)), None, "")
-    assert plan.output / "table.md" in written
+    written = write_results(plan, table.assign(**dict.fromkeys(estimates, np.nan)), None, {})
+    assert plan.output / "table.csv" in written
     assert "no figure: no AP to draw" in caplog.text
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
-from rethink_heads.detectors.box_heads import BoxHeadParts, cells_of, parts_of
+from rethink_heads.detectors.box_heads import BoxHeadParts, parts_of, pooled_size
 from rethink_heads.detectors.coordinates import ImageFeatures, Size
 from rethink_heads.detectors.detectron2.probing import fast_path_of, pool
 from rethink_heads.detectors.detectron2.roi_heads import RethinkROIHeads
@@ -90,7 +90,7 @@ class SharedPoolingStage:
         self.in_features = roi_heads.in_features if self.of_c4 else roi_heads.box_in_features
         # The predictor takes the average of res5's map, so that a C4 model has a convolutional head.
         self.parts: BoxHeadParts | None = (
-            None if self.of_c4 else parts_of(body, cells_of(self.pooler))
+            None if self.of_c4 else parts_of(body, pooled_size(self.pooler))
         )
 
     @property

@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
-from rethink_heads.detectors.box_heads import cells_of, parts_of
+from rethink_heads.detectors.box_heads import parts_of, pooled_size
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.detectors.torchvision.pooling import forget_images, pool
@@ -53,7 +53,7 @@ class TorchvisionDetector:
             raise _misnamed(len(self.class_names), classes)
         self.model = model.eval()
         self._precision = _precision_of(model)
-        self._parts = parts_of(model.roi_heads.box_head, cells_of(model.roi_heads.box_roi_pool))
+        self._parts = parts_of(model.roi_heads.box_head, pooled_size(model.roi_heads.box_roi_pool))
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 
-from rethink_heads.detectors.box_heads import cells_of
+from rethink_heads.detectors.box_heads import pooled_size
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.torchvision.pooling import can_place, place
 from rethink_heads.fastpath.fc import fast_fc, is_unmodified
@@ -55,7 +55,7 @@ def fast_path_of(
     precision = last[0].weight.dtype
     layers_before = fast_fc(
         layers,
-        cells_of(roi_heads.box_roi_pool),
+        pooled_size(roi_heads.box_roi_pool),
         torch.float64 if precision == torch.float64 else dtype,
     )
     if layers_before is None:
