@@ -128,9 +128,8 @@ def as_results(frame: pd.DataFrame, dataset: CocoDataset) -> list[dict[str, Any]
 
 
 def keep_detections_in(frame: pd.DataFrame, folder: Path) -> Path:
-    """Write detections as detecting does, an image below the other."""
-    by_image = frame.sort_values("image_id", kind="stable")
-    write_parquet(by_image, folder / DETECTIONS_NAME, {"a": "b"})
+    """Write detections as detecting does."""
+    write_parquet(frame.astype(DETECTION_TYPES), folder / DETECTIONS_NAME, {"a": "b"})
     return folder
 
 
