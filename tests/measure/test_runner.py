@@ -159,7 +159,7 @@ def test_the_boxes_of_sampled_proposals_can_be_made_again(
         box = sample.boxes[sample.object_ids.tolist().index(ids.object_id)]
         proposals = grid(box, tuple(sample.image.shape[1:]), STEPS)
         own = rows[rows["object"] == number]
-        np.testing.assert_array_equal(proposals.ious[own["proposal"].to_numpy()], own["iou"])
+        np.testing.assert_array_equal(proposals.ious[own["proposal"].tolist()], own["iou"])
         assert own["proposal"].is_unique
 
 
