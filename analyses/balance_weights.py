@@ -14,7 +14,7 @@ Computed: COCO's average precisions, with 95% intervals from a bootstrap over im
 
 from rethink_heads.paper import Given, Tables
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 
 
 def tables(given: Given):

@@ -15,7 +15,7 @@ seed share a detector, so that their differences are surer than the intervals su
 
 from rethink_heads.paper import Given, Tables
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 
 
 def tables(given: Given):

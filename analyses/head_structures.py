@@ -16,7 +16,7 @@ it says of the order ("head_structures_ordering").
 
 from rethink_heads.paper import Given, Tables
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 
 
 def tables(given: Given):

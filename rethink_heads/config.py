@@ -154,6 +154,8 @@ of the best 100.
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
+CONFIG_NAME = "config.yaml"
+"""The settings of a run, in its folder."""
 FIRST_IN_FILE = ("preset", "head", "detector")
 
 Fraction = Annotated[float, AfterValidator(bounds.FRACTION)]

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rethink_heads.config import CONFIG_NAME
 from rethink_heads.distributed import Processes, processes
 from rethink_heads.files import remove, unfinished_in
-from rethink_heads.study_folder import CONFIG_NAME
 
 LOCK_NAME, HOLDER_NAME = ".writer.lock", ".writer.json"
 # Where unfinished files may lie in a run, a comparison, a sweep or an export. Not deeper: a folder of a run's own,

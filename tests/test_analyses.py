@@ -32,7 +32,7 @@ from rethink_heads.results import compute, read_tables
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.spatial import correlation_map
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 from tests.synthetic_measurements import synthetic_measurements
 
 FOLDER = Path(__file__).resolve().parents[1] / "analyses"

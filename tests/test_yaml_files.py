@@ -15,7 +15,7 @@ from rethink_heads.detectors.checkpoints.detectron2_settings import read_setting
 from rethink_heads.detectors.classes import read_class_map, read_class_names
 from rethink_heads.errors import UserError
 from rethink_heads.settings import parse_yaml
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 
 DOUBLINGS = "".join(f"k{i}: &a{i + 1} [*a{i}, *a{i}]\n" for i in range(40))
 MERGES = "".join(f"k{i}: &a{i + 1} {{<<: [*a{i}, *a{i}]}}\n" for i in range(40))

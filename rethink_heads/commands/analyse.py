@@ -6,7 +6,6 @@ from pathlib import Path
 
 import typer
 
-from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.commands.figures import (
     FigureRunsOption,
     MeasurementsOption,
@@ -22,8 +21,9 @@ from rethink_heads.commands.given import given
 from rethink_heads.console import print_lines, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.options import SeedOption, grouped
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS
+from rethink_heads.runs import DEFAULT_MEASUREMENTS
 
 
 def main(file: str) -> None:

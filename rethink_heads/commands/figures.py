@@ -13,15 +13,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.commands.sessions import logged
 from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption
-from rethink_heads.runs import default_runs_root
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
     from rethink_heads.paper import Given
@@ -140,21 +138,19 @@ def command(
             say(f"skipped {name}: {reason}")
 
 
-def open_runs(run: list[Path] | None, sweep: list[Path] | None) -> list[StudyFolder]:
+def open_runs(run: list[Path] | None, sweep: list[Path] | None) -> list[Run]:
     """Open the runs named; runs/demo where neither a run nor a sweep is."""
-    from rethink_heads.brought import open_folder
-
-    return [open_folder(path) for path in run or ([] if sweep else [default_runs_root() / "demo"])]
+    return [Run.open(path) for path in run or ([] if sweep else [default_runs_root() / "demo"])]
 
 
-def chosen_seed(runs: Sequence[StudyFolder], seed: int | None) -> int:
+def chosen_seed(runs: Sequence[Run], seed: int | None) -> int:
     """The seed given, or the first run's."""
     if seed is not None:
         return seed
     return runs[0].config.seed if runs else 0
 
 
-def default_output(runs: Sequence[StudyFolder], sweeps: list[Path] | None) -> Path:
+def default_output(runs: Sequence[Run], sweeps: list[Path] | None) -> Path:
     """Where results go when nothing is said: see ``--output``."""
     if len(runs) > 1:
         return shared_folder(runs)
@@ -166,7 +162,7 @@ def folders(output: Path) -> tuple[Path, Path]:
     return output / TABLES, output / FIGURES
 
 
-def one_each(runs: Sequence[StudyFolder], names: list[str]) -> list[str]:
+def one_each(runs: Sequence[Run], names: list[str]) -> list[str]:
     """A name of measurements for each run.
 
     Raises:
@@ -180,16 +176,14 @@ def one_each(runs: Sequence[StudyFolder], names: list[str]) -> list[str]:
     return names if len(names) == len(runs) else names * len(runs)
 
 
-def draw_run(
-    run: StudyFolder, name: str, seed: int, skipped: dict[str, str] | None = None
-) -> list[Path]:
+def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:
     """Write tables and figures of a run's measurements into the run, and note what was written.
 
     Args:
         run, name, seed: of the measurements; seed of the bootstrap.
         skipped: gets the reasons of what could not be made, by name.
     """
-    with hold(run.path), logged(run, f"drawing {name}"):
+    with hold(run.path), run.logged(f"drawing {name}"):
         found = given([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
         note = {
@@ -201,7 +195,7 @@ def draw_run(
     return written
 
 
-def is_drawn(run: StudyFolder, name: str, seed: int) -> bool:
+def is_drawn(run: Run, name: str, seed: int) -> bool:
     """Whether all tables and figures of a run's present measurements are there, of that seed."""
     try:
         note = json.loads((run.figures(name) / NOTE_NAME).read_text(encoding="utf-8"))
@@ -215,7 +209,7 @@ def is_drawn(run: StudyFolder, name: str, seed: int) -> bool:
         return False
 
 
-def _measurements_hashes(run: StudyFolder, name: str) -> dict[str, str]:
+def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
     folder = run.measurements(name)
     # The arrays' checksums are in meta.json.
     paths = sorted([*folder.glob("*.parquet"), folder / "meta.json"])

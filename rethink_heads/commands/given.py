@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.alike import check_names, merged
+from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
 
-def measured_names(run: StudyFolder) -> list[str]:
+def measured_names(run: Run) -> list[str]:
     """Return the names of a run's complete measurements, the default ones first.
 
     Raises:
@@ -38,7 +38,7 @@ def measured_names(run: StudyFolder) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: StudyFolder, name: str) -> Measurements:
+def load(run: Run, name: str) -> Measurements:
     """Load a run's measurements.
 
     Raises:
@@ -52,9 +52,7 @@ def load(run: StudyFolder, name: str) -> Measurements:
     return Measurements.load(run.measurements(name))
 
 
-def given(
-    runs: Sequence[StudyFolder], names: Sequence[str], sweeps: Sequence[Path], seed: int
-) -> Given:
+def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
     """Gather what the analyses may read.
 
     Args:
@@ -74,7 +72,7 @@ def given(
         rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return Given(
-        merged(runs, found, drawing=True) if found else None,
+        merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
         detected(runs, names),
         _sweep_tables(sweeps),
@@ -82,7 +80,7 @@ def given(
     )
 
 
-def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame | None:
+def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
     import pandas as pd
 
@@ -104,7 +102,7 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> pd.DataFrame |
 
 
 def detected(
-    runs: Sequence[StudyFolder], names: Sequence[str]
+    runs: Sequence[Run], names: Sequence[str]
 ) -> tuple[KeptDetections, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
     from rethink_heads.data.coco import CocoDataset

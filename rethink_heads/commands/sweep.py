@@ -120,7 +120,7 @@ def command(
     if prepare:
         _prepare(plan, as_json)
         return
-    from rethink_heads.commands.sessions import train_run
+    from rethink_heads.run_options import train_run
     from rethink_heads.sweeps.runner import run_sweep
 
     say(f"sweep {plan.description.name}: {len(plan.points)} points, into {plan.output}")
@@ -145,7 +145,7 @@ def _plan(
     axes: list[str],
     overrides: list[str],
 ) -> Plan:
-    from rethink_heads.sweeps.loading import load_sweep
+    from rethink_heads.sweeps.description import load_sweep
     from rethink_heads.sweeps.plan import make_plan
 
     description = load_sweep(sweep).with_values(axes)

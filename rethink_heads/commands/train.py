@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.sessions import train_run
 from rethink_heads.config import Config, load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.errors import UserError
@@ -22,6 +21,7 @@ from rethink_heads.options import (
     RunOption,
     SeedOption,
 )
+from rethink_heads.run_options import train_run
 from rethink_heads.runs import Run, default_runs_root
 
 NAME = "train"
@@ -105,7 +105,7 @@ def _config(
 ) -> Config:
     given = (preset, head, data, annotations, images, seed)
     if run is not None and run.exists() and all(value is None for value in given):
-        return Run.open(run).config.with_overrides(overrides)
+        return Run.open(run).trained_config.with_overrides(overrides)
     if (annotations is None) != (images is None):
         raise UserError("--annotations and --images go together: give both or neither")
     changes = {

@@ -6,7 +6,7 @@ boxes of the other (see :data:`rethink_heads.heads.HEAD_CONFIGURATIONS`).
 
 :class:`Detector` is all that a detector must have: names, and three methods (``notebooks/your_own_detector`` writes one
 in about 40 lines). Each further method opens analyses, see :data:`CAPABILITIES`; a detector without one goes without
-these, with a sentence.
+these, with a sentence. Images are uint8 RGB (3, H, W), boxes xyxy in pixels of the original image, everywhere.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ cannot show them: then no position of them can be zeroed, and ``predict`` answer
 
 @dataclass(frozen=True)
 class HeadOutput:
-    """What a head says of N boxes.
+    """Scores and boxes of one head for N boxes.
 
     Attributes:
         scores: (N, K) probabilities of the foreground classes, in the detector's order.
-        boxes: (N, K, 4) boxes regressed for each class, xyxy in pixels of the original image, clipped to it.
+        boxes: (N, K, 4) boxes regressed for each class, clipped to the image.
     """
 
     scores: Tensor
@@ -41,13 +41,7 @@ class HeadOutput:
 
 @dataclass(frozen=True)
 class Detections:
-    """Final detections of one image after NMS, best first.
-
-    Attributes:
-        boxes: (M, 4), xyxy in pixels of the original image.
-        scores: (M,) probabilities.
-        labels: (M,) class indices 0..K-1.
-    """
+    """Final detections of one image after NMS, best first: boxes (M, 4), probabilities (M,), class indices (M,)."""
 
     boxes: Tensor
     scores: Tensor
@@ -55,7 +49,7 @@ class Detections:
 
 
 class Detector(Protocol):
-    """The analyses' view of a two-stage detector. Boxes are xyxy, in pixels of the original image, everywhere."""
+    """The analyses' view of a two-stage detector."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -64,7 +58,7 @@ class Detector(Protocol):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Names of the heads that the detector has; ``fc`` and ``conv`` have their colours in every figure."""
+        """Names of the detector's heads; ``fc`` and ``conv`` have their colours in every figure."""
         ...
 
     @property
@@ -73,7 +67,7 @@ class Detector(Protocol):
         ...
 
     def extract(self, image: Tensor) -> Features:
-        """Features of an image, uint8 RGB (3, H, W)."""
+        """Features of an image."""
         ...
 
     def pool(self, features: Features, boxes: Tensor) -> RoIFeatures:
@@ -83,10 +77,7 @@ class Detector(Protocol):
     def predict(
         self, features: Features, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
-        """What each head says of boxes (N, 4) whose RoI features were pooled (and perhaps changed).
-
-        It must be what the detector itself would say of these boxes.
-        """
+        """By head: what the detector itself would give for boxes (N, 4) with these, perhaps changed, RoI features."""
         ...
 
 
@@ -95,7 +86,7 @@ class SupportsPropose(Protocol):
     """A detector that shows its own proposals."""
 
     def propose(self, image: Tensor) -> tuple[Features, Tensor]:
-        """Features of an image, uint8 RGB (3, H, W), and the detector's own proposals (M, 4), best first."""
+        """Features of an image, and the detector's own proposals (M, 4), best first."""
         ...
 
 
@@ -104,7 +95,7 @@ class SupportsDetect(Protocol):
     """A detector that shows its final detections."""
 
     def detect(self, image: Tensor) -> dict[str, Detections]:
-        """By head: final detections in an image, uint8 RGB (3, H, W)."""
+        """By head: final detections in an image."""
         ...
 
 
@@ -113,10 +104,7 @@ class SupportsOutputMaps(Protocol):
     """A detector that shows what its branches make of each RoI position."""
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
-        """By branch: the output map (N, C, S, S); an fc-head's is rebuilt from its first layer.
-
-        Empty where no branch has one.
-        """
+        """By branch that has one: the output map (N, C, S, S); an fc-head's is rebuilt from its first layer."""
         ...
 
 
@@ -133,13 +121,13 @@ class FastPath(Protocol):
     """A detector's heads on one class of many boxes at once; see :class:`SupportsFastPath`."""
 
     def extract(self, image: Tensor) -> Features:
-        """Features of an image, uint8 RGB (3, H, W), equal to the detector's up to rounding."""
+        """Features of an image, equal to the detector's up to rounding."""
         ...
 
     def __call__(
         self, features: Features, boxes: Tensor, label: int, memory_mb: int
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """By head: scores (N,) and boxes (N, 4) of class ``label`` for boxes (N, 4), all xyxy in the image's pixels.
+        """By head: scores (N,) and boxes (N, 4) of class ``label`` for boxes (N, 4).
 
         ``memory_mb`` bounds, in MiB, what is held at once beside some vectors a box.
         """

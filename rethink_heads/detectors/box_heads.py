@@ -19,8 +19,8 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 DETECTRON2_HEAD = ("detectron2.modeling.roi_heads.box_head", "FastRCNNConvFCHead.forward")
 """Module and name of the forward pass of detectron2's ``FastRCNNConvFCHead``, a sequence like ``nn.Sequential``."""
 
-DEFAULT_CELLS = (7, 7)
-"""Cells of the RoI features along y and x in every framework's own fc-heads."""
+DEFAULT_SIZE = (7, 7)
+"""Positions of the RoI features along y and x in every framework's own fc-heads."""
 
 
 @dataclass(frozen=True)
@@ -33,93 +33,89 @@ class BoxHeadParts:
             flattened output) or ``box`` (anything else).
         convolutions: what makes the map, or None.
         first_layer: the linear layer that takes the flattened map or the flattened RoI features, or None.
-        cells: cells along y and x of the RoI features.
+        size: positions along y and x of the RoI features.
     """
 
     kind: str
     convolutions: nn.Module | None = None
     first_layer: nn.Linear | None = None
-    cells: tuple[int, int] = DEFAULT_CELLS
+    size: tuple[int, int] = DEFAULT_SIZE
 
     def output_maps(self, roi_features: Tensor) -> dict[str, Tensor]:
         """The head's maps for RoI features (N, C, S, S): by part, (N, channels, S', S').
 
-        ``conv`` is the map after the convolutions; ``fc`` is rebuilt from the first linear layer, cell (i, j) holding
-        W_ij x_ij, whose sum over cells plus the bias is that layer's output (Wu et al., Figure 4). Empty for ``box``.
+        ``conv`` is the map after the convolutions; ``fc`` is rebuilt from the first linear layer, position (i, j)
+        holding W_ij x_ij, whose sum over positions plus the bias is that layer's output (Wu et al., Figure 4). Empty
+        for ``box``.
         """
         maps: dict[str, Tensor] = {}
-        cells = roi_features
+        inputs = roi_features
         if self.convolutions is not None:
             # A copy, since a head may begin with a layer that works in place.
-            cells = self.convolutions(roi_features.clone())
-            if cells.dim() != 4 or cells.shape[-2:].numel() == 1:
+            inputs = self.convolutions(roi_features.clone())
+            if inputs.dim() != 4 or inputs.shape[-2:].numel() == 1:
                 return {}
-            maps["conv"] = cells
+            maps["conv"] = inputs
         if self.first_layer is not None:
             weight = self.first_layer.weight
-            by_cell = weight.view(len(weight), *cells.shape[1:])
-            maps["fc"] = torch.einsum("ncij,ocij->noij", cells, by_cell)
+            by_position = weight.view(len(weight), *inputs.shape[1:])
+            maps["fc"] = torch.einsum("ncij,ocij->noij", inputs, by_position)
         return maps
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """The first linear layer's weights by cell: ``fc``, (width * C, S, S).
+        """The first linear layer's weights by position: ``fc``, (width * C, S, S).
 
-        Empty where there is no such layer, and where neither ``cells`` nor a square has as many weights.
+        Empty where there is no such layer, and where neither ``size`` nor a square has as many weights.
         """
         if self.first_layer is None:
             return {}
-        sides = self._weight_cells(self.first_layer.in_features)
-        if sides is None:
-            return {}
-        return {"fc": self.first_layer.weight.detach().reshape(-1, *sides)}
-
-    def _weight_cells(self, inputs: int) -> tuple[int, int] | None:
+        size, inputs = self.size, self.first_layer.in_features
         if self.convolutions is None:
-            return self.cells if inputs % math.prod(self.cells) == 0 else None
-        # Convolutions may stride, but say how many channels they give.
-        channels = _last_convolution(self.convolutions).out_channels
-        if inputs == channels * math.prod(self.cells):
-            return self.cells
-        side = math.isqrt(inputs // channels)
-        return (side, side) if channels * side**2 == inputs else None
+            fits = inputs % math.prod(size) == 0
+        else:
+            # Convolutions may stride, but say how many channels they give.
+            channels = _convolutions(self.convolutions)[-1].out_channels
+            if inputs != channels * math.prod(size):
+                size = (math.isqrt(inputs // channels),) * 2
+            fits = inputs == channels * math.prod(size)
+        return {"fc": self.first_layer.weight.detach().reshape(-1, *size)} if fits else {}
 
 
-def cells_of(pooler: nn.Module) -> tuple[int, int]:
-    """Cells along y and x that a pooler gives: its ``output_size``, as the frameworks call it, one number or two."""
-    size = getattr(pooler, "output_size", DEFAULT_CELLS)
+def pooled_size(pooler: nn.Module) -> tuple[int, int]:
+    """Positions along y and x that a pooler gives: its ``output_size`` in every framework, one number or two."""
+    size = getattr(pooler, "output_size", DEFAULT_SIZE)
     if isinstance(size, int):
         return (size, size)
     height, width = size
     return (int(height), int(width))
 
 
-def parts_of(box_head: nn.Module, cells: tuple[int, int] = DEFAULT_CELLS) -> BoxHeadParts:
+def parts_of(box_head: nn.Module, size: tuple[int, int] = DEFAULT_SIZE) -> BoxHeadParts:
     """What kind of box head this is, and its parts.
 
     Args:
         box_head: what takes RoI features (N, C, S, S) and gives what the predictor takes.
-        cells: cells along y and x of the RoI features, the pooler's output size; weights of a first linear layer on
-            these are cut by it.
+        size: positions along y and x of the RoI features; weights of a first linear layer on these are cut by it.
     """
     if isinstance(box_head, TwoMLPHead) and type(box_head).forward is TwoMLPHead.forward:
-        return BoxHeadParts("fc", None, box_head.fc6, cells)
+        return BoxHeadParts("fc", None, box_head.fc6, size)
     layers = list(_layers(box_head))
     end = next((i for i, layer in enumerate(layers) if _ends_map(layer)), len(layers))
     before, after = layers[:end], layers[end:]
     if any(_flattens_inside(layer) for layer in before):
-        return BoxHeadParts("box", cells=cells)
+        return BoxHeadParts("box", size=size)
     has_convolutions = any(_convolutions(layer) for layer in before)
     convolutions = nn.Sequential(*before) if has_convolutions else None
     flattened = bool(after) and isinstance(after[0], nn.Flatten)
     first = next((layer for layer in after[1:] if not _passes_on(layer)), None)
     if flattened and isinstance(first, nn.Linear):
         if convolutions is None and any(not _passes_on(layer) for layer in before):
-            return BoxHeadParts("box", cells=cells)
-        return BoxHeadParts("conv-fc" if convolutions else "fc", convolutions, first, cells)
+            return BoxHeadParts("box", size=size)
+        return BoxHeadParts("conv-fc" if convolutions else "fc", convolutions, first, size)
     averaged = bool(after) and isinstance(after[0], nn.AdaptiveAvgPool2d)
     if convolutions is not None and (not after or averaged or (flattened and first is None)):
-        return BoxHeadParts("conv", convolutions, None, cells)
-    return BoxHeadParts("box", cells=cells)
+        return BoxHeadParts("conv", convolutions, None, size)
+    return BoxHeadParts("box", size=size)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -134,7 +130,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _ends_map(layer: nn.Module) -> bool:
-    """Whether a layer takes the place of the map: an average to one cell, or flattening."""
+    """Whether a layer takes the place of the map: an average to one position, or flattening."""
     if isinstance(layer, nn.AdaptiveAvgPool2d):
         return layer.output_size in (1, (1, 1))
     flattens = isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
@@ -153,7 +149,3 @@ def _flattens_inside(layer: nn.Module) -> bool:
 
 def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:
     return [inner for inner in layer.modules() if isinstance(inner, nn.Conv2d)]
-
-
-def _last_convolution(layers: nn.Module) -> nn.Conv2d:
-    return _convolutions(layers)[-1]

@@ -12,15 +12,15 @@ from torch.nn import functional
 from rethink_heads.detectors.base import Detector, SupportsPropose
 
 IMAGE_SIZE = (256, 320)
-CELL_SIZES = (8, 32, 64, 128)
-"""Sides of the squares that the made image is the sum of, in pixels."""
+SQUARE_SIDES = (8, 32, 64, 128)
+"""Sides of the squares that the synthetic image is the sum of, in pixels."""
 
 LEAST_SPREAD = 1e-6
 
 
 @torch.no_grad()
 def spread_outputs(detector: Detector, model: nn.Module, spreads: Mapping[str, float]) -> None:
-    """Scale and shift a detector's last layers so that each output has mean 0 and a known spread on a made image.
+    """Scale and shift a detector's last layers so that each output has mean 0 and a known spread on a synthetic image.
 
     As it is initialised, a detector gives all boxes nearly the same scores and hardly moves them. Batch normalisation
     takes its statistics from the image first, without which activations grow from block to block. The change is in
@@ -36,25 +36,21 @@ def spread_outputs(detector: Detector, model: nn.Module, spreads: Mapping[str, f
     # Sums over threads depend on how many there are.
     torch.set_num_threads(1)
     try:
-        _spread_all(detector, model, spreads)
+        image = _synthetic_image().to(detector.device)
+        _normalise(detector, model, image)
+        layers = dict(model.named_modules())
+        last = {
+            name: layer
+            for name in spreads
+            if isinstance(layer := layers.get(name), nn.Linear | nn.Conv2d)
+        }
+        with _recorded_outputs(last) as outputs:
+            _run(detector, image)
+        for name, layer in last.items():
+            if outputs[name]:
+                _spread(layer, torch.cat(outputs[name]), spreads[name])
     finally:
         torch.set_num_threads(threads)
-
-
-def _spread_all(detector: Detector, model: nn.Module, spreads: Mapping[str, float]) -> None:
-    image = _made_image().to(detector.device)
-    _normalise(detector, model, image)
-    layers = dict(model.named_modules())
-    last = {
-        name: layer
-        for name in spreads
-        if isinstance(layer := layers.get(name), nn.Linear | nn.Conv2d)
-    }
-    with _outputs_of(last) as outputs:
-        _run(detector, image)
-    for name, layer in last.items():
-        if outputs[name]:
-            _spread(layer, torch.cat(outputs[name]), spreads[name])
 
 
 def _run(detector: Detector, image: Tensor) -> None:
@@ -63,7 +59,14 @@ def _run(detector: Detector, image: Tensor) -> None:
         features, _ = detector.propose(image)
     else:
         features = detector.extract(image)
-    boxes = _grid_of_boxes().to(detector.device)
+    height, width = IMAGE_SIZE
+    grid = [
+        (x, y, x + side, y + side)
+        for side in (32, 64, 128)
+        for y in range(0, height - side + 1, 32)
+        for x in range(0, width - side + 1, 32)
+    ]
+    boxes = torch.tensor(grid, dtype=torch.float32, device=detector.device)
     detector.predict(features, detector.pool(features, boxes), boxes)
 
 
@@ -92,7 +95,7 @@ def _spread(layer: nn.Linear | nn.Conv2d, outputs: Tensor, spread: float) -> Non
 
 
 @contextmanager
-def _outputs_of(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+def _recorded_outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
     """By layer: (boxes or cells, outputs) of each time that it runs meanwhile."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
@@ -110,26 +113,14 @@ def _outputs_of(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tens
             hook.remove()
 
 
-def _made_image() -> Tensor:
+def _synthetic_image() -> Tensor:
     """A uint8 image (3, H, W) with as much contrast at each scale, as photographs have, the same each time."""
     generator = torch.Generator().manual_seed(0)
     image = torch.zeros(1, 3, *IMAGE_SIZE)
-    for cell in CELL_SIZES:
-        coarse = torch.randn(1, 3, *(side // cell for side in IMAGE_SIZE), generator=generator)
+    for square in SQUARE_SIDES:
+        coarse = torch.randn(1, 3, *(side // square for side in IMAGE_SIZE), generator=generator)
         # All colours together for the most part: photographs are more grey than coloured.
         coarse = 0.7 * coarse[:, :1] + 0.5 * coarse
         image += functional.interpolate(coarse, IMAGE_SIZE, mode="nearest")
     image = 0.45 + 0.27 * image[0] / image.std()
     return (image.clamp(0, 1) * 255).to(torch.uint8)
-
-
-def _grid_of_boxes() -> Tensor:
-    """Boxes (N, 4) of several sizes all over the image."""
-    height, width = IMAGE_SIZE
-    boxes = [
-        (x, y, x + side, y + side)
-        for side in (32, 64, 128)
-        for y in range(0, height - side + 1, 32)
-        for x in range(0, width - side + 1, 32)
-    ]
-    return torch.tensor(boxes, dtype=torch.float32)

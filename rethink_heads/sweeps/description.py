@@ -22,6 +22,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -29,7 +31,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from rethink_heads import bounds
 from rethink_heads.config import Config, Head
 from rethink_heads.errors import UserError
-from rethink_heads.settings import nearest_setting, parse_yaml, setting_names, validate
+from rethink_heads.settings import (
+    nearest_setting,
+    parse_yaml,
+    read_mapping,
+    setting_names,
+    validate,
+)
 
 # What a point may not change: the table compares points on the same images, seed by seed.
 FIXED = {
@@ -310,3 +318,37 @@ def _scalar(text: str, choice: str) -> Value:
             " brackets or spaces"
         )
     return value
+
+
+def sweep_names() -> tuple[str, ...]:
+    """Return the names of the sweeps that come with the package, sorted."""
+    names = (entry.name for entry in resources.files("rethink_heads.sweeps").iterdir())
+    return tuple(sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml")))
+
+
+def load_sweep(name: str | Path) -> SweepDescription:
+    """Read a sweep by its name, or the file of one of your own (it ends in .yaml or .yml).
+
+    Raises:
+        UserError: no such sweep, or the file has a mistake; the message names it.
+    """
+    if str(name) in sweep_names():
+        with resources.as_file(resources.files("rethink_heads.sweeps") / f"{name}.yaml") as path:
+            return _described(read_mapping(path), f"sweep {name}")
+    if Path(name).suffix in (".yaml", ".yml"):
+        return _described(read_mapping(Path(name)), str(name))
+    raise UserError(
+        f"unknown sweep {str(name)!r}; {nearest_name(str(name), sweep_names(), 'sweeps')}"
+        " (or give the path of a .yaml file)"
+    )
+
+
+def _described(values: dict[str, Any], where: str) -> SweepDescription:
+    points = values.get("points")
+    if isinstance(points, list):
+        # One by one, so that a mistake is explained with the names a point has.
+        for number, point in enumerate(points, 1):
+            if not isinstance(point, dict):
+                raise UserError(f"point {number} of {where} is no mapping: write label: NAME")
+            validate(PointDescription, point, f"point {number} of {where}")
+    return validate(SweepDescription, values, where)

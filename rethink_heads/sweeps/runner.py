@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +24,9 @@ from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.runs import Run
-from rethink_heads.sweeps import ordering as orderings
-from rethink_heads.sweeps import tables
-from rethink_heads.sweeps.plan import Plan, Point, Training
+from rethink_heads.sweeps.plan import Plan, Training
 from rethink_heads.sweeps.precision import Precision
+from rethink_heads.sweeps.tables import ordering_table, sweep_table, write_up
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class SweepResult:
 
     Attributes:
         table: see :func:`rethink_heads.sweeps.tables.sweep_table`.
-        ordering: see :func:`rethink_heads.sweeps.ordering.ordering_table`; None where the sweep has no ranking.
+        ordering: see :func:`rethink_heads.sweeps.tables.ordering_table`; None where the sweep has no ranking.
         failures: by ``<label>-<seed>``, the sentence of what went wrong.
         files: what was written.
     """
@@ -88,25 +89,32 @@ def _run(plan: Plan, device: str, train: Train) -> SweepResult:
     precision.config.data.paths("train")
     failures = _train_missing(plan, device, train)
     if process_count() > 1:
-        _detect_together(plan, precision)
+        # All processes share the images of every point that is still to be read.
+        for point, seed in itertools.product(plan.points, plan.seeds):
+            with _attempt(plan, f"{point.label}-{seed}", {}):
+                precision.detect(point, seed)
         rank_zero_only()
-    found = _read_points(plan, precision, failures)
+    found: dict[tuple[str, int], pd.DataFrame] = {}
+    for point, seed in itertools.product(plan.points, plan.seeds):
+        if plan.training_of(point, seed).key in failures:
+            continue
+        with _attempt(plan, f"{point.label}-{seed}", failures):
+            found[point.label, seed] = precision.table(point, seed)
     if not found:
+        key, reason = next(iter(failures.items()))
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise UserError(
-            f"no point of sweep {plan.description.name} could be read; {_told(failures)}"
+            f"no point of sweep {plan.description.name} could be read; {key}: {reason}{more}"
         )
     sizes = {point.label: precision.size(point) for point in plan.points}
-    table = tables.sweep_table(plan, precision.reads, sizes, found)
-    ordering = None
+    table, ordering = sweep_table(plan, precision.reads, sizes, found), None
     if plan.description.paper_order:
-        ordering = orderings.ordering_table(
+        ordering = ordering_table(
             plan, lambda point, seed: (point.label, seed) in found, precision.difference
         )
-    result = SweepResult(table, ordering, failures)
     dataset = precision.dataset
-    text = tables.note(plan, table, len(dataset), dataset.annotations_path.name)
-    result.files.extend(write_results(plan, table, ordering, text))
-    return result
+    texts = write_up(plan, table, ordering, len(dataset), dataset.annotations_path.name)
+    return SweepResult(table, ordering, failures, write_results(plan, table, ordering, texts))
 
 
 def prepare(plan: Plan) -> list[Training]:
@@ -122,29 +130,21 @@ def prepare(plan: Plan) -> list[Training]:
 
 
 def write_results(
-    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame | None, text: str
+    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame | None, texts: Mapping[str, str]
 ) -> list[Path]:
-    """Write the table as CSV, Markdown and LaTeX, the ordering likewise, the figure, and what was run.
+    """Write the table and the ordering as CSV, the texts by file name, the figure, and what was run.
 
     Returns:
         The paths.
     """
-    output = plan.output
-    texts = {
-        "sweep.yaml": _record(plan),
-        "table.md": tables.markdown(plan, table, text),
-        "table.tex": tables.latex(plan, table, text),
-    }
-    frames = {"table.csv": table}
-    if ordering is not None and len(ordering):
-        texts["ordering.md"] = orderings.markdown(plan, table, ordering)
-        texts["ordering.tex"] = orderings.latex(plan, table, ordering)
-        frames["ordering.csv"] = ordering
-    for name, frame in frames.items():
-        write_csv(frame, output / name)
-    for name, content in texts.items():
+    output, written = plan.output, []
+    for name, frame in (("table.csv", table), ("ordering.csv", ordering)):
+        if frame is not None and len(frame):
+            write_csv(frame, output / name)
+            written.append(output / name)
+    for name, content in {"sweep.yaml": _record(plan), **texts}.items():
         write_text(output / name, content)
-    written = [output / name for name in (*frames, *texts)]
+        written.append(output / name)
     try:
         figure = sweep_figure(table, **plan.description.figure.model_dump())
     except NothingToDrawError as error:
@@ -162,46 +162,17 @@ def _train_missing(plan: Plan, device: str, train: Train) -> dict[str, str]:
             continue
         verb = "going on with" if state == "interrupted" else "training"
         say(f"training {number} of {len(plan.trainings)}: {verb} {each.path}")
-
-        def one(each: Training = each) -> None:
+        with _attempt(plan, each.key, failures):
             train(each.path, each.config, device)
-
-        _attempt(plan, each.key, one, failures)
     return failures
 
 
-def _detect_together(plan: Plan, precision: Precision) -> None:
-    """Have all processes share the images of every point that is still to be read."""
-    for point in plan.points:
-        for seed in plan.seeds:
-
-            def one(point: Point = point, seed: int = seed) -> None:
-                precision.detect(point, seed)
-
-            _attempt(plan, f"{point.label}-{seed}", one, {})
-
-
-def _read_points(
-    plan: Plan, precision: Precision, failures: dict[str, str]
-) -> dict[tuple[str, int], pd.DataFrame]:
-    found: dict[tuple[str, int], pd.DataFrame] = {}
-    for point in plan.points:
-        for seed in plan.seeds:
-            if plan.training_of(point, seed).key in failures:
-                continue
-
-            def one(point: Point = point, seed: int = seed) -> None:
-                found[point.label, seed] = precision.table(point, seed)
-
-            _attempt(plan, f"{point.label}-{seed}", one, failures)
-    return found
-
-
-def _attempt(plan: Plan, key: str, work: Callable[[], None], failures: dict[str, str]) -> None:
-    """Do some work; keep what went wrong and go on."""
+@contextmanager
+def _attempt(plan: Plan, key: str, failures: dict[str, str]) -> Iterator[None]:
+    """Keep what goes wrong in the block, and go on."""
     path = plan.output / FAILURES_FOLDER / f"{key}.txt"
     try:
-        work()
+        yield
     except OtherProcessError:
         raise
     except Exception as error:
@@ -217,12 +188,6 @@ def _attempt(plan: Plan, key: str, work: Callable[[], None], failures: dict[str,
         log.warning("%s failed: %s", key, first)
     else:
         path.unlink(missing_ok=True)
-
-
-def _told(failures: Mapping[str, str]) -> str:
-    key, reason = next(iter(failures.items()))
-    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    return f"{key}: {reason}{more}"
 
 
 def _record(plan: Plan) -> str:

@@ -1,8 +1,9 @@
-"""The table that a sweep ends in: average precision of each point, by seed and over seeds."""
+"""The tables that a sweep ends in: average precision of each point, and a published ranking set beside ours."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,10 @@ import pandas as pd
 
 from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
 from rethink_heads.statistics.average_precision import AP_NAMES
-from rethink_heads.sweeps.plan import Plan
+from rethink_heads.sweeps.plan import Plan, Point
 from rethink_heads.sweeps.precision import Read, Size
 
-MEAN = "mean"
+MEAN, ALL_SEEDS = "mean", "all"
 MILLION = 1e6
 FORMATS = {"parameters": ".2f", "head_parameters": ".2f"}
 NAMES = {
@@ -21,6 +22,13 @@ NAMES = {
     "parameters": "weights, M",
     "head_parameters": "of heads, M",
 }
+HOLDS, REVERSED, UNDECIDED = "holds", "reversed", "undecided"
+ORDERING_NOTE = (
+    "A number is the difference of AP in percent, better less worse by the paper's order, on the same images and draws"
+    " (95% interval of a paired bootstrap over images). holds: the interval lies above zero; reversed: below zero;"
+    " undecided: across it. With several seeds: mean ± standard deviation over them, and holds or reversed only where"
+    " every seed says so."
+)
 
 
 def sweep_table(
@@ -34,7 +42,8 @@ def sweep_table(
     Args:
         plan: the sweep.
         reads, sizes: by point's label.
-        precisions: by point's label and seed, rows metric, value, low, high; those that are missing have no row.
+        precisions: by point's label and seed, rows metric, value, value_low, value_high; those that are missing have
+            no row.
 
     Returns:
         A row a point and seed, and one a point with ``seed`` "mean" where the sweep has several seeds: point, title, a
@@ -42,10 +51,10 @@ def sweep_table(
         its value, ``_low`` and ``_high`` (95% interval over images, of rows of a seed) and ``_sd`` (standard deviation
         over seeds, of the mean's rows).
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for point in plan.points:
         read, size = reads[point.label], sizes[point.label]
-        columns = {
+        columns: dict[str, Any] = {
             "point": point.label,
             "title": point.title,
             **point.values,
@@ -55,114 +64,196 @@ def sweep_table(
             "parameters": size.parameters,
             "head_parameters": size.head_parameters,
         }
-        by_seed = [
-            {**columns, "seed": str(seed), **_of_seed(precisions[point.label, seed])}
-            for seed in plan.seeds
-            if (point.label, seed) in precisions
-        ]
+        by_seed = []
+        for seed in plan.seeds:
+            if (point.label, seed) in precisions:
+                row = {**columns, "seed": str(seed)}
+                for name in AP_NAMES:
+                    row |= _estimate(name, *_ends(precisions[point.label, seed], name, "value"))
+                by_seed.append(row)
         rows += by_seed
         if len(plan.seeds) > 1 and by_seed:
-            rows.append({**columns, "seed": MEAN, **_over_seeds(by_seed)})
-    frame = pd.DataFrame(rows)
-    return frame if len(frame) else pd.DataFrame(columns=["point", "seed", *AP_NAMES])
+            mean = {**columns, "seed": MEAN}
+            for name in AP_NAMES:
+                values = pd.Series([row[name] for row in by_seed], dtype=float)
+                mean |= _estimate(name, values.mean(skipna=False), spread=values.std(skipna=False))
+            rows.append(mean)
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["point", "seed", *AP_NAMES])
 
 
-def shown_table(plan: Plan, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of the table that are worth reading: those that tell the points apart."""
-    axes = [name for name in dict.fromkeys(_axes(plan)) if name in table]
-    shown = pd.DataFrame(index=table.index)
-    for name in axes or ["title"]:
-        shown[name] = table[name]
+def _estimate(
+    name: str, value: float, low: float = np.nan, high: float = np.nan, spread: float = np.nan
+) -> dict[str, float]:
+    return {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high, f"{name}{SPREAD}": spread}
+
+
+def _ends(frame: pd.DataFrame, metric: str, name: str) -> list[float]:
+    """The estimate ``name`` of a metric, and the ends of its interval."""
+    row = frame[frame["metric"] == metric]
+    return [float(row[f"{name}{end}"].iloc[0]) for end in ("", LOW, HIGH)]
+
+
+def ordering_table(
+    plan: Plan,
+    available: Callable[[Point, int], bool],
+    difference: Callable[[Point, Point, int], pd.DataFrame],
+) -> pd.DataFrame:
+    """Return for each pair of the paper's order what our detectors say.
+
+    Args:
+        plan: a sweep with a ``paper_order``; points of one tier are not ranked among themselves.
+        available: whether a point has been read for a seed.
+        difference: rows metric, difference, difference_low, difference_high of two points of a seed (paired over
+            images).
+
+    Returns:
+        Columns better, worse (labels), seed ("all": over the seeds), difference, difference_low, difference_high,
+        difference_sd (over the seeds, of the rows "all") and verdict.
+    """
+    points = {point.label: point for point in plan.points}
+    columns = ["better", "worse", "seed", *_estimate("difference", 0), "verdict"]
+    rows: list[dict[str, Any]] = []
+    pairs = (
+        pair
+        for tiers in itertools.combinations(plan.description.paper_order, 2)
+        for pair in itertools.product(*tiers)
+    )
+    for pair in pairs:
+        names = dict(zip(("better", "worse"), pair, strict=True))
+        better, worse = (points[label] for label in pair)
+        by_seed: list[dict[str, Any]] = []
+        for seed in plan.seeds:
+            if available(better, seed) and available(worse, seed):
+                value, low, high = _ends(difference(better, worse, seed), "AP", "difference")
+                verdict = HOLDS if low > 0 else REVERSED if high < 0 else UNDECIDED
+                estimate = _estimate("difference", value, low, high)
+                by_seed.append({**names, "seed": str(seed), **estimate, "verdict": verdict})
+        rows += by_seed
+        if len(by_seed) > 1:
+            values = pd.Series([row["difference"] for row in by_seed], dtype=float)
+            estimate = _estimate(
+                "difference", values.mean(skipna=False), spread=values.std(skipna=False)
+            )
+            verdicts = {row["verdict"] for row in by_seed}
+            verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
+            rows.append({**names, "seed": ALL_SEEDS, **estimate, "verdict": verdict})
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_up(
+    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame | None, images: int, data: str
+) -> dict[str, str]:
+    """The tables in Markdown and LaTeX, in percent, by file name.
+
+    Args:
+        plan: the sweep.
+        table, ordering: of :func:`sweep_table` and :func:`ordering_table`.
+        images, data: number and name of the test images.
+    """
+    description = plan.description
+    axes = list(dict.fromkeys(name for point in plan.points for name in point.values))
+    settings: dict[str, Any] = {
+        "names": {**NAMES, **{name: name.rpartition(".")[2] for name in axes}},
+        "digits": 1,
+        "scale": 100,
+        "formats": FORMATS,
+        "note": _note(plan, table, images, data),
+    }
+    shown = _shown_table(table, [name for name in axes if name in table])
+    texts = {
+        "table.md": f"## {description.title}\n\n{to_markdown(shown, **settings)}",
+        "table.tex": to_latex(
+            shown,
+            **settings,
+            caption=f"{description.title}.",
+            label=f"tab:{description.name}",
+            groups=table["point"].tolist(),
+            wide=True,
+        ),
+    }
+    if ordering is not None and len(ordering):
+        shown = _shown_ordering(plan, ordering)
+        title = f"{description.title}: the paper's order and ours"
+        note = f"{_ordering_summary(plan, table, ordering)} {ORDERING_NOTE}"
+        body = to_markdown(shown, digits=1, scale=100, note=note)
+        texts["ordering.md"] = f"## {title}\n\n{body}"
+        texts["ordering.tex"] = to_latex(
+            shown,
+            digits=1,
+            scale=100,
+            note=note,
+            caption=f"{title}.",
+            label=f"tab:{description.name}-ordering",
+            wide=len(plan.seeds) > 1,
+        )
+    return texts
+
+
+def _shown_table(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """The columns of the table that are worth reading: those that tell the points apart."""
+    columns = list(axes) or ["title"]
     if "reading" not in axes and (table["reading"] != table["head"]).any():
-        shown["reading"] = table["reading"]
-    for name in FORMATS:
-        shown[name] = table[name] / MILLION
-    shown["seed"] = table["seed"]
+        columns.append("reading")
     estimates = [name for name in map(str, table) if name.partition("_")[0] in AP_NAMES]
-    return shown.join(table[estimates])
+    shown = table[[*columns, *FORMATS, "seed", *estimates]]
+    return shown.assign(**{name: table[name] / MILLION for name in FORMATS})
 
 
-def column_names(plan: Plan) -> dict[str, str]:
-    """Headers of the shown columns."""
-    return {**NAMES, **{name: name.rpartition(".")[2] for name in _axes(plan)}}
-
-
-def note(plan: Plan, table: pd.DataFrame, images: int, data: str) -> str:
+def _note(plan: Plan, table: pd.DataFrame, images: int, data: str) -> str:
     """What the numbers are of, and what the intervals do and do not speak of."""
+    rows = set(zip(table["point"], table["seed"], strict=True))
     missing = [
         f"{point.label} (seed {seed})"
         for point in plan.points
         for seed in plan.seeds
-        if not ((table["point"] == point.label) & (table["seed"] == str(seed))).any()
+        if (point.label, str(seed)) not in rows
     ]
-    trainings = {point.training for point in plan.points}
-    several = len(plan.seeds) > 1
     parts = [
         f"AP in percent on {images} images of {data}.",
         "In brackets: 95% interval from a bootstrap over these images, of that one trained detector; it says how far"
         " other images would move the number, and nothing of how far another training would.",
         "Rows 'mean': mean over the seeds ± standard deviation over them, the spread of"
         f" {len(plan.seeds)} trainings."
-        if several
+        if len(plan.seeds) > 1
         else "One training a point: the spread of trainings is not known.",
     ]
-    if len(trainings) == 1 and len(plan.points) > 1:
+    if len({point.training for point in plan.points}) == 1 and len(plan.points) > 1:
         parts.append("All points of a seed are read from one trained detector.")
     if missing:
         parts.append(f"Missing: {', '.join(missing)}.")
     return " ".join(parts)
 
 
-def markdown(plan: Plan, table: pd.DataFrame, text: str) -> str:
-    """The table in Markdown, in percent, under the sweep's title."""
-    body = to_markdown(
-        shown_table(plan, table),
-        names=column_names(plan),
-        digits=1,
-        scale=100,
-        formats=FORMATS,
-        note=text,
+def _shown_ordering(plan: Plan, ordering: pd.DataFrame) -> pd.DataFrame:
+    """The ordering with a row a pair: a column a seed, the mean over seeds, and the verdict."""
+    titles = {point.label: point.title for point in plan.points}
+    rows = []
+    for (better, worse), records in ordering.groupby(["better", "worse"], sort=False):
+        row: dict[str, object] = {"better": titles[str(better)], "worse": titles[str(worse)]}
+        for record in records.to_dict("records"):
+            every = record["seed"] == ALL_SEEDS
+            name = "mean" if every else f"seed {record['seed']}"
+            ends = ("", SPREAD) if every else ("", LOW, HIGH)
+            row |= {f"{name}{end}": record[f"difference{end}"] for end in ends}
+        rows.append({**row, "verdict": records["verdict"].iloc[-1]})
+    frame = pd.DataFrame(rows)
+    # A pair without some seed has its verdict too: the last column.
+    return frame[[*(name for name in frame if name != "verdict"), "verdict"]]
+
+
+def _ordering_summary(plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame) -> str:
+    """The two rankings in a sentence each, and how many pairs hold."""
+    titles = {point.label: point.title for point in plan.points}
+    tiers = (", ".join(titles[label] for label in tier) for tier in plan.description.paper_order)
+    numbers = table[table["seed"] != MEAN].groupby("point")["AP"].mean().mul(100)
+    ours = " > ".join(
+        f"{titles[str(label)]} ({value:.1f})"
+        for label, value in numbers.sort_values(ascending=False, kind="stable").items()
     )
-    return f"## {plan.description.title}\n\n{body}"
-
-
-def latex(plan: Plan, table: pd.DataFrame, text: str) -> str:
-    """The table in LaTeX, in percent, over the width of a page."""
-    shown = shown_table(plan, table).assign(point_of_row=table["point"])
-    groups = shown.pop("point_of_row").tolist()
-    return to_latex(
-        shown,
-        names=column_names(plan),
-        digits=1,
-        scale=100,
-        formats=FORMATS,
-        note=text,
-        caption=f"{plan.description.title}.",
-        label=f"tab:{plan.description.name}",
-        groups=groups,
-        wide=True,
+    last = ordering.groupby(["better", "worse"], sort=False)["verdict"].last()
+    counts = ", ".join(f"{(last == word).sum()} {word}" for word in (HOLDS, REVERSED, UNDECIDED))
+    note = f" ({plan.description.paper_note})" if plan.description.paper_note else ""
+    return (
+        f"The paper: {' > '.join(tiers)}{note}. Ours, by mean AP: {ours}."
+        f" Of {len(last)} pairs: {counts}."
     )
-
-
-def _axes(plan: Plan) -> list[str]:
-    return [name for point in plan.points for name in point.values]
-
-
-def _of_seed(precision: pd.DataFrame) -> dict[str, float]:
-    by_metric = {record["metric"]: record for record in precision.to_dict("records")}
-    row: dict[str, float] = {}
-    for name in AP_NAMES:
-        columns = ("value", "value_low", "value_high")
-        value, low, high = (float(by_metric[name][column]) for column in columns)
-        row |= {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high, f"{name}{SPREAD}": np.nan}
-    return row
-
-
-def _over_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for name in AP_NAMES:
-        values = np.array([each[name] for each in rows], float)
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
-        row |= {name: float(np.mean(values)), f"{name}{LOW}": np.nan, f"{name}{HIGH}": np.nan}
-        row[f"{name}{SPREAD}"] = spread
-    return row

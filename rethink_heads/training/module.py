@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_right
 from typing import Any
 
 import lightning
@@ -14,9 +15,8 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
-from rethink_heads.training.checkpointing import BACKBONE_KEY
+from rethink_heads.training.callbacks import BACKBONE_KEY
 from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
-from rethink_heads.training.schedule import learning_rate_factor
 
 
 def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -39,24 +39,32 @@ def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict
     ]
 
 
+def learning_rate_factor(iteration: int, training: TrainingConfig) -> float:
+    """Factor on the base learning rate at an iteration, counted from 0 (authors' code).
+
+    Rises linearly from ``warmup_factor`` at iteration 0 to 1 at ``warmup_iterations``, and is multiplied by
+    ``gamma`` at each milestone.
+    """
+    steps = training.gamma ** bisect_right(sorted(training.milestones), iteration)
+    if iteration >= training.warmup_iterations:
+        return steps
+    done = iteration / training.warmup_iterations
+    return steps * (training.warmup_factor * (1 - done) + done)
+
+
 class DetectionModule(lightning.LightningModule):
     """Trains a detector.
 
     Args:
         detector: what is trained.
         training: the recipe.
-        val: the images validated on, for their annotation file.
+        val: the images validated on.
         seed: of the sampling of anchors and RoIs, renewed each iteration so that a resumed run continues exactly.
-        main_head: the reading whose AP, ``val_AP``, picks the best checkpoint.
+        main_head: the head whose AP, ``val_AP``, picks the best checkpoint.
     """
 
     def __init__(
-        self,
-        detector: RCNN,
-        training: TrainingConfig,
-        val: CocoDataset,
-        seed: int,
-        main_head: str,
+        self, detector: RCNN, training: TrainingConfig, val: CocoDataset, seed: int, main_head: str
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -100,12 +108,11 @@ class DetectionModule(lightning.LightningModule):
         """AP by head over all processes' images, logged as ``val_AP_<head>``."""
         results = self._results
         if self.trainer.world_size > 1:
-            shares: list[Results | None] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, results)
-            heads = self.detector.heads
+            gathered: list[Any] = [{}] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, results)
             results = {
-                head: list(itertools.chain.from_iterable((s or {}).get(head, []) for s in shares))
-                for head in heads
+                head: list(itertools.chain.from_iterable(each.get(head, []) for each in gathered))
+                for head in self.detector.heads
             }
         if self.trainer.sanity_checking:
             return

@@ -26,15 +26,14 @@ from rethink_heads.errors import UserError, interruption
 from rethink_heads.locking import hold
 from rethink_heads.machine import check_workers, resolve_device
 from rethink_heads.runs import Run
-from rethink_heads.training.checkpointing import (
-    BestCheckpoint,
-    LastCheckpoint,
+from rethink_heads.training.callbacks import (
+    Checkpoints,
+    PlainProgress,
     WholeFiles,
     resume_detector,
 )
-from rethink_heads.training.data_module import DetectionData
+from rethink_heads.training.data import DetectionData
 from rethink_heads.training.module import DetectionModule
-from rethink_heads.training.progress import PlainProgress
 
 LOGS = "logs"
 CANNOT_WRITE = {
@@ -77,7 +76,11 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
 def _train(config: Config, run: Run, device: str, resume: bool) -> None:
     trainer = _trainer(config, run, device)
     train_set, val_set = (CocoDataset(*config.data.paths(role)) for role in ("train", "val"))
-    _check_same_classes(train_set, val_set)
+    if train_set.class_names != val_set.class_names:
+        raise UserError(
+            f"the classes of {train_set.where} ({', '.join(train_set.class_names)}) and of "
+            f"{val_set.where} ({', '.join(val_set.class_names)}) differ: give splits of one dataset"
+        )
     if config.training.validate_images is not None:
         val_set = val_set.subset(config.training.validate_images)
 
@@ -155,14 +158,6 @@ def _quiet_log_threads() -> Iterator[None]:
         threading.excepthook = before
 
 
-def _check_same_classes(train_set: CocoDataset, val_set: CocoDataset) -> None:
-    if train_set.class_names != val_set.class_names:
-        raise UserError(
-            f"the classes of {train_set.where} ({', '.join(train_set.class_names)}) and of "
-            f"{val_set.where} ({', '.join(val_set.class_names)}) differ: give splits of one dataset"
-        )
-
-
 def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
     training = config.training
     chosen = resolve_device(device)
@@ -177,8 +172,9 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
     terminal = sys.stderr.isatty()
     validate_every = min(training.validate_every, training.max_iterations)
     callbacks: list[Callback] = [
-        BestCheckpoint(run.best_checkpoint),
-        LastCheckpoint(run.last_checkpoint, training.checkpoint_every, validate_every),
+        Checkpoints(
+            run.last_checkpoint, run.best_checkpoint, training.checkpoint_every, validate_every
+        ),
         TQDMProgressBar() if terminal else PlainProgress(),
     ]
     logs = run.path / LOGS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,19 +76,6 @@ def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
     assert Config.model_validate(content["config"]) == config
 
 
-def test_a_file_from_before_there_was_a_choice_of_level(tmp_path: Path) -> None:
-    """It keeps the level of the enlarged RoI; one of today has its proposal's."""
-    path = tmp_path / "detector.pt"
-    config = config_of("conv")
-    save_detector(detector_of(config), config, path)
-    assert load_detector(path).roi_heads.conventions.roi_level_from == "proposal"
-    content = torch.load(path, weights_only=True)
-    del content["config"]["model"]["conventions"]
-    torch.save(content, path)
-    path.with_suffix(".sha256").unlink()
-    assert load_detector(path).roi_heads.box_roi_pool.conventions.roi_level_from == "enlarged"
-
-
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     config = config_of("fc")
     detector = detector_of(config)
@@ -105,11 +93,11 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector's file, with its hash beside it; to be copied."""
     path = tmp_path_factory.mktemp("good") / "detector.pt"
-    config = config_of("fc")
-    save_detector(detector_of(config), config, path)
-    return path.read_bytes()
+    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+    return path
 
 
 def refused(path: Path) -> None:
@@ -126,8 +114,8 @@ def test_a_file_of_something_else(tmp_path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
-def test_a_truncated_file(tmp_path: Path, good: bytes, share: float) -> None:
-    (tmp_path / "detector.pt").write_bytes(good[: int(len(good) * share)])
+def test_a_truncated_file(tmp_path: Path, good: Path, share: float) -> None:
+    (tmp_path / "detector.pt").write_bytes(good.read_bytes()[: int(good.stat().st_size * share)])
     refused(tmp_path / "detector.pt")
 
 
@@ -137,10 +125,9 @@ def test_another_programs_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["class", "width", "setting", "missing"])
-def test_parts_that_do_not_fit(tmp_path: Path, good: bytes, change: str) -> None:
+def test_parts_that_do_not_fit(tmp_path: Path, good: Path, change: str) -> None:
     path = tmp_path / "detector.pt"
-    path.write_bytes(good)
-    content = torch.load(path, weights_only=True)
+    content = torch.load(good, weights_only=True)
     if change == "class":
         content["class_names"].append("blue")
     elif change == "width":
@@ -166,9 +153,8 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bit_that_has_flipped_anywhere_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "detector.pt"
-    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+def test_a_bit_that_has_flipped_anywhere_is_refused(tmp_path: Path, good: Path) -> None:
+    path = shutil.copytree(good.parent, tmp_path / "copy") / "detector.pt"
     content = path.read_bytes()
     for place in torch.randint(8 * len(content), (10,)).tolist():
         flipped = bytearray(content)
@@ -181,25 +167,21 @@ def test_a_bit_that_has_flipped_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_as_sha256sum_has_it_and_its_lack_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, good: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "detector.pt"
-    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
+    path = shutil.copytree(good.parent, tmp_path / "copy") / "detector.pt"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (tmp_path / "detector.sha256").read_text() == f"{digest}  detector.pt\n"
-    (tmp_path / "detector.sha256").unlink()
+    assert path.with_suffix(".sha256").read_text() == f"{digest}  detector.pt\n"
+    path.with_suffix(".sha256").unlink()
     load_detector(path)
     assert "damage to detector.pt would go unnoticed" in caplog.text
 
 
-def test_no_permission_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "detector.pt"
-    save_detector(detector_of(config_of("fc")), config_of("fc"), path)
-
+def test_no_permission_is_not_damage(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+        raise PermissionError(13, "Permission denied", str(good))
 
     monkeypatch.setattr(torch, "load", refuse)
     for read in (load_detector, saved_class_names, saved_config):
         with pytest.raises(UserError, match=r"cannot read file .*detector\.pt: no permission"):
-            read(path)
+            read(good)

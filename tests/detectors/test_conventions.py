@@ -21,7 +21,7 @@ from rethink_heads.config import (
 )
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes, to_edges, to_pixels
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.pooling import pyramid_level
+from rethink_heads.detectors.rcnn.roi_heads import pyramid_level
 from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
 from rethink_heads.detectors.rcnn.transform import resized_size
 from rethink_heads.errors import UserError
@@ -38,15 +38,6 @@ CONVENTIONS = {
 def test_the_usual_conventions_leave_settings_as_they_were() -> None:
     assert "conventions" not in ModelConfig().model_dump()
     assert "conventions" not in ModelConfig(conventions=ConventionsConfig()).model_dump_json()
-
-
-def test_files_of_older_imports_stay_as_they_were() -> None:
-    """What they could not say yet is left out where it is as it was; so their measurements still are theirs."""
-    for older in (MASKRCNN_BENCHMARK, MMDETECTION):
-        assert "proposal_order" not in older.model_dump_json()
-        assert ConventionsConfig.model_validate(older.model_dump()) == older
-    assert DETECTRON2.model_dump()["proposal_order"] == "logit"
-    assert ConventionsConfig.model_validate(DETECTRON2.model_dump()) == DETECTRON2
 
 
 def test_other_conventions_are_kept(tmp_path: Path) -> None:
@@ -86,7 +77,9 @@ def test_other_conventions_are_kept(tmp_path: Path) -> None:
         ("detectron2", (500, 500), (800, 800)),
     ],
 )
-def test_frame_sizes(rule: str, size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_sizes_of_the_resized_image(
+    rule: str, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
     assert resized_size(size, 800, 1333, rule) == expected
 
 
@@ -95,19 +88,19 @@ corners = st.floats(0.0, 300.0, width=32)
 
 
 @given(corners, corners, sides, sides, st.integers(50, 900), st.integers(50, 900))
-def test_boxes_come_back_from_the_frame(
+def test_boxes_come_back_from_the_resized_image(
     x: float, y: float, width: float, height: float, new_height: int, new_width: int
 ) -> None:
     boxes = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
     for box_ends in ("edge", "pixel"):
         features = ImageFeatures({}, (new_height, new_width), (400, 600), box_ends)
-        framed = features.to_resized(boxes)
-        torch.testing.assert_close(features.to_original(framed), boxes, rtol=0, atol=1e-9)
+        resized = features.to_resized(boxes)
+        torch.testing.assert_close(features.to_original(resized), boxes, rtol=0, atol=1e-9)
         # By pixels: first and last pixel are scaled.
         if box_ends == "pixel":
             ratio = new_width / 600
-            assert math.isclose(float(framed[0, 2]), (x + width - 1) * ratio + 1, abs_tol=1e-9)
-            assert ((framed[:, 2:] - framed[:, :2]) >= 1 - 1e-9).all()
+            assert math.isclose(float(resized[0, 2]), (x + width - 1) * ratio + 1, abs_tol=1e-9)
+            assert ((resized[:, 2:] - resized[:, :2]) >= 1 - 1e-9).all()
 
 
 def test_a_box_less_than_a_pixel_wide_is_one_pixel() -> None:

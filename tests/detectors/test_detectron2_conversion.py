@@ -212,7 +212,7 @@ def test_the_same_input_gives_the_same_values_in_detectron2(
                 [0, 0, 256, 190],
             ]
         )
-        pooled = detector.roi_heads.pool(pyramid, [boxes], [size])
+        pooled = detector.roi_heads.pool(pyramid, [boxes])
         outputs = detector.roi_heads.heads(pooled)
         _assert_same_heads(model.roi_heads, expected, boxes, outputs)
 

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, roi_align
 
 from rethink_heads.config import Config, ModelConfig, load_preset
@@ -192,54 +189,6 @@ def test_readings_of_one_detector_combine_its_branches(image: Tensor, boxes: Ten
     assert not torch.allclose(out["fc"].boxes, out["conv"].boxes)
 
 
-def test_predicted_boxes_equal_torchvisions_coder(image: Tensor, boxes: Tensor) -> None:
-    """Deltas decoded in the resized frame, clipped there, and mapped back."""
-    detector = small_detector("conv")
-    with torch.inference_mode():
-        features = detector.extract(image)
-        pooled = detector.pool(features, boxes)
-        found = detector.predict(features, pooled, boxes)["conv"].boxes
-        deltas = detector.roi_heads.heads["conv"](pooled["conv"])[1].double()
-    height, width = features.size
-    ratio = torch.tensor([width / 170, height / 120] * 2, dtype=torch.float64)
-    for label in range(len(CLASSES)):
-        of_class = deltas[:, 4 * (label + 1) : 4 * (label + 2)]
-        decoded = BoxCoder((10.0, 10.0, 5.0, 5.0)).decode_single(of_class, boxes.double() * ratio)
-        limits = torch.tensor([width, height] * 2, dtype=torch.float64)
-        expected = decoded.reshape(-1, 4).clamp(min=0).minimum(limits) / ratio
-        torch.testing.assert_close(found[:, label].double(), expected, rtol=1e-5, atol=1e-3)
-
-
-@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0])
-def test_conv_rois_are_enlarged_about_their_centre(
-    factor: float, image: Tensor, boxes: Tensor
-) -> None:
-    detector = small_detector("double-ext", conv_enlargement=factor)
-    with torch.inference_mode():
-        features = detector.extract(image)
-        pooled = detector.pool(features, boxes)
-        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-        halves = (boxes[:, 2:] - boxes[:, :2]) / 2 * factor
-        grown = torch.cat([centres - halves, centres + halves], dim=1)
-        as_fc = detector.pool(features, grown)["fc"]
-    torch.testing.assert_close(pooled["conv"], as_fc, rtol=1e-4, atol=1e-4)
-    assert torch.equal(pooled["fc"], pooled["conv"]) == (factor == 1)
-
-
-def test_pooling_takes_the_papers_level(image: Tensor) -> None:
-    """Level floor(4 + log2(sqrt(area) / 224)), kept within P2 to P5, in the resized frame."""
-    detector = small_detector("fc", min_size=480, max_size=680)
-    boxes = torch.tensor([[20.0, 20, 40, 40], [10, 10, 60, 60], [2, 2, 118, 118]])
-    with torch.inference_mode():
-        features = detector.extract(image)
-        pooled = detector.pool(features, boxes)["fc"]
-        assert features.size == (480, 680)
-        for index, (level, stride) in enumerate([("0", 4), ("1", 8), ("3", 32)]):
-            rois = torch.cat([torch.zeros(1, 1), boxes[index : index + 1] * 4], dim=1)
-            expected = roi_align(features.pyramid[level], rois, 7, 1 / stride, 2)
-            torch.testing.assert_close(pooled[index : index + 1], expected)
-
-
 def photographed_boxes() -> Tensor:
     """Boxes (300, 4) as proposals are in a frame of 480 x 680 pixels: of all sizes and shapes, some at its border."""
     generator = torch.Generator().manual_seed(4)
@@ -251,21 +200,14 @@ def photographed_boxes() -> Tensor:
     return torch.cat([centre - half, centre + half], dim=1).clamp(min=0).minimum(limits)
 
 
-@pytest.mark.parametrize("saved_before", [False, True])
 @pytest.mark.parametrize("head", ["double-ext", "double-conv"])
-def test_conv_rois_are_pooled_from_the_level_of_their_proposals(
-    head: str, saved_before: bool, image: Tensor, tmp_path: Path
+def test_enlarged_rois_are_pooled_from_the_papers_level_of_their_proposals(
+    head: str, image: Tensor
 ) -> None:
-    """As in the authors' code; a detector whose settings do not say it keeps the level of the enlarged RoI."""
+    """Level floor(4 + log2(sqrt(area) / 224)) of the RoI before it is enlarged, as in the authors' code."""
     small = [f"model.{name}={value}" for name, value in SMALL.items()]
     sizes = ["model.min_size=480", "model.max_size=680"]
-    config = load_preset("shapes-tiny", head, [*small, *sizes])
-    if saved_before:
-        values = yaml.safe_load(config.to_yaml())
-        del values["model"]["conventions"]
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-        config = Config.from_yaml(tmp_path / "config.yaml")
-    detector = build_detector(config, CLASSES).eval()
+    detector = build_detector(load_preset("shapes-tiny", head, [*small, *sizes]), CLASSES).eval()
     boxes = photographed_boxes()
     with torch.inference_mode():
         features = detector.extract(image)
@@ -282,7 +224,7 @@ def test_conv_rois_are_pooled_from_the_level_of_their_proposals(
         for branch, factor in (("fc", 1.0), ("conv", 1.3), ("conv2", 1.3)):
             if branch not in pooled:
                 continue
-            level = levels[1] if saved_before and factor > 1 else levels[0]
+            level = levels[0]
             x, y, w, h = (x1 + x2) / 2, (y1 + y2) / 2, width * factor / 2, height * factor / 2
             expected = roi_align(
                 features.pyramid[str(level - 2)].double(),
@@ -321,7 +263,7 @@ def test_detections_follow_from_predictions(image: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet34", "resnet50", "resnet101"])
 def test_backbones_give_five_levels(name: str) -> None:
-    backbone, norm = build_backbone(name, 16, "frozen", 3, pretrained=False)
+    backbone, norm = build_backbone(ModelConfig(backbone=name, fpn_channels=16), pretrained=False)
     assert norm == ("batch" if name == "tiny" else "frozen")
     with torch.inference_mode():
         levels = backbone.eval()(torch.zeros(1, 3, 64, 128))
@@ -369,7 +311,9 @@ def test_numbers_that_are_not_finite_are_no_empty_answer(
     [(0, set()), (3, {"layer4", "layer3", "layer2"})],
 )
 def test_trainable_layers(layers: int, trained: set[str]) -> None:
-    backbone, _ = build_backbone("resnet18", 16, "frozen", layers, pretrained=False)
+    backbone, _ = build_backbone(
+        ModelConfig(backbone="resnet18", trainable_layers=layers), pretrained=False
+    )
     names = {n.split(".")[0] for n, p in backbone.body.named_parameters() if p.requires_grad}
     assert names == trained
 

@@ -10,6 +10,7 @@ from rethink_heads.config import Config, ConventionsConfig, load_preset
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
+from tests.heads.reference import iou
 
 CLASSES = ("a", "b", "c")
 SMALL = ["fpn_channels=4", "fc_width=8", "conv_width=8", "conv_bottleneck=4", "backbone=tiny"]
@@ -20,13 +21,6 @@ def stage(*overrides: str) -> BoxRoIHeads:
     every = [f"model.{value}" for value in (*SMALL, *overrides)]
     config: Config = load_preset("coco-r50", "double-ext", [*every, "model.pretrained=false"])
     return build_detector(config, CLASSES).roi_heads.train()
-
-
-def iou(a: list[float], b: list[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(areas) - both)
 
 
 def near(boxes: Tensor, count: int, spread: float, seed: int) -> Tensor:

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from rethink_heads.config import MASKRCNN_BENCHMARK, ConventionsConfig, ModelConfig
 from rethink_heads.detectors.rcnn.rpn import AnchorRPN, build_rpn, inside
+from tests.heads.reference import iou
 
 SIZES = [(96, 128), (80, 100)]
 FRAME = (96, 128)
@@ -81,13 +82,6 @@ def leaves(anchor: list[float], size: tuple[int, int], one: int) -> bool:
     if one:
         return not (x1 >= 0 and y1 >= 0 and x2 < width and y2 < height)
     return not (x1 >= 0 and y1 >= 0 and x2 <= width and y2 <= height)
-
-
-def iou(a: list[float], b: list[float]) -> float:
-    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(areas) - both)
 
 
 def label_of(overlaps: list[float], best_of_objects: list[float]) -> float:

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torchvision.ops import roi_align
 
 from rethink_heads.boxes import outer_boxes
 from rethink_heads.fastpath.conv import FastConv
@@ -25,7 +24,7 @@ from rethink_heads.fastpath.pooling import (
 )
 from rethink_heads.heads import ConvHead, FCHead
 from rethink_heads.proposals import grid
-from tests.fastpath.made_rois import Case, cases
+from tests.fastpath.rois import Case, cases
 
 ENOUGH = 2**40
 # Largest difference from float64, of the root mean square of all outputs.
@@ -68,23 +67,8 @@ def hidden_of(head: FCHead | ConvHead, roi_features: Tensor) -> Tensor:
     return found[0]
 
 
-def pooled(case: Case, dtype: torch.dtype) -> Tensor:
-    """(N, C, S, S) by torchvision's operator in the type that sampling points are computed in.
-
-    In another one a point on the map's border could be outside.
-    """
-    rule = case.rule
-    return roi_align(
-        case.feature_map[None].to(sampled_in(dtype)),
-        [case.rois.to(sampled_in(dtype))],
-        rule.resolution,
-        case.scale,
-        rule.sampling_ratio,
-        rule.aligned,
-    )
-
-
 def sampled_in(dtype: torch.dtype) -> torch.dtype:
+    """The type that sampling points are computed in: in another one a point on the map's border could be outside."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -108,19 +92,13 @@ def assert_close(
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
 
 
-def survives(case: Case) -> bool:
-    """Whether torchvision's operator does: see test_pooling."""
-    lengths = case.rois[:, 2:] - case.rois[:, :2]
-    return case.rule.sampling_ratio > 0 or not case.rule.aligned or bool((lengths >= 0).all())
-
-
 @precisions
-@given(case=cases().filter(survives), most=st.sampled_from((1, 5, 512)))
+@given(case=cases().filter(Case.survives), most=st.sampled_from((1, 5, 512)))
 @settings(max_examples=40, deadline=None)
 def test_fc_head_equals_the_module(dtype: torch.dtype, case: Case, most: int) -> None:
     head = fc_head(len(case.feature_map), case.rule.resolution)
     layers = FastFC([head.fc6, head.fc7], head.channels, head.resolution, dtype)
-    expected, level = hidden_of(head, pooled(case, dtype)), level_of(case, dtype)
+    expected, level = hidden_of(head, case.by_operator(sampled_in(dtype))), level_of(case, dtype)
     # Some outputs of a head are zero, all of a small map may be: the scale is that of the layers' inputs too.
     scale = torch.cat([expected.flatten(), case.feature_map.flatten()])
     assert_close(block_by_block(layers, level, most), expected, dtype, scale)
@@ -170,11 +148,13 @@ def test_conv_head_equals_the_module(dtype: torch.dtype, non_local: bool, blocks
         assert torch.equal(block, before)
 
 
-@given(case=cases().filter(survives), most=st.sampled_from((1, 5, 512)), non_local=st.booleans())
+@given(
+    case=cases().filter(Case.survives), most=st.sampled_from((1, 5, 512)), non_local=st.booleans()
+)
 @settings(max_examples=25, deadline=None)
 def test_conv_head_on_rois(case: Case, most: int, non_local: bool) -> None:
     head = conv_head(non_local, 1, len(case.feature_map))
-    expected = hidden_of(head, pooled(case, torch.float32))
+    expected = hidden_of(head, case.by_operator(torch.float32))
     layers = FastConv(head, case.rule.resolution, torch.float32)
     found = block_by_block(layers, level_of(case, torch.float32), most)
     assert_close(found, expected, torch.float32)
@@ -202,7 +182,7 @@ def test_branches_of_several_levels_together(dtype: torch.dtype, memory_mb: int)
     for index, stride in enumerate((4, 8)):
         mine = levels == index
         case = Case(maps[index].double(), rois[mine].double(), 1 / stride, rule)
-        features[mine] = pooled(case, torch.float64)
+        features[mine] = case.by_operator(torch.float64)
     for name, head in heads.items():
         assert_close(found[name], hidden_of(head, features), dtype)
 

@@ -1,8 +1,9 @@
-"""Pooling by factors against torchvision's RoIAlign and against loops in float64."""
+"""Pooling by factors against torchvision's RoIAlign and loops in float64; where it is chosen; over the pyramid."""
 
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -12,31 +13,17 @@ from torch import Tensor
 from torchvision.ops import roi_align as operator
 
 from rethink_heads.boxes import outer_boxes
-from rethink_heads.fastpath.pooling import RoIAlignRule, intervals, level_rois, pool
-from tests.fastpath.made_rois import Case, cases
+from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
+from rethink_heads.detectors.rcnn.roi_heads import STRIDES, PyramidPooler
+from rethink_heads.fastpath import pooling
+from rethink_heads.fastpath.pooling import RoIAlignRule, intervals, level_rois, pool, roi_align
+from rethink_heads.proposals import grid
+from tests.fastpath.rois import Case, by_operator, cases
 
-# Of the largest value on the map: rounding of a cell's average, of which the weights add up to 1.
+RULE = RoIAlignRule(7, 2)
+SIZE = (200, 300)
+# Of the largest value on the map: rounding of a position's average, of which the weights add up to 1.
 ROUNDING = {torch.float32: 4e-6, torch.float64: 1e-13}
-
-
-def by_operator(case: Case, dtype: torch.dtype) -> Tensor:
-    """(N, C, S, S)"""
-    rule = case.rule
-    rois = case.rois.to(dtype)
-    lengths = rois[:, 2:] - rois[:, :2]
-    # The operator does not survive an RoI turned inside out that is to have as many samples as it is long.
-    taken = (lengths >= 0).all(1) | torch.tensor(rule.sampling_ratio > 0 or not rule.aligned)
-    side = rule.resolution
-    found = torch.zeros(len(rois), len(case.feature_map), side, side, dtype=dtype)
-    found[taken] = operator(
-        case.feature_map[None].to(dtype),
-        [rois[taken]],
-        side,
-        case.scale,
-        rule.sampling_ratio,
-        rule.aligned,
-    )
-    return found
 
 
 def by_factors(case: Case, dtype: torch.dtype, most: int = 512) -> Tensor:
@@ -48,7 +35,7 @@ def by_factors(case: Case, dtype: torch.dtype, most: int = 512) -> Tensor:
 
 
 def by_loop(case: Case) -> Tensor:
-    """(N, C, S, S) by the definition: bilinear samples of each cell, one after the other."""
+    """(N, C, S, S) by the definition: bilinear samples of each position, one after the other."""
     rule = case.rule
     shift = 0.5 if rule.aligned else 0.0
     found = torch.zeros(
@@ -94,10 +81,10 @@ def assert_equal(found: Tensor, expected: Tensor, case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@given(case=cases(), most=st.sampled_from((1, 2, 7, 512)))
+@given(case=cases().filter(Case.survives), most=st.sampled_from((1, 2, 7, 512)))
 @settings(max_examples=250, deadline=None)
 def test_equals_the_operator(dtype: torch.dtype, case: Case, most: int) -> None:
-    assert_equal(by_factors(case, dtype, most), by_operator(case, dtype), case)
+    assert_equal(by_factors(case, dtype, most), case.by_operator(dtype), case)
 
 
 @given(case=cases(most=4))
@@ -116,8 +103,112 @@ def test_repeated_rois_are_no_grid() -> None:
         2, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     case = Case(feature_map, rois, 1.0, RoIAlignRule(3, 2))
-    assert_equal(by_factors(case, torch.float64), by_operator(case, torch.float64), case)
+    assert_equal(by_factors(case, torch.float64), case.by_operator(torch.float64), case)
 
 
 def test_no_rois_have_no_intervals() -> None:
     assert [len(part) for part in intervals(torch.zeros(0, 2))] == [0, 0]
+
+
+def always(factors: bool) -> mock._patch_dict:
+    """A context in which factors are always taken where they may be, or never."""
+    of = {"LEAST_READINGS": 0, "ROIS_AN_INTERVAL": 0, "PRODUCTS_A_READING": 1e18 if factors else 0}
+    return mock.patch.dict(vars(pooling), of)
+
+
+@given(case=cases().filter(Case.survives), factors=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_either_way_it_is_the_operator(case: Case, factors: bool) -> None:
+    for dtype, rounding in ((torch.float32, 4e-6), (torch.float64, 1e-13)):
+        feature_map, rois = case.feature_map[None].to(dtype), case.rois.to(dtype)
+        expected = case.by_operator(dtype)
+        with always(factors):
+            found = roi_align(feature_map, rois, case.scale, case.rule)
+        bound = rounding * float(feature_map.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=bound)
+
+
+def feature_map_of(stride: int = 4, images: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(stride)
+    size = (SIZE[0] // stride, SIZE[1] // stride)
+    return torch.randn(images, 16, *size, generator=generator)
+
+
+def test_factors_are_taken_where_they_pay() -> None:
+    """Told by the order of memory: factors leave the channels last."""
+    feature_map = feature_map_of()
+    proposals = grid(torch.tensor([90.0, 90, 140, 150]), SIZE).boxes
+    found = roi_align(feature_map, proposals, 0.25, RULE)
+    assert not found.is_contiguous()
+    expected = by_operator(feature_map, proposals, 0.25, RULE)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+    # One box, and boxes that share nothing, are the operator's to the last bit.
+    generator = torch.Generator().manual_seed(0)
+    scattered = torch.rand(2000, 4, generator=generator) * 100
+    scattered[:, 2:] += scattered[:, :2]
+    for rois in (proposals[:1], scattered, proposals[:0]):
+        found = roi_align(feature_map, rois, 0.25, RULE)
+        assert torch.equal(found, by_operator(feature_map, rois, 0.25, RULE))
+
+
+def test_gradients_are_the_operators() -> None:
+    feature_map = feature_map_of().requires_grad_()
+    rois = grid(torch.tensor([90.0, 90, 140, 150]), SIZE, 3).boxes
+    gradients = []
+    for pool_rois in (roi_align, by_operator):
+        feature_map.grad = None
+        with always(True):
+            pool_rois(feature_map, rois, 0.25, RULE).square().sum().backward()
+        gradients.append(feature_map.grad)
+    assert gradients[0] is not None
+    assert torch.equal(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_autocast_pools_in_float32(dtype: torch.dtype) -> None:
+    feature_map = feature_map_of().to(dtype)
+    rois = grid(torch.tensor([90.0, 90, 140, 150]), SIZE, 3).boxes
+    with torch.autocast("cpu", torch.bfloat16), always(True):
+        found = roi_align(feature_map, rois, 0.25, RULE)
+        expected = by_operator(feature_map, rois, 0.25, RULE)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("factors", [True, False])
+@pytest.mark.parametrize(
+    "conventions", [ConventionsConfig(), MASKRCNN_BENCHMARK, DETECTRON2], ids=str
+)
+@pytest.mark.parametrize("images", [1, 2])
+def test_pyramid(factors: bool, conventions: ConventionsConfig, images: int) -> None:
+    pyramid = {name: feature_map_of(stride, images) for name, stride in STRIDES.items()}
+    boxes = [
+        torch.cat(
+            [
+                grid(torch.tensor([90.0, 90, 120, 110]) - 20 * image, SIZE, 3).boxes,
+                grid(torch.tensor([0.0, 0, 300, 200]), SIZE, 3).boxes * 1.7,
+            ]
+        )
+        for image in range(images)
+    ]
+    pooler = PyramidPooler(5, 2, conventions)
+    with always(factors), torch.no_grad():
+        found = pooler(pyramid, boxes)
+        alone = pooler(pyramid, [boxes[0][:9], *(each[:0] for each in boxes[1:])])
+    corners, levels = pooler.place(torch.cat(boxes))
+    assert len(levels.unique()) > 1
+    numbers = torch.arange(images).repeat_interleave(len(boxes[0]))
+    for index in range(len(corners)):
+        name = list(STRIDES)[int(levels[index])]
+        expected = operator(
+            pyramid[name][numbers[index], None],
+            [corners[index, None]],
+            5,
+            1 / STRIDES[name],
+            2,
+            conventions.roi_align_aligned,
+        )[0]
+        torch.testing.assert_close(found[index], expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(alone, found[:9], rtol=0, atol=2e-5)
+    with torch.no_grad():
+        assert pooler(pyramid, [each[:0] for each in boxes]).shape == (0, 16, 5, 5)

@@ -11,7 +11,7 @@ import yaml
 
 from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.classes import read_class_map, read_class_names
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 from tests.fuzz.coco import broken, change
 from tests.fuzz.harness import REFUSED, Case, WrongError, shortened
 

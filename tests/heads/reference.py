@@ -1,11 +1,21 @@
-"""The heads written a second time, in numpy float64 with plain loops over what the paper states."""
+"""The heads written a second time, in numpy float64 with plain loops over what the paper states, and IoU."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import nn
 
 Array = np.ndarray
+
+
+def iou(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of two boxes, xyxy."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / (sum(areas) - both)
 
 
 def arrays(module: nn.Module) -> dict[str, Array]:
@@ -61,7 +71,7 @@ def fc_head(x: Array, weights: dict[str, Array]) -> tuple[Array, Array]:
     )
 
 
-def widening(x: Array, weights: dict[str, Array], name: str) -> Array:
+def residual_block(x: Array, weights: dict[str, Array], name: str) -> Array:
     main = conv_bn(relu(conv_bn(x, weights, f"{name}.expand")), weights, f"{name}.project")
     return relu(main + conv_bn(x, weights, f"{name}.shortcut"))
 
@@ -73,21 +83,21 @@ def bottleneck(x: Array, weights: dict[str, Array], name: str) -> Array:
 
 
 def non_local(x: Array, weights: dict[str, Array], name: str, groups: int) -> Array:
-    """Each group's affinity between cells, divided by their number, one pair at a time."""
+    """Each group's affinity between positions, divided by their number, one pair at a time."""
     theta, phi, g = (
         convolve(x, weights[f"{name}.{part}.weight"], weights[f"{name}.{part}.bias"])
         for part in ("theta", "phi", "g")
     )
     n, inner, height, width = theta.shape
-    cells, share = height * width, inner // groups
-    theta, phi, g = (part.reshape(n, inner, cells) for part in (theta, phi, g))
-    mixed = np.zeros((n, inner, cells))
+    positions, share = height * width, inner // groups
+    theta, phi, g = (part.reshape(n, inner, positions) for part in (theta, phi, g))
+    mixed = np.zeros((n, inner, positions))
     for image in range(n):
         for group in range(groups):
             channels = slice(group * share, (group + 1) * share)
-            for a in range(cells):
-                for b in range(cells):
-                    affinity = theta[image, channels, a] @ phi[image, channels, b] / cells
+            for a in range(positions):
+                for b in range(positions):
+                    affinity = theta[image, channels, a] @ phi[image, channels, b] / positions
                     mixed[image, channels, a] += affinity * g[image, channels, b]
     mixed = mixed.reshape(n, inner, height, width)
     return relu(x + conv_bn(mixed, weights, f"{name}.out"))

@@ -110,7 +110,7 @@ def test_conv_head_equals_the_reference(non_local: bool) -> None:
     randomised(head)
     x = roi_features(2, 4, 5)
     weights = reference.arrays(head)
-    expected = reference.widening(x.numpy(), weights, "blocks.0")
+    expected = reference.residual_block(x.numpy(), weights, "blocks.0")
     position = 1
     for _ in range(2):
         if non_local:

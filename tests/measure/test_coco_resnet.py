@@ -121,7 +121,7 @@ def test_the_last_bin_equals_the_detectors_own_forward(
         new_height, new_width = images.image_sizes[0]
         scale = torch.tensor([new_width / width, new_height / height] * 2)
         resized = near * scale
-        pooled = detector.roi_heads.box_roi_pool(pyramid, [resized], images.image_sizes)
+        pooled = detector.roi_heads.box_roi_pool(pyramid, [resized])
         logits, deltas = detector.roi_heads.heads["fc"](pooled)
         decoded = detector.roi_heads.box_coder.decode(deltas, [resized])[:, label + 1] / scale
     regressed = decoded.clamp(min=0).minimum(torch.tensor([width, height] * 2)).double()

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.sweeps.loading import load_sweep, sweep_names
+from rethink_heads.sweeps.description import load_sweep, sweep_names
 from rethink_heads.sweeps.plan import Plan, make_plan
 from rethink_heads.sweeps.precision import Read, Size
 from rethink_heads.sweeps.tables import sweep_table

@@ -14,7 +14,7 @@ from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.runs import Run
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import Plan, make_plan
 from tests.tiny_coco import CLASSES, COLOURS, SMALL_SETTINGS, write_coco
 

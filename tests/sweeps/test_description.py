@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from rethink_heads.errors import UserError
-from rethink_heads.sweeps.loading import load_sweep, sweep_names
+from rethink_heads.sweeps.description import load_sweep, sweep_names
 from rethink_heads.sweeps.plan import make_plan
 
 

@@ -210,8 +210,8 @@ def test_undefined_precision_leaves_a_table_and_no_figure(
     plan = make(seeds=[0])
     table = run_sweep(plan, "cpu", train).table
     estimates = [name for name in table if name.split("_")[0] in AP_NAMES]
-    written = write_results(plan, table.assign(**dict.fromkeys(estimates, np.nan)), None, "")
-    assert plan.output / "table.md" in written
+    written = write_results(plan, table.assign(**dict.fromkeys(estimates, np.nan)), None, {})
+    assert plan.output / "table.csv" in written
     assert "no figure: no AP to draw" in caplog.text
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch.distributed
 
-from rethink_heads.sweeps.loading import load_sweep
+from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import make_plan
 from rethink_heads.sweeps.runner import run_sweep
 from tests.sweeps.conftest import SETTINGS

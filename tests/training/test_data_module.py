@@ -17,7 +17,7 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
-from rethink_heads.training.data_module import DetectionData, IterationSampler, TrainingImages
+from rethink_heads.training.data import DetectionData, IterationSampler, TrainingImages
 
 Batches = list[list[tuple[int, bool]]]
 
@@ -162,28 +162,3 @@ def test_boxes_follow_the_pixels(rectangles: CocoDataset, flip: bool) -> None:
     expected = torch.from_numpy(np.array(Image.open(rectangles.images_path / "a.png")))
     expected = expected.permute(2, 0, 1) / 255
     assert torch.equal(image, expected.flip(-1) if flip else expected)
-
-
-def test_flipping_twice_changes_nothing(rectangles: CocoDataset) -> None:
-    sample = rectangles[0]
-    image, target = TrainingImages(rectangles)[0, True]
-    assert not torch.equal(target["boxes"], sample.boxes)
-
-    class Flipped(CocoDataset):
-        def __init__(self) -> None:
-            pass
-
-        def __getitem__(self, index: int) -> object:
-            pixels = (image * 255).round().byte()
-            return type(sample)(
-                sample.image_id,
-                pixels,
-                target["boxes"],
-                target["labels"],
-                sample.areas,
-                sample.object_ids,
-            )
-
-    again, twice = TrainingImages(Flipped())[0, True]
-    assert torch.equal(again, sample.image.float() / 255)
-    assert torch.equal(twice["boxes"], sample.boxes)

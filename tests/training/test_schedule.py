@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, MultiStepLR
 
 from rethink_heads.config import TrainingConfig
-from rethink_heads.training.schedule import learning_rate_factor
+from rethink_heads.training.module import learning_rate_factor
 
 
 def reference(training: TrainingConfig, iterations: int) -> list[float]:
@@ -54,15 +54,3 @@ def test_the_papers_recipe() -> None:
     assert at[500] == at[119_999] == 1.0
     assert at[120_000] == pytest.approx(0.1)
     assert at[160_000] == pytest.approx(0.01)
-
-
-def test_the_warm_up_rises_to_exactly_one() -> None:
-    training = TrainingConfig(warmup_iterations=7, milestones=[])
-    factors = [learning_rate_factor(iteration, training) for iteration in range(9)]
-    assert factors == sorted(factors)
-    assert factors[6] < 1.0
-    assert factors[7:] == [1.0, 1.0]
-
-
-def test_without_warm_up_the_rate_is_whole_at_once() -> None:
-    assert learning_rate_factor(0, TrainingConfig(warmup_iterations=0)) == 1.0

@@ -40,38 +40,14 @@ def hash_path(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-def check_hash(path: Path) -> None:
-    """Refuse a detector file that is not the one that was written, as a bit that has flipped makes it.
-
-    Raises:
-        UserError: its hash is not the one kept beside it, or either cannot be read.
-    """
-    kept = hash_path(path)
-    if not kept.is_file():
-        logger.warning("there is no %s: damage to %s would go unnoticed", kept, path.name)
-    elif kept.read_text(encoding="utf-8").split()[:1] != [sha256(path)]:
-        raise UserError(
-            f"{path} is damaged: its SHA-256 is not the one in {kept}; copy both again from where they come from, or"
-            " delete the detector and train again"
-        )
-
-
 def saved_config(path: Path) -> Config:
-    """The settings in a file that :func:`save_detector` wrote; its weights are not read.
-
-    Raises:
-        UserError: as :func:`load_detector`.
-    """
+    """The settings in a file of :func:`save_detector`, whose errors are those of :func:`load_detector`."""
     with _reading(Path(path)):
         return Config.model_validate(_without_weights(path)["config"])
 
 
 def saved_class_names(path: Path) -> tuple[str, ...]:
-    """The class names in a file that :func:`save_detector` wrote; its weights are not read.
-
-    Raises:
-        UserError: as :func:`load_detector`.
-    """
+    """The class names in a file of :func:`save_detector`, whose errors are those of :func:`load_detector`."""
     with _reading(Path(path)):
         return tuple(map(str, _without_weights(path)["class_names"]))
 
@@ -82,13 +58,22 @@ def _without_weights(path: Path) -> Any:
 
 
 def load_detector(path: Path, device: torch.device | str = "cpu") -> RCNN:
-    """The detector of a file that :func:`save_detector` wrote, in evaluation mode.
+    """The detector of a file of :func:`save_detector`, in evaluation mode.
 
     Raises:
-        UserError: if the file is missing, damaged or not one of ours.
+        UserError: if the file is missing, not one of ours, or not the one that was written, as a bit that has flipped
+            makes it.
     """
-    with _reading(Path(path)):
-        check_hash(Path(path))
+    path = Path(path)
+    with _reading(path):
+        kept = hash_path(path)
+        if not kept.is_file():
+            logger.warning("there is no %s: damage to %s would go unnoticed", kept, path.name)
+        elif kept.read_text(encoding="utf-8").split()[:1] != [sha256(path)]:
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the one in {kept}; copy both again from where they come from,"
+                " or delete the detector and train again"
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
         config = Config.model_validate(content["config"])
         detector = build_detector(config, content["class_names"], pretrained=False)
@@ -116,10 +101,6 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def same_weights(path: Path, detector: RCNN) -> bool:
-    """Whether a file that :func:`save_detector` wrote holds the weights of a detector, which is on the CPU.
-
-    Raises:
-        UserError: as :func:`load_detector`.
-    """
+    """Whether a file of :func:`save_detector` holds the weights of a detector, which is on the CPU."""
     kept, ours = load_detector(path).state_dict(), detector.state_dict()
     return kept.keys() == ours.keys() and all(torch.equal(kept[n], ours[n]) for n in ours)

@@ -20,7 +20,6 @@ from rethink_heads.detectors.coordinates import (
     to_pixels,
 )
 from rethink_heads.detectors.rcnn.backbone import build_backbone
-from rethink_heads.detectors.rcnn.pooling import PyramidPooler
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
 from rethink_heads.detectors.rcnn.rpn import build_rpn
 from rethink_heads.detectors.rcnn.transform import ImageTransform
@@ -31,7 +30,6 @@ from rethink_heads.heads import (
     HEAD_CONFIGURATIONS,
     FCHead,
     build_heads,
-    enlargements,
     trained_heads,
 )
 
@@ -89,12 +87,9 @@ class RCNN(nn.Module):
         """
         # Background is class 0 inside, as in torchvision; a copy, since the transform resizes boxes.
         by_pixels = self.box_ends == "pixel"
+        boxes = [to_pixels(t["boxes"]) if by_pixels else t["boxes"] for t in targets]
         shifted = [
-            {
-                "boxes": to_pixels(t["boxes"]) if by_pixels else t["boxes"],
-                "labels": t["labels"] + 1,
-            }
-            for t in targets
+            {"boxes": b, "labels": t["labels"] + 1} for b, t in zip(boxes, targets, strict=True)
         ]
         batch, resized = self.transform(list(images), shifted)
         if by_pixels:
@@ -103,26 +98,21 @@ class RCNN(nn.Module):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.meshgrid")
             proposals, rpn_losses = self.rpn(batch, pyramid, resized)
-        losses = self.roi_heads.training_losses(pyramid, proposals, batch.image_sizes, resized)
+        losses = self.roi_heads.training_losses(pyramid, proposals, resized)
         return {**rpn_losses, **losses}
 
     def _transformed(
         self, image: Tensor, backbone: nn.Module | None = None
     ) -> tuple[object, ImageFeatures]:
-        floats = image.to(self.device).float() / 255
-        batch, _ = self.transform([floats])
-        pyramid = (backbone or self.backbone)(batch.tensors)
+        """The batch of one uint8 RGB image (3, H, W), which the RPN asks for, and its features."""
+        batch, _ = self.transform([image.to(self.device).float() / 255])
         height, width = image.shape[-2:]
+        pyramid = (backbone or self.backbone)(batch.tensors)
         return batch, ImageFeatures(pyramid, batch.image_sizes[0], (height, width), self.box_ends)
 
-    def extract(self, image: Tensor, backbone: nn.Module | None = None) -> ImageFeatures:
-        """Backbone and FPN once: features of a uint8 RGB image (3, H, W).
-
-        Args:
-            image: on any device.
-            backbone: takes the place of the detector's own, such as a copy that is quicker.
-        """
-        return self._transformed(image, backbone)[1]
+    def extract(self, image: Tensor) -> ImageFeatures:
+        """Backbone and FPN once: features of a uint8 RGB image (3, H, W) on any device."""
+        return self._transformed(image)[1]
 
     def propose(self, image: Tensor) -> tuple[ImageFeatures, Tensor]:
         """Features of a uint8 RGB image (3, H, W) and the RPN's proposals (M, 4) in its pixels, best first."""
@@ -133,7 +123,7 @@ class RCNN(nn.Module):
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of boxes (N, 4) in pixels of the original image."""
         resized = features.to_resized(boxes)
-        return self.roi_heads.pool(features.pyramid, [resized], [features.size])
+        return self.roi_heads.pool(features.pyramid, [resized])
 
     def predict(
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
@@ -170,7 +160,7 @@ class RCNN(nn.Module):
             return features.to_original(clip_boxes(decoded, features.size, self.box_ends))
 
         return HeadsFastPath(
-            lambda image: self.extract(image, backbone()),
+            lambda image: self._transformed(image, backbone())[1],
             ImageFeatures.to_resized,
             [
                 (functools.partial(pooler.place_on_pyramid, enlargement=factor), branches)
@@ -204,7 +194,7 @@ class RCNN(nn.Module):
         batch, features = self._transformed(image)
         check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self.rpn(batch, features.pyramid)[0][0]
-        pooled = self.roi_heads.pool(features.pyramid, [proposals], [features.size])
+        pooled = self.roi_heads.pool(features.pyramid, [proposals])
         outputs = self.roi_heads.predict(pooled, proposals, self.heads, features.size)
         for name, output in outputs.items():
             check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
@@ -225,28 +215,8 @@ def build_detector(config: Config, class_names: Sequence[str], pretrained: bool 
             own weights are loaded next.
     """
     model = config.model
-    backbone, norm = build_backbone(
-        model.backbone,
-        model.fpn_channels,
-        model.norm,
-        model.trainable_layers,
-        model.pretrained and pretrained,
-        model.conventions,
-    )
-    roi_heads = BoxRoIHeads(
-        build_heads(model, config.head, len(class_names)),
-        PyramidPooler(model.roi_resolution, model.sampling_ratio, model.conventions),
-        enlargements(model),
-        model.fusion,
-        model.rois_per_image,
-        model.positive_fraction,
-        model.score_threshold,
-        model.nms_threshold,
-        model.detections_per_image,
-        model.conventions,
-    )
-    transform = ImageTransform(
-        model.min_size, model.max_size, model.image_mean, model.image_std, model.conventions
-    )
+    backbone, norm = build_backbone(model, pretrained)
+    roi_heads = BoxRoIHeads(build_heads(model, config.head, len(class_names)), model)
     heads = trained_heads(config.head, roi_heads.heads.weights)
-    return RCNN(class_names, heads, transform, backbone, build_rpn(model), roi_heads, norm)
+    transform, rpn = ImageTransform(model), build_rpn(model)
+    return RCNN(class_names, heads, transform, backbone, rpn, roi_heads, norm)

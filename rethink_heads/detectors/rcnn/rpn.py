@@ -103,14 +103,14 @@ def inside(anchors: Tensor, size: Size, box_ends: str = "edge") -> Tensor:
 
 
 class AnchorRPN(RegionProposalNetwork):
-    """torchvision's RPN, which may be trained without the anchors that leave their image.
+    """torchvision's RPN with a framework's clipping, order of proposals and choice of anchors.
 
     Attributes:
-        box_ends: what a box's x2 and y2 are in the framework that the weights come from.
+        conventions: of the framework that the weights come from.
         cross_boundary_anchors: anchors that leave the image are trained on.
     """
 
-    box_ends = "edge"
+    conventions = ConventionsConfig()
     cross_boundary_anchors = True
 
     def forward(
@@ -135,16 +135,12 @@ class AnchorRPN(RegionProposalNetwork):
         if not self.cross_boundary_anchors:
             for own, label, target in zip(anchors, labels, targets, strict=True):
                 height, width = target["size"].tolist()
-                within = inside(own, (height, width), self.box_ends)
+                within = inside(own, (height, width), self.conventions.box_ends)
                 # An image too flat for any anchor would have nothing to train on, and no loss.
                 if within.any():
                     label[~within] = -1
         return labels, boxes
 
-
-class PixelClippingRPN(AnchorRPN):
-    """An RPN whose proposals are clipped by their first and last pixels."""
-
     def filter_proposals(
         self,
         proposals: Tensor,
@@ -152,37 +148,31 @@ class PixelClippingRPN(AnchorRPN):
         image_shapes: list[Size],
         num_anchors_per_level: list[int],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image the best proposals (M, 4) after NMS by level, by their edges, and their scores."""
-        # What is clipped to pixels lies within the edges that torchvision clips to next.
-        clipped = [
-            clip_boxes(boxes, size, "pixel")
-            for boxes, size in zip(proposals, image_shapes, strict=True)
-        ]
-        return super().filter_proposals(
-            torch.stack(clipped), objectness, image_shapes, num_anchors_per_level
+        """Per image the best proposals (M, 4) after NMS by level, by their edges, and their scores or logits."""
+        if self.conventions.proposal_order == "logit":
+            return self._filter_by_logit(proposals, objectness, image_shapes, num_anchors_per_level)
+        if self.conventions.box_ends == "pixel":
+            # What is clipped to pixels lies within the edges that torchvision clips to next.
+            sized = zip(proposals, image_shapes, strict=True)
+            proposals = torch.stack([clip_boxes(boxes, size, "pixel") for boxes, size in sized])
+        found: tuple[list[Tensor], list[Tensor]] = super().filter_proposals(
+            proposals, objectness, image_shapes, num_anchors_per_level
         )
+        return found
 
-
-class LogitOrderRPN(AnchorRPN):
-    """An RPN whose proposals are suppressed and ranked by their logits, as in detectron2."""
-
-    def filter_proposals(
-        self,
-        proposals: Tensor,
-        objectness: Tensor,
-        image_shapes: list[Size],
-        num_anchors_per_level: list[int],
+    def _filter_by_logit(
+        self, proposals: Tensor, objectness: Tensor, sizes: list[Size], anchors: list[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image the best proposals (M, 4) after NMS by level, by their edges, and their logits."""
+        """Proposals suppressed and ranked by their logits, as in detectron2; ``anchors`` counts those of each level."""
         logits = objectness.detach().reshape(len(proposals), -1)
-        best = self._get_top_n_idx(logits, num_anchors_per_level)
-        levels = torch.arange(len(num_anchors_per_level), device=logits.device)
-        counts = torch.tensor(num_anchors_per_level, device=logits.device)
+        best = self._get_top_n_idx(logits, anchors)
+        levels = torch.arange(len(anchors), device=logits.device)
+        counts = torch.tensor(anchors, device=logits.device)
         levels = levels.repeat_interleave(counts, output_size=logits.shape[1])
         boxes, scores = [], []
-        for index, size in enumerate(image_shapes):
+        for index, size in enumerate(sizes):
             chosen = best[index]
-            clipped = clip_boxes(proposals[index, chosen], size, self.box_ends)
+            clipped = clip_boxes(proposals[index, chosen], size, self.conventions.box_ends)
             large = remove_small_boxes(clipped, self.min_size)
             chosen, clipped = chosen[large], clipped[large]
             ranks = logits[index, chosen]
@@ -191,12 +181,6 @@ class LogitOrderRPN(AnchorRPN):
             boxes.append(clipped[kept])
             scores.append(ranks[kept])
         return boxes, scores
-
-
-def _kind(conventions: ConventionsConfig) -> type[AnchorRPN]:
-    if conventions.proposal_order == "logit":
-        return LogitOrderRPN
-    return PixelClippingRPN if conventions.box_ends == "pixel" else AnchorRPN
 
 
 def build_rpn(model: ModelConfig) -> AnchorRPN:
@@ -210,7 +194,7 @@ def build_rpn(model: ModelConfig) -> AnchorRPN:
     else:
         anchors = StrideAnchors(model.anchor_sizes, ratios, conventions)
     counts = {"training": model.rpn_proposals_train, "testing": model.rpn_proposals_test}
-    rpn = _kind(conventions)(
+    rpn = AnchorRPN(
         anchors,
         RPNHead(model.fpn_channels, len(ratios)),
         fg_iou_thresh=0.7,
@@ -223,6 +207,6 @@ def build_rpn(model: ModelConfig) -> AnchorRPN:
     )
     rpn.box_coder = box_coder((1.0, 1.0, 1.0, 1.0), conventions.delta_limits)
     rpn.min_size = conventions.least_proposal_side
-    rpn.box_ends = conventions.box_ends
+    rpn.conventions = conventions
     rpn.cross_boundary_anchors = model.rpn_cross_boundary_anchors
     return rpn

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 
-from rethink_heads.config import ConventionsConfig
+from rethink_heads.config import ModelConfig
 from rethink_heads.detectors.coordinates import Size
 
 WHITE = 255
@@ -22,26 +21,17 @@ DROPPED_BITS = 4
 
 
 class ImageTransform(GeneralizedRCNNTransform):
-    """torchvision's transform, with the order of channels, range, sizes and interpolation of the conventions.
+    """torchvision's transform, with the order of channels, range, sizes and interpolation of the conventions."""
 
-    Args:
-        min_size, max_size: of the resized image's sides, in pixels.
-        image_mean, image_std: in the order and range that the network is fed.
-        conventions: see :class:`rethink_heads.config.ConventionsConfig`.
-    """
-
-    def __init__(
-        self,
-        min_size: int,
-        max_size: int,
-        image_mean: Sequence[float],
-        image_std: Sequence[float],
-        conventions: ConventionsConfig,
-    ) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         super().__init__(
-            min_size, max_size, list(image_mean), list(image_std), conventions.pad_multiple
+            model.min_size,
+            model.max_size,
+            list(model.image_mean),
+            list(model.image_std),
+            model.conventions.pad_multiple,
         )
-        self.conventions = conventions
+        self.conventions = model.conventions
 
     @property
     def _resizes_pixels(self) -> bool:

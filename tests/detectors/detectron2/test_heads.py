@@ -17,9 +17,8 @@ from detectron2.utils.events import EventStorage
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import ConventionsConfig, ModelConfig
-from rethink_heads.detectors.rcnn.pooling import PyramidPooler
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
-from rethink_heads.heads import STRUCTURES, build_heads, enlargements
+from rethink_heads.heads import STRUCTURES, build_heads
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,
     SMALL,
@@ -43,9 +42,7 @@ def ours_of(model: nn.Module, head: str, level_from: str = "proposal") -> BoxRoI
         non_local=True,
         conventions=conventions,
     )
-    pooler = PyramidPooler(7, 2, conventions)
-    heads = build_heads(settings, head, CLASSES)
-    ours = BoxRoIHeads(heads, pooler, enlargements(settings), conventions=conventions)
+    ours = BoxRoIHeads(build_heads(settings, head, CLASSES), settings)
     state = {
         name.removeprefix("roi_heads."): value
         for name, value in model.state_dict().items()
@@ -92,7 +89,7 @@ def loop_losses(
         )
     ]
     for branch, (logits, deltas) in outputs.items():
-        classify, regress = weights.of(branch)
+        classify, regress = weights[branch]
         for row, (box, goal, label) in enumerate(rois):
             index = 0 if label == CLASSES else label + 1
             values = logits[row].double()
@@ -137,7 +134,7 @@ def test_losses_are_those_of_a_loop_over_the_sampled_proposals(
     with torch.no_grad():
         outputs = heads(model.roi_heads.pool(features, boxes))
     for branch, pair in weights.items():
-        assert heads.weights.of(branch) == pytest.approx(pair)
+        assert heads.weights[branch] == pytest.approx(pair)
     expected = loop_losses(outputs, sampled, heads.weights)
     for name, value in losses.items():
         assert value.item() == pytest.approx(expected[name], rel=1e-5)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from rethink_heads.config import ConventionsConfig
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.fastpath.conv import fold_norms
 
@@ -16,7 +16,10 @@ NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 def backbone_of(name: str, norm: str, conventions: ConventionsConfig | None = None) -> nn.Module:
     torch.manual_seed(0)
-    backbone, _ = build_backbone(name, 16, norm, 5, pretrained=False, conventions=conventions)
+    model = ModelConfig(backbone=name, fpn_channels=16, norm=norm, trainable_layers=5)
+    if conventions is not None:
+        model = model.model_copy(update={"conventions": conventions})
+    backbone, _ = build_backbone(model, pretrained=False)
     with torch.no_grad():
         for module in backbone.modules():
             if isinstance(module, NORMS):

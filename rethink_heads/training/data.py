@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
+from typing import Any
 
 import lightning
 import numpy as np
@@ -11,24 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rethink_heads.config import TrainingConfig
-from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
 
 
 class IterationSampler(Sampler[list[tuple[int, bool]]]):
-    """For each iteration, this process's share of the batch: pairs of image index and whether to flip it.
+    """For each iteration, this process's part of the batch: pairs of image index and whether to flip it.
 
     The batch of an iteration depends on the seed and the iteration alone: images are taken from one shuffled pass
     over the data after the other. So a resumed run sees the batches that it would have seen, and several processes
     see together what one process sees.
-
-    Args:
-        indices: the images to draw from.
-        training: batch size, iterations and flip.
-        seed: of the shuffles and flips.
-        start: first iteration.
-        rank: this process.
-        world_size: number of processes.
 
     Raises:
         UserError: if the batch cannot be split evenly.
@@ -93,26 +87,12 @@ class TrainingImages(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return image.float() / 255, {"boxes": boxes, "labels": sample.labels}
 
 
-def _as_lists(
-    batch: list[tuple[Tensor, dict[str, Tensor]]],
-) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    images, targets = zip(*batch, strict=True)
-    return list(images), list(targets)
-
-
-def _only(batch: list[Sample]) -> Sample:
-    return batch[0]
+def _as_lists(batch: list[tuple[Tensor, dict[str, Tensor]]]) -> list[list[Any]]:
+    return [list(each) for each in zip(*batch, strict=True)]
 
 
 class DetectionData(lightning.LightningDataModule):
-    """Training batches by iteration, validation images one at a time.
-
-    Args:
-        train: images to train on; those without objects are left out, as in the authors' code.
-        val: images to validate on.
-        training: batch size, workers and the rest.
-        seed: of the order of images.
-    """
+    """Training batches by iteration, of images with objects (authors' code); validation images one by one."""
 
     def __init__(
         self, train: CocoDataset, val: CocoDataset, training: TrainingConfig, seed: int
@@ -141,7 +121,7 @@ class DetectionData(lightning.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """One :class:`Sample` at a time, each image in exactly one process.
+        """One :class:`~rethink_heads.data.coco.Sample` at a time, each image in exactly one process.
 
         Raises:
             UserError: if a process would have none.
@@ -153,4 +133,4 @@ class DetectionData(lightning.LightningDataModule):
                 "give more images (training.validate_images) or start fewer processes"
             )
         mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
-        return DataLoader(self.val, sampler=list(mine), collate_fn=_only)
+        return DataLoader(self.val, sampler=list(mine), collate_fn=operator.itemgetter(0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torchvision.ops import roi_align
 
 from rethink_heads.boxes import outer_boxes
 from rethink_heads.fastpath.pooling import RoIAlignRule
@@ -22,7 +23,7 @@ class Case:
     Attributes:
         feature_map: (C, H, W) float64.
         rois: (N, 4) float64, each of whose coordinates is a float32.
-        scale: cells per pixel.
+        scale: map cells per pixel.
         rule: how RoIAlign samples.
     """
 
@@ -31,13 +32,21 @@ class Case:
     scale: float
     rule: RoIAlignRule
 
+    def survives(self) -> bool:
+        """Whether torchvision's operator does: not an RoI turned inside out that has as many samples as it is long."""
+        lengths = self.rois[:, 2:] - self.rois[:, :2]
+        return self.rule.sampling_ratio > 0 or not self.rule.aligned or bool((lengths >= 0).all())
 
-@st.composite
-def rules(draw: st.DrawFn) -> RoIAlignRule:
-    """Any resolution and sampling."""
-    return RoIAlignRule(
-        draw(st.integers(1, 14)), draw(st.sampled_from((0, 1, 2, 3))), draw(st.booleans())
-    )
+    def by_operator(self, dtype: torch.dtype) -> Tensor:
+        """RoI features (N, C, S, S) by torchvision's operator in a type."""
+        return by_operator(
+            self.feature_map[None].to(dtype), self.rois.to(dtype), self.scale, self.rule
+        )
+
+
+def by_operator(feature_map: Tensor, rois: Tensor, scale: float, rule: RoIAlignRule) -> Tensor:
+    """RoI features (N, C, S, S) of RoIs on a map (1, C, H, W) by torchvision's operator."""
+    return roi_align(feature_map, [rois], rule.resolution, scale, rule.sampling_ratio, rule.aligned)
 
 
 @st.composite
@@ -52,6 +61,9 @@ def cases(draw: st.DrawFn, most: int = 60) -> Case:
     x = draw(_sides(width, stride))
     y = draw(_sides(height, stride))
     rois = outer_boxes(torch.tensor(x), torch.tensor(y)).float().double()
+    rule = RoIAlignRule(
+        draw(st.integers(1, 14)), draw(st.sampled_from((0, 1, 2, 3))), draw(st.booleans())
+    )
     kind = draw(st.sampled_from(("all", "some", "again")))
     count = draw(st.integers(1, min(most, len(rois))))
     if kind == "some":
@@ -59,7 +71,7 @@ def cases(draw: st.DrawFn, most: int = 60) -> Case:
     elif kind == "again":
         # With repetitions: detectors may propose a box twice.
         rois = rois[torch.randint(len(rois), (len(rois),), generator=generator)]
-    return Case(feature_map, rois[:most], 1 / stride, draw(rules()))
+    return Case(feature_map, rois[:most], 1 / stride, rule)
 
 
 @st.composite
