@@ -82,8 +82,8 @@ _PUBLIC_NAMES = {
     "calibration_errors": "rethink_heads.evaluation.calibration",
     "compare_calibration": "rethink_heads.evaluation.calibration",
     "reliability": "rethink_heads.evaluation.calibration",
-    "write_tables": "rethink_heads.results",
-    "write_figures": "rethink_heads.results",
+    "write_tables": "rethink_heads.report.results",
+    "write_figures": "rethink_heads.report.results",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC_NAMES)]
