@@ -1,4 +1,4 @@
-"""Tables and figures of measurements, of a detector's stages and of final detections: all from files, no detector needed.
+"""Tables and figures of measurements, of a detector's stages and of final detections, from files alone.
 
 Tables are computed once and figures are drawn from them, so that a figure shows what its CSV says, and can be drawn
 again from the CSV. The paper's own figures are those of :mod:`rethink_heads.paper`; here are the ones that it lacks.
