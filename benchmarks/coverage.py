@@ -274,7 +274,9 @@ def trials(
 
 def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
     """Coverage and width of each value, from its tables of all data sets and that of very many images."""
-    value, low, high = (np.stack([each[name] for each in found]) for name in ("value"))
+    value, low, high = (
+        np.stack([each[name] for each in found]) for name in ("value", "low", "high")
+    )
     mean, spread = np.nanmean(value, axis=0), np.nanstd(value, axis=0, ddof=1)
     has_interval = np.isfinite(low)
     number = has_interval.sum(axis=0).astype(float)

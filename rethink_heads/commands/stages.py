@@ -77,8 +77,8 @@ class StageStudy:
         if self.measurements is not None:
             there |= set(self.measurements.keys)
         if self.boxes is not None:
-            keys = self.boxes[["detector", "head"]].drop_duplicates()
-            there |= set(keys.itertuples(index=False, name=None))
+            pairs = self.boxes[["detector", "head"]].drop_duplicates()
+            there |= set(pairs.itertuples(index=False, name=None))
         return in_order(self.study.runs, there)
 
 
