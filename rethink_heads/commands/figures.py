@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rethink_heads.analysis_inputs import measured_names, read_inputs
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
-from rethink_heads.commands.given import given, measured_names
 from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
@@ -23,7 +23,7 @@ from rethink_heads.options import JsonOption, SeedOption
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 NAME = "figures"
 NOTE_NAME = "drawn.json"
@@ -135,13 +135,13 @@ class InputOptions:
             return shared_folder(self.runs)
         return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
 
-    def read(self) -> Given:
+    def read(self) -> AnalysisInputs:
         """Read what the analyses need.
 
         Raises:
             UserError: something is not there, or runs are not comparable.
         """
-        return given(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
+        return read_inputs(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
 
 
 def command(
@@ -189,7 +189,7 @@ def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = No
         skipped: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
-        found = given([run], [name], [], seed)
+        found = read_inputs([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
         note = {
             "measurements": _measurements_hashes(run, name),
@@ -222,7 +222,7 @@ def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
 
 
 def draw(
-    found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
+    found: AnalysisInputs, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
     from rethink_heads.results import compute, write_figures, write_tables
