@@ -24,7 +24,7 @@ from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
-from tests.json_tables import of_all
+from tests.json_tables import of_all, rows
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
@@ -421,7 +421,7 @@ def test_train_without_options_goes_on_with_the_runs_own(run: Run) -> None:
     before = config_of(run.path)
     result = runner.invoke(app, ["train", "--run", str(run.path), "--json"])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["head"] == "fc"
+    assert rows(json.loads(result.stdout), "run")[0]["head"] == "fc"
     assert config_of(run.path) == before
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import first_names, is_finite
 from rethink_heads.detectors.checkpoints.pickles import (
+    ArrayRecord,
     ForbiddenObject,
     Outline,
     load_arrays,
@@ -401,6 +402,8 @@ def _tensor(value: Any) -> Tensor | None:
     """A tensor, or an array or NumPy number as one; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, ArrayRecord):
+        value = value.value
     if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in NUMBER_KINDS:
         return None
     # A copy: what a pickle holds may be the file's own bytes, in an order that PyTorch has not.
