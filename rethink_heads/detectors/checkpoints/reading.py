@@ -159,8 +159,6 @@ def _load_tensors(path: Path, is_archive: bool) -> Any:
             f"{path} holds more than weights and plain values, which only code that comes with the file could"
             f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
         ) from error
-    except PermissionError as error:
-        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise _unreadable(path) from error
 
@@ -210,8 +208,6 @@ def _load_arrays(path: Path) -> Any:
             f" read ({error}); where you trust it, write its weights alone:"
             " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
         ) from error
-    except PermissionError as error:
-        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no pickle of NumPy arrays: download it again"
