@@ -32,6 +32,7 @@ from rethink_heads.options import (
     ScreenOptions,
     SeedOption,
     StudyOptions,
+    option,
     within,
 )
 from rethink_heads.report.output import Report
@@ -101,21 +102,19 @@ CompareOption = Annotated[
 ]
 FusionOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--fusion",
-        metavar="|".join(FUSION_RULES),
-        help="Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
-        show_default=False,
+        "|".join(FUSION_RULES),
+        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--output",
-        metavar="DIR",
-        help="Folder that gets tables/ and figures/ of all heads asked for. Without it they are"
+        "DIR",
+        "Folder that gets tables/ and figures/ of all heads asked for. Without it they are"
         " written into the run, if there is one run and all of its heads are asked for.",
-        show_default=False,
     ),
 ]
 

@@ -19,7 +19,7 @@ from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.options import JsonOption, SeedOption, option
 from rethink_heads.report.output import Report
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
@@ -37,12 +37,11 @@ EXAMPLE = (
 
 RedrawOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--redraw",
-        metavar="DIR",
-        help="Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
+        "DIR",
+        "Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
         " the same files again, to the byte. With --output the figures go there.",
-        show_default=False,
     ),
 ]
 NoDeviceOption = Annotated[
@@ -61,41 +60,33 @@ class InputOptions:
 
     run: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--run",
-            metavar="DIR",
-            help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-            show_default=False,
+            "DIR",
+            "Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
         ),
     ] = None
     sweep: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--sweep",
-            metavar="DIR",
-            help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
-            show_default=False,
-        ),
+        option("--sweep", "DIR", "Folder of a sweep (rethink-heads sweep); repeat it for several."),
     ] = None
     measurements: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--measurements",
-            metavar="NAME",
-            help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+            "NAME",
+            "Which of the run's measurements (a folder in measurements/); of several runs, one"
             " name for all or one for each --run. Without it: all of one run, the default ones of"
             " several.",
-            show_default=False,
         ),
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--output",
-            metavar="DIR",
-            help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+            "DIR",
+            "Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
             " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-            show_default=False,
         ),
     ] = None
     seed: SeedOption = None

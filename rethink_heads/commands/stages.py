@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
@@ -21,7 +19,7 @@ from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
 from rethink_heads.study import Key, Study, in_order, open_study
 
@@ -41,12 +39,11 @@ LEVEL_NAMES = {
 
 StagesOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--stage",
-        metavar="|".join((*STAGES, ALL)),
-        help="Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
+        "|".join((*STAGES, ALL)),
+        "Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
         " repeat it for several. Without it: the predefined proposals.",
-        show_default=False,
     ),
 ]
 
