@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
     from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
@@ -105,11 +104,12 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
 
 def read_detections(
     runs: Sequence[Run], names: Sequence[str]
-) -> tuple[KeptDetections, CocoDataset] | None:
+) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
+    import pandas as pd
+
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.detections import DETECTIONS_NAME
-    from rethink_heads.measure.kept_detections import open_detections
+    from rethink_heads.measure.detections import DETECTIONS_NAME, detections_of
     from rethink_heads.measure.provenance import file_provenance
 
     paths = [run.measurements() / DETECTIONS_NAME for run in runs]
@@ -120,7 +120,6 @@ def read_detections(
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
-    found = open_detections([path.parent for path in paths])
     provenances = [file_provenance(path) or {} for path in paths]
     of_classes = {provenance.get("classes", "") for provenance in provenances}
     if len(of_classes) > 1:
@@ -132,7 +131,8 @@ def read_detections(
         return None
     # Those that were made for the later stages are of the measured images alone.
     dataset = dataset.subset(min(int(provenance["images"]) for provenance in provenances))
-    return found.of_images(dataset.image_ids), dataset
+    frames = [detections_of(dataset, path.parent) for path in paths]
+    return pd.concat(frames, ignore_index=True), dataset
 
 
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:

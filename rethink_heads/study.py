@@ -307,7 +307,7 @@ class Study:
         return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
 
     def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
-        """Compare the pairs of heads; options as of ``rethink_heads.statistics.comparison``."""
+        """Compare the heads; options as of ``rethink_heads.statistics.comparison``."""
         import pandas as pd
 
         from rethink_heads.statistics.comparison import compare, compared_pairs

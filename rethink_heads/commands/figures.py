@@ -219,7 +219,7 @@ def draw(
     found: AnalysisInputs, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
-    from rethink_heads.results import compute, write_figures, write_tables
+    from rethink_heads.report.results import compute, write_figures, write_tables
 
     skipped = {} if skipped is None else skipped
     say(f"drawing into {figures}")
@@ -236,11 +236,9 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         UserError: there are no tables, or a file cannot be read or written.
     """
-    from rethink_heads.detection_results import write_detection_figures
     from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
-    from rethink_heads.results import read_tables, write_figures
-    from rethink_heads.stage_results import write_stage_figures
+    from rethink_heads.report.results import read_tables, write_figures
 
     found = sorted(path.parent for path in Path(folder).rglob(TABLES) if any(path.glob("*.csv")))
     if not found:
@@ -255,8 +253,6 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
             with hold(place), naming_detectors() if of_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
-                written += write_detection_figures(tables, place / FIGURES)
-                written += write_stage_figures(tables, place / FIGURES)
         with hold(target):
             write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]
