@@ -331,7 +331,7 @@ def test_a_busy_machine_is_told_and_noted(run: Run, monkeypatch: pytest.MonkeyPa
     loads = iter(
         ["other processes take 1.5 of its 2 cores", "other processes take 1.1 of its 2 cores"]
     )
-    monkeypatch.setattr(other_processes, "told", lambda: next(loads))
+    monkeypatch.setattr(other_processes, "busy_line", lambda: next(loads))
     result = runner.invoke(app, ["correlate", "--run", str(run.path)])
     assert result.exit_code == 0, result.stderr
     told = "the machine is busy: other processes take 1.5 of its 2 cores"

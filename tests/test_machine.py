@@ -67,7 +67,7 @@ def test_others_are_told_of_where_they_take_much(
 ) -> None:
     times = iter([CpuTime(10.0, 100.0, 5.0), later])
     monkeypatch.setattr(CpuTime, "now", lambda: next(times))
-    line = OtherProcesses().told()
+    line = OtherProcesses().busy_line()
     assert line is None if told is None else (line or "").startswith(told)
 
 

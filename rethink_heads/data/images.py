@@ -153,7 +153,7 @@ def true_size(path: Path, stated: Size) -> Size:
 
 @contextlib.contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
-    """The image with its header read; what goes wrong, until the block has ended, is a UserError that names it."""
+    """Yield the image with its header read; what goes wrong until the block ends is a UserError that names it."""
     with open_file(path, "image") as stream:
         try:
             with warnings.catch_warnings():
@@ -205,7 +205,7 @@ def _accepts(name: str, start: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; 1, upright, where there is none or it cannot be read, as viewers have it."""
+    """Return EXIF's 1 to 8; 1, upright, where there is none or it cannot be read, as viewers have it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -234,7 +234,7 @@ def _size_error(path: Path, found: Size, stated: Size, annotations: str) -> User
 
 
 def _to_rgb(image: Image.Image, path: Path, is_deep: bool) -> np.ndarray:
-    """The pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
+    """Return the pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
 
     Raises UserError where the mode or depth is not read.
     """
