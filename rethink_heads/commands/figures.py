@@ -219,14 +219,16 @@ def is_drawn(run: Run, name: str, seed: int) -> bool:
 
 def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
     folder = run.measurements(name)
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))}
+    # The arrays' checksums are in meta.json.
+    paths = sorted([*folder.glob("*.parquet"), folder / "meta.json"])
+    return {path.name: sha256(path) for path in paths}
 
 
 def draw(
     found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
-    from rethink_heads.results import compute, write_figures, write_tables
+    from rethink_heads.report.results import compute, write_figures, write_tables
 
     skipped = {} if skipped is None else skipped
     say(f"drawing into {figures}")
@@ -243,11 +245,9 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         UserError: there are no tables, or a file cannot be read or written.
     """
-    from rethink_heads.detection_results import write_detection_figures
     from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
-    from rethink_heads.results import read_tables, write_figures
-    from rethink_heads.stage_results import write_stage_figures
+    from rethink_heads.report.results import read_tables, write_figures
 
     found = sorted(path.parent for path in Path(folder).rglob(TABLES) if any(path.glob("*.csv")))
     if not found:
@@ -262,8 +262,6 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
             with hold(place), naming_detectors() if of_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
-                written += write_detection_figures(tables, place / FIGURES)
-                written += write_stage_figures(tables, place / FIGURES)
         with hold(target):
             write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]
