@@ -26,6 +26,7 @@ _PUBLIC_NAMES = {
     "CocoDataset": "rethink_heads.data.coco",
     "shapes_root": "rethink_heads.data.shapes",
     "resolve_split": "rethink_heads.data.sources",
+    "split_paths": "rethink_heads.data.sources",
     "Detector": "rethink_heads.detectors.base",
     "as_detector": "rethink_heads.detectors.external",
     "open_model": "rethink_heads.detectors.external",
