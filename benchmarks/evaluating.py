@@ -20,8 +20,8 @@ import typer
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.made_up import DETECTOR, Amount
 from benchmarks.made_up_detections import open_dataset, write_detections
+from benchmarks.synthetic import DETECTOR, Amount
 from rethink_heads.measure.kept_detections import HeadDetections, open_detections
 from rethink_heads.statistics.average_precision import resampled_precision
 from rethink_heads.statistics.bootstrap import REPLICATES

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.measure.kept_detections import KeptDetections
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -68,7 +67,7 @@ class Given:
     """
 
     found: Measurements | None = None
-    stages: pd.DataFrame | StageBoxes | None = None
+    stages: pd.DataFrame | None = None
     detected: tuple[pd.DataFrame | KeptDetections, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)

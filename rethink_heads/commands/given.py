@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.measure.kept_detections import KeptDetections
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import Given
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
@@ -31,7 +30,7 @@ def measured_names(run: Run) -> list[str]:
     Raises:
         UserError: nothing was measured.
     """
-    names = sorted(path.parent.name for path in run.measurements_dir.glob("*/bins.parquet"))
+    names = sorted(path.parent.name for path in run.measurements_dir.glob("*/meta.json"))
     if not names:
         raise UserError(
             f"nothing was measured in {run.path};"
@@ -46,12 +45,12 @@ def load(run: Run, name: str) -> Measurements:
     Raises:
         UserError: there are none of that name; the message names those there are.
     """
-    from rethink_heads.measure.stored import open_measurements
+    from rethink_heads.measure.store import Measurements
 
     names = measured_names(run)
     if name not in names:
         raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(names)}")
-    return open_measurements(run.measurements(name), run.config.measuring.memory_mb)
+    return Measurements.load(run.measurements(name))
 
 
 def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
@@ -66,12 +65,12 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
     Raises:
         UserError: something is not there, or runs were not measured alike.
     """
-    from rethink_heads.measure.row_groups import label_files
+    from rethink_heads.measure.by_image import rename_detector
     from rethink_heads.paper import Given
 
     check_names(runs)
     for run, name in zip(runs, names, strict=True):
-        label_files(run.measurements(name), run.name)
+        rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return Given(
         merge_measurements(runs, found, drawing=True) if found else None,
@@ -82,11 +81,12 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
     )
 
 
-def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:
+def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
+    import pandas as pd
+
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import open_stages
-    from rethink_heads.measure.stage_frame import STAGES_NAME
+    from rethink_heads.measure.stages import STAGES_NAME, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
@@ -98,7 +98,8 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:
     if len({provenance.get("classes") for provenance in found}) > 1:
         say("only predefined proposals: the detectors' later stages were measured on other classes")
         return None
-    return open_stages(folders) if folders else None
+    frames = [load_stages(folder)[0] for folder in folders]
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
 def detected(

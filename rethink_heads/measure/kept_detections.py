@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -13,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rethink_heads.measure.detections import DETECTIONS_NAME, load_detections
-from rethink_heads.measure.row_groups import Place, places_in, read_places
+from rethink_heads.measure.detections import load_detections
 
 Side = tuple[str, str]
 """Detector and head."""
 
 DEFAULT_MEMORY_MB = 512
-_SIDE = ("detector", "head")
+_SIDE = ["detector", "head"]
 _ORDER = ["image_id", "score"]
 
 
@@ -62,7 +59,7 @@ class FrameDetections:
     @property
     def sides(self) -> list[Side]:
         """See :class:`KeptDetections`."""
-        found = self.frame[list(_SIDE)].drop_duplicates()
+        found = self.frame[_SIDE].drop_duplicates()
         return [(str(detector), str(head)) for detector, head in found.to_numpy()]
 
     def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
@@ -72,38 +69,6 @@ class FrameDetections:
         yield _in_order(_of_images(self.frame.loc[chosen], self.image_ids), columns)
 
     def of_images(self, image_ids: Sequence[int]) -> FrameDetections:
-        """Those of some images."""
-        return replace(self, image_ids=np.asarray(image_ids, np.int64))
-
-
-@dataclass(frozen=True, eq=False)
-class FileDetections:
-    """Detections of files whose row groups are of one detector and head each.
-
-    Attributes:
-        places: the row groups.
-        memory_mb: see :class:`KeptDetections`.
-        image_ids: those of other images are left out; None: none are.
-    """
-
-    places: tuple[Place, ...]
-    memory_mb: int = DEFAULT_MEMORY_MB
-    image_ids: npt.NDArray[np.int64] | None = None
-
-    @property
-    def sides(self) -> list[Side]:
-        """See :class:`KeptDetections`."""
-        of_files = groupby(self.places, key=itemgetter(0))
-        found = [sorted({(detector, head) for _, _, (detector, head) in of}) for _, of in of_files]
-        return list(dict.fromkeys(side for of_file in found for side in of_file))
-
-    def read(self, side: Side, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-        """See :class:`KeptDetections`; a part a row group."""
-        needed = list(dict.fromkeys([*columns, *_ORDER]))
-        for frame in read_places([place for place in self.places if place[2] == side], needed):
-            yield _in_order(_of_images(frame, self.image_ids), columns)
-
-    def of_images(self, image_ids: Sequence[int]) -> FileDetections:
         """Those of some images."""
         return replace(self, image_ids=np.asarray(image_ids, np.int64))
 
@@ -125,25 +90,14 @@ class HeadDetections:
         return self.found.read(self.side, columns)
 
 
-def open_detections(
-    folders: Sequence[Path], memory_mb: int = DEFAULT_MEMORY_MB
-) -> FileDetections | FrameDetections:
-    """The detections that ``detect_dataset`` left in folders, without reading them.
-
-    Files of before row groups had one head each are read whole.
-
-    Args:
-        folders: one for each detector.
-        memory_mb: bound on what statistics may hold at once, in MiB.
+def open_detections(folders: Sequence[Path], memory_mb: int = DEFAULT_MEMORY_MB) -> FrameDetections:
+    """The detections that ``detect_dataset`` left in folders, one for each detector.
 
     Raises:
         UserError: there are none, or a file is damaged.
     """
-    places = places_in([Path(folder) / DETECTIONS_NAME for folder in folders], _SIDE)
-    if places is None:
-        frames = [load_detections(each)[0] for each in folders]
-        return FrameDetections(pd.concat(frames, ignore_index=True), memory_mb)
-    return FileDetections(places, memory_mb)
+    frames = [load_detections(each)[0] for each in folders]
+    return FrameDetections(pd.concat(frames, ignore_index=True), memory_mb)
 
 
 def as_detections(given: pd.DataFrame | KeptDetections) -> KeptDetections:
