@@ -15,10 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import AP_NAMES
+from rethink_heads.evaluation.detections import keys_of
+from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
 from rethink_heads.files import write_parquet
 from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
-from rethink_heads.measure.kept_detections import FrameDetections, HeadDetections
-from rethink_heads.statistics.average_precision import AP_NAMES
 
 CLASSES = ("cat", "dog", "owl")
 SIDE = 300
@@ -133,11 +134,10 @@ def keep_detections_in(frame: pd.DataFrame, folder: Path) -> Path:
     return folder
 
 
-def head_of(frame: pd.DataFrame) -> HeadDetections:
+def head_of(frame: pd.DataFrame, truth: GroundTruth) -> HeadDetections:
     """A frame's detections, which are one head's, or none at all."""
-    found = FrameDetections(frame)
-    (side,) = found.sides or [("", "")]
-    return HeadDetections(found, side)
+    (key,) = keys_of(frame) or [("", "")]
+    return truth.detections_of(frame, key)
 
 
 def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:

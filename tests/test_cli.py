@@ -299,7 +299,7 @@ def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")

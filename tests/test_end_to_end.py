@@ -260,7 +260,7 @@ def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")

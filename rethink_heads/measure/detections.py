@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -116,6 +116,15 @@ def load_detections(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     frame, provenance = read_parquet(Path(folder) / DETECTIONS_NAME)
     return in_order(frame), provenance
+
+
+def open_detections(folders: Sequence[Path]) -> pd.DataFrame:
+    """The detections that :func:`detect_dataset` left in folders, one for each detector.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    return pd.concat([load_detections(each)[0] for each in folders], ignore_index=True)
 
 
 def _has_more(

@@ -1,4 +1,4 @@
-"""What runs and sweeps hold for the paper's analyses: found and read, nothing is measured."""
+"""Reads what runs and sweeps hold for the paper's analyses; nothing is measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
     from rethink_heads.measure.store import Measurements
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
@@ -53,8 +52,10 @@ def load(run: Run, name: str) -> Measurements:
     return Measurements.load(run.measurements(name))
 
 
-def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
-    """Gather what the analyses may read.
+def read_inputs(
+    runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
+) -> AnalysisInputs:
+    """Read what the analyses need.
 
     Args:
         runs: trained runs; all were measured.
@@ -66,16 +67,16 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
         UserError: something is not there, or runs were not measured alike.
     """
     from rethink_heads.measure.by_image import rename_detector
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
     for run, name in zip(runs, names, strict=True):
         rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
-    return Given(
+    return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
-        detected(runs, names),
+        read_detections(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
     )
@@ -102,13 +103,14 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def detected(
+def read_detections(
     runs: Sequence[Run], names: Sequence[str]
-) -> tuple[KeptDetections, CocoDataset] | None:
+) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
+    import pandas as pd
+
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.detections import DETECTIONS_NAME
-    from rethink_heads.measure.kept_detections import open_detections
+    from rethink_heads.measure.detections import DETECTIONS_NAME, detections_of
     from rethink_heads.measure.provenance import file_provenance
 
     paths = [run.measurements() / DETECTIONS_NAME for run in runs]
@@ -119,8 +121,6 @@ def detected(
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
-    memory_mb = min(run.config.measuring.memory_mb for run in runs)
-    found = open_detections([path.parent for path in paths], memory_mb)
     provenances = [file_provenance(path) or {} for path in paths]
     of_classes = {provenance.get("classes", "") for provenance in provenances}
     if len(of_classes) > 1:
@@ -132,7 +132,8 @@ def detected(
         return None
     # Those that were made for the later stages are of the measured images alone.
     dataset = dataset.subset(min(int(provenance["images"]) for provenance in provenances))
-    return found.of_images(dataset.image_ids), dataset
+    frames = [detections_of(dataset, path.parent) for path in paths]
+    return pd.concat(frames, ignore_index=True), dataset
 
 
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
