@@ -65,8 +65,8 @@ LEADS = {
     "laece": "LaECE (lower is better)",
 }
 ERRORS_MEAN = (
-    "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on background; miss:"
-    " objects that no detection is near; fp, fn: all false positives, all objects not found."
+    "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on"
+    " background; miss: objects that no detection is near; fp, fn: all false positives, all objects not found."
 )
 CALIBRATION_MEANS = (
     "D-ECE: how far scores are from precision; LaECE: from precision times IoU; overconfidence: mean score less"
