@@ -28,6 +28,7 @@ _PUBLIC = {
     "Data": (
         ("CocoDataset", "data.coco", "images and boxes of a split in COCO format"),
         ("resolve_split", "data.sources", "annotation file and image folder of a split"),
+        ("split_paths", "data.sources", "the same by the data settings of a run"),
         ("shapes_root", "data.shapes", "folder of the generated set, made on first use"),
     ),
     "Detectors": (
