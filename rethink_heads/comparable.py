@@ -11,7 +11,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 # By entry of the provenance: how a message calls it, and the options that make it equal.
 COMPARED = {
@@ -86,7 +86,7 @@ def merge_measurements(
 
     Detectors with other classes have measured other objects: the objects that all have measured are kept.
     """
-    from rethink_heads.measure.stored import merged as merged_measurements
+    from rethink_heads.measure.store import Measurements
 
     check_comparable(runs, [measurements.provenance for measurements in found], drawing)
     objects = [_objects(measurements) for measurements in found]
@@ -98,8 +98,8 @@ def merge_measurements(
             )
         counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
         say(f"compared on the {len(shared)} objects that all have measured ({counts})")
-        found = [measurements.of_objects(shared) for measurements in found]
-    return merged_measurements(found)
+        found = [measurements.restrict(shared) for measurements in found]
+    return Measurements.merge(found)
 
 
 def _objects(measurements: Measurements) -> set[tuple[int, int]]:

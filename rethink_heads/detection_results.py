@@ -4,58 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation import detections as evaluation
+from rethink_heads.evaluation.average_precision import average_precisions
+from rethink_heads.evaluation.calibration import calibration_of
+from rethink_heads.evaluation.errors import POSITIVE_IOU, errors_of
 from rethink_heads.files import write_csv
-from rethink_heads.measure.kept_detections import (
-    HeadDetections,
-    KeptDetections,
-    Side,
-    as_detections,
-)
+from rethink_heads.measure.store import Key
 from rethink_heads.plots import detections as drawing
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
-from rethink_heads.statistics.average_precision import (
-    AP_NAMES,
-    difference_frame,
-    precision_rows,
-    resampled_precision,
-)
-from rethink_heads.statistics.bootstrap import REPLICATES, Resampled
-from rethink_heads.statistics.calibration import (
-    CALIBRATION_ERRORS,
-    POSITIVE_IOU,
-    calibration_of,
-    calibration_rows,
-    reliability_rows,
-)
-from rethink_heads.statistics.detection_errors import error_rows, resampled_errors
-from rethink_heads.statistics.error_kinds import ERRORS
-from rethink_heads.statistics.matches import resampling
+from rethink_heads.statistics.bootstrap import REPLICATES
 
 log = logging.getLogger(__name__)
 
-# Table -> the column that names its quantities, and the quantities.
-_NAMED = {
-    "ap": ("metric", AP_NAMES),
-    "detection_errors": ("error", ERRORS),
-    "calibration": ("error", CALIBRATION_ERRORS),
-}
-
 
 def detection_tables(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
-    sides: Iterable[Side],
+    keys: Iterable[Key],
     *,
     errors: bool = False,
     calibration: bool = False,
-    pairs: Iterable[tuple[Side, Side]] = (),
+    pairs: Iterable[tuple[Key, Key]] = (),
     error_iou: float = POSITIVE_IOU,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -64,7 +41,7 @@ def detection_tables(
 
     Args:
         detections, dataset: as of ``average_precision.precision_table``.
-        sides: (detector, head) of the heads, in the order of the rows.
+        keys: (detector, head) of the heads, in the order of the rows.
         errors, calibration: whether to make those tables, too.
         pairs: heads to compare, a - b.
         error_iou: least IoU of a true positive for the errors.
@@ -78,34 +55,12 @@ def detection_tables(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    rows: dict[str, list[pd.DataFrame]] = {}
-    resampled: dict[str, dict[Side, Resampled]] = {name: {} for name in _NAMED}
-    for side in sides:
-        # A head that found nothing at all has no rows; its precision is 0.
-        head = HeadDetections(found, side)
-        precision = resampled["ap"][side] = resampled_precision(head, truth, bootstrap)
-        rows.setdefault("ap", []).append(precision_rows(side, precision))
-        if errors:
-            gains, objects = resampled_errors(head, truth, bootstrap, error_iou)
-            resampled["detection_errors"][side] = gains
-            rows.setdefault("detection_errors", []).append(error_rows(side, gains, objects))
-        if calibration:
-            scores = calibration_of(head, truth, bootstrap)
-            resampled["calibration"][side] = scores.errors
-            rows.setdefault("calibration", []).append(calibration_rows(side, scores))
-            rows.setdefault("reliability", []).append(
-                reliability_rows(side, scores.sums, bootstrap)
-            )
-    for a, b in pairs:
-        for name, (column, names) in _NAMED.items():
-            if resampled[name]:
-                frame = difference_frame(
-                    column, names, a, b, resampled[name][a], resampled[name][b]
-                )
-                rows.setdefault(f"{name}_comparisons", []).append(frame)
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+    measures: dict[str, evaluation.Measure] = {"ap": average_precisions}
+    if errors:
+        measures["detection_errors"] = partial(errors_of, iou_threshold=error_iou)
+    if calibration:
+        measures["calibration"] = calibration_of
+    return evaluation.detection_tables(detections, dataset, keys, measures, pairs, replicates, seed)
 
 
 def write_detection_results(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from rethink_heads import bounds
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import StageBoxes
+from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import (
     Given,
     NotGivenError,
@@ -36,11 +35,10 @@ from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
     STATISTICS,
-    Side,
     compare,
     compare_decay,
     compare_responses,
-    fc_against_conv,
+    compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.regression import error_components
@@ -50,7 +48,6 @@ from rethink_heads.statistics.spatial import distinct_pairs
 # Over all proposals as we read the paper, and over those that a detector's final boxes come from, where
 # a score that saturates early no longer hides how well it ranks.
 IOU_RANGES = ((0.0, 1.0), (0.5, 1.0))
-MOST_FOR_ALL_PAIRS = 7
 COMPARED_BY_IOU = ("score", "regressed_iou", "gain")
 
 log = logging.getLogger(__name__)
@@ -59,7 +56,7 @@ log = logging.getLogger(__name__)
 def compute_tables(
     measurements: Measurements,
     *,
-    stages: pd.DataFrame | StageBoxes | None = None,
+    stages: pd.DataFrame | None = None,
     replicates: int | None = None,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
@@ -78,7 +75,8 @@ def compute_tables(
         "iou_low" and "iou_high"), "error_components", "error_components_by_iou",
         "spatial_correlation" (mean over distinct cell pairs), "displacement", "cells",
         "response_summary", and "comparisons", "comparisons_by_iou" and "comparisons_sensitivity"
-        (fc less conv, see :func:`compared_sides`). What was not measured has an empty frame.
+        (of the pairs of
+        heads that :func:`.compared_pairs` gives). What was not measured has an empty frame.
     """
     options: Options = {"seed": seed}
     if replicates is not None:
@@ -181,13 +179,6 @@ def write_figures(
     return paths
 
 
-def compared_sides(measurements: Measurements) -> list[tuple[Side, Side]]:
-    """The pairs of heads that are compared: see :func:`fc_against_conv`; without any, every two of up to seven."""
-    sides = measurements.detector_heads
-    few = len(sides) <= MOST_FOR_ALL_PAIRS
-    return fc_against_conv(sides) or (list(combinations(sides, 2)) if few else [])
-
-
 def _tables(measurements: Measurements | Tables, seed: int) -> Tables:
     if isinstance(measurements, Measurements):
         return compute_tables(measurements, seed=seed)
@@ -199,9 +190,7 @@ def _tables_beyond_the_paper(m: Measurements, options: Options) -> dict[str, pd.
     summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
     return {
         "pcc": over_ranges(partial(pearson, m, **options)),
-        "spearman": over_ranges(partial(spearman, m, **options))
-        if m.groups("rows")
-        else pd.DataFrame(),
+        "spearman": over_ranges(partial(spearman, m, **options)) if m.has_rows else pd.DataFrame(),
         "error_components": error_components(m, **options),
         "error_components_by_iou": error_components(m, by_bin=True, **options),
         "spatial_correlation": distinct_pairs(m, **options),
@@ -267,10 +256,13 @@ def _comparisons(
 ) -> pd.DataFrame:
     """Statistics of every pair of sides, over each range of IoU or in each bin."""
     frames = []
-    for (a, b), statistic in product(compared_sides(measurements), statistics):
+    for statistic in statistics:
         # Correlations of cells are of the object's own box: there is no proposal to choose.
         once = by_bin or statistic == "spatial_correlation"
-        for ends in IOU_RANGES[:1] if once else IOU_RANGES:
+        ranges = IOU_RANGES[:1] if once else IOU_RANGES
+        of_maps = statistic == "spatial_correlation"
+        keys = measurements.map_keys(statistic) if of_maps else measurements.keys
+        for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
             try:
                 found = compare(
                     measurements, statistic, a, b, iou_range=ends, by_bin=by_bin, **options
@@ -287,9 +279,11 @@ def _sensitivity_comparisons(measurements: Measurements, options: Options) -> pd
     comparisons = {"decay": compare_decay}
     comparisons |= {kind: partial(compare_responses, kind=kind) for kind in COMPARED_RESPONSES}
     frames = []
-    for (a, b), (name, compared) in product(compared_sides(measurements), comparisons.items()):
-        try:
-            frames.append(compared(measurements, a=a, b=b, **options))
-        except UserError as reason:
-            log.info("no comparison of %s: %s", name, reason)
+    for name, compared in comparisons.items():
+        keys = measurements.map_keys("spatial_correlation" if name == "decay" else name)
+        for a, b in compared_pairs(keys, name):
+            try:
+                frames.append(compared(measurements, a=a, b=b, **options))
+            except UserError as reason:
+                log.info("no comparison of %s: %s", name, reason)
     return _stack(frames)

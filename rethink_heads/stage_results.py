@@ -9,18 +9,16 @@ from typing import TypedDict
 import pandas as pd
 
 from rethink_heads.files import write_csv
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import StageBoxes, as_boxes, stages_of
-from rethink_heads.measure.stage_frame import DETECTIONS
+from rethink_heads.measure.stages import DETECTIONS
+from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.figures import figure3
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.statistics.bootstrap import REPLICATES
-from rethink_heads.statistics.comparison import Side
 from rethink_heads.statistics.rank_levels import compare_levels, level_correlation
 from rethink_heads.statistics.ranks import RANK_REPLICATES
-from rethink_heads.statistics.selection import WHOLE_RANGE
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
+from rethink_heads.statistics.sums import WHOLE_RANGE
 
 CORRELATION = "stage_correlation"
 
@@ -32,9 +30,9 @@ class _Counts(TypedDict):
 
 
 def stage_tables(
-    stages: pd.DataFrame | StageBoxes | None,
+    stages: pd.DataFrame | None,
     measurements: Measurements | None,
-    pairs: Sequence[tuple[Side, Side]],
+    pairs: Sequence[tuple[Key, Key]],
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,
@@ -60,7 +58,7 @@ def stage_tables(
         CORRELATION: stage_correlation(stages, measurements, iou_range, **counts),
         "stage_comparisons": _stacked(compared),
     }
-    if stages is not None and DETECTIONS in stages_of(as_boxes(stages)):
+    if stages is not None and (stages["stage"] == DETECTIONS).any():
         levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
         tables["rank_levels"] = levels
         # A head that found nothing at all has no boxes, only predefined proposals.

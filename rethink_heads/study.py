@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -29,13 +28,12 @@ if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
     from rethink_heads.detectors.classes import ClassMatch, SharedClasses
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 Key = tuple[str, str]
 """(detector, head)."""
 
 MOST_NAMED = 8
-MOST_FOR_ALL_PAIRS = 7
 
 
 class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
@@ -229,12 +227,7 @@ class Study:
     @property
     def sides(self) -> list[Key]:
         """(detector, head) of each head that is looked at, detectors in the order given."""
-        return in_order(self.runs, self.measurements.detector_heads, self.heads)
-
-    @property
-    def pairs(self) -> list[tuple[Key, Key]]:
-        """The pairs of heads that are compared: see :func:`pairs_of`."""
-        return pairs_of(self.sides, self.runs)
+        return in_order(self.runs, self.measurements.keys, self.heads)
 
     @property
     def selected(self) -> Measurements:
@@ -247,14 +240,14 @@ class Study:
         return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
 
     def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
-        """Compare the pairs of heads; options as of ``rethink_heads.statistics.comparison``."""
+        """Compare the heads; options as of ``rethink_heads.statistics.comparison``."""
         import pandas as pd
 
-        from rethink_heads.statistics.comparison import compare
+        from rethink_heads.statistics.comparison import compare, compared_pairs
 
         frames = [
             compare(self.measurements, statistic, a, b, seed=self.seed, **options)
-            for a, b in self.pairs
+            for a, b in compared_pairs(self.sides, statistic)
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -278,20 +271,6 @@ def is_of_detectors(runs: Sequence[Run]) -> bool:
     Detectors trained here are compared for their heads, whose names say enough.
     """
     return len(runs) > 1 and any(run.is_external for run in runs)
-
-
-def pairs_of(sides: Sequence[Key], runs: Sequence[Run]) -> list[tuple[Key, Key]]:
-    """The pairs of heads that are compared: every two of up to seven.
-
-    Of more, each fc-head against its conv-head; where there are none of these, or detectors that were not trained here
-    are compared, the first against each.
-    """
-    if len(sides) <= MOST_FOR_ALL_PAIRS:
-        return list(itertools.combinations(sides, 2))
-    from rethink_heads.statistics.comparison import fc_against_conv
-
-    first = [(sides[0], other) for other in sides[1:]]
-    return first if is_of_detectors(runs) else fc_against_conv(sides) or first
 
 
 def study(options: StudyOptions, branches: bool = False) -> Study:
@@ -374,14 +353,14 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
 
 def _newest_measured(subject: Subject) -> Subject | None:
     """The subject with the settings of its newest complete measurements of its own data; itself before others."""
-    from rethink_heads.measure.provenance import saved_provenance
+    from rethink_heads.measure.store_files import stored_provenance
 
     own = subject.run.config
     folders = [path for path in subject.run.measurements_dir.glob("*") if path.is_dir()]
     for folder in sorted(
         folders, key=lambda path: (path == subject.folder, path.stat().st_mtime), reverse=True
     ):
-        said = saved_provenance(folder)
+        said = stored_provenance(folder)
         if said is None:
             continue
         if folder == subject.folder:

@@ -22,10 +22,8 @@ from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME
-from rethink_heads.measure.kept_detections import KeptDetections, as_detections
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import as_boxes
-from rethink_heads.measure.stage_frame import STAGES_NAME
+from rethink_heads.measure.stages import STAGES_NAME
+from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
@@ -313,15 +311,9 @@ def test_later_stages_and_detections_are_found_where_all_runs_have_them(
     write_parquet(_detections(), whole.measurements() / DETECTIONS_NAME, made_of)
     found = given_of([whole], ["default"], [], 3)
     assert found.stages is not None
-    boxes = as_boxes(found.stages)
-    read = [
-        len(part)
-        for detector, head, stage in boxes.groups
-        for part in boxes.read((detector, head), stage, ["iou"])
-    ]
-    assert sum(read) == len(_stages())
+    assert len(found.stages) == len(_stages())
     detections, data = found.detections
-    assert len(_rows(detections)) == len(_detections())
+    assert len(detections) == len(_detections())
     assert data.class_names == VOC_CLASSES
     assert found.options == {"seed": 3}
 
@@ -346,17 +338,12 @@ def test_detections_of_the_first_images_go_with_these_images(
     chosen = runs if run_of_all_images_first else runs[1:]
     detections, data = _detected(chosen)
     assert data.image_ids == dataset.image_ids[:1]
-    assert set(_rows(detections)["image_id"]) <= set(data.image_ids)
+    assert set(detections["image_id"]) <= set(data.image_ids)
     write_parquet(_detections(), runs[0].measurements() / DETECTIONS_NAME, {"data": "other"})
     assert detected_of(runs, ["default"] * 2) is None
 
 
-def _rows(detections: pd.DataFrame | KeptDetections) -> pd.DataFrame:
-    kept = as_detections(detections)
-    return pd.concat([part for side in kept.sides for part in kept.read(side, ["image_id"])])
-
-
-def _detected(runs: list[Run]) -> tuple[KeptDetections, CocoDataset]:
+def _detected(runs: list[Run]) -> tuple[pd.DataFrame, CocoDataset]:
     found = detected_of(runs, ["default"] * len(runs))
     assert found is not None
     return found

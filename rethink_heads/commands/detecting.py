@@ -12,8 +12,9 @@ from rethink_heads.runs import Run, with_fusion
 from rethink_heads.study import Key, Subject
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,6 @@ class Detected:
     Attributes:
         run: the run; dataset: what was detected on; name: of the measurements' folder.
         sides: (detector, head) of the heads that are looked at, in the run's order.
-        memory_mb: bound on what is held of them at once, in MiB.
         provenance: what the detections depend on.
     """
 
@@ -31,17 +31,18 @@ class Detected:
     dataset: CocoDataset
     name: str
     sides: list[Key]
-    memory_mb: int
     provenance: dict[str, str]
 
 
-def open_detected(found: Sequence[Detected]) -> KeptDetections:
-    """The detections of runs on the same data, without reading them."""
-    from rethink_heads.measure.kept_detections import open_detections
+def open_detected(found: Sequence[Detected]) -> pd.DataFrame:
+    """The detections of runs on the same data."""
+    import pandas as pd
+
+    from rethink_heads.measure.detections import detections_of
 
     folders = [each.run.measurements(each.name) for each in found]
-    memory_mb = min(each.memory_mb for each in found)
-    return open_detections(folders, memory_mb).of_images(found[0].dataset.image_ids)
+    frames = [detections_of(found[0].dataset, folder) for folder in folders]
+    return pd.concat(frames, ignore_index=True)
 
 
 def with_detections(subjects: Sequence[Subject]) -> list[Subject]:
@@ -108,4 +109,4 @@ def detect(
     with run.logged(f"detecting {name}"), work():
         keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
     sides = [(run.name, head) for head in trained]
-    return Detected(run, dataset, name, sides, subject.config.measuring.memory_mb, provenance)
+    return Detected(run, dataset, name, sides, provenance)

@@ -37,7 +37,7 @@ from rethink_heads.options import (
 from rethink_heads.report.output import Report
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
-from rethink_heads.study import asked_heads, is_of_detectors, on_common_classes, pairs_of, resolve
+from rethink_heads.study import asked_heads, is_of_detectors, on_common_classes, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,10 +279,11 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     import pandas as pd
 
     from rethink_heads.detection_results import detection_tables
+    from rethink_heads.statistics.comparison import compared_pairs
 
     if compare:
         sides = [side for each in found for side in each.sides]
-        pairs = pairs_of(sides, [each.run for each in found])
+        pairs = compared_pairs(sides)
         dataset = found[0].dataset
         return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
     parts = [

@@ -211,7 +211,9 @@ def is_drawn(run: Run, name: str, seed: int) -> bool:
 
 def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
     folder = run.measurements(name)
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))}
+    # The arrays' checksums are in meta.json.
+    paths = sorted([*folder.glob("*.parquet"), folder / "meta.json"])
+    return {path.name: sha256(path) for path in paths}
 
 
 def draw(

@@ -23,13 +23,12 @@ from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.study import Key, Study, Subject, in_order, open_study, pairs_of
+from rethink_heads.study import Key, Study, Subject, in_order, open_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 PREDEFINED, ALL = "predefined", "all"
 STAGES = (PREDEFINED, "rpn", "detections")
@@ -63,7 +62,7 @@ class StageStudy:
     """
 
     study: Study
-    boxes: StageBoxes | None
+    boxes: pd.DataFrame | None
     provenance: dict[str, dict[str, str]]
 
     @property
@@ -76,9 +75,10 @@ class StageStudy:
         """(detector, head) of each head that is looked at, detectors in the order given."""
         there: set[Key] = set()
         if self.measurements is not None:
-            there |= set(self.measurements.detector_heads)
+            there |= set(self.measurements.keys)
         if self.boxes is not None:
-            there |= {(detector, head) for detector, head, _ in self.boxes.groups}
+            keys = self.boxes[["detector", "head"]].drop_duplicates()
+            there |= set(keys.itertuples(index=False, name=None))
         return in_order(self.study.runs, there)
 
 
@@ -123,9 +123,9 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     boxes, provenances = _opened(folders, later, found.heads)
     check_comparable(found.runs, provenances)
     for stage in later:
-        if not any(group[2] == stage for group in boxes.groups):
+        if not (boxes["stage"] == stage).any():
             say(f"there are no boxes at the stage {stage}: nothing to correlate")
-    if found.measured is None and not boxes.groups:
+    if found.measured is None and boxes.empty:
         raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     names = [run.name for run in found.runs]
     return StageStudy(found, boxes, dict(zip(names, provenances, strict=True)))
@@ -135,8 +135,9 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.stage_results import stage_tables, write_stage_results
+    from rethink_heads.statistics.comparison import compared_pairs
 
-    pairs = pairs_of(found.sides, found.study.runs)
+    pairs = compared_pairs(found.sides, "pcc")
     with work():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
@@ -234,14 +235,18 @@ def _match_boxes(subject: Subject) -> None:
 
 def _opened(
     folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
-) -> tuple[StageBoxes, list[dict[str, str]]]:
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import open_stages
-    from rethink_heads.measure.stage_frame import STAGES_NAME
+    import pandas as pd
 
-    boxes = open_stages(folders).only(stages, heads)
-    return boxes, [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
+    from rethink_heads.measure.stages import load_stages
+
+    frames, provenances = zip(*map(load_stages, folders), strict=True)
+    boxes = pd.concat(frames, ignore_index=True)
+    kept = boxes["stage"].isin(list(stages))
+    if heads is not None:
+        kept &= boxes["head"].isin(list(heads))
+    return boxes[kept], list(provenances)
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rethink_heads.config import (
 )
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes, to_edges, to_pixels
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.pooling import pyramid_level
+from rethink_heads.detectors.rcnn.roi_heads import pyramid_level
 from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
 from rethink_heads.detectors.rcnn.transform import resized_size
 from rethink_heads.errors import UserError
