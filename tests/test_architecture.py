@@ -27,7 +27,8 @@ def modules() -> dict[str, Path]:
     """The file of every module by its dotted name in the package."""
     paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
     return {
-        ".".join(part for part in path.parts if part != "__init__"): PACKAGE / path.with_suffix(".py")
+        ".".join(part for part in path.parts if part != "__init__"): PACKAGE
+        / path.with_suffix(".py")
         for path in paths
     }
 
