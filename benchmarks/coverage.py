@@ -26,7 +26,6 @@ import pandas as pd
 import typer
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detection_results import detection_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
@@ -34,6 +33,7 @@ from rethink_heads.measure.store import SIZES, Measurements
 from rethink_heads.measure.store_files import MAPS, MOMENTS, ROW_TYPE, ROWS, Name
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.report.cells import to_markdown
+from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
@@ -274,7 +274,9 @@ def trials(
 
 def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
     """Coverage and width of each value, from its tables of all data sets and that of very many images."""
-    value, low, high = (np.stack([each[name] for each in found]) for name in ("value"))
+    value, low, high = (
+        np.stack([each[name] for each in found]) for name in ("value", "low", "high")
+    )
     mean, spread = np.nanmean(value, axis=0), np.nanstd(value, axis=0, ddof=1)
     has_interval = np.isfinite(low)
     number = has_interval.sum(axis=0).astype(float)

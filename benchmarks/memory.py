@@ -81,15 +81,15 @@ def sensitivity(found: Measurements) -> list[Any]:
 
 def stages(folder: Path) -> dict[str, Any]:
     """The tables of ``rethink-heads correlate --stage`` at the later stages."""
-    from rethink_heads.stage_results import stage_tables
+    from rethink_heads.report.results import stage_tables
 
     return stage_tables(load_stages(folder)[0], None, [(A, B)])
 
 
 def evaluate(folder: Path) -> dict[str, Any]:
     """The tables of ``rethink-heads evaluate --errors --calibration --compare``."""
-    from rethink_heads.detection_results import detection_tables
     from rethink_heads.measure.detections import open_detections
+    from rethink_heads.report.results import detection_tables
 
     found, dataset = open_detections([folder]), open_dataset(folder)
     kinds = {"errors": True, "calibration": True}

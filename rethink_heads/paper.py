@@ -1,7 +1,7 @@
 """The paper's figures and tables: each is defined by a script of its own in ``analyses/``.
 
 A script has two functions: ``tables(given)``, the numbers, from what was measured, and
-``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.results`
+``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.report.results`
 and ``python analyses/NAME.py`` all run them from here, so that a figure has one definition.
 
 In a checkout the scripts lie beside the package, in an installed one inside it.

@@ -27,7 +27,7 @@ from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
-from rethink_heads.results import compute, read_tables
+from rethink_heads.report.results import compute, read_tables
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.spatial import correlation_map

@@ -24,11 +24,13 @@ from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
-from tests.json_tables import of_all
+from tests.json_tables import of_all, rows
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
 READS_DATA = ("evaluate", "correlate", "regress", "sensitivity")
+# regress and sensitivity resolve their options as correlate does.
+RESOLVES = ("evaluate", "correlate")
 
 runner = CliRunner()
 
@@ -110,17 +112,12 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
     assert result.stderr == "interrupted; run the same command again to go on\n"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("seed", ["-1", str(2**32)])
-def test_seeds_out_of_range(command: str, seed: str) -> None:
-    message = fails(command, "--seed", seed, says=f"--seed {seed} is out of bounds")
-    assert message.endswith("give 0 to 4,294,967,295")
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["correlate", "--max-images", "9" * 400], r"--max-images 9+ \.\.\. 9+ is out of bounds"),
+        (["demo", "--seed", "-1"], "--seed -1 is out of bounds: give 0 to 4,294,967,295$"),
+        (["figures", "--seed", str(2**32)], f"--seed {2**32} is out of bounds"),
         (["regress", "--objects-per-image", "0"], "--objects-per-image 0 is out of bounds: give 1"),
         (["sensitivity", "--proposals-per-object", "0"], "give 1 to 923,521"),
         (["plan", "coco-r50", "--grid-steps", "9999"], "--grid-steps 9999 .* give 3 to 31"),
@@ -159,87 +156,55 @@ def test_usage_errors_are_cut(arguments: list[str]) -> None:
     assert len(result.stderr.splitlines()) < 15
 
 
-@pytest.mark.parametrize("command", [*READS_DATA, "figures"])
+@pytest.mark.parametrize("command", [*RESOLVES, "figures"])
 def test_no_such_run(command: str, tmp_path: Path) -> None:
     fails(command, "--run", tmp_path / "none", says="no such run")
     (tmp_path / "empty").mkdir()
     fails(command, "--run", tmp_path / "empty", says="is not a run")
 
 
-@pytest.mark.parametrize("command", READS_DATA)
-def test_a_run_that_is_not_trained(command: str, run: Run) -> None:
+@pytest.mark.parametrize("command", RESOLVES)
+def test_options_that_a_run_cannot_follow(command: str, run: Run, data: Path) -> None:
+    json_file, of_run = data / "annotations" / "instances_val.json", (command, "--run", run.path)
+    both = ("--annotations", json_file, "--images", data / "val")
+    none = ("--annotations", data / "none.json", "--images", data / "val")
+    fails(*of_run, "--head", "conv", says="no head 'conv'")
+    assert "fc" in fails(*of_run, "--head", "zork", says="head 'zork'")
+    fails(*of_run, "--annotations", json_file, says="--images go together")
+    fails(*of_run, "--data", data, *both, says="not both")
+    fails(*of_run, "--data", data / "none", says="no such data folder")
+    fails(*of_run, "--split", "test", says='no split "test"')
+    fails(*of_run, *none, says="no such annotation file")
+    fails(*of_run, "--device", "tpu", says="'tpu'")
+    if not torch.cuda.is_available():
+        fails(*of_run, "--device", "cuda", says="'cuda'")
+
+
+@pytest.mark.parametrize("command", RESOLVES)
+def test_a_run_without_a_usable_detector(command: str, run: Run) -> None:
+    whole = run.detector_path.read_bytes()
+    run.detector_path.write_bytes(whole[: len(whole) // 2])
+    fails(command, "--run", run.path, says="detector.pt is damaged")
     run.detector_path.unlink()
     fails(command, "--run", run.path, says="is not fully trained; go on with: rethink-heads train")
 
 
-@pytest.mark.parametrize("command", READS_DATA)
-def test_a_head_that_the_run_has_not(command: str, run: Run) -> None:
-    fails(command, "--run", run.path, "--head", "conv", says="no head 'conv'")
-    message = fails(command, "--run", run.path, "--head", "zork", says="head 'zork'")
-    assert "fc" in message
-
-
-@pytest.mark.parametrize("command", READS_DATA)
-def test_a_corrupt_checkpoint(command: str, run: Run) -> None:
-    whole = run.detector_path.read_bytes()
-    run.detector_path.write_bytes(whole[: len(whole) // 2])
-    fails(command, "--run", run.path, says="detector.pt is damaged")
-
-
-@pytest.mark.parametrize("command", READS_DATA)
-def test_classes_that_do_not_match(command: str, run: Run, data: Path) -> None:
+@pytest.mark.parametrize("command", RESOLVES)
+def test_data_that_cannot_be_used(command: str, run: Run, data: Path) -> None:
+    path, of_run = data / "val" / "1.png", (command, "--run", run.path)
+    path.write_bytes(path.read_bytes()[:2000])
+    fails(*of_run, says="1.png")
+    path.unlink()
+    fails(*of_run, says="1.png")
     content = write_coco(data)
     for category, name in zip(content["categories"], ("blue", "yellow"), strict=True):
         category["name"] = name
     write_annotations(data, content)
-    message = fails(command, "--run", run.path, says="classes")
+    message = fails(*of_run, says="classes")
     assert "blue" in message
     assert "green" in message
-
-
-@pytest.mark.parametrize("command", READS_DATA)
-def test_data_options_that_do_not_go_together(command: str, run: Run, data: Path) -> None:
-    json_file = data / "annotations" / "instances_val.json"
-    fails(command, "--run", run.path, "--annotations", json_file, says="--images go together")
-    fails(
-        *(command, "--run", run.path, "--data", data),
-        *("--annotations", json_file, "--images", data / "val"),
-        says="not both",
-    )
-
-
-def test_data_that_is_not_there(run: Run, data: Path, tmp_path: Path) -> None:
-    fails("evaluate", "--run", run.path, "--data", tmp_path / "none", says="no such data folder")
-    fails("evaluate", "--run", run.path, "--split", "test", says='no split "test"')
-    options = ("--annotations", tmp_path / "none.json", "--images", data / "val")
-    fails("evaluate", "--run", run.path, *options, says="no such annotation file")
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("not JSON", "JSON"),
-        ("[1, 2]", "COCO"),
-        ('{"images": [], "categories": []}', "annotations"),
-        ('{"images": [], "annotations": [], "categories": []}', "empty"),
-    ],
-)
-@pytest.mark.parametrize("command", READS_DATA)
-def test_annotations_that_cannot_be_used(
-    command: str, run: Run, data: Path, text: str, says: str
-) -> None:
-    (data / "annotations" / "instances_val.json").write_text(text)
-    message = fails(command, "--run", run.path, says=says)
-    assert "instances_val.json" in message
-
-
-@pytest.mark.parametrize("command", READS_DATA)
-def test_images_missing_or_truncated(command: str, run: Run, data: Path) -> None:
-    path = data / "val" / "1.png"
-    path.write_bytes(path.read_bytes()[:2000])
-    fails(command, "--run", run.path, says="1.png")
-    path.unlink()
-    fails(command, "--run", run.path, says="1.png")
+    (data / "annotations" / "instances_val.json").write_text("not JSON")
+    assert "instances_val.json" in fails(*of_run, says="JSON")
     assert not list(run.path.rglob("*.parquet"))
 
 
@@ -268,24 +233,12 @@ def test_ranges_of_iou(run: Run, ends: tuple[str, str]) -> None:
     fails("correlate", "--run", run.path, "--iou-range", *ends, says="IoU range")
 
 
-def test_devices(run: Run) -> None:
-    fails("evaluate", "--run", run.path, "--device", "tpu", says="'tpu'")
-    if not torch.cuda.is_available():
-        fails("evaluate", "--run", run.path, "--device", "cuda", says="'cuda'")
-
-
 def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
     twin = Run.create(tmp_path / "other" / "fc", run.config)
     twin.checkpoints.mkdir()
     twin.detector_path.write_bytes(run.detector_path.read_bytes())
-    fails(
-        "correlate",
-        "--run",
-        run.path,
-        "--run",
-        twin.path,
-        says="two of the detectors are called 'fc'",
-    )
+    both = ("--run", run.path, "--run", twin.path)
+    fails("correlate", *both, says="two of the detectors are called 'fc'")
 
 
 def second(run: Run, name: str, *overrides: str) -> Run:
@@ -346,7 +299,7 @@ def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")
@@ -378,7 +331,7 @@ def test_a_busy_machine_is_told_and_noted(run: Run, monkeypatch: pytest.MonkeyPa
     loads = iter(
         ["other processes take 1.5 of its 2 cores", "other processes take 1.1 of its 2 cores"]
     )
-    monkeypatch.setattr(other_processes, "told", lambda: next(loads))
+    monkeypatch.setattr(other_processes, "busy_line", lambda: next(loads))
     result = runner.invoke(app, ["correlate", "--run", str(run.path)])
     assert result.exit_code == 0, result.stderr
     told = "the machine is busy: other processes take 1.5 of its 2 cores"
@@ -468,7 +421,7 @@ def test_train_without_options_goes_on_with_the_runs_own(run: Run) -> None:
     before = config_of(run.path)
     result = runner.invoke(app, ["train", "--run", str(run.path), "--json"])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["head"] == "fc"
+    assert rows(json.loads(result.stdout), "run")[0]["head"] == "fc"
     assert config_of(run.path) == before
 
 
@@ -499,7 +452,7 @@ def refuse_to_train(*args: object) -> None:
     raise AssertionError("nothing is to be trained")
 
 
-@pytest.mark.parametrize("command", READS_DATA)
+@pytest.mark.parametrize("command", RESOLVES)
 def test_mistakes_are_found_before_the_demo_is_trained(
     command: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -231,10 +231,11 @@ def test_sensitivity(run: Run) -> None:
     assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
     assert {row["size"] for row in rows(result, "decay_comparisons")} >= {"all"}
     of_responses = rows(result, "response_comparisons", size="all")
-    # Four quantities of the displacement, one of each kind of cell.
-    pairs = {(row["a"], row["b"]) for row in of_responses}
-    assert len(of_responses) == 6 * len(pairs)
-    assert ("demo/fc", "demo/conv") in pairs
+    # Four quantities of the displacement, one of each kind of cell. Of the four heads three differ in their scores, and
+    # two in their boxes.
+    counts = pd.DataFrame(of_responses).groupby("kind").size().to_dict()
+    assert counts == {"displacement_score": 4 * 3, "cell_score": 3, "cell_iou": 1}
+    assert {("demo/fc", "demo/conv")} <= {(row["a"], row["b"]) for row in of_responses}
     assert re.search("displaced box, score +drop along x", call("sensitivity", "--run", run.path))
     assert "weights of fc6" in call("sensitivity", "--run", run.path, "--head", "fc")
 
@@ -263,7 +264,7 @@ def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")

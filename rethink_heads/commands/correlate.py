@@ -167,7 +167,7 @@ def _write_comparison(
     """The tables and the figure that ``rethink-heads figures`` makes too; of a range that is asked for, apart."""
     if len(found.runs) == 1:
         return [], None
-    from rethink_heads.results import IOU_RANGES, over_ranges
+    from rethink_heads.report.results import IOU_RANGES, over_ranges
     from rethink_heads.statistics.correlation import pearson, spearman
 
     selected, whole = found.selected, iou_range == IOU_RANGES[0]

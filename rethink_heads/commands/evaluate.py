@@ -278,7 +278,7 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     """All runs' tables, those of the same data made together."""
     import pandas as pd
 
-    from rethink_heads.detection_results import detection_tables
+    from rethink_heads.report.results import detection_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
     if compare:
@@ -296,7 +296,7 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
 def _write(
     found: Sequence[Detected], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
-    from rethink_heads.detection_results import write_detection_results
+    from rethink_heads.report.results import write_results
 
     runs = [each.run for each in found]
     if output is not None:
@@ -309,7 +309,7 @@ def _write(
     else:
         return []
     with hold(output or written_folder(runs)), work(), legends_for(runs):
-        written = write_detection_results(tables, *folders)
+        written = write_results(tables, *folders)
         note_comparison(runs, [each.name for each in found], folders[0])
     say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.console import print_json, print_lines, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.report.output import Report
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -33,45 +35,6 @@ EXAMPLE = (
     "rethink-heads figures --redraw figures"
 )
 
-FigureRunsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--run",
-        metavar="DIR",
-        help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-        show_default=False,
-    ),
-]
-SweepsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--sweep",
-        metavar="DIR",
-        help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
-        show_default=False,
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        metavar="DIR",
-        help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
-        " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-        show_default=False,
-    ),
-]
-MeasurementsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--measurements",
-        metavar="NAME",
-        help="Which of the run's measurements (a folder in measurements/); of several runs, one"
-        " name for all or one for each --run. Without it: all of one run, the default ones of"
-        " several.",
-        show_default=False,
-    ),
-]
 RedrawOption = Annotated[
     Path | None,
     typer.Option(
@@ -92,14 +55,100 @@ NoDeviceOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class InputOptions:
+    """What was measured and is drawn, and where results go."""
+
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
+            show_default=False,
+        ),
+    ] = None
+    sweep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--sweep",
+            metavar="DIR",
+            help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
+            show_default=False,
+        ),
+    ] = None
+    measurements: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measurements",
+            metavar="NAME",
+            help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+            " name for all or one for each --run. Without it: all of one run, the default ones of"
+            " several.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+            " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
+            show_default=False,
+        ),
+    ] = None
+    seed: SeedOption = None
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs named; runs/demo where neither a run nor a sweep is."""
+        named = self.run or ([] if self.sweep else [default_runs_root() / "demo"])
+        return [Run.open(path) for path in named]
+
+    @property
+    def names(self) -> list[str]:
+        """A name of measurements for each run.
+
+        Raises:
+            UserError: there are neither as many as runs nor one.
+        """
+        names, count = self.measurements or [DEFAULT_MEASUREMENTS], len(self.runs)
+        if len(names) not in (1, count) and count:
+            raise UserError(
+                f"{len(names)} times --measurements for {count} runs; give it once for all runs or"
+                " once for each --run, in their order"
+            )
+        return names if len(names) == count else names * count
+
+    @property
+    def bootstrap_seed(self) -> int:
+        """The seed given, or the first run's."""
+        own = self.runs[0].config.seed if self.runs else 0
+        return own if self.seed is None else self.seed
+
+    @property
+    def target(self) -> Path:
+        """The folder that gets tables/ and figures/."""
+        if self.output is not None:
+            return self.output
+        if len(self.runs) > 1:
+            return shared_folder(self.runs)
+        return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
+
+    def read(self) -> Given:
+        """Read what the analyses need.
+
+        Raises:
+            UserError: something is not there, or runs are not comparable.
+        """
+        return given(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
+
+
 def command(
-    run: FigureRunsOption = None,
-    sweep: SweepsOption = None,
-    measurements: MeasurementsOption = None,
-    output: OutputOption = None,
+    options: InputOptions,
     redraw: RedrawOption = None,
     device: NoDeviceOption = "auto",
-    seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw all figures and write all tables from what was measured. No detector is touched.
@@ -110,70 +159,29 @@ def command(
     rank_zero_only()
     skipped: dict[str, str] = {}
     if redraw is not None:
-        if run or sweep or measurements:
+        if options.run or options.sweep or options.measurements:
             raise UserError(
                 "--redraw draws from tables: leave out --run, --sweep and --measurements"
             )
-        written = redraw_folders(redraw, output)
-    else:
-        runs = open_runs(run, sweep)
-        seed = chosen_seed(runs, seed)
+        written = redraw_folders(redraw, options.output)
+    elif len(options.runs) == 1 and options.output is None and not options.sweep:
+        (run,) = options.runs
         written = []
-        if len(runs) == 1 and output is None and not sweep:
-            for name in measurements or measured_names(runs[0]):
-                written += draw_run(runs[0], name, seed, skipped)
-        else:
-            names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
-            found = given(runs, names, sweep or [], seed)
-            target = output or default_output(runs, sweep)
-            tables, figures = folders(target)
-            with hold(target), legends_for(runs):
-                written = draw(found, tables, figures, skipped)
-                note_comparison(runs, names, tables)
-    if as_json:
-        print_json({"files": [str(path) for path in written], "skipped": skipped})
+        for name in options.measurements or measured_names(run):
+            written += draw_run(run, name, options.bootstrap_seed, skipped)
     else:
-        print_lines(*(str(path) for path in written))
+        found, target = options.read(), options.target
+        with hold(target), legends_for(options.runs):
+            written = draw(found, target / TABLES, target / FIGURES, skipped)
+            note_comparison(options.runs, options.names, target / TABLES)
+    result = Report(NAME)
+    result.data(skipped=[{"name": name, "reason": reason} for name, reason in skipped.items()])
+    result.files = written
+    if not as_json:
         for name, reason in skipped.items():
             say(f"skipped {name}: {reason}")
-
-
-def open_runs(run: list[Path] | None, sweep: list[Path] | None) -> list[Run]:
-    """Open the runs named; runs/demo where neither a run nor a sweep is."""
-    return [Run.open(path) for path in run or ([] if sweep else [default_runs_root() / "demo"])]
-
-
-def chosen_seed(runs: Sequence[Run], seed: int | None) -> int:
-    """The seed given, or the first run's."""
-    if seed is not None:
-        return seed
-    return runs[0].config.seed if runs else 0
-
-
-def default_output(runs: Sequence[Run], sweeps: list[Path] | None) -> Path:
-    """Where results go when nothing is said: see ``--output``."""
-    if len(runs) > 1:
-        return shared_folder(runs)
-    return runs[0].path if runs else Path((sweeps or [Path()])[0])
-
-
-def folders(output: Path) -> tuple[Path, Path]:
-    """The folders of tables and of figures in a folder of results."""
-    return output / TABLES, output / FIGURES
-
-
-def one_each(runs: Sequence[Run], names: list[str]) -> list[str]:
-    """A name of measurements for each run.
-
-    Raises:
-        UserError: there are neither as many as runs nor one.
-    """
-    if len(names) not in (1, len(runs)) and runs:
-        raise UserError(
-            f"{len(names)} times --measurements for {len(runs)} runs; give it once for all runs or"
-            " once for each --run, in their order"
-        )
-    return names if len(names) == len(runs) else names * len(runs)
+    result.lines(*map(str, written))
+    result.end(as_json)
 
 
 def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:
@@ -220,7 +228,7 @@ def draw(
     found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
-    from rethink_heads.results import compute, write_figures, write_tables
+    from rethink_heads.report.results import compute, write_figures, write_tables
 
     skipped = {} if skipped is None else skipped
     say(f"drawing into {figures}")
@@ -237,11 +245,9 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         UserError: there are no tables, or a file cannot be read or written.
     """
-    from rethink_heads.detection_results import write_detection_figures
     from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
-    from rethink_heads.results import read_tables, write_figures
-    from rethink_heads.stage_results import write_stage_figures
+    from rethink_heads.report.results import read_tables, write_figures
 
     found = sorted(path.parent for path in Path(folder).rglob(TABLES) if any(path.glob("*.csv")))
     if not found:
@@ -256,8 +262,6 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
             with hold(place), naming_detectors() if of_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
-                written += write_detection_figures(tables, place / FIGURES)
-                written += write_stage_figures(tables, place / FIGURES)
         with hold(target):
             write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]

@@ -77,8 +77,8 @@ class StageStudy:
         if self.measurements is not None:
             there |= set(self.measurements.keys)
         if self.boxes is not None:
-            keys = self.boxes[["detector", "head"]].drop_duplicates()
-            there |= set(keys.itertuples(index=False, name=None))
+            pairs = self.boxes[["detector", "head"]].drop_duplicates()
+            there |= set(pairs.itertuples(index=False, name=None))
         return in_order(self.study.runs, there)
 
 
@@ -134,7 +134,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
 def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.report.heads import SIZES, Heads, interval, select
-    from rethink_heads.stage_results import stage_tables, write_stage_results
+    from rethink_heads.report.results import stage_tables, write_results
     from rethink_heads.statistics.comparison import compared_pairs
 
     pairs = compared_pairs(found.sides, "pcc")
@@ -145,7 +145,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
         of_tables, of_figures = result_folders(found.study.runs, found.study.names)
         with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
-            written = write_stage_results(tables, of_tables, of_figures, suffix)
+            named = {f"{name}{suffix}": table for name, table in tables.items()}
+            written = write_results(named, of_tables, of_figures)
             note_comparison(found.study.runs, found.study.names, of_tables)
     result = Report("correlate", _provenance(found))
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}

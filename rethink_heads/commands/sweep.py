@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.console import print_json, print_lines, print_table, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, within
+from rethink_heads.report.output import Report
 from rethink_heads.runs import default_runs_root
 
 if TYPE_CHECKING:
@@ -111,7 +112,13 @@ def command(
     The same command goes on where it was interrupted and skips what is done. A point that fails
     stops no other; the command then ends with code 2 and tries that point again when repeated.
     """
-    plan = _plan(sweep, preset, output, data, seed or [], use or [], axis or [], overrides or [])
+    from rethink_heads.sweeps.description import load_sweep
+    from rethink_heads.sweeps.plan import make_plan
+
+    description = load_sweep(sweep).with_values(axis or [])
+    output = output or default_runs_root() / "sweeps" / description.name
+    used = [_used_run(text) for text in use or ()]
+    plan = make_plan(description, output, preset, overrides or [], seed or [], data, used)
     if dry_run or prepare:
         rank_zero_only()
     if dry_run:
@@ -135,30 +142,12 @@ def command(
         )
 
 
-def _plan(
-    sweep: str,
-    preset: str | None,
-    output: Path | None,
-    data: str | None,
-    seeds: list[int],
-    uses: list[str],
-    axes: list[str],
-    overrides: list[str],
-) -> Plan:
-    from rethink_heads.sweeps.description import load_sweep
-    from rethink_heads.sweeps.plan import make_plan
-
-    description = load_sweep(sweep).with_values(axes)
-    used = []
-    for use in uses:
-        label, equals, path = use.partition("=")
-        if not (label and equals and path):
-            raise UserError(
-                f"cannot read --use {use!r}; write LABEL=RUN, the folder of a trained run"
-            )
-        used.append((label, Path(path)))
-    output = output or default_runs_root() / "sweeps" / description.name
-    return make_plan(description, output, preset, overrides, seeds, data, used)
+def _used_run(text: str) -> tuple[str, Path]:
+    """Label and folder of ``--use``."""
+    label, equals, path = text.partition("=")
+    if not (label and equals and path):
+        raise UserError(f"cannot read --use {text!r}; write LABEL=RUN, the folder of a trained run")
+    return label, Path(path)
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
@@ -175,42 +164,42 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         for point in plan.points
         for seed in plan.seeds
     ]
+    result = Report(NAME)
+    result.data(points=points)
     states = [training.state for training in plan.trainings.values()]
-    if as_json:
-        print_json({"sweep": plan.description.name, "points": points})
-        return
-    print_table(
+    cells = {name: [str(each[name]) for each in points] for name in points[0]}
+    result.table(
         f"{plan.description.title} ({plan.description.name}): {len(plan.points)} points,"
         f" {len(states)} trainings, {states.count('done')} done",
-        list(points[0]),
-        [[str(value) for value in each.values()] for each in points],
+        cells,
     )
+    result.end(as_json)
 
 
 def _prepare(plan: Plan, as_json: bool) -> None:
     from rethink_heads.sweeps.runner import prepare
 
-    commands = [f"rethink-heads train --run {each.path}" for each in prepare(plan)]
-    if as_json:
-        print_json({"sweep": plan.description.name, "commands": commands})
-    else:
-        print_lines(*commands)
+    result = Report(NAME)
+    rows = [
+        {"run": each.path, "command": f"rethink-heads train --run {each.path}"}
+        for each in prepare(plan)
+    ]
+    result.data(commands=rows)
+    result.lines(*(str(row["command"]) for row in rows))
+    result.end(as_json)
 
 
-def _report(plan: Plan, result: SweepResult, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "sweep": plan.description.name,
-                "table": result.table.to_dict("records"),
-                "ordering": None if result.ordering is None else result.ordering.to_dict("records"),
-                "failures": dict(result.failures),
-                "files": [str(path) for path in result.files],
-            }
-        )
-        return
+def _report(plan: Plan, found: SweepResult, as_json: bool) -> None:
+    result = Report(NAME)
+    result.data(
+        table=found.table,
+        ordering=[] if found.ordering is None else found.ordering,
+        failures=[{"part": part, "reason": reason} for part, reason in found.failures.items()],
+    )
+    result.files = list(found.files)
     for name in ("table.md", "ordering.md"):
         path = plan.output / name
-        if path in result.files:
-            print_lines(path.read_text(encoding="utf-8"))
-    print_lines(*(f"written: {path}" for path in result.files))
+        if path in found.files:
+            result.lines(path.read_text(encoding="utf-8"))
+    result.lines(*(f"written: {path}" for path in found.files))
+    result.end(as_json)

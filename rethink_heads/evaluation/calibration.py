@@ -182,23 +182,23 @@ def calibration_of(
     scored = scored_detections(head, truth, iou_threshold)
     images = len(truth.image_ids)
     pooled = scored.sums(D_ECE_BINS, images)
-    of_classes = []
+    class_sums = []
     for label in np.unique(scored.labels):
         chosen = scored.labels == label
         # Of the images that have such detections, which are few where there are many classes.
         there, places = np.unique(scored.images[chosen], return_inverse=True)
-        of_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
-        of_classes.append((there, of_class.sums(LAECE_BINS, len(there))))
+        in_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
+        class_sums.append((there, in_class.sums(LAECE_BINS, len(there))))
 
     def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
-        for there, sums in of_classes:
+        for there, sums in class_sums:
             summed = weights[there].T @ sums.reshape(len(there), -1)
             mean.add(_gap(summed.reshape(-1, *sums.shape[1:]), target=3)[:, None])
         every = np.tensordot(weights.T.astype(np.float64), pooled, axes=1)
         d_ece, overconfidence = (_gap(every, target=2, signed=signed) for signed in (False, True))
         # Without any detection there is no class to take a mean over.
-        laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if of_classes else d_ece
+        laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if class_sums else d_ece
         return np.stack([d_ece, laece, overconfidence], axis=-1)
 
     value = weighted_values(np.ones((images, 1), np.float32))[0]

@@ -91,11 +91,11 @@ def head_differences(
     """
     truth = GroundTruth(dataset, detections)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    of_a, of_b = (
+    first, second = (
         measure(truth.detections_of(detections, key, needed=True), truth, bootstrap)
         for key in (a, b)
     )
-    return of_a.less(of_b, a, b)
+    return first.less(second, a, b)
 
 
 def detection_tables(
@@ -130,8 +130,8 @@ def detection_tables(
                 rows.setdefault(curve, []).append(quantities.curve(curve, key))
     for a, b in pairs:
         for name in measures:
-            of_pair = found[name, a].less(found[name, b], a, b)
-            rows.setdefault(f"{name}_comparisons", []).append(of_pair)
+            differences = found[name, a].less(found[name, b], a, b)
+            rows.setdefault(f"{name}_comparisons", []).append(differences)
     return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
 
 

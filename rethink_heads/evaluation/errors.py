@@ -177,10 +177,10 @@ def _rankings(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> I
     flags[_SETTINGS.index("cls")] = True
 
     def objects(label: int) -> tuple[Indices, Flags]:
-        of_class = np.flatnonzero((truth.labels == label) & ~truth.crowd)
-        to_find = dict.fromkeys(_SETTINGS, np.ones(len(of_class), bool))
-        to_find |= {"miss": ~errors.missed[of_class], "fn": ~errors.unmatched[of_class]}
-        return truth.images[of_class], np.stack(list(to_find.values()))
+        same_class = np.flatnonzero((truth.labels == label) & ~truth.crowd)
+        to_find = dict.fromkeys(_SETTINGS, np.ones(len(same_class), bool))
+        to_find |= {"miss": ~errors.missed[same_class], "fn": ~errors.unmatched[same_class]}
+        return truth.images[same_class], np.stack(list(to_find.values()))
 
     return by_class(
         np.append(head.labels, truth.labels[errors.targets[moved]]),
@@ -222,9 +222,9 @@ class ErrorKinds:
     def counts(self) -> Indices:
         """How many there are of each of ERRORS: (8,)."""
         kinds = self.kinds[self.kinds != NO_ERROR]
-        of_kinds = np.bincount(kinds, minlength=len(DETECTION_ERRORS))
-        rest = [self.missed.sum(), of_kinds.sum(), self.unmatched.sum()]
-        return np.array([*of_kinds, *rest], np.int64)
+        by_kind = np.bincount(kinds, minlength=len(DETECTION_ERRORS))
+        rest = [self.missed.sum(), by_kind.sum(), self.unmatched.sum()]
+        return np.array([*by_kind, *rest], np.int64)
 
 
 def error_kinds(
@@ -260,15 +260,15 @@ def _kinds(
     """The errors (D,) and targets (D,) of one image's false positives, from IoUs (D, G) with its objects."""
     if not ious.shape[1]:
         return np.full(len(ious), BKG), np.full(len(ious), NO_OBJECT)
-    of_class, of_others = ious * same, ious * ~same
-    own, other = of_class.max(axis=1), of_others.max(axis=1)
+    same_class, other_class = ious * same, ious * ~same
+    own, other = same_class.max(axis=1), other_class.max(axis=1)
     is_loc = (own >= BACKGROUND_IOU) & (own <= threshold)
     is_cls = ~is_loc & (other >= threshold)
-    is_dupe = (of_class * is_found).max(axis=1) >= threshold
+    is_dupe = (same_class * is_found).max(axis=1) >= threshold
     is_bkg = ious.max(axis=1) <= BACKGROUND_IOU
     kinds = np.select([is_loc, is_cls, is_dupe, is_bkg], [LOC, CLS, DUPE, BKG], default=BOTH)
     targets = np.select(
-        [is_loc, is_cls], [objects[of_class.argmax(axis=1)], objects[of_others.argmax(axis=1)]],
+        [is_loc, is_cls], [objects[same_class.argmax(axis=1)], objects[other_class.argmax(axis=1)]],
         default=NO_OBJECT,
     )  # fmt: skip
     return kinds, targets

@@ -110,9 +110,9 @@ class GroundTruth:
 
     def to_find(self, label: int) -> tuple[Indices, Flags]:
         """Images (G,) of a class's objects, and whether each is to be found in each size (A, G)."""
-        of_class = np.flatnonzero((self.labels == label) & ~self.crowd)
-        areas = self.areas[of_class]
-        return self.images[of_class], _within(areas, _AREA_LIMITS)
+        in_class = np.flatnonzero((self.labels == label) & ~self.crowd)
+        areas = self.areas[in_class]
+        return self.images[in_class], _within(areas, _AREA_LIMITS)
 
     def images_each(self) -> float:
         """Images that have objects of a class, on average over the classes that have objects; at least 1."""
@@ -255,14 +255,14 @@ def _assign(
         if not len(pairs):
             continue
         rows, starts = np.unique(overlaps.detections[pairs], return_index=True)
-        of_row = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(pairs))))
+        row_of = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(pairs))))
         objects, ious = overlaps.objects[pairs], overlaps.ious[pairs]
         is_free = (~is_taken[..., objects] | crowd[objects]) & (ious >= least)
         chosen = np.full((*found.shape[:2], len(rows)), -1)
-        for of_ignored in (False, True):
-            is_open = is_free & (ignored[:, objects] == of_ignored)[:, None]
+        for among_ignored in (False, True):
+            is_open = is_free & (ignored[:, objects] == among_ignored)[:, None]
             best = np.maximum.reduceat(np.where(is_open, ious, 0.0), starts, axis=-1)
-            is_best = is_open & (ious == best[..., of_row])
+            is_best = is_open & (ious == best[..., row_of])
             # Of equal overlaps the last object's.
             last = np.maximum.reduceat(
                 np.where(is_best, np.arange(len(pairs)), -1), starts, axis=-1

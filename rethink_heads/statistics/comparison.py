@@ -131,11 +131,11 @@ class Compared:
 
     Attributes:
         objects: (O,) those that it has what is compared of; in bins (O, 20) where compared bin by bin.
-        of_objects: from the objects (O,) that are compared, what gives the statistic of some of them (O,).
+        for_objects: from the objects (O,) that are compared, what gives the statistic of some of them (O,).
     """
 
     objects: Flags
-    of_objects: Callable[[Flags], Callable[[Flags, ImageBootstrap], Resampled]]
+    for_objects: Callable[[Flags], Callable[[Flags, ImageBootstrap], Resampled]]
 
     @property
     def there(self) -> Flags:
@@ -289,12 +289,12 @@ def side_of(
     )
 
 
-def check_common(what: str, a: Key, b: Key, of_a: Compared, of_b: Compared) -> None:
+def check_common(what: str, a: Key, b: Key, first: Compared, second: Compared) -> None:
     """Raise UserError where a side has no objects, or they have none in common."""
-    for key, side in ((a, of_a), (b, of_b)):
+    for key, side in ((a, first), (b, second)):
         if not side.there.any():
             raise UserError(f"no {what} measurements of {'/'.join(key)}")
-    if not (of_a.there & of_b.there).any():
+    if not (first.there & second.there).any():
         raise UserError(
             f"{'/'.join(a)} and {'/'.join(b)} were measured on different objects and cannot be "
             "compared; measure both on the same data"
@@ -321,7 +321,7 @@ def difference_rows(
         own_objects: each side is taken of all objects that it has, not of those that both have.
     """
     common = sides[0].there & sides[1].there
-    resample = [side.of_objects(side.there if own_objects else common) for side in sides]
+    resample = [side.for_objects(side.there if own_objects else common) for side in sides]
     rows = []
     for size, chosen in by_size(measurements):
         columns: dict[str, Any] = {**keys, "size": size, **ends}
@@ -347,13 +347,13 @@ def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, f
     objects = np.zeros(len(measurements.objects), bool)
     objects[rows["object"][(rows["bin"] >= first) & (rows["bin"] < after)]] = True
 
-    def of_objects(compared: Flags) -> Callable[[Flags, ImageBootstrap], Resampled]:
+    def for_objects(compared: Flags) -> Callable[[Flags, ImageBootstrap], Resampled]:
         ranked = ranked_rows(measurements, key, iou_range, compared)
         return lambda chosen, bootstrap: resampled_spearman(
             ranked[chosen[ranked["object"]]], measurements, bootstrap
         )
 
-    return Compared(objects, of_objects)
+    return Compared(objects, for_objects)
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:

@@ -140,9 +140,9 @@ def spearman(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in measurements.keys:
-        of_head = ranked_rows(measurements, (detector, head), iou_range)
+        rows_of_head = ranked_rows(measurements, (detector, head), iou_range)
         for size, chosen in by_size(measurements):
-            rows = of_head[chosen[of_head["object"]]]
+            rows = rows_of_head[chosen[rows_of_head["object"]]]
             estimate = resampled_spearman(rows, measurements, bootstrap).estimate()
             results.append(
                 {
@@ -184,7 +184,7 @@ def mean_and_spread(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     squares = f"{variable}_{variable}"
     totals = next(names for names in SAMPLED_TOTALS if variable in names)
-    of, of_squares, iou = map(totals.index, (variable, squares, "iou"))
+    of, squared, iou = map(totals.index, (variable, squares, "iou"))
     names = ("n", f"sum_{variable}", f"sum_{squares}", "sum_iou", "measured")
     results = []
     for detector, head in measurements.keys:
@@ -200,7 +200,7 @@ def mean_and_spread(
             total, covariance = moments[chosen].sum(axis=0), covariances.by_bin(chosen)
             errors = {
                 "mean": mean_error(total[:, 0], covariance, of),
-                "std": standard_deviation_error(total[:, :3], covariance, of, of_squares),
+                "std": standard_deviation_error(total[:, :3], covariance, of, squared),
                 "gain": mean_error(total[:, 0], covariance, of, less=iou),
             }
             columns: dict[str, Any] = {"detector": detector, "head": head, "size": size}

@@ -128,10 +128,10 @@ def response_columns(
     values_of = _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
     side, formula = math.isqrt(maps.shape[1]), _FORMULAS[kind][quantity]
 
-    def of_sums(sums: Array) -> Array:
+    def quantity_of_sums(sums: Array) -> Array:
         return formula(_whole_maps(kind, ratio(sums), side))
 
-    return Columns(map_columns(maps, values_of).values, of_sums), has_map(maps)
+    return Columns(map_columns(maps, values_of).values, quantity_of_sums), has_map(maps)
 
 
 def _cross(maps: Array) -> Array:

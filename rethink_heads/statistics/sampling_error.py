@@ -204,11 +204,13 @@ def _standardise(sums: Array, covariance: Array) -> tuple[Array, Array]:
         change[..., 3, 3], change[..., 3, 1] = 1 / sy**2, -2 * y / sy**2
         change[..., 4, 4] = 1 / (sx * sy)
         change[..., 4, 0], change[..., 4, 1] = -y / (sx * sy), -x / (sx * sy)
-        of_means = covariance / n[..., None, None] ** 2
+        covariance_of_means = covariance / n[..., None, None] ** 2
         correlation = pearson_correlation(sums)
         defined = np.isfinite(correlation)[..., None, None]
         change = np.where(defined, change, 0.0)
-        standardised = change @ np.where(defined, of_means, 0.0) @ np.swapaxes(change, -1, -2)
+        standardised = (
+            change @ np.where(defined, covariance_of_means, 0.0) @ np.swapaxes(change, -1, -2)
+        )
     return correlation, standardised
 
 

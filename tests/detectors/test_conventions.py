@@ -35,11 +35,6 @@ CONVENTIONS = {
 }
 
 
-def test_the_usual_conventions_leave_settings_as_they_were() -> None:
-    assert "conventions" not in ModelConfig().model_dump()
-    assert "conventions" not in ModelConfig(conventions=ConventionsConfig()).model_dump_json()
-
-
 def test_other_conventions_are_kept(tmp_path: Path) -> None:
     model = ModelConfig(conventions=MASKRCNN_BENCHMARK)
     config = Config(preset="test", head="fc", model=model)

@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.store import Measurements
-from rethink_heads.stage_results import stage_tables
+from rethink_heads.report.results import stage_tables
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation

@@ -259,10 +259,10 @@ def test_fusion_rules_read_one_detector(make: MakePlan, train: FakeTraining) -> 
     assert train.trained == ["double-ext-0"]
     assert list(result.table["fusion"]) == ["complementary"] * 3 + ["max", "mean", "complementary"]
     precision = Precision(plan, "cpu")
-    found = {
-        point.label: pd.concat(precision.detections(point, 0).read(["image_id", "score"]))
-        for point in plan.points
-    }
+    found = {}
+    for point in plan.points:
+        rows = precision.detections(point, 0)
+        found[point.label] = rows[rows["head"] == precision.reads[point.label].reading]
     detector = load_detector(plan.output / "double-ext-0" / "checkpoints" / "detector.pt")
     image = precision.dataset[0].image
     boxes = detector.propose(image)[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
-from rethink_heads.detectors.detectron2.installed import require_detectron2
+from rethink_heads.detectors.detectron2.config import require_detectron2
 from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.heads import HeadsFastPath
@@ -82,7 +82,7 @@ class Detectron2Detector:
         channel_order: str | None = None,
     ) -> None:
         require_detectron2()
-        from rethink_heads.detectors.detectron2.box_stages import stage_of
+        from rethink_heads.detectors.detectron2.stages import stage_of
 
         count = classes_of(model)
         self.stage = stage_of(model.roi_heads)
@@ -104,7 +104,7 @@ class Detectron2Detector:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """``fc``, ``conv``, ``conv-fc`` or ``box`` by the box head's layers, or the readings of our heads."""
+        """``fc``, ``conv``, ``conv-fc`` or ``box`` by the box head's layers, or the names of our heads."""
         return self.stage.heads
 
     @property
@@ -166,7 +166,7 @@ class Detectron2Detector:
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image."""
-        outputs = self.stage.read(roi_features, features.to_resized(boxes), features.size)
+        outputs = self.stage.predict(roi_features, features.to_resized(boxes), features.size)
         size = features.original_size
         return {
             # As detectron2 does: clipped to the resized image, scaled, and clipped again to the original.

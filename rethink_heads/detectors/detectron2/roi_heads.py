@@ -1,29 +1,33 @@
 """Our heads as detectron2 ROI heads: its proposals, sampling, pooling and NMS around our branches and losses.
 
+``RethinkFCHead`` and ``RethinkConvHead`` are the layers alone, as box heads for its own ``StandardROIHeads``: its
+``FastRCNNOutputLayers`` classifies and regresses on them, and RoIs are not enlarged.
+
 Imported when our node is added to a configuration, which registers them. Boxes here are in the detector's frame:
 pixels of the resized image.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import Size
-from rethink_heads.detectors.detectron2.settings import (
+from rethink_heads.detectors.detectron2.config import (
     NODE,
     head_of,
     model_settings,
@@ -33,6 +37,8 @@ from rethink_heads.errors import UserError
 from rethink_heads.heads import (
     HEAD_CONFIGURATIONS,
     BoxHeads,
+    ConvHead,
+    FCHead,
     build_heads,
     enlargements,
     trained_heads,
@@ -90,7 +96,8 @@ class RethinkROIHeads(StandardROIHeads):
 
     Attributes:
         heads: the branches and their losses, of the same names and shapes as in this package's own detector.
-        readings: what the trained branches can be read as; ``reading``, one of them, is what inference gives.
+        head_names: what the trained branches can be combined to; ``inference_head``, one of them, is what inference
+            gives.
     """
 
     @configurable
@@ -98,8 +105,8 @@ class RethinkROIHeads(StandardROIHeads):
         self,
         *,
         heads: BoxHeads,
-        readings: tuple[str, ...],
-        reading: str,
+        head_names: tuple[str, ...],
+        inference_head: str,
         fusion: str,
         enlargement: Mapping[str, float],
         box_transform: Box2BoxTransform,
@@ -112,9 +119,9 @@ class RethinkROIHeads(StandardROIHeads):
 
         Args:
             heads: the branches and their losses.
-            readings: what they are read as.
-            reading: the one of inference.
-            fusion: rule for a reading that fuses two classifiers.
+            head_names: what they are combined to.
+            inference_head: the one of inference.
+            fusion: rule for a head that fuses two classifiers.
             enlargement: by branch, the factor by which an RoI grows about its centre before pooling.
             box_transform: between boxes and deltas.
             test_score_thresh: least score of a detection.
@@ -123,7 +130,7 @@ class RethinkROIHeads(StandardROIHeads):
             kwargs: of ``StandardROIHeads``.
         """
         super().__init__(box_head=None, box_predictor=None, **kwargs)
-        self.heads, self.readings, self.reading = heads, readings, reading
+        self.heads, self.head_names, self.inference_head = heads, head_names, inference_head
         self.fusion, self.enlargement = fusion, dict(enlargement)
         self.box_transform = box_transform
         self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
@@ -147,7 +154,7 @@ class RethinkROIHeads(StandardROIHeads):
         )
         pooler.level_from = model.conventions.roi_level_from
         try:
-            readings = trained_heads(head, heads.weights)
+            head_names = trained_heads(head, heads.weights)
         except UserError as error:
             raise UserError(
                 f"with these task weights nothing trains what head {head!r} is read from: give L_FC, L_CONV, W_FC"
@@ -157,9 +164,9 @@ class RethinkROIHeads(StandardROIHeads):
             "box_in_features": levels,
             "box_pooler": pooler,
             "heads": heads,
-            "readings": readings,
-            # A pair of which one task is switched off is no longer read as its structure.
-            "reading": head if head in readings else readings[-1],
+            "head_names": head_names,
+            # A pair of which one task is switched off is no longer named as its structure.
+            "inference_head": head if head in head_names else head_names[-1],
             "fusion": model.fusion,
             "enlargement": enlargements(model),
             "box_transform": Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
@@ -183,22 +190,22 @@ class RethinkROIHeads(StandardROIHeads):
                 pooled[factor] = self.box_pooler(levels, [Boxes(each) for each in boxes], factor)
         return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
 
-    def read(
+    def predict(
         self,
         roi_features: RoIFeatures,
         boxes: Tensor,
         image_size: Size,
-        readings: Sequence[str] | None = None,
+        head_names: Sequence[str] | None = None,
     ) -> dict[str, HeadOutput]:
-        """What each reading says of one image's boxes (N, 4): in the frame, clipped to it.
+        """By head: scores (N, K) and boxes (N, K, 4) for one image's boxes (N, 4), clipped to the resized image.
 
         Args:
             roi_features: of ``pool``, by branch (N, C, S, S).
             boxes: in the detector's frame.
             image_size: (height, width) of the image there.
-            readings: by default all.
+            head_names: by default all.
         """
-        chosen = self.readings if readings is None else tuple(readings)
+        chosen = self.head_names if head_names is None else tuple(head_names)
         outputs = self.heads(roi_features)
         scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
         decoded: dict[str, Tensor] = {}
@@ -214,7 +221,7 @@ class RethinkROIHeads(StandardROIHeads):
         }
 
     def select(self, output: HeadOutput, image_size: Size) -> Instances:
-        """Final detections of one image, best first, from what a reading says of its proposals: detectron2's NMS."""
+        """Final detections of one image, best first, by detectron2's NMS on a head's output for its proposals."""
         # detectron2 drops the last column, which is background's.
         scores = torch.cat([output.scores, output.scores.new_zeros(len(output.scores), 1)], dim=1)
         found, _ = fast_rcnn_inference(
@@ -251,6 +258,61 @@ class RethinkROIHeads(StandardROIHeads):
         found = []
         for index, each in enumerate(proposals):
             own = {name: values[index] for name, values in parts.items()}
-            output = self.read(own, boxes[index], each.image_size, (self.reading,))[self.reading]
+            output = self.predict(own, boxes[index], each.image_size, (self.inference_head,))[
+                self.inference_head
+            ]
             found.append(self.select(output, each.image_size))
         return found
+
+
+class _VectorHead(nn.Sequential):
+    """Layers from RoI features (N, C, S, S) to one vector (N, width) per RoI."""
+
+    def __init__(self, layers: OrderedDict[str, nn.Module], width: int) -> None:
+        super().__init__(layers)
+        self.width = width
+
+    @property
+    def output_shape(self) -> ShapeSpec:
+        """What detectron2's predictor asks for."""
+        return ShapeSpec(channels=self.width)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class RethinkFCHead(_VectorHead):
+    """fc-head's two hidden layers, ``FC_WIDTH`` wide: RoI features (N, C, S, S) to (N, width)."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        head = FCHead(1, model.fpn_channels, model.roi_resolution, model.fc_width)
+        layers: dict[str, nn.Module] = {
+            "flatten": nn.Flatten(),
+            "fc6": head.fc6,
+            "fc6_relu": nn.ReLU(),
+            "fc7": head.fc7,
+            "fc7_relu": nn.ReLU(),
+        }
+        super().__init__(OrderedDict(layers), model.fc_width)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class RethinkConvHead(_VectorHead):
+    """conv-head's blocks and their mean over the cells: RoI features (N, C, S, S) to (N, ``CONV_WIDTH``)."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        head = ConvHead(
+            1,
+            model.fpn_channels,
+            model.conv_width,
+            model.conv_bottleneck,
+            model.conv_blocks,
+            model.non_local,
+            model.non_local_groups,
+        )
+        layers: dict[str, nn.Module] = {
+            "blocks": head.blocks,
+            "pool": nn.AdaptiveAvgPool2d(1),
+            "flatten": nn.Flatten(),
+        }
+        super().__init__(OrderedDict(layers), model.conv_width)

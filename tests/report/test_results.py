@@ -9,7 +9,7 @@ import pytest
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.store import Measurements
-from rethink_heads.results import (
+from rethink_heads.report.results import (
     compute_tables,
     write_figures,
     write_tables,
