@@ -13,8 +13,9 @@ PACKAGE = Path(rethink_heads.__file__).parent
 LAYERS = (
     ("__main__", "cli"),
     ("commands",),
-    ("results", "report", "sweeps", "planning", "describing", "study", "runs", "paper"),
+    ("study", "comparable", "run_options", "report", "sweeps", "planning", "describing", "paper"),
     ("training", "plots", "statistics", "evaluation"),
+    ("runs",),
     ("measure",),
     ("detectors",),
     ("fastpath", "heads", "data"),
