@@ -16,7 +16,6 @@ set_thread_waiting()
 
 __version__ = "0.1.0"
 
-<<<<<<< HEAD
 # By group: each name, the module it is in (with its name there after a colon where it is another), what it is.
 _PUBLIC = {
     "Settings and runs": (
@@ -29,6 +28,7 @@ _PUBLIC = {
     "Data": (
         ("CocoDataset", "data.coco", "images and boxes of a split in COCO format"),
         ("resolve_split", "data.sources", "annotation file and image folder of a split"),
+        ("split_paths", "data.sources", "those of the training or test split of settings"),
         ("shapes_root", "data.shapes", "folder of the generated set, made on first use"),
     ),
     "Detectors": (
@@ -147,77 +147,6 @@ _PUBLIC = {
         ("to_markdown", "report.cells", "a frame as a Markdown table"),
         ("to_latex", "report.cells", "a frame as a LaTeX table"),
     ),
-=======
-# The module of each name, with the name there after a colon where it is another.
-_PUBLIC_NAMES = {
-    "UserError": "rethink_heads.errors",
-    "Config": "rethink_heads.config",
-    "MeasuringConfig": "rethink_heads.config",
-    "load_preset": "rethink_heads.config",
-    "Run": "rethink_heads.runs",
-    "CocoDataset": "rethink_heads.data.coco",
-    "shapes_root": "rethink_heads.data.shapes",
-    "resolve_split": "rethink_heads.data.sources",
-    "split_paths": "rethink_heads.data.sources",
-    "Detector": "rethink_heads.detectors.base",
-    "as_detector": "rethink_heads.detectors.external",
-    "open_model": "rethink_heads.detectors.external",
-    "check_detector": "rethink_heads.detectors.checking",
-    "HeadOutput": "rethink_heads.detectors.base",
-    "Detections": "rethink_heads.detectors.base",
-    "share_classes": "rethink_heads.detectors.classes",
-    "match_classes": "rethink_heads.detectors.classes",
-    "read_class_map": "rethink_heads.detectors.classes",
-    "RCNN": "rethink_heads.detectors.rcnn",
-    "build_detector": "rethink_heads.detectors.rcnn",
-    "load_detector": "rethink_heads.detectors.rcnn.checkpoints",
-    "import_detector": "rethink_heads.detectors.checkpoints.importing",
-    "to_detectron2": "rethink_heads.detectors.checkpoints.exporting",
-    "describe": "rethink_heads.describing",
-    "train": "rethink_heads.training.train",
-    "evaluate": "rethink_heads.training.evaluation",
-    "grid": "rethink_heads.proposals",
-    # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
-    "measure_detector": "rethink_heads.measure.runner:measure",
-    "Measurements": "rethink_heads.measure.store",
-    "measure_stages": "rethink_heads.measure.stages",
-    "load_stages": "rethink_heads.measure.stages",
-    "pearson": "rethink_heads.statistics.correlation",
-    "object_correlations": "rethink_heads.statistics.correlation",
-    "spearman": "rethink_heads.statistics.correlation",
-    "score_by_iou": "rethink_heads.statistics.correlation",
-    "stage_correlation": "rethink_heads.statistics.stages",
-    "compare_stages": "rethink_heads.statistics.stages",
-    "level_correlation": "rethink_heads.statistics.rank_levels",
-    "compare_levels": "rethink_heads.statistics.rank_levels",
-    "regressed_iou_by_iou": "rethink_heads.statistics.regression",
-    "error_components": "rethink_heads.statistics.regression",
-    "correlation_map": "rethink_heads.statistics.spatial",
-    "distinct_pairs": "rethink_heads.statistics.spatial",
-    "decay": "rethink_heads.statistics.spatial",
-    "response": "rethink_heads.statistics.response",
-    "response_summary": "rethink_heads.statistics.response",
-    "compare": "rethink_heads.statistics.comparison",
-    "compare_decay": "rethink_heads.statistics.comparison",
-    "compare_responses": "rethink_heads.statistics.comparison",
-    "load_sweep": "rethink_heads.sweeps.description",
-    "make_plan": "rethink_heads.sweeps.plan",
-    "run_sweep": "rethink_heads.sweeps.runner",
-    "to_markdown": "rethink_heads.report.cells",
-    "to_latex": "rethink_heads.report.cells",
-    "detect_dataset": "rethink_heads.measure.detections",
-    "load_detections": "rethink_heads.measure.detections",
-    "open_detections": "rethink_heads.measure.kept_detections",
-    "precision_table": "rethink_heads.statistics.average_precision",
-    "compare_precision": "rethink_heads.statistics.average_precision",
-    "detection_errors": "rethink_heads.statistics.detection_errors",
-    "compare_errors": "rethink_heads.statistics.detection_errors",
-    "calibration_errors": "rethink_heads.statistics.calibration",
-    "compare_calibration": "rethink_heads.statistics.calibration",
-    "reliability": "rethink_heads.statistics.calibration",
-    "write_tables": "rethink_heads.results",
-    "write_figures": "rethink_heads.results",
->>>>>>> ground
 }
 _MODULES = {name: module for group in _PUBLIC.values() for name, module, _ in group}
 

@@ -37,7 +37,8 @@ def modules() -> dict[str, Path]:
 def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
     """The package's modules that a module imports, inside functions too; not those for types alone."""
     found = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    tree, lines = ast.parse(text), text.splitlines()
     only_types = {
         id(node)
         for each in ast.walk(tree)
@@ -45,7 +46,10 @@ def imports(name: str, path: Path, known: dict[str, Path]) -> set[str]:
         for node in ast.walk(each)
     }
     for node in ast.walk(tree):
-        if id(node) in only_types:
+        # An import that nothing is used of is for what it registers in detectron2.
+        if id(node) in only_types or (
+            isinstance(node, ast.ImportFrom) and "noqa: F401" in lines[node.lineno - 1]
+        ):
             continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
