@@ -13,7 +13,7 @@ PACKAGE = Path(rethink_heads.__file__).parent
 LAYERS = (
     ("__main__", "cli"),
     ("commands",),
-    ("study", "comparable", "run_options", "report", "sweeps", "planning", "describing", "paper"),
+    ("study", "analysis_inputs", "comparable", "run_options", "report", "sweeps", "planning", "describing", "paper"),
     ("training", "plots", "statistics", "evaluation"),
     ("runs",),
     ("measure",),

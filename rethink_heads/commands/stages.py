@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
@@ -21,9 +19,9 @@ from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
-from rethink_heads.study import Key, Study, Subject, in_order, open_study
+from rethink_heads.study import Key, Study, in_order, open_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +39,11 @@ LEVEL_NAMES = {
 
 StagesOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--stage",
-        metavar="|".join((*STAGES, ALL)),
-        help="Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
+        "|".join((*STAGES, ALL)),
+        "Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
         " repeat it for several. Without it: the predefined proposals.",
-        show_default=False,
     ),
 ]
 
@@ -115,7 +112,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
         found = found.measure()
     if later:
         for subject in found.subjects:
-            _match_boxes(subject)
+            subject.match_stages()
     rank_zero_only()
     if not later:
         return StageStudy(found, None, {})
@@ -213,25 +210,6 @@ def _check_precision(found: Study) -> None:
                 f"{subject.run.name}: the later stages are read in float32 only; give --precision float32, or leave out"
                 f" --stage to have the predefined proposals in {precision}"
             )
-
-
-def _match_boxes(subject: Subject) -> None:
-    """Match the boxes of a detector's own stages to objects, where it was not done before."""
-    from rethink_heads.measure.stages import keep_stages
-
-    shared, measuring = subject.opened, subject.config.measuring
-    dataset = shared.dataset
-    if measuring.images is not None:
-        dataset = dataset.subset(measuring.images)
-    with subject.run.logged(f"matching boxes {subject.name}"), work():
-        keep_stages(
-            shared.detector,
-            dataset,
-            subject.run.name,
-            subject.folder,
-            subject.provenance,
-            measuring.memory_mb,
-        )
 
 
 def _opened(

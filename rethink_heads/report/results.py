@@ -26,8 +26,8 @@ from rethink_heads.files import read_csv, write_csv
 from rethink_heads.measure.stages import DETECTIONS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
-    Given,
-    NotGivenError,
+    AnalysisInputs,
+    MissingInputError,
     Options,
     Tables,
     TableSet,
@@ -92,10 +92,10 @@ def compute_tables(
     options: Options = {"seed": seed}
     if replicates is not None:
         options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
-    return compute(Given(measurements, stages, options=options))
+    return compute(AnalysisInputs(measurements, stages, options=options))
 
 
-def compute(given: Given, skipped: dict[str, str] | None = None) -> TableSet:
+def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> TableSet:
     """Every table of what is given: those of the paper's analyses, and of measurements the rest.
 
     Args:
@@ -105,12 +105,12 @@ def compute(given: Given, skipped: dict[str, str] | None = None) -> TableSet:
     tables = TableSet()
     for name, analysis in analyses().items():
         try:
-            tables |= analysis.tables(given)
-        except NotGivenError as reason:
+            tables |= analysis.tables(inputs)
+        except MissingInputError as reason:
             if skipped is not None:
                 skipped[name] = str(reason)
-    if given.found is not None:
-        tables |= _tables_beyond_the_paper(given.found, given.options)
+    if inputs.found is not None:
+        tables |= _tables_beyond_the_paper(inputs.found, inputs.options)
     return tables
 
 
