@@ -10,13 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.comparing import (
-    legends_for,
-    note_comparison,
-    result_folders,
-    whereabouts,
-    written_folder,
-)
 from rethink_heads.comparable import on_common_classes
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
@@ -36,6 +29,13 @@ from rethink_heads.options import (
     within,
 )
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import (
+    legends_for,
+    note_comparison,
+    result_folders,
+    whereabouts,
+    written_folder,
+)
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
 from rethink_heads.study import (

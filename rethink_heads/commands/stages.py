@@ -7,13 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from rethink_heads.commands.comparing import (
-    legends_for,
-    note_comparison,
-    result_folders,
-    whereabouts,
-    written_folder,
-)
 from rethink_heads.comparable import check_comparable
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
@@ -21,6 +14,13 @@ from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import (
+    legends_for,
+    note_comparison,
+    result_folders,
+    whereabouts,
+    written_folder,
+)
 from rethink_heads.study import Key, Study, in_order, open_study
 
 if TYPE_CHECKING:
