@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import legends_for, result_folders, written_folder
 from rethink_heads.console import work
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import legends_for, result_folders, written_folder
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
