@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -24,7 +25,6 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
-from rethink_heads.data.coco import Annotated as AnnotatedObjects
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detection_results import detection_tables
 from rethink_heads.files import read_csv, write_csv, write_text
@@ -58,7 +58,7 @@ class MadeUpDataset:
 
     image_ids: list[int]
     category_ids: list[int]
-    annotated: AnnotatedObjects
+    annotated: SimpleNamespace
     where: str = "the made-up data"
 
 
@@ -74,7 +74,9 @@ def make_detections(
     ease += generator.normal(0, OBJECT_SPREAD, count)
     width = generator.choice(WIDTHS, count) * generator.uniform(0.8, 1.2, count)
     boxes = np.stack([PITCH * np.arange(count), np.zeros(count), width, width], axis=1)
-    annotated = AnnotatedObjects(of_image, labels, boxes, width**2, np.zeros(count, bool))
+    annotated = SimpleNamespace(
+        images=of_image, labels=labels, boxes=boxes, areas=width**2, crowd=np.zeros(count, bool)
+    )
     dataset = MadeUpDataset(list(range(images)), list(range(classes)), annotated)
     frames = []
     for (detector, head), (off, noise) in zip(SIDES, HEADS.values(), strict=True):

@@ -175,7 +175,7 @@ def _of_convolution(head: ConvHead, feature_map: Tensor, rois: Tensor) -> Iterat
         plain = partial(nn.functional.conv2d, pooled.to(dtype), weight.to(dtype), padding=1)
         yield _part("3x3 convolution", f"plain, {name}", plain().relu(), exact)
         by_frequency = Convolution(weight, bias, RULE.resolution, dtype)
-        if by_frequency.frequencies:
+        if by_frequency.by_frequency is not None:
             cells = pooled.to(dtype).permute(0, 2, 3, 1).reshape(-1, pooled.shape[1])
             found = by_frequency(cells).view(len(pooled), RULE.resolution, RULE.resolution, -1)
             name = f"frequency by frequency, {name}"

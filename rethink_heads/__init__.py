@@ -23,7 +23,6 @@ _PUBLIC_NAMES = {
     "MeasuringConfig": "rethink_heads.config",
     "load_preset": "rethink_heads.config",
     "Run": "rethink_heads.runs",
-    "open_folder": "rethink_heads.brought",
     "CocoDataset": "rethink_heads.data.coco",
     "shapes_root": "rethink_heads.data.shapes",
     "resolve_split": "rethink_heads.data.sources",

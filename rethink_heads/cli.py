@@ -14,9 +14,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rethink_heads import __version__
-from rethink_heads.commands.exit_handling import ADVICE, end_at_once, explain, reporting_errors
 from rethink_heads.console import prepare_streams
 from rethink_heads.errors import shorten, unwritable
+from rethink_heads.exit_handling import ADVICE, end_at_once, explain, reporting_errors
 from rethink_heads.options import grouped
 
 COMMANDS = {

@@ -20,10 +20,8 @@ from pydantic import (
     ConfigDict,
     Field,
     field_validator,
-    model_serializer,
     model_validator,
 )
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
 
 from rethink_heads import bounds
 from rethink_heads.bounds import DEFAULT_HEAD, Bounds, HeadName, head_name
@@ -38,8 +36,6 @@ from rethink_heads.settings import (
 )
 
 Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection", "detectron2"]
-# Newer than files that have the others; left out where it is as it always was, so that these stay as they are.
-NEWER = ("proposal_order",)
 
 
 class ConventionsConfig(BaseModel):
@@ -90,14 +86,6 @@ class ConventionsConfig(BaseModel):
     least_proposal_side: Annotated[float, AfterValidator(bounds.LEAST_SIDE)] = 1e-3
     least_detection_side: Annotated[float, AfterValidator(bounds.LEAST_SIDE)] = 0.01
     proposal_order: Literal["probability", "logit"] = "probability"
-
-    @model_serializer(mode="wrap")
-    def _leave_out_usual(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        values = to_mapping(self)
-        for name in NEWER:
-            if getattr(self, name) == type(self).model_fields[name].default:
-                values.pop(name, None)
-        return values
 
 
 MASKRCNN_BENCHMARK = ConventionsConfig(
@@ -154,6 +142,8 @@ of the best 100.
 
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
+CONFIG_NAME = "config.yaml"
+"""The settings of a run, in its folder."""
 FIRST_IN_FILE = ("preset", "head", "detector")
 
 Fraction = Annotated[float, AfterValidator(bounds.FRACTION)]
@@ -290,19 +280,6 @@ class ModelConfig(Settings):
     image_std: tuple[PixelDeviation, PixelDeviation, PixelDeviation] = (0.229, 0.224, 0.225)
     conventions: ConventionsConfig = ConventionsConfig()
 
-    @model_serializer(mode="wrap")
-    def _leave_out_usual(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        # Files and measurements of older detectors say the same as before there were others.
-        values = to_mapping(self)
-        level_from = self.conventions.roi_level_from
-        if self.conventions == ConventionsConfig():
-            values.pop("conventions", None)
-        elif self.conventions == ConventionsConfig(roi_level_from=level_from):
-            values["conventions"] = {"roi_level_from": level_from}
-        if self.rpn_cross_boundary_anchors:
-            values.pop("rpn_cross_boundary_anchors", None)
-        return values
-
     @model_validator(mode="after")
     def _sizes_in_order(self) -> ModelConfig:
         if self.min_size > self.max_size:
@@ -363,15 +340,6 @@ class TrainingConfig(Settings):
     gradient_clip: Annotated[float, AfterValidator(bounds.GRADIENT)] | None = None
     checkpoint_every: Iterations = 1000
 
-    @model_serializer(mode="wrap")
-    def _leave_out_later_settings(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        # As of the measuring settings: runs without them say the same of themselves as before.
-        values = to_mapping(self)
-        for name in ("bias_learning_rate_factor", "bias_weight_decay"):
-            if getattr(self, name) == type(self).model_fields[name].default:
-                values.pop(name, None)
-        return values
-
 
 class MeasuringConfig(Settings):
     """Which objects and proposals are measured. None means all of them.
@@ -394,16 +362,6 @@ class MeasuringConfig(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     memory_mb: Annotated[int, AfterValidator(bounds.MEMORY_MB)] = 512
     class_map: AbsolutePath | None = None
-
-    @model_serializer(mode="wrap")
-    def _leave_out_later_settings(self, to_mapping: SerializerFunctionWrapHandler) -> Any:
-        # Measurements without them say the same of themselves as before there were any.
-        values = to_mapping(self)
-        if self.class_map is None:
-            values.pop("class_map", None)
-        if self.precision == "float32":
-            values.pop("precision", None)
-        return values
 
     @field_validator("grid_steps")
     @classmethod

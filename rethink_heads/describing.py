@@ -35,7 +35,7 @@ from rethink_heads.config import SHAPES, Config, load_preset
 from rethink_heads.data.shapes_drawing import CLASS_NAMES as SHAPES_CLASSES
 from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.pooling import STRIDES
+from rethink_heads.detectors.rcnn.roi_heads import STRIDES
 from rethink_heads.errors import UserError
 from rethink_heads.heads import (
     Bottleneck,
@@ -43,7 +43,6 @@ from rethink_heads.heads import (
     FCHead,
     NonLocal,
     ResidualBlock,
-    classification_loss,
 )
 from rethink_heads.settings import split_preset
 
@@ -389,10 +388,10 @@ def _branch_losses(detector: RCNN, name: str, roi_features: Tensor) -> list[Tens
     count = len(roi_features)
     labels = torch.zeros(count, dtype=torch.int64)
     logits, deltas = heads.branch(name)(roi_features)
-    cls_weight, reg_weight = heads.weights.of(name)
+    cls_weight, reg_weight = heads.weights[name]
     losses = []
     if cls_weight:
-        losses.append(cls_weight * classification_loss(logits.float(), labels))
+        losses.append(cls_weight * F.cross_entropy(logits.float(), labels))
     if reg_weight:
         # Which are positive depends on values: their number is set here.
         positive = torch.zeros(int(count * sampler.positive_fraction), dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a temporary name in the same folder, then a rename."""
+"""Files of others opened and decoded, own files written whole or not at all; what stands in the way is one sentence."""
 
 from __future__ import annotations
 
@@ -29,273 +29,6 @@ METADATA_KEY = b"rethink_heads"
 VISIBLE_SECONDS, VISIBLE_PAUSE = 120.0, 0.05
 # In every temporary name, and in no other.
 UNFINISHED = "-unfinished"
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
-
-    The temporary path keeps the suffix and does not exist yet; the block may make a file or a
-    folder there. On any exception it is deleted and ``path`` stays as it was. Parent folders are
-    made. A folder can take the place of nothing or of an empty folder only.
-
-    Raises:
-        UserError: the file cannot be written (disk full, no permission, not a folder, ...).
-    """
-    path = Path(path)
-    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.stem}-{unique}{UNFINISHED}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"cannot write {path}: a name in it has U+{ord(error.object[error.start]):04X}, which no text file can"
-            " hold; write that name in UTF-8"
-        ) from error
-    finally:
-        # After a rename there is nothing left under the temporary name.
-        remove(temporary)
-
-
-def unfinished_in(folders: Iterable[Path]) -> list[Path]:
-    """What killed processes left under temporary names of :func:`atomic_path` in folders, not below them."""
-    return sorted(path for folder in folders for path in folder.glob(f".*{UNFINISHED}*"))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 with Unix line ends."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as CSV without its index. Floats keep all their digits."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(csv_bytes(frame))
-
-
-def csv_bytes(frame: pd.DataFrame) -> bytes:
-    """What :func:`write_csv` writes."""
-    return frame.to_csv(index=False, lineterminator="\n").encode()
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read what :func:`write_csv` wrote: every float is the one that was written.
-
-    Raises:
-        UserError: there is no such file, or it is not CSV.
-    """
-    import pandas as pd
-
-    # Before 3.1 the last digit of a float may be another by default; from then on never.
-    is_exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
-    try:
-        return pd.read_csv(path) if is_exact else pd.read_csv(path, float_precision="round_trip")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read {path} as CSV: {reason}") from error
-
-
-def write_parquet(frame: pd.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a frame as Parquet, without its index, with ``metadata`` in the file's schema."""
-    write_parquets({path: frame}, metadata)
-
-
-def write_parquets(frames: Mapping[Path, pd.DataFrame], metadata: Mapping[str, str]) -> None:
-    """Write several frames, each as :func:`write_parquet` does; none where one cannot be written.
-
-    The files take their names when all are written, the first of them last: where it is there, so
-    are the others.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    encoded = json.dumps(dict(metadata), sort_keys=True).encode()
-    with contextlib.ExitStack() as stack:
-        for path, frame in frames.items():
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            schema_metadata = dict(table.schema.metadata or {}) | {METADATA_KEY: encoded}
-            temporary = stack.enter_context(atomic_path(path))
-            named = table.replace_schema_metadata(schema_metadata)
-            # A page with a wrong bit can be read without an error otherwise, as other numbers.
-            pq.write_table(named, temporary, write_page_checksum=True)
-
-
-def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Read what :func:`write_parquet` wrote: the frame and its metadata ({} if it has none).
-
-    Raises:
-        UserError: there is no such file, or it is not Parquet or damaged.
-    """
-    table, metadata = read_table(path)
-    return table.to_pandas(), metadata
-
-
-def read_table(path: Path) -> tuple[pa.Table, dict[str, str]]:
-    """As :func:`read_parquet`, an Arrow table."""
-    import pyarrow.parquet as pq
-
-    with reading_parquet(path):
-        # Not through pyarrow's data sets, which take several times as long for a small file.
-        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            table = file.read(use_threads=False)
-        metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
-    return table, metadata
-
-
-@contextlib.contextmanager
-def reading_parquet(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a Parquet file is read into a UserError that names it."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"no such file: {path}") from error
-    except PermissionError as error:
-        raise cannot_read(path, "file", error) from error
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"cannot read {path} as Parquet ({reason}); delete it and run the command again"
-        ) from error
-
-
-class ParquetStream:
-    """A Parquet file that is written a row group at a time."""
-
-    def __init__(self, writer: pq.ParquetWriter, path: Path) -> None:
-        self._writer, self._path = writer, path
-
-    def __enter__(self) -> ParquetStream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self._writer.close()
-        except OSError as error:
-            raise _cannot_write(self._path, error) from error
-
-    def write(self, table: pa.Table) -> None:
-        """Add a table as one row group.
-
-        Raises:
-            UserError: it cannot be written, as on a full disk.
-        """
-        if not len(table):
-            return
-        try:
-            self._writer.write_table(table, row_group_size=len(table))
-        except OSError as error:
-            raise _cannot_write(self._path, error) from error
-
-
-@contextlib.contextmanager
-def parquet_streams(
-    schemas: Mapping[Path, pa.Schema], metadata: Mapping[str, str]
-) -> Iterator[dict[Path, ParquetStream]]:
-    """Several Parquet files to be written row group by row group, with ``metadata`` in their schemas.
-
-    As with :func:`write_parquets` they take their names when the block has ended without an
-    exception, the first of them last; else none is there.
-    """
-    import pyarrow.parquet as pq
-
-    encoded = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True).encode()}
-    # All are closed, which writes what they still hold, before the first takes its name.
-    with contextlib.ExitStack() as renames, contextlib.ExitStack() as writers:
-        streams = {}
-        for path, schema in schemas.items():
-            temporary = renames.enter_context(atomic_path(path))
-            # In one order, so that the same content gives the same bytes.
-            named = schema.with_metadata(
-                dict(sorted({**(schema.metadata or {}), **encoded}.items()))
-            )
-            # A page with a wrong bit can be read without an error otherwise, as other numbers.
-            writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
-            streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))
-        yield streams
-
-
-def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
-    """Write ``value`` with ``torch.save``.
-
-    Args:
-        value: what is written.
-        path: the file.
-        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
-    """
-    import torch
-
-    # Given a path, torch.save turns a full disk into a RuntimeError about file positions; through
-    # an open file it stays the OSError that it is.
-    with atomic_path(path) as temporary:
-        with open(temporary, "wb") as stream:
-            try:
-                torch.save(value, stream)
-            except RuntimeError as error:
-                # Closing the archive fails in its own words after a write that failed.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
-        if hash_path is not None:
-            write_text(hash_path, f"{sha256(temporary)}  {path.name}\n")
-
-
-def until_visible(
-    is_there: Callable[[], bool], what: str, seconds: float = VISIBLE_SECONDS
-) -> None:
-    """Wait for something that another process has written; a network's folders show it with some delay.
-
-    Args:
-        is_there: asked again and again.
-        what: it is, for the message.
-        seconds: the longest to wait.
-
-    Raises:
-        UserError: it does not come.
-    """
-    last = time.monotonic() + seconds
-    while not is_there():
-        if time.monotonic() > last:
-            raise UserError(
-                f"{what} cannot be seen here, though another process wrote it: give all machines the same shared folder"
-            )
-        time.sleep(VISIBLE_PAUSE)
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise cannot_read(path, "file", error) from error
-
-
-def remove(path: Path) -> None:
-    """Delete a file or a folder if it is there. Never raises, so as not to hide the first error."""
-    with contextlib.suppress(OSError):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    # pyarrow wraps the system's words in its own; the number is the same.
-    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-    return UserError(f"cannot write {path}: {reason}; free some space or choose another folder")
-
-
 LARGEST_SETTINGS = 2**20
 """Bytes of the largest file of settings, class map or file of class names that is read."""
 LARGEST_LIST = 16 * 2**20
@@ -369,21 +102,32 @@ def is_folder(path: Path) -> bool:
     return stat.S_ISDIR(_mode(path))
 
 
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode
+    # A name that is too long, or with characters that no name has, or in a folder that is closed.
+    except (OSError, ValueError):
+        return 0
+
+
 def cannot_read(path: Path, kind: str, error: OSError | ValueError) -> UserError:
     """Return the sentence for a file or folder that the system refuses, with the path that is the matter."""
     name, missing = f"{kind} {shown(path)}", f"no such {kind}: {shown(path)}"
+    parents = list(reversed(Path(path).absolute().parents))
     if isinstance(error, PermissionError):
-        for folder in reversed(Path(path).absolute().parents):
+        for folder in parents:
             if is_folder(folder) and not os.access(folder, os.X_OK):
                 return UserError(
-                    f"cannot read {name}: no permission to enter the folder {shown(folder)}; ask for it"
+                    f"cannot read {name}: no permission to enter the folder {shown(folder)};"
+                    " have its owner allow it (chmod a+rx)"
                 )
-        return UserError(f"cannot read {name}: no permission to read it; ask for it")
+        return UserError(
+            f"cannot read {name}: no permission to read it; have its owner allow it (chmod a+r)"
+        )
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        for folder in reversed(Path(path).absolute().parents):
-            if not is_folder(folder):
-                return UserError(f"{missing} (there is no folder {shown(folder)}); check the path")
-        return UserError(f"{missing}; check the path")
+        absent = next((folder for folder in parents if not is_folder(folder)), None)
+        why = f" (there is no folder {shown(absent)})" if absent else ""
+        return UserError(f"{missing}{why}; check the path")
     reason = getattr(error, "strerror", None) or "no file can have this name"
     return UserError(f"cannot read {name}: {reason}")
 
@@ -396,15 +140,274 @@ def expand_home(path: str | Path) -> Path:
         return Path(path)
 
 
-def _mode(path: Path) -> int:
-    try:
-        return os.stat(path).st_mode
-    # A name that is too long, or with characters that no name has, or in a folder that is closed.
-    except (OSError, ValueError):
-        return 0
-
-
 def cache_folder() -> Path:
-    """Return the folder that generated sets are kept in."""
+    """Return the folder for what is made once: the one that the environment names, or the user's cache."""
     named = os.environ.get(CACHE_VARIABLE)
     return expand_home(named) if named else user_cache_path("rethink-heads")
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise cannot_read(path, "file", error) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
+
+    The temporary path keeps the suffix and does not exist yet; the block may make a file or a
+    folder there. On any exception it is deleted and ``path`` stays as it was. Parent folders are
+    made. A folder can take the place of nothing or of an empty folder only.
+
+    Raises:
+        UserError: the file cannot be written (disk full, no permission, not a folder, ...).
+    """
+    path = Path(path)
+    unique = f"{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem}-{unique}{UNFINISHED}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"cannot write {path}: a name in it has U+{ord(error.object[error.start]):04X}, which no text file can"
+            " hold; write that name in UTF-8"
+        ) from error
+    finally:
+        # After a rename there is nothing left under the temporary name.
+        remove(temporary)
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    # pyarrow wraps the system's words in its own; the number is the same.
+    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+    return UserError(f"cannot write {path}: {reason}; free some space or choose another folder")
+
+
+def unfinished_in(folders: Iterable[Path]) -> list[Path]:
+    """What killed processes left under temporary names of :func:`atomic_path` in folders, not below them."""
+    return sorted(path for folder in folders for path in folder.glob(f".*{UNFINISHED}*"))
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there. Never raises, so as not to hide the first error."""
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def until_visible(
+    is_there: Callable[[], bool], what: str, seconds: float = VISIBLE_SECONDS
+) -> None:
+    """Wait for something that another process has written; a network's folders show it with some delay.
+
+    Args:
+        is_there: asked again and again.
+        what: it is, for the message.
+        seconds: the longest to wait.
+
+    Raises:
+        UserError: it does not come.
+    """
+    last = time.monotonic() + seconds
+    while not is_there():
+        if time.monotonic() > last:
+            raise UserError(
+                f"{what} cannot be seen here, though another process wrote it: give all machines the same shared folder"
+            )
+        time.sleep(VISIBLE_PAUSE)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 with Unix line ends."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
+    """Write ``value`` with ``torch.save``.
+
+    Args:
+        value: what is written.
+        path: the file.
+        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
+    """
+    import torch
+
+    # Given a path, torch.save turns a full disk into a RuntimeError about file positions; through
+    # an open file it stays the OSError that it is.
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as stream:
+            try:
+                torch.save(value, stream)
+            except RuntimeError as error:
+                # Closing the archive fails in its own words after a write that failed.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+        if hash_path is not None:
+            write_text(hash_path, f"{sha256(temporary)}  {path.name}\n")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as CSV without its index. Floats keep all their digits."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(csv_bytes(frame))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """Return what :func:`write_csv` writes."""
+    return frame.to_csv(index=False, lineterminator="\n").encode()
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """Read what :func:`write_csv` wrote: every float is the one that was written.
+
+    Raises:
+        UserError: there is no such file, or it is not CSV.
+    """
+    import pandas as pd
+
+    # Before 3.1 the last digit of a float may be another by default; from then on never.
+    is_exact = tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1)
+    try:
+        return pd.read_csv(path) if is_exact else pd.read_csv(path, float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} as CSV: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def write_parquet(frame: pd.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a frame as Parquet, without its index, with ``metadata`` in the file's schema."""
+    write_parquets({path: frame}, metadata)
+
+
+def write_parquets(frames: Mapping[Path, pd.DataFrame], metadata: Mapping[str, str]) -> None:
+    """Write several frames, each as :func:`write_parquet` does; none where one cannot be written.
+
+    The files take their names when all are written, the first of them last: where it is there, so
+    are the others.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    encoded = json.dumps(dict(metadata), sort_keys=True).encode()
+    with contextlib.ExitStack() as stack:
+        for path, frame in frames.items():
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            schema_metadata = dict(table.schema.metadata or {}) | {METADATA_KEY: encoded}
+            temporary = stack.enter_context(atomic_path(path))
+            named = table.replace_schema_metadata(schema_metadata)
+            # A page with a wrong bit can be read without an error otherwise, as other numbers.
+            pq.write_table(named, temporary, write_page_checksum=True)
+
+
+def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read what :func:`write_parquet` wrote: the frame and its metadata ({} if it has none).
+
+    Raises:
+        UserError: there is no such file, or it is not Parquet or damaged.
+    """
+    table, metadata = read_table(path)
+    return table.to_pandas(), metadata
+
+
+def read_table(path: Path) -> tuple[pa.Table, dict[str, str]]:
+    """As :func:`read_parquet`, an Arrow table."""
+    import pyarrow.parquet as pq
+
+    with reading_parquet(path):
+        # Not through pyarrow's data sets, which take several times as long for a small file.
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
+            table = file.read(use_threads=False)
+        metadata = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
+    return table, metadata
+
+
+@contextlib.contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a Parquet file is read into a UserError that names it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+    except PermissionError as error:
+        raise cannot_read(path, "file", error) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} as Parquet ({_first_line(error)}); delete it and run the command again"
+        ) from error
+
+
+class ParquetStream:
+    """A Parquet file that is written a row group at a time."""
+
+    def __init__(self, writer: pq.ParquetWriter, path: Path) -> None:
+        self._writer, self._path = writer, path
+
+    def __enter__(self) -> ParquetStream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
+    def write(self, table: pa.Table) -> None:
+        """Add a table as one row group.
+
+        Raises:
+            UserError: it cannot be written, as on a full disk.
+        """
+        if not len(table):
+            return
+        try:
+            self._writer.write_table(table, row_group_size=len(table))
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+
+
+@contextlib.contextmanager
+def parquet_streams(
+    schemas: Mapping[Path, pa.Schema], metadata: Mapping[str, str]
+) -> Iterator[dict[Path, ParquetStream]]:
+    """Several Parquet files to be written row group by row group, with ``metadata`` in their schemas.
+
+    As with :func:`write_parquets` they take their names when the block has ended without an
+    exception, the first of them last; else none is there.
+    """
+    import pyarrow.parquet as pq
+
+    encoded = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True).encode()}
+    # All are closed, which writes what they still hold, before the first takes its name.
+    with contextlib.ExitStack() as renames, contextlib.ExitStack() as writers:
+        streams = {}
+        for path, schema in schemas.items():
+            temporary = renames.enter_context(atomic_path(path))
+            # In one order, so that the same content gives the same bytes.
+            named = schema.with_metadata(
+                dict(sorted({**(schema.metadata or {}), **encoded}.items()))
+            )
+            # A page with a wrong bit can be read without an error otherwise, as other numbers.
+            writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
+            streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))
+        yield streams

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -23,9 +24,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from rethink_heads.config import CONFIG_NAME
 from rethink_heads.distributed import Processes, processes
 from rethink_heads.files import remove, unfinished_in
-from rethink_heads.study_folder import CONFIG_NAME
 
 LOCK_NAME, HOLDER_NAME = ".writer.lock", ".writer.json"
 # Where unfinished files may lie in a run, a comparison, a sweep or an export. Not deeper: a folder of a run's own,
@@ -88,14 +89,8 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
-class _Held(threading.local):
-    """By folder, how often this thread holds it: a lock is taken once, whatever calls whatever."""
-
-    def __init__(self) -> None:
-        self.counts: dict[Path, int] = {}
-
-
-_held = _Held()
+# By thread and folder, how often it is held: a lock is taken once, whatever calls whatever.
+_held = threading.local()
 
 
 @contextlib.contextmanager
@@ -117,10 +112,11 @@ def hold(
     """
     key = Path(folder).resolve()
     together = processes() if together is None else together
+    counts: Counter[Path] = vars(_held).setdefault("counts", Counter())
     with contextlib.ExitStack() as stack:
-        if key in _held.counts or together.broadcast(lambda: _take(key, is_done, together, stack)):
-            _held.counts[key] = _held.counts.get(key, 0) + 1
-            stack.callback(_let_go, key)
+        if counts[key] or together.broadcast(lambda: _take(key, is_done, together, stack)):
+            counts[key] += 1
+            stack.callback(counts.subtract, [key])
         yield
 
 
@@ -131,18 +127,18 @@ def results_folder(folder: Path) -> Path:
     return next((each for each in near if (each / CONFIG_NAME).is_file()), inner)
 
 
-def _let_go(key: Path) -> None:
-    _held.counts[key] -= 1
-    if not _held.counts[key]:
-        del _held.counts[key]
-
-
 def _take(
     folder: Path, is_done: Callable[[], bool], together: Processes, stack: contextlib.ExitStack
 ) -> bool:
     """Lock a folder until the stack is closed; False where it is not locked."""
+    taken: bool | None = None
     told: list[Holder | None] = []
     started = time.monotonic()
+
+    def ready() -> bool:
+        nonlocal taken
+        taken = _try_to_take(folder, stack)
+        return taken is not None or is_done()
 
     def tell() -> None:
         # Most hold it for a moment.
@@ -157,41 +153,35 @@ def _take(
         name = f"{holder}{ended}" if holder else "another command"
         logger.warning("%s is being written by %s: waiting", folder, name)
 
-    found: list[bool] = []
-
-    def ready() -> bool:
-        try:
-            taken = _try_to_take(folder, stack)
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                logger.warning(
-                    "%s cannot be locked (%s): let no two commands write into it",
-                    folder,
-                    error.strerror,
-                )
-            taken = None
-        if taken is not False or is_done():
-            found.append(bool(taken))
-        return bool(found)
-
     together.wait(ready, tell)
-    return found[0]
+    return bool(taken)
 
 
-def _try_to_take(folder: Path, stack: contextlib.ExitStack) -> bool:
+def _try_to_take(folder: Path, stack: contextlib.ExitStack) -> bool | None:
+    """Lock a folder until the stack is closed; None where another holds it, False where it cannot be locked."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_NAME)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_NAME)
         lock.acquire(blocking=False)
-    except Timeout:
+    except (Timeout, FileNotFoundError):
+        # Not found: its last holder has just removed it, with nothing in it.
+        return None
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            logger.warning(
+                "%s cannot be locked (%s): let no two commands write into it",
+                folder,
+                error.strerror,
+            )
         return False
-    except FileNotFoundError:
-        # Its last holder has just removed it, with nothing in it.
-        return False
-    stack.callback(_remove_empty, missing)
+    for each in reversed(missing):
+        # Closed in reverse: the innermost first, where nothing was written.
+        stack.callback(_remove_if_empty, each)
     stack.callback(lock.release)
-    stack.callback(_remove_files, folder)
+    # Before the lock is let go: files of these names are the next holder's afterwards.
+    stack.callback(remove, folder / LOCK_NAME)
+    stack.callback(remove, folder / HOLDER_NAME)
     killed = Holder.read(folder)
     left = unfinished_in([folder, *(each for one in LAYOUT for each in folder.glob(one))])
     for path in left:
@@ -205,13 +195,6 @@ def _try_to_take(folder: Path, stack: contextlib.ExitStack) -> bool:
     return True
 
 
-def _remove_files(folder: Path) -> None:
-    # Before the lock is let go: a file of that name is the next holder's afterwards.
-    remove(folder / HOLDER_NAME)
-    remove(folder / LOCK_NAME)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()

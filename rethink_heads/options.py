@@ -16,8 +16,8 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS, Bounds
-from rethink_heads.commands.exit_handling import end_at_once
 from rethink_heads.errors import shorten
+from rethink_heads.exit_handling import end_at_once
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -150,6 +150,16 @@ FullOption = Annotated[
     bool,
     typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
 ]
+
+
+@dataclass(frozen=True)
+class ScreenOptions:
+    """How results are printed."""
+
+    as_json: JsonOption = False
+    full: FullOption = False
+
+
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

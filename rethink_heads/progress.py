@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -55,7 +54,18 @@ class ProgressReport:
         self.done, self.counted = start, 0
         self.enabled = enabled and is_first_process()
         self._started = time.monotonic()
-        self._bar = _bar() if self.enabled and sys.stderr.isatty() else None
+        self._bar = None
+        if self.enabled and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}, {task.fields[speed]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
 
     def __enter__(self) -> ProgressReport:
         self._started = time.monotonic()
@@ -68,12 +78,7 @@ class ProgressReport:
             self._print(f"{self.start}/{self.total} {self.unit} done by an earlier run")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -84,8 +89,10 @@ class ProgressReport:
         self.counted += steps if counted is None else counted
         if self._bar is not None:
             self._bar.update(self._task, advance=steps, speed=self._speed())
-        elif self.enabled and self._tenth(before) < self._tenth(self.done):
-            self._print(self.line())
+        elif self.enabled:
+            tenths = [REPORTS * done // max(self.total, 1) for done in (before, self.done)]
+            if tenths[0] < tenths[1]:
+                self._print(self.line())
 
     def line(self) -> str:
         """The state in words: `20/200 images (10%), 63 objects, 1.2 objects/s, 3 min 20 s left`."""
@@ -100,9 +107,6 @@ class ProgressReport:
         else:
             parts.append(f"took {duration(self._elapsed())}")
         return ", ".join(parts)
-
-    def _tenth(self, done: int) -> int:
-        return REPORTS * done // max(self.total, 1)
 
     def _elapsed(self) -> float:
         return max(time.monotonic() - self._started, 1e-9)
@@ -122,16 +126,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}, {task.fields[speed]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rethink_heads.commands.exit_handling import ENDING_SIGNALS
+from rethink_heads.exit_handling import ENDING_SIGNALS
 from rethink_heads.machine import other_processes
 
 

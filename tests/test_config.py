@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rethink_heads.bounds import HEAD_ALIASES, HEADS
 from rethink_heads.config import Config, ConventionsConfig, load_preset
@@ -63,36 +62,12 @@ def test_what_the_authors_code_does_and_what_its_presets_do(name: str) -> None:
     assert config.model.rpn_cross_boundary_anchors is not paper
 
 
-def test_settings_of_an_older_run_stay_as_they_were(tmp_path: Path) -> None:
-    """What its file does not say is as it was before it could be said, and is not said when it is written again."""
-    later = {
-        "model": ("conventions", "rpn_cross_boundary_anchors"),
-        "training": ("bias_learning_rate_factor", "bias_weight_decay"),
-    }
-    values = load_preset("coco-r50").model_dump(mode="json")
-    for section, names in later.items():
-        for name in names:
-            del values[section][name]
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    config = Config.from_yaml(path)
-    for again in (config, config.with_overrides(["seed=3"]), config.with_data(test_split="train")):
-        assert again.model.conventions.roi_level_from == "enlarged"
-        assert again.model.rpn_cross_boundary_anchors
-        assert again.training.bias_learning_rate_factor == 1
-    assert config.model_dump(mode="json") == values
-
-
 def test_the_level_of_rois_can_be_chosen(tmp_path: Path) -> None:
     override = "model.conventions.roi_level_from=enlarged"
     assert load_preset("coco-r50", "conv", [override]).model.conventions == ConventionsConfig()
     mine = tmp_path / "mine.yaml"
     mine.write_text("model: {conventions: {roi_level_from: enlarged}}\n")
     assert load_preset(mine).model.conventions.roi_level_from == "enlarged"
-    # The rest of a new run's conventions is not written out.
-    assert load_preset("coco-r50").model_dump()["model"]["conventions"] == {
-        "roi_level_from": "proposal"
-    }
 
 
 def test_overrides_of_every_kind(tmp_path: Path) -> None:

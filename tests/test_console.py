@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import typer
 
-from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.console import (
     LONGEST_ERROR,
     LONGEST_WORD,
@@ -21,6 +20,7 @@ from rethink_heads.console import (
     print_error,
     print_table,
 )
+from rethink_heads.exit_handling import reporting_errors
 
 # The package's streams without the package's models: what a command does first, and a print.
 PRINTS = (

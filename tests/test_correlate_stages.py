@@ -63,7 +63,7 @@ def test_later_stages_of_one_run(double: Run) -> None:
     """Without the predefined proposals, which are not measured then; files go into the run."""
     found = as_json("--run", double.path, "--head", "fc", "--head", "conv", "--stage", "rpn",
                     "--stage", "detections")  # fmt: skip
-    rows = pd.DataFrame(found["stage_correlation"])
+    rows = pd.DataFrame(found["tables"]["stage_correlation"])
     assert set(rows["stage"]) == {"rpn", "detections"}
     assert set(rows["head"]) == {"fc", "conv"}
     assert not (double.measurements() / "bins.parquet").exists()
@@ -73,7 +73,7 @@ def test_later_stages_of_one_run(double: Run) -> None:
         "n"
     ].item() == len(own)
     assert found["provenance"]["later stages"][double.name] == provenance
-    assert {one["level"] for one in found["rank_levels"]} == {"image", "class"}
+    assert {one["level"] for one in found["tables"]["rank_levels"]} == {"image", "class"}
     written = {Path(name).relative_to(double.path).as_posix() for name in found["files"]}
     assert written == {
         "tables/stage_correlation.csv",
@@ -94,7 +94,7 @@ def test_all_stages_of_two_runs(apart: list[Run], folder: Path) -> None:
         assert word in result.stdout
     assert "fc-1/fc - conv-2/conv" in result.stdout
     both = folder / "fc-1-conv-2"
-    assert f"wrote {both / 'figures' / 'stage_correlation.png'}" in result.stderr
+    assert f"tables and figures are in {both / 'tables'} and {both / 'figures'};" in result.stdout
     table = pd.read_csv(both / "tables" / "stage_correlation.csv")
     assert table["stage"].unique().tolist() == ["predefined", "rpn", "detections"]
     compared = pd.read_csv(both / "tables" / "stage_comparisons.csv")
@@ -107,8 +107,8 @@ def test_all_stages_of_two_runs(apart: list[Run], folder: Path) -> None:
 
 def test_a_range_of_iou_has_files_of_its_own(double: Run) -> None:
     found = as_json("--run", double.path, "--stage", "rpn", "--iou-range", 0, 0.5)
-    assert found["iou_range"] == [0.0, 0.5]
-    assert "rank_levels" not in found
+    assert {row["iou_high"] for row in found["tables"]["stage_correlation"]} == {0.5}
+    assert "rank_levels" not in found["tables"]
     assert (double.tables() / "stage_correlation_iou_0_0.5.csv").is_file()
 
 

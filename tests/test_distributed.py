@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 from rethink_heads import distributed
-from rethink_heads.commands.exit_handling import reporting_errors
 from rethink_heads.distributed import (
     Processes,
     is_first_process,
@@ -26,6 +25,7 @@ from rethink_heads.distributed import (
     single_process,
 )
 from rethink_heads.errors import LostConnectionError, OtherProcessError, UserError
+from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.files import until_visible
 from rethink_heads.machine import resolve_device
 

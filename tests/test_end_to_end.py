@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from scipy.stats import pearsonr
 from torchvision.ops import box_iou
 from typer.testing import CliRunner
 
+from rethink_heads import run_options
 from rethink_heads.cli import app
-from rethink_heads.commands import sessions
 from rethink_heads.config import load_preset
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.parts import Parts
 from rethink_heads.proposals import grid
 from rethink_heads.runs import Run
 from rethink_heads.training.module import DetectionModule
+from tests.json_tables import heads, of_all, rows
 from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
 
 IMAGES = 4
@@ -66,10 +68,10 @@ def call_json(*arguments: object) -> dict[str, Any]:
 def run(folder: Path) -> Run:
     """What ``demo`` makes, with the small preset in the demo's place."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        patch.setattr(run_options, "DEMO_PRESET", folder / "small.yaml")
         output = call("demo", "--run", folder / "runs" / "demo")
-    assert "Correlation of score and proposal IoU" in output
-    assert "demo/fc - demo/conv" in output
+    assert "Correlation of score and IoU, proposals of IoU 0 to 1" in output
+    assert "fc - conv" in output
     assert str(folder / "runs" / "demo" / "figures") in output
     return Run.open(folder / "runs" / "demo")
 
@@ -118,31 +120,36 @@ def test_evaluate_gives_every_reading(run: Run, tmp_path: Path) -> None:
     # It writes tables into the run, which other tests compare.
     path = tmp_path / "demo"
     shutil.copytree(run.path, path)
-    results = call_json("evaluate", "--run", path)["results"]
-    assert [result["head"] for result in results] == ["fc", "conv", "double", "double-ext"]
-    for result in results:
-        assert result["images"] == IMAGES
-        assert 0 <= result["AP"] <= result["AP50"] <= 1
+    result = call_json("evaluate", "--run", path)
+    names = ["fc", "conv", "double", "double-ext"]
+    assert heads(result, "ap") == [("demo", name) for name in names]
+    assert rows(result, "runs")[0]["images"] == IMAGES
+    for name in names:
+        ap = {row["metric"]: row["value"] for row in rows(result, "ap", head=name)}
+        assert 0 <= ap["AP"] <= ap["AP50"] <= 1
         # There is no large object.
-        assert result["APl"] is None
+        assert ap["APl"] is None
     one = call_json("evaluate", "--run", path, "--head", "conv", "--max-images", 2)
-    assert [(r["head"], r["images"]) for r in one["results"]] == [("conv", 2)]
+    assert heads(one, "ap") == [("demo", "conv")]
+    assert rows(one, "runs")[0]["images"] == 2
 
 
 def test_correlate_of_one_head(run: Run) -> None:
     result = call_json("correlate", "--run", run.path, "--head", "fc")
-    assert result["head"] == "fc"
-    assert list(result["by_size"]) == ["small", "medium", "large", "all"]
-    rows = Measurements.load(run.measurements()).select(heads=["fc"]).rows
-    of_all = result["by_size"]["all"]
-    assert of_all["pcc"] == pytest.approx(pearsonr(rows["iou"], rows["score"])[0], abs=1e-9)
+    assert heads(result, "correlations") == [("demo", "fc")]
+    by_size = {row["size"]: row for row in rows(result, "correlations")}
+    assert list(by_size) == ["small", "medium", "large", "all"]
+    found = Measurements.load(run.measurements()).select(heads=["fc"]).rows
+    assert by_size["all"]["pcc"] == pytest.approx(
+        pearsonr(found["iou"], found["score"])[0], abs=1e-9
+    )
     # Of fewer than five images there is no interval.
-    assert of_all["pcc_low"] is of_all["pcc_high"] is None
-    assert of_all["objects"] == IMAGES
-    assert of_all["proposals"] == len(rows)
-    assert result["by_size"]["large"]["pcc"] is None
-    assert result["by_size"]["large"]["objects"] == 0
-    assert len(result["score_by_iou"]) == 4 * 20
+    assert by_size["all"]["pcc_low"] is by_size["all"]["pcc_high"] is None
+    assert by_size["all"]["objects"] == IMAGES
+    assert by_size["all"]["proposals"] == len(found)
+    assert by_size["large"]["pcc"] is None
+    assert by_size["large"]["objects"] == 0
+    assert len(rows(result, "score_by_iou")) == 4 * 20
     assert len(result["provenance"]["weights"]) == 64
 
 
@@ -165,73 +172,69 @@ def test_the_proposals_are_those_of_a_second_computation(run: Run, folder: Path)
 
 
 def test_correlate_of_two_heads_compares_them(run: Run) -> None:
-    heads = ("--head", "fc", "--head", "conv")
-    whole = call_json("correlate", "--run", run.path, *heads)
-    half = call_json("correlate", "--run", run.path, *heads, "--iou-range", "0.5", "1")
-    assert [result["head"] for result in whole["heads"]] == ["fc", "conv"]
+    both = ("--run", run.path, "--head", "fc", "--head", "conv")
+    whole = call_json("correlate", *both)
+    half = call_json("correlate", *both, "--iou-range", "0.5", "1")
+    assert set(heads(whole, "correlations")) == {("demo", "fc"), ("demo", "conv")}
     for result in (whole, half):
-        pccs = [head["by_size"]["all"]["pcc"] for head in result["heads"]]
-        (found,) = (
-            row
-            for row in result["comparisons"]
-            if row["statistic"] == "pcc" and row["size"] == "all"
-        )
+        pccs = {row["head"]: row["pcc"] for row in rows(result, "correlations", size="all")}
+        (found,) = rows(result, "comparisons", statistic="pcc", size="all")
         assert (found["a"], found["b"]) == ("demo/fc", "demo/conv")
-        assert found["difference"] == pytest.approx(pccs[0] - pccs[1])
+        assert found["difference"] == pytest.approx(pccs["fc"] - pccs["conv"])
         assert found["difference_low"] is found["difference_high"] is None
         assert not found["excludes_zero"]
-    proposals = [r["heads"][0]["by_size"]["all"]["proposals"] for r in (half, whole)]
+    proposals = [rows(r, "correlations", size="all")[0]["proposals"] for r in (half, whole)]
     assert 0 < proposals[0] < proposals[1]
 
 
 def test_regress(run: Run) -> None:
     result = call_json("regress", "--run", run.path, "--head", "conv")
-    rows = Measurements.load(run.measurements()).select(heads=["conv"]).rows
-    of_all = result["by_size"]["all"]
-    by_bin = rows.groupby("bin")[["iou", "regressed_iou"]].mean()
-    for curve in of_all["regressed_iou_by_iou"]:
+    found = Measurements.load(run.measurements()).select(heads=["conv"]).rows
+    by_bin = found.groupby("bin")[["iou", "regressed_iou"]].mean()
+    for curve in rows(result, "regressed_iou", size="all"):
         if curve["bin"] in by_bin.index:
             expected = by_bin.loc[curve["bin"]]
             assert curve["mean"] == pytest.approx(expected["regressed_iou"])
             assert curve["gain"] == pytest.approx(expected["regressed_iou"] - expected["iou"])
         else:
             assert curve["mean"] is None
-    for error in of_all["error_components"]:
-        squares = rows[error["component"]] ** 2
+    for error in rows(result, "error_components", size="all"):
+        squares = found[error["component"]] ** 2
         assert error["rms"] == pytest.approx(squares.mean() ** 0.5)
-    assert "Gain over the proposal" in call("regress", "--run", run.path)
+    assert "Gain over the proposal" not in call("regress", "--run", run.path)
+    assert "Gain over the proposal" in call("regress", "--run", run.path, "--full")
 
 
 def test_sensitivity(run: Run) -> None:
     result = call_json("sensitivity", "--run", run.path)
-    kinds = {(row["head"], row["kind"]) for row in result["spatial_correlation"]}
+    kinds = {(row["head"], row["kind"]) for row in rows(result, "spatial_correlation")}
     assert kinds == {
         ("fc", "spatial_correlation"),
         ("conv", "spatial_correlation"),
         ("fc", "weight_correlation"),
     }
-    assert all(-1 <= row["mean"] <= 1 for row in result["decay"] if row["mean"] is not None)
-    assert {row["kind"] for row in result["responses"]} == {
+    assert all(-1 <= row["mean"] <= 1 for row in rows(result, "decay") if row["mean"] is not None)
+    assert {row["kind"] for row in rows(result, "responses")} == {
         "displacement_score",
         "cell_score",
         "cell_iou",
     }
-    (of_all,) = (row for row in result["comparisons"] if row["size"] == "all")
+    (of_all,) = rows(result, "comparisons", size="all")
     assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
-    assert {row["size"] for row in result["decay_comparisons"]} >= {"all"}
-    of_responses = [row for row in result["response_comparisons"] if row["size"] == "all"]
+    assert {row["size"] for row in rows(result, "decay_comparisons")} >= {"all"}
+    of_responses = rows(result, "response_comparisons", size="all")
     # Four quantities of the displacement, one of each kind of cell.
     pairs = {(row["a"], row["b"]) for row in of_responses}
     assert len(of_responses) == 6 * len(pairs)
     assert ("demo/fc", "demo/conv") in pairs
-    assert "drop_dx of displacement_score" in call("sensitivity", "--run", run.path)
-    assert "fc6's weights" in call("sensitivity", "--run", run.path, "--head", "fc")
+    assert re.search("displaced box, score +drop along x", call("sensitivity", "--run", run.path))
+    assert "weights of fc6" in call("sensitivity", "--run", run.path, "--head", "fc")
 
 
 def test_another_choice_is_measured_beside_the_default(run: Run) -> None:
     before = files_of(run)
     result = call_json("correlate", "--run", run.path, "--head", "fc", "--max-images", 2)
-    assert result["by_size"]["all"]["objects"] == 2
+    assert of_all(result)["objects"] == 2
     added = {path.parent.name for path in set(files_of(run)) - set(before)}
     assert len(added) == 1
     assert next(iter(added)).startswith("val-")
@@ -263,8 +266,8 @@ def test_detectors_trained_apart_are_compared(folder: Path, tmp_path: Path) -> N
         call("train", *options, "training.max_iterations=2")
     both = [option for path in paths for option in ("--run", path)]
     result = call_json("correlate", *both)
-    assert [(r["detector"], r["head"]) for r in result["heads"]] == [("fc", "fc"), ("conv", "conv")]
-    assert {(row["a"], row["b"]) for row in result["comparisons"]} == {("fc/fc", "conv/conv")}
+    assert set(heads(result, "correlations")) == {("fc", "fc"), ("conv", "conv")}
+    assert {(row["a"], row["b"]) for row in rows(result, "comparisons")} == {("fc/fc", "conv/conv")}
     written = call_json("figures", *both, "--output", tmp_path / "both")["files"]
     assert {Path(path).parent for path in written} == {tmp_path / "both" / "tables"}
     pcc = pd.read_csv(tmp_path / "both" / "tables" / "pcc.csv")
@@ -280,7 +283,7 @@ def test_going_on_after_interruptions_gives_the_same_tables(
     stopped_training = _stop_at(DetectionModule.training_step, 4)
     stopped_measuring = _stop_at(Parts.write, 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sessions, "DEMO_PRESET", folder / "small.yaml")
+        patch.setattr(run_options, "DEMO_PRESET", folder / "small.yaml")
         with patch.context() as stop:
             stop.setattr(DetectionModule, "training_step", stopped_training)
             call("demo", "--run", again, code=130)

@@ -8,7 +8,7 @@ import signal
 import pytest
 import typer
 
-from rethink_heads.commands.exit_handling import ENDING_SIGNALS, reporting_errors
+from rethink_heads.exit_handling import ENDING_SIGNALS, reporting_errors
 
 
 def ended(command: object) -> int:

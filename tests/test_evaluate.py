@@ -20,6 +20,7 @@ from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detecto
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate
+from tests.json_tables import heads, rows
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
 IMAGES = 4
@@ -61,14 +62,15 @@ def refuse(*args: object) -> None:
 
 
 def test_precision_is_that_of_training(run: Run) -> None:
-    results = call("--run", run.path)["results"]
-    assert [result["head"] for result in results] == READINGS
+    found = call("--run", run.path)
+    assert heads(found, "ap") == [(run.name, head) for head in READINGS]
     dataset = CocoDataset(*run.config.data.paths("test"))
     expected = evaluate(load_detector(run.detector_path), dataset, progress=False)
-    for result in results:
-        for metric, value in expected[result["head"]].items():
-            assert result[metric] == (value if value == value else None)
-        assert list(result["intervals"]) == list(expected[result["head"]])
+    for head in READINGS:
+        ap = {row["metric"]: row["value"] for row in rows(found, "ap", head=head)}
+        assert ap == {
+            metric: value if value == value else None for metric, value in expected[head].items()
+        }
     ap = pd.read_csv(run.tables_dir / "ap.csv")
     assert ap["head"].unique().tolist() == READINGS
     assert (run.figures_dir / "average_precision.png").is_file()
@@ -80,7 +82,7 @@ def test_all_kinds_of_tables_without_detecting_again(
     first = call("--run", run.path, "--head", "fc")
     assert first["files"] == []
     monkeypatch.setattr(RCNN, "detect", refuse)
-    result = call("--run", run.path, "--errors", "--calibration", "--compare")
+    result = call("--run", run.path, "--errors", "--calibration")
     tables = {Path(path).name for path in result["files"] if path.endswith("csv")}
     names = ("ap", "detection_errors", "calibration")
     assert tables == {
@@ -88,22 +90,27 @@ def test_all_kinds_of_tables_without_detecting_again(
         *(f"{name}.csv" for name in names),
         *(f"{name}_comparisons.csv" for name in names),
     }
-    of_fc = result["results"][0]
-    assert [row["error"] for row in of_fc["calibration"]] == ["d_ece", "laece", "overconfidence"]
-    found = {row["error"]: row["count"] for row in of_fc["detection_errors"]}
+    calibration = rows(result, "calibration", head="fc")
+    assert [row["error"] for row in calibration] == ["d_ece", "laece", "overconfidence"]
+    found = {row["error"]: row["count"] for row in rows(result, "detection_errors", head="fc")}
     assert found["fp"] == sum(found[kind] for kind in ("cls", "loc", "both", "dupe", "bkg"))
     # Six pairs of four heads, six metrics each.
-    assert len(result["comparisons"]["ap"]) == 36
-    printed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--errors", "--compare"])
-    assert "TIDE" in printed.stdout
-    assert "Difference in average precision" in printed.stdout
+    assert len(rows(result, "ap_comparisons")) == 36
+    printed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--errors"]).stdout
+    assert printed.startswith("AP (average precision): ")
+    assert "bkg: on background" in printed
+    assert len(printed.splitlines()) <= 40
+    assert (
+        "fc - double-ext"
+        in runner.invoke(app, ["evaluate", "--run", str(run.path), "--full"]).stdout
+    )
 
 
 def test_another_fusion_is_kept_apart(run: Run) -> None:
     call("--run", run.path)
     before = (run.measurements() / "detections.parquet").read_bytes()
     result = call("--run", run.path, "--fusion", "mean")
-    assert result["results"][0]["measurements"] == "fusion-mean"
+    assert rows(result, "runs")[0]["measurements"] == "fusion-mean"
     assert (run.measurements() / "detections.parquet").read_bytes() == before
     assert (run.tables("fusion-mean") / "ap.csv").is_file()
     complementary, mean = (
@@ -115,18 +122,18 @@ def test_another_fusion_is_kept_apart(run: Run) -> None:
         pd.testing.assert_frame_equal(complementary.loc[[head]], mean.loc[[head]])
     assert complementary.loc["double-ext", "score"].max() > mean.loc["double-ext", "score"].max()
     # The run's own rule is the default.
-    assert (
-        call("--run", run.path, "--fusion", "complementary")["results"][0]["measurements"]
-        == "default"
-    )
+    own = call("--run", run.path, "--fusion", "complementary")
+    assert rows(own, "runs")[0]["measurements"] == "default"
 
 
 def test_runs_are_compared_on_the_same_data(tmp_path: Path, run: Run) -> None:
     other = make_run(tmp_path, "other", seed=1)
     both = ["--run", run.path, "--run", other.path, "--head", "double"]
     result = call(*both, "--compare", "--output", tmp_path / "out")
-    assert [r["detector"] for r in result["results"]] == ["double", "other"]
-    assert result["comparisons"]["ap"][0]["a"] == "double/double"
+    assert heads(result, "ap") == [("double", "double"), ("other", "double")]
+    assert rows(result, "ap_comparisons")[0]["a"] == "double/double"
+    # As where it is not asked for, since their data are the same.
+    assert call(*both)["tables"] == result["tables"]
     assert (tmp_path / "out" / "tables" / "ap_comparisons.csv").is_file()
     assert not run.tables_dir.exists()
     elsewhere = make_run(tmp_path, "elsewhere", seed=1, images=2)
@@ -134,6 +141,7 @@ def test_runs_are_compared_on_the_same_data(tmp_path: Path, run: Run) -> None:
     failed = runner.invoke(app, arguments)
     assert failed.exit_code == 2
     assert "were evaluated on different data" in failed.stderr
+    assert "ap_comparisons" not in call(*map(str, arguments[1:-1]))["tables"]
 
 
 def test_mistakes(run: Run) -> None:
@@ -154,7 +162,7 @@ def test_mistakes(run: Run) -> None:
 
 def test_a_head_that_the_task_weights_left_untrained(tmp_path: Path) -> None:
     run = make_run(tmp_path, "weights", seed=0, images=1, settings=["model.l_fc=0"])
-    assert [r["head"] for r in call("--run", run.path)["results"]] == ["conv"]
+    assert heads(call("--run", run.path), "ap") == [("weights", "conv")]
     failed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--head", "fc"])
     assert failed.exit_code == 2
     assert "left fc untrained; it has conv" in failed.stderr
@@ -163,8 +171,8 @@ def test_a_head_that_the_task_weights_left_untrained(tmp_path: Path) -> None:
 def test_each_run_is_read_as_the_heads_it_has(tmp_path: Path) -> None:
     single = [make_run(tmp_path, name, seed=0, images=1, head=name) for name in ("fc", "conv")]
     runs = [word for one in single for word in ("--run", one.path)]
-    results = call(*runs, "--head", "fc", "--head", "conv")["results"]
-    assert [(r["detector"], r["head"]) for r in results] == [("fc", "fc"), ("conv", "conv")]
+    found = call(*runs, "--head", "fc", "--head", "conv")
+    assert heads(found, "ap") == [("fc", "fc"), ("conv", "conv")]
     words = ["evaluate", *map(str, runs), "--head", "fc"]
     failed = runner.invoke(app, words)
     assert failed.exit_code == 2

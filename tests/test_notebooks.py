@@ -13,10 +13,11 @@ from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import run_sync
 from nbclient import NotebookClient
 
-from rethink_heads.commands.sessions import measured, train_run
 from rethink_heads.config import load_preset
 from rethink_heads.options import StudyOptions
+from rethink_heads.run_options import train_run
 from rethink_heads.runs import Run
+from rethink_heads.study import resolve
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -56,7 +57,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = train_run(
         folder / "runs" / "demo", load_preset("shapes-tiny", "double-ext", settings), "cpu"
     )
-    measured(made, StudyOptions(device="cpu"))
+    for subject in resolve([made], StudyOptions(device="cpu")):
+        subject.measure()
     return made
 
 

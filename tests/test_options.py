@@ -9,10 +9,10 @@ import typer
 from typer.testing import CliRunner
 
 from rethink_heads.cli import COMMANDS, app, load_command
-from rethink_heads.commands.choices import with_measuring
 from rethink_heads.config import StudyConfig
 from rethink_heads.errors import UserError
 from rethink_heads.options import DataOptions, JsonOption, MeasuringOptions, StudyOptions, grouped
+from rethink_heads.run_options import with_measuring
 
 
 def test_groups_are_flattened_and_filled() -> None:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import typer
 
-from rethink_heads.commands.exit_handling import reporting_errors
-from rethink_heads.commands.figures import (
-    FigureRunsOption,
-    MeasurementsOption,
-    OutputOption,
-    SweepsOption,
-    chosen_seed,
-    default_output,
-    folders,
-    one_each,
-    open_runs,
-)
-from rethink_heads.commands.given import given
+from rethink_heads.commands.figures import FIGURES, TABLES, InputOptions
 from rethink_heads.console import print_lines, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import SeedOption, grouped
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS
+from rethink_heads.exit_handling import reporting_errors
+from rethink_heads.options import grouped
 
 
 def main(file: str) -> None:
@@ -33,13 +22,7 @@ def main(file: str) -> None:
         file: the script's ``__file__``.
     """
 
-    def command(
-        run: FigureRunsOption = None,
-        sweep: SweepsOption = None,
-        measurements: MeasurementsOption = None,
-        output: OutputOption = None,
-        seed: SeedOption = None,
-    ) -> None:
+    def command(options: InputOptions) -> None:
         from rethink_heads.paper import load_analysis
         from rethink_heads.plots.layout import save_figure
         from rethink_heads.plots.style import NothingToDrawError
@@ -47,26 +30,17 @@ def main(file: str) -> None:
 
         rank_zero_only()
         analysis = load_analysis(Path(file))
-        runs = open_runs(run, sweep)
-        names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
-        found = given(runs, names, sweep or [], chosen_seed(runs, seed))
-        tables, figures = folders(output or default_output(runs, sweep))
+        found, target = options.read(), options.target
         with work():
             computed = analysis.complete(found)
-            written = list(write_tables(computed, tables).values())
+            written = list(write_tables(computed, target / TABLES).values())
             try:
-                written += save_figure(analysis.draw(computed), figures / analysis.name)
+                written += save_figure(analysis.draw(computed), target / FIGURES / analysis.name)
             except NothingToDrawError as error:
                 raise UserError(f"no figure {analysis.name}: {error}") from error
         print_lines(*map(str, written))
 
+    about = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=_help(Path(file)))(reporting_errors(grouped(command)))
+    app.command(help=about or "")(reporting_errors(grouped(command)))
     app()
-
-
-def _help(path: Path) -> str:
-    """The script's docstring, as typer lays it out."""
-    import ast
-
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.console import say, work
+from rethink_heads.config import CONFIG_NAME
+from rethink_heads.console import work
 from rethink_heads.errors import UserError
-from rethink_heads.study_folder import CONFIG_NAME, DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
+from rethink_heads.study import is_of_detectors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,40 +25,30 @@ LONGEST_NAME = 100
 HASH_DIGITS = 8
 
 
-def is_of_detectors(folders: Sequence[StudyFolder]) -> bool:
-    """Whether detectors are compared of which some were not trained here.
-
-    Detectors trained here are compared for their heads, whose names say enough.
-    """
-    from rethink_heads.brought import BroughtRun
-
-    return len(folders) > 1 and any(isinstance(folder, BroughtRun) for folder in folders)
-
-
-def shared_folder(folders: Sequence[StudyFolder]) -> Path:
+def shared_folder(runs: Sequence[Run]) -> Path:
     """The folder of results of several detectors: beside the first, named after all."""
-    name = "-".join(folder.name for folder in folders)
+    name = "-".join(folder.name for folder in runs)
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - HASH_DIGITS - 1]}-{_digits(name)}"
-    path = folders[0].path.parent / name
+    path = runs[0].path.parent / name
     # Where a detector has that name of its own.
     return path.with_name(f"{name}-compared") if (path / CONFIG_NAME).exists() else path
 
 
-def written_folder(folders: Sequence[StudyFolder]) -> Path:
+def written_folder(runs: Sequence[Run]) -> Path:
     """The folder that results of one detector, or of several, are written into."""
-    return folders[0].path if len(folders) == 1 else shared_folder(folders)
+    return runs[0].path if len(runs) == 1 else shared_folder(runs)
 
 
-def result_folders(folders: Sequence[StudyFolder], names: Sequence[str]) -> tuple[Path, Path]:
+def result_folders(runs: Sequence[Run], names: Sequence[str]) -> tuple[Path, Path]:
     """Where tables and figures of measurements go, given each detector's name of them.
 
     Into the detector's folder, or the shared one; results of other measurements than the detectors' own in a folder
     that is named after these.
     """
-    if len(folders) == 1:
-        return folders[0].tables(names[0]), folders[0].figures(names[0])
-    shared = shared_folder(folders)
+    if len(runs) == 1:
+        return runs[0].tables(names[0]), runs[0].figures(names[0])
+    shared = shared_folder(runs)
     different = dict.fromkeys(names)
     if list(different) == [DEFAULT_MEASUREMENTS]:
         return shared / "tables", shared / "figures"
@@ -65,28 +57,28 @@ def result_folders(folders: Sequence[StudyFolder], names: Sequence[str]) -> tupl
 
 
 @contextlib.contextmanager
-def legends_for(folders: Sequence[StudyFolder]) -> Iterator[None]:
+def legends_for(runs: Sequence[Run]) -> Iterator[None]:
     """Have figures name the detectors where these are what is compared."""
     from rethink_heads.plots.style import naming_detectors
 
-    if is_of_detectors(folders):
+    if is_of_detectors(runs):
         with naming_detectors():
             yield
     else:
         yield
 
 
-def note_comparison(folders: Sequence[StudyFolder], names: Sequence[str], tables: Path) -> None:
+def note_comparison(runs: Sequence[Run], names: Sequence[str], tables: Path) -> None:
     """Write beside the tables of a comparison of detectors the name of each one's measurements."""
     from rethink_heads.files import write_text
 
-    if is_of_detectors(folders):
-        compared = {folder.name: name for folder, name in zip(folders, names, strict=True)}
+    if is_of_detectors(runs):
+        compared = {folder.name: name for folder, name in zip(runs, names, strict=True)}
         write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
 
 
 def write_comparison(
-    folders: Sequence[StudyFolder],
+    runs: Sequence[Run],
     names: Sequence[str],
     analysis: str,
     differences: pd.DataFrame,
@@ -96,7 +88,7 @@ def write_comparison(
     """Write the paired table and the figures of an analysis of several detectors; nothing for one.
 
     Args:
-        folders: the detectors'.
+        runs: the detectors'.
         names: of their measurements.
         analysis: what the table of differences is called after.
         differences: of the pairs of heads on the same objects.
@@ -106,31 +98,31 @@ def write_comparison(
     Returns:
         The paths written, and what went wrong: the results are still to be printed.
     """
-    if len(folders) == 1:
+    if len(runs) == 1:
         return [], None
     from rethink_heads.locking import hold
     from rethink_heads.results import write_figures, write_tables
 
     written: list[Path] = []
     try:
-        tables_folder, figures_folder = (each / inner for each in result_folders(folders, names))
+        tables_folder, figures_folder = (each / inner for each in result_folders(runs, names))
         found = {name: table for name, table in tables.items() if len(table)}
         if len(differences):
             found[f"{analysis}_comparisons"] = differences
-        with hold(shared_folder(folders)), work(), legends_for(folders):
-            note_comparison(folders, names, tables_folder)
+        with hold(shared_folder(runs)), work(), legends_for(runs):
+            note_comparison(runs, names, tables_folder)
             written += write_tables(found, tables_folder).values()
             written += write_figures(found, figures_folder)
     except UserError as error:
         return written, error
-    for path in written:
-        say(f"wrote {path}")
     return written, None
 
 
-def files_written(written: Sequence[Path]) -> dict[str, list[str]]:
-    """What ``--json`` says of the files of a comparison: nothing where there are none."""
-    return {"files": [str(path) for path in written]} if written else {}
+def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:
+    """Say where the tables and figures of results are."""
+    if written:
+        return f"tables and figures are in {' and '.join(dict.fromkeys(str(p.parent) for p in written))}"
+    return f"rethink-heads figures --run {runs[0].path} draws all figures"
 
 
 def _digits(text: str) -> str:

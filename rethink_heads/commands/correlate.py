@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import files_written, write_comparison
-from rethink_heads.commands.correlation_tables import (
-    print_correlations,
-    print_differences,
-    print_scores,
-)
+from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.commands.stages import (
     PREDEFINED,
     StagesOption,
@@ -22,16 +17,10 @@ from rethink_heads.commands.stages import (
     report_stages,
     stage_study,
 )
-from rethink_heads.commands.studies import (
-    Study,
-    comparisons,
-    one_or_several,
-    records,
-    study,
-)
-from rethink_heads.console import print_json
 from rethink_heads.errors import UserError
-from rethink_heads.options import JsonOption, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
+from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +31,11 @@ EXAMPLE = (
     "rethink-heads correlate --run runs/fc --run runs/conv --stage all"
 )
 
+QUESTIONS = (
+    "PCC (Pearson's correlation) pools all proposals: does a score mean the same IoU for every object? The mean PCC of"
+    " objects: are the proposals of one object told apart? Spearman, of ranks: has the better box the higher score?"
+)
+
 RangeOption = Annotated[
     tuple[float, float],
     typer.Option("--iou-range", metavar="LOW HIGH", help="Count proposals of this IoU only."),
@@ -50,9 +44,9 @@ RangeOption = Annotated[
 
 def command(
     options: StudyOptions,
+    screen: ScreenOptions,
     stage: StagesOption = None,
     iou_range: RangeOption = (0.0, 1.0),
-    as_json: JsonOption = False,
 ) -> None:
     """Correlation of score and IoU, by object size (paper Figures 2 and 3).
 
@@ -69,70 +63,101 @@ def command(
     bin_range(iou_range)
     stages = chosen_stages(stage)
     if stages == [PREDEFINED]:
-        report(study(options), iou_range, as_json)
+        report(study(options), iou_range, screen)
     else:
-        report_stages(stage_study(stages, options), iou_range, as_json)
+        report_stages(stage_study(stages, options), iou_range, screen)
 
 
 def report(
-    found: Study, iou_range: tuple[float, float], as_json: bool, curves: bool = True
+    found: Study, iou_range: tuple[float, float], screen: ScreenOptions, more: str = ""
 ) -> None:
-    """Print the correlations of a study, the scores by IoU (``curves``), how its heads differ."""
+    """Print the correlations of a study's heads, how they differ, and the scores by IoU.
+
+    Args:
+        found: the study.
+        iou_range: of the proposals that count.
+        screen: how it is printed.
+        more: where everything else lies.
+    """
     import pandas as pd
 
-    from rethink_heads.statistics.correlation import pearson, spearman
+    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, select
+    from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 
     selected = found.selected
     pooled = pearson(selected, iou_range, seed=found.seed)
-    ranks = spearman(selected, iou_range, seed=found.seed)
-    keys = ["detector", "head", "size"]
-    by_size = pooled.merge(ranks.drop(columns="objects"), on=keys, how="left")
+    ranks = spearman(selected, iou_range, seed=found.seed).drop(columns="objects")
+    by_size = pooled.merge(ranks, on=["detector", "head", "size"], how="left")
+    curves = score_by_iou(selected, seed=found.seed)
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
     statistics = ["pcc", "object_pcc", *(["spearman"] if selected.groups("rows") else [])]
     differences = pd.concat(
-        [comparisons(found, statistic, iou_range=iou_range) for statistic in statistics],
+        [found.compare(statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
     )
-    written, failure = _write_comparison(found, differences, iou_range)
-    if as_json:
-        print_json(_as_json(found, by_size, differences, iou_range, written))
-    else:
-        print_correlations(found, by_size, iou_range)
-        if curves:
-            print_scores(found, iou_range)
-        if len(differences):
-            print_differences(differences[differences["statistic"] != "object_pcc"])
+    result = Report(NAME, found.measurements.provenance)
+    ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
+    result.data(correlations=by_size.assign(**ends), comparisons=differences.assign(**ends))
+    result.data(score_by_iou=curves)
+    result.files, failure = _write_comparison(found, differences, iou_range)
+
+    heads = Heads(found.sides, by_size)
+    of_all = by_size[by_size["size"] == "all"]
+    for statistic in statistics:
+        of_statistic = select(differences, size="all", statistic=statistic)
+        result.lines(heads.leader(of_all, of_statistic, statistic))
+    result.lines(QUESTIONS)
+    low, high = iou_range
+    columns = ["size", *statistics, "objects", "measured"]
+    result.table(
+        f"Correlation of score and IoU, proposals of IoU {low:g} to {high:g} [95% interval]",
+        heads.rows(by_size, columns),
+        *heads.share("classifier"),
+        f"{SIZES} {_sampling(found, of_all, heads.names)}",
+    )
+    within = curves[((curves["iou_low"] + curves["iou_high"]) / 2).between(*iou_range)]
+    result.table(
+        "Score by IoU of the proposal, all sizes: mean [95% interval] ± standard deviation",
+        heads.columns(
+            name_bins(within[within["size"] == "all"]),
+            ["proposal IoU"],
+            lambda row: interval(row, "mean", "std"),
+        ),
+        full=True,
+    )
+    where = "" if screen.full else ", all sizes"
+    cells, said = heads.differences(differences, full=screen.full)
+    result.table(
+        f"Differences on the same objects{where} [95% interval]",
+        cells,
+        *said,
+    )
+    result.end(screen.as_json, screen.full, more or whereabouts(found.runs, result.files))
     if failure is not None:
         raise failure
 
 
-def _as_json(
-    found: Study,
-    by_size: pd.DataFrame,
-    differences: pd.DataFrame,
-    iou_range: tuple[float, float],
-    written: Sequence[Path],
-) -> dict[str, Any]:
-    from rethink_heads.statistics.correlation import score_by_iou
+def _sampling(found: Study, of_all: pd.DataFrame, names: Mapping[Key, str]) -> str:
+    """How many proposals an object were measured and how far that may put the correlations off."""
+    from rethink_heads.report.cells import estimate
+    from rethink_heads.statistics.sampling_error import proposals_per_object
 
-    curves = score_by_iou(found.selected, seed=found.seed)
-    heads = []
-    for detector, head in found.sides:
-        rows = records(by_size, detector=detector, head=head)
-        heads.append(
-            {
-                "detector": detector,
-                "head": head,
-                "by_size": {row.pop("size"): row for row in rows},
-                "score_by_iou": records(curves, detector=detector, head=head),
-            }
+    def errors(statistic: str) -> str:
+        by_side = of_all.set_index(["detector", "head"])[f"{statistic}_sampling_error"]
+        return ", ".join(
+            f"{name} {estimate(by_side[side], digits=4)}" for side, name in names.items()
         )
-    return one_or_several(
-        heads,
-        comparisons=records(differences),
-        iou_range=iou_range,
-        provenance=found.measurements.provenance,
-        **files_written(written),
+
+    measured, whole = proposals_per_object(found.selected)
+    if measured == whole:
+        return (
+            f"All {whole:,.0f} proposals an object (on average) were measured: no sampling error of the PCC;"
+            f" of Spearman's correlation, which ranks some of them: {errors('spearman')}."
+        )
+    return (
+        f"{measured:,.0f} of {whole:,.0f} proposals an object (on average) were measured. Standard error of this"
+        f" sampling, all sizes, of the PCC: {errors('pcc')}; of Spearman's correlation: {errors('spearman')}. Where"
+        " there are intervals they hold it."
     )
 
 

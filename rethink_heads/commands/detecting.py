@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.detected import Detected
-from rethink_heads.commands.sessions import logged, opened
 from rethink_heads.console import say, work
 from rethink_heads.errors import UserError
-from rethink_heads.options import StudyOptions
 from rethink_heads.runs import Run, with_fusion
-from rethink_heads.study_folder import StudyFolder
+from rethink_heads.study import Key, Subject
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.rcnn import RCNN
+    from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.measure.kept_detections import KeptDetections
 
 
-def detecting(runs: Sequence[StudyFolder], device: str) -> list[StudyFolder]:
+@dataclass(frozen=True)
+class Detected:
+    """A run's final detections.
+
+    Attributes:
+        run: the run; dataset: what was detected on; name: of the measurements' folder.
+        sides: (detector, head) of the heads that are looked at, in the run's order.
+        memory_mb: bound on what is held of them at once, in MiB.
+        provenance: what the detections depend on.
+    """
+
+    run: Run
+    dataset: CocoDataset
+    name: str
+    sides: list[Key]
+    memory_mb: int
+    provenance: dict[str, str]
+
+
+def open_detected(found: Sequence[Detected]) -> KeptDetections:
+    """The detections of runs on the same data, without reading them."""
+    from rethink_heads.measure.kept_detections import open_detections
+
+    folders = [each.run.measurements(each.name) for each in found]
+    memory_mb = min(each.memory_mb for each in found)
+    return open_detections(folders, memory_mb).of_images(found[0].dataset.image_ids)
+
+
+def with_detections(subjects: Sequence[Subject]) -> list[Subject]:
     """The detectors that show their detections, before any of them takes long; the others are said.
 
     Raises:
         UserError: there is none.
     """
     from rethink_heads.detectors.base import missing, supports
-    from rethink_heads.machine import resolve_device
 
     kept = []
-    for run in runs:
-        if isinstance(run, Run) or supports(run.load(resolve_device(device)), "detect"):
-            kept.append(run)
+    for subject in subjects:
+        if not subject.run.is_external or supports(subject.load(), "detect"):
+            kept.append(subject)
         else:
-            say(f"{run.name} is left out: {missing('detect')}")
+            say(f"{subject.run.name} is left out: {missing('detect')}")
     if not kept:
         raise UserError(f"none of the detectors can be evaluated: {missing('detect')}")
     return kept
@@ -45,21 +71,15 @@ def fuses(head: str) -> bool:
 
 
 def detect(
-    run: StudyFolder,
-    heads: Sequence[str],
-    options: StudyOptions,
-    index: int,
-    count: int,
-    fusion: str | None,
-    classes: Sequence[str] | None,
+    subject: Subject, heads: Sequence[str], images: int | None, fusion: str | None
 ) -> Detected:
     """Detect with a detector, where it was not done before.
 
     Args:
-        run: the detector's folder.
+        subject: the detector.
         heads: those that are looked at.
-        options, fusion: as on the command line.
-        index, count, classes: as of ``sessions.opened``.
+        images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
+        fusion: the rule by which scores are fused; None for the run's own.
 
     Raises:
         UserError: none of the heads is trained, or something cannot be read or written.
@@ -67,32 +87,25 @@ def detect(
     from rethink_heads.detectors.rcnn import RCNN
     from rethink_heads.measure.detections import keep_detections
 
-    found = opened(run, options, index, count, classes)
-    detector, dataset, provenance = found.detector, found.dataset, found.provenance
-    # Unlike the measuring of predefined proposals, detecting is quick: all images by default.
-    if options.measuring.max_images is not None:
-        dataset = dataset.subset(options.measuring.max_images)
-    name = found.name
-    # Task weights may have left a reading of the structure untrained.
+    run, detector, dataset = subject.run, subject.opened.detector, subject.opened.dataset
+    name, provenance = subject.name, subject.provenance
+    if images is not None:
+        dataset = dataset.subset(images)
+    # Task weights may have left a head configuration of the structure untrained.
     trained = [head for head in heads if head in detector.heads]
     if not trained:
         raise UserError(
             f"the task weights of {run.path} left {', '.join(heads)} untrained;"
             f" it has {', '.join(detector.heads)}"
         )
-    if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
-        name, provenance = _with_fusion(detector, fusion, name, provenance)
-    with logged(run, f"detecting {name}"), work():
-        keep_detections(found.detector, dataset, run.name, run.measurements(name), provenance)
+    if (
+        isinstance(detector, RCNN)
+        and fusion not in (None, detector.roi_heads.fusion)
+        and any(map(fuses, trained))
+    ):
+        detector.roi_heads.fusion = fusion
+        name, provenance = with_fusion(name, provenance, fusion)
+    with run.logged(f"detecting {name}"), work():
+        keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
     sides = [(run.name, head) for head in trained]
-    return Detected(run, dataset, name, sides, found.config.measuring.memory_mb)
-
-
-def _with_fusion(
-    detector: RCNN, rule: str, name: str, provenance: dict[str, str]
-) -> tuple[str, dict[str, str]]:
-    """Have a detector fuse scores by a rule; name and provenance of what it then detects."""
-    if rule == detector.roi_heads.fusion:
-        return name, provenance
-    detector.roi_heads.fusion = rule
-    return with_fusion(name, provenance, rule)
+    return Detected(run, dataset, name, sides, subject.config.measuring.memory_mb, provenance)

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
-    is_of_detectors,
     legends_for,
     note_comparison,
     result_folders,
+    whereabouts,
     written_folder,
 )
-from rethink_heads.commands.detected import (
-    Detected,
-    Tables,
-    as_json_record,
-    open_detected,
-    print_report,
-)
-from rethink_heads.commands.detecting import detect, detecting, fuses
-from rethink_heads.commands.detectors import opened_folders
-from rethink_heads.commands.sessions import chosen_heads
-from rethink_heads.commands.studies import asked_heads, check_known
-from rethink_heads.console import print_json, say, work
+from rethink_heads.commands.detecting import Detected, detect, fuses, open_detected, with_detections
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -39,14 +27,20 @@ from rethink_heads.options import (
     DetectorOptions,
     DeviceOption,
     HeadsOption,
-    JsonOption,
     MaxImagesOption,
     MeasuringOptions,
+    ScreenOptions,
     SeedOption,
     StudyOptions,
     within,
 )
-from rethink_heads.study_folder import StudyFolder
+from rethink_heads.report.output import Report
+from rethink_heads.run_options import open_runs
+from rethink_heads.runs import Run
+from rethink_heads.study import asked_heads, is_of_detectors, on_common_classes, pairs_of, resolve
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -55,8 +49,23 @@ EXAMPLE = (
     " --output results/fc-and-conv"
 )
 
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+CALIBRATION = ("d_ece", "laece", "overconfidence")
+LEADS = {
+    "AP": "AP (average precision)",
+    "d_ece": "D-ECE (lower is better)",
+    "laece": "LaECE (lower is better)",
+}
+ERRORS_MEAN = (
+    "cls: wrong class; loc: wrong place; both: both; dupe: a second detection of an object; bkg: on background; miss:"
+    " objects that no detection is near; fp, fn: all false positives, all objects not found."
+)
+CALIBRATION_MEANS = (
+    "D-ECE: how far scores are from precision; LaECE: from precision times IoU; overconfidence: mean score less"
+    " precision."
+)
+Tables = dict[str, "pd.DataFrame"]
 FUSION_RULES = ("complementary", "max", "mean")
-MOST_FOR_ALL_PAIRS = 4
 
 ErrorsOption = Annotated[
     bool,
@@ -79,8 +88,8 @@ CompareOption = Annotated[
     bool,
     typer.Option(
         "--compare",
-        help=f"Differences of every two heads on the same draws of images; of more than"
-        f" {MOST_FOR_ALL_PAIRS} heads, of each from the first. Several models are always compared.",
+        help="Compare several runs, on the classes that all have; without it they are compared where their data and"
+        " classes are the same. Heads of one run, and several models, are always compared.",
     ),
 ]
 FusionOption = Annotated[
@@ -107,6 +116,7 @@ OutputOption = Annotated[
 def command(
     detectors: DetectorOptions,
     data: DataOptions,
+    screen: ScreenOptions,
     head: HeadsOption = None,
     errors: ErrorsOption = False,
     error_iou: ErrorIouOption = 0.5,
@@ -117,47 +127,104 @@ def command(
     max_images: MaxImagesOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again.
     """
     # Before the heavy imports, so that a mistake is told at once.
-    heads_asked = asked_heads(head)
-    if not detectors.run and not detectors.model:
-        check_known(heads_asked)
+    # What is detected does not depend on the seed.
+    chosen = StudyOptions(
+        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
+    )
+    heads_asked = asked_heads(chosen)
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         _check_folder(output)
-    # What is detected does not depend on the seed.
-    chosen = StudyOptions(
-        detectors, data=data, measuring=MeasuringOptions(max_images=max_images), device=device
-    )
-    runs = opened_folders(chosen)
-    compare = compare or is_of_detectors(runs)
+    subjects = resolve(open_runs(chosen), chosen)
+    compare = compare or is_of_detectors([subject.run for subject in subjects])
     if compare:
-        runs = detecting(runs, device)
+        subjects = with_detections(subjects)
+    runs = [subject.run for subject in subjects]
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
-    classes = common_classes(runs, chosen) if compare else None
+    if compare:
+        subjects = on_common_classes(subjects)
     found = [
-        detect(each, heads, chosen, index, len(runs), fusion, classes)
-        for index, (each, heads) in enumerate(zip(runs, heads_of, strict=True))
+        detect(subject, heads, max_images, fusion)
+        for subject, heads in zip(subjects, heads_of, strict=True)
     ]
     rank_zero_only()
-    if compare or output is not None:
-        _check_same_data(found)
+    different = _different_data(found)
+    if different and (compare or output is not None):
+        raise UserError(different)
     options = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
     options["seed"] = runs[0].config.seed if seed is None else seed
-    tables = _tables(found, options, compare)
+    tables = _tables(found, options, compare=not different)
     written = _write(found, tables, output, complete=head is None)
-    if as_json:
-        print_json(as_json_record(found, tables, written))
-    else:
-        print_report(found, tables)
+    report(found, tables, written, screen)
+
+
+def report(
+    found: Sequence[Detected], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+) -> None:
+    """Print average precision, errors and calibration of heads, and how the heads differ."""
+    from rethink_heads.report.heads import Heads, interval, widen
+
+    result = Report(NAME, {each.run.name: each.provenance for each in found})
+    result.data(
+        runs=[
+            {
+                "detector": each.run.name,
+                "annotations": each.dataset.annotations_path,
+                "images": len(each.dataset),
+                "measurements": each.name,
+            }
+            for each in found
+        ],
+        **tables,
+    )
+    result.files = list(written)
+    heads = Heads([side for each in found for side in each.sides])
+    precision = tables["ap"]
+    for table, column, names in (
+        ("ap", "metric", ["AP"]),
+        ("calibration", "error", ["d_ece", "laece"]),
+    ):
+        for name in names if table in tables else ():
+            rows, pairs = tables[table], tables.get(f"{table}_comparisons")
+            of_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
+            label = LEADS.get(name, name)
+            of_name = rows[rows[column] == name]
+            result.lines(heads.leader(of_name, of_pairs, "value", label, lowest=table != "ap"))
+    result.table(
+        "Average precision [95% interval]",
+        heads.rows(widen(precision, "metric", "value"), [*METRICS, "images"]),
+        "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: objects of an area below 32 x 32 px,"
+        " between, and above 96 x 96 px.",
+    )
+    if "detection_errors" in tables:
+        result.table(
+            "TIDE: gain in AP at the IoU threshold without each kind of error [95% interval] (how many)",
+            heads.columns(
+                tables["detection_errors"],
+                ["error"],
+                lambda row: f"{interval(row, 'delta_ap')} ({row['count']})",
+            ),
+            ERRORS_MEAN,
+        )
+    if "calibration" in tables:
+        result.table(
+            "Calibration errors of scores [95% interval]",
+            heads.rows(widen(tables["calibration"], "error", "value"), CALIBRATION),
+            CALIBRATION_MEANS,
+        )
+    compared = [table for name, table in tables.items() if name.endswith("_comparisons")]
+    cells, said = heads.differences(*compared, full=screen.full)
+    result.table("Differences on the same images [95% interval]", cells, *said)
+    result.end(screen.as_json, screen.full, whereabouts([each.run for each in found], written))
 
 
 def _check_folder(output: Path) -> None:
@@ -168,18 +235,20 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"{there} {reason}; choose another folder with --output")
 
 
-def _heads(runs: Sequence[StudyFolder], asked: Sequence[str] | None) -> list[list[str]]:
+def _heads(runs: Sequence[Run], asked: Sequence[str] | None) -> list[list[str]]:
     """By run: the heads asked for that it has, at least one; each is one of some run's."""
-    there = [each.heads for each in runs]
-    of_any = {name for readings in there for name in readings}
+    of_any = {name for run in runs for name in run.heads}
     heads = []
-    for each, readings in zip(runs, there, strict=True):
-        shared = [name for name in asked or () if name in readings or name not in of_any]
-        heads.append(chosen_heads(readings, shared or asked, str(each.path)))
+    for run in runs:
+        shared = [name for name in asked or run.heads if name in run.heads or name not in of_any]
+        for head in shared or asked or ():
+            if head not in run.heads:
+                raise UserError(f"{run.path} has no head {head!r}; it has {', '.join(run.heads)}")
+        heads.append(shared)
     return heads
 
 
-def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]]) -> None:
+def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None:
     """Raise UserError where a rule of fusion would change nothing."""
     if not any(fuses(head) for heads in heads_of for head in heads):
         of_runs = zip(runs, heads_of, strict=True)
@@ -189,18 +258,20 @@ def _check_fused(runs: Sequence[StudyFolder], heads_of: Sequence[Sequence[str]])
         )
 
 
-def _check_same_data(found: Sequence[Detected]) -> None:
-    first = found[0]
+def _different_data(found: Sequence[Detected]) -> str:
+    """Say which detectors were evaluated on other images or classes than the first; nothing where none was."""
+    first = found[0].dataset
     for other in found[1:]:
-        same = (first.dataset.file_fingerprint, first.dataset.image_ids) == (
-            other.dataset.file_fingerprint,
-            other.dataset.image_ids,
-        )
-        if not same:
-            raise UserError(
-                f"{first.run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
+        same = [
+            (each.file_fingerprint, each.image_ids, each.class_names)
+            for each in (first, other.dataset)
+        ]
+        if same[0] != same[1]:
+            return (
+                f"{found[0].run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
                 " give --data FOLDER, or --annotations FILE and --images DIR, to evaluate all runs alike"
             )
+    return ""
 
 
 def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -> Tables:
@@ -211,9 +282,7 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
 
     if compare:
         sides = [side for each in found for side in each.sides]
-        pairs = list(itertools.combinations(sides, 2))
-        if len(sides) > MOST_FOR_ALL_PAIRS:
-            pairs = [pair for pair in pairs if pair[0] == sides[0]]
+        pairs = pairs_of(sides, [each.run for each in found])
         dataset = found[0].dataset
         return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
     parts = [

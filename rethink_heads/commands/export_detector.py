@@ -53,8 +53,12 @@ def command(
     opened = Run.open(run)
 
     from rethink_heads.detectors.checkpoints.exporting import to_detectron2
+    from rethink_heads.detectors.rcnn import RCNN
 
-    exported = to_detectron2(opened.load(), opened.config)
+    settings = opened.trained_config
+    detector = opened.load()
+    assert isinstance(detector, RCNN)
+    exported = to_detectron2(detector, settings)
     with hold(output):
         _check_free(output)
         exported.write(output)

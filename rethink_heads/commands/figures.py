@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,15 +14,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.commands.sessions import logged
 from rethink_heads.console import print_json, print_lines, say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption
-from rethink_heads.runs import default_runs_root
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
     from rethink_heads.paper import Given
@@ -35,45 +34,6 @@ EXAMPLE = (
     "rethink-heads figures --redraw figures"
 )
 
-FigureRunsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--run",
-        metavar="DIR",
-        help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-        show_default=False,
-    ),
-]
-SweepsOption = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--sweep",
-        metavar="DIR",
-        help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
-        show_default=False,
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        metavar="DIR",
-        help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
-        " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-        show_default=False,
-    ),
-]
-MeasurementsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--measurements",
-        metavar="NAME",
-        help="Which of the run's measurements (a folder in measurements/); of several runs, one"
-        " name for all or one for each --run. Without it: all of one run, the default ones of"
-        " several.",
-        show_default=False,
-    ),
-]
 RedrawOption = Annotated[
     Path | None,
     typer.Option(
@@ -94,14 +54,100 @@ NoDeviceOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class InputOptions:
+    """What was measured and is drawn, and where results go."""
+
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            metavar="DIR",
+            help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
+            show_default=False,
+        ),
+    ] = None
+    sweep: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--sweep",
+            metavar="DIR",
+            help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
+            show_default=False,
+        ),
+    ] = None
+    measurements: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measurements",
+            metavar="NAME",
+            help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+            " name for all or one for each --run. Without it: all of one run, the default ones of"
+            " several.",
+            show_default=False,
+        ),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="DIR",
+            help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+            " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
+            show_default=False,
+        ),
+    ] = None
+    seed: SeedOption = None
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs named; runs/demo where neither a run nor a sweep is."""
+        named = self.run or ([] if self.sweep else [default_runs_root() / "demo"])
+        return [Run.open(path) for path in named]
+
+    @property
+    def names(self) -> list[str]:
+        """A name of measurements for each run.
+
+        Raises:
+            UserError: there are neither as many as runs nor one.
+        """
+        names, count = self.measurements or [DEFAULT_MEASUREMENTS], len(self.runs)
+        if len(names) not in (1, count) and count:
+            raise UserError(
+                f"{len(names)} times --measurements for {count} runs; give it once for all runs or"
+                " once for each --run, in their order"
+            )
+        return names if len(names) == count else names * count
+
+    @property
+    def bootstrap_seed(self) -> int:
+        """The seed given, or the first run's."""
+        own = self.runs[0].config.seed if self.runs else 0
+        return own if self.seed is None else self.seed
+
+    @property
+    def target(self) -> Path:
+        """The folder that gets tables/ and figures/."""
+        if self.output is not None:
+            return self.output
+        if len(self.runs) > 1:
+            return shared_folder(self.runs)
+        return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
+
+    def read(self) -> Given:
+        """Read what the analyses need.
+
+        Raises:
+            UserError: something is not there, or runs are not comparable.
+        """
+        return given(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
+
+
 def command(
-    run: FigureRunsOption = None,
-    sweep: SweepsOption = None,
-    measurements: MeasurementsOption = None,
-    output: OutputOption = None,
+    options: InputOptions,
     redraw: RedrawOption = None,
     device: NoDeviceOption = "auto",
-    seed: SeedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw all figures and write all tables from what was measured. No detector is touched.
@@ -112,26 +158,21 @@ def command(
     rank_zero_only()
     skipped: dict[str, str] = {}
     if redraw is not None:
-        if run or sweep or measurements:
+        if options.run or options.sweep or options.measurements:
             raise UserError(
                 "--redraw draws from tables: leave out --run, --sweep and --measurements"
             )
-        written = redraw_folders(redraw, output)
-    else:
-        runs = open_runs(run, sweep)
-        seed = chosen_seed(runs, seed)
+        written = redraw_folders(redraw, options.output)
+    elif len(options.runs) == 1 and options.output is None and not options.sweep:
+        (run,) = options.runs
         written = []
-        if len(runs) == 1 and output is None and not sweep:
-            for name in measurements or measured_names(runs[0]):
-                written += draw_run(runs[0], name, seed, skipped)
-        else:
-            names = one_each(runs, measurements or [DEFAULT_MEASUREMENTS])
-            found = given(runs, names, sweep or [], seed)
-            target = output or default_output(runs, sweep)
-            tables, figures = folders(target)
-            with hold(target), legends_for(runs):
-                written = draw(found, tables, figures, skipped)
-                note_comparison(runs, names, tables)
+        for name in options.measurements or measured_names(run):
+            written += draw_run(run, name, options.bootstrap_seed, skipped)
+    else:
+        found, target = options.read(), options.target
+        with hold(target), legends_for(options.runs):
+            written = draw(found, target / TABLES, target / FIGURES, skipped)
+            note_comparison(options.runs, options.names, target / TABLES)
     if as_json:
         print_json({"files": [str(path) for path in written], "skipped": skipped})
     else:
@@ -140,56 +181,14 @@ def command(
             say(f"skipped {name}: {reason}")
 
 
-def open_runs(run: list[Path] | None, sweep: list[Path] | None) -> list[StudyFolder]:
-    """Open the runs named; runs/demo where neither a run nor a sweep is."""
-    from rethink_heads.brought import open_folder
-
-    return [open_folder(path) for path in run or ([] if sweep else [default_runs_root() / "demo"])]
-
-
-def chosen_seed(runs: Sequence[StudyFolder], seed: int | None) -> int:
-    """The seed given, or the first run's."""
-    if seed is not None:
-        return seed
-    return runs[0].config.seed if runs else 0
-
-
-def default_output(runs: Sequence[StudyFolder], sweeps: list[Path] | None) -> Path:
-    """Where results go when nothing is said: see ``--output``."""
-    if len(runs) > 1:
-        return shared_folder(runs)
-    return runs[0].path if runs else Path((sweeps or [Path()])[0])
-
-
-def folders(output: Path) -> tuple[Path, Path]:
-    """The folders of tables and of figures in a folder of results."""
-    return output / TABLES, output / FIGURES
-
-
-def one_each(runs: Sequence[StudyFolder], names: list[str]) -> list[str]:
-    """A name of measurements for each run.
-
-    Raises:
-        UserError: there are neither as many as runs nor one.
-    """
-    if len(names) not in (1, len(runs)) and runs:
-        raise UserError(
-            f"{len(names)} times --measurements for {len(runs)} runs; give it once for all runs or"
-            " once for each --run, in their order"
-        )
-    return names if len(names) == len(runs) else names * len(runs)
-
-
-def draw_run(
-    run: StudyFolder, name: str, seed: int, skipped: dict[str, str] | None = None
-) -> list[Path]:
+def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:
     """Write tables and figures of a run's measurements into the run, and note what was written.
 
     Args:
         run, name, seed: of the measurements; seed of the bootstrap.
         skipped: gets the reasons of what could not be made, by name.
     """
-    with hold(run.path), logged(run, f"drawing {name}"):
+    with hold(run.path), run.logged(f"drawing {name}"):
         found = given([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
         note = {
@@ -201,7 +200,7 @@ def draw_run(
     return written
 
 
-def is_drawn(run: StudyFolder, name: str, seed: int) -> bool:
+def is_drawn(run: Run, name: str, seed: int) -> bool:
     """Whether all tables and figures of a run's present measurements are there, of that seed."""
     try:
         note = json.loads((run.figures(name) / NOTE_NAME).read_text(encoding="utf-8"))
@@ -215,7 +214,7 @@ def is_drawn(run: StudyFolder, name: str, seed: int) -> bool:
         return False
 
 
-def _measurements_hashes(run: StudyFolder, name: str) -> dict[str, str]:
+def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
     folder = run.measurements(name)
     return {path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))}
 

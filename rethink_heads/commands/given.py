@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.alike import check_names, merged
+from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.study_folder import DEFAULT_MEASUREMENTS, StudyFolder
+from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
 
-def measured_names(run: StudyFolder) -> list[str]:
+def measured_names(run: Run) -> list[str]:
     """Return the names of a run's complete measurements, the default ones first.
 
     Raises:
@@ -39,7 +39,7 @@ def measured_names(run: StudyFolder) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: StudyFolder, name: str) -> Measurements:
+def load(run: Run, name: str) -> Measurements:
     """Load a run's measurements.
 
     Raises:
@@ -53,9 +53,7 @@ def load(run: StudyFolder, name: str) -> Measurements:
     return open_measurements(run.measurements(name), run.config.measuring.memory_mb)
 
 
-def given(
-    runs: Sequence[StudyFolder], names: Sequence[str], sweeps: Sequence[Path], seed: int
-) -> Given:
+def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
     """Gather what the analyses may read.
 
     Args:
@@ -75,7 +73,7 @@ def given(
         label_files(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return Given(
-        merged(runs, found, drawing=True) if found else None,
+        merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
         detected(runs, names),
         _sweep_tables(sweeps),
@@ -83,7 +81,7 @@ def given(
     )
 
 
-def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> StageBoxes | None:
+def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:
     """Boxes of the later stages, if every run has them."""
     from rethink_heads.measure.provenance import file_provenance
     from rethink_heads.measure.stage_boxes import open_stages
@@ -103,7 +101,7 @@ def _stages(runs: Sequence[StudyFolder], names: Sequence[str]) -> StageBoxes | N
 
 
 def detected(
-    runs: Sequence[StudyFolder], names: Sequence[str]
+    runs: Sequence[Run], names: Sequence[str]
 ) -> tuple[KeptDetections, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
     from rethink_heads.data.coco import CocoDataset

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.sessions import logged, read_data
 from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.distributed import rank_zero_only
@@ -15,6 +14,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
 from rethink_heads.runs import Run, default_runs_root
+from rethink_heads.study import Datasets
 
 if TYPE_CHECKING:
     from rethink_heads.detectors.checkpoints.importing import Imported
@@ -99,7 +99,7 @@ def command(
     class_names = None
     if data is not None:
         settings = settings.with_data(source=data)
-        class_names = read_data(settings).class_names
+        class_names = Datasets().tell(settings).class_names
 
     from rethink_heads.detectors.checkpoints.importing import import_detector
     from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
@@ -112,7 +112,7 @@ def command(
     with hold(path):
         made = Run.create(path, config)
         if not made.detector_path.is_file():
-            with logged(made, "import"):
+            with made.logged("import"):
                 save_detector(imported.detector, config, made.detector_path)
         elif not same_weights(made.detector_path, imported.detector):
             raise UserError(

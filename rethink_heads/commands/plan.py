@@ -11,13 +11,12 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.choices import configured
-from rethink_heads.commands.detectors import opened_folders
 from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
 from rethink_heads.console import print_json, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.machine import resolve_device
 from rethink_heads.options import (
     DataOptions,
     DetectorOptions,
@@ -28,6 +27,8 @@ from rethink_heads.options import (
     StudyOptions,
     within,
 )
+from rethink_heads.run_options import one_each, open_runs, with_options
+from rethink_heads.study import Datasets, resolve
 
 NAME = "plan"
 EXAMPLE = (
@@ -140,12 +141,11 @@ def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def _of_preset(name: str, head: str | None, overrides: list[str], options: StudyOptions) -> Subject:
-    from rethink_heads.commands.sessions import read_data
-    from rethink_heads.machine import resolve_device
-
-    config = configured(load_preset(name, head, overrides, options.seed), options)
+    config = load_preset(name, head, overrides, options.seed)
+    (class_map,) = one_each(options.detectors.class_map, 1, "--class-map", "detectors")
+    config = with_options(config, options, class_map)
     where = resolve_device(options.device)
-    dataset = read_data(config)
+    dataset = Datasets().tell(config)
     with work():
         import torch
 
@@ -158,18 +158,11 @@ def _of_preset(name: str, head: str | None, overrides: list[str], options: Study
 
 
 def _of_folder(options: StudyOptions) -> Subject:
-    from rethink_heads.commands.classes import shared_classes
-    from rethink_heads.commands.sessions import read_data
-    from rethink_heads.machine import resolve_device
-
-    (folder,) = opened_folders(options)
-    config = configured(folder.config, options)
-    dataset = read_data(config)
-    with work():
-        detector = folder.load(resolve_device(options.device))
-    shared = shared_classes(detector, dataset, config.measuring.class_map, folder.name)
-    seed = folder.config.seed if options.seed is None else options.seed
-    return Subject(str(folder.path), shared.detector, shared.dataset, config, seed)
+    (subject,) = resolve(open_runs(options), options)
+    shared = subject.share_classes()
+    return Subject(
+        str(subject.run.path), shared.detector, shared.dataset, subject.config, subject.seed
+    )
 
 
 def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:

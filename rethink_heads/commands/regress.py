@@ -2,107 +2,117 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from rethink_heads.commands.comparing import files_written, write_comparison
-from rethink_heads.commands.correlation_tables import print_by_bin, print_differences
-from rethink_heads.commands.studies import Study, comparisons, one_or_several, records, study
-from rethink_heads.console import interval, print_json, print_lines, print_table
-from rethink_heads.options import JsonOption, StudyOptions
+from rethink_heads.commands.comparing import whereabouts, write_comparison
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
+from rethink_heads.study import Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rethink_heads.report.heads import Heads
+
 NAME = "regress"
 EXAMPLE = "Example: rethink-heads regress --run runs/demo --head fc --head conv"
+LEAST_IOU = 0.5
 
 
-def command(
-    options: StudyOptions,
-    as_json: JsonOption = False,
-) -> None:
+def command(options: StudyOptions, screen: ScreenOptions) -> None:
     """Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).
 
     Beside it the gain over the proposal's own IoU, and the error split into centre (in units of the
     object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
     """
-    report(study(options), as_json)
+    report(study(options), screen)
 
 
-def report(found: Study, as_json: bool) -> None:
+def report(found: Study, screen: ScreenOptions) -> None:
     """Print the regression error of a study's heads and how they differ."""
+    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, widen
     from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 
-    selected = found.selected
-    curves = regressed_iou_by_iou(selected, seed=found.seed)
-    errors = error_components(selected, seed=found.seed)
-    differences = comparisons(found, "regressed_iou", by_bin=True)
+    curves = regressed_iou_by_iou(found.selected, seed=found.seed)
+    errors = error_components(found.selected, seed=found.seed)
+    differences = found.compare("regressed_iou", by_bin=True)
+    result = Report(NAME, found.measurements.provenance)
+    result.data(regressed_iou=curves, error_components=errors, comparisons=differences)
     tables = {"regressed_iou": curves, "error_components": errors}
-    written, failure = write_comparison(found.runs, found.names, NAME, differences, tables)
-    if as_json:
-        print_json(_as_json(found, curves, errors, differences) | files_written(written))
-    else:
-        _print_report(found, curves, errors, differences)
+    result.files, failure = write_comparison(found.runs, found.names, NAME, differences, tables)
+
+    heads = Heads(found.sides, curves, errors)
+    result.lines(_answer(heads, curves), *_leads(heads, differences))
+    components = list(dict.fromkeys(errors["component"]))
+    result.table(
+        "Error of the regressed box, root mean square [95% interval]",
+        heads.rows(widen(errors, "component", "rms"), ["size", *components]),
+        *heads.share("regressor"),
+        "dx, dy: centre, in units of the object's size; dw, dh: log ratio of width and height, held at -4.1 for boxes"
+        f" narrower than 0.016 of the object. {SIZES}",
+    )
+    of_all = name_bins(curves[curves["size"] == "all"])
+    by_bin = differences
+    if len(differences):
+        by_bin = name_bins(differences[differences["size"] == "all"])
+    for title, value, full in (
+        (
+            f"IoU of the regressed box by IoU of the proposal from {LEAST_IOU}, all sizes",
+            "mean",
+            False,
+        ),
+        ("IoU of the regressed box by IoU of the proposal, all sizes", "mean", True),
+        ("Gain over the proposal by its IoU, all sizes", "gain", True),
+    ):
+        result.table(
+            f"{title} [95% interval]",
+            heads.columns(
+                of_all if full else of_all[of_all["iou_low"] > LEAST_IOU - 0.01],
+                ["proposal IoU"],
+                lambda row, value=value: interval(row, value),  # type: ignore[misc]
+                by_bin if value == "mean" else None,
+            ),
+            full=full,
+        )
+    cells, _ = heads.differences(differences, full=True)
+    result.table("Differences on the same objects [95% interval]", cells, full=True)
+    result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
     if failure is not None:
         raise failure
 
 
-def _print_report(
-    found: Study, curves: pd.DataFrame, errors: pd.DataFrame, differences: pd.DataFrame
-) -> None:
-    _print_curves(found, curves)
-    _print_errors(found, errors)
-    if not differences.empty:
-        print_differences(differences[differences["size"] == "all"])
+def _answer(heads: Heads, curves: pd.DataFrame) -> str:
+    """What becomes of a proposal of the least IoU that final boxes come from."""
+    from rethink_heads.report.heads import interval, records, rows_of
+
+    found = curves[(curves["size"] == "all") & (curves["iou_low"] > LEAST_IOU - 0.01)]
+    found = found[found["bin"] == found["bin"].min()]
+    boxes = [
+        f"{name} {interval(row, 'mean')}"
+        for side, name in heads.names.items()
+        for row in records(rows_of(found, side))
+    ]
+    return f"From a proposal of IoU {LEAST_IOU:.2f} - 0.55 comes a box of IoU: {'; '.join(boxes)}."
 
 
-def _as_json(
-    found: Study, curves: pd.DataFrame, errors: pd.DataFrame, differences: pd.DataFrame
-) -> dict[str, Any]:
-    heads = []
-    for detector, head in found.sides:
-        by_size = {}
-        for size in dict.fromkeys(curves["size"]):
-            chosen = {"detector": detector, "head": head, "size": size}
-            by_size[size] = {
-                "regressed_iou_by_iou": records(curves, **chosen),
-                "error_components": records(errors, **chosen),
-            }
-        heads.append({"detector": detector, "head": head, "by_size": by_size})
-    return one_or_several(
-        heads,
-        comparisons=records(differences),
-        provenance=found.measurements.provenance,
-    )
+def _leads(heads: Heads, differences: pd.DataFrame) -> Iterator[str]:
+    """For each pair of heads in how many bins of the proposal's IoU either fits better, over all sizes."""
+    from rethink_heads.report.heads import interval, records
 
-
-def _print_curves(found: Study, curves: pd.DataFrame) -> None:
-    for title, value in (("IoU of the regressed box", "mean"), ("Gain over the proposal", "gain")):
-        print_by_bin(
-            found,
-            curves,
-            f"{title} by IoU of the proposal, all sizes [95% interval]",
-            partial(interval, value=value),
+    pairs = heads.pairs(differences)
+    if pairs.empty:
+        return
+    bins = pairs[(pairs["size"] == "all") & pairs["difference"].notna()]
+    for names, of_pair in bins.groupby("heads", sort=False):
+        decided = of_pair[of_pair["excludes_zero"]]
+        above = int((decided["difference"] > 0).sum())
+        a, b = str(names).split(" - ")
+        line = (
+            f"Boxes of {a} fit better than those of {b} in {above} of {len(of_pair)} bins of the proposal's IoU,"
+            f" worse in {len(decided) - above} (the difference's interval excludes zero)"
         )
-
-
-def _print_errors(found: Study, errors: pd.DataFrame) -> None:
-    rows = []
-    for detector, head in found.sides:
-        of_head = errors[(errors["detector"] == detector) & (errors["head"] == head)]
-        for size in dict.fromkeys(of_head["size"]):
-            by_component = {
-                row["component"]: interval(row, "rms") for row in records(of_head, size=size)
-            }
-            rows.append([detector, head, size, *by_component.values()])
-    components = list(dict.fromkeys(errors["component"]))
-    print_table(
-        "Error of the regressed box, root mean square [95% interval]: centre dx, dy in units of"
-        " the object's size; log ratio of width dw and height dh",
-        ["run", "head", "size", *components],
-        rows,
-    )
-    print_lines(
-        "The ratios of dw and dh are held at 0.016 or more: so narrow a box counts as -4.1."
-    )
+        if len(decided):
+            row = max(records(decided), key=lambda each: abs(each["difference"]))
+            line += f"; most at IoU {row['iou_low']:.2f} - {row['iou_high']:.2f}: {interval(row, 'difference')}"
+        yield f"{line}."

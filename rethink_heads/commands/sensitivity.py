@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rethink_heads.commands.comparing import files_written, write_comparison
-from rethink_heads.commands.correlation_tables import print_differences
-from rethink_heads.commands.studies import Side, Study, records, study
-from rethink_heads.console import interval, print_json, print_table, say
+from rethink_heads.commands.comparing import whereabouts, write_comparison
+from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.options import JsonOption, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
+from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "sensitivity"
 EXAMPLE = "Example: rethink-heads sensitivity --run runs/demo"
+KINDS = {"spatial_correlation": "output map", "weight_correlation": "weights of fc6"}
+MAIN_QUANTITIES = (
+    "score",
+    "drop_dx",
+    "drop_dy",
+    "half_width_dx",
+    "half_width_dy",
+    "mean_absolute_change",
+)
 
 
-def command(
-    options: StudyOptions,
-    as_json: JsonOption = False,
-) -> None:
+def command(options: StudyOptions, screen: ScreenOptions) -> None:
     """Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.
 
     Spatial correlation of the output maps and of fc6's weights (paper Figure 4), its decay with the
     distance of cells, the score against displacement of the box, and the change of score and of
     regressed IoU when one RoI cell is zeroed; 95% intervals from a bootstrap over images.
     """
-    report(study(options, branches=True), as_json)
+    report(study(options, branches=True), screen)
 
 
-def report(found: Study, as_json: bool) -> None:
+def report(found: Study, screen: ScreenOptions) -> None:
     """Print the spatial sensitivity of a study's heads and how their branches differ."""
     import pandas as pd
 
+    from rethink_heads.report.cells import LABELS
+    from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
@@ -44,42 +52,62 @@ def report(found: Study, as_json: bool) -> None:
     measurements, seed = found.measurements, found.seed
     alike = _of_heads(found, distinct_pairs(measurements, seed=seed))
     by_distance = _of_heads(found, decay(measurements, seed=seed))
-    responses = pd.concat(
-        [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS],
-        ignore_index=True,
-    )
-    responses = _of_heads(found, responses)
-    differences = _differences(found, alike)
-    of_responses = _response_differences(found)
+    summaries = [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS]
+    responses = _of_heads(found, pd.concat(summaries, ignore_index=True))
+    differences, of_responses = _differences(found, alike), _response_differences(found)
+    result = Report(NAME, measurements.provenance)
+    result.data(spatial_correlation=alike, decay=by_distance, responses=responses)
+    result.data(comparisons=differences, response_comparisons=of_responses)
+    if screen.as_json:
+        result.data(decay_comparisons=_decay_differences(found, alike))
     compared = pd.concat([differences, of_responses], ignore_index=True)
-    written, failure = write_comparison(
+    result.files, failure = write_comparison(
         found.runs, found.names, NAME, compared, {"decay": by_distance}
     )
-    if as_json:
-        print_json(
-            files_written(written)
-            | _as_json(found, alike, by_distance, responses, differences, of_responses)
-        )
-    else:
-        _print_report(alike, by_distance, responses, differences, of_responses)
+
+    if alike.empty:
+        say("no spatial correlation: none of the heads has an output map with RoI cells")
+    branches, heads = Heads(_sides(alike)), Heads(found.sides, responses)
+    of_objects = alike[alike["kind"] == "spatial_correlation"]
+    if len(of_objects):
+        label = "Most spatially sensitive, by the lowest correlation of its output map"
+        of_all, of_pairs = (select(each, size="all") for each in (of_objects, differences))
+        result.lines(branches.leader(of_all, of_pairs, "mean", label, lowest=True))
+
+    result.table(
+        "Correlation of two different RoI positions, mean [95% interval]",
+        branches.rows(alike.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
+        f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
+    )
+    result.table(
+        "The same by distance of the positions, all sizes [95% interval]",
+        branches.rows(
+            by_distance[by_distance["size"] == "all"].replace({"kind": KINDS}),
+            ["kind", "distance", "mean", "pairs"],
+            formats={"distance": ".2f"},
+        ),
+        full=True,
+    )
+    shown = responses[responses["size"] == "all"]
+    if not screen.full:
+        shown = shown[shown["quantity"].isin(MAIN_QUANTITIES)]
+    result.table(
+        "Response to a displaced box and to zeroed RoI positions, all sizes [95% interval]",
+        heads.columns(
+            shown.replace({"kind": LABELS, "quantity": LABELS}),
+            ["kind", "quantity"],
+            lambda row: interval(row, "value"),
+        ),
+        *heads.share("classifier and regressor"),
+        "drop: fall of the score at a displacement of half the object's size; half-width: displacement that halves it,"
+        " in units of the object's size.",
+    )
+    cells, said = heads.differences(differences, of_responses, full=screen.full)
+    where = "" if screen.full else ", all sizes"
+    result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
+    result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
     if failure is not None:
         raise failure
-
-
-def _print_report(
-    alike: pd.DataFrame,
-    by_distance: pd.DataFrame,
-    responses: pd.DataFrame,
-    differences: pd.DataFrame,
-    of_responses: pd.DataFrame,
-) -> None:
-    _print_alike(alike)
-    _print_decay(by_distance)
-    _print_responses(responses)
-    print_differences(differences)
-    if not of_responses.empty:
-        named = of_responses["quantity"] + " of " + of_responses["kind"]
-        print_differences(of_responses.assign(statistic=named)[of_responses["size"] == "all"])
 
 
 def _check_measured(found: Study) -> None:
@@ -100,11 +128,14 @@ def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[by_run.index].reset_index(drop=True)
 
 
-def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Side, Side]]:
+def _sides(alike: pd.DataFrame) -> list[Key]:
+    """The branches that have spatial correlations."""
+    return list(dict.fromkeys(zip(alike["detector"], alike["head"], strict=True)))
+
+
+def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Key, Key]]:
     """Every two branches."""
-    of_objects = alike[alike["kind"] == "spatial_correlation"]
-    sides = dict.fromkeys(of_objects[["detector", "head"]].itertuples(index=False, name=None))
-    return list(itertools.combinations(sides, 2))
+    return list(itertools.combinations(_sides(alike[alike["kind"] == "spatial_correlation"]), 2))
 
 
 def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
@@ -120,18 +151,20 @@ def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _decay_differences(found: Study, alike: pd.DataFrame) -> list[dict[str, Any]]:
+def _decay_differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
     """Compare the spatial correlation of every two branches, distance by distance."""
+    import pandas as pd
+
     from rethink_heads.statistics.comparison import compare_decay
 
-    rows = []
+    frames = []
     for a, b in _branch_pairs(alike):
         try:
-            rows += records(compare_decay(found.measurements, a, b, seed=found.seed))
+            frames.append(compare_decay(found.measurements, a, b, seed=found.seed))
         except UserError as reason:
             # Detectors may have other numbers of RoI cells.
             say(f"no comparison of the decay with distance: {reason}")
-    return rows
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _response_differences(found: Study) -> pd.DataFrame:
@@ -148,84 +181,3 @@ def _response_differences(found: Study) -> pd.DataFrame:
             # A detector need not show its RoI features.
             say(f"no comparison of {kind}: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _as_json(
-    found: Study,
-    alike: pd.DataFrame,
-    by_distance: pd.DataFrame,
-    responses: pd.DataFrame,
-    differences: pd.DataFrame,
-    of_responses: pd.DataFrame,
-) -> dict[str, Any]:
-    return {
-        "spatial_correlation": records(alike),
-        "decay": records(by_distance),
-        "responses": records(responses),
-        "comparisons": records(differences),
-        "decay_comparisons": _decay_differences(found, alike),
-        "response_comparisons": records(of_responses),
-        "provenance": found.measurements.provenance,
-    }
-
-
-def _print_alike(alike: pd.DataFrame) -> None:
-    if alike.empty:
-        say("no spatial correlation: none of the heads has an output map with RoI cells")
-        return
-    print_table(
-        "Mean spatial correlation of two different RoI cells [95% interval]",
-        ["run", "branch", "of", "size", "mean", "objects"],
-        [
-            [
-                row["detector"],
-                row["head"],
-                _KINDS[row["kind"]],
-                row["size"],
-                interval(row, "mean"),
-                str(row["objects"]),
-            ]
-            for row in records(alike)
-        ],
-    )
-
-
-def _print_decay(by_distance: pd.DataFrame) -> None:
-    if by_distance.empty:
-        return
-    print_table(
-        "Spatial correlation by distance of the cells, all sizes [95% interval]",
-        ["run", "branch", "of", "distance in cells", "mean", "pairs"],
-        [
-            [
-                row["detector"],
-                row["head"],
-                _KINDS[row["kind"]],
-                f"{row['distance']:.2f}",
-                interval(row, "mean"),
-                str(row["pairs"]),
-            ]
-            for row in records(by_distance, size="all")
-        ],
-    )
-
-
-def _print_responses(responses: pd.DataFrame) -> None:
-    print_table(
-        "Response to a displaced box and to zeroed RoI cells, all sizes [95% interval]",
-        ["run", "head", "response", "quantity", "value", "objects"],
-        [
-            [
-                row["detector"],
-                row["head"],
-                row["kind"],
-                row["quantity"],
-                interval(row, "value"),
-                str(row["objects"]),
-            ]
-            for row in records(responses, size="all")
-        ],
-    )
-
-
-_KINDS = {"spatial_correlation": "output map", "weight_correlation": "fc6's weights"}

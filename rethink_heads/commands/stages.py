@@ -9,31 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rethink_heads.commands.alike import check_alike
-from rethink_heads.commands.classes import common_classes
 from rethink_heads.commands.comparing import (
     legends_for,
     note_comparison,
     result_folders,
+    whereabouts,
     written_folder,
 )
-from rethink_heads.commands.sessions import logged, opened
-from rethink_heads.commands.studies import (
-    Side,
-    check_precision,
-    chosen_runs,
-    in_order,
-    pairs_of,
-    records,
-    study_of,
-    verdict,
-)
-from rethink_heads.console import interval, print_json, print_table, say, work
+from rethink_heads.comparable import check_comparable
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import StudyOptions
-from rethink_heads.study_folder import StudyFolder
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
+from rethink_heads.study import Key, Study, Subject, in_order, open_study, pairs_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,38 +54,32 @@ StagesOption = Annotated[
 
 @dataclass(frozen=True)
 class StageStudy:
-    """Boxes of one or more runs at the stages asked for.
+    """Boxes of one or more detectors at the stages asked for.
 
     Attributes:
-        runs: the runs, in the order given.
+        study: the detectors; what was measured of the predefined proposals is None where not asked for.
         boxes: of RPN and of the final detections; None where not asked for.
-        measurements: of the predefined proposals; None where not asked for.
-        names: of each run's measurements (see :mod:`rethink_heads.runs`).
-        seed: of the bootstrap.
-        provenance: of the boxes of each run, by its name.
+        provenance: of the boxes of each detector, by its name.
     """
 
-    runs: list[StudyFolder]
+    study: Study
     boxes: StageBoxes | None
-    measurements: Measurements | None
-    names: list[str]
-    seed: int
     provenance: dict[str, dict[str, str]]
 
     @property
-    def sides(self) -> list[Side]:
-        """(detector, head) of each head that is looked at, runs in the order given."""
-        there: set[Side] = set()
+    def measurements(self) -> Measurements | None:
+        """Measurements of the predefined proposals by the heads that are looked at."""
+        return None if self.study.measured is None else self.study.selected
+
+    @property
+    def sides(self) -> list[Key]:
+        """(detector, head) of each head that is looked at, detectors in the order given."""
+        there: set[Key] = set()
         if self.measurements is not None:
             there |= set(self.measurements.detector_heads)
         if self.boxes is not None:
             there |= {(detector, head) for detector, head, _ in self.boxes.groups}
-        return [
-            (run.name, head)
-            for run in self.runs
-            for head in in_order(run.heads)
-            if (run.name, head) in there
-        ]
+        return in_order(self.study.runs, there)
 
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:
@@ -121,87 +105,131 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
         options: as on the command line.
 
     Raises:
-        UserError: as of ``studies.study``.
+        UserError: as of ``study.study``.
     """
     later = [stage for stage in stages if stage != PREDEFINED]
-    runs, heads = chosen_runs(options)
+    found = open_study(options)
     if later:
-        check_precision(runs, options)
-    classes = common_classes(runs, options)
-    measurements, names = None, []
+        _check_precision(found)
     if PREDEFINED in stages:
-        predefined = study_of(runs, heads, options, classes)
-        measurements, names = predefined.selected, predefined.names
-    found = []
+        found = found.measure()
     if later:
-        found = [
-            _measured(run, options, index, len(runs), classes) for index, run in enumerate(runs)
-        ]
-        names = found
+        for subject in found.subjects:
+            _match_boxes(subject)
     rank_zero_only()
-    boxes, provenance = None, {}
-    if found:
-        folders = [run.measurements(name) for run, name in zip(runs, found, strict=True)]
-        boxes, each_provenance = _opened(folders, later, heads)
-        check_alike(runs, each_provenance)
-        provenance = {run.name: of for run, of in zip(runs, each_provenance, strict=True)}
-        for stage in later:
-            if not any(group[2] == stage for group in boxes.groups):
-                say(f"there are no boxes at the stage {stage}: nothing to correlate")
-        if measurements is None and not boxes.groups:
-            raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
-    return StageStudy(
-        runs,
-        boxes,
-        measurements,
-        names,
-        runs[0].config.seed if options.seed is None else options.seed,
-        provenance,
-    )
+    if not later:
+        return StageStudy(found, None, {})
+    folders = [subject.folder for subject in found.subjects]
+    boxes, provenances = _opened(folders, later, found.heads)
+    check_comparable(found.runs, provenances)
+    for stage in later:
+        if not any(group[2] == stage for group in boxes.groups):
+            say(f"there are no boxes at the stage {stage}: nothing to correlate")
+    if found.measured is None and not boxes.groups:
+        raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
+    names = [run.name for run in found.runs]
+    return StageStudy(found, boxes, dict(zip(names, provenances, strict=True)))
 
 
-def report_stages(found: StageStudy, iou_range: tuple[float, float], as_json: bool) -> None:
+def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
+    from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.stage_results import stage_tables, write_stage_results
 
-    pairs = pairs_of(found.sides, found.runs)
+    pairs = pairs_of(found.sides, found.study.runs)
     with work():
-        tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=found.seed)
+        tables = stage_tables(
+            found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
+        )
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-        of_tables, of_figures = result_folders(found.runs, found.names)
-        with hold(written_folder(found.runs)), legends_for(found.runs):
+        of_tables, of_figures = result_folders(found.study.runs, found.study.names)
+        with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
             written = write_stage_results(tables, of_tables, of_figures, suffix)
-            note_comparison(found.runs, found.names, of_tables)
-    if as_json:
-        content = {name: records(table) for name, table in tables.items()}
-        rest = {"iou_range": iou_range, "provenance": _provenance(found)}
-        print_json({**content, **rest, "files": [str(path) for path in written]})
-        return
-    _print_correlations(tables["stage_correlation"], iou_range)
-    _print_levels(tables)
-    _print_differences(tables["stage_comparisons"])
-    for path in written:
-        say(f"wrote {path}")
+            note_comparison(found.study.runs, found.study.names, of_tables)
+    result = Report("correlate", _provenance(found))
+    ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
+    for name, table in tables.items():
+        # The levels are of all IoUs from 0.5, whatever the range.
+        result.data(**{name: table if "level" in name else table.assign(**ends)})
+    result.files = written
+    correlations, compared = tables["stage_correlation"], tables["stage_comparisons"]
+    heads = Heads(found.sides, correlations)
+    for stage in correlations["stage"].unique():
+        of_stage = select(correlations, stage=stage, size="all")
+        of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
+        result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+    shown = correlations if screen.full else correlations[correlations["size"] == "all"]
+    low, high = iou_range
+    where = "" if screen.full else ", all sizes"
+    result.table(
+        f"Correlation of score and IoU at each stage, IoU {low:g} to {high:g}"
+        f"{where} [95% interval]",
+        heads.rows(shown, ["stage", "size", "pcc", "spearman", "objects", "n"]),
+        *heads.share("scores and boxes"),
+        "PCC: Pearson's correlation of all boxes; Spearman: of their ranks. Stages: the predefined proposals, RPN's,"
+        " final detections after NMS.",
+        *([SIZES] if screen.full else []),
+    )
+    frames = [compared]
+    if "rank_levels" in tables:
+        frames.insert(0, _levels_named(tables["rank_level_comparisons"]))
+        levels = _levels_named(tables["rank_levels"])
+        title = "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or classes"
+        result.table(
+            f"{title} [95% interval]",
+            heads.columns(levels, ["level"], lambda row: interval(row, "spearman")),
+        )
+        result.table(
+            f"{title}: of how many",
+            heads.rows(levels, ["level", "spearman", "groups", "boxes"]),
+            full=True,
+        )
+    cells, said = heads.differences(*frames, full=screen.full)
+    result.table(
+        f"Differences on the same images{where} [95% interval]",
+        cells,
+        *said,
+    )
+    result.end(screen.as_json, screen.full, whereabouts(found.study.runs, written))
 
 
-def _measured(
-    run: StudyFolder,
-    options: StudyOptions,
-    index: int,
-    count: int,
-    classes: Sequence[str] | None,
-) -> str:
-    """Match the boxes of a detector's own stages; the name of the measurements that keep them."""
+def _levels_named(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame of correlations within images or classes named in one column; only what is defined."""
+    if frame.empty:
+        return frame
+    names = [LEVEL_NAMES[key] for key in zip(frame["level"], frame["stage"], strict=True)]
+    named = frame.assign(level=names, statistic="spearman").drop(columns="stage")
+    return named[named["difference"].notna()] if "difference" in named else named
+
+
+def _check_precision(found: Study) -> None:
+    """Raise UserError where boxes of a detector's own stages are asked for in another arithmetic than theirs."""
+    for subject in found.subjects:
+        precision = subject.config.measuring.precision
+        if precision != "float32":
+            raise UserError(
+                f"{subject.run.name}: the later stages are read in float32 only; give --precision float32, or leave out"
+                f" --stage to have the predefined proposals in {precision}"
+            )
+
+
+def _match_boxes(subject: Subject) -> None:
+    """Match the boxes of a detector's own stages to objects, where it was not done before."""
     from rethink_heads.measure.stages import keep_stages
 
-    found = opened(run, options, index, count, classes)
-    dataset, settings = found.dataset, found.config.measuring
-    if settings.images is not None:
-        dataset = dataset.subset(settings.images)
-    folder = run.measurements(found.name)
-    with logged(run, f"matching boxes {folder.name}"), work():
-        keep_stages(found.detector, dataset, run.name, folder, found.provenance, settings.memory_mb)
-    return found.name
+    shared, measuring = subject.opened, subject.config.measuring
+    dataset = shared.dataset
+    if measuring.images is not None:
+        dataset = dataset.subset(measuring.images)
+    with subject.run.logged(f"matching boxes {subject.name}"), work():
+        keep_stages(
+            shared.detector,
+            dataset,
+            subject.run.name,
+            subject.folder,
+            subject.provenance,
+            measuring.memory_mb,
+        )
 
 
 def _opened(
@@ -219,85 +247,3 @@ def _opened(
 def _provenance(found: StageStudy) -> dict[str, Any]:
     predefined = {} if found.measurements is None else found.measurements.provenance
     return {"predefined": predefined, "later stages": found.provenance}
-
-
-def _print_correlations(frame: pd.DataFrame, iou_range: tuple[float, float]) -> None:
-    rows = [
-        [
-            row["detector"],
-            row["head"],
-            row["stage"],
-            row["size"],
-            interval(row, "pcc"),
-            interval(row, "spearman"),
-            f"{row['objects']}",
-            f"{row['n']}",
-        ]
-        for row in records(frame)
-    ]
-    low, high = iou_range
-    print_table(
-        f"Correlation of score and IoU at each stage, IoU {low:g} to {high:g} [95% interval]",
-        ["run", "head", "stage", "size", "PCC", "Spearman", "objects", "boxes"],
-        rows,
-    )
-
-
-def _print_levels(tables: dict[str, pd.DataFrame]) -> None:
-    if "rank_levels" not in tables:
-        return
-    rows = [
-        [
-            row["detector"],
-            row["head"],
-            LEVEL_NAMES[row["level"], row["stage"]],
-            interval(row, "spearman"),
-            f"{row['groups']}",
-            f"{row['boxes']}",
-        ]
-        for row in records(tables["rank_levels"])
-    ]
-    print_table(
-        "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or"
-        " classes [95% interval]",
-        ["run", "head", "mean of", "Spearman", "averaged", "boxes"],
-        rows,
-    )
-    differences = [
-        [
-            LEVEL_NAMES[row["level"], row["stage"]],
-            f"{row['a']} - {row['b']}",
-            interval(row, "difference"),
-            verdict(row),
-        ]
-        for row in records(tables["rank_level_comparisons"])
-        if row["difference"] == row["difference"]
-    ]
-    if differences:
-        print_table(
-            "Difference of two heads on the same images [95% interval]",
-            ["mean of", "heads", "difference", "excludes zero"],
-            differences,
-        )
-
-
-def _print_differences(frame: pd.DataFrame) -> None:
-    if frame.empty:
-        return
-    rows = [
-        [
-            row["statistic"],
-            row["stage"],
-            row["size"],
-            f"{row['a']} - {row['b']}",
-            interval(row, "difference"),
-            verdict(row),
-            str(row["objects"]),
-        ]
-        for row in records(frame)
-    ]
-    print_table(
-        "Difference of two heads on the same images [95% interval]",
-        ["statistic", "stage", "size", "heads", "difference", "excludes zero", "objects"],
-        rows,
-    )

@@ -111,7 +111,13 @@ def command(
     The same command goes on where it was interrupted and skips what is done. A point that fails
     stops no other; the command then ends with code 2 and tries that point again when repeated.
     """
-    plan = _plan(sweep, preset, output, data, seed or [], use or [], axis or [], overrides or [])
+    from rethink_heads.sweeps.description import load_sweep
+    from rethink_heads.sweeps.plan import make_plan
+
+    description = load_sweep(sweep).with_values(axis or [])
+    output = output or default_runs_root() / "sweeps" / description.name
+    used = [_used_run(text) for text in use or ()]
+    plan = make_plan(description, output, preset, overrides or [], seed or [], data, used)
     if dry_run or prepare:
         rank_zero_only()
     if dry_run:
@@ -120,7 +126,7 @@ def command(
     if prepare:
         _prepare(plan, as_json)
         return
-    from rethink_heads.commands.sessions import train_run
+    from rethink_heads.run_options import train_run
     from rethink_heads.sweeps.runner import run_sweep
 
     say(f"sweep {plan.description.name}: {len(plan.points)} points, into {plan.output}")
@@ -135,30 +141,12 @@ def command(
         )
 
 
-def _plan(
-    sweep: str,
-    preset: str | None,
-    output: Path | None,
-    data: str | None,
-    seeds: list[int],
-    uses: list[str],
-    axes: list[str],
-    overrides: list[str],
-) -> Plan:
-    from rethink_heads.sweeps.description import load_sweep
-    from rethink_heads.sweeps.plan import make_plan
-
-    description = load_sweep(sweep).with_values(axes)
-    used = []
-    for use in uses:
-        label, equals, path = use.partition("=")
-        if not (label and equals and path):
-            raise UserError(
-                f"cannot read --use {use!r}; write LABEL=RUN, the folder of a trained run"
-            )
-        used.append((label, Path(path)))
-    output = output or default_runs_root() / "sweeps" / description.name
-    return make_plan(description, output, preset, overrides, seeds, data, used)
+def _used_run(text: str) -> tuple[str, Path]:
+    """Label and folder of ``--use``."""
+    label, equals, path = text.partition("=")
+    if not (label and equals and path):
+        raise UserError(f"cannot read --use {text!r}; write LABEL=RUN, the folder of a trained run")
+    return label, Path(path)
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:

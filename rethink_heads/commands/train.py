@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.sessions import train_run
-from rethink_heads.config import Config, load_preset
+from rethink_heads.config import load_preset
 from rethink_heads.console import print_json, print_lines, say
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
@@ -22,6 +20,7 @@ from rethink_heads.options import (
     RunOption,
     SeedOption,
 )
+from rethink_heads.run_options import train_run
 from rethink_heads.runs import Run, default_runs_root
 
 NAME = "train"
@@ -71,7 +70,16 @@ def command(
     With --run of an existing run and no other option, its own settings are taken. --annotations and
     --images are those to train on; give data.val_annotations=... and data.val_images=... with them.
     """
-    config = _config(run, preset, head, data, annotations, images, seed, overrides or [])
+    asked = (preset, head, data, annotations, images, seed)
+    if run is not None and run.exists() and all(value is None for value in asked):
+        config = Run.open(run).trained_config.with_overrides(overrides or [])
+    else:
+        if (annotations is None) != (images is None):
+            raise UserError("--annotations and --images go together: give both or neither")
+        changes = {"source": data, "train_annotations": annotations, "train_images": images}
+        config = load_preset(preset or "shapes-tiny", head, overrides, seed).with_data(
+            **{name: value for name, value in changes.items() if value is not None}
+        )
     name = f"{config.preset}-{config.head}-{config.seed}"
     path = run or default_runs_root() / name
     say(f"training {config.preset}, head {config.head}, seed {config.seed}, into {path}")
@@ -91,27 +99,3 @@ def command(
             f"trained: {trained.detector_path}",
             f"next: rethink-heads correlate --run {trained.path}",
         )
-
-
-def _config(
-    run: Path | None,
-    preset: str | None,
-    head: str | None,
-    data: str | None,
-    annotations: Path | None,
-    images: Path | None,
-    seed: int | None,
-    overrides: list[str],
-) -> Config:
-    given = (preset, head, data, annotations, images, seed)
-    if run is not None and run.exists() and all(value is None for value in given):
-        return Run.open(run).config.with_overrides(overrides)
-    if (annotations is None) != (images is None):
-        raise UserError("--annotations and --images go together: give both or neither")
-    changes = {
-        "source": data,
-        "train_annotations": annotations,
-        "train_images": images,
-    }
-    config = load_preset(preset or "shapes-tiny", head, overrides, seed)
-    return config.with_data(**{name: value for name, value in changes.items() if value is not None})

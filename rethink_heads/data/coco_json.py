@@ -41,17 +41,10 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     Raises:
         UserError: the file cannot be read, or is not one JSON object whose keys are each there once.
     """
-    path = Path(path)
     content = read_bytes(path, "annotation file", _LARGEST_FILE)
 
     def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entry = dict(pairs)
-        if len(entry) < len(pairs):
-            key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-            name = f" (id {reprlib.repr(entry['id'])})" if "id" in entry else ""
-            raise UserError(
-                f"{path}: an entry{name} has the key {reprlib.repr(key)} twice; mend it"
-            )
+        entry = unique_keys(pairs, str(path))
         # Outlines of all objects would take most of the memory, and none is read.
         entry.pop("segmentation", None)
         return entry
@@ -72,6 +65,16 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
             "'annotations' and 'categories'; give a COCO JSON file"
         )
     return parsed, hashlib.sha256(content).hexdigest()
+
+
+def unique_keys(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Return a JSON object. Raises UserError where it has a key twice, of which one would be lost without a word."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+        name = f" (id {reprlib.repr(entry['id'])})" if "id" in entry else ""
+        raise UserError(f"{where}: an entry{name} has the key {reprlib.repr(key)} twice; mend it")
+    return entry
 
 
 def records(content: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:
@@ -118,7 +121,10 @@ def integer(record: dict[str, Any], key: str, kind: str, where: str, position: i
         UserError: it is missing, or something else.
     """
     value = field(record, key, kind, where, position)
-    number = value if type(value) is int else _whole(value)
+    number = _number(value)
+    if isinstance(number, float):
+        # Beyond 2^53 a float is not the one whole number that it was written as.
+        number = int(number) if number.is_integer() and abs(number) <= 2**53 else None
     if number is None:
         problem = "is not a whole number"
     elif not -_LARGEST_INTEGER <= number <= _LARGEST_INTEGER:
@@ -185,18 +191,37 @@ def category_names(content: dict[str, Any], where: str) -> dict[int, str]:
     categories = records(content, "categories", where)
     ids = [integer(c, "id", "category", where, n) for n, c in enumerate(categories)]
     check_unique(ids, "category", where)
-    names = {i: _class_name(c, i, where) for i, c in zip(ids, categories, strict=True)}
+    names: dict[int, str] = {}
     by_name: dict[str, list[int]] = defaultdict(list)
-    for category_id, name in names.items():
+    for category_id, category in zip(ids, categories, strict=True):
+        name = field(category, "name", "category", where)
+        # Digits are classes of some sets.
+        if type(name) is int and 0 <= name < 2**31:
+            name = str(name)
+        names[category_id] = text(name, f"the name of category {category_id}", where)
         by_name[name].append(category_id)
     repeated = {name: shared for name, shared in by_name.items() if len(shared) > 1}
-    if repeated:
-        annotations = records(content, "annotations", where)
-        used = {
-            integer(a, "category_id", "annotation", where, n) for n, a in enumerate(annotations)
-        }
-        for name, shared in repeated.items():
-            _leave_out_unused(names, name, shared, used, where)
+    if not repeated:
+        return names
+    annotations = enumerate(records(content, "annotations", where))
+    used = {integer(a, "category_id", "annotation", where, n) for n, a in annotations}
+    for name, shared in repeated.items():
+        wanted = [i for i in shared if i in used] or shared[-1:]
+        if len(wanted) > 1:
+            raise UserError(
+                f"{where}: categories {wanted[0]} and {wanted[1]} are both named {reprlib.repr(name)} and both have"
+                " annotations; give each its own name"
+            )
+        for category_id in shared:
+            if category_id not in wanted:
+                del names[category_id]
+                log.warning(
+                    "%s: category %d is left out: no annotation uses it, and category %d has the same name %r",
+                    where,
+                    category_id,
+                    wanted[0],
+                    name,
+                )
     return names
 
 
@@ -216,14 +241,7 @@ def text(value: Any, what: str, where: str) -> str:
 def check_unique(
     ids: Iterable[int] | Iterable[str], kind: str, where: str, key: str = "id"
 ) -> None:
-    """Raise UserError unless all ids of a kind differ; the message says which, and how many more.
-
-    Args:
-        ids: of the entries.
-        kind: what the entries are: "image", "annotation", "category".
-        where: the file.
-        key: what is compared where it is not the id.
-    """
+    """Raise UserError unless all ids, or values of another key, of a kind of entries differ."""
     repeated = [(value, count) for value, count in Counter(ids).items() if count > 1]
     if repeated:
         value, count = repeated[0]
@@ -232,35 +250,6 @@ def check_unique(
         raise UserError(
             f"{where}: {count} {kind} entries share the {key} {shown(str(value))}{more}; give each its own"
         )
-
-
-def _class_name(category: dict[str, Any], category_id: int, where: str) -> str:
-    value = field(category, "name", "category", where)
-    # Digits are classes of some sets.
-    if type(value) is int and 0 <= value < 2**31:
-        return str(value)
-    return text(value, f"the name of category {category_id}", where)
-
-
-def _leave_out_unused(
-    names: dict[int, str], name: str, shared: list[int], used: set[int], where: str
-) -> None:
-    wanted = [i for i in shared if i in used] or shared[-1:]
-    if len(wanted) > 1:
-        raise UserError(
-            f"{where}: categories {wanted[0]} and {wanted[1]} are both named {reprlib.repr(name)} and both have"
-            " annotations; give each its own name"
-        )
-    for category_id in shared:
-        if category_id not in wanted:
-            del names[category_id]
-            log.warning(
-                "%s: category %d is left out: no annotation uses it, and category %d has the same name %r",
-                where,
-                category_id,
-                wanted[0],
-                name,
-            )
 
 
 def _named(record: dict[str, Any], kind: str, position: int) -> str:
@@ -277,11 +266,3 @@ def _number(value: Any) -> float | None:
     if match is None:
         return None
     return float(value) if match[1] or match[2] else int(value)
-
-
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    if isinstance(number, float):
-        # Beyond, a float is not the one whole number that it was written as.
-        return int(number) if number.is_integer() and abs(number) <= 2**53 else None
-    return number

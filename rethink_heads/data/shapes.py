@@ -1,5 +1,8 @@
 """The embedded detection set ``shapes``: generated once, in COCO format, from a seed.
 
+An image is composed of objects, their neighbours and clutter; its parts are drawn by
+:mod:`rethink_heads.data.shapes_drawing`.
+
 Images are JPEG (quality 95, full colour resolution): a third of PNG's size for these noisy images,
 and as quick to read. An object's ``area`` in the JSON is its box's width x height, in px^2.
 """
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -38,6 +41,30 @@ _SPLITS = ("train", "val")
 # Ids of the two splits never meet, so that their measurements can be told apart.
 _SPLIT_ID_STEP = 10_000_000
 _OBJECT_ID_STEP = 100
+
+IMAGE_SIZE = 256
+# Square root of a box's area in px. Log-uniform between them gives about 40 % small, 40 % medium
+# and 20 % large objects by COCO's limits 32^2 and 96^2.
+SMALLEST, LARGEST = 11.0, 200.0
+# What is left of an object after others cover it and the border cuts it. Below about two thirds a
+# triple may show two discs only, and its class could not be told.
+LEAST_VISIBLE = 0.68
+# A disc over a disc could pass for a pair, a triangle over a square for a house.
+_FAMILIES = ({"disc", "pair", "triple"}, {"ring", "target"}, {"square", "triangle", "house"})
+_ROUND = {"disc", "ring", "target"}
+_ATTEMPTS = 25
+# Fragments: class, direction in radians (y down) in which it is cut off (None: any), and the least
+# and largest share that is kept. No cut leaves a whole of a class: half a pair would be a disc.
+_FRAGMENTS: tuple[tuple[str, float | None, float, float], ...] = (
+    ("disc", None, 0.45, 0.8),
+    ("ring", None, 0.45, 0.8),
+    ("target", None, 0.45, 0.8),
+    ("square", np.pi / 4, 0.65, 0.85),
+    ("square", -3 * np.pi / 4, 0.65, 0.85),
+    ("triangle", -np.pi / 2, 0.6, 0.85),
+    ("triangle", 0.0, 0.65, 0.85),
+    ("house", 0.0, 0.5, 0.8),
+)
 
 
 def shapes_root(
@@ -116,10 +143,19 @@ def _write_split(root: Path, split: str, count: int, seed: int, report: Progress
         images.append(
             {"id": image_id, "file_name": file_name, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
         )
-        annotations.extend(
-            _annotation(item, image_id, image_id * _OBJECT_ID_STEP + number)
-            for number, item in enumerate(objects)
-        )
+        for number, (class_name, (left, top, right, bottom), visible) in enumerate(objects):
+            width, height = right - left, bottom - top
+            annotations.append(
+                {
+                    "id": image_id * _OBJECT_ID_STEP + number,
+                    "image_id": image_id,
+                    "category_id": CLASS_NAMES.index(class_name) + 1,
+                    "bbox": [left, top, width, height],
+                    "area": width * height,
+                    "iscrowd": 0,
+                    "visible": round(visible, 3),
+                }
+            )
         report.advance()
     content = {
         "info": {
@@ -142,47 +178,7 @@ def _write_split(root: Path, split: str, count: int, seed: int, report: Progress
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _annotation(item: SceneObject, image_id: int, object_id: int) -> dict[str, Any]:
-    left, top, right, bottom = item.box
-    width, height = right - left, bottom - top
-    return {
-        "id": object_id,
-        "image_id": image_id,
-        "category_id": CLASS_NAMES.index(item.class_name) + 1,
-        "bbox": [left, top, width, height],
-        "area": width * height,
-        "iscrowd": 0,
-        "visible": round(item.visible, 3),
-    }
-
-
-IMAGE_SIZE = 256
-# Square root of a box's area in px. Log-uniform between them gives about 40 % small, 40 % medium
-# and 20 % large objects by COCO's limits 32^2 and 96^2.
-SMALLEST, LARGEST = 11.0, 200.0
-# What is left of an object after others cover it and the border cuts it. Below about two thirds a
-# triple may show two discs only, and its class could not be told.
-LEAST_VISIBLE = 0.68
-# A disc over a disc could pass for a pair, a triangle over a square for a house.
-_FAMILIES = ({"disc", "pair", "triple"}, {"ring", "target"}, {"square", "triangle", "house"})
-_ROUND = {"disc", "ring", "target"}
-_ATTEMPTS = 25
-# Fragments: class, direction in radians (y down) in which it is cut off (None: any), and the least
-# and largest share that is kept. No cut leaves a whole of a class: half a pair would be a disc.
-_FRAGMENTS: tuple[tuple[str, float | None, float, float], ...] = (
-    ("disc", None, 0.45, 0.8),
-    ("ring", None, 0.45, 0.8),
-    ("target", None, 0.45, 0.8),
-    ("square", np.pi / 4, 0.65, 0.85),
-    ("square", -3 * np.pi / 4, 0.65, 0.85),
-    ("triangle", -np.pi / 2, 0.6, 0.85),
-    ("triangle", 0.0, 0.65, 0.85),
-    ("house", 0.0, 0.5, 0.8),
-)
-
-
-@dataclass(frozen=True)
-class SceneObject:
+class SceneObject(NamedTuple):
     """An annotated object.
 
     Attributes:
@@ -298,12 +294,7 @@ class _Scene:
         return [
             SceneObject(
                 item.class_name,
-                (
-                    max(item.stamp.box[0], 0.0),
-                    max(item.stamp.box[1], 0.0),
-                    min(item.stamp.box[2], float(IMAGE_SIZE)),
-                    min(item.stamp.box[3], float(IMAGE_SIZE)),
-                ),
+                tuple(np.clip(item.stamp.box, 0.0, IMAGE_SIZE).tolist()),
                 float(count) / item.area,
             )
             for item, count in zip(self.placed, shown, strict=True)

@@ -24,9 +24,8 @@ import re
 import reprlib
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from rethink_heads.data.coco_json import CONVERTED_FROM, LARGEST_COORDINATE, parse_flag, text
@@ -57,6 +56,13 @@ SPLIT_ALIASES = {
 }
 """The literature's names of joined splits."""
 
+_NAMES = """
+aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa
+train tvmonitor
+"""
+VOC_CLASSES = tuple(_NAMES.split())
+"""In VOC's order, which is the alphabet's."""
+
 _LISTS = Path("ImageSets", "Main")
 Files = dict[str, list[os.DirEntry[str]]]
 """Files by their names without suffix, accents written in one way."""
@@ -67,8 +73,86 @@ _YEAR_STEP = 100_000_000
 _OBJECT_ID_STEP = 1000
 
 
-@dataclass(frozen=True)
-class VocFolder:
+class VocObject(NamedTuple):
+    """An object of a VOC file.
+
+    Attributes:
+        name: of its class: one of ``VOC_CLASSES``, or a class of the set's own.
+        box: x, y, width, height in px, the image's left top corner at (0, 0). VOC counts pixels from 1 and
+            its corners are the first and last pixel inside: so x is xmin - 1 and the width xmax - xmin + 1.
+        difficult: VOC's annotators held it too hard to recognise to count for or against a detector.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def read_voc_xml(path: Path) -> tuple[Size, list[VocObject]]:
+    """Read ``Annotations/<image>.xml``. Boxes of an object's parts (head, hands, feet) are not read.
+
+    Returns:
+        The image's width and height in px as the file states them, (0, 0) where it does not, as some tools leave it;
+        and the objects in the file's order.
+
+    Raises:
+        UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
+            with a box that is not four numbers.
+    """
+    content = read_bytes(path, "annotation file", LARGEST_LIST)
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise UserError(
+            f"{shown(path)} is not XML that can be read ({error}); mend it, or save it as UTF-8"
+        ) from error
+    if root.tag != "annotation":
+        raise UserError(
+            f"{shown(path)} is not VOC's: it holds <{shown(root.tag)}>, not <annotation>; restore the file"
+        )
+    width = height = 0.0
+    size = root.find("size")
+    if size is not None and any(
+        (size.findtext(side) or "").strip() for side in ("width", "height")
+    ):
+        width, height = (_number(size, side, "the image", path) for side in ("width", "height"))
+    if min(width, height) < 0 or width % 1 or height % 1:
+        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; mend its <size>")
+    # Direct children only: a "part" inside an object has a name and a bndbox of its own.
+    entries = enumerate(root.findall("object"), 1)
+    return (int(width), int(height)), [_object(entry, number, path) for number, entry in entries]
+
+
+def _object(item: ElementTree.Element, number: int, path: Path) -> VocObject:
+    name = text((item.findtext("name") or "").strip(), f"the <name> of object {number}", str(path))
+    subject = f"object {number} ({name})"
+    corners = ("xmin", "ymin", "xmax", "ymax")
+    x1, y1, x2, y2 = (_number(item.find("bndbox"), each, subject, path) for each in corners)
+    # Some files leave the flag out, where it would be 0.
+    flag = (item.findtext("difficult") or "0").strip()
+    difficult = parse_flag(flag, f"difficult of {subject}", str(path))
+    return VocObject(name, (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), difficult)
+
+
+def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Path) -> float:
+    """The number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
+    found = None if parent is None else parent.findtext(tag)
+    if found is None:
+        raise UserError(f"{path}: {subject} has no <{tag}>; mend the file")
+    try:
+        value = float(found)
+    except ValueError:
+        value = math.nan
+    # Not-a-number fails any comparison.
+    if not abs(value) <= LARGEST_COORDINATE:
+        raise UserError(
+            f"{path}: <{tag}> of {subject} is {reprlib.repr(found.strip())}, not a number of at most"
+            f" {LARGEST_COORDINATE:,}; mend it"
+        )
+    return value
+
+
+class VocFolder(NamedTuple):
     """One year's folder.
 
     Attributes:
@@ -83,6 +167,34 @@ class VocFolder:
         """Names of its image lists (train, trainval, ...), those of one class left out."""
         names = {path.stem for path in (self.path / _LISTS).glob("*.txt")}
         return sorted(name for name in names if not self._is_of_class(name, names))
+
+    def _is_of_class(self, name: str, names: Collection[str]) -> bool:
+        # "train" is a class as well as a list; what has a sign for each image is called cat_train.
+        if any(name.startswith(f"{known}_") for known in VOC_CLASSES):
+            return True
+        if not any(name.endswith(f"_{other}") for other in names):
+            return False
+        with contextlib.suppress(UserError):
+            lines = self._lines(name)
+            return bool(lines) and all(_SIGN.search(line) for line in lines)
+        return False
+
+    def _lines(self, name: str) -> list[str]:
+        """Lines of an image list that are not blank."""
+        content = read_text(self.path / _LISTS / f"{name}.txt", "image list", LARGEST_LIST)
+        return [line.strip() for line in content.splitlines() if line.strip()]
+
+    def stems(self, name: str, annotated: Collection[str]) -> list[str]:
+        """Names without suffix of the images of a list; ``annotated`` are those that have an annotation file.
+
+        Raises:
+            UserError: the list cannot be read, or is empty.
+        """
+        stems = [_stem(line, annotated) for line in self._lines(name)]
+        if not stems:
+            path = self.path / _LISTS / f"{name}.txt"
+            raise UserError(f"{path} is empty: it lists no images; restore the file")
+        return stems
 
     def files(self, name: str, suffixes: Collection[str]) -> Files:
         """What lies in one of its folders, by names without suffix.
@@ -102,95 +214,41 @@ class VocFolder:
             raise cannot_read(place, "folder", error) from error
         return found
 
-    def relatives(self) -> list[VocFolder]:
-        """All years beside each other, this one among them: they share their classes."""
-        return voc_folders(self.path.parent) if self.year else [self]
 
-    def _is_of_class(self, name: str, names: Collection[str]) -> bool:
-        # "train" is a class as well as a list; what has a sign for each image is called cat_train.
-        if any(name.startswith(f"{known}_") for known in VOC_CLASSES):
-            return True
-        if not any(name.endswith(f"_{other}") for other in names):
-            return False
-        with contextlib.suppress(UserError):
-            lines = _lines(self.path / _LISTS / f"{name}.txt")
-            return bool(lines) and all(_SIGN.search(line) for line in lines)
-        return False
+Part = tuple[VocFolder, str]
+"""One image list of one year: what splits are joined from."""
 
 
-@dataclass(frozen=True)
-class VocPart:
-    """One image list of one year: what splits are joined from."""
-
-    folder: VocFolder
-    name: str
-
-    @property
-    def list_path(self) -> Path:
-        """The file that lists its images."""
-        return self.folder.path / _LISTS / f"{self.name}.txt"
-
-    def stems(self, annotated: Collection[str]) -> list[str]:
-        """Names of its images without suffix; ``annotated`` are those that have an annotation file.
-
-        Raises:
-            UserError: the list cannot be read, or is empty.
-        """
-        stems = [_stem(line, annotated) for line in _lines(self.list_path)]
-        if not stems:
-            raise UserError(f"{self.list_path} is empty: it lists no images; restore the file")
-        return stems
-
-
-@dataclass(frozen=True)
-class VocMember:
-    """An image of a split: its folder, its name without suffix, and its files."""
+class VocMember(NamedTuple):
+    """An image of a split: its folder, its name without suffix, its annotation file and its image file."""
 
     folder: VocFolder
     stem: str
-    xml_entry: os.DirEntry[str]
-    image_entry: os.DirEntry[str]
-
-    @property
-    def xml(self) -> Path:
-        """Its annotation file."""
-        return Path(self.xml_entry.path)
-
-    @property
-    def image(self) -> Path:
-        """The image itself."""
-        return Path(self.image_entry.path)
+    xml: Path
+    image: Path
 
 
 def voc_folders(root: Path) -> list[VocFolder]:
     """Return the VOC folders of ``root``, by year: itself, or those in it or in its ``VOCdevkit``. None: []."""
     root = root.resolve()
     if _is_voc(root):
-        return [VocFolder(root, _year(root))]
+        return [_voc_folder(root)]
     for parent in (root, root / "VOCdevkit"):
         found = sorted(lists.parents[1] for lists in parent.glob(f"*/{_LISTS}"))
-        inside = [folder for folder in found if _is_voc(folder)]
-        years = [folder for folder in inside if _year(folder)]
-        if years:
-            return [VocFolder(folder, _year(folder)) for folder in years]
-        if len(inside) == 1:
-            return [VocFolder(inside[0], "")]
+        inside = [_voc_folder(folder) for folder in found if _is_voc(folder)]
+        years = [folder for folder in inside if folder.year]
+        if years or len(inside) == 1:
+            return years or inside
     return []
 
 
-def voc_splits(folders: Sequence[VocFolder]) -> dict[str, list[VocPart]]:
-    """Return the splits that exist, by short name: ``trainval07``, ..., ``trainval0712`` for all years joined."""
-    splits = {
-        f"{name}{folder.year}": [VocPart(folder, name)]
-        for folder in folders
-        for name in folder.lists()
-    }
-    if len(folders) > 1:
-        years = "".join(folder.year for folder in folders)
-        shared = set.intersection(*(set(folder.lists()) for folder in folders))
-        for name in sorted(shared):
-            splits[f"{name}{years}"] = [VocPart(folder, name) for folder in folders]
-    return splits
+def _is_voc(folder: Path) -> bool:
+    return is_folder(folder / _LISTS) and is_folder(folder / "Annotations")
+
+
+def _voc_folder(path: Path) -> VocFolder:
+    match = re.fullmatch(r"VOC20(\d\d)", path.name)
+    return VocFolder(path, match[1] if match else "")
 
 
 def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, Path]:
@@ -205,14 +263,19 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     """
     parts = _parts(folders, split)
     # One folder for the images of all years, so that they can be joined.
-    images = parts[0].folder.path
-    if parts[0].folder.year:
+    images = parts[0][0].path
+    if parts[0][0].year:
         images = images.parent
-    name = "+".join(f"{part.name}{part.folder.year}" for part in parts)
-    scope = {f.path: f for part in parts for f in (part.folder, *part.folder.relatives())}
+    name = "+".join(f"{part}{folder.year}" for folder, part in parts)
+    # Years beside each other share their classes.
+    scope: dict[Path, VocFolder] = {}
+    for folder, _ in parts:
+        relatives = voc_folders(folder.path.parent) if folder.year else []
+        scope |= {each.path: each for each in (folder, *relatives)}
     xmls = {path: folder.files("Annotations", (".xml",)) for path, folder in scope.items()}
     listed = _listed(list(scope.values()), xmls)
-    members, files = _members(parts, split, xmls)
+    members = _members(parts, split, xmls)
+    files = [path for member in members for path in (member.xml, member.image)]
     path = cache_folder() / "voc" / f"{name}-{_content_hash([*files, *listed], name)}.json"
     if not is_file(path):
         content = json.dumps(_to_coco(members, listed, images, name))
@@ -227,26 +290,24 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     return path, images
 
 
-def _is_voc(folder: Path) -> bool:
-    return is_folder(folder / _LISTS) and is_folder(folder / "Annotations")
-
-
-def _year(folder: Path) -> str:
-    match = re.fullmatch(r"VOC20(\d\d)", folder.name)
-    return match[1] if match else ""
-
-
-def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
-    splits = voc_splits(folders)
+def _parts(folders: Sequence[VocFolder], split: str) -> list[Part]:
+    """Return the image lists that a split is joined from; some go by several names."""
+    lists = {folder: folder.lists() for folder in folders}
+    splits: dict[str, list[Part]] = {
+        f"{name}{folder.year}": [(folder, name)] for folder in folders for name in lists[folder]
+    }
+    if len(folders) > 1:
+        years = "".join(folder.year for folder in folders)
+        for name in sorted(set.intersection(*map(set, lists.values()))):
+            splits[f"{name}{years}"] = [(folder, name) for folder in folders]
     known = dict(splits)
     for folder in folders:
-        for name in folder.lists():
-            part = [VocPart(folder, name)]
+        for name in lists[folder]:
             if folder.year:
-                known.setdefault(f"{name}20{folder.year}", part)
+                known.setdefault(f"{name}20{folder.year}", [(folder, name)])
             if len(folders) == 1:
-                known.setdefault(name, part)
-    parts: list[VocPart] = []
+                known.setdefault(name, [(folder, name)])
+    parts: list[Part] = []
     for name in SPLIT_ALIASES.get(split, split).split("+"):
         if name not in known:
             root = folders[0].path if len(folders) == 1 else folders[0].path.parent
@@ -257,12 +318,6 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[VocPart]:
             )
         parts += known[name]
     return parts
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of an image list that are not blank."""
-    lines = (line.strip() for line in read_text(path, "image list", LARGEST_LIST).splitlines())
-    return [line for line in lines if line]
 
 
 def _stem(line: str, annotated: Collection[str]) -> str:
@@ -279,31 +334,26 @@ def _stem(line: str, annotated: Collection[str]) -> str:
     return unsigned
 
 
-def _listed(folders: Sequence[VocFolder], xmls: Mapping[Path, Files]) -> list[os.DirEntry[str]]:
+def _listed(folders: Sequence[VocFolder], xmls: Mapping[Path, Files]) -> list[Path]:
     """The annotation files of all images that any list of some folders names; of test sets there may be none."""
-    found: dict[str, os.DirEntry[str]] = {}
+    found: set[str] = set()
     for folder in folders:
         annotated = xmls[folder.path]
         for name in folder.lists():
             # What is wrong with a list is said where its split is read.
             with contextlib.suppress(UserError):
-                stems = VocPart(folder, name).stems(annotated)
-                entries = (annotated[stem][0] for stem in stems if stem in annotated)
-                found.update((entry.path, entry) for entry in entries)
-    return [found[path] for path in sorted(found)]
+                stems = folder.stems(name, annotated)
+                found.update(annotated[stem][0].path for stem in stems if stem in annotated)
+    return [Path(path) for path in sorted(found)]
 
 
-def _members(
-    parts: Sequence[VocPart], split: str, xmls: Mapping[Path, Files]
-) -> tuple[list[VocMember], list[os.DirEntry[str]]]:
-    """Return the images of a split, and their files. Raises UserError where one is listed twice or lacks a file."""
+def _members(parts: Sequence[Part], split: str, xmls: Mapping[Path, Files]) -> list[VocMember]:
+    """Return the images of a split. Raises UserError where one is listed twice or lacks a file."""
     members: dict[tuple[Path, str], VocMember] = {}
-    files: list[os.DirEntry[str]] = []
     missing: dict[str, list[Path]] = {"annotation file": [], "image": []}
-    for part in parts:
-        folder, annotated = part.folder, xmls[part.folder.path]
-        images = folder.files("JPEGImages", SUFFIXES)
-        for stem in part.stems(annotated):
+    for folder, name in parts:
+        annotated, images = xmls[folder.path], folder.files("JPEGImages", SUFFIXES)
+        for stem in folder.stems(name, annotated):
             if (folder.path, stem) in members:
                 raise UserError(
                     f"the split {split} lists image {shown(stem)} of {folder.path} twice; join splits that have no"
@@ -316,132 +366,126 @@ def _members(
             elif not found:
                 missing["image"].append(folder.path / "JPEGImages" / f"{stem}.jpg")
             else:
-                files += (annotated[stem][0], found[0])
-                members[folder.path, stem] = VocMember(folder, stem, *files[-2:])
-    for kind, paths in missing.items():
-        if paths:
+                paths = (Path(annotated[stem][0].path), Path(found[0].path))
+                members[folder.path, stem] = VocMember(folder, stem, *paths)
+    for kind, paths_missing in missing.items():
+        if paths_missing:
             count = len(members) + sum(map(len, missing.values()))
             raise UserError(
-                f"no such {kind}: {shown(paths[0])} ({len(paths)} of the {count} images that split {split} lists"
-                " have none); unpack the archive again or take them off the list"
+                f"no such {kind}: {shown(paths_missing[0])} ({len(paths_missing)} of the {count} images that split"
+                f" {split} lists have none); unpack the archive again or take them off the list"
             )
-    return list(members.values()), files
+    return list(members.values())
 
 
-def _content_hash(files: Sequence[os.DirEntry[str]], name: str) -> str:
+def _content_hash(files: Sequence[Path], name: str) -> str:
     """16 digits that change with the files of a split, and with the size or time of change of any of them."""
     digest = hashlib.sha256(f"{VOC_VERSION} {name}".encode())
-    for entry in files:
+    for path in files:
         try:
-            status = entry.stat()
+            status = path.stat()
         except OSError as error:
-            raise cannot_read(Path(entry.path), "file", error) from error
-        digest.update(os.fsencode(f"\n{entry.path} {status.st_size} {status.st_mtime_ns}"))
+            raise cannot_read(path, "file", error) from error
+        digest.update(os.fsencode(f"\n{path} {status.st_size} {status.st_mtime_ns}"))
     return digest.hexdigest()[:16]
 
 
-def _class_names(
-    found: Collection[str], listed: Sequence[os.DirEntry[str]], where: str
-) -> tuple[str, ...]:
-    """VOC's classes, or the set's own: where only other splits of the folder have those, too, so that all agree."""
-    names = set(found)
-    for entry in listed:
-        # What is wrong with files of other splits is said where those are read.
-        with contextlib.suppress(UserError):
-            names.update(item.name for item in read_voc_xml(Path(entry.path)).objects)
-    own = sorted(names.difference(VOC_CLASSES))
-    if not own:
-        return VOC_CLASSES
-    classes = tuple(sorted(names))
-    log.warning(
-        "%s has classes that are not VOC's (the first: %s), so its classes are the %d that its annotations name",
-        where,
-        shown(own[0]),
-        len(classes),
-    )
-    return classes
-
-
 def _to_coco(
-    members: Sequence[VocMember], listed: Sequence[os.DirEntry[str]], images: Path, name: str
+    members: Sequence[VocMember], listed: Sequence[Path], images: Path, name: str
 ) -> dict[str, Any]:
     records: list[dict[str, Any]] = []
-    objects: list[tuple[int, VocMember, VocImage]] = []
-    mended: list[Path] = []
+    objects: list[tuple[int, VocMember, list[VocObject]]] = []
+    wrong_sizes: list[Path] = []
     with ProgressReport(f"reading VOC {name} (once)", len(members), "images") as report:
         for member in members:
-            image = read_voc_xml(member.xml)
+            stated, found = read_voc_xml(member.xml)
+            width, height = _true_size(member, stated, found)
+            if (width, height) != stated:
+                wrong_sizes.append(member.xml)
             image_id = _image_id(member.folder, member.stem)
-            width, height = _true_size(member, image)
-            if (width, height) != image.size:
-                mended.append(member.xml)
             file_name = member.image.relative_to(images).as_posix()
             records.append(
                 {"id": image_id, "file_name": file_name, "width": width, "height": height}
             )
-            objects.append((image_id, member, image))
+            objects.append((image_id, member, found))
             report.advance()
-    if mended:
+    if wrong_sizes:
         log.warning(
             "the <size> in %s (%d such files) is missing or has its sides swapped; the image's own size is taken",
-            shown(mended[0]),
-            len(mended),
+            shown(wrong_sizes[0]),
+            len(wrong_sizes),
         )
-    names = {item.name for _, _, image in objects for item in image.objects}
-    classes = _class_names(names, listed, f"{images} ({name})")
-    annotations = [
-        record
-        for image_id, member, image in objects
-        for record in _annotations(image, image_id, member, classes)
-    ]
+    where = f"{images} ({name})"
+    classes = _class_names({item.name for *_, found in objects for item in found}, listed, where)
     return {
         "info": {
             "description": f"PASCAL VOC {name}, converted by rethink_heads.data.voc",
             "version": str(VOC_VERSION),
-            CONVERTED_FROM: f"{images} ({name})",
+            CONVERTED_FROM: where,
             "iscrowd": "1 for the objects that VOC calls difficult",
             "area": "width x height of the box, in px^2",
         },
         "licenses": [],
         "images": records,
-        "annotations": annotations,
+        "annotations": [
+            record
+            for image_id, member, found in objects
+            for record in _annotations(found, image_id, member.xml, classes)
+        ],
         "categories": [
             {"id": number, "name": class_name} for number, class_name in enumerate(classes, 1)
         ],
     }
 
 
-def _true_size(member: VocMember, image: VocImage) -> Size:
+def _true_size(member: VocMember, stated: Size, objects: Sequence[VocObject]) -> Size:
     """The image's size, which the file states: or has swapped or left out, where the boxes show that they fit it.
 
     Raises:
         UserError: it states another, so that its boxes cannot be trusted.
     """
-    size = true_size(member.image, image.size)
-    if size == image.size:
-        return size
+    size = true_size(member.image, stated)
     # VOC's own boxes keep to the image; a pixel is allowed for those who count from zero.
     fits = all(
         x >= -1.5 and y >= -1.5 and x + w <= size[0] + 1.5 and y + h <= size[1] + 1.5
-        for x, y, w, h in (item.box for item in image.objects)
+        for x, y, w, h in (item.box for item in objects)
     )
-    if fits and (0 in image.size or image.size == size[::-1]):
+    if size == stated or (fits and (0 in stated or stated == size[::-1])):
         return size
     raise UserError(
-        f"{shown(member.xml)} states {image.size[0]}x{image.size[1]} px but {shown(member.image)} is"
+        f"{shown(member.xml)} states {stated[0]}x{stated[1]} px but {shown(member.image)} is"
         f" {size[0]}x{size[1]}, so its boxes cannot be trusted; mend either"
     )
 
 
+def _class_names(found: Collection[str], listed: Sequence[Path], where: str) -> tuple[str, ...]:
+    """VOC's classes, or the set's own: where only other splits of the folder have those, too, so that all agree."""
+    names = set(found)
+    for path in listed:
+        # What is wrong with files of other splits is said where those are read.
+        with contextlib.suppress(UserError):
+            names.update(item.name for item in read_voc_xml(path)[1])
+    own = sorted(names.difference(VOC_CLASSES))
+    if not own:
+        return VOC_CLASSES
+    log.warning(
+        "%s has classes that are not VOC's (the first: %s), so its classes are the %d that its annotations name",
+        where,
+        shown(own[0]),
+        len(names),
+    )
+    return tuple(sorted(names))
+
+
 def _annotations(
-    image: VocImage, image_id: int, member: VocMember, classes: Sequence[str]
+    objects: Sequence[VocObject], image_id: int, xml: Path, classes: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    if len(image.objects) >= _OBJECT_ID_STEP:
+    if len(objects) >= _OBJECT_ID_STEP:
         raise UserError(
-            f"{member.xml} has {len(image.objects)} objects, more than the {_OBJECT_ID_STEP - 1} that there are ids"
-            " for; leave the image out"
+            f"{xml} has {len(objects)} objects, more than the {_OBJECT_ID_STEP - 1} that there are ids for; leave the"
+            " image out"
         )
-    for number, item in enumerate(image.objects, 1):
+    for number, item in enumerate(objects, 1):
         yield {
             "id": image_id * _OBJECT_ID_STEP + number,
             "image_id": image_id,
@@ -461,122 +505,3 @@ def _image_id(folder: VocFolder, stem: str) -> int:
     # Not VOC's own names: 40 bits of a hash, beyond all numbers above.
     digest = hashlib.sha256(f"{folder.year}/{stem}".encode()).digest()
     return 2**40 + int.from_bytes(digest[:5])
-
-
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
-"""In VOC's order, which is the alphabet's."""
-
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
-
-@dataclass(frozen=True)
-class VocObject:
-    """An object of a VOC file.
-
-    Attributes:
-        name: of its class: one of ``VOC_CLASSES``, or a class of the set's own.
-        box: x, y, width, height in px, the image's left top corner at (0, 0). VOC counts pixels from 1 and
-            its corners are the first and last pixel inside: so x is xmin - 1 and the width xmax - xmin + 1.
-        difficult: VOC's annotators held it too hard to recognise to count for or against a detector.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-
-
-@dataclass(frozen=True)
-class VocImage:
-    """An image of a VOC set.
-
-    Attributes:
-        size: width and height in px as the file states them; (0, 0) where it does not, as some tools leave it.
-        objects: in the file's order.
-    """
-
-    size: tuple[int, int]
-    objects: tuple[VocObject, ...]
-
-
-def read_voc_xml(path: Path) -> VocImage:
-    """Read ``Annotations/<image>.xml``. Boxes of an object's parts (head, hands, feet) are not read.
-
-    Raises:
-        UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
-            with a box that is not four numbers.
-    """
-    content = read_bytes(path, "annotation file", LARGEST_LIST)
-    try:
-        root = ElementTree.fromstring(content)
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise UserError(
-            f"{shown(path)} is not XML that can be read ({error}); mend it, or save it as UTF-8"
-        ) from error
-    if root.tag != "annotation":
-        raise UserError(
-            f"{shown(path)} is not VOC's: it holds <{shown(root.tag)}>, not <annotation>; restore the file"
-        )
-    # Direct children only: a "part" inside an object has a name and a bndbox of its own.
-    objects = (
-        _read_object(item, number, path) for number, item in enumerate(root.findall("object"), 1)
-    )
-    return VocImage(_size(root.find("size"), path), tuple(objects))
-
-
-def _size(item: ElementTree.Element | None, path: Path) -> tuple[int, int]:
-    if item is None or not any((item.findtext(side) or "").strip() for side in ("width", "height")):
-        return 0, 0
-    width, height = (_number(item, side, "the image", path) for side in ("width", "height"))
-    if min(width, height) < 0 or width % 1 or height % 1:
-        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; mend its <size>")
-    return int(width), int(height)
-
-
-def _read_object(item: ElementTree.Element, number: int, path: Path) -> VocObject:
-    name = text((item.findtext("name") or "").strip(), f"the <name> of object {number}", str(path))
-    subject = f"object {number} ({name})"
-    x1, y1, x2, y2 = (_number(item.find("bndbox"), c, subject, path) for c in _CORNERS)
-    # Some files leave the flag out, where it would be 0.
-    flag = (item.findtext("difficult") or "0").strip()
-    difficult = parse_flag(flag, f"difficult of {subject}", str(path))
-    box = (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1)
-    return VocObject(name, box, difficult)
-
-
-def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Path) -> float:
-    """The number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
-    found = None if parent is None else parent.findtext(tag)
-    if found is None:
-        raise UserError(f"{path}: {subject} has no <{tag}>; mend the file")
-    try:
-        value = float(found)
-    except ValueError:
-        value = math.nan
-    # Not-a-number fails any comparison.
-    if not abs(value) <= LARGEST_COORDINATE:
-        raise UserError(
-            f"{path}: <{tag}> of {subject} is {reprlib.repr(found.strip())}, not a number of at most"
-            f" {LARGEST_COORDINATE:,}; mend it"
-        )
-    return value

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ class Affine(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Affine:
         """A 1x1 convolution as the matrix (O, C) and the bias of a product, in a type."""
-        return Affine(_matrix(self, dtype), self.bias.to(dtype))
+        return Affine(self.weight.flatten(1).to(dtype).contiguous(), self.bias.to(dtype))
 
 
 def fast_blocks(
@@ -123,15 +123,12 @@ def fast_blocks(
     """
     blocks = list(blocks)
     factors = factors_for(dtype, *(_last(block).bias for block in blocks))
-    steps: list[Step] = []
-    for block in blocks:
-        if isinstance(block, ResidualBlock):
-            steps.append(FastResidualBlock(block, factors, resolution, dtype))
-        elif isinstance(block, Bottleneck):
-            steps.append(FastBottleneck(block, factors, resolution, dtype))
-        else:
-            assert isinstance(block, NonLocal)
-            steps.append(FastNonLocal(block, factors, resolution, dtype))
+    kinds: dict[type, Callable[..., Step]] = {
+        ResidualBlock: FastResidualBlock,
+        Bottleneck: FastBottleneck,
+        NonLocal: FastNonLocal,
+    }
+    steps = [kinds[type(block)](block, factors, resolution, dtype) for block in blocks]
     return steps, factors
 
 
@@ -144,8 +141,8 @@ class FastResidualBlock:
         expand = _folded(block.expand)
         inner = factors_for(dtype, expand.bias)
         self.expand = Convolution(*expand.scaled(inner), resolution, dtype)
-        self.project = _matrix(_folded(block.project).scaled(factors, inner), dtype)
-        self.shortcut = _matrix(_folded(block.shortcut).scaled(factors), dtype)
+        self.project = _folded(block.project).scaled(factors, inner).to(dtype).weight
+        self.shortcut = _folded(block.shortcut).scaled(factors).to(dtype).weight
         self.bias = (_last(block).bias * factors).to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -163,16 +160,14 @@ class FastBottleneck:
             _folded(each) for each in (block.reduce, block.spatial, block.restore)
         )
         first, second = (factors_for(dtype, each.bias) for each in (reduce, spatial))
-        reduce = reduce.scaled(first, factors)
-        self.reduce, self.reduce_bias = _matrix(reduce, dtype), reduce.bias.to(dtype)
+        self.reduce = reduce.scaled(first, factors).to(dtype)
         self.spatial = Convolution(*spatial.scaled(second, first), resolution, dtype)
-        restore = restore.scaled(factors, second)
-        self.restore, self.restore_bias = _matrix(restore, dtype), restore.bias.to(dtype)
+        self.restore = restore.scaled(factors, second).to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
-        main = self.spatial(product(x, self.reduce, self.reduce_bias).relu_())
+        main = self.spatial(product(x, *self.reduce).relu_())
         # In place: the block's input is not needed again.
-        return _add_product(x.add_(self.restore_bias), main, self.restore).relu_()
+        return _add_product(x.add_(self.restore.bias), main, self.restore.weight).relu_()
 
 
 class FastNonLocal:
@@ -185,8 +180,9 @@ class FastNonLocal:
         # The affinities' division by the number of positions is theta's.
         shares = (1 / self.positions, 1.0, 1.0)
         layers = [
-            Affine(conv.weight.detach().double() * share, _bias(conv) * share)
+            Affine(conv.weight.detach().double() * share, conv.bias.detach().double() * share)
             for conv, share in zip((block.theta, block.phi, block.g), shares, strict=True)
+            if conv.bias is not None
         ]
         same = torch.ones(self.width, dtype=torch.float64, device=factors.device)
         self.groups = [
@@ -196,8 +192,7 @@ class FastNonLocal:
             ]
             for rows in torch.arange(block.inner, device=factors.device).split(self.width)
         ]
-        out = _folded(block.out).scaled(factors)
-        self.out, self.out_bias = _matrix(out, dtype), out.bias.to(dtype)
+        self.out = _folded(block.out).scaled(factors).to(dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         count, inner = len(x) // self.positions, self.width * len(self.groups)
@@ -208,7 +203,7 @@ class FastNonLocal:
             )
             into.copy_(torch.bmm(torch.bmm(theta, phi.transpose(1, 2)), g))
         gathered = gathered.view(-1, inner)
-        return _add_product(x.add_(self.out_bias), gathered, self.out).relu_()
+        return _add_product(x.add_(self.out.bias), gathered, self.out.weight).relu_()
 
 
 def factors_for(dtype: torch.dtype, *biases: Tensor) -> Tensor:
@@ -230,34 +225,18 @@ def _add_product(x: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
     return x.addmm_(inputs, weight.t())
 
 
-def _last(block: nn.Module) -> Affine:
+def _last(block: Any) -> Affine:
     """The layer whose output a block gives on: its bias is all that is added to the channels."""
     if isinstance(block, ResidualBlock):
         project, shortcut = _folded(block.project), _folded(block.shortcut)
         return Affine(project.weight, project.bias + shortcut.bias)
-    if isinstance(block, Bottleneck):
-        return _folded(block.restore)
-    assert isinstance(block, NonLocal)
-    return _folded(block.out)
+    return _folded(block.restore if isinstance(block, Bottleneck) else block.out)
 
 
-def _folded(conv_bn: nn.Module) -> Affine:
+def _folded(conv_bn: Any) -> Affine:
     """A convolution with the batch normalisation after it."""
-    assert isinstance(conv_bn, nn.Sequential)
     conv, norm = conv_bn
-    assert isinstance(conv, nn.Conv2d)
-    assert isinstance(norm, nn.BatchNorm2d)
     return fold_norm(conv, norm)
-
-
-def _matrix(convolution: Affine, dtype: torch.dtype) -> Tensor:
-    """The matrix (out, in) of a 1x1 convolution."""
-    return convolution.weight.flatten(1).to(dtype).contiguous()
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias.detach().double()
 
 
 def fold_norm(conv: nn.Conv2d, norm: Norm) -> Affine:

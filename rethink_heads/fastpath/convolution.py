@@ -102,32 +102,24 @@ class Convolution:
             plain = weight.to(dtype)
             self.weight = plain.contiguous(memory_format=torch.channels_last)
 
-    @property
-    def frequencies(self) -> int:
-        """Places of the transformed map; 0 where the plain convolution is quicker."""
-        return 0 if self.by_frequency is None else len(self.by_frequency)
-
     def __call__(self, x: Tensor) -> Tensor:
         """Maps (N * S * S, C) to (N * S * S, O)."""
+        side, channels = self.resolution, x.shape[1]
         if self.by_frequency is None:
-            return self._plainly(x)
-        cells = self.resolution**2
-        transformed = torch.matmul(self.into, x.view(-1, cells, x.shape[1]))
+            maps = x.view(-1, side, side, channels).permute(0, 3, 1, 2)
+            found = F.conv2d(maps, self.weight, self.bias, padding=KERNEL // 2).relu_()
+            return found.permute(0, 2, 3, 1).reshape(len(x), -1)
+        positions = side**2
+        transformed = torch.matmul(self.into, x.view(-1, positions, channels))
         multiplied = products_by_place(transformed, self.by_frequency)
-        count, _, channels = multiplied.shape
+        count, _, outputs = multiplied.shape
         # The bias is in the product's own sum.
         found = torch.baddbmm(
-            self.bias.expand(count, cells, channels),
+            self.bias.expand(count, positions, outputs),
             self.back.expand(count, -1, -1),
             multiplied,
         )
-        return found.relu_().view(-1, channels)
-
-    def _plainly(self, x: Tensor) -> Tensor:
-        side = self.resolution
-        maps = x.view(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
-        found = F.conv2d(maps, self.weight, self.bias, padding=KERNEL // 2).relu_()
-        return found.permute(0, 2, 3, 1).reshape(len(x), -1)
+        return found.relu_().view(-1, outputs)
 
 
 @functools.cache

@@ -1,13 +1,5 @@
 """R-CNN box heads on RoI features: fc-head, conv-head, Double-Head, their losses and score fusion."""
 
-from rethink_heads.heads.branches import (
-    BoxHeads,
-    build_heads,
-    classification_loss,
-    enlargements,
-    regression_loss,
-    trained_heads,
-)
 from rethink_heads.heads.heads import (
     Bottleneck,
     BoxPredictor,
@@ -21,11 +13,16 @@ from rethink_heads.heads.structures import (
     FUSION_RULES,
     HEAD_CONFIGURATIONS,
     STRUCTURES,
+    BoxHeads,
     HeadConfiguration,
     Structure,
     TaskWeights,
+    build_heads,
+    enlargements,
     fuse,
     kind_of,
+    regression_loss,
+    trained_heads,
 )
 
 __all__ = [
@@ -44,7 +41,6 @@ __all__ = [
     "Structure",
     "TaskWeights",
     "build_heads",
-    "classification_loss",
     "enlargements",
     "fuse",
     "kind_of",

@@ -29,14 +29,18 @@ LABELS = {
     "spearman": "Spearman",
     "gain": "gain over the proposal",
     "regressed_iou": "IoU of the regressed box",
-    "spatial_correlation": "output map",
-    "weight_correlation": "fc6's weights",
+    "spatial_correlation": "correlation of RoI positions",
+    "drop_dx": "drop along x",
+    "drop_dy": "drop along y",
+    "half_width_dx": "half-width along x",
+    "half_width_dy": "half-width along y",
+    "delta_ap": "gain in AP",
     "d_ece": "D-ECE",
     "laece": "LaECE",
     "mean_absolute_change": "mean absolute change",
-    "displacement_score": "score at a displaced box",
-    "cell_score": "score with a zeroed RoI position",
-    "cell_iou": "regressed IoU with a zeroed RoI position",
+    "displacement_score": "displaced box, score",
+    "cell_score": "zeroed position, score",
+    "cell_iou": "zeroed position, regressed IoU",
 }
 
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&])")

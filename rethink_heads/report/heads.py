@@ -13,8 +13,12 @@ from rethink_heads.report.cells import LABELS, NO_INTERVAL, UNDEFINED, estimate,
 Side = tuple[str, str]  # (detector, head)
 Row = dict[str, Any]
 
-MOST_DIFFERENCES = 12
+MOST_DIFFERENCES = 10
 MOST_PAIRS_IN_COLUMNS = 3
+DESCRIPTION = (
+    *("kind", "quantity", "level", "stage", "size", "proposal IoU", "distance"),
+    *("heads", "difference", "excludes_zero", "objects"),
+)
 SIZES = "Size: area of the object's box; small below 32 x 32 px, large from 96 x 96 px."
 
 
@@ -58,6 +62,8 @@ class Heads:
     def rows(self, frame: pd.DataFrame, columns: Sequence[str], **settings: Any) -> pd.DataFrame:
         """Cells of some columns, the head's name before them; settings as of ``text_cells``."""
         shown = [rows_of(frame, side).assign(head=name) for side, name in self.names.items()]
+        if not shown:
+            return pd.DataFrame()
         cells = text_cells(pd.concat(shown), without=NO_INTERVAL, **settings)
         return cells[["head", *columns]]
 
@@ -71,7 +77,7 @@ class Heads:
         """Cells with a row for each value of the index columns, a column for each head and, of few pairs, for each."""
         columns = {
             name: rows_of(frame, side).assign(
-                text=lambda rows: [cell(row) for row in _records(rows)]
+                text=lambda rows: [cell(row) for row in records(rows)]
             )
             for side, name in self.names.items()
         }
@@ -80,7 +86,7 @@ class Heads:
             if len(pairs) <= MOST_PAIRS_IN_COLUMNS:
                 columns |= {
                     str(name): rows.assign(
-                        text=[interval(row, "difference") for row in _records(rows)]
+                        text=[interval(row, "difference") for row in records(rows)]
                     )
                     for name, rows in pairs.items()
                 }
@@ -123,7 +129,7 @@ class Heads:
         found = [
             (row[column], side, f"{name} {interval(row, column)}")
             for side, name in self.names.items()
-            for row in _records(rows_of(values, side))
+            for row in records(rows_of(values, side))
             if math.isfinite(row[column])
         ]
         found.sort(key=lambda each: each[0], reverse=not lowest)
@@ -133,12 +139,15 @@ class Heads:
         if len(found) == 1:
             return f"{label}: {best}."
         _, second, runner_up = found[1]
-        for row in _records(comparisons):
+        for row in records(comparisons):
             a, b = (self._first.get(row[end], first) for end in "ab")
             if {a, b} == {first, second}:
-                difference = f"{self.names[a]} - {self.names[b]} {interval(row, 'difference')}"
+                sign = 1 if a == first else -1
+                low, high = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
+                difference = estimate(sign * row["difference"], low, high, without=NO_INTERVAL)
+                difference = f"{self.names[first]} - {self.names[second]} {difference}"
                 if row["excludes_zero"]:
-                    return f"{label}: {best} leads before {runner_up}; {difference}."
+                    return f"{label}: {best} is ahead of {runner_up}; {difference}."
                 return f"{label}: no clear leader, {best}, {runner_up}; {difference}."
         return f"{label}: {best}, then {runner_up}; not compared."
 
@@ -156,18 +165,43 @@ class Heads:
         if not frames:
             return pd.DataFrame(), []
         found = pd.concat(frames, ignore_index=True).fillna("")
+        found = found[[name for name in DESCRIPTION if name in found and (full or name != "size")]]
         if full or len(found) <= MOST_DIFFERENCES:
             return found, []
         decided = found[found["excludes_zero"] == "yes"]
         said = f"Of {len(found)} differences {len(decided)} exclude zero"
         if len(decided) > MOST_DIFFERENCES:
             said += f", of which these are the first {MOST_DIFFERENCES}"
-        return decided.head(MOST_DIFFERENCES), [f"{said}."]
+        return decided.head(MOST_DIFFERENCES), [f"{said}; --full prints all."]
 
 
-def interval(row: Row, column: str) -> str:
-    """The cell of an estimate in a row."""
-    return estimate(row[column], row[f"{column}_low"], row[f"{column}_high"], without=NO_INTERVAL)
+def interval(row: Row, column: str, spread: str = "") -> str:
+    """The cell of an estimate in a row, with the column of its standard deviation where one is named."""
+    return estimate(
+        row[column],
+        row[f"{column}_low"],
+        row[f"{column}_high"],
+        row[spread] if spread else math.nan,
+        without=NO_INTERVAL,
+    )
+
+
+def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
+    """A row for each head and size: the estimates that are in rows, named in a column, in columns of their own."""
+    rows: dict[tuple[Any, ...], Row] = {}
+    keys = [name for name in ("detector", "head", "size") if name in frame]
+    for row in records(frame):
+        # Other columns, as the number of images, are those of the first row.
+        wide = rows.setdefault(tuple(row[key] for key in keys), dict(row))
+        wide |= {f"{row[names]}{end}": row[f"{value}{end}"] for end in ("", "_low", "_high")}
+    return pd.DataFrame(list(rows.values()))
+
+
+def select(frame: pd.DataFrame, **equal: str) -> pd.DataFrame:
+    """The rows of a frame whose columns equal the values given; of a frame without rows or columns itself."""
+    for name, value in equal.items():
+        frame = frame[frame[name] == value] if len(frame) else frame
+    return frame
 
 
 def rows_of(frame: pd.DataFrame, side: Side) -> pd.DataFrame:
@@ -189,22 +223,23 @@ def _described(pairs: pd.DataFrame) -> pd.DataFrame:
         if name in pairs:
             first = "quantity" if name in ("statistic", "metric", "error") else name
             cells[first] = [LABELS.get(value, value) for value in pairs[name]]
-    if "iou_low" in pairs:
+    if "bin" in pairs:
         cells["proposal IoU"] = name_bins(pairs)["proposal IoU"].tolist()
     if "distance" in pairs:
         cells["distance"] = [f"{value:.2f}" for value in pairs["distance"]]
     cells["heads"] = pairs["heads"].tolist()
-    cells["difference"] = [interval(row, "difference") for row in _records(pairs)]
+    cells["difference"] = [interval(row, "difference") for row in records(pairs)]
     cells["excludes_zero"] = [
         UNDEFINED if math.isnan(row["difference_low"]) else "yes" if row["excludes_zero"] else "no"
-        for row in _records(pairs)
+        for row in records(pairs)
     ]
     if "objects" in pairs:
         cells["objects"] = [str(count) for count in pairs["objects"]]
     return pd.DataFrame(cells)
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 

@@ -48,8 +48,7 @@ class Report:
         self.provenance = dict(provenance or {})
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.files: list[Path] = []
-        self._parts: list[Callable[[], None]] = []
-        self._rest: list[Callable[[], None]] = []
+        self._parts: list[tuple[bool, Callable[[], None]]] = []
         self._marks: set[str] = set()
 
     def data(self, **tables: pd.DataFrame | Iterable[Mapping[str, Any]]) -> None:
@@ -60,7 +59,7 @@ class Report:
 
     def lines(self, *lines: str, full: bool = False) -> None:
         """Add lines to the screen, or to what ``--full`` adds."""
-        (self._rest if full else self._parts).append(partial(print_lines, *lines))
+        self._parts.append((full, partial(print_lines, *lines)))
 
     def table(self, title: str, cells: pd.DataFrame, *legend: str, full: bool = False) -> None:
         """Add a table of cells and lines that explain it, to the screen or to what ``--full`` adds."""
@@ -70,9 +69,9 @@ class Report:
                 for mark in MEANINGS
                 for row in cells.to_numpy()
                 for cell in row
-                if mark in str(cell).split(" ")
+                if cell == mark or (mark != "-" and mark in cell)
             }
-            (self._rest if full else self._parts).append(partial(print_table, title, cells))
+            self._parts.append((full, partial(print_table, title, cells)))
             if legend:
                 self.lines(*legend, full=full)
 
@@ -88,13 +87,14 @@ class Report:
             shape = {"tables": self.tables, "files": self.files}
             print_json({"command": self.command, **shape, "provenance": self.provenance})
             return
-        for part in [*self._parts, *(self._rest if full else ())]:
+        shown = [part for only_full, part in self._parts if full or not only_full]
+        for part in shown:
             part()
-        print_lines(*(f"{mark}: {said}." for mark, said in MEANINGS.items() if mark in self._marks))
-        hint = ["--full prints more tables"] if self._rest and not full else []
-        hint += [more] if more else []
-        if hint:
-            print_lines(f"{'; '.join(hint)}; --json has all numbers.")
+        marks = [f"{mark}: {said}" for mark, said in MEANINGS.items() if mark in self._marks]
+        print_lines(*(["; ".join(marks) + "."] if marks else []))
+        hints = ["--full prints more tables"] if len(shown) < len(self._parts) else []
+        if hints or more:
+            print_lines("; ".join([*hints, *filter(None, [more]), "--json has all numbers"]) + ".")
 
 
 def print_json(result: Any) -> None:

@@ -99,7 +99,7 @@ class Plan:
         for training in self.trainings.values():
             if training.used or not (training.path / CONFIG_NAME).exists():
                 continue
-            changed = fixed_changes(Run.open(training.path).config, training.config)
+            changed = fixed_changes(Run.open(training.path).trained_config, training.config)
             if changed:
                 raise UserError(
                     f"{training.path} was trained with other settings ({', '.join(changed)});"
@@ -236,7 +236,7 @@ def _with_run(plan: Plan, label: str, path: Path) -> Plan:
             f"--use {label}={path}: the run is not fully trained; go on with:"
             f" rethink-heads train --run {path}"
         )
-    different = _differences(training.config, run.config)
+    different = _differences(training.config, run.trained_config)
     if different:
         raise UserError(
             f"--use {label}={path}: the run has other settings than the point"
@@ -244,7 +244,7 @@ def _with_run(plan: Plan, label: str, path: Path) -> Plan:
         )
     trainings = dict(plan.trainings)
     # Points are compared on the sweep's test images, whatever the run's own test split is.
-    config = run.config.model_copy(update={"data": training.config.data})
+    config = run.trained_config.model_copy(update={"data": training.config.data})
     trainings[training_label, seed] = replace(training, path=path, config=config, used=True)
     return replace(plan, trainings=trainings)
 

@@ -13,7 +13,7 @@ import torch
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet, write_parquet
@@ -21,7 +21,7 @@ from rethink_heads.machine import resolve_device
 from rethink_heads.measure.detections import keep_detections
 from rethink_heads.measure.kept_detections import HeadDetections, open_detections
 from rethink_heads.measure.provenance import dataset_provenance
-from rethink_heads.runs import Run, measurements_name, run_provenance, with_fusion
+from rethink_heads.runs import Run, measurements_name, with_fusion
 from rethink_heads.statistics.average_precision import AP_NAMES, resampled_precision
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
 from rethink_heads.statistics.matches import Truth
@@ -122,7 +122,8 @@ class Precision:
         training, read = self.plan.training_of(point, seed), self.reads[point.label]
         run = Run(training.path, training.config)
         detector = Run.open(training.path).load(resolve_device(self.device))
-        name, provenance = self._measurements_name(training), run_provenance(run)
+        assert isinstance(detector, RCNN)
+        name, provenance = self._measurements_name(training), run.provenance()
         if read.fusion != training.config.model.fusion:
             detector.roi_heads.fusion = read.fusion
             name, provenance = with_fusion(name, provenance, read.fusion)
@@ -153,7 +154,7 @@ class Precision:
         run = Run(training.path, training.config)
         return {
             **dataset_provenance(self.dataset),
-            **run_provenance(run),
+            **run.provenance(),
             "reading": read.reading,
             "fusion": read.fusion,
             "replicates": str(self.replicates),

@@ -23,47 +23,42 @@ from rethink_heads.progress import duration
 BACKBONE_KEY = "backbone"
 
 
-class LastCheckpoint(Checkpoint):
-    """Saves the state of training to one file every so many iterations.
+class Checkpoints(Checkpoint):
+    """Saves the state of training: the last one every so many iterations, the best whenever ``val_AP`` is a new record.
 
-    Where a validation is due, it is saved after it: so a training that goes on from there neither repeats nor skips
-    the validation, and knows its result.
+    Where a validation is due, the last is saved after it: so a training that goes on from there neither repeats nor
+    skips the validation, and knows its result.
+
+    Args:
+        last, best: the two files, replaced each time.
+        every: iterations between two saves of the last.
+        validate_every: iterations between two validations.
     """
 
-    def __init__(self, path: Path, every: int, validate_every: int) -> None:
-        self.path, self.every, self.validate_every = path, every, validate_every
+    def __init__(self, last: Path, best: Path, every: int, validate_every: int) -> None:
+        self.last, self.best = last, best
+        self.every, self.validate_every = every, validate_every
+        self.highest = -1.0
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any, **kwargs: Any) -> None:
         if trainer.global_step % self.every == 0 and trainer.global_step % self.validate_every:
-            trainer.save_checkpoint(self.path)
-
-    def on_validation_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        if trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(self.path)
-
-
-class BestCheckpoint(Checkpoint):
-    """Saves the state of training whenever ``val_AP`` is higher than ever before. It must precede LastCheckpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.best = -1.0
+            trainer.save_checkpoint(self.last)
 
     def on_validation_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         precision = float(trainer.callback_metrics["val_AP"])
-        if precision > self.best:
-            self.best = precision
-            trainer.save_checkpoint(self.path)
+        if precision > self.highest:
+            self.highest = precision
+            trainer.save_checkpoint(self.best)
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(self.last)
 
     def state_dict(self) -> dict[str, float]:
-        return {"best": self.best}
+        return {"best": self.highest}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        self.best = state_dict["best"]
+        self.highest = state_dict["best"]
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -27,8 +27,7 @@ from rethink_heads.locking import hold
 from rethink_heads.machine import check_workers, resolve_device
 from rethink_heads.runs import Run
 from rethink_heads.training.callbacks import (
-    BestCheckpoint,
-    LastCheckpoint,
+    Checkpoints,
     PlainProgress,
     WholeFiles,
     resume_detector,
@@ -173,8 +172,9 @@ def _trainer(config: Config, run: Run, device: str) -> lightning.Trainer:
     terminal = sys.stderr.isatty()
     validate_every = min(training.validate_every, training.max_iterations)
     callbacks: list[Callback] = [
-        BestCheckpoint(run.best_checkpoint),
-        LastCheckpoint(run.last_checkpoint, training.checkpoint_every, validate_every),
+        Checkpoints(
+            run.last_checkpoint, run.best_checkpoint, training.checkpoint_every, validate_every
+        ),
         TQDMProgressBar() if terminal else PlainProgress(),
     ]
     logs = run.path / LOGS

@@ -36,10 +36,9 @@ def without_others(folder: Path, dataset: CocoDataset, names: set[str]) -> CocoD
 
 def objects_of(dataset: CocoDataset) -> list[list[Any]]:
     """What each image holds, without its pixels."""
-    table = dataset._objects
-    columns = (table.boxes, table.labels, table.areas, table.ids)
-    places = zip(table.offsets, table.offsets[1:], strict=False)
-    return [[column[low:high].tolist() for column in columns] for low, high in places]
+    tables = map(dataset._objects, range(len(dataset)))
+    columns = [(each.corners, each.labels, each.object_areas, each.ids) for each in tables]
+    return [[column.tolist() for column in each] for each in columns]
 
 
 @COMMON_FIXTURE

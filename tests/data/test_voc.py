@@ -163,7 +163,7 @@ def test_a_box_covers_the_pixels_that_voc_counts(corners: tuple[int, int, int, i
     x2, y2 = max(corners[0], corners[2]), max(corners[1], corners[3])
     path = Path(os.environ["RETHINK_HEADS_CACHE"]).parent / "one.xml"
     path.write_text(image_xml(object_xml("cat", (x1, y1, x2, y2))))
-    x, y, width, height = read_voc_xml(path).objects[0].box
+    x, y, width, height = read_voc_xml(path)[1][0].box
     counted_from_one = np.zeros((HEIGHT + 1, WIDTH + 1), bool)
     for row in range(y1, y2 + 1):
         for column in range(x1, x2 + 1):

@@ -21,7 +21,7 @@ from rethink_heads.config import (
 )
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes, to_edges, to_pixels
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.pooling import pyramid_level
+from rethink_heads.detectors.rcnn.roi_heads import pyramid_level
 from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
 from rethink_heads.detectors.rcnn.transform import resized_size
 from rethink_heads.errors import UserError
@@ -33,11 +33,6 @@ CONVENTIONS = {
     "mmdetection": MMDETECTION,
     "detectron2": DETECTRON2,
 }
-
-
-def test_the_usual_conventions_leave_settings_as_they_were() -> None:
-    assert "conventions" not in ModelConfig().model_dump()
-    assert "conventions" not in ModelConfig(conventions=ConventionsConfig()).model_dump_json()
 
 
 def test_other_conventions_are_kept(tmp_path: Path) -> None:

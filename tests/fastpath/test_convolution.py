@@ -82,10 +82,10 @@ def test_convolution_with_bias_and_relu(dtype: torch.dtype, side: int) -> None:
     bound = ERRORS[dtype] * float(expected.square().mean().sqrt())
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=bound)
     if side in (3, 7):
-        assert layer.frequencies > 0
+        assert layer.by_frequency is not None
     elif dtype == torch.bfloat16 and side > 1:
         # It does not hold these transforms' factors.
-        assert layer.frequencies == 0
+        assert layer.by_frequency is None
 
 
 def test_float32_is_about_as_near_to_the_truth_as_the_plain_convolution() -> None:
@@ -107,7 +107,7 @@ def expected_of_type(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def test_few_channels_and_other_devices_are_left_to_the_plain_convolution() -> None:
     weight, bias = torch.zeros(16, 16, 3, 3, dtype=torch.float64), torch.zeros(16)
-    assert Convolution(weight, bias, 7, torch.float32).frequencies == 0
+    assert Convolution(weight, bias, 7, torch.float32).by_frequency is None
     wide = torch.zeros(256, 256, 3, 3, dtype=torch.float64, device="meta")
     assert not convolution._pays(wide, 7, torch.float32)
 

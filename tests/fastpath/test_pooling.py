@@ -14,7 +14,7 @@ from torchvision.ops import roi_align as operator
 
 from rethink_heads.boxes import outer_boxes
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
-from rethink_heads.detectors.rcnn.pooling import STRIDES, PyramidPooler
+from rethink_heads.detectors.rcnn.roi_heads import STRIDES, PyramidPooler
 from rethink_heads.fastpath import pooling
 from rethink_heads.fastpath.pooling import RoIAlignRule, intervals, level_rois, pool, roi_align
 from rethink_heads.proposals import grid

@@ -17,7 +17,7 @@ from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.detectors.torchvision.files import CLASS_WEIGHT, read_weights
+from rethink_heads.detectors.torchvision.opening import CLASS_WEIGHT, read_weights
 from rethink_heads.runs import Run
 from tests.fuzz.coco import broken
 from tests.fuzz.harness import REFUSED, Case, WrongError

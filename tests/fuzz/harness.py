@@ -15,17 +15,15 @@ import importlib
 import multiprocessing
 import os
 import random
-import re
 import resource
 import signal
 import sys
 import tempfile
 import traceback
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rethink_heads.errors import UserError
 
@@ -42,15 +40,6 @@ REFUSED = "refused"
 
 class WrongError(AssertionError):
     """The product took an input for something that it is not, refused a good one, or told it badly."""
-
-
-class Failure(NamedTuple):
-    """A failed case: what failures of the same cause share, then this one's input and what came of it."""
-
-    seed: int
-    cause: str
-    input: str
-    outcome: str
 
 
 class Case:
@@ -118,8 +107,8 @@ def check_message(text: str) -> None:
         raise WrongError(f"a message that cannot be printed: {shortened(text)}")
 
 
-def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Failure | None, str]:
-    """Run a case in this process: its failure, None where it passes, and its input."""
+def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> str | None:
+    """Run a case in this process; return what is wrong, None where it passes."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         case = Case(kind, seed, Path(folder))
         case.announce = announce
@@ -128,18 +117,13 @@ def run_case(kind: str, seed: int, announce: Callable[[str], None]) -> tuple[Fai
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            if isinstance(error, WrongError):
-                what = re.sub("[0-9]+", "_", re.split("[:;]", str(error))[0])[:80]
-                cause = f"{what}; input: {brief(case.input)}"
-            else:
-                frames = traceback.extract_tb(error.__traceback__)[-30:]
-                own = [each for each in frames if "/rethink_heads/" in each.filename] or frames
-                cause = (
-                    f"traceback: {type(error).__name__} from {own[-1].filename}:{own[-1].lineno}"
-                )
-            outcome = f"{type(error).__name__}: {error}".replace(folder, "FOLDER")
-            return Failure(seed, cause, case.input, outcome), case.input
-    return None, case.input
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = (
+                "" if isinstance(error, WrongError) else f" from {frame.filename}:{frame.lineno}"
+            )
+            said = f"{type(error).__name__}{where}: {error}".replace(folder, "FOLDER")
+            return f"input: {case.input}\n  outcome: {said[:LONGEST_MESSAGE]}"
+    return None
 
 
 def serve(connection: Connection, kind: str) -> None:
@@ -147,8 +131,8 @@ def serve(connection: Connection, kind: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    unit = 1024 if sys.platform == "linux" else 1
-    if sys.platform == "linux":
+    is_linux = sys.platform == "linux"
+    if is_linux:
         # Far above what a case may take: a backstop for the machine.
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (limit + 12 * MEMORY,) * 2)
@@ -156,29 +140,24 @@ def serve(connection: Connection, kind: str) -> None:
         sys.stderr = sys.stdout = nowhere
         while True:
             seed = connection.recv()
-            if sys.platform == "linux":
+            if is_linux:
                 Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-            found, said = run_case(kind, seed, connection.send)
+            wrong = run_case(kind, seed, connection.send)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
-            if found is None and taken > MEMORY:
-                found = Failure(
-                    seed,
-                    f"memory: over 1 GiB; input: {brief(said)}",
-                    said,
-                    f"{taken / 2**20:.0f} MiB",
-                )
-            connection.send(found)
+            taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+            if wrong is None and taken * (1024 if is_linux else 1) > MEMORY:
+                wrong = "memory: over 1 GiB"
+            connection.send((wrong,))
 
 
-def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
-    """Run cases of a kind in a process, a new one where a case ended the last, and return those that fail."""
+def failures(kind: str, seeds: Iterable[int]) -> list[str]:
+    """Run cases of a kind in a process, a new one where one ended the last; say what fails, and how to run it again."""
     # A fork of a server that has imported everything once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"tests.fuzz.{kind}" for kind in KINDS])
-    found: list[Failure] = []
+    found: list[str] = []
     process = None
     for seed in seeds:
         if process is None:
@@ -186,54 +165,27 @@ def failures(kind: str, seeds: Iterable[int]) -> list[Failure]:
             process = context.Process(target=serve, args=(theirs, kind), daemon=True)
             process.start()
             theirs.close()
-        said, reason = "", f"hang: over {WALL_SECONDS} s"
+        said: Any = ""
+        ended = f"hang: over {WALL_SECONDS} s"
         connection.send(seed)
         try:
-            while connection.poll(WALL_SECONDS):
-                answer = connection.recv()
-                if not isinstance(answer, str):
-                    reason = ""
-                    found += [answer] * (answer is not None)
-                    break
-                said = answer
+            while isinstance(said, str) and connection.poll(WALL_SECONDS):
+                said = connection.recv()
         except (EOFError, OSError):
             process.join(5)
-            reason = f"the process died ({process.exitcode})"
+            ended = f"the process ended ({process.exitcode})"
             if process.exitcode == -signal.SIGPROF:
-                reason = f"hang: over {CPU_SECONDS} s of CPU"
-        if reason:
-            found.append(Failure(seed, f"{reason}; input: {brief(said)}", said, reason))
+                ended = f"hang: over {CPU_SECONDS} s of CPU"
+        if isinstance(said, str):
             process.kill()
             process.join()
-            process = None
+            process, said = None, (f"{ended}; input: {said}",)
+        if said[0] is not None:
+            found.append(f"{said[0]}\n  again: python -m tests.fuzz.harness {kind} {seed}")
     if process is not None:
         process.kill()
         process.join()
     return found
-
-
-def brief(text: str) -> str:
-    """What inputs of the same kind begin with."""
-    return " ".join(text.split()[:3])
-
-
-def report(kind: str, found: Sequence[Failure], count: int) -> str:
-    """The failures by cause, each with its seeds, one input and its outcome, and the way to run it again."""
-    groups: dict[str, list[Failure]] = defaultdict(list)
-    for failure in found:
-        groups[failure.cause].append(failure)
-    lines = [f"{len(found)} of {count} cases of {kind} fail, of {len(groups)} causes:"]
-    for cause, members in sorted(groups.items(), key=lambda group: -len(group[1])):
-        first = members[0]
-        lines += [
-            "",
-            f"{len(members)} x {cause}",
-            f"  seeds: {' '.join(str(member.seed) for member in members[:12])}",
-            f"  input: {first.input}",
-            f"  outcome: {first.outcome[:600]}",
-            f"  again: python -m tests.fuzz.harness {kind} {first.seed}",
-        ]
-    return "\n".join(lines)
 
 
 def main() -> None:

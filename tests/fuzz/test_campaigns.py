@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz.harness import KINDS, failures, report
+from tests.fuzz.harness import KINDS, failures
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -13,4 +13,4 @@ def test_campaign(kind: str, pytestconfig: pytest.Config) -> None:
     first = pytestconfig.getoption("--fuzz-first", 0)
     count = pytestconfig.getoption("--fuzz-cases", None) or KINDS[kind]
     found = failures(kind, range(first, first + count))
-    assert not found, report(kind, found, count)
+    assert not found, "\n".join([f"{len(found)} of {count} cases of {kind} fail:", *found[:20]])

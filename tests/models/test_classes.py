@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.json_tables import heads, of_all, rows
 from tests.models.commands import FEW, fails, invoke, kept, model
 from tests.tiny_coco import write_annotations, write_coco
 
@@ -18,13 +19,13 @@ def test_classes_are_matched_by_name_and_by_a_map(data: Path, here: Path) -> Non
     assert set(kept(here, "other").bins["class_name"]) == {"green"}
     (here / "map.yaml").write_text("red: scarlet\n")
     found, said = invoke("correlate", *options, "--class-map", "map.yaml")
-    assert found["by_size"]["all"]["objects"] == 6
+    assert of_all(found)["objects"] == 6
     assert "classes that the data lacks, whose detections do not count: blue" in said
     (here / "wrong.yaml").write_text("red: crimson\n")
     assert "crimson" in fails("correlate", *options, "--class-map", "wrong.yaml")
     # The map was of the other call.
     found, _ = invoke("correlate", *options)
-    assert found["by_size"]["all"]["objects"] == greens
+    assert of_all(found)["objects"] == greens
 
 
 def test_detectors_of_different_classes_are_compared_on_what_both_have(
@@ -33,26 +34,26 @@ def test_detectors_of_different_classes_are_compared_on_what_both_have(
     models = (model("full", "a"), model("other_names", "b"), "--data", data)
     found, said = invoke("correlate", *models, *FEW)
     assert "compared on the classes that all have; some lack red" in said
-    assert [each["by_size"]["all"]["objects"] for each in found["heads"]] == [3, 3]
+    assert [row["objects"] for row in rows(found, "correlations", size="all")] == [3, 3]
     one, _ = invoke("correlate", *models, "--objects-per-image", "1", *FEW)
-    assert [each["by_size"]["all"]["objects"] for each in one["heads"]] == [3, 3]
+    assert [row["objects"] for row in rows(one, "correlations", size="all")] == [3, 3]
     staged, _ = invoke("correlate", *models, "--stage", "all", *FEW)
     by_detector = {}
-    for row in staged["stage_correlation"]:
+    for row in rows(staged, "stage_correlation"):
         if row["size"] == "all":
             by_detector.setdefault(row["stage"], []).append((row["objects"], row["n"]))
     assert all(first == second for first, second in by_detector.values())
     assert set(by_detector) == {"predefined", "rpn", "detections"}
     evaluated, _ = invoke("evaluate", *models)
-    assert len(evaluated["results"]) == 2
+    assert len(heads(evaluated, "ap")) == 2
     # One map for each detector: none for the first.
     (here / "map.json").write_text('{"red": "scarlet"}')
     maps = ("--class-map", "none", "--class-map", "map.json")
     found, _ = invoke("correlate", *models, *FEW, *maps)
-    assert [each["by_size"]["all"]["objects"] for each in found["heads"]] == [6, 6]
+    assert [row["objects"] for row in rows(found, "correlations", size="all")] == [6, 6]
     # Alone, the first has all its classes.
     alone, _ = invoke("correlate", model("full", "a"), "--data", data, *FEW)
-    assert alone["by_size"]["all"]["objects"] == 6
+    assert of_all(alone)["objects"] == 6
 
 
 def test_no_class_in_common(data: Path) -> None:

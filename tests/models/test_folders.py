@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from rethink_heads.brought import BroughtRun, open_folder
 from rethink_heads.cli import app
+from rethink_heads.runs import ExternalConfig, Run
+from tests.json_tables import of_all
 from tests.models.commands import FEW, fails, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
 
 
 def test_the_folder_is_opened_again_by_its_name_alone(data: Path, here: Path) -> None:
     first, _ = invoke("correlate", model("full", "mine"), "--data", data)
-    folder = open_folder(here / "runs" / "mine")
-    assert isinstance(folder, BroughtRun)
+    folder = Run.open(here / "runs" / "mine")
+    assert isinstance(folder.config, ExternalConfig)
     assert folder.config.detector.heads == ["colour"]
     again, said = invoke("correlate", "--run", here / "runs" / "mine")
     assert again == first
@@ -43,15 +44,33 @@ def test_another_detector_or_other_weights_under_the_same_name_are_refused(
 
 def test_what_is_chosen_for_one_call_does_not_stick(data: Path, here: Path) -> None:
     few, _ = invoke("correlate", model("full"), "--data", data, "--max-images", "2", *FEW)
-    assert few["by_size"]["all"]["objects"] == 2
+    assert of_all(few)["objects"] == 2
     whole, _ = invoke("correlate", model("full"), "--data", data)
-    assert whole["by_size"]["all"]["objects"] == 6
-    assert whole["by_size"]["all"]["proposals"] > 6 * 14_000 // 2
+    assert of_all(whole)["objects"] == 6
+    assert of_all(whole)["proposals"] > 6 * 14_000 // 2
     write_coco(data, "train", images=3)
     train, _ = invoke("correlate", model("full"), "--data", data, "--split", "train", *FEW)
-    assert train["by_size"]["all"]["objects"] == 3
+    assert of_all(train)["objects"] == 3
     again, _ = invoke("correlate", model("full"), "--data", data)
     assert again == whole
+
+
+def test_what_is_there_is_shown_again_and_how_to_measure_all_is_said(
+    data: Path, here: Path
+) -> None:
+    few = (model("full", "mine"), "--data", data, "--max-images", "2", *FEW)
+    first, _ = invoke("correlate", *few)
+    found, said = invoke("correlate", "--run", here / "runs" / "mine")
+    assert found == first
+    assert "2 of 6 images; measuring.images=none measures all" in said
+    whole, _ = invoke("regress", "--run", here / "runs" / "mine", "measuring.images=none")
+    assert {row["objects"] for row in whole["tables"]["regressed_iou"] if row["size"] == "all"} == {
+        6
+    }
+    # Its own settings' measurements come first.
+    again, said = invoke("regress", "--run", here / "runs" / "mine")
+    assert again == whole
+    assert "measures all" not in said
 
 
 def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
@@ -62,7 +81,7 @@ def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
     fails("correlate", model("full", "mine"), "--data", here / "nowhere")
     assert not (here / "runs").exists()
     found, _ = invoke(*call, *FEW)
-    assert found["by_size"]["all"]["objects"] == 6
+    assert of_all(found)["objects"] == 6
 
 
 @pytest.mark.parametrize("changed", ["module", "weights", "imported"])
@@ -85,7 +104,7 @@ def test_what_has_changed_is_measured_again(changed: str, data: Path, here: Path
     second, said = invoke(*call)
     sys.modules.pop("my_factor")
     assert "made again" in said
-    assert first["by_size"]["all"]["pcc"] != second["by_size"]["all"]["pcc"]
+    assert of_all(first)["pcc"] != of_all(second)["pcc"]
 
 
 def test_comparisons_of_other_measurements_go_beside_each_other(data: Path, here: Path) -> None:

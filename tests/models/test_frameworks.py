@@ -13,6 +13,7 @@ from rethink_heads.cli import app
 from rethink_heads.files import read_csv
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.comparison import compare
+from tests import json_tables
 from tests.models.commands import compared, kept
 
 FEW = ("--max-images", "2", "--objects-per-image", "1", "--grid-steps", "3")
@@ -58,7 +59,7 @@ def check(found: dict, here: Path, heads: dict[str, str]) -> None:
     assert len(first.objects) == 2
     for other in others:
         assert other.objects.equals(first.objects)
-    assert {(each["detector"], each["head"]) for each in found["heads"]} == set(heads.items())
+    assert set(json_tables.heads(found, "correlations")) == set(heads.items())
     shared = here / "runs" / "-".join(heads)
     with Image.open(compared(shared, "figures") / "correlations.png") as figure:
         assert min(figure.size) > 300

@@ -63,9 +63,14 @@ def test_heads_with_the_same_numbers_are_named_together() -> None:
     )  # fmt: skip
     shown, said = heads.differences(all_pairs)
     assert shown.to_numpy().tolist() == [
-        ["PCC", "all", "fc, double - conv", "0.100 [0.050, 0.150]", "yes", "9"]
+        ["PCC", "fc, double - conv", "0.100 [0.050, 0.150]", "yes", "9"]
     ]
     assert said == []
+
+
+def test_no_heads_have_no_rows() -> None:
+    assert Heads([]).rows(estimates({}), ["pcc"]).empty
+    assert Heads([]).leader(estimates({}), pd.DataFrame(), "pcc") == "PCC: undefined."
 
 
 def test_heads_of_detectors_trained_apart_are_told_apart() -> None:
@@ -79,7 +84,7 @@ def test_heads_of_detectors_trained_apart_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "said"),
     [
-        (0.05, 0.15, "PCC: fc 0.700 [0.650, 0.750] leads before conv 0.600 [0.550, 0.650];"
+        (0.05, 0.15, "PCC: fc 0.700 [0.650, 0.750] is ahead of conv 0.600 [0.550, 0.650];"
                      " fc - conv 0.100 [0.050, 0.150]."),
         (-0.05, 0.25, "PCC: no clear leader, fc 0.700 [0.650, 0.750], conv 0.600 [0.550, 0.650];"
                       " fc - conv 0.100 [-0.050, 0.250]."),
@@ -113,7 +118,7 @@ def test_of_many_differences_those_that_exclude_zero() -> None:
     )
     shown, said = heads.differences(many)
     assert set(shown["excludes_zero"]) == {"yes"}
-    assert said == [f"Of 20 differences {len(shown)} exclude zero."]
+    assert said == [f"Of 20 differences {len(shown)} exclude zero; --full prints all."]
     assert len(heads.differences(many, full=True)[0]) == 20
     one_size = many.assign(size="small")
     assert heads.differences(one_size)[0].empty

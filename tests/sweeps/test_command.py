@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from rethink_heads import run_options
 from rethink_heads.cli import app
-from rethink_heads.commands import sessions
 from rethink_heads.runs import Run
 from tests.sweeps.conftest import SETTINGS, FakeTraining
 
@@ -75,7 +75,7 @@ def test_a_failed_point_is_told_at_the_end(
 ) -> None:
     train = FakeTraining()
     train.fails_at = "single-conv-0"
-    monkeypatch.setattr(sessions, "train_run", train)
+    monkeypatch.setattr(run_options, "train_run", train)
     text, errors = call(*arguments, code=2)
     assert "Double-Head-Ext" in text
     last = errors.splitlines()[-1]
@@ -87,7 +87,7 @@ def test_a_failed_point_is_told_at_the_end(
 def test_an_interruption(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     train = FakeTraining()
     train.stops_at = "single-conv-0"
-    monkeypatch.setattr(sessions, "train_run", train)
+    monkeypatch.setattr(run_options, "train_run", train)
     _, errors = call(*arguments, code=130)
     assert "interrupted; run the same command again to go on" in errors
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import Config
-from rethink_heads.detectors.detectron2.settings import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
+from rethink_heads.detectors.detectron2.config import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.errors import UserError
 from rethink_heads.files import expand_home
 from rethink_heads.settings import read_yaml

@@ -149,6 +149,24 @@ def known_class_names(count: int) -> Sequence[str] | None:
     return None
 
 
+def names_for(
+    count: int | None, candidates: Iterable[Sequence[str]], order: str
+) -> tuple[str, ...]:
+    """The first list of class names of the right length.
+
+    Raises:
+        UserError: there is none; ``order`` says in which order names are to be given.
+    """
+    for names in candidates:
+        if len(names) == count:
+            return tuple(names)
+    said = "the" if count is None else f"the {count}"
+    raise UserError(
+        f"nothing says what {said} classes of the detector are called: give their names, {order}, as --class-names"
+        " (class_names in Python)"
+    )
+
+
 def our_state(
     layout: Layout, state: State, ours: State, model: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], list[str]]:

@@ -9,7 +9,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,22 +312,66 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
         )
 
 
-def other_sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Names of weights that have other shapes than a model's ``own``, each with both shapes."""
-    return [
-        f"{name} {_shape(value)} instead of {_shape(own[name])}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
-    ]
+def without_prefix(state: Mapping[str, Tensor], mark: str) -> dict[str, Tensor]:
+    """The weights of a model that a training framework's module held under a name, by the model's own names.
+
+    ``mark`` is in a name of the model; what comes before it in the shortest is left out, and so are other weights.
+    """
+    prefixes = {name.partition(mark)[0] for name in state if mark in name}
+    prefix = min(prefixes, key=len, default="")
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
 
 
-def misfit(path: Path, what: str, names: Sequence[str], remedy: str) -> UserError:
-    """Return the sentence for a file whose weights are not those of the model that is to have them."""
-    return UserError(f"{path} {what}: {first_names(names, LONGEST_MISFIT)}; {remedy}")
+def load_weights(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    name: str,
+    remedy: str,
+    is_optional: Callable[[str], bool] = lambda _: False,
+) -> None:
+    """Load a file's weights into a model, all of it.
 
+    Args:
+        model: on the CPU.
+        state: by the model's names.
+        path: the file.
+        name: how messages call the model.
+        remedy: what they say is to be done.
+        is_optional: whether a file may have something of that name that the model lacks.
 
-def _shape(value: Tensor) -> str:
-    return "x".join(str(side) for side in value.shape)
+    Raises:
+        UserError: types, sizes or names do not fit, or a weight is not finite.
+    """
+
+    def check(what: str, names: Sequence[str]) -> None:
+        if names:
+            raise UserError(f"{path} {what}: {first_names(names, LONGEST_MISFIT)}; {remedy}")
+
+    own = model.state_dict()
+    pairs = [(key, value, own[key]) for key, value in state.items() if key in own]
+    check(
+        "has weights that are no floating-point numbers",
+        [
+            f"{key} of {value.dtype}"
+            for key, value, ours in pairs
+            if ours.is_floating_point() and not value.is_floating_point()
+        ],
+    )
+    check(
+        f"has weights of other sizes than {name}",
+        [
+            f"{key} {'x'.join(map(str, value.shape))} instead of {'x'.join(map(str, ours.shape))}"
+            for key, value, ours in pairs
+            if value.shape != ours.shape
+        ],
+    )
+    # Not strict, since detectron2's layers fill in what files of old releases lack.
+    result = model.load_state_dict(state, strict=False)
+    check(f"lacks weights of {name}", result.missing_keys)
+    unexpected = [key for key in result.unexpected_keys if not is_optional(key)]
+    check(f"has weights that {name} lacks", unexpected)
+    check_loaded(model.state_dict().items(), str(path))
 
 
 def _check_dense(name: str, value: Tensor, most_bytes: int, path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
-from rethink_heads.detectors.detectron2.installed import require_detectron2
+from rethink_heads.detectors.detectron2.config import require_detectron2
 from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.heads import HeadsFastPath
@@ -82,7 +82,7 @@ class Detectron2Detector:
         channel_order: str | None = None,
     ) -> None:
         require_detectron2()
-        from rethink_heads.detectors.detectron2.box_stages import stage_of
+        from rethink_heads.detectors.detectron2.stages import stage_of
 
         count = classes_of(model)
         self.stage = stage_of(model.roi_heads)

@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from rethink_heads.detectors.answers import first_line
+from rethink_heads.detectors.checkpoints.layouts import known_class_names, names_for
+from rethink_heads.detectors.checkpoints.reading import (
+    load_weights,
+    read_checkpoint,
+    without_prefix,
+)
 from rethink_heads.detectors.classes import read_class_names
-from rethink_heads.detectors.detectron2.installed import COMPILING, require_detectron2
+from rethink_heads.detectors.detectron2.config import COMPILING, require_detectron2
+from rethink_heads.detectors.random_weights import spread_outputs
 from rethink_heads.errors import UserError
 from rethink_heads.settings import read_yaml
 
@@ -25,6 +32,9 @@ RANDOM = "random"
 REMEDY = "give the configuration that it was trained with"
 BACKBONE_ONLY = "ImageNetPretrained"
 HEADS = "roi_heads."
+SPREADS = {"cls_score": 2.0, "bbox_pred": 0.5, "objectness_logits": 2.0, "anchor_deltas": 0.3}
+"""Standard deviation over boxes that random weights give the outputs of a layer of that name."""
+NAMES_ORDER = "in the order of the category ids that it was trained with"
 CLASSES_NAME = "class_names.txt"
 """Beside a configuration that ``rethink-heads export`` wrote: a line a class."""
 
@@ -64,10 +74,13 @@ def open_detectron2(
     test = cfg.INPUT
     detector = Detectron2Detector(model, names, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST, test.FORMAT)
     if path is None:
-        from rethink_heads.detectors.detectron2.random_weights import spread_outputs
-
         # On the CPU, so that the weights are the same on every device.
-        spread_outputs(detector)
+        spreads = {
+            name: SPREADS[last]
+            for name, _ in model.named_modules()
+            if (last := name.rpartition(".")[2]) in SPREADS
+        }
+        spread_outputs(detector, model, spreads)
     detector.model.to(device)
     return detector
 
@@ -88,14 +101,12 @@ def from_module(
         UserError: as ``Detectron2Detector``; or nothing says the class names.
     """
     require_detectron2()
-    from rethink_heads.detectors.checkpoints.layouts import known_class_names
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector, classes_of
 
     count = classes_of(model)
-    names = known_class_names(count) if class_names is None else class_names
-    if names is None:
-        raise _unnamed(count)
-    return Detectron2Detector(model, names)
+    if class_names is None:
+        class_names = names_for(count, [known_class_names(count) or ()], NAMES_ORDER)
+    return Detectron2Detector(model, class_names)
 
 
 def read_config(config: str) -> CfgNode:
@@ -163,8 +174,6 @@ def _config_file(config: str) -> Path:
 def _class_names(cfg: CfgNode, given: Sequence[str] | None, beside: Path) -> tuple[str, ...]:
     from detectron2.data import MetadataCatalog
 
-    from rethink_heads.detectors.checkpoints.layouts import known_class_names
-
     if given is not None:
         return tuple(given)
     count = cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -176,17 +185,7 @@ def _class_names(cfg: CfgNode, given: Sequence[str] | None, beside: Path) -> tup
         candidates.append(read_class_names(beside))
     candidates += [metadata.get("thing_classes", ()) for metadata in known]
     candidates += [known_class_names(count) or ()]
-    for names in candidates:
-        if len(names) == count:
-            return tuple(names)
-    raise _unnamed(count)
-
-
-def _unnamed(count: int) -> UserError:
-    return UserError(
-        f"nothing says what the {count} classes of the detector are called: give their names, in the order of the"
-        " category ids that it was trained with, as --class-names"
-    )
+    return names_for(count, candidates, NAMES_ORDER)
 
 
 def _weights_file(cfg: CfgNode, config: str, weights: str | None) -> Path:
@@ -248,34 +247,13 @@ def _built(cfg: CfgNode, config: str) -> nn.Module:
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    from rethink_heads.detectors.checkpoints.reading import (
-        check_loaded,
-        misfit,
-        other_sizes,
-        read_checkpoint,
-    )
-
-    state = read_checkpoint(path).state
-    # A training framework's module may hold the model under a name of its own.
-    prefixes = {name.partition(HEADS)[0] for name in state if HEADS in name}
-    prefix = min(prefixes, key=len, default="")
-    state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    state = without_prefix(read_checkpoint(path).state, HEADS)
     if not any(name.startswith(HEADS) for name in state):
         raise UserError(
             f"{path} has no weights of RoI heads, so it is a backbone's or of another framework: give the weights of"
             " a trained detector, such as model_final.pth of detectron2"
         )
-    own = model.state_dict()
-    if sizes := other_sizes(state, own):
-        raise misfit(path, "has weights of other sizes than its model", sizes, REMEDY)
-    # Not strict, since detectron2's layers fill in what files of old releases lack.
-    result = model.load_state_dict(state, strict=False)
-    unexpected = [name for name in result.unexpected_keys if not _is_no_weight(name)]
-    if result.missing_keys:
-        raise misfit(path, "lacks weights of its model", result.missing_keys, REMEDY)
-    if unexpected:
-        raise misfit(path, "has weights that its model lacks", unexpected, REMEDY)
-    check_loaded(model.state_dict().items(), str(path))
+    load_weights(model, state, path, "its model", REMEDY, _is_no_weight)
 
 
 def _is_no_weight(name: str) -> bool:

@@ -1,29 +1,33 @@
 """Our heads as detectron2 ROI heads: its proposals, sampling, pooling and NMS around our branches and losses.
 
+``RethinkFCHead`` and ``RethinkConvHead`` are the layers alone, as box heads for its own ``StandardROIHeads``: its
+``FastRCNNOutputLayers`` classifies and regresses on them, and RoIs are not enlarged.
+
 Imported when our node is added to a configuration, which registers them. Boxes here are in the detector's frame:
 pixels of the resized image.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import Size
-from rethink_heads.detectors.detectron2.settings import (
+from rethink_heads.detectors.detectron2.config import (
     NODE,
     head_of,
     model_settings,
@@ -33,6 +37,8 @@ from rethink_heads.errors import UserError
 from rethink_heads.heads import (
     HEAD_CONFIGURATIONS,
     BoxHeads,
+    ConvHead,
+    FCHead,
     build_heads,
     enlargements,
     trained_heads,
@@ -254,3 +260,56 @@ class RethinkROIHeads(StandardROIHeads):
             output = self.read(own, boxes[index], each.image_size, (self.reading,))[self.reading]
             found.append(self.select(output, each.image_size))
         return found
+
+
+class _VectorHead(nn.Sequential):
+    """Layers from RoI features (N, C, S, S) to one vector (N, width) per RoI."""
+
+    def __init__(self, layers: OrderedDict[str, nn.Module], width: int) -> None:
+        super().__init__(layers)
+        self.width = width
+
+    @property
+    def output_shape(self) -> ShapeSpec:
+        """What detectron2's predictor asks for."""
+        return ShapeSpec(channels=self.width)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class RethinkFCHead(_VectorHead):
+    """fc-head's two hidden layers, ``FC_WIDTH`` wide: RoI features (N, C, S, S) to (N, width)."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        head = FCHead(1, model.fpn_channels, model.roi_resolution, model.fc_width)
+        layers: dict[str, nn.Module] = {
+            "flatten": nn.Flatten(),
+            "fc6": head.fc6,
+            "fc6_relu": nn.ReLU(),
+            "fc7": head.fc7,
+            "fc7_relu": nn.ReLU(),
+        }
+        super().__init__(OrderedDict(layers), model.fc_width)
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class RethinkConvHead(_VectorHead):
+    """conv-head's blocks and their mean over the cells: RoI features (N, C, S, S) to (N, ``CONV_WIDTH``)."""
+
+    def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
+        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        head = ConvHead(
+            1,
+            model.fpn_channels,
+            model.conv_width,
+            model.conv_bottleneck,
+            model.conv_blocks,
+            model.non_local,
+            model.non_local_groups,
+        )
+        layers: dict[str, nn.Module] = {
+            "blocks": head.blocks,
+            "pool": nn.AdaptiveAvgPool2d(1),
+            "flatten": nn.Flatten(),
+        }
+        super().__init__(OrderedDict(layers), model.conv_width)

@@ -14,6 +14,9 @@ detectron2 reads weights itself: a ``.pkl`` is unpickled, so let ``MODEL.WEIGHTS
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -26,9 +29,8 @@ from rethink_heads.detectors.detectron2.config import (
     add_rethink_heads_config,
     config_file,
     config_names,
+    require_detectron2,
 )
-from rethink_heads.detectors.detectron2.datasets import annotated_classes, register_annotations
-from rethink_heads.detectors.detectron2.installed import require_detectron2
 from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,6 +157,69 @@ def check_data(cfg: CfgNode, training: bool) -> None:
                 )
 
 
+def annotated_classes(annotations: Path) -> tuple[str, ...]:
+    """The class names of COCO's JSON in the order of their category ids, which is detectron2's.
+
+    Raises:
+        UserError: the file is missing or has no categories.
+    """
+    try:
+        categories = json.loads(Path(annotations).read_bytes())["categories"]
+        names = {int(each["id"]): str(each["name"]) for each in categories}
+    except FileNotFoundError as error:
+        raise UserError(f"no annotations at {annotations}: give COCO's JSON") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{annotations} is not COCO's JSON with categories: give one") from error
+    if not names:
+        raise UserError(f"{annotations} has no categories: give a file with some")
+    return tuple(names[number] for number in sorted(names))
+
+
+def register_annotations(role: str, annotations: Path, images: Path) -> str:
+    """Registers COCO's JSON and its folder of images with detectron2, once, and returns the dataset's name.
+
+    Args:
+        role: ``train`` or ``test``; the name begins with it.
+        annotations: the JSON.
+        images: the folder.
+
+    Raises:
+        UserError: one of them is not there, or the JSON has no categories.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    annotations, images = Path(annotations).absolute(), Path(images).absolute()
+    classes = annotated_classes(annotations)
+    if not images.is_dir():
+        raise UserError(f"no folder of images at {images}: give the annotations' images")
+    # The same in every process, and other files have another name.
+    digest = hashlib.sha256(f"{annotations}\n{images}".encode()).hexdigest()[:8]
+    name = f"rethink_heads_{role}_{digest}"
+    if name not in DatasetCatalog.list():
+        register_coco_instances(name, {}, str(annotations), str(images))
+        MetadataCatalog.get(name).thing_classes = list(classes)
+    return name
+
+
+@functools.cache
+def trainer() -> Any:
+    """detectron2's ``DefaultTrainer`` that evaluates COCO's AP on ``DATASETS.TEST``."""
+    from detectron2.engine import DefaultTrainer
+    from detectron2.evaluation import COCOEvaluator
+
+    class Trainer(DefaultTrainer):
+        @classmethod
+        def build_evaluator(
+            cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+        ) -> Any:
+            """AP of a registered dataset; detections are left in ``OUTPUT_DIR``/inference."""
+            folder = output_folder or str(Path(cfg.OUTPUT_DIR) / "inference")
+            return COCOEvaluator(dataset_name, output_dir=folder)
+
+    return Trainer
+
+
 def _gpus() -> int:
     import torch
 
@@ -170,18 +235,16 @@ def main(args: Namespace) -> Any:
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.engine import default_setup
 
-    from rethink_heads.detectors.detectron2.trainer import Trainer
-
     cfg = build_config(args)
     default_setup(cfg, args)
     if args.eval_only:
-        model = Trainer.build_model(cfg)
+        model = trainer().build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+        return trainer().test(cfg, model)
+    training = trainer()(cfg)
+    training.resume_or_load(resume=args.resume)
+    return training.train()
 
 
 def invoke(argv: Sequence[str] | None = None) -> None:

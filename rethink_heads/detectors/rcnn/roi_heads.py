@@ -1,20 +1,131 @@
-"""The second stage: pooling, heads, decoding and NMS, on torchvision's RoIAlign, sampler, coder and NMS."""
+"""The second stage: RoIAlign over the pyramid, heads, decoding and NMS, on torchvision's sampler, coder and NMS."""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import batched_nms, remove_small_boxes
+from collections.abc import Sequence
 
-from rethink_heads.config import ModelConfig
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import batched_nms, box_area, remove_small_boxes
+from torchvision.ops import roi_align as roi_align_of_batch
+
+from rethink_heads.boxes import enlarge
+from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
-from rethink_heads.detectors.coordinates import Size, clip_boxes
-from rethink_heads.detectors.rcnn.pooling import PyramidPooler
+from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
 from rethink_heads.detectors.rcnn.rpn import box_coder
+from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
 from rethink_heads.heads import HEAD_CONFIGURATIONS, BoxHeads, enlargements
 
+STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
+"""Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
+
 DELTA_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+TINY = 1e-6
+DETECTRON2_TINY = 1e-8
+
+
+def pyramid_level(boxes: Tensor, rule: str) -> Tensor:
+    """(N,) index into ``STRIDES`` of boxes (N, 4): floor(4 + log2(sqrt(area) / 224)) - 2, kept within 0 to 3.
+
+    Args:
+        boxes: by their edges, in pixels of the resized image.
+        rule: the framework whose small constant keeps a box of exactly a level's least size on that level.
+    """
+    side = box_area(boxes).clamp(min=0).sqrt()
+    if rule == "torchvision":
+        level = torch.floor(4 + torch.log2(side / 224) + TINY) - 2
+    elif rule == "mmdetection":
+        level = torch.floor(torch.log2(side / 56 + TINY))
+    else:
+        tiny = DETECTRON2_TINY if rule == "detectron2" else TINY
+        level = torch.floor(4 + torch.log2(side / 224 + tiny)) - 2
+    return level.clamp(0, len(STRIDES) - 1).long()
+
+
+class PyramidPooler(nn.Module):
+    """RoIAlign of each RoI from one level of the pyramid.
+
+    Boxes are by their edges, in pixels of the resized image; ``enlargement`` is the factor by which an RoI is larger
+    than its box, about the box's centre.
+
+    Args:
+        resolution: positions along each side of the output.
+        sampling_ratio: samples along each side of a position; 0 takes as many as the RoI has map cells there.
+        conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
+    """
+
+    def __init__(
+        self, resolution: int, sampling_ratio: int, conventions: ConventionsConfig | None = None
+    ) -> None:
+        super().__init__()
+        self.conventions = conventions or ConventionsConfig()
+        self.resolution = resolution
+        self.rule = RoIAlignRule(resolution, sampling_ratio, self.conventions.roi_align_aligned)
+
+    def place(self, boxes: Tensor, enlargement: float = 1.0) -> tuple[Tensor, Tensor]:
+        """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level."""
+        rois = enlarge(boxes, enlargement)
+        from_proposal = self.conventions.roi_level_from == "proposal"
+        level = pyramid_level(boxes if from_proposal else rois, self.conventions.roi_level_rule)
+        if self.conventions.box_ends == "pixel":
+            rois = torch.cat([rois[:, :2], rois[:, 2:] - 1], dim=1)
+        return rois, level
+
+    def place_on_pyramid(
+        self, features: ImageFeatures, boxes: Tensor, enlargement: float = 1.0
+    ) -> PyramidRoIs:
+        """RoIs of one image's boxes (N, 4) on the levels of its pyramid."""
+        maps = [features.pyramid[name][0] for name in STRIDES]
+        scales = [1 / stride for stride in STRIDES.values()]
+        return PyramidRoIs(maps, scales, *self.place(boxes, enlargement), self.rule)
+
+    def forward(
+        self, pyramid: dict[str, Tensor], boxes: Sequence[Tensor], enlargement: float = 1.0
+    ) -> Tensor:
+        """RoI features (N, C, S, S) of all images' boxes [(N_i, 4)], one image after the other.
+
+        Of the feature maps those of ``STRIDES`` are read. The result's channels may be last in memory.
+        """
+        corners, level = self.place(torch.cat(list(boxes)), enlargement)
+        counts = torch.tensor([len(b) for b in boxes], device=corners.device)
+        images = torch.arange(len(boxes), device=corners.device)
+        images = images.repeat_interleave(counts, output_size=len(corners))
+        first = pyramid[next(iter(STRIDES))]
+        shape = (len(corners), first.shape[1], self.resolution, self.resolution)
+        pooled: Tensor | None = None
+        for index, (name, stride) in enumerate(STRIDES.items()):
+            chosen = torch.where(level == index)[0]
+            # In training all levels are part of the graph.
+            if not len(chosen) and not torch.is_grad_enabled():
+                continue
+            found = self._pool_level(pyramid[name], corners[chosen], images[chosen], stride)
+            # Under autocast the levels need not be of one type.
+            found = found.to(first.dtype)
+            if len(chosen) == len(corners) and not torch.is_grad_enabled():
+                return found
+            if pooled is None:
+                last = not found.is_contiguous()
+                order = torch.channels_last if last else torch.contiguous_format
+                pooled = torch.empty(
+                    shape, dtype=found.dtype, device=found.device, memory_format=order
+                ).zero_()
+            pooled[chosen] = found
+        return first.new_zeros(shape) if pooled is None else pooled
+
+    def _pool_level(
+        self, feature_map: Tensor, corners: Tensor, images: Tensor, stride: int
+    ) -> Tensor:
+        """RoI features of RoIs (N, 4) of the images (N,) on one level (images, C, H, W)."""
+        rule = self.rule
+        if len(feature_map) == 1:
+            return roi_align(feature_map, corners, 1 / stride, rule)
+        rois = torch.cat([images[:, None].to(corners), corners], dim=1)
+        found: Tensor = roi_align_of_batch(
+            feature_map, rois, rule.resolution, 1 / stride, rule.sampling_ratio, rule.aligned
+        )
+        return found
 
 
 class BoxRoIHeads(RoIHeads):

@@ -9,19 +9,23 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper
 
 from rethink_heads.detectors.answers import check_finite
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.box_heads import parts_of, pooled_size
 from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes
 from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
-from rethink_heads.detectors.torchvision.pooling import forget_images, pool
-from rethink_heads.detectors.torchvision.probing import fast_path_of
 from rethink_heads.errors import UserError
-from rethink_heads.fastpath.heads import HeadsFastPath
+from rethink_heads.fastpath.fc import fast_fc, is_unmodified
+from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
+from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
 
 STEPS = ("forward", "eager_outputs")
 """Methods of torchvision's ``GeneralizedRCNN`` that the adapter takes the place of."""
@@ -86,14 +90,8 @@ class TorchvisionDetector:
             boxes: Tensor = self.model.rpn(batch, features.pyramid)[0][0]
         return boxes
 
-    def _into_frame(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
+    def _to_resized(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
         return features.to_resized(boxes.to(self._precision))
-
-    def _pooled(self, features: ImageFeatures, boxes: Tensor) -> Tensor:
-        pooler = self.model.roi_heads.box_roi_pool
-        forget_images(pooler)
-        pooled: Tensor = pooler(features.pyramid, [boxes], [features.size])
-        return pooled
 
     def _logits_and_deltas(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
         """(N, K + 1) and (N, 4 (K + 1)), background first."""
@@ -122,7 +120,7 @@ class TorchvisionDetector:
 
     def pool(self, features: ImageFeatures, boxes: Tensor) -> RoIFeatures:
         """RoI features (N, C, S, S) under ``box`` of boxes (N, 4) in pixels of the original image."""
-        framed = self._into_frame(features, boxes)
+        framed = self._to_resized(features, boxes)
         return {"box": pool(self.model.roi_heads.box_roi_pool, features, framed)}
 
     def predict(
@@ -134,7 +132,7 @@ class TorchvisionDetector:
             UserError: there are more or fewer class names than classes.
         """
         logits, deltas = self._logits_and_deltas(roi_features["box"])
-        decoded = self.model.roi_heads.box_coder.decode(deltas, [self._into_frame(features, boxes)])
+        decoded = self.model.roi_heads.box_coder.decode(deltas, [self._to_resized(features, boxes)])
         # torchvision's coder leaves the boxes of no RoI at all without their last dimension.
         decoded = decoded.reshape(len(boxes), logits.shape[-1], 4)[:, 1:]
         clipped = clip_boxes(decoded, features.size, "edge")
@@ -144,9 +142,49 @@ class TorchvisionDetector:
         return {self._parts.kind: HeadOutput(scores.float(), regressed)}
 
     def fast_path(self, dtype: torch.dtype) -> HeadsFastPath | None:
-        """What asks torchvision's own fc-head about one class of many boxes at once; None for any other head."""
-        kind, classes = self._parts.kind, len(self.class_names)
-        return fast_path_of(self.model.roi_heads, kind, classes, dtype, self.extract)
+        """Fast path of torchvision's ``TwoMLPHead``, ``FastRCNNPredictor`` and ``MultiScaleRoIAlign``.
+
+        None where one of the three, or the coder of boxes, is something else. A head in float64 keeps to its own
+        arithmetic.
+        """
+        roi_heads: Any = self.model.roi_heads
+        box_head, predictor = roi_heads.box_head, roi_heads.box_predictor
+        if not (
+            is_unmodified(box_head, TwoMLPHead)
+            and is_unmodified(predictor, FastRCNNPredictor)
+            and can_place(roi_heads.box_roi_pool)
+            and type(roi_heads.box_coder) is BoxCoder
+        ):
+            return None
+        layers: list[Any] = [box_head.fc6, box_head.fc7]
+        last: list[Any] = [predictor.cls_score, predictor.bbox_pred]
+        if not all(is_unmodified(layer, nn.Linear) for layer in [*layers, *last]):
+            return None
+        outputs = len(self.class_names) + 1
+        # With other numbers `predict` says what is wrong.
+        if [layer.out_features for layer in last] != [outputs, 4 * outputs]:
+            return None
+        layers_before = fast_fc(
+            layers,
+            pooled_size(roi_heads.box_roi_pool),
+            torch.float64 if self._precision == torch.float64 else dtype,
+        )
+        if layers_before is None:
+            return None
+
+        def decode(features: ImageFeatures, deltas: Tensor, boxes: Tensor) -> Tensor:
+            decoded = roi_heads.box_coder.decode(deltas, [boxes]).reshape(len(boxes), 4)
+            return features.to_original(clip_boxes(decoded, features.size, "edge"))
+
+        return single_head(
+            self._parts.kind,
+            layers_before,
+            ClassPredictor(*last),
+            self.extract,
+            self._to_resized,
+            lambda features, boxes: place(roi_heads.box_roi_pool, features, boxes),
+            decode,
+        )
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By part of the head: output maps (N, C, S, S), that of fully connected layers rebuilt from the first."""
@@ -162,7 +200,9 @@ class TorchvisionDetector:
         batch, features = self._transformed(image)
         check_finite("the detector's backbone gave features", *features.pyramid.values())
         proposals = self._proposed(batch, features)
-        logits, deltas = self._logits_and_deltas(self._pooled(features, proposals))
+        logits, deltas = self._logits_and_deltas(
+            _pooled_by_torchvision(self.model.roi_heads.box_roi_pool, features, proposals)
+        )
         check_finite("the detector's box predictor gave logits or deltas", logits, deltas)
         boxes, scores, labels = self.model.roi_heads.postprocess_detections(
             logits, deltas, [proposals], batch.image_sizes
@@ -227,3 +267,49 @@ def _misnamed(names: int, classes: int) -> UserError:
         f"{names} class names for a detector of {classes} classes: give one name for each label from 1 on, in their"
         " order (background has none)"
     )
+
+
+def can_place(pooler: nn.Module) -> bool:
+    """Whether a pooler is torchvision's own, with square RoI features."""
+    if not is_unmodified(pooler, MultiScaleRoIAlign):
+        return False
+    sides: Any = pooler.output_size
+    return len(sides) == 2 and sides[0] == sides[1]
+
+
+def place(pooler: Any, features: ImageFeatures, boxes: Tensor) -> PyramidRoIs:
+    """Where a pooler that ``can_place`` pools boxes (N, 4), in the detector's frame, from."""
+    forget_images(pooler)
+    pooler(features.pyramid, [boxes[:0]], [features.size])
+    maps = [each for name, each in features.pyramid.items() if name in pooler.featmap_names]
+    levels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    if len(maps) > 1:
+        levels = pooler.map_levels([boxes])
+    rule = RoIAlignRule(pooler.output_size[0], pooler.sampling_ratio)
+    return PyramidRoIs([each[0] for each in maps], pooler.scales, boxes, levels, rule)
+
+
+def forget_images(pooler: nn.Module) -> None:
+    """Let a pooler infer the levels' scales again, from the image that it is shown next.
+
+    ``MultiScaleRoIAlign`` infers them from the first image that it sees and keeps them for all others, but those of a
+    narrow image may be others: its features are rounded up to whole cells. What a box gets must not depend on which
+    image came first.
+    """
+    for each in pooler.modules():
+        # Levels that are assigned by a rule of the user's own are no inference.
+        if isinstance(each, MultiScaleRoIAlign) and isinstance(each.map_levels, LevelMapper):
+            each.scales = each.map_levels = None
+
+
+def pool(pooler: nn.Module, features: ImageFeatures, boxes: Tensor) -> Tensor:
+    """What a pooler makes of boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
+    if can_place(pooler):
+        return place(pooler, features, boxes).pool()
+    return _pooled_by_torchvision(pooler, features, boxes)
+
+
+def _pooled_by_torchvision(pooler: nn.Module, features: ImageFeatures, boxes: Tensor) -> Tensor:
+    forget_images(pooler)
+    pooled: Tensor = pooler(features.pyramid, [boxes], [features.size])
+    return pooled

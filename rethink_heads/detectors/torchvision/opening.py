@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -16,20 +18,20 @@ from torchvision.models import WeightsEnum
 from torchvision.models import detection as torchvision_detection
 
 from rethink_heads.detectors.answers import first_line
-from rethink_heads.detectors.checkpoints.layouts import known_class_names
-from rethink_heads.detectors.checkpoints.reading import check_loaded, misfit, other_sizes
+from rethink_heads.detectors.checkpoints.layouts import known_class_names, names_for
+from rethink_heads.detectors.checkpoints.reading import (
+    load_weights,
+    read_checkpoint,
+    without_prefix,
+)
 from rethink_heads.detectors.random_weights import IMAGE_SIZE, spread_outputs
 from rethink_heads.detectors.torchvision.adapter import (
     TorchvisionDetector,
     check_two_stages,
     class_count,
 )
-from rethink_heads.detectors.torchvision.files import (
-    CLASS_WEIGHT,
-    published_file,
-    read_weights,
-)
 from rethink_heads.errors import UserError
+from rethink_heads.files import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ REMEDY = (
 TWO_STAGES = ("faster_rcnn", "mask_rcnn", "keypoint_rcnn")
 """torchvision's modules of two-stage detectors."""
 
+CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
 KEYPOINT_WEIGHT = "roi_heads.keypoint_predictor.kps_score_lowres.weight"
 SPREADS = {
     "rpn.head.cls_logits": 2.0,
@@ -183,14 +186,13 @@ def _from_file(
             f"{path} is neither a file nor the name of weights that torchvision publishes for {name}: give"
             f" {_choices(published)}, or random to try things"
         )
-    state, names = read_weights(path)
+    state, names = _read_weights(path)
     sizes = {"num_classes": _side(state, CLASS_WEIGHT, 0, path)}
     if KEYPOINT_WEIGHT in state:
         sizes["num_keypoints"] = _side(state, KEYPOINT_WEIGHT, 1, path)
     model = _built(builder, **sizes)
-    _load(model, state, path, name)
-    check_loaded(model.state_dict().items(), str(path))
-    member = published_file(published, path)
+    load_weights(model, state, path, name, REMEDY)
+    member = _published(published, path)
     if name in ZERO_EPS:
         _set_eps(model, member, name, path)
     return model, _categories(member) if member else names
@@ -223,18 +225,31 @@ def _set_eps(model: nn.Module, member: WeightsEnum | None, name: str, path: Path
                 module.eps = 0.0
 
 
-def _load(model: nn.Module, state: dict[str, Tensor], path: Path, name: str) -> None:
-    own = model.state_dict()
-    whole = [key for key in state if key in own and own[key].is_floating_point()]
-    if kinds := [f"{k} of {state[k].dtype}" for k in whole if not state[k].is_floating_point()]:
-        raise misfit(path, "has weights that are no floating-point numbers", kinds, REMEDY)
-    if sizes := other_sizes(state, own):
-        raise misfit(path, f"has weights of other sizes than {name}", sizes, REMEDY)
-    result = model.load_state_dict(state, strict=False)
-    if result.missing_keys:
-        raise misfit(path, f"lacks weights of {name}", result.missing_keys, REMEDY)
-    if result.unexpected_keys:
-        raise misfit(path, f"has weights that {name} lacks", result.unexpected_keys, REMEDY)
+def _published(published: type[WeightsEnum], path: Path) -> WeightsEnum | None:
+    """The published weights that a file is, whatever it is called: their names end in its hash."""
+    digest = sha256(path)
+    for member in published:
+        said = re.search(r"-([0-9a-f]{8,})$", Path(member.url).stem)
+        if said and digest.startswith(said[1]):
+            return member
+    return None
+
+
+def _read_weights(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """A file's weights by the builder's names, without whatever wraps them, and class names that it says."""
+    # What torchvision's own training script puts beside the weights; it holds plain values.
+    # Leaving takes away what was added, which whoever imports this may have added before.
+    known = torch.serialization.get_safe_globals()
+    added: list[Any] = [] if argparse.Namespace in known else [argparse.Namespace]
+    with torch.serialization.safe_globals(added):
+        checkpoint = read_checkpoint(path)
+    weights, names = without_prefix(checkpoint.state, CLASS_WEIGHT), checkpoint.class_names
+    if CLASS_WEIGHT not in weights:
+        raise UserError(
+            f"{path} has no {CLASS_WEIGHT}, so its weights are not those of a two-stage detector of torchvision: give"
+            " a state dict of the whole model"
+        )
+    return weights, names
 
 
 def _named(model: Any, published: type[WeightsEnum] | None = None) -> tuple[str, ...]:
@@ -245,11 +260,4 @@ def _named(model: Any, published: type[WeightsEnum] | None = None) -> tuple[str,
         tuple(torchvision_detection.FasterRCNN_ResNet50_FPN_Weights.DEFAULT.meta["categories"][1:])
     )
     listed.append(tuple(known_class_names(count or 0) or ()))
-    for names in listed:
-        if len(names) == count:
-            return names
-    said = "the" if count is None else f"the {count}"
-    raise UserError(
-        f"nothing says what {said} classes of the detector are called: give their names, the labels from 1 on, as"
-        " --class-names (class_names in Python)"
-    )
+    return names_for(count, listed, "the labels from 1 on")

@@ -13,7 +13,7 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed")
 import detectron2
 from torch import Tensor, nn
 
-from rethink_heads.detectors.detectron2 import random_weights
+from rethink_heads.detectors.detectron2 import opening
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2
 from tests.detectors.detectron2.predictors import (
@@ -144,7 +144,7 @@ def test_random_weights_are_made_on_the_cpu(tmp_path: Any, monkeypatch: pytest.M
     """They are spread by what the detector says of an image, which depends on the device in its last digits."""
     devices = []
     monkeypatch.setattr(
-        random_weights, "spread_outputs", lambda made: devices.append(made.device.type)
+        opening, "spread_outputs", lambda made, *_: devices.append(made.device.type)
     )
     path = write_config(tmp_path, FASTER, OF_THREE)
     opened = open_detectron2(str(path), "random", NAMES, "meta")

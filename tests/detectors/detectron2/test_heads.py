@@ -89,7 +89,7 @@ def loop_losses(
         )
     ]
     for branch, (logits, deltas) in outputs.items():
-        classify, regress = weights.of(branch)
+        classify, regress = weights[branch]
         for row, (box, goal, label) in enumerate(rois):
             index = 0 if label == CLASSES else label + 1
             values = logits[row].double()
@@ -134,7 +134,7 @@ def test_losses_are_those_of_a_loop_over_the_sampled_proposals(
     with torch.no_grad():
         outputs = heads(model.roi_heads.pool(features, boxes))
     for branch, pair in weights.items():
-        assert heads.weights.of(branch) == pytest.approx(pair)
+        assert heads.weights[branch] == pytest.approx(pair)
     expected = loop_losses(outputs, sampled, heads.weights)
     for name, value in losses.items():
         assert value.item() == pytest.approx(expected[name], rel=1e-5)

@@ -14,11 +14,11 @@ from detectron2.modeling import build_model
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.detectron2.config import (
+    SIZES,
     add_rethink_heads_config,
     config_file,
     config_names,
 )
-from rethink_heads.detectors.detectron2.settings import SIZES
 from rethink_heads.errors import UserError
 from tests.detectors.detectron2.small_detectors import small_config
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rethink_heads.detectors.detectron2.installed import require_detectron2
+from rethink_heads.detectors.detectron2.config import require_detectron2
 from rethink_heads.detectors.detectron2.opening import open_detectron2
 from rethink_heads.errors import UserError
 

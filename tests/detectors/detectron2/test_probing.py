@@ -14,7 +14,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
-from rethink_heads.detectors.detectron2.probing import pool
+from rethink_heads.detectors.detectron2.stages import pool
 from rethink_heads.detectors.random_weights import spread_outputs
 from rethink_heads.fastpath import pooling as choice
 from rethink_heads.measure.responses import Responder

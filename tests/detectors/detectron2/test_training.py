@@ -19,7 +19,6 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.detectron2 import train_net
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2
-from rethink_heads.detectors.detectron2.trainer import Trainer
 from rethink_heads.errors import UserError
 from rethink_heads.measure.runner import measure
 from tests.detectors.detectron2.small_detectors import SMALL, pairs, sample_of_coco
@@ -78,7 +77,7 @@ def test_resuming_takes_up_weights_momentum_and_iteration(
     data: list[str], two_iterations: Path, first_checkpoint: dict[str, Any]
 ) -> None:
     options = arguments(data, two_iterations, "--resume", SOLVER__MAX_ITER=3)
-    trainer = Trainer(train_net.build_config(train_net.parse_arguments(options)))
+    trainer = train_net.trainer()(train_net.build_config(train_net.parse_arguments(options)))
     fresh = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.resume_or_load(resume=True)
     assert trainer.start_iter == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,15 +31,13 @@ from tests.detectors.torchvision.small_models import (
 )
 
 BUILDERS = {
-    "fasterrcnn_resnet50_fpn": "fc",
     "fasterrcnn_resnet50_fpn_v2": "conv-fc",
     "fasterrcnn_mobilenet_v3_large_fpn": "fc",
     "maskrcnn_resnet50_fpn": "fc",
-    "keypointrcnn_resnet50_fpn": "fc",
 }
 IMAGES = 2
-MOST = {"maskrcnn_resnet50_fpn": 30, "keypointrcnn_resnet50_fpn": 10}
-"""Detections kept, where torchvision goes on to masks or keypoints of each."""
+MOST = {"maskrcnn_resnet50_fpn": 30}
+"""Detections kept, where torchvision goes on to masks of each."""
 
 OwnResults = tuple[dict[str, Tensor], Tensor, Tensor]
 
@@ -311,22 +310,27 @@ class OwnRules(RoIHeads):
         raise NotImplementedError
 
 
-def test_what_is_no_two_stage_detector_is_refused() -> None:
-    one_stage = RetinaNet(OneLevel(), 3)
-    with pytest.raises(UserError, match="RetinaNet is no two-stage detector"):
-        TorchvisionDetector(one_stage, CLASSES)
-    with pytest.raises(UserError, match="DataParallel is no two-stage"):
-        TorchvisionDetector(nn.DataParallel(small_model()), CLASSES)
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (lambda: RetinaNet(OneLevel(), 3), "RetinaNet is no two-stage detector"),
+        (lambda: nn.DataParallel(small_model()), "DataParallel is no two-stage"),
+        (lambda: with_roi_heads(OwnRules), "OwnRules has a postprocess_detections of its own"),
+        (lambda: with_roi_heads(None), "Identity is no RoIHeads"),
+    ],
+)
+def test_what_is_no_two_stage_detector_is_refused(model: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        TorchvisionDetector(model(), CLASSES)
 
 
-def test_rules_of_its_own_are_refused() -> None:
+def with_roi_heads(kind: type[RoIHeads] | None) -> nn.Module:
     model = small_model()
-    model.roi_heads.__class__ = OwnRules
-    with pytest.raises(UserError, match="OwnRules has a postprocess_detections of its own"):
-        TorchvisionDetector(model, CLASSES)
-    model.roi_heads = nn.Identity()
-    with pytest.raises(UserError, match="Identity is no RoIHeads"):
-        TorchvisionDetector(model, CLASSES)
+    if kind is None:
+        model.roi_heads = nn.Identity()
+    else:
+        model.roi_heads.__class__ = kind
+    return model
 
 
 def test_class_names_must_fit_in_number() -> None:

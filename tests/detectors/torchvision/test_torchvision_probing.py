@@ -12,8 +12,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
-from rethink_heads.detectors.torchvision.pooling import pool
+from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector, pool
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath import pooling as choice
 from rethink_heads.measure.responses import Responder

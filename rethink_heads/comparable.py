@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
-from rethink_heads.study_folder import StudyFolder
+from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
     from rethink_heads.measure.measurements import Measurements
@@ -26,7 +26,7 @@ SHOWN_OF_A_HASH = 8
 HASHES = ("data", "image files")
 
 
-def check_names(runs: Sequence[StudyFolder]) -> None:
+def check_names(runs: Sequence[Run]) -> None:
     """Measurements call a detector by its run's name, so no two may be equal.
 
     Raises:
@@ -41,8 +41,8 @@ def check_names(runs: Sequence[StudyFolder]) -> None:
             )
 
 
-def check_alike(
-    runs: Sequence[StudyFolder], provenances: Sequence[Mapping[str, str]], drawing: bool = False
+def check_comparable(
+    runs: Sequence[Run], provenances: Sequence[Mapping[str, str]], drawing: bool = False
 ) -> None:
     """Refuse to compare measurements of different data, measuring settings or seeds.
 
@@ -79,16 +79,16 @@ def check_alike(
         )
 
 
-def merged(
-    runs: Sequence[StudyFolder], found: Sequence[Measurements], drawing: bool = False
+def merge_measurements(
+    runs: Sequence[Run], found: Sequence[Measurements], drawing: bool = False
 ) -> Measurements:
-    """Merge the measurements of several runs after :func:`check_alike`.
+    """Merge the measurements of several runs after :func:`check_comparable`.
 
     Detectors with other classes have measured other objects: the objects that all have measured are kept.
     """
     from rethink_heads.measure.stored import merged as merged_measurements
 
-    check_alike(runs, [measurements.provenance for measurements in found], drawing)
+    check_comparable(runs, [measurements.provenance for measurements in found], drawing)
     objects = [_objects(measurements) for measurements in found]
     shared = set.intersection(*objects)
     if any(each != shared for each in objects):

@@ -14,7 +14,6 @@ from rethink_heads.heads import (
     BoxHeads,
     ConvHead,
     FCHead,
-    TaskWeights,
     fuse,
     kind_of,
     regression_loss,
@@ -34,10 +33,9 @@ def double_head(l_fc: float = 0.7, l_conv: float = 0.8) -> BoxHeads:
 
 
 def test_double_head_ext_weights_are_the_papers() -> None:
-    weights = TaskWeights.double(l_fc=0.7, l_conv=0.8, w_fc=2.0, w_conv=2.5)
-    assert weights.of("fc") == pytest.approx((1.4, 0.6))
-    assert weights.of("conv") == pytest.approx((0.5, 2.0))
-    assert STRUCTURES["double-ext"].weights() == weights
+    weights = STRUCTURES["double-ext"].weights()
+    assert weights["fc"] == pytest.approx((1.4, 0.6))
+    assert weights["conv"] == pytest.approx((0.5, 2.0))
 
 
 def test_no_positive_roi_gives_no_regression_loss() -> None:
@@ -119,8 +117,8 @@ def test_a_structure_trains_what_its_heads_use(name: str) -> None:
     weights = structure.weights()
     heads = [HEAD_CONFIGURATIONS[head] for head in structure.heads]
     for head in heads:
-        assert all(weights.of(branch)[0] > 0 for branch in head.classifiers)
-        assert weights.of(head.regressor)[1] > 0
+        assert all(weights[branch][0] > 0 for branch in head.classifiers)
+        assert weights[head.regressor][1] > 0
     used = {branch for head in heads for branch in (*head.classifiers, head.regressor)}
     assert used == set(structure.branches) <= set(BRANCHES)
     assert {kind_of(branch) for branch in used} <= {"fc", "conv"}
@@ -130,7 +128,7 @@ def test_a_structure_trains_what_its_heads_use(name: str) -> None:
 def test_pairs_weigh_the_tasks_alike(name: str) -> None:
     """So that they differ only in which branch does which."""
     weights = STRUCTURES[name].weights()
-    of_branches = [weights.of(branch) for branch in STRUCTURES[name].branches]
+    of_branches = [weights[branch] for branch in STRUCTURES[name].branches]
     assert sorted(of_branches) == [(0.0, 2.5), (2.0, 0.0)]
 
 
@@ -139,8 +137,7 @@ def test_weights_follow_the_papers_formula(
     l_fc: float, l_conv: float, w_fc: float, w_conv: float
 ) -> None:
     weights = STRUCTURES["double-ext"].weights(l_fc, l_conv, w_fc, w_conv)
-    assert weights.of("fc") == (w_fc * l_fc, w_fc * (1 - l_fc))
-    assert weights.of("conv") == (w_conv * (1 - l_conv), w_conv * l_conv)
-    assert sum(weights.of("fc")) == pytest.approx(w_fc)
-    assert sum(weights.of("conv")) == pytest.approx(w_conv)
-    assert weights.of("fc2") == (0, 0)
+    assert weights["fc"] == (w_fc * l_fc, w_fc * (1 - l_fc))
+    assert weights["conv"] == (w_conv * (1 - l_conv), w_conv * l_conv)
+    assert sum(weights["fc"]) == pytest.approx(w_fc)
+    assert sum(weights["conv"]) == pytest.approx(w_conv)

@@ -1,0 +1,497 @@
+"""Resolves a command's options into subjects, once: detectors with the data that they are asked about."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethink_heads.bounds import HEADS, head_name
+from rethink_heads.comparable import check_comparable, merge_measurements
+from rethink_heads.config import MeasuringConfig, StudyConfig
+from rethink_heads.console import say, work
+from rethink_heads.distributed import is_first_process, rank_zero_only
+from rethink_heads.errors import UserError
+from rethink_heads.files import csv_bytes, write_csv
+from rethink_heads.locking import hold, results_folder
+from rethink_heads.options import StudyOptions
+from rethink_heads.run_options import one_each, open_runs, with_options
+from rethink_heads.runs import NOT_MEASURED, Run, measurements_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.detectors.base import Detector
+    from rethink_heads.detectors.classes import ClassMatch, SharedClasses
+    from rethink_heads.measure.measurements import Measurements
+
+Key = tuple[str, str]
+"""(detector, head)."""
+
+MOST_NAMED = 8
+MOST_FOR_ALL_PAIRS = 7
+
+
+class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
+    """Data sets by annotation file and image folder: each is read once a command, and told of on standard error."""
+
+    def __missing__(self, paths: tuple[Path, Path]) -> CocoDataset:
+        from rethink_heads.data.coco import CocoDataset
+
+        self[paths] = CocoDataset(*paths)
+        return self[paths]
+
+    def tell(self, config: StudyConfig) -> CocoDataset:
+        """Return the test data of the settings, and say what is measured of it and what was left out."""
+        dataset, measuring = self[config.data.paths("test")], config.measuring
+        chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
+        counts = chosen.box_counts
+        of_all = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
+        each = measuring.objects_per_image
+        at_most = "" if each is None else f", of which at most {each} an image are measured"
+        say(
+            f"{dataset.where}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
+            f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
+            f" {counts.degenerate} of zero size, {counts.outside} outside the image"
+        )
+        return dataset
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detector with the data that it is asked about; both are opened when they are first needed.
+
+    Attributes:
+        run: the detector's folder.
+        config: its settings with what the command line changes.
+        seed: of the measuring.
+        device: where the detector computes.
+        datasets: those of the command.
+        classes: of the data, those that all detectors of a study have; None for all that this one has.
+    """
+
+    run: Run
+    config: StudyConfig
+    seed: int
+    device: str
+    datasets: Datasets
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its measurements (see :mod:`rethink_heads.runs`)."""
+        return measurements_name(self.run.config, self.config, self.seed, self.classes)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its measurements."""
+        return self.run.measurements(self.name)
+
+    def match(self) -> ClassMatch:
+        """Which class of the data is which of the detector's; the detector itself is not opened."""
+        from rethink_heads.detectors.classes import match_classes, read_class_map
+
+        names = self.datasets[self.config.data.paths("test")].class_names
+        given = read_class_map(self.config.measuring.class_map)
+        return match_classes(names, self.run.class_names, given)
+
+    def share_classes(self) -> SharedClasses:
+        """Open the detector and the data with the classes that both have; what is left out is said.
+
+        Raises:
+            UserError: they have no class in common, or something cannot be read.
+        """
+        from rethink_heads.detectors.classes import read_class_map, share_classes
+
+        dataset = self.datasets.tell(self.config)
+        class_map = read_class_map(self.config.measuring.class_map)
+        shared = share_classes(self.load(), dataset, class_map)
+        _say_unmatched(shared, self.run.name)
+        return shared
+
+    @cached_property
+    def opened(self) -> SharedClasses:
+        """The detector, and the objects of the classes that are looked at.
+
+        The detector's folder is there afterwards, with ``classes.csv`` beside its measurements.
+
+        Raises:
+            UserError: they have no class in common, or something cannot be read or written.
+        """
+        shared = self.share_classes()
+        if self.classes is not None:
+            chosen = shared.dataset.with_classes(self.classes)
+            shared = dataclasses.replace(shared, dataset=chosen)
+        images = self.config.measuring.images or len(shared.dataset)
+        counts = shared.dataset.subset(images).box_counts
+        if counts.other_classes:
+            say(
+                f"{self.run.name}: {counts.objects} objects are of the {len(shared.dataset.class_names)} of"
+                f" {len(shared.match.dataset_names)} classes that are looked at"
+            )
+        if self.run.is_external:
+            Run.create(self.run.path, self.run.config)
+        _keep_match(shared.match, self.folder)
+        return shared
+
+    def load(self) -> Detector:
+        """The detector, on the device asked for."""
+        from rethink_heads.machine import resolve_device
+
+        with work():
+            return self.run.load(resolve_device(self.device))
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What anything that the detector says of the data depends on."""
+        shared = self.opened
+        found = self.run.provenance() | shared.provenance
+        if self.classes is not None:
+            found["annotations"] = shared.dataset.file_fingerprint
+            found["classes"] = json.dumps(shared.dataset.class_names)
+        return found
+
+    def measure(self) -> Measurements:
+        """Measure the detector's heads, or read what was measured before.
+
+        Raises:
+            UserError: data and detector do not fit, or something cannot be read or written.
+        """
+        from rethink_heads.measure.runner import measure
+
+        shared, measuring = self.opened, self.config.measuring
+        with self.run.logged(f"measuring {self.name}"), work():
+            measurements = measure(
+                shared.detector,
+                shared.dataset,
+                self.run.name,
+                measuring,
+                self.seed,
+                self.folder,
+                self.provenance,
+            )
+        if self.run.is_external:
+            say(
+                f"kept in {self.folder}; its tables and figures: rethink-heads figures --run {self.run.path}"
+            )
+        return measurements
+
+    def planned_provenance(self) -> dict[str, str]:
+        """What the provenance of its measurements will say, as far as detectors must have it equal.
+
+        The number of images is left out: it also depends on how many the data has.
+        """
+        return {
+            "data": self.datasets[self.config.data.paths("test")].file_fingerprint,
+            "measuring": self.config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
+            "seed": str(self.seed),
+        }
+
+
+@dataclass(frozen=True)
+class Study:
+    """One or more detectors, the heads of them that are looked at, and what was measured.
+
+    Attributes:
+        subjects: the detectors, in the order given.
+        heads: the heads asked for; None means all.
+        seed: of the bootstrap.
+        measured: all their heads together; the column "detector" is the run's name. None before measuring.
+    """
+
+    subjects: list[Subject]
+    heads: list[str] | None
+    seed: int
+    measured: Measurements | None = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """The detectors' folders."""
+        return [subject.run for subject in self.subjects]
+
+    @property
+    def names(self) -> list[str]:
+        """Each detector's name of its measurements (see :mod:`rethink_heads.runs`)."""
+        return [subject.name for subject in self.subjects]
+
+    @property
+    def measurements(self) -> Measurements:
+        """What was measured."""
+        assert self.measured is not None
+        return self.measured
+
+    @property
+    def sides(self) -> list[Key]:
+        """(detector, head) of each head that is looked at, detectors in the order given."""
+        return in_order(self.runs, self.measurements.detector_heads, self.heads)
+
+    @property
+    def pairs(self) -> list[tuple[Key, Key]]:
+        """The pairs of heads that are compared: see :func:`pairs_of`."""
+        return pairs_of(self.sides, self.runs)
+
+    @property
+    def selected(self) -> Measurements:
+        """The measurements of the heads that are looked at."""
+        return self.measurements.select(heads=self.heads)
+
+    def measure(self) -> Study:
+        """Measure every detector on the classes that all have, or read what was measured before."""
+        found = [subject.measure() for subject in self.subjects]
+        return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
+
+    def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
+        """Compare the pairs of heads; options as of ``rethink_heads.statistics.comparison``."""
+        import pandas as pd
+
+        from rethink_heads.statistics.comparison import compare
+
+        frames = [
+            compare(self.measurements, statistic, a, b, seed=self.seed, **options)
+            for a, b in self.pairs
+        ]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def in_order(
+    runs: Sequence[Run], there: Collection[Key], heads: Sequence[str] | None = None
+) -> list[Key]:
+    """The heads of ``there``, detectors in the order of ``runs``; heads as asked for, else in that of HEADS."""
+    return [
+        (run.name, head)
+        for run in runs
+        for head in heads
+        or sorted(run.heads, key=lambda each: HEADS.index(each) if each in HEADS else len(HEADS))
+        if (run.name, head) in there
+    ]
+
+
+def is_of_detectors(runs: Sequence[Run]) -> bool:
+    """Whether detectors are compared of which some were not trained here.
+
+    Detectors trained here are compared for their heads, whose names say enough.
+    """
+    return len(runs) > 1 and any(run.is_external for run in runs)
+
+
+def pairs_of(sides: Sequence[Key], runs: Sequence[Run]) -> list[tuple[Key, Key]]:
+    """The pairs of heads that are compared: every two of up to seven.
+
+    Of more, each fc-head against its conv-head; where there are none of these, or detectors that were not trained here
+    are compared, the first against each.
+    """
+    if len(sides) <= MOST_FOR_ALL_PAIRS:
+        return list(itertools.combinations(sides, 2))
+    from rethink_heads.statistics.comparison import fc_against_conv
+
+    first = [(sides[0], other) for other in sides[1:]]
+    return first if is_of_detectors(runs) else fc_against_conv(sides) or first
+
+
+def study(options: StudyOptions, branches: bool = False) -> Study:
+    """Measure detectors, or read what was measured before; of several processes only the first goes on then.
+
+    Args:
+        options: as on the command line.
+        branches: whether a head may also name a branch of a double head that is no head itself.
+
+    Raises:
+        UserError: a head or run is not there, measuring fails, or detectors are not comparable.
+    """
+    found = open_study(options, branches).measure()
+    rank_zero_only()
+    return found
+
+
+def open_study(options: StudyOptions, branches: bool = False) -> Study:
+    """Open the detectors asked for, and check all that can be checked before anything is measured.
+
+    Args, raises: as of :func:`study`.
+    """
+    heads = asked_heads(options)
+    runs = open_runs(options)
+    _check_heads(runs, heads, branches)
+    subjects = _as_measured_before(resolve(runs, options), options)
+    if len(runs) > 1:
+        check_comparable(runs, [subject.planned_provenance() for subject in subjects])
+    seed = runs[0].config.seed if options.seed is None else options.seed
+    return Study(on_common_classes(subjects), heads, seed)
+
+
+def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
+    """The subjects of a command: each detector's settings with what the options change of them.
+
+    Raises:
+        UserError: the options contradict themselves or each other, or a value is bad.
+    """
+    maps = one_each(options.detectors.class_map, len(runs), "--class-map", "detectors")
+    datasets = Datasets()
+    return [
+        Subject(
+            run,
+            with_options(run.config, options, class_map),
+            run.config.seed if options.seed is None else options.seed,
+            options.device,
+            datasets,
+        )
+        for run, class_map in zip(runs, maps, strict=True)
+    ]
+
+
+def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[Subject]:
+    """Take what there is of external detectors that were measured with other settings, where none are asked for.
+
+    So ``--run runs/mine`` shows what ``--model mine=... --max-images 4`` measured; it is said, and how to measure all.
+    """
+    asked = dataclasses.replace(
+        options,
+        head=None,
+        device="auto",
+        detectors=dataclasses.replace(options.detectors, run=None),
+    )
+    if asked != StudyOptions() or not all(each.run.is_external for each in subjects):
+        return subjects
+    found = [_newest_measured(subject) for subject in subjects]
+    taken = [each for each in found if each is not None]
+    if len({(each.config.measuring, each.seed) for each in taken}) != 1 or len(taken) < len(found):
+        return subjects
+    for own, each in zip(subjects, taken, strict=True):
+        if each is not own:
+            images = each.config.measuring.images
+            of_all = len(each.datasets[each.config.data.paths("test")])
+            say(
+                f"{own.run.name}: what is there is shown, {each.name}: {of_all if images is None else images} of"
+                f" {of_all} images; measuring.images=none measures all with the settings in {own.run.path}"
+            )
+    return taken
+
+
+def _newest_measured(subject: Subject) -> Subject | None:
+    """The subject with the settings of its newest complete measurements of its own data; itself before others."""
+    from rethink_heads.measure.provenance import saved_provenance
+
+    own = subject.run.config
+    folders = [path for path in subject.run.measurements_dir.glob("*") if path.is_dir()]
+    for folder in sorted(
+        folders, key=lambda path: (path == subject.folder, path.stat().st_mtime), reverse=True
+    ):
+        said = saved_provenance(folder)
+        if said is None:
+            continue
+        if folder == subject.folder:
+            return subject
+        measuring = MeasuringConfig.model_validate_json(said["measuring"])
+        for images in (int(said["images"]), None):
+            chosen = measuring.model_copy(update={"images": images})
+            config = own.model_copy(update={"measuring": chosen})
+            found = dataclasses.replace(subject, config=config, seed=int(said["seed"]))
+            if found.folder == folder:
+                return found
+    return None
+
+
+def on_common_classes(subjects: list[Subject]) -> list[Subject]:
+    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
+
+    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
+
+    Raises:
+        UserError: there is none.
+    """
+    if len({subject.config.data.paths("test") for subject in subjects}) > 1 or len(subjects) == 1:
+        return subjects
+    matches = [subject.match() for subject in subjects]
+    names, matched = matches[0].dataset_names, [match.matched for match in matches]
+    common = tuple(name for name in names if all(name in each for each in matched))
+    if all(each == common for each in matched):
+        return subjects
+    if not common:
+        raise UserError(
+            "the detectors have no class of the data in common; say which classes are which with --class-map"
+        )
+    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
+    say(f"compared on the classes that all have; some lack {_named(left_out)}")
+    return [
+        subject if each == common else dataclasses.replace(subject, classes=common)
+        for subject, each in zip(subjects, matched, strict=True)
+    ]
+
+
+def asked_heads(options: StudyOptions) -> list[str] | None:
+    """The heads asked for, each once; None asks for all.
+
+    Raises:
+        UserError: the demo's detector, which would be trained first, has no such head.
+    """
+    heads = list(dict.fromkeys(head_name(head) for head in options.head or ()))
+    if not options.detectors.run and not options.detectors.model:
+        for head in heads:
+            if head not in HEADS:
+                raise UserError(f"unknown head {head!r}; the heads are {', '.join(HEADS)}")
+    return heads or None
+
+
+def _check_heads(runs: Sequence[Run], heads: Sequence[str] | None, branches: bool) -> None:
+    """Raise UserError before anything is measured where no run has one of the heads."""
+    if branches and any(run.is_external for run in runs):
+        # What branches a detector that was not trained here has is known when it was measured.
+        return
+    there = {run.name: [*run.heads, *(run.branches if branches else ())] for run in runs}
+    for head in heads or ():
+        if not any(head in names for names in there.values()):
+            has = "; ".join(
+                f"{name} has {', '.join(dict.fromkeys(names))}" for name, names in there.items()
+            )
+            raise UserError(f"no head {head!r} here: {has}")
+
+
+def _keep_match(match: ClassMatch, folder: Path) -> None:
+    """Write which class is which, and which have no counterpart, as ``classes.csv`` beside measurements."""
+    if match.is_identity:
+        return
+    table, path = match.table(), folder / "classes.csv"
+
+    def is_kept() -> bool:
+        return path.is_file() and path.read_bytes() == csv_bytes(table)
+
+    with hold(results_folder(folder), is_kept):
+        if is_first_process() and not is_kept():
+            write_csv(table, path)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _say_unmatched(shared: SharedClasses, name: str) -> None:
+    match = shared.match
+    if match.only_dataset:
+        table = match.table()
+        rows = table[(table["detector_class"] == "") & (table["dataset_class"] != "")]
+        # Of many, those that are near to something: the others are named in a line.
+        if len(rows) > MOST_NAMED:
+            far = rows[rows["note"] == ""]["dataset_class"].to_list()
+            rows = rows[rows["note"] != ""]
+            say(
+                f"{name} lacks {len(far)} classes of the data that none of its own is like: {_named(far)}"
+            )
+        if len(rows):
+            from rethink_heads.report.output import print_table
+
+            title = f"Classes of the data that {name} lacks; --class-map FILE says which of its own they are"
+            cells = rows[["dataset_class", "note"]].set_axis(["class of the data", "note"], axis=1)
+            # On standard error, with everything else that is no result.
+            with work():
+                print_table(title, cells)
+        left_out = shared.dataset.box_counts.other_classes
+        say(f"{name}: {left_out} objects of classes that it lacks are left out")
+    if match.only_detector:
+        named = _named(match.only_detector)
+        say(f"{name}: classes that the data lacks, whose detections do not count: {named}")
