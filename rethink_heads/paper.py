@@ -1,6 +1,6 @@
 """The paper's figures and tables: each is defined by a script of its own in ``analyses/``.
 
-A script has two functions: ``tables(given)``, the numbers, from what was measured, and
+A script has two functions: ``tables(inputs)``, the numbers, from what was measured, and
 ``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.results`
 and ``python analyses/NAME.py`` all run them from here, so that a figure has one definition.
 
@@ -42,7 +42,7 @@ class Options(TypedDict, total=False):
     seed: int
 
 
-class NotGivenError(UserError):
+class MissingInputError(UserError):
     """An analysis lacks what it is made of; the message says which command makes it."""
 
 
@@ -54,7 +54,7 @@ class TableSet(dict[str, pd.DataFrame]):
 
 
 @dataclass(frozen=True)
-class Given:
+class AnalysisInputs:
     """What an analysis may read.
 
     Attributes:
@@ -65,6 +65,7 @@ class Given:
             they are of.
         sweeps: tables of sweeps, by the sweep's name.
         options: of the bootstrap.
+        data: the name of the images, for the captions of figures.
     """
 
     found: Measurements | None = None
@@ -72,16 +73,17 @@ class Given:
     detected: tuple[pd.DataFrame | KeptDetections, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
+    data: str = ""
 
     @property
     def measurements(self) -> Measurements:
         """Measurements of the predefined proposals.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.found is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs measured runs: rethink-heads correlate --run RUN, then --run RUN here"
             )
         return self.found
@@ -91,10 +93,10 @@ class Given:
         """Final detections of every head, and their data set.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.detected is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs detections: rethink-heads evaluate --run RUN, then --run RUN here"
             )
         return self.detected
@@ -103,10 +105,10 @@ class Given:
         """The table of the sweep of that name.
 
         Raises:
-            NotGivenError: there is none.
+            MissingInputError: there is none.
         """
         if name not in self.sweeps:
-            raise NotGivenError(
+            raise MissingInputError(
                 f"it needs a sweep: rethink-heads sweep {name}, then --sweep FOLDER here"
             )
         return self.sweeps[name]
@@ -119,18 +121,18 @@ class Analysis:
     Attributes:
         name: of the script, without its suffix; its figure's files are called so.
         about: the script's docstring.
-        tables: frames by name, from what is given.
+        tables: frames by name, from the inputs.
         draw: the figure, from a :class:`TableSet` that holds those tables.
     """
 
     name: str
     about: str
-    tables: Callable[[Given], dict[str, pd.DataFrame]]
+    tables: Callable[[AnalysisInputs], dict[str, pd.DataFrame]]
     draw: Callable[[TableSet], Figure]
 
-    def complete(self, given: Given) -> TableSet:
+    def complete(self, inputs: AnalysisInputs) -> TableSet:
         """The tables, as :attr:`draw` takes them."""
-        return TableSet(self.tables(given))
+        return TableSet(self.tables(inputs))
 
 
 @cache

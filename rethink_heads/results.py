@@ -22,8 +22,8 @@ from rethink_heads.files import read_csv, write_csv
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.stage_boxes import StageBoxes
 from rethink_heads.paper import (
-    Given,
-    NotGivenError,
+    AnalysisInputs,
+    MissingInputError,
     Options,
     Tables,
     TableSet,
@@ -32,7 +32,7 @@ from rethink_heads.paper import (
 )
 from rethink_heads.plots import figures
 from rethink_heads.plots.layout import save_figure
-from rethink_heads.plots.style import NothingToDrawError
+from rethink_heads.plots.style import NothingToDrawError, naming_data
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
     STATISTICS,
@@ -83,25 +83,27 @@ def compute_tables(
     options: Options = {"seed": seed}
     if replicates is not None:
         options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
-    return compute(Given(measurements, stages, options=options))
+    return compute(AnalysisInputs(measurements, stages, options=options))
 
 
-def compute(given: Given, skipped: dict[str, str] | None = None) -> TableSet:
-    """Every table of what is given: those of the paper's analyses, and of measurements the rest.
+def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> TableSet:
+    """Every table of the inputs: the paper's analyses', of measurements the rest, and the data's name in "source".
 
     Args:
-        given: what there is.
+        inputs: what there is.
         skipped: gets by name the analyses that lack something, and what they lack.
     """
     tables = TableSet()
     for name, analysis in analyses().items():
         try:
-            tables |= analysis.tables(given)
-        except NotGivenError as reason:
+            tables |= analysis.tables(inputs)
+        except MissingInputError as reason:
             if skipped is not None:
                 skipped[name] = str(reason)
-    if given.found is not None:
-        tables |= _tables_beyond_the_paper(given.found, given.options)
+    if inputs.found is not None:
+        tables |= _tables_beyond_the_paper(inputs.found, inputs.options)
+        if inputs.data:
+            tables["source"] = pd.DataFrame({"data": [inputs.data]})
     return tables
 
 
@@ -169,9 +171,12 @@ def write_figures(
         UserError: a file cannot be written.
     """
     paths = []
-    for name, draw in _drawings(TableSet(_tables(measurements, seed))).items():
+    tables = TableSet(_tables(measurements, seed))
+    data = str(tables["source"]["data"].iloc[0]) if "source" in tables else ""
+    for name, draw in _drawings(tables).items():
         try:
-            figure = draw()
+            with naming_data(data):
+                figure = draw()
         except NothingToDrawError as reason:
             log.info("no figure %s: %s", name, reason)
             if skipped is not None:

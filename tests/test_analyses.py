@@ -26,7 +26,7 @@ from rethink_heads.measure.kept_detections import KeptDetections, as_detections
 from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.stage_boxes import as_boxes
 from rethink_heads.measure.stage_frame import STAGES_NAME
-from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
+from rethink_heads.paper import AnalysisInputs, MissingInputError, TableSet, analyses, paper_heads
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.results import compute, read_tables
@@ -56,8 +56,8 @@ def measurements() -> Measurements:
 
 
 @pytest.fixture(scope="module")
-def given(measurements: Measurements) -> Given:
-    return Given(measurements, _stages(), options=OPTIONS)
+def given(measurements: Measurements) -> AnalysisInputs:
+    return AnalysisInputs(measurements, _stages(), options=OPTIONS)
 
 
 def _stages() -> pd.DataFrame:
@@ -117,7 +117,7 @@ def test_scripts_are_short_and_say_what_they_define(path: Path) -> None:
 
 
 def test_figure2_is_the_papers_panels_of_what_was_measured(
-    given: Given, measurements: Measurements
+    given: AnalysisInputs, measurements: Measurements
 ) -> None:
     tables = analyses()["figure2"].complete(given)
     pd.testing.assert_frame_equal(tables["score_by_iou"], score_by_iou(measurements, **OPTIONS))
@@ -127,7 +127,7 @@ def test_figure2_is_the_papers_panels_of_what_was_measured(
 
 
 def test_figure3_has_a_panel_for_each_stage_that_was_measured(
-    given: Given, measurements: Measurements
+    given: AnalysisInputs, measurements: Measurements
 ) -> None:
     figure3 = analyses()["figure3"]
     tables = figure3.complete(given)
@@ -146,7 +146,7 @@ def test_figure3_has_a_panel_for_each_stage_that_was_measured(
     assert alone.get_figwidth() == COLUMN_WIDTH
 
 
-def test_figure4_holds_the_mean_maps(given: Given, measurements: Measurements) -> None:
+def test_figure4_holds_the_mean_maps(given: AnalysisInputs, measurements: Measurements) -> None:
     tables = analyses()["figure4"].complete(given)
     maps = tables["correlation_maps"]
     for (detector, head, kind), cosines in correlation_map(measurements).items():
@@ -163,7 +163,7 @@ def test_tables_of_sweeps_are_drawn(name: str) -> None:
     sweep = OF_SWEEPS[name]
     frame, ordering = sweep_rows(sweep), pd.DataFrame({"better": ["a"], "worse": ["b"]})
     sweeps = {sweep: frame, f"{sweep}_ordering": ordering}
-    tables = analyses()[name].complete(Given(sweeps=sweeps))
+    tables = analyses()[name].complete(AnalysisInputs(sweeps=sweeps))
     pd.testing.assert_frame_equal(tables[name], frame)
     figure = analyses()[name].draw(tables)
     assert figure.get_figwidth() == COLUMN_WIDTH
@@ -201,7 +201,7 @@ def _detections() -> pd.DataFrame:
 def test_voc_holds_three_precisions_of_every_run(tmp_path: Path) -> None:
     voc = analyses()["voc"]
     detected = (_detections(), _dataset(tmp_path, VOC_CLASSES))
-    tables = voc.complete(Given(detected=detected, options=OPTIONS))
+    tables = voc.complete(AnalysisInputs(detected=detected, options=OPTIONS))
     assert list(tables["voc"].columns) == [
         "detector",
         "head",
@@ -216,13 +216,13 @@ def test_voc_holds_three_precisions_of_every_run(tmp_path: Path) -> None:
 
 def test_voc_is_not_for_other_data(tmp_path: Path) -> None:
     detected = (_detections(), _dataset(tmp_path, ("disc", "ring")))
-    with pytest.raises(NotGivenError, match="VOC07"):
-        analyses()["voc"].complete(Given(detected=detected, options=OPTIONS))
+    with pytest.raises(MissingInputError, match="VOC07"):
+        analyses()["voc"].complete(AnalysisInputs(detected=detected, options=OPTIONS))
 
 
 def test_what_lacks_something_says_what() -> None:
     skipped: dict[str, str] = {}
-    assert compute(Given(), skipped) == {}
+    assert compute(AnalysisInputs(), skipped) == {}
     assert set(skipped) == set(analyses())
     assert "rethink-heads correlate --run" in skipped["figure2"]
     assert "rethink-heads sweep depth" in skipped["depth"]
@@ -301,7 +301,7 @@ def test_later_stages_and_detections_are_found_where_all_runs_have_them(
 ) -> None:
     alone = given_of([run], ["default"], [], 0)
     assert alone.stages is None
-    with pytest.raises(NotGivenError, match="evaluate"):
+    with pytest.raises(MissingInputError, match="evaluate"):
         _ = alone.detections
     dataset = _dataset(tmp_path, VOC_CLASSES)
     paths = {"test_annotations": dataset.annotations_path, "test_images": tmp_path}

@@ -23,7 +23,7 @@ from rethink_heads.options import JsonOption, SeedOption
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 NAME = "figures"
 NOTE_NAME = "drawn.json"
@@ -135,7 +135,7 @@ class InputOptions:
             return shared_folder(self.runs)
         return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
 
-    def read(self) -> Given:
+    def read(self) -> AnalysisInputs:
         """Read what the analyses need.
 
         Raises:
@@ -220,7 +220,7 @@ def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
 
 
 def draw(
-    found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
+    found: AnalysisInputs, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
     from rethink_heads.results import compute, write_figures, write_tables

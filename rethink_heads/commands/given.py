@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rethink_heads.measure.kept_detections import KeptDetections
     from rethink_heads.measure.measurements import Measurements
     from rethink_heads.measure.stage_boxes import StageBoxes
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
@@ -53,7 +53,9 @@ def load(run: Run, name: str) -> Measurements:
     return open_measurements(run.measurements(name), run.config.measuring.memory_mb)
 
 
-def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
+def given(
+    runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
+) -> AnalysisInputs:
     """Gather what the analyses may read.
 
     Args:
@@ -66,19 +68,30 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
         UserError: something is not there, or runs were not measured alike.
     """
     from rethink_heads.measure.row_groups import label_files
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
     for run, name in zip(runs, names, strict=True):
         label_files(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
-    return Given(
+    return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
         detected(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
+        "; ".join(dict.fromkeys(map(_data_name, runs, names))),
     )
+
+
+def _data_name(run: Run, name: str) -> str:
+    """What the images of a run's measurements are called."""
+    data = run.config.data
+    if name != DEFAULT_MEASUREMENTS:
+        return f"measurements {name}"
+    if data.test_annotations is not None or data.source is None:
+        return Path(data.test_annotations or "").name
+    return f"{Path(data.source).name} {data.test_split}"
 
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:

@@ -34,9 +34,10 @@ from rethink_heads.plots.style import (
 
 VERSIONS_NAME = "drawn-with.json"
 # Width of a letter of a title, in inches.
-TITLE_LETTER = 0.062
+TITLE_LETTER = 0.065
 # Width of a letter and height of a line of a caption, in inches.
 CAPTION_LETTER, CAPTION_LINE = 0.046, 0.115
+CAPTION_PADDING = 0.07
 CAPTION_INK = "#5c5c5c"
 # Height of a legend of two rows, in inches.
 TWO_ROWS = 0.4
@@ -137,7 +138,8 @@ def trim_height(figure: Figure) -> None:
     panels = Bbox.union([box for ax in figure.axes if (box := ax.get_tightbbox()) is not None])
     # Legends and captions, which are of no panel.
     outside = [text.get_window_extent().height for text in (*figure.legends, *figure.texts)]
-    figure.set_figheight((panels.height + sum(outside)) / figure.dpi + 0.1)
+    padding = 0.1 + CAPTION_PADDING * len(figure.texts)
+    figure.set_figheight((panels.height + sum(outside)) / figure.dpi + padding)
 
 
 def label_outside(axes: Iterable[Axes], sizes: Sequence[str] | None = None) -> None:

@@ -260,9 +260,7 @@ def naming_data(name: str) -> Iterator[None]:
 
 def source_text(*frames: pd.DataFrame) -> str:
     """What a figure is drawn from, for its caption: the data, the number of objects, the runs."""
-    objects = max(
-        (int(frame["objects"].max()) for frame in frames if "objects" in frame), default=0
-    )
+    objects = max(map(_object_count, frames), default=0)
     runs = sorted({str(name) for frame in frames for name in frame.get("detector", ())})
     parts = [
         *[plain_label(_DATA.get())] * bool(_DATA.get()),
