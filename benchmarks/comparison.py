@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, stages
+from benchmarks.baseline import CHUNKS, Answer, Baseline, Pyramid, some_of, tuned
 from benchmarks.bounds import Work, executed, head_bound, pooling_bound, work
 from benchmarks.pooling import exhaust_blocks
 from benchmarks.random_weights import branch_of, settings
 from benchmarks.sides import (
-    YARDSTICK,
+    BASELINE,
     Options,
     Sides,
     Variant,
@@ -27,7 +28,6 @@ from benchmarks.sides import (
 )
 from benchmarks.subjects import Moments, Subject, pcc, sampled
 from benchmarks.timing import in_turn
-from benchmarks.yardstick import CHUNKS, Answer, Pyramid, Yardstick, some_of, tuned
 from rethink_heads.detectors.coordinates import ImageFeatures
 from rethink_heads.measure.responses import Responder
 
@@ -46,18 +46,18 @@ def compare_head(
     sides, found = make_sides(config, options)
     device = sides.detector.device
     first = found[0]
-    pyramid = sides.yardstick.extract(first.image.to(device))
+    pyramid = sides.baseline.extract(first.image.to(device))
     target = on_device(first, device)
     some = some_of(target.proposals)
     chunks = CHUNKS if options.chunk is None else (options.chunk,)
     best, tuning = tuned(
-        sides.yardstick,
+        sides.baseline,
         lambda tried: tried.respond(pyramid, some, target.box, target.label),
         options.threads,
         chunks,
     )
     best_pool, _ = tuned(
-        sides.yardstick, lambda tried: exhaust(tried, pyramid, some), options.threads, chunks
+        sides.baseline, lambda tried: exhaust(tried, pyramid, some), options.threads, chunks
     )
     sides = Sides(best, sides.detector)
     responders = {
@@ -86,19 +86,19 @@ def compare_head(
 
 def _compare_object(
     sides: Sides,
-    pool_yardstick: Yardstick,
+    pool_baseline: Baseline,
     subject: Subject,
     variants: list[Variant],
     responders: dict[str, Responder],
     options: Options,
     with_stages: bool,
 ) -> dict[str, Any]:
-    yardstick, detector = sides
+    baseline, detector = sides
     first = responders[variants[0].precision]
-    features, pyramid = _extract(first, subject), yardstick.extract(subject.image)
+    features, pyramid = _extract(first, subject), baseline.extract(subject.image)
     backbones = in_turn(
         {
-            YARDSTICK: partial(yardstick.extract, subject.image),
+            BASELINE: partial(baseline.extract, subject.image),
             "ours": partial(_extract, first, subject),
         },
         options.repeats,
@@ -108,17 +108,17 @@ def _compare_object(
         each.name: partial(ours, responders[each.precision], features, subject, chosen[each])
         for each in variants
     }
-    respond_all = partial(yardstick.respond, pyramid, subject.proposals, subject.box, subject.label)
+    respond_all = partial(baseline.respond, pyramid, subject.proposals, subject.box, subject.label)
     # Warm: memory is got, weights are laid out, kernels are made.
-    yardstick.respond(
+    baseline.respond(
         pyramid, some_of(subject.proposals, WARM_PROPOSALS), subject.box, subject.label
     )
     answers: dict[str, tuple[Tensor, ...]] = {}
     operations = {name: executed(partial(_keep, answers, name, work)) for name, work in ask.items()}
     kept: dict[str, Answer] = {}
-    respond = partial(_keep, kept, YARDSTICK, respond_all)
-    times = in_turn({YARDSTICK: respond, **ask}, options.repeats)
-    expected = kept[YARDSTICK]
+    respond = partial(_keep, kept, BASELINE, respond_all)
+    times = in_turn({BASELINE: respond, **ask}, options.repeats)
+    expected = kept[BASELINE]
     agreement = {
         each.name: _agreement(answers[each.name], expected, chosen[each], operations[each.name])
         for each in variants
@@ -126,9 +126,9 @@ def _compare_object(
     with torch.inference_mode():
         pooling = in_turn(
             {
-                YARDSTICK: lambda: exhaust(pool_yardstick, pyramid, subject.proposals),
+                BASELINE: lambda: exhaust(pool_baseline, pyramid, subject.proposals),
                 "ours, block by block": lambda: exhaust_blocks(first, features, subject),
-                "yardstick, all kept": lambda: keep(pool_yardstick, pyramid, subject.proposals),
+                "baseline, all kept": lambda: keep(pool_baseline, pyramid, subject.proposals),
                 "ours, all kept": lambda: detector.pool(features, subject.proposals),
             },
             options.repeats,
@@ -145,7 +145,7 @@ def _compare_object(
         "agreement": agreement,
         "pooling": {**pooling, "difference": difference},
         "stages": {
-            YARDSTICK: stages.of_modules(yardstick.pooler, yardstick.head, respond_all),
+            BASELINE: stages.of_modules(baseline.pooler, baseline.head, respond_all),
             **{name: stages.of_records(each) for name, each in ask.items()},
         }
         if with_stages
@@ -156,17 +156,17 @@ def _compare_object(
 def _agreement(
     answer: tuple[Tensor, ...], expected: Answer, chosen: Tensor, operations: float
 ) -> dict[str, Any]:
-    """How far the package's answer about some of the proposals is from the yardstick's, and what it cost."""
+    """How far the package's answer about some of the proposals is from the baseline's, and what it cost."""
     device = expected.scores.device
     at = chosen.to(device)
     scores, boxes, _ = (value.to(device) for value in answer)
-    of_yardstick, ious = expected.scores[at], expected.ious[at]
+    of_baseline, ious = expected.scores[at], expected.ious[at]
     return {
         "proposals": len(at),
-        "score": float((scores - of_yardstick).abs().max()),
+        "score": float((scores - of_baseline).abs().max()),
         "box": float((boxes - expected.boxes[at]).abs().max()),
-        "pcc": pcc(scores, ious) - pcc(of_yardstick, ious),
-        "moments": [list(Moments.of(side, ious)) for side in (scores, of_yardstick)],
+        "pcc": pcc(scores, ious) - pcc(of_baseline, ious),
+        "moments": [list(Moments.of(side, ious)) for side in (scores, of_baseline)],
         "operations": operations,
     }
 
@@ -184,7 +184,7 @@ def _pooling_difference(sides: Sides, pyramid: Pyramid, subject: Subject) -> flo
     """Largest relative difference of pooled features of one backbone's levels, on some of the proposals."""
     some = some_of(subject.proposals)
     features = ImageFeatures(pyramid.levels, pyramid.size, pyramid.original_size)
-    expected = torch.cat(list(sides.yardstick.pool(pyramid, some)))
+    expected = torch.cat(list(sides.baseline.pool(pyramid, some)))
     (found,) = sides.detector.pool(features, some).values()
     return float((found - expected).abs().max() / expected.abs().max())
 

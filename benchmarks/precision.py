@@ -2,7 +2,7 @@
 
     python -m benchmarks.precision --head fc --head conv --objects 3 --output benchmarks/results/precision
 
-The reference is the yardstick with all weights and features in float64. Of whole heads the table says how far scores
+The reference is the baseline with all weights and features in float64. Of whole heads the table says how far scores
 and boxes are off at most, and Pearson's correlation over all proposals; of the parts, how far they are off on the same
 input, as the root mean square of the differences over that of the values.
 """
@@ -24,7 +24,7 @@ from torchvision.ops import roi_align
 
 from benchmarks import machine
 from benchmarks.random_weights import branch_of, settings
-from benchmarks.sides import Options, Sides, make_sides, ours, yardstick_of
+from benchmarks.sides import Options, Sides, baseline_of, make_sides, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.fastpath.convolution import Convolution
@@ -48,7 +48,7 @@ def of_heads(head: str, options: Options, proposals: int) -> list[Row]:
     """A row for each way to compute a head: largest errors of scores and boxes, error of the correlation."""
     config = settings(options.preset, head)
     sides, found = make_sides(config, options)
-    exact = yardstick_of(copy.deepcopy(sides.detector).double(), config)
+    exact = baseline_of(copy.deepcopy(sides.detector).double(), config)
     asked = {PLAINLY: None} | {
         f"ours, {name}": Responder(sides.detector, options.memory_mb, name) for name in DTYPES
     }
@@ -69,9 +69,9 @@ def _answer(
     sides: Sides, responder: Responder | None, subject: Subject, chosen: Tensor
 ) -> tuple[Tensor, Tensor]:
     if responder is None:
-        yardstick = sides.yardstick
-        pyramid = yardstick.extract(subject.image)
-        answer = yardstick.respond(pyramid, subject.proposals[chosen], subject.box, subject.label)
+        baseline = sides.baseline
+        pyramid = baseline.extract(subject.image)
+        answer = baseline.respond(pyramid, subject.proposals[chosen], subject.box, subject.label)
         return answer.scores, answer.boxes
     features: Any = responder.extract(subject.image)
     scores, boxes, _ = ours(responder, features, subject, chosen)
@@ -120,7 +120,7 @@ def of_parts(options: Options) -> list[Row]:
         rois = features.to_resized(subject.proposals)
         branch = branch_of(detector)
         if isinstance(branch, FCHead):
-            image = sides.yardstick.transform([subject.image.float() / 255])[0].tensors
+            image = sides.baseline.transform([subject.image.float() / 255])[0].tensors
             rows += _of_backbone(detector.backbone, image)
             rows += _of_pooling(feature_map, rois[:: max(1, len(rois) // 1464)])
             rows += _of_linear(branch, feature_map, rois)

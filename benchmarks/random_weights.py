@@ -30,7 +30,7 @@ def settings(preset: str, head: str) -> Config:
     """The settings of a preset with a head of ``HEADS``."""
     # Frozen statistics of weights that are random would let activations grow from block to block.
     overrides = ["model.norm=batch", f"model.non_local={str(head == 'conv-nonlocal').lower()}"]
-    # torchvision's pooler, which the yardstick has, knows no other box than the one that it pools.
+    # torchvision's pooler, which the baseline has, knows no other box than the one that it pools.
     overrides.append("model.conventions.roi_level_from=enlarged")
     return load_preset(preset, "fc" if head == "fc" else "conv", overrides)
 

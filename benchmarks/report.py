@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.sides import YARDSTICK
+from benchmarks.sides import BASELINE
 from benchmarks.stages import REST, STAGES, TOTAL
 from benchmarks.subjects import pooled_pcc
 
-POOLINGS = {"ours, block by block": YARDSTICK, "ours, all kept": "yardstick, all kept"}
+POOLINGS = {"ours, block by block": BASELINE, "ours, all kept": "baseline, all kept"}
 """Ours, and what it is compared with."""
 
 
@@ -32,8 +32,8 @@ def _code(name: str, text: str) -> str:
 def head_section(numbers: dict[str, Any]) -> str:
     """One head: the ratios, its pooling alone, and where the time goes."""
     rows = numbers["objects"]
-    names = [name for name in rows[0]["seconds"] if name != YARDSTICK]
-    lines = [_row(YARDSTICK, numbers, None)] + [_row(name, numbers, name) for name in names]
+    names = [name for name in rows[0]["seconds"] if name != BASELINE]
+    lines = [_row(BASELINE, numbers, None)] + [_row(name, numbers, name) for name in names]
     comparison = table(
         [
             numbers["head"],
@@ -53,9 +53,9 @@ def head_section(numbers: dict[str, Any]) -> str:
         lines,
     )
     tuned = (
-        f"{numbers['head']}: {len(rows)} objects ({_sizes(rows)}); yardstick in chunks of {numbers['chunk']} on"
+        f"{numbers['head']}: {len(rows)} objects ({_sizes(rows)}); baseline in chunks of {numbers['chunk']} on"
         f" {numbers['threads']} threads{_tried(numbers)}; backbone and FPN"
-        f" {_round(_median(rows, lambda row: row['backbone'][YARDSTICK]))} s an image, ours"
+        f" {_round(_median(rows, lambda row: row['backbone'][BASELINE]))} s an image, ours"
         f" {_round(_median(rows, lambda row: row['backbone']['ours']))} s (times of the objects are without it)."
     )
     return "\n\n".join(
@@ -75,7 +75,7 @@ def _row(title: str, numbers: dict[str, Any], name: str | None) -> list[str]:
     cells.insert(2, _round(_median(rows, lambda row: row["seconds"][title])))
     if name is not None:
         agreement = [row["agreement"][name] for row in rows]
-        ratios = [row["seconds"][YARDSTICK] / row["seconds"][name] for row in rows]
+        ratios = [row["seconds"][BASELINE] / row["seconds"][name] for row in rows]
         shares = [row["bounds"][name] / row["seconds"][name] for row in rows]
         own = [row["own bounds"][name] / row["seconds"][name] for row in rows]
         cells = [
@@ -108,9 +108,9 @@ def _pooling(numbers: dict[str, Any]) -> str:
         lines.append(
             [
                 f"{row['size']} ({row['object']})",
-                _round(pooling[YARDSTICK]),
+                _round(pooling[BASELINE]),
                 *_pooled(pooling, "ours, block by block"),
-                _round(pooling["yardstick, all kept"]),
+                _round(pooling["baseline, all kept"]),
                 *_pooled(pooling, "ours, all kept"),
                 _round(pooling["bound"]),
                 f"{pooling['difference']:.1e}",

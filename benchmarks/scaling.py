@@ -2,8 +2,8 @@
 
     python -m benchmarks.scaling --head fc --head conv --output benchmarks/results/scaling
 
-Writes scaling.csv, and the figure scaling.png and .pdf: seconds an object of the yardstick and of the package. The
-yardstick takes ``--chunk`` RoIs at once throughout, on all threads: give the one that benchmarks.speed found the best.
+Writes scaling.csv, and the figure scaling.png and .pdf: seconds an object of the baseline and of the package. The
+baseline takes ``--chunk`` RoIs at once throughout, on all threads: give the one that benchmarks.speed found the best.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import typer
 from matplotlib.figure import Figure
 
 from benchmarks import machine
+from benchmarks.baseline import some_of
 from benchmarks.random_weights import HEADS, settings
-from benchmarks.sides import YARDSTICK, Options, Sides, make_sides, on_device, ours
+from benchmarks.sides import BASELINE, Options, Sides, make_sides, on_device, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject
 from benchmarks.timing import in_turn, seconds
-from benchmarks.yardstick import some_of
 from rethink_heads.files import write_csv
 from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
@@ -48,7 +48,7 @@ TITLES = {
     SIZE: "shorter side of the image (px)",
 }
 PRECISIONS = ("float32", "bfloat16")
-LABELS = {YARDSTICK: "torchvision", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
+LABELS = {BASELINE: "torchvision", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
 PANEL_HEIGHT = 2.0
 WARM_PROPOSALS = 1024
 
@@ -98,13 +98,13 @@ def _works(
     """By side: what asks about all of a subject's proposals, its features being there."""
     with torch.inference_mode():
         features = next(iter(responders.values())).extract(subject.image)
-    pyramid = sides.yardstick.extract(subject.image)
+    pyramid = sides.baseline.extract(subject.image)
     chosen = torch.arange(len(subject.proposals))
-    of_yardstick = partial(
-        sides.yardstick.respond, pyramid, subject.proposals, subject.box, subject.label
+    of_baseline = partial(
+        sides.baseline.respond, pyramid, subject.proposals, subject.box, subject.label
     )
     return {
-        YARDSTICK: of_yardstick,
+        BASELINE: of_baseline,
         **{
             name: partial(ours, responder, features, subject, chosen)
             for name, responder in responders.items()
@@ -134,7 +134,7 @@ def _by_objects(
     works = _works(sides, responders, subject)
     _warm(sides, responders, subject)
     # The features were made just now: both backbones are warm.
-    spent = {YARDSTICK: seconds(lambda: sides.yardstick.extract(subject.image))}
+    spent = {BASELINE: seconds(lambda: sides.baseline.extract(subject.image))}
     with torch.inference_mode():
         for name, responder in responders.items():
             spent[name] = seconds(partial(responder.extract, subject.image))
@@ -177,7 +177,7 @@ def _label(head: str) -> str:
 def _draw_panel(ax: Any, frame: pd.DataFrame, head: str) -> None:
     colour = HEAD_COLOURS[head.partition("-")[0]]
     looks: dict[str, dict[str, Any]] = {
-        YARDSTICK: {"color": INK, "linestyle": (0, (4, 1.5)), "marker": "x"},
+        BASELINE: {"color": INK, "linestyle": (0, (4, 1.5)), "marker": "x"},
         "float32": {"color": colour, "marker": "o"},
         "bfloat16": {"color": colour, "marker": "o", "markerfacecolor": "white"},
     }
@@ -215,7 +215,7 @@ def command(
     data: str = DEFAULT_DATA,
     split: str = "val",
     threads: int = len(os.sched_getaffinity(0)),
-    chunk: Annotated[int, typer.Option(help="RoIs at once of the yardstick.")] = 256,
+    chunk: Annotated[int, typer.Option(help="RoIs at once of the baseline.")] = 256,
     memory_mb: int = 512,
     seed: int = 0,
     device: str = "cpu",
@@ -223,7 +223,7 @@ def command(
         "benchmarks/results/scaling"
     ),
 ) -> None:
-    """Time yardstick and package as the work grows; write a table and a figure."""
+    """Time baseline and package as the work grows; write a table and a figure."""
     torch.set_num_threads(threads)
     options = Options(preset, data, split, 1, repeats, threads, memory_mb, seed, device, chunk)
     rows: list[Row] = []

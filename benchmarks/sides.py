@@ -1,4 +1,4 @@
-"""The two sides of every comparison: the yardstick and the package, with the same weights on the same device."""
+"""The two sides of every comparison: the baseline and the package, with the same weights on the same device."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from benchmarks.baseline import Baseline, Pyramid
 from benchmarks.random_weights import branch_of, fit, random_detector
 from benchmarks.subjects import Subject, subjects
-from benchmarks.yardstick import Pyramid, Yardstick
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.machine import resolve_device
 from rethink_heads.measure.responses import Responder
 
-YARDSTICK = "yardstick"
+BASELINE = "baseline"
 
 
 class Options(NamedTuple):
@@ -51,27 +51,27 @@ class Variant(NamedTuple):
 class Sides(NamedTuple):
     """Both sides, of the same weights."""
 
-    yardstick: Yardstick
+    baseline: Baseline
     detector: RCNN
 
 
 def make_sides(config: Config, options: Options) -> tuple[Sides, list[Subject]]:
-    """The detector, its yardstick and the subjects."""
+    """The detector, its baseline and the subjects."""
     found, class_names = subjects(options.data, options.split, options.objects, options.seed)
     detector = random_detector(config, class_names, found, options.seed)
     detector.to(resolve_device(options.device))
     fit(detector, found, options.fit, options.seed)
-    yardstick = yardstick_of(detector, config)
+    baseline = baseline_of(detector, config)
     if options.chunk is not None:
-        yardstick = replace(yardstick, chunk=options.chunk, threads=options.threads)
-    return Sides(yardstick, detector), found
+        baseline = replace(baseline, chunk=options.chunk, threads=options.threads)
+    return Sides(baseline, detector), found
 
 
-def yardstick_of(detector: RCNN, config: Config) -> Yardstick:
-    """The yardstick with a detector's weights; it has one branch."""
+def baseline_of(detector: RCNN, config: Config) -> Baseline:
+    """The baseline with a detector's weights; it has one branch."""
     (branch,) = detector.branches
     model = config.model
-    return Yardstick.of(
+    return Baseline.of(
         detector.backbone,
         branch_of(detector),
         detector.roi_heads.enlargement.get(branch, 1.0),
@@ -101,12 +101,12 @@ def on_device(subject: Subject, device: torch.device) -> Subject:
     )
 
 
-def exhaust(yardstick: Yardstick, pyramid: Pyramid, proposals: Tensor) -> None:
+def exhaust(baseline: Baseline, pyramid: Pyramid, proposals: Tensor) -> None:
     """Pool all proposals, a chunk at a time."""
-    for _ in yardstick.pool(pyramid, proposals):
+    for _ in baseline.pool(pyramid, proposals):
         pass
 
 
-def keep(yardstick: Yardstick, pyramid: Pyramid, proposals: Tensor) -> Tensor:
+def keep(baseline: Baseline, pyramid: Pyramid, proposals: Tensor) -> Tensor:
     """Pool all proposals, a chunk at a time, into one (N, C, 7, 7)."""
-    return torch.cat(list(yardstick.pool(pyramid, proposals)))
+    return torch.cat(list(baseline.pool(pyramid, proposals)))

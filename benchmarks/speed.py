@@ -1,4 +1,4 @@
-"""Times the yardstick and the package in turn on the same images, objects and weights, and checks that they agree.
+"""Times the baseline and the package in turn on the same images, objects and weights, and checks that they agree.
 
     python -m benchmarks.speed --objects 3 --head fc --precision float32 --precision bfloat16 --output FOLDER
 
@@ -23,7 +23,7 @@ from benchmarks import machine, report
 from benchmarks.comparison import compare_head
 from benchmarks.peak import growth
 from benchmarks.random_weights import HEADS, settings
-from benchmarks.sides import YARDSTICK, Options, Variant, make_sides, ours
+from benchmarks.sides import BASELINE, Options, Variant, make_sides, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject, sampled
 from rethink_heads.detectors.coordinates import ImageFeatures
 from rethink_heads.detectors.rcnn import RCNN
@@ -38,10 +38,10 @@ def prepare_peak(side: str, head: str, variant: Variant, options: Options) -> Ca
     torch.set_num_threads(options.threads)
     sides, found = make_sides(settings(options.preset, head), options._replace(fit=0))
     subject = found[0]
-    if side == YARDSTICK:
-        pyramid = sides.yardstick.extract(subject.image)
+    if side == BASELINE:
+        pyramid = sides.baseline.extract(subject.image)
         return partial(
-            sides.yardstick.respond, pyramid, subject.proposals, subject.box, subject.label
+            sides.baseline.respond, pyramid, subject.proposals, subject.box, subject.label
         )
     responder = Responder(sides.detector, options.memory_mb, variant.precision)
     features: Any = responder.extract(subject.image)
@@ -74,9 +74,9 @@ def for_each(values: list[int], heads: list[str], name: str) -> list[int]:
 def _peaks(
     head: str, variants: list[Variant], options: Options, numbers: dict[str, Any]
 ) -> dict[str, float]:
-    """MiB of each side; the yardstick's as it was timed."""
+    """MiB of each side; the baseline's as it was timed."""
     tuned_options = options._replace(threads=numbers["threads"], chunk=numbers["chunk"])
-    found = {YARDSTICK: growth(prepare_peak, YARDSTICK, head, variants[0], tuned_options)}
+    found = {BASELINE: growth(prepare_peak, BASELINE, head, variants[0], tuned_options)}
     for each in variants:
         found[each.name] = growth(prepare_peak, "ours", head, each, options)
     return found
@@ -99,13 +99,13 @@ def command(
     device: str = "cpu",
     chunk: Annotated[
         list[int],
-        typer.Option(help="RoIs at once of the yardstick, once or for each head; 0: the best."),
+        typer.Option(help="RoIs at once of the baseline, once or for each head; 0: the best."),
     ] = [0],  # noqa: B006
     memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
     fit: Annotated[int, typer.Option(help="Steps of fitting the heads to the objects.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Folder for speed.json and speed.md.")] = None,
 ) -> None:
-    """Time yardstick and package in turn; print a report in Markdown."""
+    """Time baseline and package in turn; print a report in Markdown."""
     torch.set_num_threads(threads)
     plans = zip(
         head,

@@ -27,7 +27,7 @@ class Clipped(NamedTuple):
 
 
 def enlarge(boxes: Tensor, factor: float) -> Tensor:
-    """Boxes (N, 4) with width and height multiplied by `factor`, about their centres."""
+    """Return boxes (N, 4) with width and height multiplied by `factor`, about their centres."""
     if factor == 1:
         return boxes
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
@@ -46,7 +46,7 @@ def clip(boxes: Tensor, image_size: tuple[int, int]) -> Clipped:
 
 
 def outer_boxes(x_intervals: Tensor, y_intervals: Tensor) -> Tensor:
-    """All boxes from x-intervals (X, 2) and y-intervals (Y, 2): (Y * X, 4), x fastest."""
+    """Return all boxes from x-intervals (X, 2) and y-intervals (Y, 2): (Y * X, 4), x fastest."""
     columns, rows = len(x_intervals), len(y_intervals)
     x = x_intervals[None].expand(rows, columns, 2)
     y = y_intervals[:, None].expand(rows, columns, 2)
@@ -54,7 +54,7 @@ def outer_boxes(x_intervals: Tensor, y_intervals: Tensor) -> Tensor:
 
 
 def outer_iou(x_intervals: Tensor, y_intervals: Tensor, box: Tensor) -> Tensor:
-    """IoU of each box of `outer_boxes(x_intervals, y_intervals)` with `box` (4,): (Y * X,) float64.
+    """Return IoU of each box of `outer_boxes(x_intervals, y_intervals)` with `box` (4,): (Y * X,) float64.
 
     A box's area and its overlap with another are products of an x part and a y part, so X + Y
     interval overlaps give all X * Y IoUs.

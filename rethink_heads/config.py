@@ -2,9 +2,9 @@
 
 A preset (``presets/<name>.yaml``, or a file of one's own) says everything but the head. Overrides
 are strings such as ``training.max_iterations=100``; an unknown key is refused with the nearest
-valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code), but for settings that
-are younger than runs without them: there the default is what those runs were trained with, and
-presets or :func:`load_preset` say the paper's.
+valid name. The defaults are the paper's (Wu et al. 2020 and the authors' code), but for the arithmetic that
+other frameworks' detectors share (``model.conventions``, anchors that leave the image, rates of biases): there
+they are torchvision's, and presets or :func:`load_preset` say the paper's.
 """
 
 from __future__ import annotations
@@ -452,14 +452,11 @@ def load_preset(
     if seed is not None:
         values["seed"] = seed
     apply_overrides(values, overrides or [])
-    return _as_new_run(validate(Config, values, f"preset {name}"))
-
-
-def _as_new_run(config: Config) -> Config:
-    """Settings of a new run, whose RoIs take their level as in the authors' code where nothing else is said."""
+    config = validate(Config, values, f"preset {name}")
     conventions = config.model.conventions
     if "roi_level_from" in conventions.model_fields_set:
         return config
+    # Where nothing else is said, RoIs of a new run take their level as in the authors' code.
     chosen = conventions.model_copy(update={"roi_level_from": "proposal"})
     model = config.model.model_copy(update={"conventions": chosen})
     return config.model_copy(update={"model": model})

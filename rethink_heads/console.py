@@ -5,23 +5,14 @@ from __future__ import annotations
 import codecs
 import contextlib
 import io
-import json
-import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from collections.abc import Iterator
 
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import shorten
 
-WIDEST = 1000
-NO_INTERVAL = "[-]"
 LONGEST_ERROR = 1000
 LONGEST_WORD = 300
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
@@ -100,82 +91,3 @@ def work() -> Iterator[None]:
 def _put_back(kept: int) -> None:
     os.dup2(kept, 1)
     os.close(kept)
-
-
-def print_json(result: Any) -> None:
-    """Print a result as strict JSON: what is not a finite number becomes null."""
-    if is_first_process():
-        print(json.dumps(_strict(result), indent=2, allow_nan=False))
-
-
-def print_lines(*lines: str) -> None:
-    """Print lines of a readable result."""
-    if is_first_process():
-        print("\n".join(lines))
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; all columns but those of words are flush right."""
-    if not is_first_process():
-        return
-    terminal = sys.stdout.isatty()
-    table = Table()
-    for index, column in enumerate(columns):
-        numeric = all(_looks_numeric(row[index]) for row in rows)
-        table.add_column(
-            column,
-            justify="right" if numeric and rows else "left",
-            overflow="fold",
-            no_wrap=not terminal,
-        )
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    # A narrow terminal breaks cells into lines; files and pipes get whole lines.
-    console = Console()
-    if not terminal:
-        needed = Console(width=WIDEST).measure(table).maximum
-        console = Console(width=max(needed, len(title)))
-    # Not the table's own title, which would be broken to its width.
-    console.print(Text(title, style="bold"))
-    console.print(table)
-    if any(NO_INTERVAL in cell for row in rows for cell in row):
-        print(
-            f"{NO_INTERVAL}: no interval, since too few images bear on the value, or they do not differ."
-        )
-
-
-def interval(record: Mapping[str, Any], value: str) -> str:
-    """Format an estimate and its 95% interval: ``0.512 [0.480, 0.540]``; a dash where undefined.
-
-    A number without an interval is followed by NO_INTERVAL; one of no objects, as of the weights themselves, stands
-    alone.
-    """
-    if not _finite(record[value]):
-        return "-"
-    low, high = record[f"{value}_low"], record[f"{value}_high"]
-    if not (_finite(low) and _finite(high)):
-        return f"{record[value]:.3f}" + (f" {NO_INTERVAL}" if record.get("objects", 1) else "")
-    return f"{record[value]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """Format a number; a dash where it is undefined."""
-    return f"{value:.{digits}f}" if _finite(value) else "-"
-
-
-def _finite(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _looks_numeric(cell: str) -> bool:
-    return cell[:1].isdigit() or cell[:1] in "-+" or not cell
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _strict(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_strict(inner) for inner in value]
-    # numpy's scalars become Python's.
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value

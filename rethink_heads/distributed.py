@@ -226,7 +226,7 @@ def local_rank() -> int | None:
 
 
 def single_process() -> Processes:
-    """This process by itself, whatever others there are."""
+    """Return this process by itself, whatever others there are."""
     return Processes(None, 0, 1)
 
 

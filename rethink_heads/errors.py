@@ -31,7 +31,7 @@ class SignalReceived(KeyboardInterrupt):
 
 
 def interruption(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interruption that an exception is or followed from: cleaning up after one may fail, too."""
+    """Return the interruption that an exception is or followed from: cleaning up after one may fail, too."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error

@@ -93,12 +93,12 @@ def read_text(path: Path, kind: str = "file", largest: int = LARGEST_SETTINGS) -
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of this name; there is none of a name that the system refuses."""
+    """Return whether there is a file of this name; there is none of a name that the system refuses."""
     return stat.S_ISREG(_mode(path))
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name, as far as one is allowed to see."""
+    """Return whether there is a folder of this name, as far as one is allowed to see."""
     return stat.S_ISDIR(_mode(path))
 
 
@@ -196,7 +196,7 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def unfinished_in(folders: Iterable[Path]) -> list[Path]:
-    """What killed processes left under temporary names of :func:`atomic_path` in folders, not below them."""
+    """Return what killed processes left under temporary names of :func:`atomic_path` in folders, not below them."""
     return sorted(path for folder in folders for path in folder.glob(f".*{UNFINISHED}*"))
 
 

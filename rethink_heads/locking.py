@@ -65,7 +65,7 @@ class Holder:
 
     @classmethod
     def read(cls, folder: Path) -> Holder | None:
-        """What a folder says of its holder; None where it says nothing."""
+        """Return what a folder says of its holder; None where it says nothing."""
         try:
             return cls(**json.loads((folder / HOLDER_NAME).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -121,7 +121,7 @@ def hold(
 
 
 def results_folder(folder: Path) -> Path:
-    """The folder whose lock guards a folder of measurements: its run's, or itself where it is in none."""
+    """Return the folder whose lock guards a folder of measurements: its run's, or itself where it is in none."""
     inner = Path(folder).absolute()
     near = (inner, *inner.parents[:2])
     return next((each for each in near if (each / CONFIG_NAME).is_file()), inner)

@@ -67,7 +67,7 @@ class CpuTime(NamedTuple):
 
     @classmethod
     def now(cls) -> CpuTime | None:
-        """What the system says; None where it does not say it as Linux does."""
+        """Return what the system says; None where it does not say it as Linux does."""
         try:
             first = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
             user, nice, system, _, _, irq, softirq = map(int, first.split()[1:8])
@@ -84,8 +84,8 @@ class OtherProcesses:
     def __init__(self) -> None:
         self._before = CpuTime.now()
 
-    def told(self) -> str | None:
-        """A line where they take much; None where they do not, nothing is known, or too little time has passed."""
+    def busy_line(self) -> str | None:
+        """Return a line where they take much; None where they do not, or nothing is known yet."""
         before, now = self._before, CpuTime.now()
         if process_count() > 1:
             # The others of this command are not meant.
@@ -105,7 +105,7 @@ other_processes = OtherProcesses()
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Return the device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Processes that torchrun started take the GPUs of their machine in turn, unless one is named.
 
@@ -147,7 +147,7 @@ def whole_float32() -> AbstractContextManager[None]:
 
 
 def _own_gpu() -> torch.device:
-    """The current GPU; under torchrun one for each process, shared only where there are fewer."""
+    """Return the current GPU; under torchrun one for each process, shared only where there are fewer."""
     import torch
 
     rank = local_rank()

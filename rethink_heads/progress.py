@@ -95,7 +95,7 @@ class ProgressReport:
                 self._print(self.line())
 
     def line(self) -> str:
-        """The state in words: `20/200 images (10%), 63 objects, 1.2 objects/s, 3 min 20 s left`."""
+        """Return the state in words: `20/200 images (10%), 63 objects, 1.2 objects/s, 3 min 20 s left`."""
         parts = [f"{self.done}/{self.total} {self.unit} ({100 * self.done // max(self.total, 1)}%)"]
         if self.counts_apart:
             parts.append(f"{self.counted} {self.counted_name}")
@@ -119,7 +119,7 @@ class ProgressReport:
 
 
 def duration(seconds: float) -> str:
-    """A duration in words: `45 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration in words: `45 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -58,7 +58,7 @@ class Proposals:
 
 
 def grid(box: Tensor, image_size: tuple[int, int], steps: int = GRID_STEPS) -> Proposals:
-    """The grid of proposals around an object's `box` (4,) in an image of (height, width) pixels.
+    """Return the grid of proposals around an object's `box` (4,) in an image of (height, width) pixels.
 
     The object's own box is on it exactly, with IoU 1. Raises ValueError if `steps` is even, which
     would leave that box out, or less than 3, or if the box is empty.
@@ -79,12 +79,12 @@ def grid(box: Tensor, image_size: tuple[int, int], steps: int = GRID_STEPS) -> P
 
 
 def iou_bin(ious: Tensor) -> Tensor:
-    """Index (N,) int64, 0 to 19, of each IoU's bin of width 0.05; IoU 1 is in the last bin."""
+    """Return index (N,) int64, 0 to 19, of each IoU's bin of width 0.05; IoU 1 is in the last bin."""
     return (ious.double() * IOU_BINS).long().clamp(0, IOU_BINS - 1)
 
 
 def _intervals(low: float, high: float, limit: int, steps: int) -> Tensor:
-    """Sides (steps^2 or fewer, 2) of one axis, clipped to [0, limit], size fastest, float32."""
+    """Return sides (steps^2 or fewer, 2) of one axis, clipped to [0, limit], size fastest, float32."""
     t = torch.linspace(-1, 1, steps, dtype=torch.float64)
     t[steps // 2] = 0
     shifts = (MAX_OFFSET * t.sign() * t.abs() ** OFFSET_POWER)[:, None]

@@ -360,7 +360,7 @@ class Run:
                 self.log(f"{what} {state}: {command}")
 
         note("begins")
-        busy = other_processes.told()
+        busy = other_processes.busy_line()
         if busy is not None and is_first_process():
             say(f"the machine is busy: {busy}, so that this takes longer")
             self.log(f"the machine is busy: {busy}")
@@ -371,7 +371,7 @@ class Run:
             is_signal = isinstance(stopped, SignalReceived)
             note(f"stopped by {stopped if is_signal else type(stopped or error).__name__}")
             raise
-        busy = other_processes.told()
+        busy = other_processes.busy_line()
         note("ends" if busy is None else f"ends (meanwhile {busy})")
 
 

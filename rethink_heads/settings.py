@@ -124,7 +124,7 @@ def _explain(model: type[BaseModel], error: ValidationError, where: str) -> str:
 
 
 def nearest_setting(name: str, valid: list[str]) -> str:
-    """The valid setting that was meant, as a question; or those that there are."""
+    """Return the valid setting that was meant, as a question; or those that there are."""
     last = name.rpartition(".")[2]
     same_last = [candidate for candidate in valid if candidate.rpartition(".")[2] == last]
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)

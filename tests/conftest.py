@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a command says does not depend on what else the machine does."""
-    monkeypatch.setattr(other_processes, "told", lambda: None)
+    monkeypatch.setattr(other_processes, "busy_line", lambda: None)
 
 
 @pytest.fixture

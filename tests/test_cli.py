@@ -24,7 +24,7 @@ from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
-from tests.json_tables import of_all
+from tests.json_tables import of_all, rows
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
@@ -331,7 +331,7 @@ def test_a_busy_machine_is_told_and_noted(run: Run, monkeypatch: pytest.MonkeyPa
     loads = iter(
         ["other processes take 1.5 of its 2 cores", "other processes take 1.1 of its 2 cores"]
     )
-    monkeypatch.setattr(other_processes, "told", lambda: next(loads))
+    monkeypatch.setattr(other_processes, "busy_line", lambda: next(loads))
     result = runner.invoke(app, ["correlate", "--run", str(run.path)])
     assert result.exit_code == 0, result.stderr
     told = "the machine is busy: other processes take 1.5 of its 2 cores"
@@ -421,7 +421,7 @@ def test_train_without_options_goes_on_with_the_runs_own(run: Run) -> None:
     before = config_of(run.path)
     result = runner.invoke(app, ["train", "--run", str(run.path), "--json"])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["head"] == "fc"
+    assert rows(json.loads(result.stdout), "run")[0]["head"] == "fc"
     assert config_of(run.path) == before
 
 

@@ -18,9 +18,9 @@ from rethink_heads.console import (
     LONGEST_WORD,
     prepare_streams,
     print_error,
-    print_table,
 )
 from rethink_heads.exit_handling import reporting_errors
+from rethink_heads.report.output import print_table
 
 # The package's streams without the package's models: what a command does first, and a print.
 PRINTS = (
@@ -45,7 +45,7 @@ def test_what_an_encoding_lacks_is_spelled_out(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
     prepare_streams()
     print("1 ± 2 dög \ud800")
-    print_table("a ± b", ["dög"], [["\ud800"]])
+    print_table("a ± b", {"dög": ["\ud800"]})
     sys.stdout.flush()
     assert written.getvalue().decode(encoding).splitlines()[0] == printed
 

@@ -172,9 +172,9 @@ def test_the_command_prints_and_writes_the_tables(tmp_path: Path) -> None:
     parts = pd.read_csv(tmp_path / "tables" / "parts.csv")
     pd.testing.assert_frame_equal(parts, expected.parts, check_dtype=False)
     result = runner.invoke(app, ["describe", "shapes-tiny-double-head", "--json"])
-    content = json.loads(result.stdout)
+    content = json.loads(result.stdout)["tables"]
     assert content["summary"] == json.loads(expected.summary().to_json(orient="records"))
-    assert content["frame"] == [192, 192]
+    assert content["description"][0]["frame"] == [192, 192]
 
 
 SMALL: dict[str, Callable[[], FCHead | ConvHead]] = {

@@ -1,4 +1,4 @@
-"""How threads wait, how many workers a machine can have, and what others take of it."""
+"""The machine: what other processes take of it, how threads wait, and where and in what numbers is computed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from rethink_heads import machine
 from rethink_heads.errors import UserError
@@ -17,6 +18,7 @@ from rethink_heads.machine import (
     OtherProcesses,
     check_workers,
     core_count,
+    whole_float32,
 )
 
 
@@ -65,7 +67,7 @@ def test_others_are_told_of_where_they_take_much(
 ) -> None:
     times = iter([CpuTime(10.0, 100.0, 5.0), later])
     monkeypatch.setattr(CpuTime, "now", lambda: next(times))
-    line = OtherProcesses().told()
+    line = OtherProcesses().busy_line()
     assert line is None if told is None else (line or "").startswith(told)
 
 
@@ -76,3 +78,17 @@ def test_what_the_system_says() -> None:
         now = CpuTime.now()
     assert now.everyone - before.everyone >= 0.05
     assert now.clock - before.clock >= 0.05
+
+
+def test_whole_float32_turns_tf32_off_and_leaves_the_rest():
+    settings = torch.backends.cudnn
+    before = (settings.enabled, settings.benchmark, settings.deterministic, settings.allow_tf32)
+    with whole_float32():
+        assert not settings.allow_tf32
+        assert (settings.enabled, settings.benchmark, settings.deterministic) == before[:3]
+    assert (
+        settings.enabled,
+        settings.benchmark,
+        settings.deterministic,
+        settings.allow_tf32,
+    ) == before

@@ -8,11 +8,12 @@ from pathlib import Path
 import typer
 
 from rethink_heads.commands.figures import FIGURES, TABLES, InputOptions
-from rethink_heads.console import print_lines, work
+from rethink_heads.console import work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.options import grouped
+from rethink_heads.report.output import print_lines
 
 
 def main(file: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,12 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.console import number, print_json, print_lines, print_table, work
+from rethink_heads.console import work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.files import write_csv
 from rethink_heads.options import JsonOption, OverridesArgument, within
+from rethink_heads.report.output import Report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,13 +101,16 @@ def command(
         "parts": description.parts,
         "memory": description.memory,
     }
-    written = _write(frames, output) if output is not None else []
-    if as_json:
-        tables = {name: frame.to_dict("records") for name, frame in frames.items()}
-        print_json({**_facts(description), **tables, "files": [str(path) for path in written]})
-        return
-    _print(description)
-    print_lines(*(f"wrote {path}" for path in written))
+    result = Report(NAME)
+    facts = ("preset", "classes", "images", "rois_per_image", "frame", "precision")
+    result.data(description=[{name: getattr(description, name) for name in facts}], **frames)
+    if output is not None:
+        for name, table in frames.items():
+            result.files.append(output / f"{name}.csv")
+            write_csv(table, result.files[-1])
+    _show(result, description)
+    result.lines(*(f"wrote {path}" for path in result.files))
+    result.end(as_json)
 
 
 def _frame(text: str | None) -> tuple[int, int] | None:
@@ -117,87 +123,51 @@ def _frame(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def _write(frames: dict[str, pd.DataFrame], output: Path) -> list[Path]:
-    from rethink_heads.files import write_csv
+def _show(result: Report, description: Description) -> None:
+    """Add the tables in M and GiB, as the paper has them."""
+    from rethink_heads.report.cells import estimate
 
-    written = []
-    for name, frame in frames.items():
-        path = output / f"{name}.csv"
-        write_csv(frame, path)
-        written.append(path)
-    return written
+    def scaled(
+        frame: pd.DataFrame, names: Mapping[str, str], unit: int, digits: int = 3
+    ) -> dict[str, list[str]]:
+        return {
+            title: [estimate(value / unit, digits=digits) for value in frame[name]]
+            for name, title in names.items()
+        }
 
-
-def _facts(description: Description) -> dict[str, object]:
-    return {
-        "preset": description.preset,
-        "classes": description.classes,
-        "images": description.images,
-        "rois_per_image": description.rois_per_image,
-        "frame": list(description.frame),
-        "precision": description.precision,
-    }
-
-
-def _print(description: Description) -> None:
     height, width = description.frame
-    print_lines(
+    result.lines(
         f"{description.preset}: {description.classes} classes, {description.images} images of {height} x {width}"
         f" px and {description.rois_per_image} RoIs each in a step, {description.precision}; M is 2^20",
         "",
     )
-    _print_summary(description.summary())
-    _print_branches(description.parts)
-    _print_memory(description.memory)
-
-
-def _print_summary(summary: pd.DataFrame) -> None:
-    counts = ["parameters", "trained", "backbone", "fpn", "rpn", "branches", "multiply_adds"]
-    memory = [name for name in summary.columns if name.startswith("memory ")]
-    titles = [f"{name.removeprefix('memory ')} (GiB)" for name in memory]
-    print_table(
+    summary, parts, memory = description.summary(), description.parts, description.memory
+    counts = ["parameters", "trained", "backbone", "fpn", "rpn", "branches"]
+    names = {name: name for name in counts} | {"multiply_adds": "multiply-adds"}
+    sums = {
+        n: f"{n.removeprefix('memory ')} (GiB)"
+        for n in map(str, summary)
+        if n.startswith("memory ")
+    }
+    result.table(
         "Parameters (M), multiply-adds of the branches per RoI (M), training memory",
-        ["head", *counts[:-1], "multiply-adds", *titles],
-        [
-            [
-                str(row["head"]),
-                *(number(row[name] / MEBI, 2) for name in counts),
-                *(number(row[name] / GIBI, 2) for name in memory),
-            ]
-            for row in summary.to_dict("records")
-        ],
+        {
+            "head": summary["head"],
+            **scaled(summary, names, MEBI, 2),
+            **scaled(summary, sums, GIBI, 2),
+        },
     )
-
-
-def _print_branches(parts: pd.DataFrame) -> None:
-    """Each branch once, a second branch of a kind being as the first."""
+    # Each branch once, a second branch of a kind being as the first.
     inside = parts[parts["multiply_adds"].notna() & ~parts["part"].str.endswith("2")]
     once = inside.drop_duplicates(["part", "block"])
-    print_table(
+    names = {"weights": "weights (M)", "parameters": "parameters (M)"}
+    names |= {"multiply_adds": "multiply-adds per RoI (M)"}
+    result.table(
         "Blocks of a branch (weights: without biases and normalisation)",
-        ["branch", "block", "weights (M)", "parameters (M)", "multiply-adds per RoI (M)"],
-        [
-            [
-                str(row["part"]),
-                str(row["block"]),
-                *(number(row[n] / MEBI) for n in ("weights", "parameters", "multiply_adds")),
-            ]
-            for row in once.to_dict("records")
-        ],
+        {"branch": once["part"], "block": once["block"], **scaled(once, names, MEBI)},
     )
-
-
-def _print_memory(memory: pd.DataFrame) -> None:
-    kinds = [name for name in memory.columns if name not in ("head", "precision")]
-    print_table(
+    kinds = {name: name for name in map(str, memory) if name not in ("head", "precision")}
+    result.table(
         "Training memory (GiB): state, then what autograd saves in each part",
-        ["head", "precision", *kinds],
-        [
-            [
-                str(row["head"]),
-                str(row["precision"]),
-                *(number(row[kind] / GIBI) for kind in kinds),
-            ]
-            for row in memory.to_dict("records")
-        ],
+        {"head": memory["head"], "precision": memory["precision"], **scaled(memory, kinds, GIBI)},
     )

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.console import say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption
+from rethink_heads.report.output import Report
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
@@ -80,20 +81,22 @@ def _report(exported: Exported, output: Path, framework: str, as_json: bool) -> 
     for sentence in exported.differences:
         say(f"{framework} does this otherwise: {sentence}")
     names = exported.file_names
-    if as_json:
-        print_json(
+    result = Report(NAME)
+    result.data(
+        export=[
             {
-                "folder": str(output),
+                "folder": output,
                 "framework": framework,
-                "files": list(names),
                 "roi_heads": exported.roi_heads,
                 "differences": list(exported.differences),
             }
-        )
-        return
-    print_lines(
+        ]
+    )
+    result.files = [output / name for name in names]
+    result.lines(
         f"exported: {output} ({', '.join(names)})",
         f"{exported.roi_heads} of {len(exported.class_names)} classes, {len(exported.state)} weights",
         f"next: rethink-heads correlate --model detectron2:{output / names[1]} --class-names {output / names[2]}"
         " --annotations FILE --images DIR",
     )
+    result.end(as_json)

@@ -14,12 +14,13 @@ import typer
 from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.commands.given import given, measured_names
-from rethink_heads.console import print_json, print_lines, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.report.output import Report
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -173,12 +174,14 @@ def command(
         with hold(target), legends_for(options.runs):
             written = draw(found, target / TABLES, target / FIGURES, skipped)
             note_comparison(options.runs, options.names, target / TABLES)
-    if as_json:
-        print_json({"files": [str(path) for path in written], "skipped": skipped})
-    else:
-        print_lines(*(str(path) for path in written))
+    result = Report(NAME)
+    result.data(skipped=[{"name": name, "reason": reason} for name, reason in skipped.items()])
+    result.files = written
+    if not as_json:
         for name, reason in skipped.items():
             say(f"skipped {name}: {reason}")
+    result.lines(*map(str, written))
+    result.end(as_json)
 
 
 def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads.config import load_preset
-from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.console import say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
+from rethink_heads.report.output import Report
 from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.study import Datasets
 
@@ -136,11 +137,12 @@ def _report(imported: Imported, run: Run, as_json: bool) -> None:
     for sentence in imported.remarks:
         say(sentence)
     model = imported.config.model
-    if as_json:
-        print_json(
+    result = Report(NAME)
+    result.data(
+        run=[
             {
-                "run": str(run.path),
-                "detector": str(run.detector_path),
+                "run": run.path,
+                "detector": run.detector_path,
                 "layout": imported.layout,
                 "backbone": model.backbone,
                 "head": imported.config.head,
@@ -148,11 +150,13 @@ def _report(imported: Imported, run: Run, as_json: bool) -> None:
                 "classes": len(imported.detector.class_names),
                 "left_out": list(imported.left_out),
             }
-        )
-        return
-    print_lines(
+        ]
+    )
+    result.files = [run.detector_path]
+    result.lines(
         f"imported: {run.detector_path}",
         f"{imported.layout}, {model.backbone}, {len(imported.detector.class_names)} classes;"
         f" heads: {', '.join(imported.detector.heads)}",
         f"next: rethink-heads correlate --run {run.path}",
     )
+    result.end(as_json)

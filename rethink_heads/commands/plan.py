@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.commands.plan_tables import Plan, Subject, plan_as_json, print_plan
 from rethink_heads.config import StudyConfig, load_preset
-from rethink_heads.console import print_json, work
+from rethink_heads.console import work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.machine import resolve_device
@@ -27,8 +26,14 @@ from rethink_heads.options import (
     StudyOptions,
     within,
 )
+from rethink_heads.report.output import Report
 from rethink_heads.run_options import one_each, open_runs, with_options
 from rethink_heads.study import Datasets, resolve
+
+if TYPE_CHECKING:
+    from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.detectors.base import Detector
+    from rethink_heads.planning import Counts, Estimate
 
 NAME = "plan"
 EXAMPLE = (
@@ -91,6 +96,32 @@ BudgetOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is planned for: a detector and data with the same classes."""
+
+    title: str
+    detector: Detector
+    dataset: CocoDataset
+    config: StudyConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study of a subject takes, one estimate for each number of proposals, from ``tried`` objects."""
+
+    subject: Subject
+    counts: Counts
+    estimates: Sequence[Estimate]
+    tried: int
+
+    @property
+    def grid(self) -> int:
+        """Proposals of an object."""
+        return self.subject.config.measuring.grid_steps**4
+
+
 def command(
     detectors: OneDetectorOptions,
     data: DataOptions,
@@ -125,10 +156,7 @@ def command(
     settings = _settings(subject.config, measuring.proposals_per_object)
     numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
     plan = _planned(subject, settings, numbers, seconds)
-    if as_json:
-        print_json(plan_as_json(plan))
-    else:
-        print_plan(plan)
+    report(plan, as_json)
 
 
 def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -190,3 +218,79 @@ def _planned(
         )
     estimates = [estimate(each, counts, devices, measuring.memory_mb) for each in found]
     return Plan(subject, counts, estimates, len(found[0].image_seconds))
+
+
+def report(plan: Plan, as_json: bool) -> None:
+    """Print what was counted, and the tables of time, memory and disk."""
+    from rethink_heads.progress import duration
+    from rethink_heads.report.cells import estimate
+
+    subject, counts, grid = plan.subject, plan.counts, plan.grid
+    measuring, machine = subject.config.measuring, _machine(subject.detector)
+    result = Report(NAME)
+    study = {
+        "subject": subject.title,
+        "data": subject.dataset.annotations_path,
+        "heads": list(subject.detector.heads),
+        "images": counts.images,
+        "images_without_objects": counts.empty_images,
+        "objects": {**counts.objects, "all": counts.all_objects},
+        "grid": grid,
+        "precision": measuring.precision,
+        "device": machine,
+        "calibrated_on_objects": plan.tried,
+    }
+    result.data(study=[study], estimates=map(vars, plan.estimates))
+    sizes = ", ".join(f"{number} {size}" for size, number in counts.objects.items())
+    result.lines(
+        f"{subject.title} (heads: {', '.join(subject.detector.heads)}) on {subject.dataset.annotations_path}",
+        f"{counts.images} images with {counts.all_objects} objects ({sizes});"
+        f" {counts.empty_images} images without; {grid} proposals an object, or fewer where the image ends",
+        f"calibrated on {plan.tried} objects: {machine}, {measuring.precision}",
+        "",
+    )
+    proposals = [
+        f"{grid} (all)"
+        if each.proposals is None
+        else f"{each.proposals} (1/{grid / each.proposals:.3g})"
+        for each in plan.estimates
+    ]
+    time: dict[str, list[str]] = {"proposals": proposals}
+    for size in counts.objects:
+        of_size = (each.object_seconds.get(size) for each in plan.estimates)
+        time[f"{size} (s)"] = ["-" if each is None else f"{each:.3g}" for each in of_size]
+    for number in plan.estimates[0].seconds:
+        devices = "1 device" if number == 1 else f"{number} devices"
+        time[devices] = [duration(each.seconds[number]) for each in plan.estimates]
+    time["+-"] = [f"{each.uncertainty:.0%}" for each in plan.estimates]
+    result.table(
+        "Time: seconds an object by its size, and of the whole study by number of devices", time
+    )
+    space = {"proposals": proposals}
+    for title, name, digits in (
+        ("memory (MiB)", "memory_mb", 0),
+        ("GPU memory (MiB)", "device_memory_mb", 0),
+        ("disk (MiB)", "disk_mb", 1),
+        ("while measuring (MiB)", "disk_while_measuring_mb", 1),
+    ):
+        values = [getattr(each, name) for each in plan.estimates]
+        # On a CPU there is no memory of a GPU.
+        if None not in values:
+            space[title] = [estimate(value, digits=digits) for value in values]
+    result.table("Memory of each process, and disk", space)
+    result.lines(
+        "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
+        " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), within which results are merged and"
+        " analysed.",
+    )
+    result.end(as_json)
+
+
+def _machine(detector: Detector) -> str:
+    import torch
+
+    if detector.device.type == "cuda":
+        return torch.cuda.get_device_name(detector.device)
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"

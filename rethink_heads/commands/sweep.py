@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.console import print_json, print_lines, print_table, say, work
+from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, within
+from rethink_heads.report.output import Report
 from rethink_heads.runs import default_runs_root
 
 if TYPE_CHECKING:
@@ -163,42 +164,42 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         for point in plan.points
         for seed in plan.seeds
     ]
+    result = Report(NAME)
+    result.data(points=points)
     states = [training.state for training in plan.trainings.values()]
-    if as_json:
-        print_json({"sweep": plan.description.name, "points": points})
-        return
-    print_table(
+    cells = {name: [str(each[name]) for each in points] for name in points[0]}
+    result.table(
         f"{plan.description.title} ({plan.description.name}): {len(plan.points)} points,"
         f" {len(states)} trainings, {states.count('done')} done",
-        list(points[0]),
-        [[str(value) for value in each.values()] for each in points],
+        cells,
     )
+    result.end(as_json)
 
 
 def _prepare(plan: Plan, as_json: bool) -> None:
     from rethink_heads.sweeps.runner import prepare
 
-    commands = [f"rethink-heads train --run {each.path}" for each in prepare(plan)]
-    if as_json:
-        print_json({"sweep": plan.description.name, "commands": commands})
-    else:
-        print_lines(*commands)
+    result = Report(NAME)
+    rows = [
+        {"run": each.path, "command": f"rethink-heads train --run {each.path}"}
+        for each in prepare(plan)
+    ]
+    result.data(commands=rows)
+    result.lines(*(str(row["command"]) for row in rows))
+    result.end(as_json)
 
 
-def _report(plan: Plan, result: SweepResult, as_json: bool) -> None:
-    if as_json:
-        print_json(
-            {
-                "sweep": plan.description.name,
-                "table": result.table.to_dict("records"),
-                "ordering": None if result.ordering is None else result.ordering.to_dict("records"),
-                "failures": dict(result.failures),
-                "files": [str(path) for path in result.files],
-            }
-        )
-        return
+def _report(plan: Plan, found: SweepResult, as_json: bool) -> None:
+    result = Report(NAME)
+    result.data(
+        table=found.table,
+        ordering=[] if found.ordering is None else found.ordering,
+        failures=[{"part": part, "reason": reason} for part, reason in found.failures.items()],
+    )
+    result.files = list(found.files)
     for name in ("table.md", "ordering.md"):
         path = plan.output / name
-        if path in result.files:
-            print_lines(path.read_text(encoding="utf-8"))
-    print_lines(*(f"written: {path}" for path in result.files))
+        if path in found.files:
+            result.lines(path.read_text(encoding="utf-8"))
+    result.lines(*(f"written: {path}" for path in found.files))
+    result.end(as_json)

@@ -8,7 +8,7 @@ import typer
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
-from rethink_heads.console import print_json, print_lines, say
+from rethink_heads.console import say
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
     AnnotationsOption,
@@ -20,6 +20,7 @@ from rethink_heads.options import (
     RunOption,
     SeedOption,
 )
+from rethink_heads.report.output import Report
 from rethink_heads.run_options import train_run
 from rethink_heads.runs import Run, default_runs_root
 
@@ -84,18 +85,11 @@ def command(
     path = run or default_runs_root() / name
     say(f"training {config.preset}, head {config.head}, seed {config.seed}, into {path}")
     trained = train_run(path, config, device)
-    if as_json:
-        print_json(
-            {
-                "run": str(trained.path),
-                "detector": str(trained.detector_path),
-                "preset": config.preset,
-                "head": config.head,
-                "seed": config.seed,
-            }
-        )
-    else:
-        print_lines(
-            f"trained: {trained.detector_path}",
-            f"next: rethink-heads correlate --run {trained.path}",
-        )
+    result = Report(NAME)
+    made = {"preset": config.preset, "head": config.head, "seed": config.seed}
+    result.data(run=[{"run": trained.path, "detector": trained.detector_path, **made}])
+    result.files = [trained.detector_path]
+    result.lines(
+        f"trained: {trained.detector_path}", f"next: rethink-heads correlate --run {trained.path}"
+    )
+    result.end(as_json)

@@ -259,7 +259,7 @@ def _named(record: dict[str, Any], kind: str, position: int) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """The number that a value is or, as text, is meant to be; None where it is no number."""
+    """Return the number that a value is or, as text, is meant to be; None where it is no number."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     match = _NUMBER.fullmatch(value) if isinstance(value, str) else None

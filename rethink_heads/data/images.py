@@ -59,7 +59,7 @@ REPORTED_IMAGES = 2000
 HASHING_THREADS = 8
 
 MOST_PIXELS = 2**26
-MOST_OBLONG = 64
+MOST_ASPECT = 64
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 # The top quarter of 16 bits: 14 bits, the most that sensors usually give, do not reach it.
 _LEAST_BRIGHTEST = 2**14
@@ -101,8 +101,16 @@ def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
         upright = _upright_size(stored, orientation)
         if size not in (stored, upright):
             raise _size_error(path, stored, size, annotations)
-        if orientation != 1 and upright == stored:
-            _warn_of_orientation(annotations, path, orientation)
+        if orientation != 1 and upright == stored and annotations not in _warned:
+            _warned.add(annotations)
+            log.warning(
+                "image %s has the EXIF orientation %d and the same size either way up, so nobody can tell whether its"
+                " boxes were drawn before or after it: it is applied, as viewers do, here and in other such images of"
+                " %s",
+                shown(path),
+                orientation,
+                annotations,
+            )
         pixels = _to_rgb(image, path, is_deep)
         # Pillow turns TIFFs as it decodes them, and takes the orientation away.
         is_turned = _orientation(image) != orientation
@@ -119,9 +127,9 @@ def check_size(size: Size, image: str, annotations: str) -> None:
         problem = "which cannot be; mend the size"
     elif width * height > MOST_PIXELS:
         problem = f"more than {MOST_PIXELS:,} pixels; cut it into tiles or make it smaller"
-    elif max(size) > MOST_OBLONG * min(size):
+    elif max(size) > MOST_ASPECT * min(size):
         problem = (
-            f"one side more than {MOST_OBLONG} times the other, too thin to be resized for a"
+            f"one side more than {MOST_ASPECT} times the other, too thin to be resized for a"
             " detector; leave it out"
         )
     else:
@@ -145,7 +153,7 @@ def true_size(path: Path, stated: Size) -> Size:
 
 @contextlib.contextmanager
 def _open_image(path: Path) -> Iterator[Image.Image]:
-    """The image with its header read; what goes wrong, until the block has ended, is a UserError that names it."""
+    """Yield the image with its header read; what goes wrong until the block ends is a UserError that names it."""
     with open_file(path, "image") as stream:
         try:
             with warnings.catch_warnings():
@@ -197,7 +205,7 @@ def _accepts(name: str, start: bytes) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; 1, upright, where there is none or it cannot be read, as viewers have it."""
+    """Return EXIF's 1 to 8; 1, upright, where there is none or it cannot be read, as viewers have it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -225,20 +233,8 @@ def _size_error(path: Path, found: Size, stated: Size, annotations: str) -> User
     )
 
 
-def _warn_of_orientation(annotations: str, path: Path, orientation: int) -> None:
-    if annotations not in _warned:
-        _warned.add(annotations)
-        log.warning(
-            "image %s has the EXIF orientation %d and the same size either way up, so nobody can tell whether its boxes"
-            " were drawn before or after it: it is applied, as viewers do, here and in other such images of %s",
-            shown(path),
-            orientation,
-            annotations,
-        )
-
-
 def _to_rgb(image: Image.Image, path: Path, is_deep: bool) -> np.ndarray:
-    """The pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
+    """Return the pixels (H, W, 3); ``is_deep`` where the file has 16 bits a channel.
 
     Raises UserError where the mode or depth is not read.
     """

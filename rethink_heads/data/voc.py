@@ -135,7 +135,7 @@ def _object(item: ElementTree.Element, number: int, path: Path) -> VocObject:
 
 
 def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Path) -> float:
-    """The number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
+    """Return the number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
     found = None if parent is None else parent.findtext(tag)
     if found is None:
         raise UserError(f"{path}: {subject} has no <{tag}>; mend the file")
@@ -164,7 +164,7 @@ class VocFolder(NamedTuple):
     year: str
 
     def lists(self) -> list[str]:
-        """Names of its image lists (train, trainval, ...), those of one class left out."""
+        """Return names of its image lists (train, trainval, ...), those of one class left out."""
         names = {path.stem for path in (self.path / _LISTS).glob("*.txt")}
         return sorted(name for name in names if not self._is_of_class(name, names))
 
@@ -180,12 +180,12 @@ class VocFolder(NamedTuple):
         return False
 
     def _lines(self, name: str) -> list[str]:
-        """Lines of an image list that are not blank."""
+        """Return lines of an image list that are not blank."""
         content = read_text(self.path / _LISTS / f"{name}.txt", "image list", LARGEST_LIST)
         return [line.strip() for line in content.splitlines() if line.strip()]
 
     def stems(self, name: str, annotated: Collection[str]) -> list[str]:
-        """Names without suffix of the images of a list; ``annotated`` are those that have an annotation file.
+        """Return names without suffix of the images of a list; ``annotated`` are those that have an annotation file.
 
         Raises:
             UserError: the list cannot be read, or is empty.
@@ -197,7 +197,7 @@ class VocFolder(NamedTuple):
         return stems
 
     def files(self, name: str, suffixes: Collection[str]) -> Files:
-        """What lies in one of its folders, by names without suffix.
+        """Return what lies in one of its folders, by names without suffix.
 
         Raises:
             UserError: the folder cannot be read.
@@ -321,7 +321,7 @@ def _parts(folders: Sequence[VocFolder], split: str) -> list[Part]:
 
 
 def _stem(line: str, annotated: Collection[str]) -> str:
-    """The image's name in a line of a list, which may have a suffix, blanks inside or a sign after it."""
+    """Return the image's name in a line of a list, which may have a suffix, blanks inside or a sign after it."""
     line = unicodedata.normalize("NFC", line)
     if line in annotated:
         return line
@@ -335,7 +335,7 @@ def _stem(line: str, annotated: Collection[str]) -> str:
 
 
 def _listed(folders: Sequence[VocFolder], xmls: Mapping[Path, Files]) -> list[Path]:
-    """The annotation files of all images that any list of some folders names; of test sets there may be none."""
+    """Return the annotation files of all images that any list of some folders names; of test sets there may be none."""
     found: set[str] = set()
     for folder in folders:
         annotated = xmls[folder.path]
@@ -439,7 +439,7 @@ def _to_coco(
 
 
 def _true_size(member: VocMember, stated: Size, objects: Sequence[VocObject]) -> Size:
-    """The image's size, which the file states: or has swapped or left out, where the boxes show that they fit it.
+    """Return the image's size, which the file states, or has swapped or left out where the boxes fit the image.
 
     Raises:
         UserError: it states another, so that its boxes cannot be trusted.
@@ -459,7 +459,7 @@ def _true_size(member: VocMember, stated: Size, objects: Sequence[VocObject]) ->
 
 
 def _class_names(found: Collection[str], listed: Sequence[Path], where: str) -> tuple[str, ...]:
-    """VOC's classes, or the set's own: where only other splits of the folder have those, too, so that all agree."""
+    """Return VOC's classes, or the set's own, of all splits of the folder, so that all agree."""
     names = set(found)
     for path in listed:
         # What is wrong with files of other splits is said where those are read.
@@ -498,7 +498,7 @@ def _annotations(
 
 
 def _image_id(folder: VocFolder, stem: str) -> int:
-    """An id that depends on the year and the image's name alone, below 2^41: VOC2012/2008_000002 has 1208000002."""
+    """Return an id of the year and the image's name alone, below 2^41: VOC2012/2008_000002 has 1208000002."""
     match = re.fullmatch(r"(?:20(\d\d)_)?(\d{6})", stem)
     if match:
         return int(folder.year or 0) * _YEAR_STEP + int(f"{match[1] or ''}{match[2]}")

@@ -100,15 +100,18 @@ def as_detector(model: Any, class_names: Sequence[str] | None = None) -> Detecto
         from rethink_heads.detectors.torchvision.opening import from_module as from_torchvision
 
         return from_torchvision(model, class_names)
-    if isinstance(model, torch.nn.Module) and (held := _held_detector(model)):
-        raise UserError(
-            f"{type(model).__name__} is no detector itself but holds one, a {held[1]}: give that, its `{held[0]}`, with"
-            f" whatever {type(model).__name__} does to images before it in the detector's own transform"
-        )
-    lacking = [name for name in REQUIRED if not hasattr(model, name)]
+    own = type(model).__name__
+    for name, each in model.named_modules() if isinstance(model, torch.nn.Module) else ():
+        kinds = {kind.__name__ for kind in type(each).__mro__}
+        if name and ("GeneralizedRCNN" in kinds or all(hasattr(each, n) for n in REQUIRED)):
+            raise UserError(
+                f"{own} is no detector itself but holds one, a {type(each).__name__}: give that, its `{name}`, with"
+                f" whatever {own} does to images before it in the detector's own transform"
+            )
+    missing = [name for name in REQUIRED if not hasattr(model, name)]
     raise UserError(
         f"{_description(model)} is neither a detector of torchvision or detectron2 nor one behind the Protocol of"
-        f" rethink_heads.detectors.base: it lacks {', '.join(lacking)}"
+        f" rethink_heads.detectors.base: it lacks {', '.join(missing)}"
     )
 
 
@@ -120,15 +123,6 @@ def _unwrapped(model: Any) -> Any:
             break
         model = getattr(model, attribute)
     return model
-
-
-def _held_detector(model: torch.nn.Module) -> tuple[str, str] | None:
-    """The name of the module within another that is a two-stage detector, and its class; None where there is none."""
-    for name, each in model.named_modules():
-        kinds = {kind.__name__ for kind in type(each).__mro__}
-        if name and ("GeneralizedRCNN" in kinds or all(hasattr(each, n) for n in REQUIRED)):
-            return name, type(each).__name__
-    return None
 
 
 def _description(model: Any) -> str:
@@ -152,12 +146,6 @@ def model_name(model: str) -> str:
     return Path(name).stem
 
 
-def _search_here() -> None:
-    """Let modules in the current folder be imported, as ``python`` does but an installed program does not."""
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
-
-
 def _open_python(
     name: str, weights: str | None, class_names: Sequence[str] | None, device: torch.device
 ) -> Detector:
@@ -178,21 +166,18 @@ def _open_python(
         for module in modules_in(made):
             check_loaded(module.named_parameters(), where)
     check_detector(detector, where)
-    if not isinstance(made, torch.nn.Module):
-        _warn_of_other_device(torch.device(detector.device), device, where)
-    return detector
-
-
-def _warn_of_other_device(found: torch.device, asked: torch.device, where: str) -> None:
-    either = None in (found.index, asked.index)
-    if found.type != asked.type or (found.index != asked.index and not either):
+    found = torch.device(detector.device)
+    any_index = None in (found.index, device.index)
+    same = found.type == device.type and (any_index or found.index == device.index)
+    if not isinstance(made, torch.nn.Module) and not same:
         logger.warning(
             "%s computes on %s, not on %s: what its function makes stays where it is put; give the function an"
             " argument `device`, and put everything there",
             where,
             found,
-            asked,
+            device,
         )
+    return detector
 
 
 def _import_function(name: str) -> Any:
@@ -207,7 +192,9 @@ def _import_function(name: str) -> Any:
             f"python:{name} names a file: give the module's name, with dots between folders and without .py, for"
             f" example python:{Path(module_name).stem}:{function_name}"
         )
-    _search_here()
+    # Modules in the current folder can be imported, as by ``python`` but not by an installed program.
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -94,8 +94,8 @@ class Convolution:
         self.bias = bias.to(dtype)
         self.by_frequency: Tensor | None = None
         if _pays(weight, resolution, dtype):
-            into, of_kernel, back = (each.to(weight.device) for each in transforms(resolution))
-            spectrum = torch.einsum("ft,oct->foc", of_kernel, weight.flatten(2))
+            into, kernel, back = (each.to(weight.device) for each in transforms(resolution))
+            spectrum = torch.einsum("ft,oct->foc", kernel, weight.flatten(2))
             self.by_frequency = spectrum.to(dtype).contiguous()
             self.into, self.back = into.to(dtype), back.to(dtype)
         else:
@@ -140,10 +140,10 @@ def transforms(resolution: int) -> tuple[Tensor, Tensor, Tensor]:
     both = _whole(cos + sin)
     # (x + iy)(a + ib): a (x + y) - y (a + b) is real, a (x + y) + x (b - a) imaginary.
     into = torch.cat([map_real, both, cos, sin])
-    of_kernel = torch.cat([kernel_real, a, b - a, a + b])
+    kernel = torch.cat([kernel_real, a, b - a, a + b])
     # Real part times cosine and imaginary part times sine, for both of a pair.
     back = torch.cat([map_real, 2 * both, 2 * sin, -2 * cos]) / length**2
-    return into, of_kernel, back.t().contiguous()
+    return into, kernel, back.t().contiguous()
 
 
 def _frequencies(length: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

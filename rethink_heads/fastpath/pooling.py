@@ -91,37 +91,47 @@ class PyramidRoIs:
     levels: Tensor
     rule: RoIAlignRule
 
-    def by_level(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, LevelRoIs]]:
-        """Positions (n,) of each level's RoIs and the RoIs, of the levels that have some."""
+    def _levels(self) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Indices (n,) of each level's RoIs, its map and its scale, of the levels that have some."""
         for index, (feature_map, scale) in enumerate(zip(self.maps, self.scales, strict=True)):
             chosen = torch.where(self.levels == index)[0]
             if len(chosen):
-                yield chosen, level_rois(feature_map, self.rois[chosen], scale, self.rule, dtype)
+                yield chosen, feature_map, scale
+
+    def by_level(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, LevelRoIs]]:
+        """Indices (n,) of each level's RoIs and the RoIs, of the levels that have some."""
+        for chosen, feature_map, scale in self._levels():
+            yield chosen, level_rois(feature_map, self.rois[chosen], scale, self.rule, dtype)
 
     def pool(self) -> Tensor:
         """RoI features (N, C, S, S), contiguous, for layers of any kind."""
         side = self.rule.resolution
         pooled = self.maps[0].new_zeros((len(self.rois), len(self.maps[0]), side, side))
-        for index, (feature_map, scale) in enumerate(zip(self.maps, self.scales, strict=True)):
-            chosen = torch.where(self.levels == index)[0]
-            if len(chosen):
-                found = roi_align(feature_map[None], self.rois[chosen], scale, self.rule)
-                # Under autocast the levels need not be of one type.
-                pooled[chosen] = found.to(pooled.dtype)
+        for chosen, feature_map, scale in self._levels():
+            found = roi_align(feature_map[None], self.rois[chosen], scale, self.rule)
+            # Under autocast the levels need not be of one type.
+            pooled[chosen] = found.to(pooled.dtype)
         return pooled
 
 
-def roi_align(feature_map: Tensor, rois: Tensor, scale: float, rule: RoIAlignRule) -> Tensor:
-    """RoI features (N, C, S, S) of RoIs on one image's feature map.
+def roi_align(
+    feature_map: Tensor,
+    rois: Tensor,
+    scale: float,
+    rule: RoIAlignRule,
+    images: Tensor | None = None,
+) -> Tensor:
+    """RoI features (N, C, S, S) of RoIs on a feature map.
 
-    By factors, if that is less work, on a CPU and where no gradient is asked for: then the channels are last in memory,
-    and numbers differ from the operator's by rounding. Else what torchvision's operator gives, autocast included.
+    By factors, if that is less work, on a CPU, of one image and where no gradient is asked for: then the channels are
+    last in memory, and numbers differ from the operator's by rounding. Else torchvision's operator, autocast included.
 
     Args:
-        feature_map: (1, C, H, W).
+        feature_map: (images, C, H, W).
         rois: (N, 4) xyxy, in pixels of the resized image.
         scale: map cells per pixel.
         rule: how RoIAlign samples.
+        images: (N,) index of each RoI's image, where there are several.
     """
     asks_gradient = torch.is_grad_enabled() and (feature_map.requires_grad or rois.requires_grad)
     may_factor = (
@@ -141,8 +151,9 @@ def roi_align(feature_map: Tensor, rois: Tensor, scale: float, rule: RoIAlignRul
                 level = level_rois(feature_map[0], rois, scale, rule, feature_map.dtype)
                 if few or _factors_pay(level, readings):
                     return pool(level)
+    boxes = [rois] if images is None else torch.cat([images[:, None].to(rois), rois], dim=1)
     found: Tensor = operator(
-        feature_map, [rois], rule.resolution, scale, rule.sampling_ratio, rule.aligned
+        feature_map, boxes, rule.resolution, scale, rule.sampling_ratio, rule.aligned
     )
     return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from rethink_heads.distributed import is_first_process
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    Cells = pd.DataFrame | Mapping[str, Sequence[str] | pd.Series]
 
 WIDEST = 1000
 MEANINGS = {
@@ -61,19 +63,21 @@ class Report:
         """Add lines to the screen, or to what ``--full`` adds."""
         self._parts.append((full, partial(print_lines, *lines)))
 
-    def table(self, title: str, cells: pd.DataFrame, *legend: str, full: bool = False) -> None:
-        """Add a table of cells and lines that explain it, to the screen or to what ``--full`` adds."""
-        if len(cells):
-            self._marks |= {
-                mark
-                for mark in MEANINGS
-                for row in cells.to_numpy()
-                for cell in row
-                if cell == mark or (mark != "-" and mark in cell)
-            }
-            self._parts.append((full, partial(print_table, title, cells)))
-            if legend:
-                self.lines(*legend, full=full)
+    def table(self, title: str, cells: Cells, *legend: str, full: bool = False) -> None:
+        """Add a table of cells, by column, and lines that explain it, to the screen or to what ``--full`` adds."""
+        columns = _columns(cells)
+        texts = [cell for column in columns.values() for cell in column]
+        if not texts:
+            return
+        self._marks |= {
+            mark
+            for mark in MEANINGS
+            for text in texts
+            if text == mark or (mark != "-" and mark in text)
+        }
+        self._parts.append((full, partial(print_table, title, columns)))
+        if legend:
+            self.lines(*legend, full=full)
 
     def end(self, as_json: bool = False, full: bool = False, more: str = "") -> None:
         """Print it.
@@ -109,24 +113,25 @@ def print_lines(*lines: str) -> None:
         print("\n".join(lines))
 
 
-def print_table(title: str, cells: pd.DataFrame) -> None:
-    """Print cells of text under a title; columns of numbers are flush right."""
+def print_table(title: str, cells: Cells) -> None:
+    """Print cells, by column, under a title; columns of numbers are flush right."""
     if not is_first_process():
         return
     from rethink_heads.report.cells import LABELS
 
     terminal = sys.stdout.isatty()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in cells:
-        numeric = len(cells) and all(map(_looks_numeric, cells[name]))
+    columns = _columns(cells)
+    for name, column in columns.items():
+        numeric = len(column) and all(map(_looks_numeric, column))
         table.add_column(
-            LABELS.get(str(name), str(name)),
+            LABELS.get(name, name),
             justify="right" if numeric else "left",
             overflow="fold",
             no_wrap=not terminal,
         )
-    for row in cells.itertuples(index=False, name=None):
-        table.add_row(*(Text(str(cell)) for cell in row))
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*map(Text, row))
     # A narrow terminal breaks cells into lines; files and pipes get whole lines.
     console = Console()
     if not terminal:
@@ -135,6 +140,10 @@ def print_table(title: str, cells: pd.DataFrame) -> None:
     # Not the table's own title, which would be broken to its width.
     console.print(Text(title, style="bold"))
     console.print(table)
+
+
+def _columns(cells: Cells) -> dict[str, list[str]]:
+    return {str(name): [str(cell) for cell in column] for name, column in cells.items()}
 
 
 def _looks_numeric(cell: str) -> bool:

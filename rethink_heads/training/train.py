@@ -147,8 +147,8 @@ def _quiet_log_threads() -> Iterator[None]:
     before = threading.excepthook
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        of_tensorboard = type(args.thread).__module__.startswith("tensorboard")
-        if not (of_tensorboard and issubclass(args.exc_type, OSError)):
+        by_tensorboard = type(args.thread).__module__.startswith("tensorboard")
+        if not (by_tensorboard and issubclass(args.exc_type, OSError)):
             before(args)
 
     threading.excepthook = hook

@@ -16,7 +16,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
+from rethink_heads.data import coco
 from rethink_heads.data.coco import BoxCounts, CocoDataset, Sample
+from rethink_heads.data.coco_json import read_json
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
@@ -463,3 +465,17 @@ def test_what_evaluation_goes_by_is_what_pycocotools_reads(
         ([0, 0, 9, 9], 81.0, 1),
         ([30, 20, 20, 5.5], 110.0, 0),
     ]
+
+
+def test_annotations_are_parsed_once_until_they_change(
+    tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coco, "SETTLED_NS", -(10**9))
+    parsed = []
+    monkeypatch.setattr(coco, "read_json", lambda path: parsed.append(path) or read_json(path))
+    paths = write(tmp_path, content)
+    assert CocoDataset(*paths).as_coco() == CocoDataset(*paths).as_coco()
+    assert len(parsed) == 1
+    content["annotations"].append(box_record(2, [0, 0, 4, 5]))
+    write(tmp_path, content)
+    assert CocoDataset(*paths).box_counts.objects == 2

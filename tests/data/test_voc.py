@@ -23,9 +23,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
-from rethink_heads.runs import Run
 from rethink_heads.statistics.average_precision import average_precision
-from tests.tiny_coco import SMALL_SETTINGS
 from tests.tiny_voc import HEIGHT, WIDTH, box_xml, image_xml, object_xml, write_devkit, write_voc
 
 PUBLISHED_CLASSES = (
@@ -392,35 +390,6 @@ def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
         UserError, match=rf"^{tmp_path}/one \(trainval07\) has no usable objects \(1 cr"
     ):
         read(one_image(tmp_path, image_xml(hard)), "trainval")
-
-
-def test_the_presets_train_and_evaluate_on_a_devkit(devkit: Path, tmp_path: Path) -> None:
-    from rethink_heads.detectors.rcnn.checkpoints import load_detector
-    from rethink_heads.training.evaluation import evaluate
-    from rethink_heads.training.train import train
-
-    small = [
-        *(setting for setting in SMALL_SETTINGS if "non_local" not in setting),
-        "model.backbone=tiny",
-        "model.norm=batch",
-        "model.pretrained=false",
-        "model.trainable_layers=5",
-        "training.max_iterations=2",
-        "training.batch_size=2",
-        "training.precision=32-true",
-        "training.workers=0",
-        f"data.source={devkit}",
-    ]
-    config = load_preset("voc0712-r50-double-head-ext", overrides=small)
-    assert (config.head, config.preset) == ("double-ext", "voc0712-r50")
-    run = Run.create(tmp_path / "run", config)
-    train(config, run, "cpu")
-    detector = load_detector(run.detector_path)
-    assert detector.class_names == VOC_CLASSES
-    precision = evaluate(detector, CocoDataset(*config.data.paths("test")), progress=False)
-    assert set(precision) == {"fc", "conv", "double", "double-ext"}
-    for values in precision.values():
-        assert all(0 <= values[name] <= 1 for name in ("AP", "AP50", "AP75"))
 
 
 def test_the_presets() -> None:

@@ -277,8 +277,6 @@ NO_DETECTOR: dict[str, tuple[str, Any]] = {
         CLASS_WEIGHT, lambda value: torch.zeros(10**8, 0)),
     rf"no floating-point numbers: {CLASS_WEIGHT} of torch\.int8": (
         CLASS_WEIGHT, lambda value: value.to(torch.int8)),
-    "has weights of other sizes than": (
-        "roi_heads.box_head.fc6.weight", lambda value: value[:, :-1]),
 }  # fmt: skip
 
 

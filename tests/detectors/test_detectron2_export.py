@@ -185,11 +185,13 @@ def test_the_command_and_back(run: Run, tmp_path: Path) -> None:
     command = ["export", "--run", str(run.path), "--to", "detectron2", "--output", str(folder)]
     done = CliRunner().invoke(app, [*command, "--json"])
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["files"] == ["model.pth", "config.yaml", "class_names.txt"]
+    result = json.loads(done.stdout)
+    (said,) = result["tables"]["export"]
+    files = [Path(path).name for path in result["files"]]
+    assert files == ["model.pth", "config.yaml", "class_names.txt"]
     assert said["roi_heads"] == "RethinkROIHeads"
     assert all(sentence in done.stderr for sentence in said["differences"])
-    assert sorted(path.name for path in folder.iterdir()) == sorted(said["files"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(files)
     assert (folder / "class_names.txt").read_text() == "cat\ndog\ncow\n"
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["MODEL"]["RETHINK_HEADS"]["CLASS_NAMES"] == list(NAMES)

@@ -189,7 +189,7 @@ def test_the_command_makes_a_run_that_can_be_measured(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert "left out of the file" in done.stderr
-    said = json.loads(done.stdout)
+    (said,) = json.loads(done.stdout)["tables"]["run"]
     assert (said["layout"], said["backbone"]) == ("maskrcnn-benchmark", "resnet50")
     assert (said["classes"], said["heads"]) == (3, ["fc", "conv", "double", "double-ext"])
     assert Run.open(Path(run)).config.model.conventions == MASKRCNN_BENCHMARK

@@ -1,4 +1,4 @@
-"""The second stage's sampling and final detections against plain loops in float64."""
+"""The second stage's final detections against plain loops in float64."""
 
 from __future__ import annotations
 
@@ -30,47 +30,6 @@ def near(boxes: Tensor, count: int, spread: float, seed: int) -> Tensor:
     return chosen + spread * torch.randn(count, 4, generator=generator, dtype=boxes.dtype)
 
 
-@pytest.mark.parametrize(
-    ("close", "far", "positives", "negatives"),
-    [
-        # Of many of both kinds a quarter of the 512 is positive.
-        (600, 900, 128, 384),
-        # Of few positives, the objects' own boxes among them, the others' places are taken by negatives.
-        (5, 900, 7, 505),
-        # Of few in all nothing is taken twice.
-        (5, 40, 7, 40),
-    ],
-)
-def test_a_quarter_of_the_sampled_rois_is_positive(
-    close: int, far: int, positives: int, negatives: int
-) -> None:
-    objects = torch.tensor([[40.0, 50, 140, 170], [300, 60, 420, 150]], dtype=torch.float64)
-    labels = torch.tensor([2, 3])
-    beside = torch.tensor([[600.0, 300, 700, 380], [100.0, 110, 200, 230]], dtype=torch.float64)
-    proposals = torch.cat([near(objects, close, 4.0, 1), near(beside, far, 4.0, 2)])
-    torch.manual_seed(0)
-    rois, _, found, deltas = stage().select_training_samples(
-        [proposals], [{"boxes": objects, "labels": labels}]
-    )
-    sampled = rois[0].tolist()
-    assert len({tuple(box) for box in sampled}) == len(sampled)
-    everything = {tuple(box) for box in torch.cat([proposals, objects]).tolist()}
-    assert {tuple(box) for box in sampled} <= everything
-    for box, label, delta in zip(sampled, found[0].tolist(), deltas[0].tolist(), strict=True):
-        overlaps = [iou(box, each) for each in objects.tolist()]
-        best = max(range(2), key=overlaps.__getitem__)
-        assert label == (labels[best] if overlaps[best] >= 0.5 else 0)
-        assert delta[0] == pytest.approx(
-            10
-            * ((objects[best, 0] + objects[best, 2]).item() - box[0] - box[2])
-            / (2 * (box[2] - box[0])),
-            rel=1e-6,
-            abs=1e-9,
-        )
-    assert int((found[0] > 0).sum()) == positives
-    assert int((found[0] == 0).sum()) == negatives
-
-
 def detected(
     scores: list[list[float]], boxes: list[list[list[float]]], least: float
 ) -> list[tuple[int, list[float], float]]:
@@ -88,7 +47,7 @@ def detected(
     for label, box, score in every:
         if min(box[2] - box[0], box[3] - box[1]) < least:
             continue
-        if all(other != label or iou(box, of_other) <= 0.5 for other, of_other, _ in kept):
+        if all(other != label or iou(box, better) <= 0.5 for other, better, _ in kept):
             kept.append((label, box, score))
     return kept[:100]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rethink_heads.fastpath import convolution
-from rethink_heads.fastpath.conv import Affine, factors_for
+from rethink_heads.fastpath.conv import factors_for
 from rethink_heads.fastpath.convolution import (
     Convolution,
     product,
@@ -31,8 +31,9 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(convolution, "mkl_is_slow", lambda: request.param)
 
 
-def expected_of(x: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor:
-    maps = x.double().view(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
+def plain(x: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor:
+    """torch's own convolution of maps (N * S * S, C), in their type."""
+    maps = x.view(-1, side, side, x.shape[1]).permute(0, 3, 1, 2)
     found = F.conv2d(maps, weight, bias, padding=1).relu()
     return found.permute(0, 2, 3, 1).reshape(len(x), -1)
 
@@ -51,8 +52,8 @@ def test_transforms_make_a_convolution_of_products(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count * side**2, channels, dtype=torch.float64, generator=generator)
     weight = torch.randn(outputs, channels, 3, 3, dtype=torch.float64, generator=generator)
-    into, of_kernel, back = transforms(side)
-    by_frequency = torch.einsum("ft,oct->fco", of_kernel, weight.flatten(2))
+    into, kernel, back = transforms(side)
+    by_frequency = torch.einsum("ft,oct->fco", kernel, weight.flatten(2))
     maps = x.view(count, side**2, channels)
     multiplied = torch.einsum("fs,nsc,fco->nfo", into, maps, by_frequency)
     found = torch.einsum("sf,nfo->nso", back, multiplied)
@@ -76,7 +77,7 @@ def test_convolution_with_bias_and_relu(dtype: torch.dtype, side: int) -> None:
     bias = torch.randn(96, dtype=torch.float64, generator=generator) * 20
     x = torch.randn(5 * side**2, 128, dtype=torch.float64, generator=generator).relu()
     layer = Convolution(weight, bias.to(dtype).double(), side, dtype)
-    expected = expected_of(x, weight, bias.to(dtype).double(), side)
+    expected = plain(x, weight, bias.to(dtype).double(), side)
     found = layer(x.to(dtype))
     assert found.dtype == dtype
     bound = ERRORS[dtype] * float(expected.square().mean().sqrt())
@@ -93,16 +94,11 @@ def test_float32_is_about_as_near_to_the_truth_as_the_plain_convolution() -> Non
     weight = torch.randn(256, 256, 3, 3, dtype=torch.float64, generator=generator) / 48
     bias = torch.zeros(256, dtype=torch.float64)
     x = torch.randn(4 * 49, 256, dtype=torch.float64, generator=generator).relu()
-    expected = expected_of(x, weight, bias, 7)
-    plain = expected_of_type(x.float(), weight.float(), bias.float())
+    expected = plain(x, weight, bias, 7)
+    single = plain(x.float(), weight.float(), bias.float(), 7)
     found = Convolution(weight, bias, 7, torch.float32)(x.float())
-    error, of_plain = ((each - expected).square().mean().sqrt() for each in (found, plain))
-    assert error < 3 * of_plain
-
-
-def expected_of_type(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    maps = x.view(-1, 7, 7, x.shape[1]).permute(0, 3, 1, 2)
-    return F.conv2d(maps, weight, bias, padding=1).relu().permute(0, 2, 3, 1).reshape(len(x), -1)
+    error, plain_error = ((each - expected).square().mean().sqrt() for each in (found, single))
+    assert error < 3 * plain_error
 
 
 def test_few_channels_and_other_devices_are_left_to_the_plain_convolution() -> None:
@@ -131,9 +127,9 @@ def test_products(count: int, channels: int, outputs: int, places: int, seed: in
     torch.testing.assert_close(product(x, weight).double(), expected, **close)
     torch.testing.assert_close(product(x, weight, bias).double(), expected + bias, **close)
     block = torch.randn(count, places, places, channels, generator=generator)
-    of_block = torch.randn(outputs, places**2 * channels, generator=generator)
-    expected = block.flatten(1).double() @ of_block.double().t()
-    torch.testing.assert_close(product_of_blocks(block, of_block).double(), expected, **close)
+    weights = torch.randn(outputs, places**2 * channels, generator=generator)
+    expected = block.flatten(1).double() @ weights.double().t()
+    torch.testing.assert_close(product_of_blocks(block, weights).double(), expected, **close)
     x = torch.randn(count, places, channels, generator=generator)
     matrices = torch.randn(places, outputs, channels, generator=generator)
     expected = torch.einsum("npc,poc->npo", x.double(), matrices.double())
@@ -179,24 +175,3 @@ def test_factors_make_biases_numbers_of_the_type(seed: int, biases: int) -> None
     # few channels one that is badly hit decides.
     assert error(factors) < error(torch.ones_like(factors)) / (30 if biases == 1 else 1.5)
     assert torch.equal(factors_for(torch.float32, *found), torch.ones_like(factors))
-
-
-def test_scaled_layers_are_the_same_layers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    first = Affine(*_random_layer(6, 5, generator))
-    second = Affine(*_random_layer(4, 6, generator))
-    inner = torch.rand(6, dtype=torch.float64, generator=generator) + 1
-    outer = torch.rand(4, dtype=torch.float64, generator=generator) + 1
-    x = torch.randn(7, 5, dtype=torch.float64, generator=generator)
-    expected = _applied(second, _applied(first, x).relu()).relu()
-    found = _applied(second.scaled(outer, inner), _applied(first.scaled(inner), x).relu()).relu()
-    torch.testing.assert_close(found / outer, expected)
-
-
-def _random_layer(outputs: int, inputs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    weight = torch.randn(outputs, inputs, 1, 1, dtype=torch.float64, generator=generator)
-    return weight, torch.randn(outputs, dtype=torch.float64, generator=generator)
-
-
-def _applied(layer: Affine, x: Tensor) -> Tensor:
-    return F.linear(x, layer.weight.flatten(1), layer.bias)

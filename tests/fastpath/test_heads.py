@@ -148,18 +148,6 @@ def test_conv_head_equals_the_module(dtype: torch.dtype, non_local: bool, blocks
         assert torch.equal(block, before)
 
 
-@given(
-    case=cases().filter(Case.survives), most=st.sampled_from((1, 5, 512)), non_local=st.booleans()
-)
-@settings(max_examples=25, deadline=None)
-def test_conv_head_on_rois(case: Case, most: int, non_local: bool) -> None:
-    head = conv_head(non_local, 1, len(case.feature_map))
-    expected = hidden_of(head, case.by_operator(torch.float32))
-    layers = FastConv(head, case.rule.resolution, torch.float32)
-    found = block_by_block(layers, level_of(case, torch.float32), most)
-    assert_close(found, expected, torch.float32)
-
-
 @precisions
 @pytest.mark.parametrize("memory_mb", [0, 1, 512])
 def test_branches_of_several_levels_together(dtype: torch.dtype, memory_mb: int) -> None:

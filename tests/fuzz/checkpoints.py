@@ -17,7 +17,7 @@ from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.detectors.torchvision.opening import CLASS_WEIGHT, read_weights
+from rethink_heads.detectors.torchvision.opening import CLASS_WEIGHT, _read_weights
 from rethink_heads.runs import Run
 from tests.fuzz.coco import broken
 from tests.fuzz.harness import REFUSED, Case, WrongError
@@ -141,7 +141,7 @@ def check_foreign(case: Case) -> None:
     data = dumped(content)
     path = case.folder / case.pick(["weights.pth", "weights.pt", "weights.pkl", "weights"])
     path.write_bytes(broken(case, data) if way == "bytes" else data)
-    reader = case.pick([read_checkpoint, read_weights])
+    reader = case.pick([read_checkpoint, _read_weights])
 
     def taken() -> Any:
         found = reader(path)
@@ -190,7 +190,7 @@ def check_harmful(case: Case) -> None:
         data = broken(case, data)
     path.write_bytes(data)
     case.read(
-        lambda: (read_weights if path.suffix == ".safetensors" else read_checkpoint)(path) and None
+        lambda: (_read_weights if path.suffix == ".safetensors" else read_checkpoint)(path) and None
     )
     if (case.folder / MARKER).exists():
         raise WrongError("the file's own code ran")

@@ -86,7 +86,9 @@ def run(words: list[str], folder: Path, output: str | None = "utf-8") -> Ended:
     # Handlers of the last command write to what is closed by now.
     logging.getLogger().handlers.clear()
     with (
-        mock.patch.object(sys, "argv", ["rethink-heads", *words]),
+        mock.patch.object(
+            sys, "argv", ["rethink-heads", *(w.replace(HERE, str(folder)) for w in words)]
+        ),
         mock.patch.multiple(sys, stdout=out, stderr=err),
         mock.patch.dict(os.environ, cache),
         contextlib.chdir(folder),
@@ -111,10 +113,6 @@ def prepare(folder: Path) -> None:
     write_coco(folder / "data", images=2)
 
 
-def placed(words: list[str], folder: Path) -> list[str]:
-    return [word.replace(HERE, str(folder)) for word in words]
-
-
 def anywhere(text: str, folder: Path) -> str:
     """What was printed, without the folder and the names that depend on it."""
     return re.sub("val-[0-9a-f]{8}", "val-HASH", text.replace(str(folder), HERE))
@@ -125,7 +123,7 @@ def printed(name: str) -> str:
     """What a good command prints."""
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder))
-        ended = run([*placed(GOOD[name], Path(folder)), "--json"], Path(folder))
+        ended = run([*GOOD[name], "--json"], Path(folder))
         assert ended.code == 0, ended.err
         return anywhere(ended.out, Path(folder))
 
@@ -171,7 +169,7 @@ def check(case: Case) -> None:
     case.announce(case.input)
     expected = printed(name) if as_json else ""
     prepare(case.folder)
-    ended = run(placed([*words, *["--json"] * as_json], case.folder), case.folder, output)
+    ended = run([*words, *["--json"] * as_json], case.folder, output)
     if "Traceback" in ended.err + ended.out:
         raise WrongError(f"a traceback is printed: {ended.err[-600:]}")
     if ended.code not in ((0, 1, 2) if output in ("BROKEN", None) else (0, 2)):

@@ -20,13 +20,15 @@ READ = {"png": "PNG", "bmp": "BMP", "tif": "TIFF", "gif": "GIF", "webp": "WEBP",
 OTHERS = {"ppm": "PPM", "tga": "TGA", "pcx": "PCX", "sgi": "SGI", "jp2": "JPEG2000", "ico": "ICO"}
 UNREADABLE = {"avif": "AVIF", "dds": "DDS", "blp": "BLP", "eps": "EPS"}
 MODES = {
-    **{"PNG": ["RGB", "RGBA", "L", "LA", "P", "1"], "TIFF": ["RGB", "RGBA", "L", "P", "1"]},
-    **{
-        "BMP": ["RGB", "L", "P", "1"],
-        "GIF": ["P", "L"],
-        "WEBP": ["RGB", "RGBA"],
-        "JPEG": ["RGB", "L"],
-    },
+    kind: modes.split()
+    for kind, modes in {
+        "PNG": "RGB RGBA L LA P 1",
+        "TIFF": "RGB RGBA L P 1",
+        "BMP": "RGB L P 1",
+        "GIF": "P L",
+        "WEBP": "RGB RGBA",
+        "JPEG": "RGB L",
+    }.items()
 }
 SIDES = [(1, 1), (1, 300), (300, 1), (17, 13), (64, 48), (33, 64), (20_000, 1), (1, 20_000)]
 FAR = 13_000

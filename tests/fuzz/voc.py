@@ -159,12 +159,6 @@ def spoiled(text: str, what: str, value: str) -> str:
 
 def listed(lines: bytes, stems: list[str], value: str) -> bytes:
     """A list of images with a mistake in it."""
-    changed = {
-        **{"twice": lines + stems[1].encode() + b"\n", "empty": b"\n", "cut": lines.rstrip()[:-1]},
-        **{
-            "NUL": b"\0" * 10 + b"\n" + lines,
-            "Latin-1": lines + b"\xe4\n",
-            "../up": lines + b"../up\n",
-        },
-    }
-    return changed.get(value, lines)
+    more = {"twice": stems[1].encode() + b"\n", "Latin-1": b"\xe4\n", "../up": b"../up\n"}
+    changed = {"empty": b"\n", "cut": lines.rstrip()[:-1], "NUL": b"\0" * 10 + b"\n" + lines}
+    return changed.get(value, lines + more.get(value, b""))

@@ -38,7 +38,7 @@ def test_a_dry_run_writes_nothing(arguments: list[str], tmp_path: Path) -> None:
     assert "3 points, 3 trainings, 0 done" in text
     assert text.count("to do") == 3
     listed = json.loads(call(*arguments, "--dry-run", "--json")[0])
-    assert [point["run"] for point in listed["points"]] == [
+    assert [point["run"] for point in listed["tables"]["points"]] == [
         str(tmp_path / "out" / f"{label}-0")
         for label in ("single-fc", "single-conv", "double-head-ext")
     ]
@@ -59,12 +59,12 @@ def test_prepare_then_train_apart_then_collect(arguments: list[str], tmp_path: P
     assert "the paper's order and ours" in text
     assert f"written: {tmp_path / 'out' / 'table.tex'}" in text
     found = json.loads(call(*arguments, "--json")[0])
-    assert [row["point"] for row in found["table"]] == [
+    assert [row["point"] for row in found["tables"]["table"]] == [
         "single-fc",
         "single-conv",
         "double-head-ext",
     ]
-    assert found["failures"] == {}
+    assert found["tables"]["failures"] == []
     used = [f"--use=single-fc={runs[0]}", "--output", str(tmp_path / "other"), "--dry-run"]
     assert "3 trainings, 1 done" in call(*arguments, *used)[0]
 

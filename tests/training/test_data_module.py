@@ -87,8 +87,8 @@ def test_passes_and_seeds_differ_and_half_of_the_images_are_flipped() -> None:
     # Five standard deviations of 2000 fair coins.
     assert abs(flips.mean() - 0.5) < 5 * 0.5 / 2000**0.5
     # The same image is flipped in one pass and not in another.
-    of_image = [dict(each) for each in (first, second)]
-    assert {(of_image[0][index], of_image[1][index]) for index in of_image[0]} == {
+    by_pass = [dict(each) for each in (first, second)]
+    assert {(by_pass[0][index], by_pass[1][index]) for index in by_pass[0]} == {
         (a, b) for a in (False, True) for b in (False, True)
     }
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as it is set up: rates and decay of weights and biases, against steps by hand."""
+"""Stochastic gradient descent as it is set up: rates and decay of weights and biases, and the schedule."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, MultiStepLR
 
-from rethink_heads.config import Config, load_preset
+from rethink_heads.config import Config, TrainingConfig, load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.training.module import DetectionModule
+from rethink_heads.training.module import DetectionModule, learning_rate_factor
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS
 
 PAPER = ["training.bias_learning_rate_factor=2.0", "training.bias_weight_decay=0.0"]
@@ -57,35 +60,55 @@ def test_each_parameter_has_its_rate_and_decay(
         for group in found["optimizer"].param_groups
         for parameter in group["params"]
     }
-    of_biases = biases(detector)
+    bias_ids = biases(detector)
     trained = [p for p in detector.parameters() if p.requires_grad]
     assert set(given) == {id(p) for p in trained}
     for parameter in trained:
-        own = (factor, decay) if id(parameter) in of_biases else (1.0, 1e-4)
+        own = (factor, decay) if id(parameter) in bias_ids else (1.0, 1e-4)
         assert given[id(parameter)] == pytest.approx((rate * own[0], own[1], 0.9))
     # Without settings of its own there is one group, as in checkpoints from before there were any.
     assert len(found["optimizer"].param_groups) == (2 if overrides else 1)
 
 
-def test_steps_by_hand() -> None:
-    detector, config, found = made(*PAPER, "training.weight_decay=0.1")
-    training = config.training
-    optimizer, schedule = found["optimizer"], found["lr_scheduler"]["scheduler"]
-    of_biases = biases(detector)
-    trained = {n: p for n, p in detector.named_parameters() if p.requires_grad}
-    expected = {name: p.detach().clone() for name, p in trained.items()}
-    velocity = {name: torch.zeros_like(p) for name, p in trained.items()}
-    generator = torch.Generator().manual_seed(0)
-    for iteration in range(3):
-        done = iteration / training.warmup_iterations
-        rate = training.learning_rate * (training.warmup_factor * (1 - done) + done)
-        for name, p in trained.items():
-            p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
-            is_bias = id(p) in of_biases
-            decay = 0.0 if is_bias else 0.1 * expected[name]
-            velocity[name] = 0.9 * velocity[name] + p.grad + decay
-            expected[name] -= (2 if is_bias else 1) * rate * velocity[name]
+def reference(training: TrainingConfig, iterations: int) -> list[float]:
+    """Factors of the first iterations: PyTorch's linear warm-up times its steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedules = [MultiStepLR(optimizer, sorted(training.milestones), training.gamma)]
+    if training.warmup_iterations:
+        schedules.append(
+            LinearLR(optimizer, training.warmup_factor, 1.0, training.warmup_iterations)
+        )
+    both = ChainedScheduler(schedules)
+    factors = []
+    for _ in range(iterations):
+        factors.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step()
-    for name, p in trained.items():
-        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-10, atol=1e-12)
+        both.step()
+    return factors
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    warmup=st.integers(0, 30),
+    factor=st.floats(0.01, 1.0),
+    milestones=st.lists(st.integers(1, 50), max_size=4, unique=True),
+    gamma=st.floats(0.05, 1.0),
+)
+def test_it_is_pytorchs_warm_up_and_steps(
+    warmup: int, factor: float, milestones: list[int], gamma: float
+) -> None:
+    training = TrainingConfig(
+        warmup_iterations=warmup, warmup_factor=factor, milestones=milestones, gamma=gamma
+    )
+    factors = [learning_rate_factor(iteration, training) for iteration in range(60)]
+    assert factors == pytest.approx(reference(training, 60), rel=1e-9)
+
+
+def test_the_papers_recipe() -> None:
+    training = TrainingConfig()
+    at = {i: learning_rate_factor(i, training) for i in (0, 250, 500, 119_999, 120_000, 160_000)}
+    assert at[0] == pytest.approx(1 / 3)
+    assert at[250] == pytest.approx(2 / 3)
+    assert at[500] == at[119_999] == 1.0
+    assert at[120_000] == pytest.approx(0.1)
+    assert at[160_000] == pytest.approx(0.01)

@@ -92,13 +92,13 @@ def test_the_end_is_the_same(
     first = interrupt(run, **where)
     second = go_on(run)
     assert second.iterations == list(range(begins, 6))
-    for of_whole, of_first, of_second in [
+    for expected, before, after in [
         (whole.record.images, first.images, second.images),
         (whole.record.losses, first.losses, second.losses),
         (whole.record.rates, first.rates, second.rates),
     ]:
-        assert of_first == of_whole[: len(of_first)]
-        assert of_second == of_whole[begins:]
+        assert before == expected[: len(before)]
+        assert after == expected[begins:]
     assert sha256(run.detector_path) == sha256(whole.run.detector_path)
     assert first.validated + second.validated == whole.record.validated
     for name in ("last_checkpoint", "best_checkpoint"):

@@ -3,7 +3,7 @@
 A pickle builds its objects by calling what it names, and then sets their state. In detectron2's model zoo (.pkl) it may
 name only what NumPy arrays, their types and ordered dictionaries are made by; anything else is refused before it is
 called. NumPy itself is not called either, since an array of objects takes a file's bytes for their addresses: the names
-stand for records of what the file says, and arrays are made of these at the end, of numbers alone.
+stand for records of what the file says, and arrays are made of numbers alone.
 
 Of a file that is refused the outline is read, in which every name stands for an :class:`Outline`. So a sentence can
 name the file's keys, and the line that writes its weights alone.
@@ -36,11 +36,6 @@ class ForbiddenObject(pickle.UnpicklingError):
     """A pickle names something beside arrays and plain values; its name is the message."""
 
 
-@dataclass(frozen=True)
-class NoNumbers:
-    """Stands for an array or scalar of NumPy that holds no numbers, of which nothing is read."""
-
-
 @dataclass
 class _Type:
     """What a file says of a ``numpy.dtype``: its name, and in its state the order of the bytes."""
@@ -54,36 +49,38 @@ class _Type:
         self.order = state[1]
 
 
-@dataclass(eq=False)
-class _Array:
-    """What a file says of an array: at once, or in the state that it sets afterwards."""
+class ArrayRecord:
+    """Stands for an array, which a pickle refers to before it says what is in it.
 
-    data: Any = None
-    kind: Any = None
-    shape: Any = ()
-    order: Any = "C"
-    axes: Any = None
+    Attributes:
+        value: the array; None where it holds no numbers.
+    """
+
+    value: np.ndarray | None = None
     # As an array, it is no key.
     __hash__ = None  # type: ignore[assignment]
 
     def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.kind, is_fortran, self.data = state
-        self.order = "F" if is_fortran else "C"
+        _, shape, kind, is_fortran, data = state
+        self.value = _array(data, kind, shape, "F" if is_fortran else "C")
 
-    def array(self) -> np.ndarray | NoNumbers:
-        """The array of these bytes: as long as the shape asks for, and of numbers alone."""
-        if not isinstance(self.kind, _Type):
-            raise ForbiddenObject(f"an array of {type(self.kind).__name__}")
-        if self.kind.name not in NUMBERS:
-            return NoNumbers()
-        numbers, content = np.dtype(self.kind.order + self.kind.name), _bytes(self.data)
-        sides = [side for side in self.shape if isinstance(side, int) and side >= 0]
-        if len(sides) != len(self.shape) or math.prod(sides) * numbers.itemsize != len(content):
-            raise ValueError(f"{len(content)} bytes for an array of shape {self.shape!r}")
-        flat = np.frombuffer(content, numbers) if content else np.empty(0, numbers)
-        if self.axes is not None:
-            return flat.reshape(sides).transpose(self.axes)
-        return flat.reshape(sides, order=self.order)
+
+def _array(
+    data: Any, kind: Any, shape: Any = (1,), order: Any = "C", axes: Any = None
+) -> np.ndarray | None:
+    """The array of some bytes, as long as the shape asks for; None where the type is none of numbers."""
+    if not isinstance(kind, _Type):
+        raise ForbiddenObject(f"an array of {type(kind).__name__}")
+    if kind.name not in NUMBERS:
+        return None
+    numbers, content = np.dtype(kind.order + kind.name), _bytes(data)
+    sides = [side for side in shape if isinstance(side, int) and side >= 0]
+    if len(sides) != len(shape) or math.prod(sides) * numbers.itemsize != len(content):
+        raise ValueError(f"{len(content)} bytes for an array of shape {shape!r}")
+    flat = np.frombuffer(content, numbers) if content else np.empty(0, numbers)
+    if axes is not None:
+        return flat.reshape(sides).transpose(axes)
+    return flat.reshape(sides, order=order)
 
 
 def _bytes(data: Any) -> bytes:
@@ -100,8 +97,8 @@ def _scalar(kind: Any, data: Any = b"") -> Any:
     if isinstance(kind, _Type) and kind.name.startswith(TEXT):
         utf32 = "utf-32-be" if kind.order == ">" else "utf-32-le"
         return _bytes(data).decode(utf32).rstrip("\0")
-    made = _Array(data, kind, (1,)).array()
-    return made if isinstance(made, NoNumbers) else made[0]
+    made = _array(data, kind)
+    return None if made is None else made[0]
 
 
 def _type(name: Any, *_: Any) -> _Type:
@@ -115,14 +112,16 @@ def _ndarray(*_: Any) -> None:
     raise ForbiddenObject("numpy.ndarray, called")
 
 
-def _reconstruct(array_type: Any, *_: Any) -> _Array:
+def _reconstruct(array_type: Any, *_: Any) -> ArrayRecord:
     if array_type is not _ndarray:
         raise ForbiddenObject("an array of another class")
-    return _Array()
+    return ArrayRecord()
 
 
-def _from_buffer(*arguments: Any) -> _Array:
-    return _Array(*arguments)
+def _from_buffer(*arguments: Any) -> ArrayRecord:
+    record = ArrayRecord()
+    record.value = _array(*arguments)
+    return record
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
@@ -175,7 +174,7 @@ class _ArrayUnpickler(pickle._Unpickler):
             # Attributes, of which weights by name need none.
             self.stack.pop()
             return
-        if not isinstance(self.stack[-2], _Type | _Array):
+        if not isinstance(self.stack[-2], _Type | ArrayRecord):
             raise ForbiddenObject(
                 f"the state of {getattr(self.stack[-2], '__name__', 'an object')}"
             )
@@ -194,8 +193,8 @@ class _ArrayUnpickler(pickle._Unpickler):
 def load_arrays(path: Path) -> Any:
     """The content of a pickle of plain values and NumPy arrays; Python 2's text is taken for Latin-1, as by detectron2.
 
-    Arrays and scalars of NumPy are read where they hold numbers, scalars also where they are texts; of any other there
-    is a :class:`NoNumbers`.
+    There is an :class:`ArrayRecord` for every array. Scalars of NumPy are read where they are numbers or texts, or else
+    None.
 
     Raises:
         ForbiddenObject: it names anything else.
@@ -205,28 +204,7 @@ def load_arrays(path: Path) -> Any:
         open(path, "rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content_map,
     ):
-        content = _ArrayUnpickler(content_map, encoding="latin1").load()
-    return _with_arrays(content, {})
-
-
-def _with_arrays(value: Any, seen: dict[int, Any]) -> Any:
-    """The same with arrays in place of what was said of them; dictionaries and lists are changed in place."""
-    if id(value) in seen:
-        return seen[id(value)]
-    if isinstance(value, _Array):
-        seen[id(value)] = value.array()
-    elif isinstance(value, dict):
-        seen[id(value)] = value
-        for key, each in value.items():
-            value[key] = _with_arrays(each, seen)
-    elif isinstance(value, list):
-        seen[id(value)] = value
-        value[:] = [_with_arrays(each, seen) for each in value]
-    elif isinstance(value, tuple):
-        seen[id(value)] = tuple(_with_arrays(each, seen) for each in value)
-    else:
-        return value
-    return seen[id(value)]
+        return _ArrayUnpickler(content_map, encoding="latin1").load()
 
 
 class Outline:

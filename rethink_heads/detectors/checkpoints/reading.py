@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import first_names, is_finite
 from rethink_heads.detectors.checkpoints.pickles import (
+    ArrayRecord,
     ForbiddenObject,
     Outline,
     load_arrays,
@@ -158,8 +159,6 @@ def _load_tensors(path: Path, is_archive: bool) -> Any:
             f"{path} holds more than weights and plain values, which only code that comes with the file could"
             f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
         ) from error
-    except PermissionError as error:
-        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
         raise _unreadable(path) from error
 
@@ -209,8 +208,6 @@ def _load_arrays(path: Path) -> Any:
             f" read ({error}); where you trust it, write its weights alone:"
             " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
         ) from error
-    except PermissionError as error:
-        raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
         raise UserError(
             f"{path} is damaged or no pickle of NumPy arrays: download it again"
@@ -401,6 +398,8 @@ def _tensor(value: Any) -> Tensor | None:
     """A tensor, or an array or NumPy number as one; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach()
+    if isinstance(value, ArrayRecord):
+        value = value.value
     if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in NUMBER_KINDS:
         return None
     # A copy: what a pickle holds may be the file's own bytes, in an order that PyTorch has not.

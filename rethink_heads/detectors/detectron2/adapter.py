@@ -104,7 +104,7 @@ class Detectron2Detector:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """``fc``, ``conv``, ``conv-fc`` or ``box`` by the box head's layers, or the readings of our heads."""
+        """``fc``, ``conv``, ``conv-fc`` or ``box`` by the box head's layers, or the names of our heads."""
         return self.stage.heads
 
     @property
@@ -166,7 +166,7 @@ class Detectron2Detector:
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image."""
-        outputs = self.stage.read(roi_features, features.to_resized(boxes), features.size)
+        outputs = self.stage.predict(roi_features, features.to_resized(boxes), features.size)
         size = features.original_size
         return {
             # As detectron2 does: clipped to the resized image, scaled, and clipped again to the original.

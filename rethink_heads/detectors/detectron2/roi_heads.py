@@ -96,7 +96,8 @@ class RethinkROIHeads(StandardROIHeads):
 
     Attributes:
         heads: the branches and their losses, of the same names and shapes as in this package's own detector.
-        readings: what the trained branches can be read as; ``reading``, one of them, is what inference gives.
+        head_names: what the trained branches can be combined to; ``inference_head``, one of them, is what inference
+            gives.
     """
 
     @configurable
@@ -104,8 +105,8 @@ class RethinkROIHeads(StandardROIHeads):
         self,
         *,
         heads: BoxHeads,
-        readings: tuple[str, ...],
-        reading: str,
+        head_names: tuple[str, ...],
+        inference_head: str,
         fusion: str,
         enlargement: Mapping[str, float],
         box_transform: Box2BoxTransform,
@@ -118,9 +119,9 @@ class RethinkROIHeads(StandardROIHeads):
 
         Args:
             heads: the branches and their losses.
-            readings: what they are read as.
-            reading: the one of inference.
-            fusion: rule for a reading that fuses two classifiers.
+            head_names: what they are combined to.
+            inference_head: the one of inference.
+            fusion: rule for a head that fuses two classifiers.
             enlargement: by branch, the factor by which an RoI grows about its centre before pooling.
             box_transform: between boxes and deltas.
             test_score_thresh: least score of a detection.
@@ -129,7 +130,7 @@ class RethinkROIHeads(StandardROIHeads):
             kwargs: of ``StandardROIHeads``.
         """
         super().__init__(box_head=None, box_predictor=None, **kwargs)
-        self.heads, self.readings, self.reading = heads, readings, reading
+        self.heads, self.head_names, self.inference_head = heads, head_names, inference_head
         self.fusion, self.enlargement = fusion, dict(enlargement)
         self.box_transform = box_transform
         self.test_score_thresh, self.test_nms_thresh = test_score_thresh, test_nms_thresh
@@ -153,7 +154,7 @@ class RethinkROIHeads(StandardROIHeads):
         )
         pooler.level_from = model.conventions.roi_level_from
         try:
-            readings = trained_heads(head, heads.weights)
+            head_names = trained_heads(head, heads.weights)
         except UserError as error:
             raise UserError(
                 f"with these task weights nothing trains what head {head!r} is read from: give L_FC, L_CONV, W_FC"
@@ -163,9 +164,9 @@ class RethinkROIHeads(StandardROIHeads):
             "box_in_features": levels,
             "box_pooler": pooler,
             "heads": heads,
-            "readings": readings,
-            # A pair of which one task is switched off is no longer read as its structure.
-            "reading": head if head in readings else readings[-1],
+            "head_names": head_names,
+            # A pair of which one task is switched off is no longer named as its structure.
+            "inference_head": head if head in head_names else head_names[-1],
             "fusion": model.fusion,
             "enlargement": enlargements(model),
             "box_transform": Box2BoxTransform(weights=box.BBOX_REG_WEIGHTS),
@@ -189,22 +190,22 @@ class RethinkROIHeads(StandardROIHeads):
                 pooled[factor] = self.box_pooler(levels, [Boxes(each) for each in boxes], factor)
         return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
 
-    def read(
+    def predict(
         self,
         roi_features: RoIFeatures,
         boxes: Tensor,
         image_size: Size,
-        readings: Sequence[str] | None = None,
+        head_names: Sequence[str] | None = None,
     ) -> dict[str, HeadOutput]:
-        """What each reading says of one image's boxes (N, 4): in the frame, clipped to it.
+        """By head: scores (N, K) and boxes (N, K, 4) for one image's boxes (N, 4), clipped to the resized image.
 
         Args:
             roi_features: of ``pool``, by branch (N, C, S, S).
             boxes: in the detector's frame.
             image_size: (height, width) of the image there.
-            readings: by default all.
+            head_names: by default all.
         """
-        chosen = self.readings if readings is None else tuple(readings)
+        chosen = self.head_names if head_names is None else tuple(head_names)
         outputs = self.heads(roi_features)
         scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
         decoded: dict[str, Tensor] = {}
@@ -220,7 +221,7 @@ class RethinkROIHeads(StandardROIHeads):
         }
 
     def select(self, output: HeadOutput, image_size: Size) -> Instances:
-        """Final detections of one image, best first, from what a reading says of its proposals: detectron2's NMS."""
+        """Final detections of one image, best first, by detectron2's NMS on a head's output for its proposals."""
         # detectron2 drops the last column, which is background's.
         scores = torch.cat([output.scores, output.scores.new_zeros(len(output.scores), 1)], dim=1)
         found, _ = fast_rcnn_inference(
@@ -257,7 +258,9 @@ class RethinkROIHeads(StandardROIHeads):
         found = []
         for index, each in enumerate(proposals):
             own = {name: values[index] for name, values in parts.items()}
-            output = self.read(own, boxes[index], each.image_size, (self.reading,))[self.reading]
+            output = self.predict(own, boxes[index], each.image_size, (self.inference_head,))[
+                self.inference_head
+            ]
             found.append(self.select(output, each.image_size))
         return found
 

@@ -67,7 +67,7 @@ class SharedPoolingStage:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """One reading, named by what the box head is made of."""
+        """One head, named by what the box head is made of."""
         return ("conv" if self.parts is None else self.parts.kind,)
 
     def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
@@ -86,7 +86,9 @@ class SharedPoolingStage:
         predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.of_c4 else hidden)
         return _out_of_half(predicted)
 
-    def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
+    def predict(
+        self, roi_features: RoIFeatures, boxes: Tensor, size: Size
+    ) -> dict[str, HeadOutput]:
         """Scores (N, K) and clipped boxes (N, K, 4); a class-agnostic regressor's box is every class's."""
         predictor = self.roi_heads.box_predictor
         predicted, proposals = self._predicted(roi_features), [_proposals(boxes, size)]
@@ -130,15 +132,15 @@ class SharedPoolingStage:
 
 
 class RethinkStage:
-    """Our heads in detectron2, each branch on its own pooling and each reading's detections by detectron2's rules."""
+    """Our heads in detectron2, each branch on its own pooling and each head's detections by detectron2's rules."""
 
     def __init__(self, roi_heads: RethinkROIHeads) -> None:
         self.roi_heads = roi_heads
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The readings that its training makes meaningful."""
-        return self.roi_heads.readings
+        """Those that its training makes meaningful."""
+        return self.roi_heads.head_names
 
     def pool(self, levels: Levels, boxes: Tensor) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of one image's boxes (N, 4)."""
@@ -148,15 +150,17 @@ class RethinkStage:
         """None: our heads are quickest in our own detector, into which these weights can be imported."""
         return None
 
-    def read(self, roi_features: RoIFeatures, boxes: Tensor, size: Size) -> dict[str, HeadOutput]:
-        """By reading: scores (N, K) and clipped boxes (N, K, 4)."""
-        return self.roi_heads.read(roi_features, boxes, size)
+    def predict(
+        self, roi_features: RoIFeatures, boxes: Tensor, size: Size
+    ) -> dict[str, HeadOutput]:
+        """By head: scores (N, K) and clipped boxes (N, K, 4)."""
+        return self.roi_heads.predict(roi_features, boxes, size)
 
     def detections(
         self, roi_features: RoIFeatures, boxes: Tensor, size: Size
     ) -> dict[str, Instances]:
-        """detectron2's threshold and NMS on each reading."""
-        outputs = self.read(roi_features, boxes, size)
+        """detectron2's threshold and NMS on each head's output."""
+        outputs = self.predict(roi_features, boxes, size)
         for name, output in outputs.items():
             check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
         return {name: self.roi_heads.select(output, size) for name, output in outputs.items()}

@@ -180,7 +180,7 @@ class RCNN(nn.Module):
         }
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """By fc branch: fc6's weights by RoI cell, (width * C, S, S)."""
+        """By fc branch: fc6's weights by RoI position, (width * C, S, S)."""
         maps = {}
         for name in self.branches:
             branch = self.roi_heads.heads.branch(name)

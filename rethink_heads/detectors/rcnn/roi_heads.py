@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, box_area, remove_small_boxes
-from torchvision.ops import roi_align as roi_align_of_batch
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.config import ConventionsConfig, ModelConfig
@@ -100,7 +99,7 @@ class PyramidPooler(nn.Module):
             # In training all levels are part of the graph.
             if not len(chosen) and not torch.is_grad_enabled():
                 continue
-            found = self._pool_level(pyramid[name], corners[chosen], images[chosen], stride)
+            found = roi_align(pyramid[name], corners[chosen], 1 / stride, self.rule, images[chosen])
             # Under autocast the levels need not be of one type.
             found = found.to(first.dtype)
             if len(chosen) == len(corners) and not torch.is_grad_enabled():
@@ -113,19 +112,6 @@ class PyramidPooler(nn.Module):
                 ).zero_()
             pooled[chosen] = found
         return first.new_zeros(shape) if pooled is None else pooled
-
-    def _pool_level(
-        self, feature_map: Tensor, corners: Tensor, images: Tensor, stride: int
-    ) -> Tensor:
-        """RoI features of RoIs (N, 4) of the images (N,) on one level (images, C, H, W)."""
-        rule = self.rule
-        if len(feature_map) == 1:
-            return roi_align(feature_map, corners, 1 / stride, rule)
-        rois = torch.cat([images[:, None].to(corners), corners], dim=1)
-        found: Tensor = roi_align_of_batch(
-            feature_map, rois, rule.resolution, 1 / stride, rule.sampling_ratio, rule.aligned
-        )
-        return found
 
 
 class BoxRoIHeads(RoIHeads):

@@ -86,20 +86,14 @@ def resized_size(size: Size, min_size: int, max_size: int, rule: str) -> Size:
             return int(side * height / width), side
         return side, int(side * width / height)
     if rule == "detectron2":
-        return _two_scales(size, min_size, max_size)
+        # The shorter side is brought to min_size, then the longer, if need be, to max_size.
+        scale = min_size / shorter
+        sides = [float(min_size) if side == shorter else scale * side for side in size]
+        again = min(1.0, max_size / max(sides))
+        return int(sides[0] * again + 0.5), int(sides[1] * again + 0.5)
     scale = min(min_size / shorter, max_size / longer)
     half = 0.5 if rule == "mmdetection" else 0.0
     return math.floor(height * scale + half), math.floor(width * scale + half)
-
-
-def _two_scales(size: Size, min_size: int, max_size: int) -> Size:
-    """The shorter side brought to ``min_size``, then the longer, if need be, to ``max_size``; rounded at the end."""
-    scale = min_size / min(size)
-    height, width = (float(min_size) if side == min(size) else scale * side for side in size)
-    if max(height, width) > max_size:
-        again = max_size / max(height, width)
-        height, width = height * again, width * again
-    return int(height + 0.5), int(width + 0.5)
 
 
 def resize_pixels(image: Tensor, size: Size, interpolation: str) -> Tensor:

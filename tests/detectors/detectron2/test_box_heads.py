@@ -46,7 +46,7 @@ def fc_reference(x: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def conv_reference(x: np.ndarray, weights: dict[str, np.ndarray]) -> np.ndarray:
-    x = reference.widening(x, weights, "blocks.0")
+    x = reference.residual_block(x, weights, "blocks.0")
     for block in range(BLOCKS):
         x = reference.non_local(x, weights, f"blocks.{1 + 2 * block}", GROUPS)
         x = reference.bottleneck(x, weights, f"blocks.{2 + 2 * block}")

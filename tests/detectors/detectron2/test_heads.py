@@ -63,12 +63,12 @@ def pyramid_of(features: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_losses_are_those_of_our_own_detector(head: str, level_from: str) -> None:
     model = small_model(head, MODEL__RETHINK_HEADS__ROI_LEVEL_FROM=level_from)
     ours = ours_of(model, head, level_from).train()
-    features, sizes, sampled, losses = sampled_in_training(model)
+    features, _, sampled, losses = sampled_in_training(model)
     boxes = [each.proposal_boxes.tensor for each in sampled]
     labels = torch.cat([(each.gt_classes + 1) % (CLASSES + 1) for each in sampled])
     goals = [each.gt_boxes.tensor for each in sampled]
     deltas = torch.cat(BoxCoder((10.0, 10.0, 5.0, 5.0)).encode(goals, boxes))
-    outputs = ours.heads(ours.pool(pyramid_of(features), boxes, sizes))
+    outputs = ours.heads(ours.pool(pyramid_of(features), boxes))
     expected = ours.heads.losses(outputs, labels, deltas)
     assert (labels > 0).sum() >= 4
     assert {f"loss_{name}" for name in expected} == set(losses)
@@ -174,7 +174,7 @@ def test_detections_are_those_of_our_own_second_stage(head: str) -> None:
         for index, size in enumerate(images.image_sizes):
             level = {k: v[index : index + 1] for k, v in pyramid_of(features).items()}
             boxes = proposals[index].proposal_boxes.tensor
-            output = ours.read(ours.pool(level, [boxes], [size]), boxes, (head,), size)[head]
+            output = ours.predict(ours.pool(level, [boxes]), boxes, (head,), size)[head]
             expected = ours.suppress(output)
             assert len(expected.boxes) > 5
             torch.testing.assert_close(found[index].scores, expected.scores, rtol=1e-4, atol=1e-6)
@@ -184,24 +184,24 @@ def test_detections_are_those_of_our_own_second_stage(head: str) -> None:
             assert torch.equal(found[index].pred_classes, expected.labels)
 
 
-def test_what_each_reading_says_is_our_own_second_stages() -> None:
+def test_each_heads_output_is_our_own_second_stages() -> None:
     model = settled(small_model("double-ext"))
     ours = ours_of(model, "double-ext").eval()
     boxes = torch.tensor([[10.0, 12, 70, 90], [0, 0, 160, 128], [100, 3, 131, 50]])
     with torch.inference_mode():
         features = model.backbone(model.preprocess_image(batch()[:1]).tensor)
         pooled = model.roi_heads.pool(features, [boxes])
-        read = model.roi_heads.read(pooled, boxes, (128, 160))
-        expected = ours.read(
-            ours.pool(pyramid_of(features), [boxes], [(128, 160)]),
+        found = model.roi_heads.predict(pooled, boxes, (128, 160))
+        expected = ours.predict(
+            ours.pool(pyramid_of(features), [boxes]),
             boxes,
-            model.roi_heads.readings,
+            model.roi_heads.head_names,
             (128, 160),
         )
         none = model.roi_heads.pool(features, [boxes[:0]])
-        empty = model.roi_heads.read(none, boxes[:0], (128, 160))
-    assert tuple(read) == ("fc", "conv", "double", "double-ext")
-    for name, output in read.items():
+        empty = model.roi_heads.predict(none, boxes[:0], (128, 160))
+    assert tuple(found) == ("fc", "conv", "double", "double-ext")
+    for name, output in found.items():
         torch.testing.assert_close(output.scores, expected[name].scores, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(output.boxes, expected[name].boxes, rtol=1e-4, atol=1e-3)
         assert empty[name].scores.shape == (0, CLASSES)

@@ -65,15 +65,7 @@ def write_inside_a_module(state: dict[str, Tensor], folder: Path) -> Path:
     return folder / "last.ckpt"
 
 
-def write_safetensors(state: dict[str, Tensor], folder: Path) -> Path:
-    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
-    safetensors.save_file(state, folder / "model.safetensors")
-    return folder / "model.safetensors"
-
-
-@pytest.mark.parametrize(
-    "write", [write_plain, write_as_training_script, write_inside_a_module, write_safetensors]
-)
+@pytest.mark.parametrize("write", [write_as_training_script, write_inside_a_module])
 def test_files_of_weights(
     write: Callable[[dict[str, Tensor], Path], Path], state: dict[str, Tensor], tmp_path: Path
 ) -> None:
@@ -133,13 +125,6 @@ def test_the_number_of_keypoints_is_the_files(tmp_path: Path) -> None:
     detector = open_torchvision("keypointrcnn_resnet50_fpn", str(path))
     assert detector.class_names == ("person",)
     assert detector.model.roi_heads.keypoint_predictor.out_channels == 3
-
-
-def test_damaged_files(tmp_path: Path) -> None:
-    for name in ("broken.pth", "broken.safetensors"):
-        (tmp_path / name).write_bytes(b"no weights")
-        with pytest.raises(UserError, match="damaged or no"):
-            open_torchvision(SMALLEST, str(tmp_path / name))
 
 
 @pytest.mark.parametrize(

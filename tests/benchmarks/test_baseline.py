@@ -1,4 +1,4 @@
-"""The yardstick gives what the detector gives, and what is counted and timed about it is what it says."""
+"""The baseline gives what the detector gives, and what is counted and timed about it is what it says."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import nn
 from typer.testing import CliRunner
 
 from benchmarks import bounds, comparison, machine, precision, report, scaling, speed, stages
+from benchmarks.baseline import tuned, using_threads
 from benchmarks.peak import growth
 from benchmarks.random_weights import SCORE_SPREAD, random_detector, settings
 from benchmarks.sides import Options, Sides, Variant, make_sides, ours
 from benchmarks.subjects import Moments, pcc, pooled_pcc, sampled, subjects
 from benchmarks.timing import in_turn
-from benchmarks.yardstick import tuned, using_threads
 from rethink_heads.config import Config
 from rethink_heads.fastpath.conv import FastConv
 from rethink_heads.heads import ConvHead, FCHead
@@ -52,8 +52,8 @@ def test_it_answers_as_the_detector_does(sides: Sides, options: Options) -> None
     found, _ = subjects(options.data, options.split, 1, options.seed, sizes=["small"])
     (subject,) = found
     boxes = subject.proposals[::50]
-    yardstick, detector = sides
-    answer = yardstick.respond(yardstick.extract(subject.image), boxes, subject.box, subject.label)
+    baseline, detector = sides
+    answer = baseline.respond(baseline.extract(subject.image), boxes, subject.box, subject.label)
     with torch.inference_mode():
         features = detector.extract(subject.image)
         (output,) = detector.predict(features, detector.pool(features, boxes), boxes).values()
@@ -139,7 +139,7 @@ def test_stages_add_up_to_the_whole() -> None:
 def test_tuning_takes_the_quickest(sides: Sides) -> None:
     slow = {64: 0.02, 128: 0.0, 256: 0.01}
     best, seconds = tuned(
-        sides.yardstick, lambda tried: time.sleep(slow[tried.chunk]), 1, tuple(slow)
+        sides.baseline, lambda tried: time.sleep(slow[tried.chunk]), 1, tuple(slow)
     )
     assert best.chunk == 128
     assert set(seconds) == {(1, chunk) for chunk in slow}
@@ -181,7 +181,7 @@ def test_speeds_report_holds_all_sides(options: Options, monkeypatch: pytest.Mon
         assert row["bounds"][variant.name] > 0
     assert row["pooling"]["difference"] < 1e-5
     assert set(row["pooling"]) >= {*report.POOLINGS, "bound"}
-    assert set(row["backbone"]) == {"yardstick", "ours"}
+    assert set(row["backbone"]) == {"baseline", "ours"}
     text = report.head_section(numbers)
     assert "float32, 300 proposals" in text
     assert json.loads(json.dumps(numbers))["head"] == "fc"
@@ -200,10 +200,10 @@ def test_fitted_heads_follow_the_iou(options: Options) -> None:
         return pcc(scores, subject.ious[chosen])
 
     assert correlation(fitted) > max(0.3, correlation(sides) + 0.1)
-    # The yardstick has the fitted weights too.
-    pyramid = fitted.yardstick.extract(subject.image)
+    # The baseline has the fitted weights too.
+    pyramid = fitted.baseline.extract(subject.image)
     boxes = subject.proposals[chosen]
-    answer = fitted.yardstick.respond(pyramid, boxes, subject.box, subject.label)
+    answer = fitted.baseline.respond(pyramid, boxes, subject.box, subject.label)
     assert pcc(answer.scores, subject.ious[chosen]) == pytest.approx(correlation(fitted), abs=1e-4)
 
 

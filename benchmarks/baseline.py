@@ -1,4 +1,4 @@
-"""The yardstick: what one would write with torchvision to put an object's proposals through a head.
+"""The baseline: what one would write with torchvision to put an object's proposals through a head.
 
 Of every proposal it gives the score and the regressed box of the object's class, and the IoUs of proposal and regressed
 box with the object. It is the obvious code (``MultiScaleRoIAlign``, the head, softmax, ``BoxCoder``, ``box_iou``) and
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class Baseline:
     """A detector's weights in plain torchvision code.
 
     Attributes:
@@ -77,8 +77,8 @@ class Yardstick:
         sizes: tuple[int, int],
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-    ) -> Yardstick:
-        """The yardstick of a backbone and a head; ``sizes`` are the least and the most side of a resized image."""
+    ) -> Baseline:
+        """The baseline of a backbone and a head; ``sizes`` are the least and the most side of a resized image."""
         return cls(
             GeneralizedRCNNTransform(*sizes, list(mean), list(std)).eval(),
             backbone,
@@ -163,26 +163,26 @@ def using_threads(threads: int) -> Iterator[None]:
 
 
 def tuned(
-    yardstick: Yardstick,
-    work: Callable[[Yardstick], object],
+    baseline: Baseline,
+    work: Callable[[Baseline], object],
     most_threads: int,
     chunks: tuple[int, ...] = CHUNKS,
-) -> tuple[Yardstick, Mapping[tuple[int, int], float]]:
-    """The yardstick in the number of threads and the chunk size in which some work is quickest.
+) -> tuple[Baseline, Mapping[tuple[int, int], float]]:
+    """The baseline in the number of threads and the chunk size in which some work is quickest.
 
     The threads (one or all) are chosen at the middle chunk size, then the chunk size. Where only one is given, it is
     taken as it is, on all threads.
 
     Returns:
-        The yardstick, and seconds by (threads, chunk) of what was tried.
+        The baseline, and seconds by (threads, chunk) of what was tried.
     """
     seconds: dict[tuple[int, int], float] = {}
     middle = chunks[len(chunks) // 2]
     if len(chunks) == 1:
-        return replace(yardstick, chunk=middle, threads=most_threads), seconds
+        return replace(baseline, chunk=middle, threads=most_threads), seconds
 
     def attempt(threads: int, chunk: int) -> None:
-        tried = replace(yardstick, chunk=chunk, threads=threads)
+        tried = replace(baseline, chunk=chunk, threads=threads)
         start = time.perf_counter()
         work(tried)
         seconds[threads, chunk] = time.perf_counter() - start
@@ -195,7 +195,7 @@ def tuned(
         if chunk != middle:
             attempt(best_threads, chunk)
     threads, chunk = min(seconds, key=lambda key: seconds[key])
-    return replace(yardstick, chunk=chunk, threads=threads), seconds
+    return replace(baseline, chunk=chunk, threads=threads), seconds
 
 
 def some_of(proposals: Tensor, count: int = TRIED_PROPOSALS) -> Tensor:

@@ -1,4 +1,4 @@
-"""What ``python:MODULE:FUNCTION`` is given, and in which state the detector that it makes is opened."""
+"""External detectors: what ``python:MODULE:FUNCTION`` is given, how what it makes is opened, and measuring it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from torch import nn
 
-from rethink_heads.detectors.external import open_model
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.base import CAPABILITIES, supports
+from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.external import as_detector, model_name, open_model
+from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
+from rethink_heads.measure.runner import measure
+from tests.detectors.colours import Colours
+from tests.tiny_coco import write_coco
 
 MODULE = """
 import torch
@@ -252,3 +262,46 @@ def test_wrappers_of_pytorch_are_taken_off(wrapper: str) -> None:
     assert not detector.model.training
     own = plain.model.state_dict()
     assert all(torch.equal(value, own[n]) for n, value in detector.model.state_dict().items())
+
+
+def test_a_detector_that_keeps_to_the_protocol_passes_and_is_itself() -> None:
+    detector = Colours()
+    check_detector(detector)
+    assert as_detector(detector) is detector
+    assert not any(supports(detector, method) for method in CAPABILITIES)
+
+
+def test_what_is_no_detector() -> None:
+    with pytest.raises(
+        UserError, match="Linear is neither a detector of torchvision or detectron2"
+    ):
+        as_detector(nn.Linear(1, 1))
+
+
+def test_measuring_from_python_needs_a_detector_and_data_alone(tmp_path: Path) -> None:
+    write_coco(tmp_path, images=4)
+    dataset = CocoDataset(tmp_path / "annotations" / "instances_val.json", tmp_path / "val")
+    few = MeasuringConfig(grid_steps=3)
+    passing = measure(Colours(), dataset, config=few)
+    kept = measure(Colours(), dataset, config=few, folder=tmp_path / "kept")
+    pd.testing.assert_frame_equal(passing.bins, kept.bins)
+    assert passing.provenance == kept.provenance
+    assert kept.provenance["weights"] == fingerprint(Colours())
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {
+        "bins.parquet",
+        "rows.parquet",
+        "maps.parquet",
+        "sampling.parquet",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("torchvision:fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn"),
+        ("detectron2:configs/COCO-Detection/r50.yaml", "r50"),
+        ("python:my_package.module:make_detector", "module-make_detector"),
+    ],
+)
+def test_names_of_models(model: str, name: str) -> None:
+    assert model_name(model) == name
