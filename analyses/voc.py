@@ -13,9 +13,9 @@ Computed: AP, AP50 and AP75, each with its 95% interval from a bootstrap over im
 """
 
 from rethink_heads.data.voc import VOC_CLASSES
+from rethink_heads.evaluation.average_precision import precision_table
 from rethink_heads.paper import AnalysisInputs, MissingInputError, Tables
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.statistics.average_precision import precision_table
 
 
 def tables(inputs: AnalysisInputs):

@@ -1,7 +1,7 @@
 """The paper's figures and tables: each is defined by a script of its own in ``analyses/``.
 
 A script has two functions: ``tables(inputs)``, the numbers, from what was measured, and
-``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.results`
+``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.report.results`
 and ``python analyses/NAME.py`` all run them from here, so that a figure has one definition.
 
 In a checkout the scripts lie beside the package, in an installed one inside it.
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -61,16 +59,15 @@ class AnalysisInputs:
         found: measurements of all the runs; use :attr:`measurements`.
         stages: boxes of RPN and final detections matched to objects, of all the runs, as
             ``measure_stages`` gives them or ``open_stages`` finds them; None where they were not measured.
-        detected: final detections of all the runs, a frame or as ``open_detections`` finds them, and the data set that
-            they are of.
+        detected: final detections of all the runs, and the data set that they are of.
         sweeps: tables of sweeps, by the sweep's name.
         options: of the bootstrap.
         data: the name of the images, for the captions of figures.
     """
 
     found: Measurements | None = None
-    stages: pd.DataFrame | StageBoxes | None = None
-    detected: tuple[pd.DataFrame | KeptDetections, CocoDataset] | None = None
+    stages: pd.DataFrame | None = None
+    detected: tuple[pd.DataFrame, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
     data: str = ""
@@ -89,7 +86,7 @@ class AnalysisInputs:
         return self.found
 
     @property
-    def detections(self) -> tuple[pd.DataFrame | KeptDetections, CocoDataset]:
+    def detections(self) -> tuple[pd.DataFrame, CocoDataset]:
         """Final detections of every head, and their data set.
 
         Raises:

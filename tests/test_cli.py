@@ -299,7 +299,7 @@ def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")
@@ -310,8 +310,8 @@ def test_what_was_drawn_is_known_by_all_files_and_the_seed(run: Run) -> None:
     assert result.exit_code == 0, result.stderr
     assert is_drawn(run, "default", 0)
     assert not is_drawn(run, "default", 1)
-    maps = run.measurements() / "maps.parquet"
-    maps.write_bytes(maps.read_bytes() + b"0")
+    meta = run.measurements() / "meta.json"
+    meta.write_bytes(meta.read_bytes() + b" ")
     assert not is_drawn(run, "default", 0)
 
 
@@ -370,9 +370,9 @@ def test_a_full_disk_while_measuring(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyarrow.parquet.write_table", full)
+    monkeypatch.setattr("numpy.savez", full)
     fails("correlate", "--run", run.path, says="No space left on device; free some space")
-    assert not list(run.path.rglob("*.parquet"))
+    assert not list(run.path.rglob("meta.json"))
 
 
 def test_a_full_disk_while_training(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

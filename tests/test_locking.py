@@ -110,14 +110,14 @@ def test_leftovers_in_every_folder_of_a_run(tmp_path: Path) -> None:
     names = [
         ".config-1-a-unfinished.yaml",
         "checkpoints/.detector-1-a-unfinished.pt",
-        "measurements/default/.bins-1-a-unfinished.parquet",
-        "measurements/default/parts/.7-1-a-unfinished/bins.parquet",
-        "measurements/default/detections-parts/.7-1-a-unfinished/part.parquet",
+        "measurements/default/.moments-0-1-a-unfinished.npy",
+        "measurements/default/parts/.7-1-a-unfinished",
+        "measurements/default/detections-parts/.7-1-a-unfinished",
         "tables/.ap-1-a-unfinished.csv",
         "figures/val-1/.figure2-1-a-unfinished.png",
         "precision/.fc-0-1-a-unfinished.parquet",
     ]
-    others = ["measurements/default/parts/7/bins.parquet", "inner/.ap-1-a-unfinished.csv"]
+    others = ["measurements/default/parts/7", "inner/.ap-1-a-unfinished.csv"]
     for name in (*names, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")

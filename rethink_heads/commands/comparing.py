@@ -101,9 +101,8 @@ def write_comparison(
     if len(runs) == 1:
         return [], None
     from rethink_heads.locking import hold
-    from rethink_heads.results import write_figures, write_tables
+    from rethink_heads.report.results import write_results
 
-    written: list[Path] = []
     try:
         tables_folder, figures_folder = (each / inner for each in result_folders(runs, names))
         found = {name: table for name, table in tables.items() if len(table)}
@@ -111,10 +110,9 @@ def write_comparison(
             found[f"{analysis}_comparisons"] = differences
         with hold(shared_folder(runs)), work(), legends_for(runs):
             note_comparison(runs, names, tables_folder)
-            written += write_tables(found, tables_folder).values()
-            written += write_figures(found, figures_folder)
+            written = write_results(found, tables_folder, figures_folder)
     except UserError as error:
-        return written, error
+        return [], error
     return written, None
 
 

@@ -24,18 +24,16 @@ can only have a correlation of -1 or 1, so that this one is noisy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.matching import POSITIVE_IOU
-from rethink_heads.measure.stage_boxes import Side, StageBoxes, as_boxes, sides_of, stages_of
-from rethink_heads.measure.stage_frame import DETECTIONS, RPN
+from rethink_heads.measure.stages import DETECTIONS, RPN
+from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     MEAN_CORRELATION,
     Array,
@@ -43,7 +41,12 @@ from rethink_heads.statistics.bootstrap import (
     Resampled,
     difference_columns,
 )
-from rethink_heads.statistics.ranks import RANK_REPLICATES, weighted_spearman
+from rethink_heads.statistics.ranks import (
+    RANK_REPLICATES,
+    numbered,
+    rank_correlation,
+    weighted_spearman,
+)
 from rethink_heads.statistics.sums import ratio
 
 IMAGE, CLASS = "image", "class"
@@ -55,12 +58,12 @@ _IOU = {RPN: "regressed_iou", DETECTIONS: "true_positive_iou"}
 
 
 def level_correlation(
-    stages: pd.DataFrame | StageBoxes, *, replicates: int = RANK_REPLICATES, seed: int = 0
+    stages: pd.DataFrame, *, replicates: int = RANK_REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """Image- and class-level rank correlation of positive boxes (Kahraman et al., see the module).
 
     Args:
-        stages: what ``measure_stages`` returns or ``open_stages`` finds.
+        stages: what ``measure_stages`` returns.
         replicates, seed: of the bootstrap over images; at the class level ranks are taken anew in
             every replicate.
 
@@ -69,19 +72,17 @@ def level_correlation(
         ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
-    boxes = as_boxes(stages)
-    bootstrap = ImageBootstrap(boxes.image_ids, replicates, seed)
+    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
     rows: list[dict[str, Any]] = []
-    for (detector, head), (level, stage) in product(sides_of(boxes), _measures(boxes)):
-        found = _resampled(positives(boxes, (detector, head), stage), level, bootstrap)
-        estimate = found.resampled.estimate()
+    for (detector, head), (level, stage) in product(_keys(stages), _measures(stages)):
+        found = _resampled(positives(stages, (detector, head), stage), level, bootstrap)
         rows.append(
             {
                 "detector": detector,
                 "head": head,
                 "level": level,
                 "stage": stage,
-                **estimate.columns("spearman"),
+                **found.resampled.estimate().columns("spearman"),
                 "groups": found.groups,
                 "boxes": found.boxes,
             }
@@ -90,9 +91,9 @@ def level_correlation(
 
 
 def compare_levels(
-    stages: pd.DataFrame | StageBoxes,
-    a: Side,
-    b: Side,
+    stages: pd.DataFrame,
+    a: Key,
+    b: Key,
     *,
     replicates: int = RANK_REPLICATES,
     seed: int = 0,
@@ -108,36 +109,29 @@ def compare_levels(
     Raises:
         UserError: a head has no boxes at all.
     """
-    boxes = as_boxes(stages)
-    bootstrap = ImageBootstrap(boxes.image_ids, replicates, seed)
-    there = sides_of(boxes)
-    for side in (a, b):
-        if side not in there:
+    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
+    there = _keys(stages)
+    for key in (a, b):
+        if key not in there:
             names = ", ".join("/".join(pair) for pair in there) or "nothing"
-            raise UserError(f"no boxes of {'/'.join(side)}; there are those of {names}")
+            raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
     rows = []
-    for level, stage in _measures(boxes):
+    for level, stage in _measures(stages):
         sides = [
-            _resampled(positives(boxes, side, stage), level, bootstrap).resampled for side in (a, b)
+            _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
         ]
-        columns: dict[str, Any] = {
-            "level": level,
-            "stage": stage,
-            "a": "/".join(a),
-            "b": "/".join(b),
-        }
+        columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
         rows.append(pd.DataFrame({**columns, **difference_columns(*sides)}))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def positives(boxes: StageBoxes, side: Side, stage: str) -> Iterator[pd.DataFrame]:
-    """The positive boxes of a head at a stage, in parts of whole images: image_id, class_name, score and iou, the
-    IoU that counts.
-    """
-    column = _IOU[stage]
-    for part in boxes.read(side, stage, ["class_name", "score", column]):
-        found = part.rename(columns={column: "iou"})
-        yield found[found["iou"] >= POSITIVE_IOU]
+def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
+    """The positive boxes of a head at a stage: image_id, class_name, score and iou, the IoU that counts."""
+    boxes = _matched(stages)
+    chosen = (boxes["detector"] == key[0]) & (boxes["head"] == key[1]) & (boxes["stage"] == stage)
+    found = boxes.loc[chosen, ["image_id", "class_name", "score", _IOU[stage]]]
+    found = found.rename(columns={_IOU[stage]: "iou"})
+    return found[found["iou"] >= POSITIVE_IOU]
 
 
 class _Level(NamedTuple):
@@ -148,64 +142,62 @@ class _Level(NamedTuple):
     boxes: int
 
 
-def _measures(boxes: StageBoxes) -> list[tuple[str, str]]:
+def _matched(stages: pd.DataFrame) -> pd.DataFrame:
+    return stages[stages["object_id"] >= 0]
+
+
+def _keys(stages: pd.DataFrame) -> list[Key]:
+    """(detector, head) of all that has boxes, in rising order."""
+    found = stages[["detector", "head"]].drop_duplicates()
+    return sorted(found.itertuples(index=False, name=None))
+
+
+def _measures(stages: pd.DataFrame) -> list[tuple[str, str]]:
     """The measures whose stage has boxes."""
-    present = stages_of(boxes)
+    present = set(stages["stage"].unique())
     return [(level, stage) for level, stage in MEASURES if stage in present]
 
 
-def _resampled(parts: Iterator[pd.DataFrame], level: str, bootstrap: ImageBootstrap) -> _Level:
-    return (_over_images if level == IMAGE else _over_classes)(parts, bootstrap)
+def _resampled(boxes: pd.DataFrame, level: str, bootstrap: ImageBootstrap) -> _Level:
+    return (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
 
 
-def _over_images(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _Level:
+def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     """The mean of the images' own correlations: they do not change from draw to draw."""
     sums = np.zeros((len(bootstrap.image_ids), 2))
-    boxes = 0
-    for part in parts:
-        boxes += len(part)
-        for image_id, rows in part.groupby("image_id"):
-            value = _spearman(rows)(np.ones(len(rows)))
-            if np.isfinite(value):
-                sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
-    return _Level(
-        bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION), int(sums[:, 0].sum()), boxes
-    )
+    for image_id, rows in boxes.groupby("image_id"):
+        value = weighted_spearman(
+            numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy()), np.ones(len(rows))
+        )
+        if np.isfinite(value):
+            sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
+    resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
+    return _Level(resampled, int(sums[:, 0].sum()), len(boxes))
 
 
-def _over_classes(parts: Iterator[pd.DataFrame], bootstrap: ImageBootstrap) -> _Level:
-    """The mean of the classes' correlations, each taken anew in every draw of images.
-
-    Of true positives, of which an object has one at the most: they are held together.
-    """
-    boxes = pd.concat(list(parts))
-    values, replicates = [], []
-    for _, rows in boxes.groupby("class_name"):
-        correlation = _spearman(rows)
-        values.append(correlation(np.ones(len(rows))))
-        image = bootstrap.index(rows["image_id"].to_numpy(np.int64))
-        drawn = (weights[image] for block in bootstrap.weight_blocks() for weights in block)
-        replicates.append([correlation(weights) for weights in drawn])
-    of_classes = np.array(values, dtype=float)
+def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
+    """The mean of the classes' correlations, each taken anew in every draw of images."""
+    found = [
+        rank_correlation(
+            rows["iou"].to_numpy(),
+            rows["score"].to_numpy(),
+            np.ones(len(rows)),
+            rows["image_id"].to_numpy(np.int64),
+            bootstrap,
+        )
+        for _, rows in boxes.groupby("class_name")
+    ]
+    values = np.array([each.value for each in found], dtype=float)
+    replicates = np.array([each.replicates for each in found], dtype=float)
     # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
     is_enough = len(boxes) >= FEWEST_BOXES * max(1, len(values))
-    images = np.array(boxes["image_id"].nunique() if is_enough else 0)
-    of_draws = np.array(replicates, dtype=float).reshape(len(values), bootstrap.replicates)
     resampled = Resampled(
-        _mean_of_defined(of_classes),
-        _mean_of_defined(of_draws),
-        images,
+        _mean_of_defined(values),
+        _mean_of_defined(replicates.reshape(len(values), bootstrap.replicates)),
+        np.array(boxes["image_id"].nunique() if is_enough else 0),
         MEAN_CORRELATION,
     )
-    return _Level(resampled, int(np.isfinite(of_classes).sum()), len(boxes))
-
-
-def _spearman(rows: pd.DataFrame) -> Callable[[Array], float]:
-    """Spearman's correlation of score and IoU of rows (N,), given how often each counts (N,)."""
-    places: list[npt.NDArray[np.int64]] = [
-        np.unique(rows[column].to_numpy(), return_inverse=True)[1] for column in ("iou", "score")
-    ]
-    return lambda weight: weighted_spearman(places[0], places[1], weight)
+    return _Level(resampled, int(np.isfinite(values).sum()), len(boxes))
 
 
 def _mean_of_defined(values: Array) -> Array:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from rethink_heads.cli import app
 from rethink_heads.files import read_csv
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import compare
 from tests import json_tables
 from tests.models.commands import compared, kept

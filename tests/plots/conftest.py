@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from rethink_heads.results import compute_tables
+from rethink_heads.report.results import compute_tables
 from tests.synthetic_measurements import synthetic_measurements
 
 mpl.use("agg")

@@ -16,10 +16,10 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
-from rethink_heads.statistics.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
@@ -259,10 +259,10 @@ def test_fusion_rules_read_one_detector(make: MakePlan, train: FakeTraining) -> 
     assert train.trained == ["double-ext-0"]
     assert list(result.table["fusion"]) == ["complementary"] * 3 + ["max", "mean", "complementary"]
     precision = Precision(plan, "cpu")
-    found = {
-        point.label: pd.concat(precision.detections(point, 0).read(["image_id", "score"]))
-        for point in plan.points
-    }
+    found = {}
+    for point in plan.points:
+        rows = precision.detections(point, 0)
+        found[point.label] = rows[rows["head"] == precision.reads[point.label].reading]
     detector = load_detector(plan.output / "double-ext-0" / "checkpoints" / "detector.pt")
     image = precision.dataset[0].image
     boxes = detector.propose(image)[1]

@@ -26,9 +26,9 @@ from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.detectors.checkpoints.detectron2_settings import NODE
 from rethink_heads.detectors.coordinates import Size
 from rethink_heads.detectors.detectron2.config import (
-    NODE,
     head_of,
     model_settings,
     refuse_what_heads_lack,

@@ -13,8 +13,8 @@ from detectron2.modeling import build_model
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
+from rethink_heads.detectors.checkpoints.detectron2_settings import SIZES
 from rethink_heads.detectors.detectron2.config import (
-    SIZES,
     add_rethink_heads_config,
     config_file,
     config_names,

@@ -15,43 +15,36 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.coco_json import read_json
 from rethink_heads.errors import UserError
-from rethink_heads.measure.kept_detections import (
-    HeadDetections,
-    KeptDetections,
-    Side,
-    as_detections,
-)
-from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
-    SHARE,
-    Array,
-    ImageBootstrap,
-    Resampled,
-    difference_columns,
-)
-from rethink_heads.statistics.matches import (
+from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.matching import (
     AREAS,
     THRESHOLDS,
     Flags,
+    GroundTruth,
+    HeadDetections,
     Indices,
     Matches,
-    Truth,
     match_detections,
-    of_heads,
-    of_side,
-    resampling,
 )
-from rethink_heads.statistics.weighted_precision import (
+from rethink_heads.evaluation.weighted_precision import (
     RECALLS,
+    MeanOverClasses,
     Weights,
     by_class,
     in_draws,
     precision_at_recalls,
     weighted_precision,
 )
+from rethink_heads.measure.store import Key
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    SHARE,
+    Array,
+    ImageBootstrap,
+    Resampled,
+)
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-AP_COLUMNS = ["detector", "head", "metric", "value", "value_low", "value_high", "images"]
 # Of each name: the index of its size, and of its IoU thresholds.
 _CELLS = {
     "AP": (0, slice(None)),
@@ -94,11 +87,11 @@ def average_precision(
         truth = hotcoco.COCO(_without(content, left_out))
     except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
         raise UserError(f"cannot read {where} as COCO annotations: {error}") from error
-    strangers = {detection["image_id"] for detection in detections} - set(truth.get_img_ids())
-    if strangers:
+    unknown = {detection["image_id"] for detection in detections} - set(truth.get_img_ids())
+    if unknown:
         raise UserError(
-            f"{len(strangers)} images with detections are not in {where} (the first: "
-            f"{min(strangers)}); evaluate on the data that was detected on"
+            f"{len(unknown)} images with detections are not in {where} (the first: "
+            f"{min(unknown)}); evaluate on the data that was detected on"
         )
     results = [dict(detection) for detection in detections]
     evaluation = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
@@ -110,7 +103,7 @@ def average_precision(
 
 
 def precision_table(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
     *,
     replicates: int = REPLICATES,
@@ -123,8 +116,7 @@ def precision_table(
     left out of its means, as COCO leaves out those without objects. Intervals: :mod:`.bootstrap`.
 
     Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads; or as
-            ``open_detections`` finds them, of which then those of one head are held at once.
+        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
         dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
         replicates, seed: of the bootstrap over the dataset's images.
 
@@ -136,26 +128,14 @@ def precision_table(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    frames = [
-        precision_rows(head.side, resampled_precision(head, truth, bootstrap))
-        for head in of_heads(found)
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=AP_COLUMNS)
-
-
-def precision_rows(side: Side, resampled: Resampled) -> pd.DataFrame:
-    """One head's rows of :func:`precision_table`."""
-    rows = estimate_rows(side, "metric", AP_NAMES, "value", resampled)
-    return rows.assign(images=resampled.images)
+    return head_table(average_precisions, detections, dataset, replicates, seed)
 
 
 def compare_precision(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
-    a: Side,
-    b: Side,
+    a: Key,
+    b: Key,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -173,31 +153,20 @@ def compare_precision(
     Raises:
         UserError: no detections of a head, or detections in other images or of other classes.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    sides = [resampled_precision(of_side(found, side), truth, bootstrap) for side in (a, b)]
-    return difference_frame("metric", AP_NAMES, a, b, *sides)
+    return head_differences(average_precisions, detections, dataset, a, b, replicates, seed)
 
 
-def estimate_rows(
-    side: Side, column: str, names: Sequence[str], value: str, resampled: Resampled
-) -> pd.DataFrame:
-    """Named quantities of a head with their intervals: "detector", "head", ``column``, ``value`` and its ends."""
-    estimate = resampled.estimate()
-    detector, head = side
-    columns = {"detector": detector, "head": head, column: names}
-    return pd.DataFrame(columns | estimate.columns(value))
+def average_precisions(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """One head's rows of :func:`precision_table`."""
+    resampled = resampled_precision(head, truth, bootstrap)
+    return Quantities(resampled, "metric", AP_NAMES, "value", {"images": resampled.images})
 
 
-def difference_frame(
-    column: str, names: Sequence[str], a: Side, b: Side, of_a: Resampled, of_b: Resampled
-) -> pd.DataFrame:
-    """Differences a - b of named quantities, in the columns that :func:`compare_precision` documents."""
-    columns = {column: names, "a": "/".join(a), "b": "/".join(b)}
-    return pd.DataFrame(columns | difference_columns(of_a, of_b))
-
-
-def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBootstrap) -> Resampled:
+def resampled_precision(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Resampled:
     """The six average precisions (6,) of one head's detections, and of the replicates."""
     found = match_detections(truth, head)
     settings = len(AREAS) * len(THRESHOLDS)
@@ -208,13 +177,9 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
         return images, np.repeat(within, len(THRESHOLDS), axis=0)
 
     rankings = list(
-        by_class(
-            found.labels, found.images, found.scores, true, counted, objects, truth.class_count
-        )
+        by_class(head.labels, head.images, head.scores, true, counted, objects, truth.class_count)
     )
-    bearing = _bearing_images(found, truth).sum(axis=1)
-    # The rankings have all that is needed of them.
-    del found, true, counted
+    bearing = _bearing_images(head, found, truth).sum(axis=1)
     cells = list(_CELLS.values())
 
     def weighted_values(weights: Weights) -> Array:
@@ -233,7 +198,7 @@ def resampled_precision(head: HeadDetections, truth: Truth, bootstrap: ImageBoot
     return Resampled(np.array(value), replicates, images, SHARE, truth.images_each())
 
 
-def _bearing_images(found: Matches, truth: Truth) -> Flags:
+def _bearing_images(head: HeadDetections, found: Matches, truth: GroundTruth) -> Flags:
     """Whether an image bears on the precision of a size (A, I): it has objects, or detections of a class that has."""
     bears = np.zeros((len(AREAS), len(truth.image_ids)), bool)
     has_objects = np.zeros((len(AREAS), truth.class_count), bool)
@@ -242,28 +207,9 @@ def _bearing_images(found: Matches, truth: Truth) -> Flags:
         has_objects[:, label] = within.any(axis=1)
         for area, chosen in enumerate(within):
             bears[area, images[chosen]] = True
-    for area, counted in enumerate(found.counted.any(axis=1) & has_objects[:, found.labels]):
-        bears[area, found.images[counted]] = True
+    for area, counted in enumerate(found.counted.any(axis=1) & has_objects[:, head.labels]):
+        bears[area, head.images[counted]] = True
     return bears
-
-
-class MeanOverClasses:
-    """Mean over classes of quantities (B, M), each over the classes that it is defined for."""
-
-    def __init__(self) -> None:
-        self._sum: Array = np.zeros(())
-        self._count: Array = np.zeros(())
-
-    def add(self, values: Array) -> None:
-        """Add a class's values (B, M), nan where they are not defined."""
-        is_there = ~np.isnan(values)
-        self._sum = self._sum + np.where(is_there, values, 0)
-        self._count = self._count + is_there
-
-    @property
-    def value(self) -> Array:
-        """(B, M), nan where no class has a value."""
-        return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)
 
 
 def _summary(evaluation: hotcoco.COCOeval) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What runs and sweeps hold for the paper's analyses: found and read, nothing is measured."""
+"""Reads what runs and sweeps hold for the paper's analyses; nothing is measured."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
@@ -30,7 +28,7 @@ def measured_names(run: Run) -> list[str]:
     Raises:
         UserError: nothing was measured.
     """
-    names = sorted(path.parent.name for path in run.measurements_dir.glob("*/bins.parquet"))
+    names = sorted(path.parent.name for path in run.measurements_dir.glob("*/meta.json"))
     if not names:
         raise UserError(
             f"nothing was measured in {run.path};"
@@ -45,18 +43,18 @@ def load(run: Run, name: str) -> Measurements:
     Raises:
         UserError: there are none of that name; the message names those there are.
     """
-    from rethink_heads.measure.stored import open_measurements
+    from rethink_heads.measure.store import Measurements
 
     names = measured_names(run)
     if name not in names:
         raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(names)}")
-    return open_measurements(run.measurements(name), run.config.measuring.memory_mb)
+    return Measurements.load(run.measurements(name))
 
 
-def given(
+def read_inputs(
     runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
 ) -> AnalysisInputs:
-    """Gather what the analyses may read.
+    """Read what the analyses need.
 
     Args:
         runs: trained runs; all were measured.
@@ -67,17 +65,17 @@ def given(
     Raises:
         UserError: something is not there, or runs were not measured alike.
     """
-    from rethink_heads.measure.row_groups import label_files
+    from rethink_heads.measure.by_image import rename_detector
     from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
     for run, name in zip(runs, names, strict=True):
-        label_files(run.measurements(name), run.name)
+        rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
     return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
-        detected(runs, names),
+        read_detections(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
         "; ".join(dict.fromkeys(map(_data_name, runs, names))),
@@ -94,11 +92,12 @@ def _data_name(run: Run, name: str) -> str:
     return f"{Path(data.source).name} {data.test_split}"
 
 
-def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:
+def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
+    import pandas as pd
+
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import open_stages
-    from rethink_heads.measure.stage_frame import STAGES_NAME
+    from rethink_heads.measure.stages import STAGES_NAME, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
@@ -110,16 +109,18 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> StageBoxes | None:
     if len({provenance.get("classes") for provenance in found}) > 1:
         say("only predefined proposals: the detectors' later stages were measured on other classes")
         return None
-    return open_stages(folders) if folders else None
+    frames = [load_stages(folder)[0] for folder in folders]
+    return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def detected(
+def read_detections(
     runs: Sequence[Run], names: Sequence[str]
-) -> tuple[KeptDetections, CocoDataset] | None:
+) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
+    import pandas as pd
+
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.detections import DETECTIONS_NAME
-    from rethink_heads.measure.kept_detections import open_detections
+    from rethink_heads.measure.detections import DETECTIONS_NAME, detections_of
     from rethink_heads.measure.provenance import file_provenance
 
     paths = [run.measurements() / DETECTIONS_NAME for run in runs]
@@ -130,8 +131,6 @@ def detected(
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
-    memory_mb = min(run.config.measuring.memory_mb for run in runs)
-    found = open_detections([path.parent for path in paths], memory_mb)
     provenances = [file_provenance(path) or {} for path in paths]
     of_classes = {provenance.get("classes", "") for provenance in provenances}
     if len(of_classes) > 1:
@@ -143,7 +142,8 @@ def detected(
         return None
     # Those that were made for the later stages are of the measured images alone.
     dataset = dataset.subset(min(int(provenance["images"]) for provenance in provenances))
-    return found.of_images(dataset.image_ids), dataset
+    frames = [detections_of(dataset, path.parent) for path in paths]
+    return pd.concat(frames, ignore_index=True), dataset
 
 
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:

@@ -13,9 +13,9 @@ import torch
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detections
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.average_precision import average_precision, precision_table
-from rethink_heads.statistics.calibration import calibration_errors, reliability
-from rethink_heads.statistics.detection_errors import detection_errors
+from rethink_heads.evaluation.average_precision import average_precision, precision_table
+from rethink_heads.evaluation.calibration import calibration_errors, reliability
+from rethink_heads.evaluation.errors import detection_errors
 from rethink_heads.training.evaluation import add_detections, precision_by_head
 from tests.made_detections import (
     as_dataset,

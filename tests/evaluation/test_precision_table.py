@@ -11,17 +11,17 @@ import pytest
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.measure.detections import DETECTION_TYPES, in_order
-from rethink_heads.statistics.average_precision import (
+from rethink_heads.evaluation.average_precision import (
     AP_NAMES,
     compare_precision,
     precision_table,
     resampled_precision,
 )
+from rethink_heads.evaluation.calibration import calibration_errors
+from rethink_heads.evaluation.errors import detection_errors
+from rethink_heads.evaluation.matching import GroundTruth, box_ious, match_detections
+from rethink_heads.measure.detections import DETECTION_TYPES
 from rethink_heads.statistics.bootstrap import ImageBootstrap
-from rethink_heads.statistics.calibration import calibration_errors
-from rethink_heads.statistics.detection_errors import detection_errors
-from rethink_heads.statistics.matches import Truth, box_ious, match_detections
 from tests.made_detections import (
     as_dataset,
     as_results,
@@ -70,9 +70,9 @@ def test_values_are_pycocotools_on_real_annotations(shared_data: Path) -> None:
 def test_a_replicate_is_pycocotools_on_repeated_images(tmp_path: Path, seed: int) -> None:
     dataset = make_dataset(tmp_path / "once", images=8, seed=seed)
     found = untied(make_detections(dataset, seed))
-    truth = Truth(dataset)
+    truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, 3, seed)
-    resampled = resampled_precision(head_of(found), truth, bootstrap)
+    resampled = resampled_precision(head_of(found, truth), truth, bootstrap)
     content = json.loads(dataset.annotations_path.read_text())
     for number, weights in enumerate(bootstrap.weights.astype(int)):
         repeated = as_dataset(tmp_path / f"again-{number}", _repeated(content, weights))
@@ -145,7 +145,7 @@ def test_ids_of_any_size(tmp_path: Path, first: int) -> None:
         )
 
 
-def test_a_subset_is_judged_by_its_own_images(dataset: CocoDataset) -> None:
+def test_a_subset_is_evaluated_by_its_own_images(dataset: CocoDataset) -> None:
     few = dataset.subset(5)
     found = make_detections(few)
     expected = pycocotools_precision(
@@ -193,13 +193,13 @@ def test_images_without_any_object_have_no_precision(tmp_path: Path) -> None:
 
 def test_boxes_that_are_the_objects_pass_every_threshold(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, images=6, crowds=False)
-    truth = Truth(dataset)
+    truth = GroundTruth(dataset)
     corners = np.hstack([truth.boxes[:, :2], truth.boxes[:, :2] + truth.boxes[:, 2:]])
     frame = pd.DataFrame(corners, columns=["x1", "y1", "x2", "y2"]).assign(
         image_id=truth.image_ids[truth.images], label=truth.labels, score=0.5
     )
     # Of what rounding of the corners leaves of them.
     ious = box_ious(np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), truth.boxes)
-    head = head_of(in_order(frame.assign(detector="run", head="fc").astype(DETECTION_TYPES)))
+    head = head_of(frame.assign(detector="run", head="fc").astype(DETECTION_TYPES), truth)
     found = match_detections(truth, head, np.array([1.0]), sizes=1)
     assert found.true[0, 0].sum() == (ious >= 1 - 1e-10).sum() == len(frame)

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.average_precision import AP_NAMES, average_precision
+from rethink_heads.evaluation.average_precision import AP_NAMES, average_precision
 
 
 def random_detections(annotations: dict[str, Any], seed: int) -> list[dict[str, Any]]:

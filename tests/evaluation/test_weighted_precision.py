@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.statistics import weighted_precision as module
-from rethink_heads.statistics.bootstrap import ImageBootstrap
-from rethink_heads.statistics.weighted_precision import (
+from rethink_heads.evaluation import weighted_precision as module
+from rethink_heads.evaluation.weighted_precision import (
     RECALLS,
     Ranking,
     by_class,
@@ -17,6 +16,7 @@ from rethink_heads.statistics.weighted_precision import (
     precision_at_recalls,
     weighted_precision,
 )
+from rethink_heads.statistics.bootstrap import ImageBootstrap
 
 IMAGES, SETTINGS = 6, 3
 

@@ -9,16 +9,16 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.statistics.calibration import (
+from rethink_heads.evaluation.calibration import (
     CALIBRATION_ERRORS,
     calibration_errors,
     compare_calibration,
     reliability,
     scored_detections,
 )
-from rethink_heads.statistics.matches import Truth
+from rethink_heads.evaluation.matching import GroundTruth
+from tests.evaluation.test_detection_errors import iou
 from tests.made_detections import head_of, hotcoco_evaluation, make_dataset, make_detections
-from tests.statistics.test_detection_errors import iou
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def dataset(tmp_path: Path) -> CocoDataset:
 
 def matched_by_hand(frame: pd.DataFrame, dataset: CocoDataset) -> list[tuple[int, float, float]]:
     """(label, score, IoU with the matched object or 0), one image at a time, best score first; without crowds."""
-    truth = Truth(dataset)
+    truth = GroundTruth(dataset)
     rows = []
     for image_id in sorted(set(frame["image_id"])):
         here = frame[frame["image_id"] == image_id].sort_values(
@@ -116,8 +116,8 @@ def test_reliability_by_hand(tmp_path: Path) -> None:
 
 def test_scores_that_are_the_iou_are_calibrated(dataset: CocoDataset) -> None:
     frame = make_detections(dataset)
-    truth = Truth(dataset)
-    scored = scored_detections(head_of(frame), truth, 0.5)
+    truth = GroundTruth(dataset)
+    scored = scored_detections(head_of(frame, truth), truth, 0.5)
     rows = pd.DataFrame(scored.columns[:, 1:], columns=["score", "hit", "iou"])
     rows = rows.assign(image_id=truth.image_ids[scored.images], label=scored.labels)
     hits = rows[rows["hit"] > 0]

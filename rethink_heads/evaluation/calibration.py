@@ -15,22 +15,23 @@ They also depend on which detections are kept: of those of low scores there are 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.measure.kept_detections import (
+from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.matching import (
+    GroundTruth,
     HeadDetections,
-    KeptDetections,
-    Side,
-    as_detections,
+    Indices,
+    box_ious,
+    match_detections,
 )
-from rethink_heads.statistics.average_precision import (
-    MeanOverClasses,
-    difference_frame,
-    estimate_rows,
-)
+from rethink_heads.evaluation.weighted_precision import MeanOverClasses, Weights, in_draws
+from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     SHARE,
@@ -39,17 +40,7 @@ from rethink_heads.statistics.bootstrap import (
     Limits,
     Resampled,
 )
-from rethink_heads.statistics.matches import (
-    Indices,
-    Truth,
-    box_ious,
-    match_detections,
-    of_heads,
-    of_side,
-    resampling,
-)
 from rethink_heads.statistics.sums import ratio
-from rethink_heads.statistics.weighted_precision import Weights, in_draws
 
 POSITIVE_IOU = 0.5
 RELIABILITY_BINS = 10
@@ -57,26 +48,8 @@ D_ECE_BINS, LAECE_BINS = 10, 25
 CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What is asked of one head's scores.
-
-    Attributes:
-        errors: the three CALIBRATION_ERRORS.
-        sums: (I, D_ECE_BINS, 4) columns of :class:`Scored` by image and bin, all classes together.
-    """
-
-    errors: Resampled
-    sums: Array
-
-    @property
-    def detections(self) -> int:
-        """How many count."""
-        return round(float(self.sums[..., 0].sum()))
-
-
 def reliability(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
     *,
     bins: int = RELIABILITY_BINS,
@@ -101,22 +74,14 @@ def reliability(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    frames = []
-    for head in of_heads(found):
-        scored = scored_detections(head, truth, iou_threshold)
-        sums = scored.sums(bins, len(truth.image_ids))
-        frames.append(reliability_rows(head.side, sums, bootstrap))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    measure = partial(calibration_of, iou_threshold=iou_threshold, bins=bins)
+    return head_table(measure, detections, dataset, replicates, seed, "reliability")
 
 
-def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.DataFrame:
-    """One head's rows of :func:`reliability`, of sums (I, bins, 4) by image and bin: :meth:`Scored.sums`."""
+def _reliability(sums: Array, bootstrap: ImageBootstrap) -> dict[str, Any]:
+    """Columns of :func:`reliability` of one head, of sums (I, bins, 4) by image and bin."""
     bins = sums.shape[1]
     columns = {
-        "detector": side[0],
-        "head": side[1],
         "bin": np.arange(bins),
         "score_low": np.arange(bins) / bins,
         "score_high": np.arange(1, bins + 1) / bins,
@@ -125,12 +90,11 @@ def reliability_rows(side: Side, sums: Array, bootstrap: ImageBootstrap) -> pd.D
     for name, (over, of) in {"precision": (0, 2), "iou": (0, 3), "hit_iou": (2, 3)}.items():
         estimate = bootstrap.estimate(sums[..., [over, of]], ratio, SHARE)
         columns |= estimate.columns(name)
-    columns["count"] = sums[..., 0].sum(axis=0).astype(np.int64)
-    return pd.DataFrame(columns)
+    return columns | {"count": sums[..., 0].sum(axis=0).astype(np.int64)}
 
 
 def calibration_errors(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
     *,
     iou_threshold: float = POSITIVE_IOU,
@@ -150,26 +114,15 @@ def calibration_errors(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    frames = [
-        calibration_rows(head.side, calibration_of(head, truth, bootstrap, iou_threshold))
-        for head in of_heads(found)
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def calibration_rows(side: Side, found: Calibration) -> pd.DataFrame:
-    """One head's rows of :func:`calibration_errors`."""
-    rows = estimate_rows(side, "error", CALIBRATION_ERRORS, "value", found.errors)
-    return rows.assign(detections=found.detections)
+    measure = partial(calibration_of, iou_threshold=iou_threshold)
+    return head_table(measure, detections, dataset, replicates, seed)
 
 
 def compare_calibration(
-    detections: pd.DataFrame | KeptDetections,
+    detections: pd.DataFrame,
     dataset: CocoDataset,
-    a: Side,
-    b: Side,
+    a: Key,
+    b: Key,
     *,
     iou_threshold: float = POSITIVE_IOU,
     replicates: int = REPLICATES,
@@ -183,13 +136,8 @@ def compare_calibration(
     Raises:
         UserError: no detections of a head, or detections in other images or of other classes.
     """
-    found = as_detections(detections)
-    truth, bootstrap = resampling(found, dataset, replicates, seed)
-    sides = [
-        calibration_of(of_side(found, side), truth, bootstrap, iou_threshold).errors
-        for side in (a, b)
-    ]
-    return difference_frame("error", CALIBRATION_ERRORS, a, b, *sides)
+    measure = partial(calibration_of, iou_threshold=iou_threshold)
+    return head_differences(measure, detections, dataset, a, b, replicates, seed)
 
 
 @dataclass(frozen=True)
@@ -213,51 +161,55 @@ class Scored:
         return np.stack(total, axis=-1).reshape(images, bins, -1).astype(np.float64)
 
 
-def scored_detections(head: HeadDetections, truth: Truth, iou_threshold: float) -> Scored:
+def scored_detections(head: HeadDetections, truth: GroundTruth, iou_threshold: float) -> Scored:
     """One head's detections that count, matched."""
     found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true, counted = found.true[0, 0], found.counted[0, 0]
     ious = np.zeros(len(true))
-    ious[true] = box_ious(found.boxes[true], truth.boxes[found.objects[true]])
-    columns = np.stack([np.ones(len(true)), found.scores, true, ious], axis=1)
-    return Scored(found.images[counted], found.labels[counted], columns[counted])
+    ious[true] = box_ious(head.boxes[true], truth.boxes[found.objects[true]])
+    columns = np.stack([np.ones(len(true)), head.scores, true, ious], axis=1)
+    return Scored(head.images[counted], head.labels[counted], columns[counted])
 
 
 def calibration_of(
     head: HeadDetections,
-    truth: Truth,
+    truth: GroundTruth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = POSITIVE_IOU,
-) -> Calibration:
-    """One head's calibration errors."""
+    bins: int = RELIABILITY_BINS,
+) -> Quantities:
+    """One head's rows of :func:`calibration_errors`, and its curve of :func:`reliability`."""
     scored = scored_detections(head, truth, iou_threshold)
     images = len(truth.image_ids)
     pooled = scored.sums(D_ECE_BINS, images)
-    of_classes = []
+    class_sums = []
     for label in np.unique(scored.labels):
         chosen = scored.labels == label
         # Of the images that have such detections, which are few where there are many classes.
         there, places = np.unique(scored.images[chosen], return_inverse=True)
-        of_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
-        of_classes.append((there, of_class.sums(LAECE_BINS, len(there))))
+        in_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
+        class_sums.append((there, in_class.sums(LAECE_BINS, len(there))))
 
     def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
-        for there, sums in of_classes:
+        for there, sums in class_sums:
             summed = weights[there].T @ sums.reshape(len(there), -1)
             mean.add(_gap(summed.reshape(-1, *sums.shape[1:]), target=3)[:, None])
         every = np.tensordot(weights.T.astype(np.float64), pooled, axes=1)
         d_ece, overconfidence = (_gap(every, target=2, signed=signed) for signed in (False, True))
         # Without any detection there is no class to take a mean over.
-        laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if of_classes else d_ece
+        laece = np.broadcast_to(mean.value, (len(every), 1))[:, 0] if class_sums else d_ece
         return np.stack([d_ece, laece, overconfidence], axis=-1)
 
     value = weighted_values(np.ones((images, 1), np.float32))[0]
     bears = np.full(len(CALIBRATION_ERRORS), (pooled[..., 0].sum(axis=1) > 0).sum())
     # Overconfidence has a sign.
     limits = Limits(np.array([0.0, 0.0, -1.0]), 1.0)
-    return Calibration(
-        Resampled(value, in_draws(bootstrap, weighted_values), bears, limits), pooled
+    resampled = Resampled(value, in_draws(bootstrap, weighted_values), bears, limits)
+    count = {"detections": round(float(pooled[..., 0].sum()))}
+    curve = _reliability(scored.sums(bins, images), bootstrap)
+    return Quantities(
+        resampled, "error", CALIBRATION_ERRORS, "value", count, {"reliability": curve}
     )
 
 

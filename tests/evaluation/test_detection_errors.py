@@ -10,9 +10,14 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.statistics.detection_errors import compare_errors, detection_errors
-from rethink_heads.statistics.error_kinds import ERRORS, NO_ERROR, sort_errors
-from rethink_heads.statistics.matches import Truth
+from rethink_heads.evaluation.errors import (
+    ERRORS,
+    NO_ERROR,
+    compare_errors,
+    detection_errors,
+    error_kinds,
+)
+from rethink_heads.evaluation.matching import GroundTruth
 from tests.made_detections import head_of, hotcoco_evaluation, make_dataset, make_detections
 
 Box = list[float]
@@ -40,7 +45,7 @@ def ap(hits: list[tuple[float, bool]], objects: int) -> float:
 class BruteForce:
     """TIDE's rules, one detection and one object at a time, without crowds."""
 
-    def __init__(self, frame: pd.DataFrame, truth: Truth, threshold: float) -> None:
+    def __init__(self, frame: pd.DataFrame, truth: GroundTruth, threshold: float) -> None:
         self.threshold = threshold
         self.objects = [
             {"image": int(truth.image_ids[image]), "label": int(label), "box": box.tolist()}
@@ -92,10 +97,10 @@ class BruteForce:
     def counts(self) -> list[int]:
         kinds = [one["kind"] for one in self.found]
         targets = [id(one["target"]) for one in self.found]
-        unfound = [obj for obj in self.objects if "by" not in obj]
-        missed = sum(id(obj) not in targets for obj in unfound)
+        unmatched = [obj for obj in self.objects if "by" not in obj]
+        missed = sum(id(obj) not in targets for obj in unmatched)
         of_kinds = [kinds.count(kind) for kind in ERRORS[:5]]
-        return [*of_kinds, missed, sum(kind != "" for kind in kinds), len(unfound)]
+        return [*of_kinds, missed, sum(kind != "" for kind in kinds), len(unmatched)]
 
     def gains(self) -> list[float]:
         base = self._mean()
@@ -139,7 +144,7 @@ def test_equal_to_the_rules_one_by_one(tmp_path: Path, seed: int, threshold: flo
     dataset = make_dataset(tmp_path, images=14, seed=seed, crowds=False)
     frame = distinct(make_detections(dataset, seed, shake=0.2), seed)
     frame = frame.sort_values("score", ascending=False, ignore_index=True)
-    expected = BruteForce(frame, Truth(dataset), threshold)
+    expected = BruteForce(frame, GroundTruth(dataset), threshold)
     found = detection_errors(frame, dataset, iou_threshold=threshold, replicates=3)
     assert found["error"].tolist() == list(ERRORS)
     assert found["count"].tolist() == expected.counts()
@@ -172,7 +177,7 @@ def compare_with_hotcoco(frame: pd.DataFrame, dataset: CocoDataset) -> None:
 
 def test_detections_of_crowds_are_no_errors(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, images=20)
-    truth = Truth(dataset)
+    truth = GroundTruth(dataset)
     assert truth.crowd.any()
     boxes = truth.boxes[truth.crowd]
     # The inner half of each crowd's box, of its class.
@@ -189,7 +194,7 @@ def test_detections_of_crowds_are_no_errors(tmp_path: Path) -> None:
             "score": 0.9,
         }
     )
-    errors = sort_errors(head_of(frame), truth)
+    errors = error_kinds(head_of(frame, truth), truth)
     # But where one happens to lie on an object of its class, or its class has a found object there.
     assert (errors.kinds == NO_ERROR).all()
     assert len(errors.kinds) == len(frame)
@@ -198,7 +203,7 @@ def test_detections_of_crowds_are_no_errors(tmp_path: Path) -> None:
 
 def test_perfect_detections_have_no_errors(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path, crowds=False)
-    truth = Truth(dataset)
+    truth = GroundTruth(dataset)
     boxes = truth.boxes
     frame = pd.DataFrame(
         {

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
+from rethink_heads.evaluation.matching import Flags, Indices
 from rethink_heads.machine import core_count
 from rethink_heads.statistics.bootstrap import Array, ImageBootstrap
-from rethink_heads.statistics.matches import Flags, Indices
 
 Weights = npt.NDArray[np.float32]
 
@@ -77,10 +77,10 @@ def precision_at_recalls(ranking: Ranking) -> Array:
         if to_find == 0:
             continue
         true = ranking.true[setting][ranking.counted[setting]]
-        hits = true.cumsum()
-        precision = hits / (np.arange(1, len(true) + 1) + np.spacing(1))
+        found_so_far = true.cumsum()
+        precision = found_so_far / (np.arange(1, len(true) + 1) + np.spacing(1))
         envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-        found[setting] = envelope[np.searchsorted(hits / to_find, RECALLS, side="left")]
+        found[setting] = envelope[np.searchsorted(found_so_far / to_find, RECALLS, side="left")]
     return found
 
 
@@ -167,3 +167,22 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
     reached = nearest + (RECALLS[nearest] <= recall)
     area = np.einsum("nb,nb->b", envelope, np.diff(reached, axis=0, prepend=np.int16(0)))
     return np.where(to_find > 0, area / len(RECALLS), np.nan)
+
+
+class MeanOverClasses:
+    """Mean over classes of quantities (B, M), each over the classes that it is defined for."""
+
+    def __init__(self) -> None:
+        self._sum: Array = np.zeros(())
+        self._count: Array = np.zeros(())
+
+    def add(self, values: Array) -> None:
+        """Add a class's values (B, M), nan where they are not defined."""
+        is_there = ~np.isnan(values)
+        self._sum = self._sum + np.where(is_there, values, 0)
+        self._count = self._count + is_there
+
+    @property
+    def value(self) -> Array:
+        """(B, M), nan where no class has a value."""
+        return np.where(self._count > 0, self._sum / np.maximum(self._count, 1), np.nan)

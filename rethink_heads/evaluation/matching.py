@@ -9,7 +9,6 @@ counts again without matching again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +18,8 @@ import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.measure.kept_detections import HeadDetections, KeptDetections, Side
-from rethink_heads.statistics.bootstrap import Array, ImageBootstrap
+from rethink_heads.measure.store import Key
+from rethink_heads.statistics.bootstrap import Array
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -34,34 +33,40 @@ _AREA_LIMITS = np.array([[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2
 MOST_DETECTIONS = 100
 """Of an image and class, those of lower score do not count."""
 NO_OBJECT = -1
-_COLUMNS = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
-# Detections and their pairs with the objects of their images. In all sizes and at all thresholds they take some 20 MiB.
-_MATCHED_AT_ONCE = 200_000
 
 
 @dataclass(frozen=True)
-class Matches:
-    """One head's N detections, by image and in each by falling score.
+class HeadDetections:
+    """One head's N detections, by image and in each by falling score, those of equal score as they were found.
 
     Attributes:
         images: (N,) each detection's image, as an index into the sorted image ids, ascending.
         labels: (N,); scores: (N,); boxes: (N, 4) x, y, width, height in px of the original image.
-        true: (A, T, N) whether it is a true positive, by size and IoU threshold.
-        counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
-            as is one of a class and image that has a hundred better ones.
-        objects: (N,) row in :class:`Truth` of the object it is matched to at the first IoU threshold, -1 for none.
     """
 
     images: Indices
     labels: Indices
     scores: Array
     boxes: Array
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What becomes of N detections.
+
+    Attributes:
+        true: (A, T, N) whether it is a true positive, by size and IoU threshold.
+        counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
+            as is one of a class and image that has a hundred better ones.
+        objects: (N,) row in :class:`GroundTruth` of the object it is matched to at the first threshold, -1 for none.
+    """
+
     true: Flags
     counted: Flags
     objects: Indices
 
 
-class Truth:
+class GroundTruth:
     """A dataset's objects as evaluation sees them: boxes as annotated, crowds included, unusable boxes left out.
 
     Objects and crowds of classes that the dataset leaves out are not there.
@@ -73,7 +78,12 @@ class Truth:
         areas: (G,) px^2, the box's where the file gives none; crowd: (G,) whether it is one.
     """
 
-    def __init__(self, dataset: CocoDataset) -> None:
+    def __init__(self, dataset: CocoDataset, detections: pd.DataFrame | None = None) -> None:
+        """Take a dataset's objects, and check that detections, if given, are of its images and classes.
+
+        Raises:
+            UserError: they are not.
+        """
         self.dataset = dataset
         self.image_ids: Indices = np.unique(np.array(dataset.image_ids, np.int64))
         annotated = dataset.annotated
@@ -86,6 +96,8 @@ class Truth:
         areas = annotated.areas[order]
         self.areas: Array = np.where(np.isnan(areas), self.boxes[:, 2:].prod(axis=1), areas)
         self.crowd: Flags = annotated.crowd[order]
+        if detections is not None:
+            self.check(detections)
 
     @property
     def class_count(self) -> int:
@@ -98,66 +110,53 @@ class Truth:
 
     def to_find(self, label: int) -> tuple[Indices, Flags]:
         """Images (G,) of a class's objects, and whether each is to be found in each size (A, G)."""
-        of_class = np.flatnonzero((self.labels == label) & ~self.crowd)
-        areas = self.areas[of_class]
-        return self.images[of_class], _within(areas, _AREA_LIMITS)
+        in_class = np.flatnonzero((self.labels == label) & ~self.crowd)
+        areas = self.areas[in_class]
+        return self.images[in_class], _within(areas, _AREA_LIMITS)
 
     def images_each(self) -> float:
         """Images that have objects of a class, on average over the classes that have objects; at least 1."""
         pairs = np.unique(self.labels[~self.crowd] + self.class_count * self.images[~self.crowd])
         return len(pairs) / max(1, len(np.unique(pairs % self.class_count)))
 
-    def check(self, detections: KeptDetections) -> None:
+    def detections_of(
+        self, detections: pd.DataFrame, key: Key, needed: bool = False
+    ) -> HeadDetections:
+        """One head's detections, of which there may be none unless ``needed``.
+
+        Raises:
+            UserError: there are none, where needed.
+        """
+        detector, head = key
+        chosen = (detections["detector"] == detector) & (detections["head"] == head)
+        if needed and not chosen.any():
+            keys = detections[["detector", "head"]].drop_duplicates().to_numpy()
+            there = ", ".join("/".join(map(str, each)) for each in keys) or "nothing"
+            raise UserError(f"no detections of {'/'.join(key)}; there are those of {there}")
+        found = detections[chosen]
+        images, scores = self.index(found["image_id"]), found["score"].to_numpy(np.float64)
+        order = np.lexsort((-scores, images))
+        corners = found[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)[order]
+        boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
+        labels = found["label"].to_numpy(np.int64)
+        return HeadDetections(images[order], labels[order], scores[order], boxes)
+
+    def check(self, detections: pd.DataFrame) -> None:
         """Raise UserError where detections are of other images or classes than the dataset's."""
-        strangers: set[int] = set()
-        labels = {0}
-        for side in detections.sides:
-            for part in detections.read(side, ["image_id", "label"]):
-                found = np.unique(part["image_id"].to_numpy(np.int64))
-                strangers.update(found[~np.isin(found, self.image_ids)].tolist())
-                labels.update(part["label"].unique().tolist())
-        where = self.dataset.where
-        if strangers:
+        found, where = np.unique(detections["image_id"].to_numpy(np.int64)), self.dataset.where
+        unknown = found[~np.isin(found, self.image_ids)]
+        if len(unknown):
             raise UserError(
-                f"{len(strangers)} images with detections are not among the {len(self.image_ids)} of {where}"
-                f" (the first: {min(strangers)}); evaluate on the data that was detected on"
+                f"{len(unknown)} images with detections are not among the {len(self.image_ids)} of {where}"
+                f" (the first: {unknown[0]}); evaluate on the data that was detected on"
             )
+        labels = {0, *detections["label"].unique().tolist()}
         if min(labels) < 0 or max(labels) >= self.class_count:
             raise UserError(
                 f"detections have labels from {min(labels)} to {max(labels)}, but {where} has {self.class_count}"
                 f" classes, 0 to {self.class_count - 1};"
                 " evaluate on the data that was detected on"
             )
-
-
-def resampling(
-    detections: KeptDetections, dataset: CocoDataset, replicates: int, seed: int
-) -> tuple[Truth, ImageBootstrap]:
-    """What there is to find, and draws of the dataset's images to count it on.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    truth = Truth(dataset)
-    truth.check(detections)
-    return truth, ImageBootstrap(truth.image_ids, replicates, seed)
-
-
-def of_heads(detections: KeptDetections) -> Iterator[HeadDetections]:
-    """The detections of each head of each detector that found anything."""
-    return (HeadDetections(detections, side) for side in detections.sides)
-
-
-def of_side(detections: KeptDetections, side: Side) -> HeadDetections:
-    """The detections of one head.
-
-    Raises:
-        UserError: there are none of it.
-    """
-    if side not in detections.sides:
-        there = ", ".join("/".join(found) for found in detections.sides) or "nothing"
-        raise UserError(f"no detections of {'/'.join(side)}; there are those of {there}")
-    return HeadDetections(detections, side)
 
 
 def box_ious(boxes: Array, objects: Array, crowd: Flags | bool = False) -> Array:
@@ -175,7 +174,7 @@ def box_ious(boxes: Array, objects: Array, crowd: Flags | bool = False) -> Array
 
 
 def match_detections(
-    truth: Truth,
+    truth: GroundTruth,
     head: HeadDetections,
     thresholds: Array = THRESHOLDS,
     *,
@@ -189,62 +188,24 @@ def match_detections(
         thresholds: (T,) IoU thresholds.
         sizes: how many of AREAS.
     """
-    parts = [
-        _matched(truth, part.iloc[rows], np.asarray(thresholds), sizes)
-        for part in head.read(_COLUMNS)
-        for rows in _by_images(truth, truth.index(part["image_id"]))
-    ]
-    if not parts:
-        nothing = pd.DataFrame({name: [] for name in _COLUMNS})
-        parts = [_matched(truth, nothing, np.asarray(thresholds), sizes)]
-    names = vars(parts[0])
-    # Detections run along the last axis of all but the boxes.
-    return Matches(
-        **{
-            name: np.concatenate(
-                [vars(part)[name] for part in parts], axis=0 if name == "boxes" else -1
-            )
-            for name in names
-        }
-    )
-
-
-def _by_images(truth: Truth, images: Indices) -> Iterator[slice]:
-    """Consecutive rows of whole images (N,), about _MATCHED_AT_ONCE at once."""
-    if not len(images):
-        return iter(())
-    starts = np.append(0, np.flatnonzero(np.diff(images)) + 1)
-    objects = np.bincount(truth.images, minlength=len(truth.image_ids))
-    before = np.append(0, np.cumsum(1 + objects[images]))[starts]
-    # An image begins a new part where it begins in another stretch of so many than the one before.
-    begins = starts[np.append(True, np.diff(before // _MATCHED_AT_ONCE) > 0)]
-    return map(slice, begins.tolist(), [*begins[1:].tolist(), len(images)])
+    # As pycocotools has it, so that an IoU of 1 passes a threshold of 1.
+    thresholds = np.minimum(thresholds, 1 - 1e-10)
+    overlaps = _overlaps(truth, head, thresholds.min())
+    limits = _AREA_LIMITS[:sizes]
+    ignored = truth.crowd | ~_within(truth.areas, limits)
+    objects = _assign(overlaps, ignored, truth.crowd, thresholds, len(head.images))
+    is_matched = objects != NO_OBJECT
+    # NO_OBJECT takes the last of them, which is none.
+    padded = np.pad(ignored, ((0, 0), (0, 1)))
+    is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
+    is_ignored |= ~is_matched & ~_within(head.boxes[:, 2:].prod(axis=1), limits)[:, None]
+    counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
+    return Matches(is_matched & counted, counted, objects[0, 0])
 
 
 def _within(areas: Array, limits: Array) -> Flags:
     """Whether areas (N,) are in each of the limits (A, 2): (A, N)."""
     return np.asarray((areas >= limits[:, :1]) & (areas <= limits[:, 1:]))
-
-
-def _matched(truth: Truth, frame: pd.DataFrame, thresholds: Array, sizes: int) -> Matches:
-    """Match detections of whole images, each one's by falling score."""
-    corners = frame[["x1", "y1", "x2", "y2"]].to_numpy(np.float64)
-    boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-    images, labels = truth.index(frame["image_id"]), frame["label"].to_numpy(np.int64)
-    # As pycocotools has it, so that an IoU of 1 passes a threshold of 1.
-    thresholds = np.minimum(thresholds, 1 - 1e-10)
-    overlaps = _overlaps(truth, images, labels, boxes, thresholds.min())
-    limits = _AREA_LIMITS[:sizes]
-    ignored = truth.crowd | ~_within(truth.areas, limits)
-    objects = _assign(overlaps, ignored, truth.crowd, thresholds, len(frame))
-    is_matched = objects != NO_OBJECT
-    # NO_OBJECT takes the last of them, which is none.
-    padded = np.pad(ignored, ((0, 0), (0, 1)))
-    is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
-    is_ignored |= ~is_matched & ~_within(boxes[:, 2:].prod(axis=1), limits)[:, None]
-    counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
-    scores = frame["score"].to_numpy(np.float64)
-    return Matches(images, labels, scores, boxes, is_matched & counted, counted, objects[0, 0])
 
 
 @dataclass(frozen=True)
@@ -262,11 +223,9 @@ class _Overlaps:
     rank: Indices
 
 
-def _overlaps(
-    truth: Truth, images: Indices, labels: Indices, boxes: Array, least: float
-) -> _Overlaps:
+def _overlaps(truth: GroundTruth, head: HeadDetections, least: float) -> _Overlaps:
     """Find the pairs of an IoU of ``least`` or more, objects in the file's order."""
-    keys = images * truth.class_count + labels
+    keys = head.images * truth.class_count + head.labels
     by_key = np.argsort(keys, kind="stable")
     rank = np.empty(len(keys), np.int64)
     rank[by_key] = np.arange(len(keys)) - np.searchsorted(keys[by_key], keys[by_key])
@@ -277,7 +236,7 @@ def _overlaps(
     detections = np.repeat(np.arange(len(keys)), counts)
     within = np.arange(len(detections)) - np.repeat(counts.cumsum() - counts, counts)
     objects = order[first[detections] + within]
-    ious = box_ious(boxes[detections], truth.boxes[objects], truth.crowd[objects])
+    ious = box_ious(head.boxes[detections], truth.boxes[objects], truth.crowd[objects])
     enough = ious >= least
     return _Overlaps(detections[enough], objects[enough], ious[enough], rank)
 
@@ -296,14 +255,14 @@ def _assign(
         if not len(pairs):
             continue
         rows, starts = np.unique(overlaps.detections[pairs], return_index=True)
-        of_row = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(pairs))))
+        row_of = np.repeat(np.arange(len(rows)), np.diff(np.append(starts, len(pairs))))
         objects, ious = overlaps.objects[pairs], overlaps.ious[pairs]
         is_free = (~is_taken[..., objects] | crowd[objects]) & (ious >= least)
         chosen = np.full((*found.shape[:2], len(rows)), -1)
-        for of_ignored in (False, True):
-            is_open = is_free & (ignored[:, objects] == of_ignored)[:, None]
+        for among_ignored in (False, True):
+            is_open = is_free & (ignored[:, objects] == among_ignored)[:, None]
             best = np.maximum.reduceat(np.where(is_open, ious, 0.0), starts, axis=-1)
-            is_best = is_open & (ious == best[..., of_row])
+            is_best = is_open & (ious == best[..., row_of])
             # Of equal overlaps the last object's.
             last = np.maximum.reduceat(
                 np.where(is_best, np.arange(len(pairs)), -1), starts, axis=-1

@@ -8,14 +8,18 @@ import pandas as pd
 import pytest
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.results import (
-    compared_sides,
+from rethink_heads.measure.store import Measurements
+from rethink_heads.report.results import (
     compute_tables,
     write_figures,
     write_tables,
 )
-from rethink_heads.statistics.comparison import STATISTICS, compare, compare_responses
+from rethink_heads.statistics.comparison import (
+    STATISTICS,
+    compare,
+    compare_responses,
+    compared_pairs,
+)
 from rethink_heads.statistics.correlation import pearson
 from tests.synthetic_measurements import synthetic_measurements
 
@@ -146,15 +150,13 @@ def test_figures_from_the_files_are_those_from_the_frames(tables: Tables, tmp_pa
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
-def test_sides_are_one_detectors_heads_and_heads_trained_apart():
-    detectors = {"one": ("fc",), "two": ("conv",), "both": ("fc", "conv", "double")}
-    measurements = synthetic_measurements(
-        detectors, images=2, objects_per_size=1, maps=False, rows=False
-    )
-    assert compared_sides(measurements) == [
-        (("both", "fc"), ("both", "conv")),
-        (("one", "fc"), ("two", "conv")),
-    ]
+def test_pairs_are_one_detectors_heads_and_heads_trained_apart() -> None:
+    apart = [("one", "fc"), ("two", "conv")]
+    assert compared_pairs(apart) == [(("one", "fc"), ("two", "conv"))]
+    both = [("both", head) for head in ("fc", "conv", "double")]
+    # Double's boxes are conv's, and its scores fc's.
+    assert compared_pairs(both, "pcc") == [(("both", "fc"), ("both", "conv"))]
+    assert len(compared_pairs(both)) == 3
 
 
 def test_other_heads_come_in_a_figure_of_their_own(
