@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
@@ -127,7 +128,7 @@ def read_detections(
     if not runs or {*names} != {DEFAULT_MEASUREMENTS} or not all(path.is_file() for path in paths):
         return None
     try:
-        dataset = CocoDataset(*runs[0].config.data.paths("test"))
+        dataset = CocoDataset(*split_paths(runs[0].config.data, "test"))
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None

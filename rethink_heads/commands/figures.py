@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads.analysis_inputs import measured_names, read_inputs
-from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
-from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
@@ -21,6 +19,8 @@ from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.options import JsonOption, SeedOption, option
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import NOTE_NAME as COMPARISON_NAME
+from rethink_heads.result_folders import legends_for, note_comparison, shared_folder
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:

@@ -48,8 +48,7 @@ from rethink_heads.statistics.comparison import (
     compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.rank_levels import compare_levels, level_correlation
-from rethink_heads.statistics.ranks import RANK_REPLICATES
+from rethink_heads.statistics.ranks import RANK_REPLICATES, compare_levels, level_correlation
 from rethink_heads.statistics.regression import error_components
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import distinct_pairs
@@ -136,7 +135,7 @@ def stage_tables(
     Returns:
         "stage_correlation" and "stage_comparisons"; where there are final detections also
         "rank_levels" and "rank_level_comparisons" (see
-        :mod:`rethink_heads.statistics.rank_levels`), over all IoUs from 0.5 whatever the range.
+        :mod:`rethink_heads.statistics.ranks`), over all IoUs from 0.5 whatever the range.
         Without pairs the comparisons have no rows.
     """
     correlate, compared_by = (
