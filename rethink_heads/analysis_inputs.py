@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
@@ -78,7 +79,18 @@ def read_inputs(
         read_detections(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
+        "; ".join(dict.fromkeys(map(_data_name, runs, names))),
     )
+
+
+def _data_name(run: Run, name: str) -> str:
+    """What the images of a run's measurements are called."""
+    data = run.config.data
+    if name != DEFAULT_MEASUREMENTS:
+        return f"measurements {name}"
+    if data.test_annotations is not None or data.source is None:
+        return Path(data.test_annotations or "").name
+    return f"{Path(data.source).name} {data.test_split}"
 
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
@@ -116,7 +128,7 @@ def read_detections(
     if not runs or {*names} != {DEFAULT_MEASUREMENTS} or not all(path.is_file() for path in paths):
         return None
     try:
-        dataset = CocoDataset(*runs[0].config.data.paths("test"))
+        dataset = CocoDataset(*split_paths(runs[0].config.data, "test"))
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None

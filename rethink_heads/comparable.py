@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 
@@ -52,7 +53,10 @@ def on_common_classes(subjects: list[Subject]) -> list[Subject]:
     Raises:
         UserError: there is none.
     """
-    if len({subject.config.data.paths("test") for subject in subjects}) > 1 or len(subjects) == 1:
+    if (
+        len({split_paths(subject.config.data, "test") for subject in subjects}) > 1
+        or len(subjects) == 1
+    ):
         return subjects
     matches = [subject.match() for subject in subjects]
     names, matched = matches[0].dataset_names, [match.matched for match in matches]

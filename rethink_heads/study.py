@@ -20,6 +20,7 @@ from rethink_heads.comparable import (
 )
 from rethink_heads.config import MeasuringConfig, StudyConfig
 from rethink_heads.console import say, work
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process, rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import csv_bytes, write_csv
@@ -51,7 +52,7 @@ class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
 
     def tell(self, config: StudyConfig) -> CocoDataset:
         """Return the test data of the settings, and say what is measured of it and what was left out."""
-        dataset, measuring = self[config.data.paths("test")], config.measuring
+        dataset, measuring = self[split_paths(config.data, "test")], config.measuring
         chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
         counts = chosen.box_counts
         total = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
@@ -115,7 +116,7 @@ class Subject:
         """Which class of the data is which of the detector's; the detector itself is not opened."""
         from rethink_heads.detectors.classes import match_classes, read_class_map
 
-        names = self.datasets[self.config.data.paths("test")].class_names
+        names = self.datasets[split_paths(self.config.data, "test")].class_names
         given = read_class_map(self.config.measuring.class_map)
         return match_classes(names, self.run.class_names, given)
 
@@ -253,7 +254,7 @@ class Subject:
         The number of images is left out: it also depends on how many the data has.
         """
         return {
-            "data": self.datasets[self.config.data.paths("test")].file_fingerprint,
+            "data": self.datasets[split_paths(self.config.data, "test")].file_fingerprint,
             "measuring": self.config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
             "seed": str(self.seed),
         }
@@ -417,7 +418,7 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
     for own, each in zip(subjects, taken, strict=True):
         if each is not own:
             images = each.config.measuring.images
-            total = len(each.datasets[each.config.data.paths("test")])
+            total = len(each.datasets[split_paths(each.config.data, "test")])
             say(
                 f"{own.run.name}: what is there is shown, {each.name}: {total if images is None else images} of"
                 f" {total} images; measuring.images=none measures all with the settings in {own.run.path}"

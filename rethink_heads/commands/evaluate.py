@@ -65,8 +65,8 @@ LEADS = {
     "laece": "LaECE (lower is better)",
 }
 ERRORS_MEAN = (
-    "cls: wrong class; loc: wrong place; both: both; dupe: a second detection of an object; bkg: on background; miss:"
-    " objects that no detection is near; fp, fn: all false positives, all objects not found."
+    "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on"
+    " background; miss: objects that no detection is near; fp, fn: all false positives, all objects not found."
 )
 CALIBRATION_MEANS = (
     "D-ECE: how far scores are from precision; LaECE: from precision times IoU; overconfidence: mean score less"
@@ -177,7 +177,7 @@ def report(
     found: Sequence[Detected], tables: Tables, written: Sequence[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
-    from rethink_heads.report.heads import Heads, interval, widen
+    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
 
     result = Report(NAME, {each.run.name: each.provenance for each in found})
     result.data(
@@ -228,9 +228,14 @@ def report(
             CALIBRATION_MEANS,
         )
     compared = [table for name, table in tables.items() if name.endswith("_comparisons")]
-    cells, said = heads.differences(*compared, full=screen.full)
+    # With the tables of errors and of calibration the screen is full.
+    most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
+    cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
-    result.end(screen.as_json, screen.full, whereabouts([each.run for each in found], written))
+    where = whereabouts([each.run for each in found], written)
+    result.end(
+        screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
+    )
 
 
 def _check_folder(output: Path) -> None:

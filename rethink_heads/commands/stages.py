@@ -134,7 +134,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     from rethink_heads.report.results import stage_tables, write_results
     from rethink_heads.statistics.comparison import compared_pairs
 
-    pairs = compared_pairs(found.sides, "pcc")
+    # Final detections differ by the regressor, too.
+    pairs = compared_pairs(found.sides)
     with work():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
@@ -156,7 +157,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     for stage in correlations["stage"].unique():
         of_stage = select(correlations, stage=stage, size="all")
         of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
-        result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+        at_stage = Heads(found.sides, of_stage)
+        result.lines(at_stage.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
     shown = correlations if screen.full else correlations[correlations["size"] == "all"]
     low, high = iou_range
     where = "" if screen.full else ", all sizes"
