@@ -281,8 +281,7 @@ def report(plan: Plan, as_json: bool) -> None:
     result.lines(
         "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
         " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
-        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), within which results are merged and"
-        " analysed.",
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once of RoIs.",
     )
     result.end(as_json)
 
