@@ -22,6 +22,7 @@ import typer
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.base import Detector
 from rethink_heads.files import write_csv, write_text
 from rethink_heads.measure.moments import (
@@ -277,7 +278,7 @@ def command(
     tables = []
     for path in run:
         opened = Run.open(path)
-        dataset = CocoDataset(*opened.config.data.paths("test"))
+        dataset = CocoDataset(*split_paths(opened.config.data, "test"))
         whole = list(
             measure_whole(opened.load(), dataset, opened.name, objects, MeasuringConfig().memory_mb)
         )

@@ -28,6 +28,7 @@ _PUBLIC = {
     "Data": (
         ("CocoDataset", "data.coco", "images and boxes of a split in COCO format"),
         ("resolve_split", "data.sources", "annotation file and image folder of a split"),
+        ("split_paths", "data.sources", "the same by the data settings of a run"),
         ("shapes_root", "data.shapes", "folder of the generated set, made on first use"),
     ),
     "Detectors": (
@@ -98,7 +99,7 @@ _PUBLIC = {
         ("stage_correlation", "statistics.stages", "the correlations at each stage"),
         (
             "level_correlation",
-            "statistics.rank_levels",
+            "statistics.ranks",
             "rank correlation within images and classes",
         ),
     ),
@@ -130,7 +131,7 @@ _PUBLIC = {
         ("compare_decay", "statistics.comparison", "correlation by distance"),
         ("compare_responses", "statistics.comparison", "responses"),
         ("compare_stages", "statistics.stages", "correlations at each stage"),
-        ("compare_levels", "statistics.rank_levels", "rank correlations within images and classes"),
+        ("compare_levels", "statistics.ranks", "rank correlations within images and classes"),
         ("compare_precision", "evaluation.average_precision", "average precisions"),
         ("compare_errors", "evaluation.errors", "TIDE's errors"),
         ("compare_calibration", "evaluation.calibration", "calibration errors"),

@@ -1,6 +1,6 @@
 """The paper's figures and tables: each is defined by a script of its own in ``analyses/``.
 
-A script has two functions: ``tables(given)``, the numbers, from what was measured, and
+A script has two functions: ``tables(inputs)``, the numbers, from what was measured, and
 ``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.report.results`
 and ``python analyses/NAME.py`` all run them from here, so that a figure has one definition.
 
@@ -40,7 +40,7 @@ class Options(TypedDict, total=False):
     seed: int
 
 
-class NotGivenError(UserError):
+class MissingInputError(UserError):
     """An analysis lacks what it is made of; the message says which command makes it."""
 
 
@@ -52,7 +52,7 @@ class TableSet(dict[str, pd.DataFrame]):
 
 
 @dataclass(frozen=True)
-class Given:
+class AnalysisInputs:
     """What an analysis may read.
 
     Attributes:
@@ -75,10 +75,10 @@ class Given:
         """Measurements of the predefined proposals.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.found is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs measured runs: rethink-heads correlate --run RUN, then --run RUN here"
             )
         return self.found
@@ -88,10 +88,10 @@ class Given:
         """Final detections of every head, and their data set.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.detected is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs detections: rethink-heads evaluate --run RUN, then --run RUN here"
             )
         return self.detected
@@ -100,10 +100,10 @@ class Given:
         """The table of the sweep of that name.
 
         Raises:
-            NotGivenError: there is none.
+            MissingInputError: there is none.
         """
         if name not in self.sweeps:
-            raise NotGivenError(
+            raise MissingInputError(
                 f"it needs a sweep: rethink-heads sweep {name}, then --sweep FOLDER here"
             )
         return self.sweeps[name]
@@ -122,12 +122,12 @@ class Analysis:
 
     name: str
     about: str
-    tables: Callable[[Given], dict[str, pd.DataFrame]]
+    tables: Callable[[AnalysisInputs], dict[str, pd.DataFrame]]
     draw: Callable[[TableSet], Figure]
 
-    def complete(self, given: Given) -> TableSet:
+    def complete(self, inputs: AnalysisInputs) -> TableSet:
         """The tables, as :attr:`draw` takes them."""
-        return TableSet(self.tables(given))
+        return TableSet(self.tables(inputs))
 
 
 @cache

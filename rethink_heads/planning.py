@@ -248,7 +248,7 @@ def estimate(
         calibration: of the machine at hand.
         counts: what is measured.
         devices: numbers of devices like the one at hand.
-        memory_bound_mb: ``measuring.memory_mb``, which the heads may hold at once of RoIs.
+        memory_bound_mb: ``measuring.memory_mb``, which the heads may hold at once.
     """
     # A size of which there are no objects to calibrate on has none to be measured either.
     tried = calibration.object_seconds

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from rethink_heads import __version__, files
 from rethink_heads.config import CONFIG_NAME, Config, Settings, StudyConfig
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import SignalReceived, UserError, interruption
 from rethink_heads.locking import hold
@@ -429,7 +430,7 @@ def measurements_name(
         ``default`` where nothing differs from the run's own, otherwise the split's name and eight
         hexadecimal digits that stand for annotations, image folder, settings and seed.
     """
-    annotations, images = chosen.data.paths("test")
+    annotations, images = split_paths(chosen.data, "test")
     same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
     measuring = chosen.measuring.model_dump_json(exclude=NOT_MEASURED)
     same_measuring = own.measuring.model_dump_json(exclude=NOT_MEASURED) == measuring
@@ -445,7 +446,7 @@ def measurements_name(
 
 def _test_paths(config: StudyConfig) -> tuple[Path, Path] | None:
     try:
-        return config.data.paths("test", generate=False)
+        return split_paths(config.data, "test", generate=False)
     except UserError:
         return None
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.config import Config, MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.measure.responses import Responder
@@ -135,7 +136,7 @@ def detector(config: Config) -> RCNN:
 
 @pytest.fixture(scope="module")
 def dataset(config: Config) -> CocoDataset:
-    return CocoDataset(*config.data.paths("test"))
+    return CocoDataset(*split_paths(config.data, "test"))
 
 
 @pytest.mark.parametrize("settings", [{}, {"objects_per_image": 2}, {"images": 4}])

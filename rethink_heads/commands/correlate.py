@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.commands.stages import (
     PREDEFINED,
     StagesOption,
@@ -20,6 +19,7 @@ from rethink_heads.commands.stages import (
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import whereabouts, write_comparison
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
-from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
-from rethink_heads.commands.given import given, measured_names
+from rethink_heads.analysis_inputs import measured_names, read_inputs
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.options import JsonOption, SeedOption, option
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import NOTE_NAME as COMPARISON_NAME
+from rethink_heads.result_folders import legends_for, note_comparison, shared_folder
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 NAME = "figures"
 NOTE_NAME = "drawn.json"
@@ -37,12 +37,11 @@ EXAMPLE = (
 
 RedrawOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--redraw",
-        metavar="DIR",
-        help="Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
+        "DIR",
+        "Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
         " the same files again, to the byte. With --output the figures go there.",
-        show_default=False,
     ),
 ]
 NoDeviceOption = Annotated[
@@ -61,41 +60,33 @@ class InputOptions:
 
     run: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--run",
-            metavar="DIR",
-            help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-            show_default=False,
+            "DIR",
+            "Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
         ),
     ] = None
     sweep: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--sweep",
-            metavar="DIR",
-            help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
-            show_default=False,
-        ),
+        option("--sweep", "DIR", "Folder of a sweep (rethink-heads sweep); repeat it for several."),
     ] = None
     measurements: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--measurements",
-            metavar="NAME",
-            help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+            "NAME",
+            "Which of the run's measurements (a folder in measurements/); of several runs, one"
             " name for all or one for each --run. Without it: all of one run, the default ones of"
             " several.",
-            show_default=False,
         ),
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--output",
-            metavar="DIR",
-            help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+            "DIR",
+            "Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
             " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-            show_default=False,
         ),
     ] = None
     seed: SeedOption = None
@@ -136,13 +127,13 @@ class InputOptions:
             return shared_folder(self.runs)
         return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
 
-    def read(self) -> Given:
+    def read(self) -> AnalysisInputs:
         """Read what the analyses need.
 
         Raises:
             UserError: something is not there, or runs are not comparable.
         """
-        return given(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
+        return read_inputs(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
 
 
 def command(
@@ -192,7 +183,7 @@ def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = No
         skipped: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
-        found = given([run], [name], [], seed)
+        found = read_inputs([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
         note = {
             "measurements": _measurements_hashes(run, name),
@@ -225,7 +216,7 @@ def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
 
 
 def draw(
-    found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
+    found: AnalysisInputs, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
     from rethink_heads.report.results import compute, write_figures, write_tables

@@ -24,6 +24,7 @@ from rethink_heads.options import (
     MeasuringOptions,
     SeedOption,
     StudyOptions,
+    option,
     within,
 )
 from rethink_heads.report.output import Report
@@ -52,7 +53,7 @@ class OneDetectorOptions(DetectorOptions):
 
     run: Annotated[
         list[Path] | None,
-        typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False),
+        option("--run", "DIR", "Run folder."),
     ] = None
 
 
@@ -73,16 +74,15 @@ class PlannedMeasuringOptions(MeasuringOptions):
 
 HeadOption = Annotated[
     str | None,
-    typer.Option("--head", metavar="|".join(HEADS), help="The preset's head.", show_default=False),
+    option("--head", "|".join(HEADS), "The preset's head."),
 ]
 DevicesOption = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--devices",
-        metavar="N",
-        callback=within(bounds.DEVICES),
-        help="Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
-        show_default=False,
+        "N",
+        "Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
+        bounds.DEVICES,
     ),
 ]
 BudgetOption = Annotated[
@@ -281,7 +281,7 @@ def report(plan: Plan, as_json: bool) -> None:
     result.lines(
         "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
         " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
-        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once of RoIs.",
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once.",
     )
     result.end(as_json)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import whereabouts, write_comparison
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:

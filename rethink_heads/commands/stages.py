@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from rethink_heads.commands.comparing import (
+from rethink_heads.comparable import check_comparable
+from rethink_heads.console import say, work
+from rethink_heads.distributed import rank_zero_only
+from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
+from rethink_heads.options import ScreenOptions, StudyOptions, option
+from rethink_heads.report.output import Report
+from rethink_heads.result_folders import (
     legends_for,
     note_comparison,
     result_folders,
     whereabouts,
     written_folder,
 )
-from rethink_heads.comparable import check_comparable
-from rethink_heads.console import say, work
-from rethink_heads.distributed import rank_zero_only
-from rethink_heads.errors import UserError
-from rethink_heads.locking import hold
-from rethink_heads.options import ScreenOptions, StudyOptions
-from rethink_heads.report.output import Report
-from rethink_heads.study import Key, Study, Subject, in_order, open_study
+from rethink_heads.study import Key, Study, in_order, open_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,12 +39,11 @@ LEVEL_NAMES = {
 
 StagesOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--stage",
-        metavar="|".join((*STAGES, ALL)),
-        help="Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
+        "|".join((*STAGES, ALL)),
+        "Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
         " repeat it for several. Without it: the predefined proposals.",
-        show_default=False,
     ),
 ]
 
@@ -115,7 +112,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
         found = found.measure()
     if later:
         for subject in found.subjects:
-            _match_boxes(subject)
+            subject.match_stages()
     rank_zero_only()
     if not later:
         return StageStudy(found, None, {})
@@ -137,7 +134,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     from rethink_heads.report.results import stage_tables, write_results
     from rethink_heads.statistics.comparison import compared_pairs
 
-    pairs = compared_pairs(found.sides, "pcc")
+    # Final detections differ by the regressor, too.
+    pairs = compared_pairs(found.sides)
     with work():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
@@ -159,7 +157,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     for stage in correlations["stage"].unique():
         of_stage = select(correlations, stage=stage, size="all")
         of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
-        result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+        at_stage = Heads(found.sides, of_stage)
+        result.lines(at_stage.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
     shown = correlations if screen.full else correlations[correlations["size"] == "all"]
     low, high = iou_range
     where = "" if screen.full else ", all sizes"
@@ -213,25 +212,6 @@ def _check_precision(found: Study) -> None:
                 f"{subject.run.name}: the later stages are read in float32 only; give --precision float32, or leave out"
                 f" --stage to have the predefined proposals in {precision}"
             )
-
-
-def _match_boxes(subject: Subject) -> None:
-    """Match the boxes of a detector's own stages to objects, where it was not done before."""
-    from rethink_heads.measure.stages import keep_stages
-
-    shared, measuring = subject.opened, subject.config.measuring
-    dataset = shared.dataset
-    if measuring.images is not None:
-        dataset = dataset.subset(measuring.images)
-    with subject.run.logged(f"matching boxes {subject.name}"), work():
-        keep_stages(
-            shared.detector,
-            dataset,
-            subject.run.name,
-            subject.folder,
-            subject.provenance,
-            measuring.memory_mb,
-        )
 
 
 def _opened(

@@ -1,6 +1,6 @@
 """Asks a detector and checks what it answers: shapes, types, numbers, labels.
 
-A user's own detector was looked at once when it was opened, on a made-up image. On real ones its numbers may overflow,
+A user's own detector was looked at once when it was opened, on a synthetic image. On real ones numbers may overflow,
 its labels may start at 1, its code may fail. Nothing of that may be counted, so every answer is looked at before it is
 used; and what is wrong names the detector and the image.
 """

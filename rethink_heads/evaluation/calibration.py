@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
 from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
 from rethink_heads.evaluation.matching import (
     GroundTruth,
@@ -30,7 +31,6 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
-from rethink_heads.evaluation.weighted_precision import MeanOverClasses, Weights, in_draws
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,

@@ -33,6 +33,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import (
+    MeanOverClasses,
+    Ranking,
+    Weights,
+    by_class,
+    in_draws,
+    precision_at_recalls,
+    weighted_precision,
+)
 from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
 from rethink_heads.evaluation.matching import (
     NO_OBJECT,
@@ -43,15 +52,6 @@ from rethink_heads.evaluation.matching import (
     Matches,
     box_ious,
     match_detections,
-)
-from rethink_heads.evaluation.weighted_precision import (
-    MeanOverClasses,
-    Ranking,
-    Weights,
-    by_class,
-    in_draws,
-    precision_at_recalls,
-    weighted_precision,
 )
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled

@@ -26,8 +26,8 @@ from rethink_heads.files import read_csv, write_csv
 from rethink_heads.measure.stages import DETECTIONS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
-    Given,
-    NotGivenError,
+    AnalysisInputs,
+    MissingInputError,
     Options,
     Tables,
     TableSet,
@@ -48,8 +48,7 @@ from rethink_heads.statistics.comparison import (
     compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.rank_levels import compare_levels, level_correlation
-from rethink_heads.statistics.ranks import RANK_REPLICATES
+from rethink_heads.statistics.ranks import RANK_REPLICATES, compare_levels, level_correlation
 from rethink_heads.statistics.regression import error_components
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import distinct_pairs
@@ -92,10 +91,10 @@ def compute_tables(
     options: Options = {"seed": seed}
     if replicates is not None:
         options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
-    return compute(Given(measurements, stages, options=options))
+    return compute(AnalysisInputs(measurements, stages, options=options))
 
 
-def compute(given: Given, skipped: dict[str, str] | None = None) -> TableSet:
+def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> TableSet:
     """Every table of what is given: those of the paper's analyses, and of measurements the rest.
 
     Args:
@@ -105,12 +104,12 @@ def compute(given: Given, skipped: dict[str, str] | None = None) -> TableSet:
     tables = TableSet()
     for name, analysis in analyses().items():
         try:
-            tables |= analysis.tables(given)
-        except NotGivenError as reason:
+            tables |= analysis.tables(inputs)
+        except MissingInputError as reason:
             if skipped is not None:
                 skipped[name] = str(reason)
-    if given.found is not None:
-        tables |= _tables_beyond_the_paper(given.found, given.options)
+    if inputs.found is not None:
+        tables |= _tables_beyond_the_paper(inputs.found, inputs.options)
     return tables
 
 
@@ -134,7 +133,7 @@ def stage_tables(
     Returns:
         "stage_correlation" and "stage_comparisons"; where there are final detections also
         "rank_levels" and "rank_level_comparisons" (see
-        :mod:`rethink_heads.statistics.rank_levels`), over all IoUs from 0.5 whatever the range.
+        :mod:`rethink_heads.statistics.ranks`), over all IoUs from 0.5 whatever the range.
         Without pairs the comparisons have no rows.
     """
     correlate, compared_by = (

@@ -13,6 +13,7 @@ import torch
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
@@ -71,7 +72,7 @@ class Precision:
     @cached_property
     def dataset(self) -> CocoDataset:
         """The test images, all of them, that every point is read on."""
-        return CocoDataset(*self.config.data.paths("test"))
+        return CocoDataset(*split_paths(self.config.data, "test"))
 
     def size(self, point: Point) -> Size:
         """The number of weights of a point's detector."""

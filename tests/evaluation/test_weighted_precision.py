@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.evaluation import weighted_precision as module
-from rethink_heads.evaluation.weighted_precision import (
+from rethink_heads.evaluation import average_precision as module
+from rethink_heads.evaluation.average_precision import (
     RECALLS,
     Ranking,
     by_class,

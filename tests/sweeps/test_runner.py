@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
@@ -50,7 +51,9 @@ def test_a_sweep_from_beginning_to_end(make: MakePlan, train: FakeTraining) -> N
     assert list(table["seed"]) == ["0", "1", "mean"] * 3
     assert list(table["reading"].unique()) == ["fc", "conv", "double-ext"]
     check_values(
-        plan.output, table, CocoDataset(*plan.trainings["single-fc", 0].config.data.paths("test"))
+        plan.output,
+        table,
+        CocoDataset(*split_paths(plan.trainings["single-fc", 0].config.data, "test")),
     )
     check_files(plan.output, result)
 

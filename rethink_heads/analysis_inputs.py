@@ -1,4 +1,4 @@
-"""What runs and sweeps hold for the paper's analyses: found and read, nothing is measured."""
+"""Reads what runs and sweeps hold for the paper's analyses; nothing is measured."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.measure.store import Measurements
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
 
@@ -51,8 +52,10 @@ def load(run: Run, name: str) -> Measurements:
     return Measurements.load(run.measurements(name))
 
 
-def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int) -> Given:
-    """Gather what the analyses may read.
+def read_inputs(
+    runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
+) -> AnalysisInputs:
+    """Read what the analyses need.
 
     Args:
         runs: trained runs; all were measured.
@@ -64,16 +67,16 @@ def given(runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], see
         UserError: something is not there, or runs were not measured alike.
     """
     from rethink_heads.measure.by_image import rename_detector
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
     for run, name in zip(runs, names, strict=True):
         rename_detector(run.measurements(name), run.name)
     found = [load(run, name) for run, name in zip(runs, names, strict=True)]
-    return Given(
+    return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),
-        detected(runs, names),
+        read_detections(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
     )
@@ -100,7 +103,9 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
-def detected(runs: Sequence[Run], names: Sequence[str]) -> tuple[pd.DataFrame, CocoDataset] | None:
+def read_detections(
+    runs: Sequence[Run], names: Sequence[str]
+) -> tuple[pd.DataFrame, CocoDataset] | None:
     """Final detections with the images that all of them are of, if every run has them of its own data."""
     import pandas as pd
 
@@ -112,7 +117,7 @@ def detected(runs: Sequence[Run], names: Sequence[str]) -> tuple[pd.DataFrame, C
     if not runs or {*names} != {DEFAULT_MEASUREMENTS} or not all(path.is_file() for path in paths):
         return None
     try:
-        dataset = CocoDataset(*runs[0].config.data.paths("test"))
+        dataset = CocoDataset(*split_paths(runs[0].config.data, "test"))
     except UserError:
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
