@@ -241,7 +241,7 @@ def test_the_bootstrap_of_images_holds_the_error_of_sampling() -> None:
 
     between = variance(measured(objects))
     sampled, stated = [], []
-    for seed in range(16):
+    for seed in range(10):
         some = measured(objects, 120, seed)
         sampled.append(variance(some))
         stated.append(float(of_all(pearson(some, **ONCE))["pcc_sampling_error"].iloc[0]) ** 2)
