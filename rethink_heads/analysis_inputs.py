@@ -79,7 +79,18 @@ def read_inputs(
         read_detections(runs, names),
         _sweep_tables(sweeps),
         {"seed": seed},
+        "; ".join(dict.fromkeys(map(_data_name, runs, names))),
     )
+
+
+def _data_name(run: Run, name: str) -> str:
+    """What the images of a run's measurements are called."""
+    data = run.config.data
+    if name != DEFAULT_MEASUREMENTS:
+        return f"measurements {name}"
+    if data.test_annotations is not None or data.source is None:
+        return Path(data.test_annotations or "").name
+    return f"{Path(data.source).name} {data.test_split}"
 
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:

@@ -319,9 +319,8 @@ class MeasuringConfig(Settings):
 
     ``images`` takes the first images of the test split; ``objects_per_image`` is a seeded choice.
     ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
-    weighs them so that estimates stay unbiased. ``memory_mb`` bounds what measuring,
-    merging and analysing hold at once of proposals and detections, beside the detector and one image's
-    features (ranks of very many rows take up to 512 MiB), and changes no result beyond rounding.
+    weighs them so that estimates stay unbiased. ``memory_mb`` bounds what the heads hold at once of
+    RoIs, beside the detector and one image's features, and changes no result beyond rounding.
     ``precision`` is the arithmetic of the heads.
     ``class_map`` is a file that says which of the detector's classes a class of the data is, where
     their names do not (see :mod:`rethink_heads.detectors.classes`).

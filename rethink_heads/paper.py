@@ -62,6 +62,7 @@ class AnalysisInputs:
         detected: final detections of all the runs, and the data set that they are of.
         sweeps: tables of sweeps, by the sweep's name.
         options: of the bootstrap.
+        data: the name of the images, for the captions of figures.
     """
 
     found: Measurements | None = None
@@ -69,6 +70,7 @@ class AnalysisInputs:
     detected: tuple[pd.DataFrame, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
+    data: str = ""
 
     @property
     def measurements(self) -> Measurements:
@@ -116,7 +118,7 @@ class Analysis:
     Attributes:
         name: of the script, without its suffix; its figure's files are called so.
         about: the script's docstring.
-        tables: frames by name, from what is given.
+        tables: frames by name, from the inputs.
         draw: the figure, from a :class:`TableSet` that holds those tables.
     """
 

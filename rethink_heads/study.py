@@ -55,11 +55,11 @@ class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
         dataset, measuring = self[split_paths(config.data, "test")], config.measuring
         chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
         counts = chosen.box_counts
-        of_all = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
+        total = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
         each = measuring.objects_per_image
         at_most = "" if each is None else f", of which at most {each} an image are measured"
         say(
-            f"{dataset.where}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
+            f"{dataset.where}: {len(chosen)}{total} images, {counts.objects} objects{at_most}"
             f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
             f" {counts.degenerate} of zero size, {counts.outside} outside the image"
         )
@@ -418,10 +418,10 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
     for own, each in zip(subjects, taken, strict=True):
         if each is not own:
             images = each.config.measuring.images
-            of_all = len(each.datasets[split_paths(each.config.data, "test")])
+            total = len(each.datasets[split_paths(each.config.data, "test")])
             say(
-                f"{own.run.name}: what is there is shown, {each.name}: {of_all if images is None else images} of"
-                f" {of_all} images; measuring.images=none measures all with the settings in {own.run.path}"
+                f"{own.run.name}: what is there is shown, {each.name}: {total if images is None else images} of"
+                f" {total} images; measuring.images=none measures all with the settings in {own.run.path}"
             )
     return taken
 

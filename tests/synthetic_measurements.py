@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rethink_heads.measure.moments import ERRORS, proposal_values, reduce_values
+from rethink_heads.measure.moments import ERRORS, proposal_values
 from rethink_heads.measure.store import Measurements, size_name
+from tests.frames import from_frames, reduce_values
 
 CELLS = 7
 STEPS = 21
@@ -90,7 +91,7 @@ def synthetic_measurements(
                         row_frames.append(sampled.assign(**of_head))
                     if maps:
                         map_rows += _object_maps(head, of_head, noise)
-    return Measurements.from_frames(
+    return from_frames(
         pd.concat(bin_frames) if bin_frames else Measurements.empty().to_frame(),
         pd.concat(row_frames) if row_frames else None,
         pd.DataFrame(map_rows) if map_rows else None,

@@ -18,10 +18,14 @@ from typer.testing import CliRunner
 
 from rethink_heads import run_options
 from rethink_heads.cli import app
+from rethink_heads.commands.objects import object_views, rank
 from rethink_heads.config import load_preset
 from rethink_heads.measure.store import Measurements
+from rethink_heads.options import DetectorOptions, StudyOptions
 from rethink_heads.proposals import grid
 from rethink_heads.runs import Run
+from rethink_heads.statistics.correlation import object_correlations
+from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
 from tests.json_tables import heads, of_all, rows
 from tests.measure.conftest import assert_same
@@ -315,3 +319,30 @@ def _stop_at(function: Any, number: int) -> Any:
         return function(*args, **kwargs)
 
     return stopping
+
+
+def test_the_hardest_objects_are_listed_and_drawn(run: Run) -> None:
+    found = call_json("objects", "--run", run.path, "--head", "fc", "--head", "conv", "--worst", 2)
+    listed = found["tables"]["hardest"]
+    assert [row["rank"] for row in listed] == [1, 2]
+    assert listed[0]["pcc"] <= listed[1]["pcc"]
+    assert {Path(path).name for path in found["files"]} == {
+        "objects.csv",
+        "objects.png",
+        "objects.pdf",
+    }
+    table = pd.read_csv(next(path for path in found["files"] if path.endswith(".csv")))
+    assert len(table) == 2 * IMAGES
+
+
+def test_the_boxes_of_sampled_proposals_are_made_again(run: Run) -> None:
+    options = StudyOptions(detectors=DetectorOptions(run=[run.path]), head=["fc", "conv"])
+    opened = study(options)
+    objects = object_correlations(opened.selected)
+    for view in object_views(opened, objects, rank(objects, IMAGES), opened.sides):
+        ious = box_iou(torch.from_numpy(view.boxes), torch.from_numpy(view.box)[None])[:, 0].numpy()
+        rows = opened.selected.rows(opened.sides[0])
+        there = opened.selected.objects.iloc[rows["object"]]["object_id"].to_numpy()
+        own = rows[there == int(re.findall(r"object (\d+)", view.title)[0])]
+        np.testing.assert_allclose(ious, own["iou"], atol=1e-6)
+        assert set(view.scores) == set(opened.sides)

@@ -267,10 +267,10 @@ def _with_detections(subjects: Sequence[Subject]) -> list[Subject]:
 
 def _heads(runs: Sequence[Run], asked: Sequence[str] | None) -> list[list[str]]:
     """By run: the heads asked for that it has, at least one; each is one of some run's."""
-    of_any = {name for run in runs for name in run.heads}
+    known = {name for run in runs for name in run.heads}
     heads = []
     for run in runs:
-        shared = [name for name in asked or run.heads if name in run.heads or name not in of_any]
+        shared = [name for name in asked or run.heads if name in run.heads or name not in known]
         for head in shared or asked or ():
             if head not in run.heads:
                 raise UserError(f"{run.path} has no head {head!r}; it has {', '.join(run.heads)}")

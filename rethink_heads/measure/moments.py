@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
 from rethink_heads.detectors.answers import NOT_FINITE
 from rethink_heads.errors import UserError
-from rethink_heads.proposals import IOU_BINS, iou_bin
+from rethink_heads.proposals import IOU_BINS
 
 Array = npt.NDArray[np.float64]
 ArrayLike = Any  # a torch tensor on any device, or anything numpy takes
@@ -164,42 +163,12 @@ def bin_covariances(values: dict[str, Array], bins: ArrayLike, weights: ArrayLik
     return np.stack([columns[name] for name in SAMPLING_COLUMNS], axis=-1)
 
 
-def reduce_values(
-    values: dict[str, Array], bins: ArrayLike, weights: ArrayLike | None = None
-) -> pd.DataFrame:
-    moments = pd.DataFrame(bin_moments(values, bins, weights), columns=list(VALUE_COLUMNS))
-    moments.insert(0, "bin", np.arange(IOU_BINS))
-    return moments[moments["measured"] > 0].reset_index(drop=True)
-
-
-def sampling_covariances(
-    values: dict[str, Array], bins: ArrayLike, weights: ArrayLike
-) -> pd.DataFrame:
-    moments = bin_moments(values, bins, weights)
-    frame = pd.DataFrame(bin_covariances(values, bins, weights), columns=list(SAMPLING_COLUMNS))
-    frame.insert(0, "bin", np.arange(IOU_BINS))
-    return frame[moments[:, 1] < moments[:, 0]].reset_index(drop=True)
-
-
 def _total_of(values: dict[str, Array], name: str) -> Array:
     """What is added up to the total of a name: a variable, or the product of two."""
     if name in values:
         return values[name]
     first, second = next((a, b) for a, b in PRODUCTS if f"{a}_{b}" == name)
     return values[first] * values[second]
-
-
-def reduce_to_bins(
-    iou: ArrayLike,
-    score: ArrayLike,
-    regressed_boxes: ArrayLike,
-    object_box: ArrayLike,
-    weights: ArrayLike | None = None,
-) -> pd.DataFrame:
-    """:func:`proposal_values`, then :func:`reduce_values` on the proposals' IoU bins."""
-    values = proposal_values(iou, score, regressed_boxes, object_box)
-    bins = iou_bin(torch.from_numpy(values["iou"]))
-    return reduce_values(values, bins, weights)
 
 
 def _iou_with(boxes: Array, target: Array) -> Array:

@@ -7,7 +7,7 @@ their places, and a statistic is a formula on sums of rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet
-from rethink_heads.measure.moments import SAMPLING_COLUMNS, VALUE_COLUMNS
+from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.store_files import (
     BLOCK,
     IDS,
@@ -37,7 +37,6 @@ from rethink_heads.measure.store_files import (
     read_meta,
     write_store,
 )
-from rethink_heads.proposals import IOU_BINS
 
 Key = tuple[str, str]
 """Detector and head."""
@@ -307,60 +306,6 @@ class Measurements:
         columns = [*OBJECT_COLUMNS, "detector", "head", "bin", *VALUE_COLUMNS]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
-    @classmethod
-    def from_frames(
-        cls,
-        bins: pd.DataFrame,
-        rows: pd.DataFrame | None = None,
-        maps: pd.DataFrame | None = None,
-        sampling: pd.DataFrame | None = None,
-        provenance: Mapping[str, str] | None = None,
-    ) -> Measurements:
-        """Measurements of frames with a row for each object, detector, head and bin, such as :meth:`to_frame` gives.
-
-        Args:
-            bins: as of :meth:`to_frame`.
-            rows: sampled proposals: image_id, object_id, detector, head, bin, weight, iou, score.
-            maps: image_id, object_id (both -1 for maps of weights), detector, head, kind, values.
-            sampling: image_id, object_id, detector, head, bin, SAMPLING_COLUMNS.
-            provenance: of all of it.
-
-        Raises:
-            ValueError: a bin or a map is there twice.
-        """
-        objects = bins[list(OBJECT_COLUMNS)].drop_duplicates(IDS).sort_values(IDS)
-        index = pd.MultiIndex.from_frame(objects[IDS].astype("int64"))
-        arrays: dict[Name, Array] = {}
-        for what, frame, columns in (
-            (MOMENTS, bins, VALUE_COLUMNS),
-            (SAMPLING, sampling, SAMPLING_COLUMNS),
-        ):
-            for name, part in _groups(what, frame, ["detector", "head"]):
-                if part.duplicated([*IDS, "bin"]).any():
-                    raise ValueError(f"an object was measured twice for {'/'.join(name[1:])}")
-                values = np.zeros((len(objects), IOU_BINS, len(columns)))
-                place = index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))
-                values[place, part["bin"].to_numpy()] = part[list(columns)].to_numpy(np.float64)
-                arrays[name] = values
-        for name, part in _groups(ROWS, rows, ["detector", "head"]):
-            place = index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))
-            found = np.empty(len(part), ROW_TYPE)
-            for field in ROW_TYPE.names or ():
-                column = part[field].to_numpy() if field in part else -1
-                found[field] = place if field == "object" else column
-            arrays[name] = found[np.argsort(place, kind="stable")]
-        for name, part in _groups(MAPS, maps, ["detector", "head", "kind"]):
-            values = np.stack([np.asarray(each, np.float32) for each in part["values"]])
-            if (part["object_id"] < 0).all():
-                arrays[WEIGHTS, *name[1:]] = values[0]
-                continue
-            if part.duplicated(IDS).any():
-                raise ValueError(f"an object has two maps of {'/'.join(name[1:])}")
-            whole = np.full((len(objects), values.shape[1]), np.nan, np.float32)
-            whole[index.get_indexer(pd.MultiIndex.from_frame(part[IDS]))] = values
-            arrays[name] = whole
-        return cls(objects, arrays, provenance)
-
 
 def merge_provenance(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     """What several parts state of their making, different texts joined by "; "."""
@@ -411,14 +356,6 @@ class View:
         found = values[number >= 0]
         found["object"] = number[number >= 0]
         return found
-
-
-def _groups(
-    what: str, frame: pd.DataFrame | None, columns: list[str]
-) -> Iterator[tuple[Name, pd.DataFrame]]:
-    if frame is not None and len(frame):
-        for group, part in frame.groupby(columns):
-            yield (what, *map(str, group)), part
 
 
 def _set(chosen: Iterable[str] | None) -> frozenset[str] | None:

@@ -37,7 +37,7 @@ from rethink_heads.paper import (
 from rethink_heads.plots import detections as drawn_detections
 from rethink_heads.plots import figures
 from rethink_heads.plots.layout import save_figure
-from rethink_heads.plots.style import NothingToDrawError
+from rethink_heads.plots.style import NothingToDrawError, naming_data
 from rethink_heads.statistics.bootstrap import REPLICATES
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
@@ -95,10 +95,10 @@ def compute_tables(
 
 
 def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> TableSet:
-    """Every table of what is given: those of the paper's analyses, and of measurements the rest.
+    """Every table of the inputs: the paper's analyses', of measurements the rest, and the data's name in "source".
 
     Args:
-        given: what there is.
+        inputs: what there is.
         skipped: gets by name the analyses that lack something, and what they lack.
     """
     tables = TableSet()
@@ -110,6 +110,8 @@ def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> Ta
                 skipped[name] = str(reason)
     if inputs.found is not None:
         tables |= _tables_beyond_the_paper(inputs.found, inputs.options)
+        if inputs.data:
+            tables["source"] = pd.DataFrame({"data": [inputs.data]})
     return tables
 
 
@@ -273,9 +275,12 @@ def write_figures(
         UserError: a file cannot be written.
     """
     paths = []
-    for name, draw in _drawings(TableSet(_tables(measurements, seed))).items():
+    tables = TableSet(_tables(measurements, seed))
+    data = str(tables["source"]["data"].iloc[0]) if "source" in tables else ""
+    for name, draw in _drawings(tables).items():
         try:
-            figure = draw()
+            with naming_data(data):
+                figure = draw()
         except NothingToDrawError as reason:
             log.info("no figure %s: %s", name, reason)
             if skipped is not None:

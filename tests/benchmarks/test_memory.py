@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from benchmarks.memory import MEASUREMENTS, TARGET, use
+from benchmarks.memory import MEASUREMENTS, use
 from benchmarks.synthetic import (
     DETECTOR,
     HEADS,
@@ -43,8 +42,10 @@ def test_synthetic_measurements_are_as_measuring_leaves_them(tmp_path: Path) -> 
 
 def test_memory_stays_below_that_of_what_is_in_the_files(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    amount = Amount(images=300, objects=3000, rows_per_bin=5)
-    used = {step: use(step, tmp_path, amount)["mib"] for step in TARGET}
+    # Ranks, which take most of the time and least of the memory, are left to the benchmark.
+    amount = Amount(images=300, objects=3000, rows_per_bin=2)
+    used = use("regress", tmp_path, amount)
     kept = sum(path.stat().st_size for path in (tmp_path / MEASUREMENTS).iterdir()) / 2**20
-    assert kept > 150
-    assert np.max([used["correlate"], used["regress"]]) < kept
+    assert kept > 100
+    assert 0 < used["mib"] < kept
+    assert used["seconds"] > 0

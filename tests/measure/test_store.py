@@ -15,6 +15,7 @@ from rethink_heads.measure import store_files
 from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.store import Measurements, size_name
 from rethink_heads.measure.store_files import Array, join_parts, stored_provenance, write_part
+from tests.frames import from_frames
 from tests.measure.conftest import assert_same
 from tests.synthetic_measurements import synthetic_measurements
 
@@ -65,9 +66,9 @@ def test_a_frame_and_back(measured: Measurements) -> None:
     # Each object's 1500 proposals, for both heads.
     assert frame["n"].sum() == 2 * 12 * 1500
     shuffled = frame.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(Measurements.from_frames(shuffled).to_frame(), frame)
+    pd.testing.assert_frame_equal(from_frames(shuffled).to_frame(), frame)
     with pytest.raises(ValueError, match="measured twice for demo/conv"):
-        Measurements.from_frames(pd.concat([frame, frame[:1]]))
+        from_frames(pd.concat([frame, frame[:1]]))
 
 
 def test_objects_have_to_be_sorted_and_there_once(measured: Measurements) -> None:

@@ -39,8 +39,9 @@ def many_tables(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {
         name: pd.concat(
             [
-                table[table["head"] == source].assign(detector=detector, head=head)
-                for (detector, head), source in MANY.items()
+                # With the place, no two have the same numbers.
+                table[table["head"] == source].assign(detector=detector, head=head, place=place)
+                for place, ((detector, head), source) in enumerate(MANY.items())
                 if name not in BRANCHES_ONLY or head == source
             ],
             ignore_index=True,

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from rethink_heads.measure.moments import ERRORS, reduce_values
+from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import SIZES, Measurements
+from tests.frames import from_frames, reduce_values
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def simulate(
                 bins.append(reduce_values(values, number_of_bin).assign(**named))
                 raw.append(pd.DataFrame({**values, "bin": number_of_bin, **named}))
     rows, of_bins = (pd.concat(frames, ignore_index=True) for frames in (raw, bins))
-    measurements = Measurements.from_frames(of_bins, rows.assign(weight=rows_weight))
+    measurements = from_frames(of_bins, rows.assign(weight=rows_weight))
     return Simulated(measurements, rows, of_bins)
 
 

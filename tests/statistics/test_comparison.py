@@ -10,9 +10,9 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import STATISTICS, compare, compared_pairs
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
+from tests.frames import from_frames
 
 A, B = ("run", "fc"), ("run", "conv")
 ON_BINS = [name for name in STATISTICS if name != "spatial_correlation"]
@@ -107,7 +107,7 @@ def test_without_a_difference_zero_is_mostly_inside(simulate: Callable[..., Any]
     misses = 0
     for _ in range(40):
         swapped = bins["image_id"].isin(images[generator.random(len(images)) < 0.5])
-        alike = Measurements.from_frames(bins.assign(head=bins["head"].where(~swapped, other)))
+        alike = from_frames(bins.assign(head=bins["head"].where(~swapped, other)))
         misses += bool(compare(alike, "score", A, B, replicates=200)["excludes_zero"].iloc[-1])
     assert misses <= 6
 
@@ -125,7 +125,7 @@ def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -
     lost = ((bins["detector"] == "two") & (bins["image_id"] == 12)) | (
         (bins["detector"] == "one") & (bins["object_id"] == 1500)
     )
-    partial = Measurements.from_frames(bins[~lost], rows)
+    partial = from_frames(bins[~lost], rows)
     a, b = ("one", "fc"), ("two", "fc")
     row = compare(partial, "pcc", a, b, replicates=20).iloc[-1]
     assert row["objects"] == 24 - 3 - 1
@@ -133,7 +133,7 @@ def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -
     raw = raw[(raw["image_id"] != 12) & (raw["object_id"] != 1500)]
     expected = scipy.stats.pearsonr(raw["iou"], raw["score"]).statistic
     assert row["value_a"] == pytest.approx(expected)
-    apart = Measurements.from_frames(
+    apart = from_frames(
         bins[(bins["detector"] == "one") == (bins["image_id"] < 14)].reset_index(drop=True)
     )
     with pytest.raises(UserError, match="measured on different objects"):

@@ -11,7 +11,6 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
 from rethink_heads.statistics.correlation import (
     object_correlations,
@@ -20,6 +19,7 @@ from rethink_heads.statistics.correlation import (
     spearman,
 )
 from rethink_heads.statistics.ranks import rank_correlation, spearman_sampling_error
+from tests.frames import from_frames
 
 SIZES = ("small", "medium", "large", "all")
 
@@ -81,7 +81,7 @@ def test_pearson_interval_against_resampled_raw_rows(
 
 
 def test_results_do_not_depend_on_the_order_of_rows(simulated: Any) -> None:
-    shuffled = Measurements.from_frames(simulated.bins.sample(frac=1, random_state=0))
+    shuffled = from_frames(simulated.bins.sample(frac=1, random_state=0))
     pd.testing.assert_frame_equal(
         pearson(shuffled, replicates=50), pearson(simulated.measurements, replicates=50)
     )
@@ -95,7 +95,7 @@ def test_objects_without_variance_are_left_out_and_counted(simulate: Callable[..
     for column, value in (("sum_score", bins["n"] * 0.1), ("sum_score_score", bins["n"] * 0.01)):
         bins.loc[still, column] = value[still]
     bins.loc[still, "sum_iou_score"] = bins["sum_iou"][still] * 0.1
-    m = Measurements.from_frames(bins)
+    m = from_frames(bins)
     row = row_of(pearson(m, replicates=10), "fc", "small")
     assert row["objects"] == 12
     assert row["constant_objects"] == 2
@@ -175,7 +175,7 @@ def test_weighted_spearman_is_that_of_expanded_rows_in_every_replicate() -> None
 
 def test_spearman_of_a_score_that_does_not_vary_is_nan(simulate: Callable[..., Any]) -> None:
     made = simulate(images=3)
-    flat = Measurements.from_frames(made.bins, made.rows.assign(score=0.25))
+    flat = from_frames(made.bins, made.rows.assign(score=0.25))
     frame = spearman(flat, replicates=5)
     assert frame[["spearman", "spearman_low", "spearman_high"]].isna().all(axis=None)
 
@@ -231,9 +231,9 @@ def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks(per_bin
     def error(rows: pd.DataFrame) -> float:
         return spearman_sampling_error(rows.to_records(index=False))
 
-    draws = [drawn_rows(whole, per_bin, seed) for seed in range(150)]
+    draws = [drawn_rows(whole, per_bin, seed) for seed in range(80)]
     found = [value(rows) for rows in draws]
-    stated = np.sqrt(np.mean([error(rows) ** 2 for rows in draws[:40]]))
+    stated = np.sqrt(np.mean([error(rows) ** 2 for rows in draws[:20]]))
     assert stated == pytest.approx(np.std(found), rel=0.2)
     assert abs(np.mean(found) - value(whole)) < stated
     assert error(whole) == 0

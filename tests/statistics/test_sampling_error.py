@@ -13,7 +13,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.measure.moments import ERRORS, reduce_values, sampling_covariances
+from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
@@ -30,6 +30,7 @@ from rethink_heads.statistics.sampling_error import (
     standard_deviation_error,
 )
 from rethink_heads.statistics.sums import PEARSON_SUMS, moments_of, pearson_correlation
+from tests.frames import from_frames, reduce_values, sampling_covariances
 
 SIZES_OF_BINS = np.array(
     [133, 179, 124, 41, 56, 72, 104, 92, 123, 44, 80, 95, 59, 93, 41, 34, 24, 46, 13, 12]
@@ -82,7 +83,7 @@ def measured(
         names |= {"class_name": "cat", "detector": "run", "head": head}
         bins.append(reduce_values(some, each.bins[chosen], weights).assign(**names))
         errors.append(sampling_covariances(some, each.bins[chosen], weights).assign(**names))
-    return Measurements.from_frames(pd.concat(bins), sampling=pd.concat(errors))
+    return from_frames(pd.concat(bins), sampling=pd.concat(errors))
 
 
 def of_all(frame: pd.DataFrame) -> pd.DataFrame:
@@ -240,7 +241,7 @@ def test_the_bootstrap_of_images_holds_the_error_of_sampling() -> None:
 
     between = variance(measured(objects))
     sampled, stated = [], []
-    for seed in range(16):
+    for seed in range(10):
         some = measured(objects, 120, seed)
         sampled.append(variance(some))
         stated.append(float(of_all(pearson(some, **ONCE))["pcc_sampling_error"].iloc[0]) ** 2)

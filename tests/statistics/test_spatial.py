@@ -22,6 +22,7 @@ from rethink_heads.statistics.comparison import (
 )
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+from tests.frames import from_frames
 from tests.synthetic_measurements import synthetic_measurements
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +33,7 @@ CELLS = SIDE**2
 
 def with_maps(bins: pd.DataFrame, kind: str, make: Callable[[int], Array]) -> Measurements:
     """Measurements with a map of a kind for each object and head of ``bins``."""
-    return Measurements.from_frames(bins, maps=frame_of_maps(bins, make, kind))
+    return from_frames(bins, maps=frame_of_maps(bins, make, kind))
 
 
 def frame_of_maps(
@@ -137,7 +138,7 @@ def test_maps_of_weights_have_no_interval(correlated: Measurements) -> None:
         }
     )
     bins = correlated.to_frame()
-    m = Measurements.from_frames(bins, maps=pd.concat([frame_of_maps(bins, correlations), weights]))
+    m = from_frames(bins, maps=pd.concat([frame_of_maps(bins, correlations), weights]))
     key = ("run", "fc", "weight_correlation")
     np.testing.assert_allclose(correlation_map(m)[key].ravel(), correlations(0), atol=1e-6)
     frame = distinct_pairs(m, replicates=10)
@@ -251,7 +252,7 @@ def test_responses_that_cannot_be_compared_are_said(correlated: Measurements) ->
     finer = maps["head"] == "conv"
     maps.loc[finer, "values"] = pd.Series([np.ones(256)] * finer.sum(), maps.index[finer])
     with pytest.raises(UserError, match="run/fc and run/conv have different numbers of cells"):
-        compare_decay(Measurements.from_frames(bins, maps=maps), A, B, replicates=5)
+        compare_decay(from_frames(bins, maps=maps), A, B, replicates=5)
 
 
 def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> None:
@@ -263,8 +264,8 @@ def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> Non
     assert correlation_map(m, "small") == {}
     assert response(m, "cell_iou").empty
     assert "mean" in response(m, "cell_iou").columns
-    assert decay(Measurements.from_frames(bins)).empty
-    assert distinct_pairs(Measurements.from_frames(bins)).empty
+    assert decay(from_frames(bins)).empty
+    assert distinct_pairs(from_frames(bins)).empty
     with pytest.raises(UserError, match="unknown response 'heat'"):
         response(m, "heat")
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.store import Measurements
 from rethink_heads.report.results import stage_tables
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
+from tests.frames import from_frames
 
 FEW = {"replicates": 50, "rank_replicates": 10}
 SIDES = (("run", "fc"), ("run", "conv"))
@@ -134,7 +134,7 @@ def test_all_stages_come_in_one_frame(simulated: Any) -> None:
 
 
 def test_measurements_without_rows_have_no_ranks(simulate: Any) -> None:
-    measurements = Measurements.from_frames(simulate(images=3).bins)
+    measurements = from_frames(simulate(images=3).bins)
     found = stage_correlation(None, measurements, **FEW)
     assert found["spearman"].isna().all()
     assert np.isfinite(found["pcc"]).all()
