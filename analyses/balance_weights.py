@@ -12,14 +12,14 @@ Computed: COCO's average precisions, with 95% intervals from a bootstrap over im
     python analyses/balance_weights.py --sweep FOLDER
 """
 
-from rethink_heads.paper import Given, Tables
+from rethink_heads.paper import AnalysisInputs, Tables
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.description import load_sweep
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Average precisions and their intervals, a row a point and seed, and the means over seeds."""
-    return {"balance_weights": given.sweep("balance")}
+    return {"balance_weights": inputs.sweep("balance")}
 
 
 def draw(tables: Tables):

@@ -13,17 +13,17 @@ from a bootstrap over images, which the paper's figure lacks.
     python analyses/figure2.py --run runs/fc --run runs/conv --output FOLDER
 """
 
-from rethink_heads.paper import PAPER_SIZES, Given, Tables, paper_heads
+from rethink_heads.paper import PAPER_SIZES, AnalysisInputs, Tables, paper_heads
 from rethink_heads.plots import figures
 from rethink_heads.statistics.correlation import score_by_iou
 from rethink_heads.statistics.regression import regressed_iou_by_iou
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Mean, standard deviation and interval of both, a row a head, size and bin."""
     return {
-        "score_by_iou": score_by_iou(given.measurements, **given.options),
-        "regressed_iou": regressed_iou_by_iou(given.measurements, **given.options),
+        "score_by_iou": score_by_iou(inputs.measurements, **inputs.options),
+        "regressed_iou": regressed_iou_by_iou(inputs.measurements, **inputs.options),
     }
 
 

@@ -14,14 +14,14 @@ table, each with its 95% interval from a bootstrap over images.
     python analyses/figure3.py --run runs/fc --run runs/conv --output FOLDER
 """
 
-from rethink_heads.paper import PAPER_SIZES, Given, Tables, paper_heads
+from rethink_heads.paper import PAPER_SIZES, AnalysisInputs, Tables, paper_heads
 from rethink_heads.plots import figures
 from rethink_heads.statistics.stages import stage_correlation
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Both correlations, a row a head, stage and size."""
-    return {"stages": stage_correlation(given.stages, given.measurements, **given.options)}
+    return {"stages": stage_correlation(inputs.stages, inputs.measurements, **inputs.options)}
 
 
 def draw(tables: Tables):

@@ -17,22 +17,22 @@ with its 95% interval from a bootstrap over images.
 import numpy as np
 import pandas as pd
 
-from rethink_heads.paper import Given, Tables, paper_heads
+from rethink_heads.paper import AnalysisInputs, Tables, paper_heads
 from rethink_heads.plots import figures
 from rethink_heads.statistics.spatial import correlation_map, decay
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Cosines, a row a head, kind and pair of cells; and their means by distance."""
     frames = []
-    for (detector, head, kind), cosines in correlation_map(given.measurements).items():
+    for (detector, head, kind), cosines in correlation_map(inputs.measurements).items():
         a, b = np.indices(cosines.shape)
         keys = {"detector": detector, "head": head, "kind": kind}
         columns = {"cell_a": a.ravel(), "cell_b": b.ravel(), "cosine": cosines.ravel()}
         frames.append(pd.DataFrame(keys | columns))
     return {
         "correlation_maps": pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(),
-        "decay": decay(given.measurements, **given.options),
+        "decay": decay(inputs.measurements, **inputs.options),
     }
 
 

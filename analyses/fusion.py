@@ -13,14 +13,14 @@ seed share a detector, so that their differences are surer than the intervals su
     python analyses/fusion.py --sweep FOLDER
 """
 
-from rethink_heads.paper import Given, Tables
+from rethink_heads.paper import AnalysisInputs, Tables
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.description import load_sweep
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Average precisions and their intervals, a row a point and seed, and the means over seeds."""
-    return {"fusion": given.sweep("fusion")}
+    return {"fusion": inputs.sweep("fusion")}
 
 
 def draw(tables: Tables):

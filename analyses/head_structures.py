@@ -14,16 +14,16 @@ it says of the order ("head_structures_ordering").
     python analyses/head_structures.py --sweep FOLDER
 """
 
-from rethink_heads.paper import Given, Tables
+from rethink_heads.paper import AnalysisInputs, Tables
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.description import load_sweep
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Average precisions and their intervals, a row a point and seed, and the means over seeds."""
     return {
-        "head_structures": given.sweep("structures"),
-        "head_structures_ordering": given.sweep("structures_ordering"),
+        "head_structures": inputs.sweep("structures"),
+        "head_structures_ordering": inputs.sweep("structures_ordering"),
     }
 
 

@@ -11,14 +11,14 @@ Computed: COCO's average precisions, with 95% intervals from a bootstrap over im
     python analyses/loss_weights.py --sweep FOLDER
 """
 
-from rethink_heads.paper import Given, Tables
+from rethink_heads.paper import AnalysisInputs, Tables
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.description import load_sweep
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """Average precisions and their intervals, a row a point and seed, and the means over seeds."""
-    return {"loss_weights": given.sweep("weights")}
+    return {"loss_weights": inputs.sweep("weights")}
 
 
 def draw(tables: Tables):

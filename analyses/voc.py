@@ -13,17 +13,17 @@ Computed: AP, AP50 and AP75, each with its 95% interval from a bootstrap over im
 """
 
 from rethink_heads.data.voc import VOC_CLASSES
-from rethink_heads.paper import Given, NotGivenError, Tables
+from rethink_heads.evaluation.average_precision import precision_table
+from rethink_heads.paper import AnalysisInputs, MissingInputError, Tables
 from rethink_heads.plots.sweeps import sweep_figure
-from rethink_heads.statistics.average_precision import precision_table
 
 
-def tables(given: Given):
+def tables(inputs: AnalysisInputs):
     """A row a head of a run with "AP", "AP50" and "AP75", each with "_low" and "_high"."""
-    detections, dataset = given.detections
+    detections, dataset = inputs.detections
     if set(dataset.class_names) != set(VOC_CLASSES):
-        raise NotGivenError("it needs runs on VOC07: rethink-heads train --preset voc07-r50")
-    found = precision_table(detections, dataset, **given.options)
+        raise MissingInputError("it needs runs on VOC07: rethink-heads train --preset voc07-r50")
+    found = precision_table(detections, dataset, **inputs.options)
     values = ["value", "value_low", "value_high"]
     wide = found.pivot(index=["detector", "head"], columns="metric", values=values)
     wide = wide[[(value, metric) for metric in ("AP", "AP50", "AP75") for value in values]]

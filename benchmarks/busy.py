@@ -21,8 +21,10 @@ from typing import Annotated, Any
 
 import typer
 
-# Before torch, as the command line does: it sets how threads wait.
 from rethink_heads.data.shapes import shapes_root
+
+# Before torch, as the command line does: it sets how threads wait.
+from rethink_heads.data.sources import split_paths
 
 SETTINGS: dict[str, dict[str, str]] = {
     # libgomp's own: 300,000 turns of its waiting loop, some milliseconds, before a thread sleeps.
@@ -148,7 +150,7 @@ def piece_of(work: str, data: Path) -> Any:
     config = load_preset(
         "shapes-tiny", "double-ext", [f"data.source={data}", f"training.workers={workers}"]
     )
-    dataset = CocoDataset(*config.data.paths("train"))
+    dataset = CocoDataset(*split_paths(config.data, "train"))
     torch.manual_seed(0)
     detector = build_detector(config, dataset.class_names, pretrained=False)
     if work == "measuring":

@@ -26,13 +26,14 @@ import pandas as pd
 import typer
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detection_results import detection_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
-from rethink_heads.measure.measurements import SIZES, Measurements
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
+from rethink_heads.measure.store import SIZES, Measurements
+from rethink_heads.measure.store_files import MAPS, MOMENTS, ROW_TYPE, ROWS, Name
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.report.cells import to_markdown
+from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
@@ -151,41 +152,35 @@ def make_measurements(
     count = len(of_image)
     image_ease = generator.normal(0, IMAGE_SPREAD, images)[of_image]
     ease = image_ease + generator.normal(0, OBJECT_SPREAD, count)
-    keys = {"image_id": of_image, "object_id": np.arange(count)}
-    keys |= {"size": np.array(SIZES)[generator.integers(0, 3, count)]}
-    bins, rows, maps = [], [], []
+    sizes = np.array(SIZES)[generator.integers(0, 3, count)]
+    frame = pd.DataFrame({"image_id": of_image, "object_id": np.arange(count), "size": sizes})
+    arrays: dict[Name, npt.NDArray[Any]] = {}
     centre = np.tile((np.arange(IOU_BINS) + 0.5) / IOU_BINS, count)
-    for number, (detector, head) in enumerate(SIDES):
+    for number, key in enumerate(SIDES):
         of_head = ease + generator.normal(0, 0.3, count)
         repeated = np.repeat(of_head, IOU_BINS)
         mean = _logistic(6 * (centre - 0.6) + repeated + number / 4)
         box = 1 - (1 - centre) * np.clip(0.5 - 0.1 * repeated, 0.1, 0.9)
-        named: dict[str, Any] = {name: np.repeat(column, IOU_BINS) for name, column in keys.items()}
-        named |= {"class_name": "thing", "detector": detector, "head": head}
-        named |= {"bin": np.tile(np.arange(IOU_BINS), count)}
         means = {"iou": centre, "score": mean, "regressed_iou": box}
         means |= {
             e: 0.1 * generator.normal(0, 1, count * IOU_BINS) + 0.05 * repeated for e in ERRORS
         }
         spread = {"iou": 1 / (12 * IOU_BINS**2), "score": 0.01, "regressed_iou": 0.005}
-        bins.append(pd.DataFrame(named | _moments(means, spread, proposals)))
+        moments = _moments(means, spread, proposals)
+        columns = np.stack([moments[name] for name in VALUE_COLUMNS], axis=-1)
+        arrays[MOMENTS, *key] = columns.reshape(count, IOU_BINS, -1)
         noise = generator.normal(0, 0.1, len(centre))
         jitter = generator.uniform(-0.5, 0.5, len(centre)) / IOU_BINS
-        values = {"iou": centre + jitter, "score": mean + noise, "regressed_iou": box}
-        rows.append(
-            pd.DataFrame(named | {"weight": proposals} | values | {e: means[e] for e in ERRORS})
-        )
+        rows = np.zeros(len(centre), ROW_TYPE)
+        rows["object"] = np.repeat(np.arange(count), IOU_BINS)
+        rows["bin"] = np.tile(np.arange(IOU_BINS), count)
+        rows["weight"], rows["iou"], rows["score"] = proposals, centre + jitter, mean + noise
+        arrays[ROWS, *key] = rows
         apart = np.abs(np.subtract.outer(np.arange(CELLS**2), np.arange(CELLS**2))).ravel()
         cosines = np.exp(-apart / (2 + number)) + 0.1 * of_head[:, None]
         cosines = cosines + generator.normal(0, 0.05, cosines.shape)
-        maps.append(
-            pd.DataFrame(
-                {name: keys[name] for name in ("image_id", "object_id", "size")}
-                | {"detector": detector, "head": head, "kind": "spatial_correlation"}
-                | {"values": list(cosines.astype(np.float32))}
-            )
-        )
-    return Measurements(pd.concat(bins), pd.concat(rows), pd.concat(maps))
+        arrays[MAPS, *key, "spatial_correlation"] = cosines.astype(np.float32)
+    return Measurements(frame.assign(class_name="thing"), arrays)
 
 
 def measurement_values(
@@ -279,7 +274,9 @@ def trials(
 
 def summarize(found: list[pd.DataFrame], truth: pd.DataFrame) -> pd.DataFrame:
     """Coverage and width of each value, from its tables of all data sets and that of very many images."""
-    value, low, high = (np.stack([each[name] for each in found]) for name in ("value"))
+    value, low, high = (
+        np.stack([each[name] for each in found]) for name in ("value", "low", "high")
+    )
     mean, spread = np.nanmean(value, axis=0), np.nanstd(value, axis=0, ddof=1)
     has_interval = np.isfinite(low)
     number = has_interval.sum(axis=0).astype(float)

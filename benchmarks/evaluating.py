@@ -20,30 +20,32 @@ import typer
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.made_up import DETECTOR, Amount
 from benchmarks.made_up_detections import open_dataset, write_detections
-from rethink_heads.measure.kept_detections import HeadDetections, open_detections
-from rethink_heads.statistics.average_precision import resampled_precision
-from rethink_heads.statistics.bootstrap import REPLICATES
-from rethink_heads.statistics.matches import resampling
+from benchmarks.synthetic import DETECTOR, Amount
+from rethink_heads.evaluation.average_precision import resampled_precision
+from rethink_heads.evaluation.matching import GroundTruth
+from rethink_heads.measure.detections import open_detections
+from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 
 SIDE = (DETECTOR, "fc")
 
 
 def ours(folder: Path) -> float:
     """Seconds of AP and its replicates."""
-    dataset, found = open_dataset(folder), open_detections([folder], 512)
+    dataset, found = open_dataset(folder), open_detections([folder])
     begun = time.perf_counter()
-    truth, bootstrap = resampling(found, dataset, REPLICATES, 0)
-    resampled_precision(HeadDetections(found, SIDE), truth, bootstrap)
+    truth = GroundTruth(dataset, found)
+    bootstrap = ImageBootstrap(truth.image_ids, REPLICATES)
+    resampled_precision(truth.detections_of(found, SIDE), truth, bootstrap)
     return time.perf_counter() - begun
 
 
 def theirs(folder: Path, draws: int) -> float:
     """Seconds of pycocotools' matching, and of its accumulation for as many draws as ours, from the time of a few."""
-    dataset, found = open_dataset(folder), open_detections([folder], 512)
-    parts = HeadDetections(found, SIDE).read(["image_id", "label", "x1", "y1", "x2", "y2", "score"])
-    rows = np.concatenate([part.to_numpy(float) for part in parts])
+    dataset, found = open_dataset(folder), open_detections([folder])
+    chosen = (found["detector"] == SIDE[0]) & (found["head"] == SIDE[1])
+    columns = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
+    rows = found.loc[chosen, columns].to_numpy(float)
     boxes = np.column_stack([rows[:, 2:4], rows[:, 4:6] - rows[:, 2:4]])
     results = np.column_stack([rows[:, 0], boxes, rows[:, 6], rows[:, 1] + 1])
     with contextlib.redirect_stdout(io.StringIO()):

@@ -10,18 +10,11 @@ from typing import TextIO
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
-from benchmarks.made_up import CLASSES, DETECTOR, HEADS, Amount
+from benchmarks.synthetic import CLASSES, DETECTOR, HEADS, Amount
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.files import atomic_path
-from rethink_heads.measure.detections import (
-    DETECTION_TYPES,
-    DETECTIONS_NAME,
-    GATHERED_BYTES,
-    in_order,
-)
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
+from rethink_heads.files import atomic_path, write_parquet
+from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
 
 Array = npt.NDArray[np.float64]
 
@@ -39,13 +32,8 @@ def write_detections(folder: Path, amount: Amount, seed: int = 0) -> None:
         (folder / IMAGES / f"{image}.png").touch()
     with atomic_path(folder / ANNOTATIONS) as path, open(path, "w", encoding="utf-8") as stream:
         _write_annotations(stream, amount, seed)
-    schema = arrow_schema(DETECTION_TYPES)
-    tables = (
-        pa.Table.from_pandas(frame, preserve_index=False).cast(schema)
-        for frame in _frames(amount, seed)
-    )
-    path = folder / DETECTIONS_NAME
-    write_by_group(tables, path, DETECTION_TYPES, ("detector", "head"), {}, GATHERED_BYTES)
+    frame = pd.concat(list(_frames(amount, seed)), ignore_index=True)
+    write_parquet(frame, folder / DETECTIONS_NAME, {})
 
 
 def open_dataset(folder: Path) -> CocoDataset:

@@ -22,17 +22,19 @@ import typer
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.base import Detector
 from rethink_heads.files import write_csv, write_text
-from rethink_heads.measure.measurements import Measurements, size_name
 from rethink_heads.measure.moments import (
     Array,
+    bin_covariances,
+    bin_moments,
     proposal_values,
-    reduce_values,
-    sampling_covariances,
 )
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.sampling import draw, generator
+from rethink_heads.measure.store import Measurements, size_name
+from rethink_heads.measure.store_files import MOMENTS, SAMPLING, Name
 from rethink_heads.proposals import grid, iou_bin
 from rethink_heads.report.cells import to_markdown
 from rethink_heads.runs import Run
@@ -104,7 +106,8 @@ def measurements_of(
     objects: Sequence[MeasuredObject], wanted: int | None = None, seed: int = 0
 ) -> Measurements:
     """The measurements of the whole grids, or of ``wanted`` proposals of each, drawn by a seed."""
-    bins, errors = [], []
+    arrays: dict[Name, list[Array]] = {}
+    objects = sorted(objects, key=lambda each: (each.names["image_id"], each.names["object_id"]))
     for each in objects:
         indices, weights = torch.arange(len(each.bins)), torch.ones(len(each.bins))
         if wanted is not None:
@@ -113,10 +116,13 @@ def measurements_of(
         of_bin = each.bins[indices]
         for head, values in each.values.items():
             some = {name: column[indices.numpy()] for name, column in values.items()}
-            names = {**each.names, "head": head}
-            bins.append(reduce_values(some, of_bin, weights).assign(**names))
-            errors.append(sampling_covariances(some, of_bin, weights).assign(**names))
-    return Measurements(pd.concat(bins), sampling=pd.concat(errors))
+            key = each.names["detector"], head
+            arrays.setdefault((MOMENTS, *key), []).append(bin_moments(some, of_bin, weights))
+            if wanted is not None:
+                errors = bin_covariances(some, of_bin, weights)
+                arrays.setdefault((SAMPLING, *key), []).append(errors)
+    frame = pd.DataFrame([each.names for each in objects])
+    return Measurements(frame, {name: np.stack(each) for name, each in arrays.items()})
 
 
 def estimates(measurements: Measurements) -> pd.DataFrame:
@@ -272,7 +278,7 @@ def command(
     tables = []
     for path in run:
         opened = Run.open(path)
-        dataset = CocoDataset(*opened.config.data.paths("test"))
+        dataset = CocoDataset(*split_paths(opened.config.data, "test"))
         whole = list(
             measure_whole(opened.load(), dataset, opened.name, objects, MeasuringConfig().memory_mb)
         )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
-from rethink_heads.measure.measurements import SIZES, size_name
 from rethink_heads.measure.sampling import draw, generator
+from rethink_heads.measure.store import SIZES, size_name
 from rethink_heads.proposals import grid, iou_bin
 
 DEFAULT_DATA = "../shared/data/coco-sample"

@@ -2,7 +2,7 @@
 
 The package follows Wu et al., "Rethinking Classification and Localization for Object Detection"
 (CVPR 2020, arXiv 1904.06493). Public names are imported on first use, so that
-``import rethink_heads`` costs nothing.
+``import rethink_heads`` costs nothing: ``import rethink_heads as rh``, then ``help(rh.pearson)``.
 """
 
 from __future__ import annotations
@@ -16,85 +16,152 @@ set_thread_waiting()
 
 __version__ = "0.1.0"
 
-# The module of each name, with the name there after a colon where it is another.
-_PUBLIC_NAMES = {
-    "UserError": "rethink_heads.errors",
-    "Config": "rethink_heads.config",
-    "MeasuringConfig": "rethink_heads.config",
-    "load_preset": "rethink_heads.config",
-    "Run": "rethink_heads.runs",
-    "CocoDataset": "rethink_heads.data.coco",
-    "shapes_root": "rethink_heads.data.shapes",
-    "resolve_split": "rethink_heads.data.sources",
-    "Detector": "rethink_heads.detectors.base",
-    "as_detector": "rethink_heads.detectors.external",
-    "open_model": "rethink_heads.detectors.external",
-    "check_detector": "rethink_heads.detectors.checking",
-    "HeadOutput": "rethink_heads.detectors.base",
-    "Detections": "rethink_heads.detectors.base",
-    "share_classes": "rethink_heads.detectors.classes",
-    "match_classes": "rethink_heads.detectors.classes",
-    "read_class_map": "rethink_heads.detectors.classes",
-    "RCNN": "rethink_heads.detectors.rcnn",
-    "build_detector": "rethink_heads.detectors.rcnn",
-    "load_detector": "rethink_heads.detectors.rcnn.checkpoints",
-    "import_detector": "rethink_heads.detectors.checkpoints.importing",
-    "to_detectron2": "rethink_heads.detectors.checkpoints.exporting",
-    "describe": "rethink_heads.describing",
-    "train": "rethink_heads.training.train",
-    "evaluate": "rethink_heads.training.evaluation",
-    "grid": "rethink_heads.proposals",
-    # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
-    "measure_detector": "rethink_heads.measure.runner:measure",
-    "Measurements": "rethink_heads.measure.measurements",
-    "measure_stages": "rethink_heads.measure.stages",
-    "load_stages": "rethink_heads.measure.stage_frame",
-    "open_stages": "rethink_heads.measure.stage_boxes",
-    "pearson": "rethink_heads.statistics.correlation",
-    "spearman": "rethink_heads.statistics.correlation",
-    "score_by_iou": "rethink_heads.statistics.correlation",
-    "stage_correlation": "rethink_heads.statistics.stages",
-    "compare_stages": "rethink_heads.statistics.stages",
-    "level_correlation": "rethink_heads.statistics.rank_levels",
-    "compare_levels": "rethink_heads.statistics.rank_levels",
-    "regressed_iou_by_iou": "rethink_heads.statistics.regression",
-    "error_components": "rethink_heads.statistics.regression",
-    "correlation_map": "rethink_heads.statistics.spatial",
-    "distinct_pairs": "rethink_heads.statistics.spatial",
-    "decay": "rethink_heads.statistics.spatial",
-    "response": "rethink_heads.statistics.response",
-    "response_summary": "rethink_heads.statistics.response",
-    "compare": "rethink_heads.statistics.comparison",
-    "compare_decay": "rethink_heads.statistics.comparison",
-    "compare_responses": "rethink_heads.statistics.comparison",
-    "load_sweep": "rethink_heads.sweeps.description",
-    "make_plan": "rethink_heads.sweeps.plan",
-    "run_sweep": "rethink_heads.sweeps.runner",
-    "to_markdown": "rethink_heads.report.cells",
-    "to_latex": "rethink_heads.report.cells",
-    "detect_dataset": "rethink_heads.measure.detections",
-    "load_detections": "rethink_heads.measure.detections",
-    "open_detections": "rethink_heads.measure.kept_detections",
-    "precision_table": "rethink_heads.statistics.average_precision",
-    "compare_precision": "rethink_heads.statistics.average_precision",
-    "detection_errors": "rethink_heads.statistics.detection_errors",
-    "compare_errors": "rethink_heads.statistics.detection_errors",
-    "calibration_errors": "rethink_heads.statistics.calibration",
-    "compare_calibration": "rethink_heads.statistics.calibration",
-    "reliability": "rethink_heads.statistics.calibration",
-    "write_tables": "rethink_heads.results",
-    "write_figures": "rethink_heads.results",
+# By group: each name, the module it is in (with its name there after a colon where it is another), what it is.
+_PUBLIC = {
+    "Settings and runs": (
+        ("load_preset", "config", "settings of a preset with a head, overrides and a seed"),
+        ("Config", "config", "everything that makes a run"),
+        ("MeasuringConfig", "config", "which objects and proposals are measured"),
+        ("Run", "runs", "a run folder and its settings"),
+        ("UserError", "errors", "a mistake that the user can mend"),
+    ),
+    "Data": (
+        ("CocoDataset", "data.coco", "images and boxes of a split in COCO format"),
+        ("resolve_split", "data.sources", "annotation file and image folder of a split"),
+        ("split_paths", "data.sources", "the same by the data settings of a run"),
+        ("shapes_root", "data.shapes", "folder of the generated set, made on first use"),
+    ),
+    "Detectors": (
+        ("open_model", "detectors.external", "the detector that a text names, as --model does"),
+        ("as_detector", "detectors.external", "a model in memory as a detector"),
+        (
+            "check_detector",
+            "detectors.checking",
+            "try a detector of one's own on a synthetic image",
+        ),
+        ("share_classes", "detectors.classes", "restrict data to the classes that a detector has"),
+        (
+            "match_classes",
+            "detectors.classes",
+            "which class of the data is which of the detector's",
+        ),
+        ("read_class_map", "detectors.classes", "a class map from its file"),
+        ("load_detector", "detectors.rcnn.checkpoints", "a detector trained here"),
+        ("build_detector", "detectors.rcnn", "an untrained detector for a configuration"),
+        ("RCNN", "detectors.rcnn", "the detectors trained here"),
+        (
+            "import_detector",
+            "detectors.checkpoints.importing",
+            "a detector from another framework's checkpoint",
+        ),
+        ("to_detectron2", "detectors.checkpoints.exporting", "a detector as detectron2 has it"),
+        ("Detector", "detectors.base", "what a detector must be able to do"),
+        ("HeadOutput", "detectors.base", "scores and boxes of a head"),
+        ("Detections", "detectors.base", "final detections of an image"),
+    ),
+    "Training": (
+        ("train", "training.train", "train the detector of a run"),
+        ("evaluate", "training.evaluation", "average precisions of every head of a detector"),
+        ("describe", "describing", "parameters, multiply-adds and training memory of a preset"),
+    ),
+    "Measuring": (
+        ("grid", "proposals", "the predefined proposals of an object"),
+        # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
+        (
+            "measure_detector",
+            "measure.runner:measure",
+            "measure a detector's heads on a dataset's objects",
+        ),
+        ("Measurements", "measure.store", "what was measured; Measurements.load(folder)"),
+        (
+            "measure_stages",
+            "measure.stages",
+            "RPN's proposals and final detections, matched to objects",
+        ),
+        ("load_stages", "measure.stages", "read these again"),
+        ("detect_dataset", "measure.detections", "final detections on a dataset"),
+        ("load_detections", "measure.detections", "read these again"),
+        ("open_detections", "measure.detections", "the detections of several detectors"),
+    ),
+    "Correlation of score and IoU": (
+        (
+            "pearson",
+            "statistics.correlation",
+            "Pearson's correlation, pooled and of each object, by size",
+        ),
+        ("spearman", "statistics.correlation", "Spearman's correlation, by size"),
+        (
+            "object_correlations",
+            "statistics.correlation",
+            "a row an object and head: which objects are hardest",
+        ),
+        ("score_by_iou", "statistics.correlation", "score in each bin of IoU"),
+        ("stage_correlation", "statistics.stages", "the correlations at each stage"),
+        (
+            "level_correlation",
+            "statistics.ranks",
+            "rank correlation within images and classes",
+        ),
+    ),
+    "Boxes and spatial sensitivity": (
+        (
+            "regressed_iou_by_iou",
+            "statistics.regression",
+            "IoU of the regressed box in each bin of IoU",
+        ),
+        ("error_components", "statistics.regression", "error in centre and scale"),
+        ("correlation_map", "statistics.spatial", "correlations of all pairs of RoI positions"),
+        ("distinct_pairs", "statistics.spatial", "their mean over different positions"),
+        ("decay", "statistics.spatial", "the same by distance"),
+        ("response", "statistics.response", "response to displaced boxes and zeroed positions"),
+        ("response_summary", "statistics.response", "what these come down to"),
+    ),
+    "Final detections": (
+        ("precision_table", "evaluation.average_precision", "average precisions with intervals"),
+        (
+            "detection_errors",
+            "evaluation.errors",
+            "TIDE's errors and what AP would gain without them",
+        ),
+        ("calibration_errors", "evaluation.calibration", "D-ECE, LaECE and overconfidence"),
+        ("reliability", "evaluation.calibration", "precision and IoU by score"),
+    ),
+    "Two heads on the same images": (
+        ("compare", "statistics.comparison", "a statistic of measurements"),
+        ("compare_decay", "statistics.comparison", "correlation by distance"),
+        ("compare_responses", "statistics.comparison", "responses"),
+        ("compare_stages", "statistics.stages", "correlations at each stage"),
+        ("compare_levels", "statistics.ranks", "rank correlations within images and classes"),
+        ("compare_precision", "evaluation.average_precision", "average precisions"),
+        ("compare_errors", "evaluation.errors", "TIDE's errors"),
+        ("compare_calibration", "evaluation.calibration", "calibration errors"),
+    ),
+    "Sweeps": (
+        ("load_sweep", "sweeps.description", "a sweep's description"),
+        ("make_plan", "sweeps.plan", "its points and trainings"),
+        ("run_sweep", "sweeps.runner", "train what is missing, write table and figure"),
+    ),
+    "Tables and figures": (
+        ("write_tables", "report.results", "every table of measurements as CSV"),
+        ("write_figures", "report.results", "every figure as PNG and PDF"),
+        ("to_markdown", "report.cells", "a frame as a Markdown table"),
+        ("to_latex", "report.cells", "a frame as a LaTeX table"),
+    ),
 }
+_MODULES = {name: module for group in _PUBLIC.values() for name, module, _ in group}
 
-__all__ = ["__version__", *sorted(_PUBLIC_NAMES)]
+__doc__ += "".join(
+    f"\n{title}:\n" + "".join(f"    {name:<21} {about}\n" for name, _, about in group)
+    for title, group in _PUBLIC.items()
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC_NAMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, its_name = _PUBLIC_NAMES[name].partition(":")
-    return getattr(importlib.import_module(module), its_name or name)
+    module, _, its_name = _MODULES[name].partition(":")
+    return getattr(importlib.import_module(f"rethink_heads.{module}"), its_name or name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC_NAMES])
+    return sorted(["__doc__", "__version__", *_MODULES])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
+    from rethink_heads.study import Subject
 
 # By entry of the provenance: how a message calls it, and the options that make it equal.
 COMPARED = {
@@ -24,6 +27,7 @@ COMPARED = {
 NOT_COMPARED = ("class_map",)
 SHOWN_OF_A_HASH = 8
 HASHES = ("data", "image files")
+MOST_NAMED = 8
 
 
 def check_names(runs: Sequence[Run]) -> None:
@@ -39,6 +43,42 @@ def check_names(runs: Sequence[Run]) -> None:
                 f"two of the detectors are called {name!r}; rename one of the folders, or name a model:"
                 " --model NAME=MODEL"
             )
+
+
+def on_common_classes(subjects: list[Subject]) -> list[Subject]:
+    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
+
+    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (
+        len({split_paths(subject.config.data, "test") for subject in subjects}) > 1
+        or len(subjects) == 1
+    ):
+        return subjects
+    matches = [subject.match() for subject in subjects]
+    names, matched = matches[0].dataset_names, [match.matched for match in matches]
+    common = tuple(name for name in names if all(name in each for each in matched))
+    if all(each == common for each in matched):
+        return subjects
+    if not common:
+        raise UserError(
+            "the detectors have no class of the data in common; say which classes are which with --class-map"
+        )
+    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
+    say(f"compared on the classes that all have; some lack {name_some(left_out)}")
+    return [
+        subject if each == common else dataclasses.replace(subject, classes=common)
+        for subject, each in zip(subjects, matched, strict=True)
+    ]
+
+
+def name_some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def check_comparable(
@@ -86,7 +126,7 @@ def merge_measurements(
 
     Detectors with other classes have measured other objects: the objects that all have measured are kept.
     """
-    from rethink_heads.measure.stored import merged as merged_measurements
+    from rethink_heads.measure.store import Measurements
 
     check_comparable(runs, [measurements.provenance for measurements in found], drawing)
     objects = [_objects(measurements) for measurements in found]
@@ -98,8 +138,8 @@ def merge_measurements(
             )
         counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
         say(f"compared on the {len(shared)} objects that all have measured ({counts})")
-        found = [measurements.of_objects(shared) for measurements in found]
-    return merged_measurements(found)
+        found = [measurements.restrict(shared) for measurements in found]
+    return Measurements.merge(found)
 
 
 def _objects(measurements: Measurements) -> set[tuple[int, int]]:

@@ -201,33 +201,6 @@ class DataConfig(Settings):
             return source
         return str(expand_home(source).absolute())
 
-    def paths(
-        self, role: Literal["train", "val", "test"], generate: bool = True
-    ) -> tuple[Path, Path]:
-        """Return the annotation file and the image folder of a role.
-
-        Without ``generate`` those of the generated set are only named, to be compared with others.
-
-        Raises:
-            UserError: only one of the pair is given, no source is given, or it has no such split.
-        """
-        from rethink_heads.data.sources import resolve_split
-
-        annotations: Path | None = getattr(self, f"{role}_annotations")
-        images: Path | None = getattr(self, f"{role}_images")
-        if annotations is not None and images is not None:
-            return annotations, images
-        if annotations is not None or images is not None:
-            raise UserError(
-                f"data.{role}_annotations and data.{role}_images go together: give both or neither"
-            )
-        if self.source is None:
-            raise UserError(
-                f"no {role} data: give a folder in COCO or VOC layout with --data FOLDER,"
-                f" or data.{role}_annotations=FILE and data.{role}_images=FOLDER"
-            )
-        return resolve_split(self.source, getattr(self, f"{role}_split"), generate)
-
 
 class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
@@ -346,9 +319,8 @@ class MeasuringConfig(Settings):
 
     ``images`` takes the first images of the test split; ``objects_per_image`` is a seeded choice.
     ``proposals_per_object`` draws that many of the grid's boxes, stratified by IoU bin, and
-    weighs them so that estimates stay unbiased. ``memory_mb`` bounds what measuring,
-    merging and analysing hold at once of proposals and detections, beside the detector and one image's
-    features (ranks of very many rows take up to 512 MiB), and changes no result beyond rounding.
+    weighs them so that estimates stay unbiased. ``memory_mb`` bounds what the heads hold at once of
+    RoIs, beside the detector and one image's features, and changes no result beyond rounding.
     ``precision`` is the arithmetic of the heads.
     ``class_map`` is a file that says which of the detector's classes a class of the data is, where
     their names do not (see :mod:`rethink_heads.detectors.classes`).

@@ -81,64 +81,54 @@ def within(allowed: Bounds) -> Callable[..., Any]:
     return check
 
 
-RunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False)
-]
+def option(name: str, metavar: str, about: str, allowed: Bounds | None = None) -> Any:
+    """An option without a default to show.
+
+    Args:
+        name, metavar, about: as ``--help`` says them.
+        allowed: what its numbers are held to.
+    """
+    check = None if allowed is None else within(allowed)
+    return typer.Option(name, metavar=metavar, help=about, callback=check, show_default=False)
+
+
+RunOption = Annotated[Path | None, option("--run", "DIR", "Run folder.")]
 HeadsOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--head",
-        metavar="|".join(HEADS),
-        help="Head to look at; repeat it for several. Models may have others, such as conv-fc. Without it: all"
+        "|".join(HEADS),
+        "Head to look at; repeat it for several. Models may have others, such as conv-fc. Without it: all"
         " that the detector has.",
-        show_default=False,
     ),
 ]
 DataOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--data",
-        metavar="FOLDER|shapes",
-        help="Folder in COCO layout (annotations/instances_<split>.json) or VOC layout (VOCdevkit), or the"
+        "FOLDER|shapes",
+        "Folder in COCO layout (annotations/instances_<split>.json) or VOC layout (VOCdevkit), or the"
         " generated set.",
-        show_default=False,
     ),
 ]
 AnnotationsOption = Annotated[
     Path | None,
-    typer.Option(
-        "--annotations",
-        metavar="FILE",
-        help="Annotations in COCO's JSON; with --images.",
-        show_default=False,
-    ),
+    option("--annotations", "FILE", "Annotations in COCO's JSON; with --images."),
 ]
 ImagesOption = Annotated[
     Path | None,
-    typer.Option("--images", metavar="DIR", help="Folder of the images.", show_default=False),
+    option("--images", "DIR", "Folder of the images."),
 ]
 MaxImagesOption = Annotated[
     int | None,
-    typer.Option(
-        "--max-images",
-        metavar="N",
-        callback=within(bounds.IMAGES),
-        help="First N images only.",
-        show_default=False,
-    ),
+    option("--max-images", "N", "First N images only.", bounds.IMAGES),
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        callback=within(bounds.SEED),
-        help="Seed of every random choice.",
-        show_default=False,
-    ),
+    option("--seed", "N", "Seed of every random choice.", bounds.SEED),
 ]
 JsonOption = Annotated[
     bool,
@@ -176,54 +166,49 @@ class DetectorOptions:
 
     run: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--run",
-            metavar="DIR",
-            help="Run folder; repeat it to compare detectors trained apart. Without it and --model:"
+            "DIR",
+            "Run folder; repeat it to compare detectors trained apart. Without it and --model:"
             " runs/demo, which is trained first if need be.",
-            show_default=False,
         ),
     ] = None
     model: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--model",
-            metavar="[NAME=]MODEL",
-            help="A detector that was not trained here: torchvision:NAME of a model builder, detectron2:CONFIG, or"
+            "[NAME=]MODEL",
+            "A detector that was not trained here: torchvision:NAME of a model builder, detectron2:CONFIG, or"
             " python:MODULE:FUNCTION; repeat it to compare several. Its results go to runs/NAME, which --run opens"
             " again.",
-            show_default=False,
         ),
     ] = None
     weights: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--weights",
-            metavar="NAME|FILE",
-            help="Weights of --model: torchvision's name of some (DEFAULT, COCO_V1), or a file. Once for all models,"
+            "NAME|FILE",
+            "Weights of --model: torchvision's name of some (DEFAULT, COCO_V1), or a file. Once for all models,"
             " or once for each.",
-            show_default=False,
         ),
     ] = None
     class_names: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--class-names",
-            metavar="FILE|NAME,...",
-            help="Names of the model's classes, for weights that do not say them: a file with a name a line, COCO's"
+            "FILE|NAME,...",
+            "Names of the model's classes, for weights that do not say them: a file with a name a line, COCO's"
             " JSON, or the names with commas between.",
-            show_default=False,
         ),
     ] = None
     class_map: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--class-map",
-            metavar="FILE",
-            help="Which class of the data is which of the detector's, where their names do not say it: YAML or JSON,"
+            "FILE",
+            "Which class of the data is which of the detector's, where their names do not say it: YAML or JSON,"
             " `class of the data: class of the detector`, null to leave one out. Once for all detectors, or once for"
             " each.",
-            show_default=False,
         ),
     ] = None
 
@@ -237,12 +222,7 @@ class DataOptions:
     images: ImagesOption = None
     split: Annotated[
         str | None,
-        typer.Option(
-            "--split",
-            metavar="NAME",
-            help="Split to read. Without it: the run's test split.",
-            show_default=False,
-        ),
+        option("--split", "NAME", "Split to read. Without it: the run's test split."),
     ] = None
 
 
@@ -261,54 +241,44 @@ class MeasuringOptions:
     max_images: MaxImagesOption = None
     objects_per_image: Annotated[
         int | None,
-        typer.Option(
-            "--objects-per-image",
-            metavar="N",
-            callback=within(bounds.OBJECTS),
-            help="N objects an image.",
-            show_default=False,
-        ),
+        option("--objects-per-image", "N", "N objects an image.", bounds.OBJECTS),
     ] = None
     proposals_per_object: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--proposals-per-object",
-            metavar="N",
-            callback=within(bounds.PROPOSALS),
-            help="Measure N of the grid's boxes, drawn from every IoU bin, instead of all of them; what they say of"
+            "N",
+            "Measure N of the grid's boxes, drawn from every IoU bin, instead of all of them; what they say of"
             " the whole grid has a sampling error, which is stated.",
-            show_default=False,
+            bounds.PROPOSALS,
         ),
     ] = None
     grid_steps: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--grid-steps",
-            metavar="N",
-            callback=within(bounds.GRID_STEPS),
-            help="Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as"
+            "N",
+            "Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as"
             " we remember it).",
-            show_default=False,
+            bounds.GRID_STEPS,
         ),
     ] = None
     precision: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--precision",
-            metavar="float32|bfloat16",
-            help="Arithmetic of the heads; bfloat16 is faster and rounds.",
-            show_default=False,
+            "float32|bfloat16",
+            "Arithmetic of the heads; bfloat16 is faster and rounds.",
         ),
     ] = None
     memory_mb: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--memory-mb",
-            metavar="MIB",
-            callback=within(bounds.MEMORY_MB),
-            help="Bound on what is held at once of proposals, beside the detector and one image's features (512 unless"
-            " set). It changes no result beyond rounding.",
-            show_default=False,
+            "MIB",
+            "Bound on what the heads hold at once of proposals, beside one image's features (512 unless set): how many"
+            " RoIs are computed together. It changes no result beyond rounding.",
+            bounds.MEMORY_MB,
         ),
     ] = None
 

@@ -1,7 +1,7 @@
 """The paper's figures and tables: each is defined by a script of its own in ``analyses/``.
 
-A script has two functions: ``tables(given)``, the numbers, from what was measured, and
-``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.results`
+A script has two functions: ``tables(inputs)``, the numbers, from what was measured, and
+``draw(tables)``, the figure, from these alone. ``rethink-heads figures``, :mod:`rethink_heads.report.results`
 and ``python analyses/NAME.py`` all run them from here, so that a figure has one definition.
 
 In a checkout the scripts lie beside the package, in an installed one inside it.
@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.kept_detections import KeptDetections
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 Tables = Mapping[str, pd.DataFrame]
 
@@ -42,7 +40,7 @@ class Options(TypedDict, total=False):
     seed: int
 
 
-class NotGivenError(UserError):
+class MissingInputError(UserError):
     """An analysis lacks what it is made of; the message says which command makes it."""
 
 
@@ -54,47 +52,48 @@ class TableSet(dict[str, pd.DataFrame]):
 
 
 @dataclass(frozen=True)
-class Given:
+class AnalysisInputs:
     """What an analysis may read.
 
     Attributes:
         found: measurements of all the runs; use :attr:`measurements`.
         stages: boxes of RPN and final detections matched to objects, of all the runs, as
             ``measure_stages`` gives them or ``open_stages`` finds them; None where they were not measured.
-        detected: final detections of all the runs, a frame or as ``open_detections`` finds them, and the data set that
-            they are of.
+        detected: final detections of all the runs, and the data set that they are of.
         sweeps: tables of sweeps, by the sweep's name.
         options: of the bootstrap.
+        data: the name of the images, for the captions of figures.
     """
 
     found: Measurements | None = None
-    stages: pd.DataFrame | StageBoxes | None = None
-    detected: tuple[pd.DataFrame | KeptDetections, CocoDataset] | None = None
+    stages: pd.DataFrame | None = None
+    detected: tuple[pd.DataFrame, CocoDataset] | None = None
     sweeps: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     options: Options = field(default_factory=Options)
+    data: str = ""
 
     @property
     def measurements(self) -> Measurements:
         """Measurements of the predefined proposals.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.found is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs measured runs: rethink-heads correlate --run RUN, then --run RUN here"
             )
         return self.found
 
     @property
-    def detections(self) -> tuple[pd.DataFrame | KeptDetections, CocoDataset]:
+    def detections(self) -> tuple[pd.DataFrame, CocoDataset]:
         """Final detections of every head, and their data set.
 
         Raises:
-            NotGivenError: there are none.
+            MissingInputError: there are none.
         """
         if self.detected is None:
-            raise NotGivenError(
+            raise MissingInputError(
                 "it needs detections: rethink-heads evaluate --run RUN, then --run RUN here"
             )
         return self.detected
@@ -103,10 +102,10 @@ class Given:
         """The table of the sweep of that name.
 
         Raises:
-            NotGivenError: there is none.
+            MissingInputError: there is none.
         """
         if name not in self.sweeps:
-            raise NotGivenError(
+            raise MissingInputError(
                 f"it needs a sweep: rethink-heads sweep {name}, then --sweep FOLDER here"
             )
         return self.sweeps[name]
@@ -119,18 +118,18 @@ class Analysis:
     Attributes:
         name: of the script, without its suffix; its figure's files are called so.
         about: the script's docstring.
-        tables: frames by name, from what is given.
+        tables: frames by name, from the inputs.
         draw: the figure, from a :class:`TableSet` that holds those tables.
     """
 
     name: str
     about: str
-    tables: Callable[[Given], dict[str, pd.DataFrame]]
+    tables: Callable[[AnalysisInputs], dict[str, pd.DataFrame]]
     draw: Callable[[TableSet], Figure]
 
-    def complete(self, given: Given) -> TableSet:
+    def complete(self, inputs: AnalysisInputs) -> TableSet:
         """The tables, as :attr:`draw` takes them."""
-        return TableSet(self.tables(given))
+        return TableSet(self.tables(inputs))
 
 
 @cache

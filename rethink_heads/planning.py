@@ -31,12 +31,12 @@ from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.maps import weight_correlations
-from rethink_heads.measure.measurements import SIZES, Measurements, size_name
 from rethink_heads.measure.objects import ObjectMeasurer
-from rethink_heads.measure.parts import Parts
 from rethink_heads.measure.provenance import provenance_of
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.sampling import choose, generator
+from rethink_heads.measure.store import SIZES, Measurements, size_name
+from rethink_heads.measure.store_files import join_parts, write_part
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -248,7 +248,7 @@ def estimate(
         calibration: of the machine at hand.
         counts: what is measured.
         devices: numbers of devices like the one at hand.
-        memory_bound_mb: ``measuring.memory_mb``, within which results are merged and analysed.
+        memory_bound_mb: ``measuring.memory_mb``, which the heads may hold at once.
     """
     # A size of which there are no objects to calibrate on has none to be measured either.
     tried = calibration.object_seconds
@@ -326,17 +326,14 @@ def _written(
     """Bytes of the results and of the parts of some objects, an image each, and the seconds that writing both took."""
     with tempfile.TemporaryDirectory() as passing:
         folder, begun = Path(passing), time.perf_counter()
-        parts = Parts(folder / "parts", provenance)
-        for number, part in enumerate(measured):
-            ids = {"image_id": number, "object_id": number}
-            frames = {name: getattr(part, name) for name in ("bins", "rows", "maps", "sampling")}
-            parts.write(number, Measurements(**{n: f.assign(**ids) for n, f in frames.items()}))
-        parts.merge_into(folder / "merged", range(len(measured)), Measurements.empty())
+        paths = [folder / str(number) for number in range(len(measured))]
+        for number, (path, part) in enumerate(zip(paths, measured, strict=True)):
+            arrays = {name: np.asarray(part.array(name)) for name in part.names}
+            write_part(part.objects.assign(image_id=number, object_id=number), arrays, path)
+        apart = sum(path.stat().st_size for path in paths)
+        join_parts(paths, folder / "merged", "plan", {}, provenance)
         seconds = time.perf_counter() - begun
-        merged, apart = (
-            sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
-            for name in ("merged", "parts")
-        )
+        merged = sum(path.stat().st_size for path in (folder / "merged").iterdir())
         return merged, apart, seconds
 
 

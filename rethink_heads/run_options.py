@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from rethink_heads.comparable import check_names
 from rethink_heads.config import Config, DataConfig, StudyConfig, load_preset
 from rethink_heads.console import say, work
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, shorten
 from rethink_heads.files import expand_home
@@ -177,7 +178,7 @@ def _open_model(
     where = resolve_device(options.device)
     # Found before the detector, which may take long to open.
     own = with_data(StudyConfig(), options.data)
-    own.data.paths("test")
+    split_paths(own.data, "test")
     own = own.with_overrides([f"measuring.proposals_per_object={PROPOSALS_PER_OBJECT}"])
     say(f"opening {model}")
     with work():
@@ -280,7 +281,7 @@ def _check_options(config: Config, options: StudyOptions) -> None:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.classes import match_classes, read_class_map
 
-    test_set = CocoDataset(*chosen.data.paths("test"))
-    train_set = CocoDataset(*config.data.paths("train"))
+    test_set = CocoDataset(*split_paths(chosen.data, "test"))
+    train_set = CocoDataset(*split_paths(config.data, "train"))
     given = read_class_map(chosen.measuring.class_map)
     test_set.with_classes(match_classes(test_set.class_names, train_set.class_names, given).matched)

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 from rethink_heads import __version__, files
 from rethink_heads.config import CONFIG_NAME, Config, Settings, StudyConfig
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import SignalReceived, UserError, interruption
 from rethink_heads.locking import hold
@@ -429,13 +430,17 @@ def measurements_name(
         ``default`` where nothing differs from the run's own, otherwise the split's name and eight
         hexadecimal digits that stand for annotations, image folder, settings and seed.
     """
-    annotations, images = chosen.data.paths("test")
+    from rethink_heads.data.coco import read_annotations
+
+    annotations, images = split_paths(chosen.data, "test")
     same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
     measuring = chosen.measuring.model_dump_json(exclude=NOT_MEASURED)
     same_measuring = own.measuring.model_dump_json(exclude=NOT_MEASURED) == measuring
     if same_data and same_measuring and own.seed == seed and classes is None:
         return DEFAULT_MEASUREMENTS
-    parts = [files.sha256(annotations), str(images.resolve()), measuring, str(seed)]
+    # The data are read anyway, once.
+    fingerprint = read_annotations(annotations).fingerprint
+    parts = [fingerprint, str(images.resolve()), measuring, str(seed)]
     text = "\n".join([*parts, *(classes or ())])
     split = chosen.data.test_split
     if chosen.data.test_annotations is not None:
@@ -445,7 +450,7 @@ def measurements_name(
 
 def _test_paths(config: StudyConfig) -> tuple[Path, Path] | None:
     try:
-        return config.data.paths("test", generate=False)
+        return split_paths(config.data, "test", generate=False)
     except UserError:
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.bounds import HEADS, head_name
-from rethink_heads.comparable import check_comparable, merge_measurements
+from rethink_heads.comparable import (
+    MOST_NAMED,
+    check_comparable,
+    merge_measurements,
+    name_some,
+    on_common_classes,
+)
 from rethink_heads.config import MeasuringConfig, StudyConfig
 from rethink_heads.console import say, work
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process, rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import csv_bytes, write_csv
 from rethink_heads.locking import hold, results_folder
 from rethink_heads.options import StudyOptions
 from rethink_heads.run_options import one_each, open_runs, with_options
-from rethink_heads.runs import NOT_MEASURED, Run, measurements_name
+from rethink_heads.runs import NOT_MEASURED, Run, measurements_name, with_fusion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,13 +35,10 @@ if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
     from rethink_heads.detectors.classes import ClassMatch, SharedClasses
-    from rethink_heads.measure.measurements import Measurements
+    from rethink_heads.measure.store import Measurements
 
 Key = tuple[str, str]
 """(detector, head)."""
-
-MOST_NAMED = 8
-MOST_FOR_ALL_PAIRS = 7
 
 
 class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
@@ -49,18 +52,34 @@ class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
 
     def tell(self, config: StudyConfig) -> CocoDataset:
         """Return the test data of the settings, and say what is measured of it and what was left out."""
-        dataset, measuring = self[config.data.paths("test")], config.measuring
+        dataset, measuring = self[split_paths(config.data, "test")], config.measuring
         chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
         counts = chosen.box_counts
-        of_all = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
+        total = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
         each = measuring.objects_per_image
         at_most = "" if each is None else f", of which at most {each} an image are measured"
         say(
-            f"{dataset.where}: {len(chosen)}{of_all} images, {counts.objects} objects{at_most}"
+            f"{dataset.where}: {len(chosen)}{total} images, {counts.objects} objects{at_most}"
             f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
             f" {counts.degenerate} of zero size, {counts.outside} outside the image"
         )
         return dataset
+
+
+@dataclass(frozen=True)
+class Detected:
+    """Final detections of a run's heads on a data set, in the folder ``name`` of its measurements."""
+
+    run: Run
+    dataset: CocoDataset
+    name: str
+    provenance: dict[str, str]
+    heads: list[str]
+
+    @property
+    def sides(self) -> list[Key]:
+        """(detector, head) of the heads that are looked at."""
+        return [(self.run.name, head) for head in self.heads]
 
 
 @dataclass(frozen=True)
@@ -97,7 +116,7 @@ class Subject:
         """Which class of the data is which of the detector's; the detector itself is not opened."""
         from rethink_heads.detectors.classes import match_classes, read_class_map
 
-        names = self.datasets[self.config.data.paths("test")].class_names
+        names = self.datasets[split_paths(self.config.data, "test")].class_names
         given = read_class_map(self.config.measuring.class_map)
         return match_classes(names, self.run.class_names, given)
 
@@ -182,13 +201,60 @@ class Subject:
             )
         return measurements
 
+    def match_stages(self) -> None:
+        """Match the boxes of the detector's own stages to objects, where it was not done before."""
+        from rethink_heads.measure.stages import keep_stages
+
+        shared, measuring = self.opened, self.config.measuring
+        dataset = shared.dataset
+        if measuring.images is not None:
+            dataset = dataset.subset(measuring.images)
+        name, folder, provenance = self.run.name, self.folder, self.provenance
+        with self.run.logged(f"matching boxes {self.name}"), work():
+            keep_stages(shared.detector, dataset, name, folder, provenance, measuring.memory_mb)
+
+    def detect(
+        self, heads: Sequence[str], images: int | None = None, fusion: str | None = None
+    ) -> Detected:
+        """Detect with the detector, where it was not done before.
+
+        Args:
+            heads: those that are looked at.
+            images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
+            fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
+
+        Raises:
+            UserError: none of the heads is trained, or something cannot be read or written.
+        """
+        from rethink_heads.detectors.rcnn import RCNN
+        from rethink_heads.measure.detections import keep_detections
+
+        run, detector, dataset = self.run, self.opened.detector, self.opened.dataset
+        name, provenance = self.name, self.provenance
+        if images is not None:
+            dataset = dataset.subset(images)
+        # Task weights may have left a head configuration of the structure untrained.
+        trained = [head for head in heads if head in detector.heads]
+        if not trained:
+            raise UserError(
+                f"the task weights of {run.path} left {', '.join(heads)} untrained;"
+                f" it has {', '.join(detector.heads)}"
+            )
+        if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
+            if fusion != detector.roi_heads.fusion:
+                name, provenance = with_fusion(name, provenance, fusion)
+            detector.roi_heads.fusion = fusion
+        with run.logged(f"detecting {name}"), work():
+            keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
+        return Detected(run, dataset, name, provenance, trained)
+
     def planned_provenance(self) -> dict[str, str]:
         """What the provenance of its measurements will say, as far as detectors must have it equal.
 
         The number of images is left out: it also depends on how many the data has.
         """
         return {
-            "data": self.datasets[self.config.data.paths("test")].file_fingerprint,
+            "data": self.datasets[split_paths(self.config.data, "test")].file_fingerprint,
             "measuring": self.config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
             "seed": str(self.seed),
         }
@@ -229,12 +295,7 @@ class Study:
     @property
     def sides(self) -> list[Key]:
         """(detector, head) of each head that is looked at, detectors in the order given."""
-        return in_order(self.runs, self.measurements.detector_heads, self.heads)
-
-    @property
-    def pairs(self) -> list[tuple[Key, Key]]:
-        """The pairs of heads that are compared: see :func:`pairs_of`."""
-        return pairs_of(self.sides, self.runs)
+        return in_order(self.runs, self.measurements.keys, self.heads)
 
     @property
     def selected(self) -> Measurements:
@@ -247,14 +308,14 @@ class Study:
         return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
 
     def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
-        """Compare the pairs of heads; options as of ``rethink_heads.statistics.comparison``."""
+        """Compare the heads; options as of ``rethink_heads.statistics.comparison``."""
         import pandas as pd
 
-        from rethink_heads.statistics.comparison import compare
+        from rethink_heads.statistics.comparison import compare, compared_pairs
 
         frames = [
             compare(self.measurements, statistic, a, b, seed=self.seed, **options)
-            for a, b in self.pairs
+            for a, b in compared_pairs(self.sides, statistic)
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -280,18 +341,11 @@ def is_of_detectors(runs: Sequence[Run]) -> bool:
     return len(runs) > 1 and any(run.is_external for run in runs)
 
 
-def pairs_of(sides: Sequence[Key], runs: Sequence[Run]) -> list[tuple[Key, Key]]:
-    """The pairs of heads that are compared: every two of up to seven.
+def fuses(head: str) -> bool:
+    """Whether a head fuses the scores of two classifiers."""
+    from rethink_heads.heads import HEAD_CONFIGURATIONS
 
-    Of more, each fc-head against its conv-head; where there are none of these, or detectors that were not trained here
-    are compared, the first against each.
-    """
-    if len(sides) <= MOST_FOR_ALL_PAIRS:
-        return list(itertools.combinations(sides, 2))
-    from rethink_heads.statistics.comparison import fc_against_conv
-
-    first = [(sides[0], other) for other in sides[1:]]
-    return first if is_of_detectors(runs) else fc_against_conv(sides) or first
+    return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 
 
 def study(options: StudyOptions, branches: bool = False) -> Study:
@@ -364,24 +418,24 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
     for own, each in zip(subjects, taken, strict=True):
         if each is not own:
             images = each.config.measuring.images
-            of_all = len(each.datasets[each.config.data.paths("test")])
+            total = len(each.datasets[split_paths(each.config.data, "test")])
             say(
-                f"{own.run.name}: what is there is shown, {each.name}: {of_all if images is None else images} of"
-                f" {of_all} images; measuring.images=none measures all with the settings in {own.run.path}"
+                f"{own.run.name}: what is there is shown, {each.name}: {total if images is None else images} of"
+                f" {total} images; measuring.images=none measures all with the settings in {own.run.path}"
             )
     return taken
 
 
 def _newest_measured(subject: Subject) -> Subject | None:
     """The subject with the settings of its newest complete measurements of its own data; itself before others."""
-    from rethink_heads.measure.provenance import saved_provenance
+    from rethink_heads.measure.store_files import stored_provenance
 
     own = subject.run.config
     folders = [path for path in subject.run.measurements_dir.glob("*") if path.is_dir()]
     for folder in sorted(
         folders, key=lambda path: (path == subject.folder, path.stat().st_mtime), reverse=True
     ):
-        said = saved_provenance(folder)
+        said = stored_provenance(folder)
         if said is None:
             continue
         if folder == subject.folder:
@@ -394,33 +448,6 @@ def _newest_measured(subject: Subject) -> Subject | None:
             if found.folder == folder:
                 return found
     return None
-
-
-def on_common_classes(subjects: list[Subject]) -> list[Subject]:
-    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
-
-    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
-
-    Raises:
-        UserError: there is none.
-    """
-    if len({subject.config.data.paths("test") for subject in subjects}) > 1 or len(subjects) == 1:
-        return subjects
-    matches = [subject.match() for subject in subjects]
-    names, matched = matches[0].dataset_names, [match.matched for match in matches]
-    common = tuple(name for name in names if all(name in each for each in matched))
-    if all(each == common for each in matched):
-        return subjects
-    if not common:
-        raise UserError(
-            "the detectors have no class of the data in common; say which classes are which with --class-map"
-        )
-    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
-    say(f"compared on the classes that all have; some lack {_named(left_out)}")
-    return [
-        subject if each == common else dataclasses.replace(subject, classes=common)
-        for subject, each in zip(subjects, matched, strict=True)
-    ]
 
 
 def asked_heads(options: StudyOptions) -> list[str] | None:
@@ -465,11 +492,6 @@ def _keep_match(match: ClassMatch, folder: Path) -> None:
             write_csv(table, path)
 
 
-def _named(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMED
-    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def _say_unmatched(shared: SharedClasses, name: str) -> None:
     match = shared.match
     if match.only_dataset:
@@ -480,7 +502,7 @@ def _say_unmatched(shared: SharedClasses, name: str) -> None:
             far = rows[rows["note"] == ""]["dataset_class"].to_list()
             rows = rows[rows["note"] != ""]
             say(
-                f"{name} lacks {len(far)} classes of the data that none of its own is like: {_named(far)}"
+                f"{name} lacks {len(far)} classes of the data that none of its own is like: {name_some(far)}"
             )
         if len(rows):
             from rethink_heads.report.output import print_table
@@ -493,5 +515,5 @@ def _say_unmatched(shared: SharedClasses, name: str) -> None:
         left_out = shared.dataset.box_counts.other_classes
         say(f"{name}: {left_out} objects of classes that it lacks are left out")
     if match.only_detector:
-        named = _named(match.only_detector)
+        named = name_some(match.only_detector)
         say(f"{name}: classes that the data lacks, whose detections do not count: {named}")

@@ -11,15 +11,15 @@ from typing import Any
 import hotcoco
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import AP_NAMES
+from rethink_heads.evaluation.detections import keys_of
+from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
+from rethink_heads.files import write_parquet
 from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
-from rethink_heads.measure.kept_detections import FrameDetections, HeadDetections
-from rethink_heads.measure.row_groups import arrow_schema, write_by_group
-from rethink_heads.statistics.average_precision import AP_NAMES
 
 CLASSES = ("cat", "dog", "owl")
 SIDE = 300
@@ -128,23 +128,16 @@ def as_results(frame: pd.DataFrame, dataset: CocoDataset) -> list[dict[str, Any]
     ]
 
 
-def keep_detections_in(frame: pd.DataFrame, folder: Path, bound: float = 4000) -> Path:
-    """Write detections as detecting does, an image a table, a few images a row group."""
-    tables = [
-        pa.Table.from_pandas(rows, preserve_index=False).cast(arrow_schema(DETECTION_TYPES))
-        for _, rows in frame.groupby("image_id")
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / DETECTIONS_NAME
-    write_by_group(tables, path, DETECTION_TYPES, ("detector", "head"), {"a": "b"}, bound)
+def keep_detections_in(frame: pd.DataFrame, folder: Path) -> Path:
+    """Write detections as detecting does."""
+    write_parquet(frame.astype(DETECTION_TYPES), folder / DETECTIONS_NAME, {"a": "b"})
     return folder
 
 
-def head_of(frame: pd.DataFrame) -> HeadDetections:
+def head_of(frame: pd.DataFrame, truth: GroundTruth) -> HeadDetections:
     """A frame's detections, which are one head's, or none at all."""
-    found = FrameDetections(frame)
-    (side,) = found.sides or [("", "")]
-    return HeadDetections(found, side)
+    (key,) = keys_of(frame) or [("", "")]
+    return truth.detections_of(frame, key)
 
 
 def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from rethink_heads.measure.measurements import Measurements, size_name
-from rethink_heads.measure.moments import ERRORS, proposal_values, reduce_values
+from rethink_heads.measure.moments import ERRORS, proposal_values
+from rethink_heads.measure.store import Measurements, size_name
+from tests.frames import from_frames, reduce_values
 
 CELLS = 7
 STEPS = 21
@@ -90,13 +91,15 @@ def synthetic_measurements(
                         row_frames.append(sampled.assign(**of_head))
                     if maps:
                         map_rows += _object_maps(head, of_head, noise)
-    measurements = Measurements.empty()
-    return Measurements(
-        bins=pd.concat(bin_frames) if bin_frames else measurements.bins,
-        rows=pd.concat(row_frames) if row_frames else measurements.rows,
-        maps=pd.DataFrame(map_rows) if map_rows else measurements.maps,
+    return from_frames(
+        pd.concat(bin_frames) if bin_frames else Measurements.empty().to_frame(),
+        pd.concat(row_frames) if row_frames else None,
+        pd.DataFrame(map_rows) if map_rows else None,
         provenance={"dataset": "synthetic", "seed": str(seed)},
     )
+
+
+synthetic_store = synthetic_measurements
 
 
 def _proposals(side: float, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

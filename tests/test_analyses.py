@@ -14,22 +14,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rethink_heads.commands.given import detected as detected_of
-from rethink_heads.commands.given import given as given_of
+from rethink_heads.analysis_inputs import read_detections, read_inputs
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME
-from rethink_heads.measure.kept_detections import KeptDetections, as_detections
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import as_boxes
-from rethink_heads.measure.stage_frame import STAGES_NAME
-from rethink_heads.paper import Given, NotGivenError, TableSet, analyses, paper_heads
+from rethink_heads.measure.stages import STAGES_NAME
+from rethink_heads.measure.store import Measurements
+from rethink_heads.paper import AnalysisInputs, MissingInputError, TableSet, analyses, paper_heads
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
-from rethink_heads.results import compute, read_tables
+from rethink_heads.report.results import compute, read_tables
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.spatial import correlation_map
@@ -56,8 +53,8 @@ def measurements() -> Measurements:
 
 
 @pytest.fixture(scope="module")
-def given(measurements: Measurements) -> Given:
-    return Given(measurements, _stages(), options=OPTIONS)
+def inputs(measurements: Measurements) -> AnalysisInputs:
+    return AnalysisInputs(measurements, _stages(), options=OPTIONS)
 
 
 def _stages() -> pd.DataFrame:
@@ -117,9 +114,9 @@ def test_scripts_are_short_and_say_what_they_define(path: Path) -> None:
 
 
 def test_figure2_is_the_papers_panels_of_what_was_measured(
-    given: Given, measurements: Measurements
+    inputs: AnalysisInputs, measurements: Measurements
 ) -> None:
-    tables = analyses()["figure2"].complete(given)
+    tables = analyses()["figure2"].complete(inputs)
     pd.testing.assert_frame_equal(tables["score_by_iou"], score_by_iou(measurements, **OPTIONS))
     figure = analyses()["figure2"].draw(tables)
     assert [ax.get_title() for ax in figure.axes] == ["Small", "Medium", "Large", "", "", ""]
@@ -127,10 +124,10 @@ def test_figure2_is_the_papers_panels_of_what_was_measured(
 
 
 def test_figure3_has_a_panel_for_each_stage_that_was_measured(
-    given: Given, measurements: Measurements
+    inputs: AnalysisInputs, measurements: Measurements
 ) -> None:
     figure3 = analyses()["figure3"]
-    tables = figure3.complete(given)
+    tables = figure3.complete(inputs)
     predefined = tables["stages"][tables["stages"]["stage"] == "predefined"]
     expected = pearson(measurements, **OPTIONS)
     pd.testing.assert_series_equal(predefined["pcc"].reset_index(drop=True), expected["pcc"])
@@ -141,13 +138,13 @@ def test_figure3_has_a_panel_for_each_stage_that_was_measured(
         "medium",
         "large",
     ]
-    alone = figure3.draw(figure3.complete(replace(given, stages=None)))
+    alone = figure3.draw(figure3.complete(replace(inputs, stages=None)))
     assert len(alone.axes) == 1
     assert alone.get_figwidth() == COLUMN_WIDTH
 
 
-def test_figure4_holds_the_mean_maps(given: Given, measurements: Measurements) -> None:
-    tables = analyses()["figure4"].complete(given)
+def test_figure4_holds_the_mean_maps(inputs: AnalysisInputs, measurements: Measurements) -> None:
+    tables = analyses()["figure4"].complete(inputs)
     maps = tables["correlation_maps"]
     for (detector, head, kind), cosines in correlation_map(measurements).items():
         rows = maps[
@@ -163,7 +160,7 @@ def test_tables_of_sweeps_are_drawn(name: str) -> None:
     sweep = OF_SWEEPS[name]
     frame, ordering = sweep_rows(sweep), pd.DataFrame({"better": ["a"], "worse": ["b"]})
     sweeps = {sweep: frame, f"{sweep}_ordering": ordering}
-    tables = analyses()[name].complete(Given(sweeps=sweeps))
+    tables = analyses()[name].complete(AnalysisInputs(sweeps=sweeps))
     pd.testing.assert_frame_equal(tables[name], frame)
     figure = analyses()[name].draw(tables)
     assert figure.get_figwidth() == COLUMN_WIDTH
@@ -201,7 +198,7 @@ def _detections() -> pd.DataFrame:
 def test_voc_holds_three_precisions_of_every_run(tmp_path: Path) -> None:
     voc = analyses()["voc"]
     detected = (_detections(), _dataset(tmp_path, VOC_CLASSES))
-    tables = voc.complete(Given(detected=detected, options=OPTIONS))
+    tables = voc.complete(AnalysisInputs(detected=detected, options=OPTIONS))
     assert list(tables["voc"].columns) == [
         "detector",
         "head",
@@ -216,13 +213,13 @@ def test_voc_holds_three_precisions_of_every_run(tmp_path: Path) -> None:
 
 def test_voc_is_not_for_other_data(tmp_path: Path) -> None:
     detected = (_detections(), _dataset(tmp_path, ("disc", "ring")))
-    with pytest.raises(NotGivenError, match="VOC07"):
-        analyses()["voc"].complete(Given(detected=detected, options=OPTIONS))
+    with pytest.raises(MissingInputError, match="VOC07"):
+        analyses()["voc"].complete(AnalysisInputs(detected=detected, options=OPTIONS))
 
 
 def test_what_lacks_something_says_what() -> None:
     skipped: dict[str, str] = {}
-    assert compute(Given(), skipped) == {}
+    assert compute(AnalysisInputs(), skipped) == {}
     assert set(skipped) == set(analyses())
     assert "rethink-heads correlate --run" in skipped["figure2"]
     assert "rethink-heads sweep depth" in skipped["depth"]
@@ -299,9 +296,9 @@ def test_a_scripts_mistakes_are_one_line(
 def test_later_stages_and_detections_are_found_where_all_runs_have_them(
     run: Run, measurements: Measurements, tmp_path: Path
 ) -> None:
-    alone = given_of([run], ["default"], [], 0)
+    alone = read_inputs([run], ["default"], [], 0)
     assert alone.stages is None
-    with pytest.raises(NotGivenError, match="evaluate"):
+    with pytest.raises(MissingInputError, match="evaluate"):
         _ = alone.detections
     dataset = _dataset(tmp_path, VOC_CLASSES)
     paths = {"test_annotations": dataset.annotations_path, "test_images": tmp_path}
@@ -311,17 +308,11 @@ def test_later_stages_and_detections_are_found_where_all_runs_have_them(
     write_parquet(_stages(), whole.measurements() / STAGES_NAME, {})
     made_of = {"data": dataset.fingerprint, "images": str(len(dataset))}
     write_parquet(_detections(), whole.measurements() / DETECTIONS_NAME, made_of)
-    found = given_of([whole], ["default"], [], 3)
+    found = read_inputs([whole], ["default"], [], 3)
     assert found.stages is not None
-    boxes = as_boxes(found.stages)
-    read = [
-        len(part)
-        for detector, head, stage in boxes.groups
-        for part in boxes.read((detector, head), stage, ["iou"])
-    ]
-    assert sum(read) == len(_stages())
+    assert len(found.stages) == len(_stages())
     detections, data = found.detections
-    assert len(_rows(detections)) == len(_detections())
+    assert len(detections) == len(_detections())
     assert data.class_names == VOC_CLASSES
     assert found.options == {"seed": 3}
 
@@ -346,22 +337,17 @@ def test_detections_of_the_first_images_go_with_these_images(
     chosen = runs if run_of_all_images_first else runs[1:]
     detections, data = _detected(chosen)
     assert data.image_ids == dataset.image_ids[:1]
-    assert set(_rows(detections)["image_id"]) <= set(data.image_ids)
+    assert set(detections["image_id"]) <= set(data.image_ids)
     write_parquet(_detections(), runs[0].measurements() / DETECTIONS_NAME, {"data": "other"})
-    assert detected_of(runs, ["default"] * 2) is None
+    assert read_detections(runs, ["default"] * 2) is None
 
 
-def _rows(detections: pd.DataFrame | KeptDetections) -> pd.DataFrame:
-    kept = as_detections(detections)
-    return pd.concat([part for side in kept.sides for part in kept.read(side, ["image_id"])])
-
-
-def _detected(runs: list[Run]) -> tuple[KeptDetections, CocoDataset]:
-    found = detected_of(runs, ["default"] * len(runs))
+def _detected(runs: list[Run]) -> tuple[pd.DataFrame, CocoDataset]:
+    found = read_detections(runs, ["default"] * len(runs))
     assert found is not None
     return found
 
 
 def test_a_folder_that_is_no_sweep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not a finished sweep: it has no sweep\.yaml"):
-        given_of([], [], [tmp_path], 0)
+        read_inputs([], [], [tmp_path], 0)

@@ -8,6 +8,7 @@ import pytest
 
 from rethink_heads.bounds import HEAD_ALIASES, HEADS
 from rethink_heads.config import Config, ConventionsConfig, load_preset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.settings import preset_names
 
@@ -267,11 +268,14 @@ def test_settings_do_not_change() -> None:
 def test_data_of_a_role() -> None:
     config = load_preset("bccd-small", "fc")
     with pytest.raises(UserError, match=r"no train data.*--data"):
-        config.data.paths("train")
+        split_paths(config.data, "train")
     given = config.with_data(train_annotations="a.json", train_images="images")
-    assert given.data.paths("train") == (Path("a.json").absolute(), Path("images").absolute())
+    assert split_paths(given.data, "train") == (
+        Path("a.json").absolute(),
+        Path("images").absolute(),
+    )
     with pytest.raises(UserError, match="go together"):
-        config.with_data(train_images="images").data.paths("train")
+        split_paths(config.with_data(train_images="images").data, "train")
 
 
 def test_groups_that_do_not_divide_are_a_users_mistake() -> None:

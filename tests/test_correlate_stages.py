@@ -15,7 +15,7 @@ from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.measure.stage_frame import load_stages
+from rethink_heads.measure.stages import load_stages
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
@@ -66,7 +66,7 @@ def test_later_stages_of_one_run(double: Run) -> None:
     rows = pd.DataFrame(found["tables"]["stage_correlation"])
     assert set(rows["stage"]) == {"rpn", "detections"}
     assert set(rows["head"]) == {"fc", "conv"}
-    assert not (double.measurements() / "bins.parquet").exists()
+    assert not (double.measurements() / "meta.json").exists()
     boxes, provenance = load_stages(double.measurements())
     own = boxes[(boxes["stage"] == "rpn") & (boxes["head"] == "fc")]
     assert rows[(rows["stage"] == "rpn") & (rows["head"] == "fc") & (rows["size"] == "all")][

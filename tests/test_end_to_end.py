@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,13 +18,17 @@ from typer.testing import CliRunner
 
 from rethink_heads import run_options
 from rethink_heads.cli import app
+from rethink_heads.commands.objects import object_views, rank
 from rethink_heads.config import load_preset
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.parts import Parts
+from rethink_heads.measure.store import Measurements
+from rethink_heads.options import DetectorOptions, StudyOptions
 from rethink_heads.proposals import grid
 from rethink_heads.runs import Run
+from rethink_heads.statistics.correlation import object_correlations
+from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
 from tests.json_tables import heads, of_all, rows
+from tests.measure.conftest import assert_same
 from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
 
 IMAGES = 4
@@ -93,8 +98,8 @@ def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> N
         "last.ckpt",
         "best.ckpt",
     }
-    names = {path.name for path in run.measurements("default").iterdir()}
-    assert names == {"bins.parquet", "rows.parquet", "maps.parquet", "sampling.parquet"}
+    names = {path.name.split("-")[0] for path in run.measurements("default").iterdir()}
+    assert names == {"meta.json", "objects.parquet", "moments", "rows", "maps", "weights"}
     for path in run.tables_dir.iterdir():
         assert not pd.read_csv(path).empty
     for name in ("figure2", "figure3", "figure4"):
@@ -110,7 +115,7 @@ def test_a_second_demo_uses_what_is_there(run: Run, monkeypatch: pytest.MonkeyPa
         raise AssertionError("nothing is to be trained or measured again")
 
     monkeypatch.setattr(DetectionModule, "training_step", refuse)
-    monkeypatch.setattr(Parts, "write", refuse)
+    monkeypatch.setattr(np, "savez", refuse)
     before = files_of(run)
     call("demo", "--run", run.path)
     assert files_of(run) == before
@@ -139,7 +144,7 @@ def test_correlate_of_one_head(run: Run) -> None:
     assert heads(result, "correlations") == [("demo", "fc")]
     by_size = {row["size"]: row for row in rows(result, "correlations")}
     assert list(by_size) == ["small", "medium", "large", "all"]
-    found = Measurements.load(run.measurements()).select(heads=["fc"]).rows
+    found = Measurements.load(run.measurements()).rows((run.name, "fc"))
     assert by_size["all"]["pcc"] == pytest.approx(
         pearsonr(found["iou"], found["score"])[0], abs=1e-9
     )
@@ -156,15 +161,17 @@ def test_correlate_of_one_head(run: Run) -> None:
 def test_the_proposals_are_those_of_a_second_computation(run: Run, folder: Path) -> None:
     """Counts and IoUs of what was measured, from the annotation file and torchvision's IoU."""
     content = json.loads((folder / "data" / "annotations" / "instances_val.json").read_text())
-    rows = Measurements.load(run.measurements()).select(heads=["conv"]).rows
+    measured = Measurements.load(run.measurements())
+    rows = measured.rows((run.name, "conv"))
     for annotation in content["annotations"]:
         x, y, width, height = annotation["bbox"]
         box = torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64)
         proposals = grid(box[0].float(), (HEIGHT, WIDTH), 3)
         expected = box_iou(proposals.boxes.double(), box)[:, 0]
-        measured = rows[rows["object_id"] == annotation["id"]]["iou"]
+        number = measured.objects["object_id"].tolist().index(annotation["id"])
+        ious = rows[rows["object"] == number]["iou"]
         torch.testing.assert_close(
-            torch.tensor(sorted(measured), dtype=torch.float64),
+            torch.tensor(sorted(ious), dtype=torch.float64),
             expected.sort().values,
             rtol=0,
             atol=1e-5,
@@ -189,8 +196,9 @@ def test_correlate_of_two_heads_compares_them(run: Run) -> None:
 
 def test_regress(run: Run) -> None:
     result = call_json("regress", "--run", run.path, "--head", "conv")
-    found = Measurements.load(run.measurements()).select(heads=["conv"]).rows
-    by_bin = found.groupby("bin")[["iou", "regressed_iou"]].mean()
+    moments = Measurements.load(run.measurements()).select(heads=["conv"]).to_frame()
+    sums = moments.groupby("bin")[["n", "sum_iou", "sum_regressed_iou"]].sum()
+    by_bin = sums.div(sums["n"], axis=0).rename(columns=lambda name: name.removeprefix("sum_"))
     for curve in rows(result, "regressed_iou", size="all"):
         if curve["bin"] in by_bin.index:
             expected = by_bin.loc[curve["bin"]]
@@ -199,9 +207,8 @@ def test_regress(run: Run) -> None:
         else:
             assert curve["mean"] is None
     for error in rows(result, "error_components", size="all"):
-        squares = found[error["component"]] ** 2
-        assert error["rms"] == pytest.approx(squares.mean() ** 0.5)
-    assert "Gain over the proposal" not in call("regress", "--run", run.path)
+        squares = moments["sum_{0}_{0}".format(error["component"])].sum()
+        assert error["rms"] == pytest.approx((squares / moments["n"].sum()) ** 0.5)
     assert "Gain over the proposal" in call("regress", "--run", run.path, "--full")
 
 
@@ -223,10 +230,11 @@ def test_sensitivity(run: Run) -> None:
     assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
     assert {row["size"] for row in rows(result, "decay_comparisons")} >= {"all"}
     of_responses = rows(result, "response_comparisons", size="all")
-    # Four quantities of the displacement, one of each kind of cell.
-    pairs = {(row["a"], row["b"]) for row in of_responses}
-    assert len(of_responses) == 6 * len(pairs)
-    assert ("demo/fc", "demo/conv") in pairs
+    # Four quantities of the displacement, one of each kind of cell. Of the four heads three differ in their scores, and
+    # two in their boxes.
+    counts = pd.DataFrame(of_responses).groupby("kind").size().to_dict()
+    assert counts == {"displacement_score": 4 * 3, "cell_score": 3, "cell_iou": 1}
+    assert {("demo/fc", "demo/conv")} <= {(row["a"], row["b"]) for row in of_responses}
     assert re.search("displaced box, score +drop along x", call("sensitivity", "--run", run.path))
     assert "weights of fc6" in call("sensitivity", "--run", run.path, "--head", "fc")
 
@@ -255,7 +263,7 @@ def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
 @pytest.fixture
 def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.results.write_figures", lambda *args, **kwargs: [])
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")
@@ -281,7 +289,7 @@ def test_going_on_after_interruptions_gives_the_same_tables(
     """Stopped in training and again in measuring; the folder's name is that of the other run."""
     again = tmp_path / "demo"
     stopped_training = _stop_at(DetectionModule.training_step, 4)
-    stopped_measuring = _stop_at(Parts.write, 3)
+    stopped_measuring = _stop_at(np.savez, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_options, "DEMO_PRESET", folder / "small.yaml")
         with patch.context() as stop:
@@ -289,14 +297,14 @@ def test_going_on_after_interruptions_gives_the_same_tables(
             call("demo", "--run", again, code=130)
         assert not Run.open(again).detector_path.exists()
         with patch.context() as stop:
-            stop.setattr(Parts, "write", stopped_measuring)
+            stop.setattr(np, "savez", stopped_measuring)
             call("demo", "--run", again, code=130)
-        assert not Run.open(again).measurements().joinpath("bins.parquet").exists()
+        assert not Run.open(again).measurements().joinpath("meta.json").exists()
         call("demo", "--run", again)
     for path in run.tables_dir.glob("*.csv"):
         assert (again / "tables" / path.name).read_text() == path.read_text(), path.name
     first, second = (Measurements.load(Run.open(p).measurements()) for p in (run.path, again))
-    pd.testing.assert_frame_equal(first.bins, second.bins, check_exact=True)
+    assert_same(first, second)
 
 
 def _stop_at(function: Any, number: int) -> Any:
@@ -311,3 +319,30 @@ def _stop_at(function: Any, number: int) -> Any:
         return function(*args, **kwargs)
 
     return stopping
+
+
+def test_the_hardest_objects_are_listed_and_drawn(run: Run) -> None:
+    found = call_json("objects", "--run", run.path, "--head", "fc", "--head", "conv", "--worst", 2)
+    listed = found["tables"]["hardest"]
+    assert [row["rank"] for row in listed] == [1, 2]
+    assert listed[0]["pcc"] <= listed[1]["pcc"]
+    assert {Path(path).name for path in found["files"]} == {
+        "objects.csv",
+        "objects.png",
+        "objects.pdf",
+    }
+    table = pd.read_csv(next(path for path in found["files"] if path.endswith(".csv")))
+    assert len(table) == 2 * IMAGES
+
+
+def test_the_boxes_of_sampled_proposals_are_made_again(run: Run) -> None:
+    options = StudyOptions(detectors=DetectorOptions(run=[run.path]), head=["fc", "conv"])
+    opened = study(options)
+    objects = object_correlations(opened.selected)
+    for view in object_views(opened, objects, rank(objects, IMAGES), opened.sides):
+        ious = box_iou(torch.from_numpy(view.boxes), torch.from_numpy(view.box)[None])[:, 0].numpy()
+        rows = opened.selected.rows(opened.sides[0])
+        there = opened.selected.objects.iloc[rows["object"]]["object_id"].to_numpy()
+        own = rows[there == int(re.findall(r"object (\d+)", view.title)[0])]
+        np.testing.assert_allclose(ious, own["iou"], atol=1e-6)
+        assert set(view.scores) == set(opened.sides)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.measure.detections import load_detections
@@ -64,7 +65,7 @@ def refuse(*args: object) -> None:
 def test_precision_is_that_of_training(run: Run) -> None:
     found = call("--run", run.path)
     assert heads(found, "ap") == [(run.name, head) for head in READINGS]
-    dataset = CocoDataset(*run.config.data.paths("test"))
+    dataset = CocoDataset(*split_paths(run.config.data, "test"))
     expected = evaluate(load_detector(run.detector_path), dataset, progress=False)
     for head in READINGS:
         ap = {row["metric"]: row["value"] for row in rows(found, "ap", head=head)}

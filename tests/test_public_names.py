@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 
@@ -10,12 +11,20 @@ import pytest
 import rethink_heads
 
 
-def test_every_public_name_is_there() -> None:
-    for name in rethink_heads.__all__:
-        assert getattr(rethink_heads, name) is not None
-        assert name in dir(rethink_heads)
+def test_every_public_name_is_there_and_nothing_else() -> None:
+    names = [name for name in dir(rethink_heads) if not name.startswith("_")]
+    assert {"Measurements", "pearson", "write_figures"} <= set(names)
+    for name in names:
+        assert getattr(rethink_heads, name).__module__.startswith("rethink_heads.")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         rethink_heads.nothing  # noqa: B018
+
+
+def test_help_has_a_line_a_name() -> None:
+    text = pydoc.plain(pydoc.render_doc(rethink_heads))
+    for name in dir(rethink_heads):
+        assert name.startswith("_") or text.count(f"\n        {name} ") == 1
+    assert len(text.splitlines()) < 200
 
 
 def test_measuring_does_not_take_the_name_of_its_subpackage() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from rethink_heads.commands.figures import redraw_folders
 from rethink_heads.errors import UserError
 from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
-from rethink_heads.results import compute_tables, write_figures, write_tables
+from rethink_heads.report.results import compute_tables, write_figures, write_tables
 from tests.synthetic_measurements import synthetic_measurements
 
 FIGURES = Path(__file__).resolve().parents[1] / "figures"

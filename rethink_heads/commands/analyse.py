@@ -27,7 +27,7 @@ def main(file: str) -> None:
         from rethink_heads.paper import load_analysis
         from rethink_heads.plots.layout import save_figure
         from rethink_heads.plots.style import NothingToDrawError
-        from rethink_heads.results import write_tables
+        from rethink_heads.report.results import write_tables
 
         rank_zero_only()
         analysis = load_analysis(Path(file))

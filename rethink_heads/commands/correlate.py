@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.commands.stages import (
     PREDEFINED,
     StagesOption,
@@ -20,6 +19,7 @@ from rethink_heads.commands.stages import (
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import whereabouts, write_comparison
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def command(
     within classes; tables (CSV) and the figure go into the run, of several runs into a folder
     beside the first.
     """
-    from rethink_heads.statistics.selection import bin_range
+    from rethink_heads.statistics.sums import bin_range
 
     bin_range(iou_range)
     stages = chosen_stages(stage)
@@ -90,7 +90,7 @@ def report(
     by_size = pooled.merge(ranks, on=["detector", "head", "size"], how="left")
     curves = score_by_iou(selected, seed=found.seed)
     # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
-    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.groups("rows") else [])]
+    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.has_rows else [])]
     differences = pd.concat(
         [found.compare(statistic, iou_range=iou_range) for statistic in statistics],
         ignore_index=True,
@@ -167,12 +167,12 @@ def _write_comparison(
     """The tables and the figure that ``rethink-heads figures`` makes too; of a range that is asked for, apart."""
     if len(found.runs) == 1:
         return [], None
-    from rethink_heads.results import IOU_RANGES, over_ranges
+    from rethink_heads.report.results import IOU_RANGES, over_ranges
     from rethink_heads.statistics.correlation import pearson, spearman
 
     selected, whole = found.selected, iou_range == IOU_RANGES[0]
     ranges = IOU_RANGES if whole else (iou_range,)
-    statistics = {"pcc": pearson} | ({"spearman": spearman} if selected.groups("rows") else {})
+    statistics = {"pcc": pearson} | ({"spearman": spearman} if selected.has_rows else {})
     tables = {
         name: over_ranges(partial(statistic, selected, seed=found.seed), ranges)
         for name, statistic in statistics.items()

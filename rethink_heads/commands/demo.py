@@ -15,7 +15,6 @@ from rethink_heads.report.output import print_lines
 from rethink_heads.run_options import demo_run
 from rethink_heads.study import Study, resolve
 
-NAME = "demo"
 EXAMPLE = "Example: rethink-heads demo"
 
 HEADS = ["fc", "conv"]

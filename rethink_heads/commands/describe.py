@@ -14,7 +14,7 @@ from rethink_heads.console import work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv
-from rethink_heads.options import JsonOption, OverridesArgument, within
+from rethink_heads.options import JsonOption, OverridesArgument, option
 from rethink_heads.report.output import Report
 
 if TYPE_CHECKING:
@@ -39,40 +39,32 @@ PresetArgument = Annotated[
 ]
 DescribedHeadsOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--head",
-        metavar="|".join(HEADS),
-        help="Head to describe; repeat it for several. Without it: the one in the preset's name, else all.",
-        show_default=False,
+        "|".join(HEADS),
+        "Head to describe; repeat it for several. Without it: the one in the preset's name, else all.",
     ),
 ]
 ClassesOption = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--classes",
-        metavar="N",
-        callback=within(bounds.CLASSES),
-        help="Foreground classes. Without it: those of the data that the preset is named after.",
-        show_default=False,
+        "N",
+        "Foreground classes. Without it: those of the data that the preset is named after.",
+        bounds.CLASSES,
     ),
 ]
 FrameOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--frame",
-        metavar="HEIGHTxWIDTH",
-        help="Size of a training batch in px. Without it: what holds images of sides 4:3, upright and lying.",
-        show_default=False,
+        "HEIGHTxWIDTH",
+        "Size of a training batch in px. Without it: what holds images of sides 4:3, upright and lying.",
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
-        "--output",
-        metavar="DIR",
-        help="Folder that gets the tables as CSV: summary, parts, memory.",
-        show_default=False,
-    ),
+    option("--output", "DIR", "Folder that gets the tables as CSV: summary, parts, memory."),
 ]
 
 

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.comparing import (
-    legends_for,
-    note_comparison,
-    result_folders,
-    whereabouts,
-    written_folder,
-)
-from rethink_heads.commands.detecting import Detected, detect, fuses, open_detected, with_detections
+from rethink_heads.comparable import on_common_classes
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
@@ -32,12 +25,27 @@ from rethink_heads.options import (
     ScreenOptions,
     SeedOption,
     StudyOptions,
+    option,
     within,
 )
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import (
+    legends_for,
+    note_comparison,
+    result_folders,
+    whereabouts,
+    written_folder,
+)
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
-from rethink_heads.study import asked_heads, is_of_detectors, on_common_classes, pairs_of, resolve
+from rethink_heads.study import (
+    Detected,
+    Subject,
+    asked_heads,
+    fuses,
+    is_of_detectors,
+    resolve,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +65,8 @@ LEADS = {
     "laece": "LaECE (lower is better)",
 }
 ERRORS_MEAN = (
-    "cls: wrong class; loc: wrong place; both: both; dupe: a second detection of an object; bkg: on background; miss:"
-    " objects that no detection is near; fp, fn: all false positives, all objects not found."
+    "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on"
+    " background; miss: objects that no detection is near; fp, fn: all false positives, all objects not found."
 )
 CALIBRATION_MEANS = (
     "D-ECE: how far scores are from precision; LaECE: from precision times IoU; overconfidence: mean score less"
@@ -94,21 +102,19 @@ CompareOption = Annotated[
 ]
 FusionOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--fusion",
-        metavar="|".join(FUSION_RULES),
-        help="Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
-        show_default=False,
+        "|".join(FUSION_RULES),
+        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--output",
-        metavar="DIR",
-        help="Folder that gets tables/ and figures/ of all heads asked for. Without it they are"
+        "DIR",
+        "Folder that gets tables/ and figures/ of all heads asked for. Without it they are"
         " written into the run, if there is one run and all of its heads are asked for.",
-        show_default=False,
     ),
 ]
 
@@ -145,7 +151,7 @@ def command(
     subjects = resolve(open_runs(chosen), chosen)
     compare = compare or is_of_detectors([subject.run for subject in subjects])
     if compare:
-        subjects = with_detections(subjects)
+        subjects = _with_detections(subjects)
     runs = [subject.run for subject in subjects]
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
@@ -153,7 +159,7 @@ def command(
     if compare:
         subjects = on_common_classes(subjects)
     found = [
-        detect(subject, heads, max_images, fusion)
+        subject.detect(heads, max_images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
     rank_zero_only()
@@ -171,7 +177,7 @@ def report(
     found: Sequence[Detected], tables: Tables, written: Sequence[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
-    from rethink_heads.report.heads import Heads, interval, widen
+    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
 
     result = Report(NAME, {each.run.name: each.provenance for each in found})
     result.data(
@@ -222,9 +228,14 @@ def report(
             CALIBRATION_MEANS,
         )
     compared = [table for name, table in tables.items() if name.endswith("_comparisons")]
-    cells, said = heads.differences(*compared, full=screen.full)
+    # With the tables of errors and of calibration the screen is full.
+    most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
+    cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
-    result.end(screen.as_json, screen.full, whereabouts([each.run for each in found], written))
+    where = whereabouts([each.run for each in found], written)
+    result.end(
+        screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
+    )
 
 
 def _check_folder(output: Path) -> None:
@@ -235,12 +246,31 @@ def _check_folder(output: Path) -> None:
         raise UserError(f"{there} {reason}; choose another folder with --output")
 
 
+def _with_detections(subjects: Sequence[Subject]) -> list[Subject]:
+    """The detectors that show their detections, before any of them takes long; the others are said.
+
+    Raises:
+        UserError: there is none.
+    """
+    from rethink_heads.detectors.base import missing, supports
+
+    kept = []
+    for subject in subjects:
+        if not subject.run.is_external or supports(subject.load(), "detect"):
+            kept.append(subject)
+        else:
+            say(f"{subject.run.name} is left out: {missing('detect')}")
+    if not kept:
+        raise UserError(f"none of the detectors can be evaluated: {missing('detect')}")
+    return kept
+
+
 def _heads(runs: Sequence[Run], asked: Sequence[str] | None) -> list[list[str]]:
     """By run: the heads asked for that it has, at least one; each is one of some run's."""
-    of_any = {name for run in runs for name in run.heads}
+    known = {name for run in runs for name in run.heads}
     heads = []
     for run in runs:
-        shared = [name for name in asked or run.heads if name in run.heads or name not in of_any]
+        shared = [name for name in asked or run.heads if name in run.heads or name not in known]
         for head in shared or asked or ():
             if head not in run.heads:
                 raise UserError(f"{run.path} has no head {head!r}; it has {', '.join(run.heads)}")
@@ -278,24 +308,27 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     """All runs' tables, those of the same data made together."""
     import pandas as pd
 
-    from rethink_heads.detection_results import detection_tables
+    from rethink_heads.measure.detections import detections_of
+    from rethink_heads.report.results import detection_tables
+    from rethink_heads.statistics.comparison import compared_pairs
+
+    def made(of: Sequence[Detected]) -> Tables:
+        sides, dataset = [side for each in of for side in each.sides], of[0].dataset
+        frames = [detections_of(dataset, each.run.measurements(each.name)) for each in of]
+        detections = pd.concat(frames, ignore_index=True)
+        pairs = compared_pairs(sides) if compare else []
+        return detection_tables(detections, dataset, sides, pairs=pairs, **options)
 
     if compare:
-        sides = [side for each in found for side in each.sides]
-        pairs = pairs_of(sides, [each.run for each in found])
-        dataset = found[0].dataset
-        return detection_tables(open_detected(found), dataset, sides, pairs=pairs, **options)
-    parts = [
-        detection_tables(open_detected([each]), each.dataset, each.sides, **options)
-        for each in found
-    ]
+        return made(found)
+    parts = [made([each]) for each in found]
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
 def _write(
     found: Sequence[Detected], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
-    from rethink_heads.detection_results import write_detection_results
+    from rethink_heads.report.results import write_results
 
     runs = [each.run for each in found]
     if output is not None:
@@ -308,7 +341,7 @@ def _write(
     else:
         return []
     with hold(output or written_folder(runs)), work(), legends_for(runs):
-        written = write_detection_results(tables, *folders)
+        written = write_results(tables, *folders)
         note_comparison(runs, [each.name for each in found], folders[0])
     say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

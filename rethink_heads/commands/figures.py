@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.commands.comparing import NOTE_NAME as COMPARISON_NAME
-from rethink_heads.commands.comparing import legends_for, note_comparison, shared_folder
-from rethink_heads.commands.given import given, measured_names
+from rethink_heads.analysis_inputs import measured_names, read_inputs
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption, SeedOption
+from rethink_heads.options import JsonOption, SeedOption, option
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import NOTE_NAME as COMPARISON_NAME
+from rethink_heads.result_folders import legends_for, note_comparison, shared_folder
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
-    from rethink_heads.paper import Given
+    from rethink_heads.paper import AnalysisInputs
 
 NAME = "figures"
 NOTE_NAME = "drawn.json"
@@ -37,12 +37,11 @@ EXAMPLE = (
 
 RedrawOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--redraw",
-        metavar="DIR",
-        help="Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
+        "DIR",
+        "Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
         " the same files again, to the byte. With --output the figures go there.",
-        show_default=False,
     ),
 ]
 NoDeviceOption = Annotated[
@@ -61,41 +60,33 @@ class InputOptions:
 
     run: Annotated[
         list[Path] | None,
-        typer.Option(
+        option(
             "--run",
-            metavar="DIR",
-            help="Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-            show_default=False,
+            "DIR",
+            "Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
         ),
     ] = None
     sweep: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--sweep",
-            metavar="DIR",
-            help="Folder of a sweep (rethink-heads sweep); repeat it for several.",
-            show_default=False,
-        ),
+        option("--sweep", "DIR", "Folder of a sweep (rethink-heads sweep); repeat it for several."),
     ] = None
     measurements: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--measurements",
-            metavar="NAME",
-            help="Which of the run's measurements (a folder in measurements/); of several runs, one"
+            "NAME",
+            "Which of the run's measurements (a folder in measurements/); of several runs, one"
             " name for all or one for each --run. Without it: all of one run, the default ones of"
             " several.",
-            show_default=False,
         ),
     ] = None
     output: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--output",
-            metavar="DIR",
-            help="Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+            "DIR",
+            "Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
             " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-            show_default=False,
         ),
     ] = None
     seed: SeedOption = None
@@ -136,13 +127,13 @@ class InputOptions:
             return shared_folder(self.runs)
         return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
 
-    def read(self) -> Given:
+    def read(self) -> AnalysisInputs:
         """Read what the analyses need.
 
         Raises:
             UserError: something is not there, or runs are not comparable.
         """
-        return given(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
+        return read_inputs(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
 
 
 def command(
@@ -192,7 +183,7 @@ def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = No
         skipped: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
-        found = given([run], [name], [], seed)
+        found = read_inputs([run], [name], [], seed)
         written = draw(found, run.tables(name), run.figures(name), skipped)
         note = {
             "measurements": _measurements_hashes(run, name),
@@ -219,14 +210,16 @@ def is_drawn(run: Run, name: str, seed: int) -> bool:
 
 def _measurements_hashes(run: Run, name: str) -> dict[str, str]:
     folder = run.measurements(name)
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.parquet"))}
+    # The arrays' checksums are in meta.json.
+    paths = sorted([*folder.glob("*.parquet"), folder / "meta.json"])
+    return {path.name: sha256(path) for path in paths}
 
 
 def draw(
-    found: Given, tables: Path, figures: Path, skipped: dict[str, str] | None = None
+    found: AnalysisInputs, tables: Path, figures: Path, skipped: dict[str, str] | None = None
 ) -> list[Path]:
     """Write tables and figures into two folders and return their paths."""
-    from rethink_heads.results import compute, write_figures, write_tables
+    from rethink_heads.report.results import compute, write_figures, write_tables
 
     skipped = {} if skipped is None else skipped
     say(f"drawing into {figures}")
@@ -243,11 +236,9 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         UserError: there are no tables, or a file cannot be read or written.
     """
-    from rethink_heads.detection_results import write_detection_figures
     from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors
-    from rethink_heads.results import read_tables, write_figures
-    from rethink_heads.stage_results import write_stage_figures
+    from rethink_heads.report.results import read_tables, write_figures
 
     found = sorted(path.parent for path in Path(folder).rglob(TABLES) if any(path.glob("*.csv")))
     if not found:
@@ -262,8 +253,6 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
             with hold(place), naming_detectors() if of_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
-                written += write_detection_figures(tables, place / FIGURES)
-                written += write_stage_figures(tables, place / FIGURES)
         with hold(target):
             write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]

@@ -12,7 +12,7 @@ from rethink_heads.console import say
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption
+from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption, option
 from rethink_heads.report.output import Report
 from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.study import Datasets
@@ -38,40 +38,35 @@ FileArgument = Annotated[
 ]
 LayoutOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--layout",
-        metavar="maskrcnn-benchmark|mmdetection|detectron2",
-        help="Framework that wrote the file. Without it: recognised by the weights' names.",
-        show_default=False,
+        "maskrcnn-benchmark|mmdetection|detectron2",
+        "Framework that wrote the file. Without it: recognised by the weights' names.",
     ),
 ]
 BackboneOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--backbone",
-        metavar="resnet50|resnet101|...",
-        help="Backbone that the file must have. Without it: read off the weights.",
-        show_default=False,
+        "resnet50|resnet101|...",
+        "Backbone that the file must have. Without it: read off the weights.",
     ),
 ]
 ImportedHeadOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--head",
-        metavar="double|double-ext|double-reverse",
-        help="What a double head was trained as, where its file does not say it."
-        " [default: double-ext]",
-        show_default=False,
+        "double|double-ext|double-reverse",
+        "What a double head was trained as, where its file does not say it. [default: double-ext]",
     ),
 ]
 SettingsOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--config",
-        metavar="FILE",
-        help="detectron2's configuration (YAML) of the weights. Without it: config.yaml beside them, or"
+        "FILE",
+        "detectron2's configuration (YAML) of the weights. Without it: config.yaml beside them, or"
         " detectron2's defaults.",
-        show_default=False,
     ),
 ]
 

@@ -24,6 +24,7 @@ from rethink_heads.options import (
     MeasuringOptions,
     SeedOption,
     StudyOptions,
+    option,
     within,
 )
 from rethink_heads.report.output import Report
@@ -52,7 +53,7 @@ class OneDetectorOptions(DetectorOptions):
 
     run: Annotated[
         list[Path] | None,
-        typer.Option("--run", metavar="DIR", help="Run folder.", show_default=False),
+        option("--run", "DIR", "Run folder."),
     ] = None
 
 
@@ -73,16 +74,15 @@ class PlannedMeasuringOptions(MeasuringOptions):
 
 HeadOption = Annotated[
     str | None,
-    typer.Option("--head", metavar="|".join(HEADS), help="The preset's head.", show_default=False),
+    option("--head", "|".join(HEADS), "The preset's head."),
 ]
 DevicesOption = Annotated[
     int | None,
-    typer.Option(
+    option(
         "--devices",
-        metavar="N",
-        callback=within(bounds.DEVICES),
-        help="Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
-        show_default=False,
+        "N",
+        "Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
+        bounds.DEVICES,
     ),
 ]
 BudgetOption = Annotated[
@@ -145,14 +145,14 @@ def command(
     if (name is not None) + len(detectors.run or ()) + len(detectors.model or ()) != 1:
         raise UserError("give one preset, one --run or one --model to plan for")
     # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
-    of_trained = replace(measuring, overrides=overrides if name is None else None)
-    options = StudyOptions(detectors, None, data, of_trained, device, seed)
+    chosen = replace(measuring, overrides=overrides if name is None else None)
+    options = StudyOptions(detectors, None, data, chosen, device, seed)
     if name is None:
         if head is not None:
             raise UserError("--head belongs to a preset; of a run or model all heads are measured")
-        subject = _of_folder(options)
+        subject = _run_subject(options)
     else:
-        subject = _of_preset(name, head, overrides, options)
+        subject = _preset_subject(name, head, overrides, options)
     settings = _settings(subject.config, measuring.proposals_per_object)
     numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
     plan = _planned(subject, settings, numbers, seconds)
@@ -168,7 +168,9 @@ def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
     return (names[0] if names else None), overrides
 
 
-def _of_preset(name: str, head: str | None, overrides: list[str], options: StudyOptions) -> Subject:
+def _preset_subject(
+    name: str, head: str | None, overrides: list[str], options: StudyOptions
+) -> Subject:
     config = load_preset(name, head, overrides, options.seed)
     (class_map,) = one_each(options.detectors.class_map, 1, "--class-map", "detectors")
     config = with_options(config, options, class_map)
@@ -185,7 +187,7 @@ def _of_preset(name: str, head: str | None, overrides: list[str], options: Study
     return Subject(title, detector, dataset, config, config.seed)
 
 
-def _of_folder(options: StudyOptions) -> Subject:
+def _run_subject(options: StudyOptions) -> Subject:
     (subject,) = resolve(open_runs(options), options)
     shared = subject.share_classes()
     return Subject(
@@ -281,8 +283,7 @@ def report(plan: Plan, as_json: bool) -> None:
     result.lines(
         "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
         " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
-        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), within which results are merged and"
-        " analysed.",
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once.",
     )
     result.end(as_json)
 

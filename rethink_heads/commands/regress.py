@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import whereabouts, write_comparison
 from rethink_heads.study import Study, study
 
 if TYPE_CHECKING:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
-from rethink_heads.commands.comparing import whereabouts, write_comparison
 from rethink_heads.console import say
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
+from rethink_heads.result_folders import whereabouts, write_comparison
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
@@ -112,7 +111,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
 
 def _check_measured(found: Study) -> None:
     """Raise UserError for a head or branch that no detector turned out to have."""
-    of_maps = {group[1] for group in found.measurements.groups("maps")}
+    of_maps = {name[2] for name in found.measurements.names if name[0] in ("maps", "weights")}
     there = sorted({*found.measurements.heads, *of_maps})
     for head in found.heads or ():
         if head not in there:
@@ -134,8 +133,10 @@ def _sides(alike: pd.DataFrame) -> list[Key]:
 
 
 def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Key, Key]]:
-    """Every two branches."""
-    return list(itertools.combinations(_sides(alike[alike["kind"] == "spatial_correlation"]), 2))
+    """The branches that are compared."""
+    from rethink_heads.statistics.comparison import compared_pairs
+
+    return compared_pairs(_sides(alike[alike["kind"] == "spatial_correlation"]))
 
 
 def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
@@ -171,13 +172,18 @@ def _response_differences(found: Study) -> pd.DataFrame:
     """Compare the responses of the pairs of heads that a study compares."""
     import pandas as pd
 
-    from rethink_heads.statistics.comparison import COMPARED_RESPONSES, compare_responses
+    from rethink_heads.statistics.comparison import (
+        COMPARED_RESPONSES,
+        compare_responses,
+        compared_pairs,
+    )
 
     frames = []
-    for (a, b), kind in itertools.product(found.pairs, COMPARED_RESPONSES):
-        try:
-            frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
-        except UserError as reason:
-            # A detector need not show its RoI features.
-            say(f"no comparison of {kind}: {reason}")
+    for kind in COMPARED_RESPONSES:
+        for a, b in compared_pairs(found.sides, kind):
+            try:
+                frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
+            except UserError as reason:
+                # A detector need not show its RoI features.
+                say(f"no comparison of {kind}: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

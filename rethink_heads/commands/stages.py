@@ -7,29 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from rethink_heads.commands.comparing import (
+from rethink_heads.comparable import check_comparable
+from rethink_heads.console import say, work
+from rethink_heads.distributed import rank_zero_only
+from rethink_heads.errors import UserError
+from rethink_heads.locking import hold
+from rethink_heads.options import ScreenOptions, StudyOptions, option
+from rethink_heads.report.output import Report
+from rethink_heads.result_folders import (
     legends_for,
     note_comparison,
     result_folders,
     whereabouts,
     written_folder,
 )
-from rethink_heads.comparable import check_comparable
-from rethink_heads.console import say, work
-from rethink_heads.distributed import rank_zero_only
-from rethink_heads.errors import UserError
-from rethink_heads.locking import hold
-from rethink_heads.options import ScreenOptions, StudyOptions
-from rethink_heads.report.output import Report
-from rethink_heads.study import Key, Study, Subject, in_order, open_study, pairs_of
+from rethink_heads.study import Key, Study, in_order, open_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.measure.measurements import Measurements
-    from rethink_heads.measure.stage_boxes import StageBoxes
+    from rethink_heads.measure.store import Measurements
 
 PREDEFINED, ALL = "predefined", "all"
 STAGES = (PREDEFINED, "rpn", "detections")
@@ -42,12 +39,11 @@ LEVEL_NAMES = {
 
 StagesOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--stage",
-        metavar="|".join((*STAGES, ALL)),
-        help="Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
+        "|".join((*STAGES, ALL)),
+        "Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
         " repeat it for several. Without it: the predefined proposals.",
-        show_default=False,
     ),
 ]
 
@@ -63,7 +59,7 @@ class StageStudy:
     """
 
     study: Study
-    boxes: StageBoxes | None
+    boxes: pd.DataFrame | None
     provenance: dict[str, dict[str, str]]
 
     @property
@@ -76,9 +72,10 @@ class StageStudy:
         """(detector, head) of each head that is looked at, detectors in the order given."""
         there: set[Key] = set()
         if self.measurements is not None:
-            there |= set(self.measurements.detector_heads)
+            there |= set(self.measurements.keys)
         if self.boxes is not None:
-            there |= {(detector, head) for detector, head, _ in self.boxes.groups}
+            pairs = self.boxes[["detector", "head"]].drop_duplicates()
+            there |= set(pairs.itertuples(index=False, name=None))
         return in_order(self.study.runs, there)
 
 
@@ -115,7 +112,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
         found = found.measure()
     if later:
         for subject in found.subjects:
-            _match_boxes(subject)
+            subject.match_stages()
     rank_zero_only()
     if not later:
         return StageStudy(found, None, {})
@@ -123,9 +120,9 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     boxes, provenances = _opened(folders, later, found.heads)
     check_comparable(found.runs, provenances)
     for stage in later:
-        if not any(group[2] == stage for group in boxes.groups):
+        if not (boxes["stage"] == stage).any():
             say(f"there are no boxes at the stage {stage}: nothing to correlate")
-    if found.measured is None and not boxes.groups:
+    if found.measured is None and boxes.empty:
         raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     names = [run.name for run in found.runs]
     return StageStudy(found, boxes, dict(zip(names, provenances, strict=True)))
@@ -134,9 +131,11 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
 def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.report.heads import SIZES, Heads, interval, select
-    from rethink_heads.stage_results import stage_tables, write_stage_results
+    from rethink_heads.report.results import stage_tables, write_results
+    from rethink_heads.statistics.comparison import compared_pairs
 
-    pairs = pairs_of(found.sides, found.study.runs)
+    # Final detections differ by the regressor, too.
+    pairs = compared_pairs(found.sides)
     with work():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
@@ -144,7 +143,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
         of_tables, of_figures = result_folders(found.study.runs, found.study.names)
         with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
-            written = write_stage_results(tables, of_tables, of_figures, suffix)
+            named = {f"{name}{suffix}": table for name, table in tables.items()}
+            written = write_results(named, of_tables, of_figures)
             note_comparison(found.study.runs, found.study.names, of_tables)
     result = Report("correlate", _provenance(found))
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
@@ -157,7 +157,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     for stage in correlations["stage"].unique():
         of_stage = select(correlations, stage=stage, size="all")
         of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
-        result.lines(heads.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+        at_stage = Heads(found.sides, of_stage)
+        result.lines(at_stage.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
     shown = correlations if screen.full else correlations[correlations["size"] == "all"]
     low, high = iou_range
     where = "" if screen.full else ", all sizes"
@@ -213,35 +214,20 @@ def _check_precision(found: Study) -> None:
             )
 
 
-def _match_boxes(subject: Subject) -> None:
-    """Match the boxes of a detector's own stages to objects, where it was not done before."""
-    from rethink_heads.measure.stages import keep_stages
-
-    shared, measuring = subject.opened, subject.config.measuring
-    dataset = shared.dataset
-    if measuring.images is not None:
-        dataset = dataset.subset(measuring.images)
-    with subject.run.logged(f"matching boxes {subject.name}"), work():
-        keep_stages(
-            shared.detector,
-            dataset,
-            subject.run.name,
-            subject.folder,
-            subject.provenance,
-            measuring.memory_mb,
-        )
-
-
 def _opened(
     folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
-) -> tuple[StageBoxes, list[dict[str, str]]]:
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import open_stages
-    from rethink_heads.measure.stage_frame import STAGES_NAME
+    import pandas as pd
 
-    boxes = open_stages(folders).only(stages, heads)
-    return boxes, [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
+    from rethink_heads.measure.stages import load_stages
+
+    frames, provenances = zip(*map(load_stages, folders), strict=True)
+    boxes = pd.concat(frames, ignore_index=True)
+    kept = boxes["stage"].isin(list(stages))
+    if heads is not None:
+        kept &= boxes["head"].isin(list(heads))
+    return boxes[kept], list(provenances)
 
 
 def _provenance(found: StageStudy) -> dict[str, Any]:

@@ -11,7 +11,13 @@ from rethink_heads import bounds
 from rethink_heads.console import say, work
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, within
+from rethink_heads.options import (
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    OverridesArgument,
+    option,
+)
 from rethink_heads.report.output import Report
 from rethink_heads.runs import default_runs_root
 
@@ -36,49 +42,42 @@ SweepArgument = Annotated[
 ]
 PresetOption = Annotated[
     str | None,
-    typer.Option(
-        "--preset",
-        metavar="NAME|FILE",
-        help="What all points share, as of train. Without it: the sweep's own.",
-        show_default=False,
+    option(
+        "--preset", "NAME|FILE", "What all points share, as of train. Without it: the sweep's own."
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--output",
-        metavar="FOLDER",
-        help="Folder of the runs, the table and the figure. [default: runs/sweeps/NAME]",
-        show_default=False,
+        "FOLDER",
+        "Folder of the runs, the table and the figure. [default: runs/sweeps/NAME]",
     ),
 ]
 SeedsOption = Annotated[
     list[int] | None,
-    typer.Option(
+    option(
         "--seed",
-        metavar="N",
-        callback=within(bounds.SEED),
-        help="Seed of a training of every point; repeat it for several. Without it: the sweep's own.",
-        show_default=False,
+        "N",
+        "Seed of a training of every point; repeat it for several. Without it: the sweep's own.",
+        bounds.SEED,
     ),
 ]
 UseOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--use",
-        metavar="LABEL=RUN",
-        help="Trained run that takes the place of a point's training (of the run's seed); its settings"
+        "LABEL=RUN",
+        "Trained run that takes the place of a point's training (of the run's seed); its settings"
         " must be the point's. Repeat it.",
-        show_default=False,
     ),
 ]
 AxisOption = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--axis",
-        metavar="KEY=V,V",
-        help="Other values of one of the sweep's axes, for example model.conv_blocks=1,2.",
-        show_default=False,
+        "KEY=V,V",
+        "Other values of one of the sweep's axes, for example model.conv_blocks=1,2.",
     ),
 ]
 DryRunOption = Annotated[

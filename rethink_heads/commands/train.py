@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
 from rethink_heads.console import say
@@ -19,6 +17,7 @@ from rethink_heads.options import (
     OverridesArgument,
     RunOption,
     SeedOption,
+    option,
 )
 from rethink_heads.report.output import Report
 from rethink_heads.run_options import train_run
@@ -32,24 +31,22 @@ EXAMPLE = (
 
 PresetOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--preset",
-        metavar="NAME|FILE",
-        help="shapes-tiny, bccd-small, coco-r50, coco-r101, voc07-r50, voc0712-r50, all also with a head's name"
+        "NAME|FILE",
+        "shapes-tiny, bccd-small, coco-r50, coco-r101, voc07-r50, voc0712-r50, all also with a head's name"
         " after a hyphen, as coco-r50-double-head; or a YAML file of your own."
         " [default: shapes-tiny]",
-        show_default=False,
     ),
 ]
 TrainHeadOption = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--head",
-        metavar="|".join(HEADS),
-        help="Head that the detector gets; the paper's names, such as double-head-reverse, are understood too."
+        "|".join(HEADS),
+        "Head that the detector gets; the paper's names, such as double-head-reverse, are understood too."
         " double-ext trains both branches on both tasks, so that one detector has four heads."
         " [default: double-ext]",
-        show_default=False,
     ),
 ]
 

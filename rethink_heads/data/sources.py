@@ -6,13 +6,39 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Literal
 
+from rethink_heads.config import SHAPES, DataConfig
 from rethink_heads.data.shapes import shapes_folder, shapes_root
 from rethink_heads.data.voc import resolve_voc_split, voc_folders
 from rethink_heads.errors import UserError, shown
 from rethink_heads.files import cannot_read, expand_home, is_file, is_folder
 
-SHAPES = "shapes"
+Role = Literal["train", "val", "test"]
+
+
+def split_paths(data: DataConfig, role: Role, generate: bool = True) -> tuple[Path, Path]:
+    """Return the annotation file and the image folder of a role, by the settings.
+
+    Without ``generate`` those of the generated set are only named, to be compared with others.
+
+    Raises:
+        UserError: only one of the pair is given, no source is given, or it has no such split.
+    """
+    annotations: Path | None = getattr(data, f"{role}_annotations")
+    images: Path | None = getattr(data, f"{role}_images")
+    if annotations is not None and images is not None:
+        return annotations, images
+    if annotations is not None or images is not None:
+        raise UserError(
+            f"data.{role}_annotations and data.{role}_images go together: give both or neither"
+        )
+    if data.source is None:
+        raise UserError(
+            f"no {role} data: give a folder in COCO or VOC layout with --data FOLDER,"
+            f" or data.{role}_annotations=FILE and data.{role}_images=FOLDER"
+        )
+    return resolve_split(data.source, getattr(data, f"{role}_split"), generate)
 
 
 def resolve_split(source: str, split: str, generate: bool = True) -> tuple[Path, Path]:

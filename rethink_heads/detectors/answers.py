@@ -1,6 +1,6 @@
 """Asks a detector and checks what it answers: shapes, types, numbers, labels.
 
-A user's own detector was looked at once when it was opened, on a made-up image. On real ones its numbers may overflow,
+A user's own detector was looked at once when it was opened, on a synthetic image. On real ones numbers may overflow,
 its labels may start at 1, its code may fail. Nothing of that may be counted, so every answer is looked at before it is
 used; and what is wrong names the detector and the image.
 """
@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import rethink_heads
 from rethink_heads.detectors.base import (
@@ -114,6 +114,24 @@ def check_finite(what: str, *values: Tensor) -> None:
 def is_finite(values: Tensor) -> bool:
     """Whether no number is nan or infinite: its extremes tell, a hundred times quicker than ``isfinite`` of all."""
     return not values.numel() or all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
+
+
+def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
+    """Raise UserError where weights by name are not finite, as those of a training that diverged.
+
+    ``where`` is the file that they come from, or what made them.
+    """
+    wrong = [
+        name
+        for name, value in weights
+        if value.is_floating_point() and not (nn.parameter.is_lazy(value) or value.is_meta)
+        if not is_finite(value.detach().float())
+    ]
+    if wrong:
+        raise UserError(
+            f"{where} has weights that are not finite numbers ({first_names(wrong)}): its training diverged, or it is"
+            " damaged; give the weights of an earlier step"
+        )
 
 
 def check_outputs(

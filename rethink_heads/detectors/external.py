@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 
-from rethink_heads.detectors.answers import describe_error, is_from_user_code, user_code
+from rethink_heads.detectors.answers import (
+    check_loaded,
+    describe_error,
+    is_from_user_code,
+    user_code,
+)
 from rethink_heads.detectors.base import Detector
 from rethink_heads.detectors.checking import check_detector
-from rethink_heads.detectors.checkpoints.reading import check_loaded
 from rethink_heads.detectors.fingerprint import modules_in
 from rethink_heads.errors import UserError
 

@@ -1,6 +1,6 @@
 """Work done image by image: resumable, shared by all processes, and read again when nothing it depends on has changed.
 
-Each image's part is a folder on a disk that all processes see. Which process makes it does not matter: a part depends
+Each image's part is a file on a disk that all processes see. Which process makes it does not matter: a part depends
 on its image alone, and on the number of threads that divide its sums. So all processes, today's and those of an
 earlier call, use as many as the first had when it began; the result is then the same to the bit for any number of
 processes on machines of one kind.
@@ -11,38 +11,51 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
-from rethink_heads.distributed import Processes, WorkQueue, processes
+from rethink_heads.distributed import Processes, is_first_process, processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_table, until_visible, write_parquet, write_text
+from rethink_heads.files import (
+    METADATA_KEY,
+    atomic_path,
+    read_table,
+    reading_parquet,
+    until_visible,
+    write_parquet,
+    write_text,
+)
 from rethink_heads.locking import hold, results_folder
-from rethink_heads.measure.parts import Parts, Saved, remove_leftover
 from rethink_heads.measure.provenance import differences, file_provenance
-from rethink_heads.measure.row_groups import arrow_schema, with_label, write_by_group
+from rethink_heads.measure.store_files import OBJECTS_NAME, relabel, stored_provenance
 from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
 
-_PART = "part.parquet"
-_THREADS = "threads.json"
+_BEGUN = "begun.json"
+# Images whose rows are held at once while they are put together.
+_IMAGES_AT_ONCE = 256
+_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
 
 
 @dataclass(frozen=True)
 class ImageWork:
-    """What is done with every image of a dataset, and with the parts in the end.
+    """What is done with every image of a dataset.
 
     Attributes:
         dataset: the images.
         provenance: everything that the parts depend on.
-        of_image: an image's part, and how many of the things counted it holds.
+        measure: an image's part, as what writes it to a path, and how many of the things counted it holds.
         title: what is being done, for the report on standard error.
         counted: name of the things counted; None: none are.
         progress: whether to report.
@@ -50,7 +63,7 @@ class ImageWork:
 
     dataset: CocoDataset
     provenance: dict[str, str]
-    of_image: Callable[[Sample], tuple[Saved, int]]
+    measure: Callable[[Sample], tuple[Callable[[Path], None], int]]
     title: str
     counted: str | None = None
     progress: bool = True
@@ -60,19 +73,20 @@ def work_by_image(
     work: ImageWork,
     folder: Path,
     saved: Callable[[], dict[str, str] | None],
-    merge: Callable[[Parts], None],
+    merge: Callable[[list[Path]], None],
     together: Processes | None = None,
 ) -> None:
-    """Make the parts of all images and merge them. All processes share the images; the first one merges.
+    """Make the parts of all images and merge them. All processes share the images; rank 0 merges.
 
-    Returns in the first process when the result is there, in the others when no image is left for them. Of several
-    commands one does the work: the others wait, and find the result.
+    Returns on rank 0 after merging, on other ranks when the queue is empty. Of several commands one does the work: the
+    others wait, and find the result.
 
     Args:
         work: what is done.
-        folder: keeps the parts until they are merged; an interrupted call goes on with those that it left.
-        saved: the provenance of the merged result, None where there is none; asked in the first process alone.
-        merge: makes the result of the parts of all images; called in the first process alone.
+        folder: keeps the parts until they are merged; an interrupted call goes on with those that it left. Parts of
+            another provenance are removed, after saying what differs.
+        saved: the provenance of the merged result, None where there is none; asked on rank 0 alone.
+        merge: makes the result of the parts, in the order of the image ids; called on rank 0 alone.
         together: the processes; None: all that torchrun started.
 
     Raises:
@@ -84,110 +98,37 @@ def work_by_image(
         return saved() == work.provenance
 
     with hold(results_folder(folder.parent), is_done, together):
-        parts: list[Parts] = []
         plan = together.broadcast(
-            lambda: None if is_done() else _begin(work, folder, saved(), together.working, parts)
+            lambda: None if is_done() else _begin(work, folder, saved(), together.working)
         )
         if plan is None:
-            if together.is_first:
-                remove_leftover(folder, work.provenance)
+            # Parts that were merged, where their process ended before it had deleted all of them. Those of another
+            # provenance are unfinished and stay.
+            if together.is_first and _begun(folder).get("provenance") in (None, work.provenance):
+                shutil.rmtree(folder, ignore_errors=True)
             return
-        if not parts:
-            parts.append(_join(work, folder, plan))
-        share = together.work_queue(plan["todo"])
+        if plan["provenance"] != work.provenance:
+            found = differences(plan["provenance"], work.provenance)
+            raise UserError(
+                f"the processes do not measure the same ({found.replace(' before', ' in the first process')});"
+                " give all machines the same packages, data and settings"
+            )
+        until_visible(folder.is_dir, str(folder))
         with _threads(plan["threads"]):
-            _do(work, parts[0], share, together.is_first)
+            _make_parts(work, folder, plan["todo"], together)
             if together.is_first:
-                _check_all_there(work, parts[0])
-                merge(parts[0])
-                parts[0].remove()
-
-
-def file_by_image(
-    of_image: Callable[[Sample], pd.DataFrame],
-    dataset: CocoDataset,
-    kept: KeptFrame,
-    provenance: Mapping[str, str],
-    title: str,
-    progress: bool = True,
-) -> None:
-    """Keep the frames of all images, one below the other in the order of their ids, in a file.
-
-    Parts are kept in a folder beside the file until all are there, so that an interrupted call loses only the image
-    under way; they are put together without holding all of them. A complete file of the same provenance stays; one of
-    another is replaced when the new one is complete. Processes that torchrun started share the images, and come back
-    when all of them can read the file.
-
-    Args:
-        of_image: the frame of one image, with the same columns and types for each, even without rows.
-        dataset: the images.
-        kept: the file.
-        provenance: everything that the frame depends on.
-        title: what is being done, for the report on standard error.
-        progress: whether to report.
-
-    Raises:
-        UserError: the file cannot be written, or another process failed.
-    """
-    provenance, path = dict(provenance), kept.path
-
-    def saved() -> dict[str, str] | None:
-        return file_provenance(path)
-
-    def merge(parts: Parts) -> None:
-        schema = arrow_schema(kept.columns)
-        names = (parts.folder / str(i) / _PART for i in sorted(dataset.image_ids))
-        found = (read_table(name)[0].select(schema.names).cast(schema) for name in names)
-        # Parts from before an interruption, since when the run was renamed.
-        tables = (with_label(table, kept.detector) for table in found)
-        write_by_group(tables, path, kept.columns, kept.group, provenance, kept.gathered_bytes)
-
-    def part(sample: Sample) -> tuple[Saved, int]:
-        return _FramePart(of_image(sample)), 0
-
-    together = processes()
-    work = ImageWork(dataset, provenance, part, title, progress=progress)
-    work_by_image(work, path.with_name(f"{path.stem}-parts"), saved, merge, together)
-    # The others read what the first has written.
-    together.broadcast(lambda: True)
-    until_visible(lambda: file_provenance(path) == provenance, str(path))
-
-
-@dataclass(frozen=True)
-class KeptFrame:
-    """A file that a frame is kept in.
-
-    Attributes:
-        path: a Parquet file.
-        columns: names and types.
-        group: columns that each row group has one text in.
-        gathered_bytes: size of what is gathered before it is written: of a row group at the most.
-        detector: the name of the detector that all of it is of.
-    """
-
-    path: Path
-    columns: Mapping[str, str]
-    group: Sequence[str]
-    gathered_bytes: int
-    detector: str
-
-
-@dataclass(frozen=True)
-class _FramePart:
-    frame: pd.DataFrame
-
-    def save(self, folder: Path) -> None:
-        write_parquet(self.frame, folder / _PART, {})
+                wanted = set(work.dataset.image_ids)
+                until_visible(
+                    lambda: wanted <= _complete(folder), f"a part of the images in {folder}"
+                )
+                merge([folder / str(image_id) for image_id in sorted(wanted)])
+                _remove(folder)
 
 
 def _begin(
-    work: ImageWork,
-    folder: Path,
-    before: dict[str, str] | None,
-    process_count: int,
-    opened: list[Parts],
+    work: ImageWork, folder: Path, before: dict[str, str] | None, working: int
 ) -> dict[str, Any]:
-    """Open the parts, in the first process, and say what is to be done, and with how many threads."""
+    """Open the folder of parts, on rank 0, and say what is to be done, and with how many threads."""
     if before is not None:
         logger.warning(
             "%s: what is in %s is of another setting and is made again (%s)",
@@ -195,89 +136,90 @@ def _begin(
             folder.parent,
             differences(before, work.provenance),
         )
-    parts = Parts(folder, work.provenance)
-    opened.append(parts)
-    threads = _threads_of(folder)
-    complete = parts.complete
+    begun, threads = _begun(folder), torch.get_num_threads()
+    if begun.get("provenance") != work.provenance and folder.is_dir() and any(folder.iterdir()):
+        logger.warning(
+            "unfinished measurements in %s are of another setting and are removed (%s)",
+            folder,
+            differences(begun.get("provenance") or {}, work.provenance),
+        )
+        _remove(folder)
+        begun = {}
+    if begun.get("threads", threads) != threads:
+        logger.warning(
+            "what is in %s was begun with %d thread(s) a process, not %d, and goes on so: its sums stay the same to the"
+            " bit (delete %s to begin again with %d)",
+            folder,
+            begun["threads"],
+            threads,
+            folder,
+            threads,
+        )
+    for left in folder.glob(".*"):
+        # What a killed process left half-written.
+        left.unlink(missing_ok=True)
+    begun = {"provenance": work.provenance, "threads": begun.get("threads", threads)}
+    write_text(folder / _BEGUN, json.dumps(begun, indent=1, sort_keys=True))
+    complete = _complete(folder)
     todo = [i for i, image_id in enumerate(work.dataset.image_ids) if image_id not in complete]
-    if process_count > 1:
+    if working > 1:
         # What takes longest first, so that no process still has a long image when the others have finished.
         todo.sort(key=work.dataset.object_count, reverse=True)
-    return {"provenance": work.provenance, "threads": threads, "todo": todo}
+    return {**begun, "todo": todo}
 
 
-def _join(work: ImageWork, folder: Path, plan: Mapping[str, Any]) -> Parts:
-    """The parts that the first process has opened, in another one."""
-    if plan["provenance"] != work.provenance:
-        found = differences(plan["provenance"], work.provenance)
-        raise UserError(
-            f"the processes do not measure the same ({found.replace(' before', ' in the first process')});"
-            " give all machines the same packages, data and settings"
-        )
-    until_visible(folder.is_dir, str(folder))
-    return Parts(folder, work.provenance, joining=True)
+def _begun(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _BEGUN).read_text(encoding="utf-8"))
+        return {"provenance": dict(found["provenance"]), "threads": int(found["threads"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
-def _do(work: ImageWork, parts: Parts, share: WorkQueue[int], is_first: bool) -> None:
-    """Make parts until none is left; the first process reports what all have done, and waits for all."""
+def _complete(folder: Path) -> set[int]:
+    """Ids of the images whose parts are complete: a file appears under its name only when it is."""
+    names = [path.name for path in folder.iterdir()]
+    return {int(name) for name in names if name.removeprefix("-").isdecimal()}
+
+
+def _remove(folder: Path) -> None:
+    # Without it the folder is of another setting: what an interruption leaves is never taken up.
+    (folder / _BEGUN).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_parts(work: ImageWork, folder: Path, todo: Sequence[int], together: Processes) -> None:
+    """Make parts until none is left; rank 0 reports what all have done, and waits for all."""
+    queue = together.work_queue(todo)
     total = len(work.dataset)
-    start = total - len(share.items)
+    start = total - len(todo)
     report = ProgressReport(
         work.title,
         total,
         "images",
         counted=work.counted,
         start=start,
-        enabled=work.progress and is_first,
+        enabled=work.progress and together.is_first,
     )
 
     def advance() -> None:
-        done, counted = share.progress
+        done, counted = queue.progress
         steps = start + done - report.done
         if steps:
             report.advance(steps, counted - report.counted if work.counted else None)
 
     with report:
-        for index in share:
+        for index in queue:
             sample = work.dataset[index]
-            part, counted = work.of_image(sample)
-            parts.write(sample.image_id, part)
-            share.done(counted)
-            if is_first:
+            write, counted = work.measure(sample)
+            with atomic_path(folder / str(sample.image_id)) as temporary:
+                write(temporary)
+            queue.done(counted)
+            if together.is_first:
                 advance()
-        share.finish(advance)
-        if is_first:
+        queue.finish(advance)
+        if together.is_first:
             advance()
-
-
-def _check_all_there(work: ImageWork, parts: Parts) -> None:
-    wanted = set(work.dataset.image_ids)
-    until_visible(
-        lambda: wanted <= parts.complete,
-        f"a part of the images in {parts.folder}",
-    )
-
-
-def _threads_of(folder: Path) -> int:
-    """The number of threads that the parts in a folder are made with: this process's where there are none yet."""
-    path = folder / _THREADS
-    own = torch.get_num_threads()
-    try:
-        begun = int(json.loads(path.read_text(encoding="utf-8"))["threads"])
-    except (OSError, ValueError, KeyError, TypeError):
-        write_text(path, json.dumps({"threads": own}) + "\n")
-        return own
-    if begun != own:
-        logger.warning(
-            "what is in %s was begun with %d thread(s) a process, not %d, and goes on so: its sums stay the same to the"
-            " bit (delete %s to begin again with %d)",
-            folder,
-            begun,
-            own,
-            folder,
-            own,
-        )
-    return begun
 
 
 @contextlib.contextmanager
@@ -288,3 +230,98 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def frames_by_image(
+    frame: Callable[[Sample], pd.DataFrame],
+    dataset: CocoDataset,
+    path: Path,
+    types: Mapping[str, str],
+    detector: str,
+    provenance: Mapping[str, str],
+    title: str,
+    progress: bool = True,
+) -> None:
+    """Keep the frames of all images, one below the other in the order of their ids, in a Parquet file.
+
+    Parts are kept in a folder beside the file until all are there, so that an interrupted call loses only the image
+    under way. A complete file of the same provenance stays; one of another is replaced when the new one is complete.
+    Processes that torchrun started share the images, and return when all of them can read the file.
+
+    Args:
+        frame: of one image.
+        dataset: the images.
+        path: of the file.
+        types: names and types ("int64", "float64" or "str") of the columns.
+        detector: value of the column "detector", whatever it was when parts were made.
+        provenance: everything that the frames depend on.
+        title: what is being done, for the report on standard error.
+        progress: whether to report.
+
+    Raises:
+        UserError: the file cannot be written, or another process failed.
+    """
+    provenance = dict(provenance)
+    schema = pa.schema([(name, _TYPES[kind]) for name, kind in types.items()])
+    text = json.dumps(provenance, sort_keys=True)
+
+    def merge(parts: list[Path]) -> None:
+        named = schema.with_metadata({METADATA_KEY: text.encode()})
+        with (
+            atomic_path(path) as temporary,
+            # A page with a wrong bit can be read without an error otherwise, as other numbers.
+            pq.ParquetWriter(temporary, named, write_page_checksum=True) as writer,
+        ):
+            for start in range(0, len(parts), _IMAGES_AT_ONCE):
+                some = [read_table(part)[0] for part in parts[start : start + _IMAGES_AT_ONCE]]
+                whole = pa.concat_tables([each.select(schema.names).cast(schema) for each in some])
+                writer.write_table(_labelled(whole, detector).cast(named))
+
+    def measure(sample: Sample) -> tuple[Callable[[Path], None], int]:
+        return partial(write_parquet, frame(sample), metadata={}), 0
+
+    together = processes()
+    work = ImageWork(dataset, provenance, measure, title, progress=progress)
+    folder = path.with_name(f"{path.stem}-parts")
+    work_by_image(work, folder, lambda: file_provenance(path), merge, together)
+    # The others read what rank 0 has written.
+    together.broadcast(lambda: True)
+    until_visible(lambda: file_provenance(path) == provenance, str(path))
+    rename_detector(path.parent, detector)
+
+
+def rename_detector(folder: Path, detector: str) -> None:
+    """Have the files in a folder call their detector by its present name: its run may have been renamed or copied.
+
+    Raises:
+        UserError: a file is damaged, or must be written and cannot be.
+    """
+    paths = [path for path in sorted(Path(folder).glob("*.parquet")) if path.name != OBJECTS_NAME]
+    has_store = stored_provenance(folder) is not None
+
+    def is_named(path: Path) -> bool:
+        with reading_parquet(path), pq.ParquetFile(path) as file:
+            first = next(file.iter_batches(1, columns=["detector"]), None)
+        return not first or first["detector"][0].as_py() == detector
+
+    def is_done() -> bool:
+        return all(map(is_named, paths)) and not (has_store and relabel(folder, detector, dry=True))
+
+    if processes().broadcast(is_done):
+        return
+    with hold(results_folder(folder)):
+        if is_first_process():
+            if has_store:
+                relabel(folder, detector)
+            for path in paths:
+                if not is_named(path):
+                    table, _ = read_table(path)
+                    with atomic_path(path) as temporary:
+                        named = _labelled(table, detector)
+                        pq.write_table(named, temporary, write_page_checksum=True)
+
+
+def _labelled(table: pa.Table, detector: str) -> pa.Table:
+    place = table.schema.names.index("detector")
+    field = table.schema.field(place)
+    return table.set_column(place, field, pa.repeat(detector, len(table)).cast(field.type))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
@@ -16,11 +15,9 @@ from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, m
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import read_parquet, reading_parquet
-from rethink_heads.measure.by_image import KeptFrame, file_by_image
-from rethink_heads.measure.frames import empty_frame
+from rethink_heads.files import read_parquet
+from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.provenance import IMAGE_FILES, dataset_provenance, file_provenance
-from rethink_heads.measure.row_groups import label_files
 
 DETECTIONS_NAME = "detections.parquet"
 DETECTION_TYPES: Mapping[str, str] = {
@@ -35,8 +32,6 @@ DETECTION_TYPES: Mapping[str, str] = {
     "score": "float64",
 }
 DETECTION_COLUMNS = tuple(DETECTION_TYPES)
-# Of a row group: an image's detections are read with those of the images beside it.
-GATHERED_BYTES = 4 * 2**20
 CORNERS = ["x1", "y1", "x2", "y2"]
 """``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
@@ -101,11 +96,10 @@ def keep_detections(
     path = Path(folder) / DETECTIONS_NAME
     whole = {**dataset_provenance(dataset), **provenance}
     if processes().broadcast(lambda: _has_more(file_provenance(path), whole, dataset)):
-        label_files(folder, detector_name)
+        rename_detector(Path(folder), detector_name)
         return
-    kept = KeptFrame(path, DETECTION_TYPES, ("detector", "head"), GATHERED_BYTES, detector_name)
-    file_by_image(of_image, dataset, kept, whole, f"detecting with {detector_name}", progress)
-    label_files(folder, detector_name)
+    title = f"detecting with {detector_name}"
+    frames_by_image(of_image, dataset, path, DETECTION_TYPES, detector_name, whole, title, progress)
 
 
 def detections_of(dataset: CocoDataset, folder: Path) -> pd.DataFrame:
@@ -122,6 +116,15 @@ def load_detections(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """
     frame, provenance = read_parquet(Path(folder) / DETECTIONS_NAME)
     return in_order(frame), provenance
+
+
+def open_detections(folders: Sequence[Path]) -> pd.DataFrame:
+    """The detections that :func:`detect_dataset` left in folders, one for each detector.
+
+    Raises:
+        UserError: there are none, or a file is damaged.
+    """
+    return pd.concat([load_detections(each)[0] for each in folders], ignore_index=True)
 
 
 def _has_more(
@@ -161,36 +164,3 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     keys = ["detector", "head", "image_id", "falling"]
     ordered = falling.sort_values(keys, kind="stable").drop(columns="falling")
     return ordered.astype(DETECTION_TYPES).reset_index(drop=True)
-
-
-class DetectionsByImage:
-    """The detections of a file one image at a time, of which a few row groups are held at once."""
-
-    def __init__(self, folder: Path) -> None:
-        """Read where each image's detections are in ``folder``/detections.parquet.
-
-        Raises:
-            UserError: there are none, or the file is damaged.
-        """
-        self._path = Path(folder) / DETECTIONS_NAME
-        with reading_parquet(self._path):
-            metadata = pq.read_metadata(self._path)
-            place = pq.read_schema(self._path).names.index("image_id")
-        of_groups = (metadata.row_group(i).column(place) for i in range(metadata.num_row_groups))
-        self._images = [(each.statistics.min, each.statistics.max) for each in of_groups]
-        self._held: dict[int, dict[int, pd.DataFrame]] = {}
-
-    def __getitem__(self, image_id: int) -> pd.DataFrame:
-        """An image's detections, sorted by head and falling score, equal scores as they came."""
-        needed = [i for i, (low, high) in enumerate(self._images) if low <= image_id <= high]
-        self._held = {i: self._held[i] if i in self._held else self._read(i) for i in needed}
-        found = [held[image_id] for held in self._held.values() if image_id in held]
-        return in_order(pd.concat(found)) if found else empty_frame(dict(DETECTION_TYPES))
-
-    def _read(self, index: int) -> dict[int, pd.DataFrame]:
-        with (
-            reading_parquet(self._path),
-            pq.ParquetFile(self._path, page_checksum_verification=True) as file,
-        ):
-            frame = file.read_row_group(index, use_threads=False).to_pandas()
-        return {int(str(image)): rows for image, rows in frame.groupby("image_id")}

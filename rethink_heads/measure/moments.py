@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
 from rethink_heads.detectors.answers import NOT_FINITE
 from rethink_heads.errors import UserError
-from rethink_heads.proposals import IOU_BINS, iou_bin
+from rethink_heads.proposals import IOU_BINS
 
 Array = npt.NDArray[np.float64]
 ArrayLike = Any  # a torch tensor on any device, or anything numpy takes
@@ -100,21 +99,19 @@ def proposal_values(
     return values
 
 
-def reduce_values(
+def bin_moments(
     values: dict[str, Array], bins: ArrayLike, weights: ArrayLike | None = None
-) -> pd.DataFrame:
-    """Moments per IoU bin of what :func:`proposal_values` gives.
+) -> Array:
+    """Moments (20, M) of each IoU bin, in the order of VALUE_COLUMNS, of what :func:`proposal_values` gives.
+
+    "n" is the exact number of proposals, "measured" how many went through the head, and each sum is the weighted one,
+    an unbiased estimate of the sum over all proposals.
 
     Args:
         values: (N,) per variable of VARIABLES.
         bins: (N,) IoU bin of each proposal, 0..19.
         weights: (N,) how many proposals of its bin each row stands for, N_b / n_b when n_b of the
             N_b proposals of bin b were measured; None: one each.
-
-    Returns:
-        A frame with columns "bin" and VALUE_COLUMNS, one row per bin with a proposal. "n" is the
-        exact number of proposals, "measured" how many went through the head, and each sum is the
-        weighted one, an unbiased estimate of the sum over all proposals.
     """
     index = _float64(bins).astype(np.int64)
     weight = None if weights is None else _float64(weights)
@@ -124,42 +121,34 @@ def reduce_values(
             column = weight if column is None else column * weight
         return np.bincount(index, column, IOU_BINS).astype(np.float64)
 
-    measured = np.bincount(index, minlength=IOU_BINS)
     # Weights N_b / n_b add up to a whole number but for rounding.
-    columns: dict[str, Any] = {"bin": np.arange(IOU_BINS), "n": np.rint(total(None))}
-    columns["measured"] = measured.astype(np.float64)
-    for variable in VARIABLES:
-        columns[f"sum_{variable}"] = total(values[variable])
-    for first, second in PRODUCTS:
-        columns[f"sum_{first}_{second}"] = total(values[first] * values[second])
-    for variable in ERRORS:
-        columns[f"sum_abs_{variable}"] = total(np.abs(values[variable]))
-    filled = measured > 0
-    return pd.DataFrame({name: column[filled] for name, column in columns.items()})
+    columns = [np.rint(total(None)), np.bincount(index, minlength=IOU_BINS).astype(np.float64)]
+    columns += [total(values[variable]) for variable in VARIABLES]
+    columns += [total(values[first] * values[second]) for first, second in PRODUCTS]
+    columns += [total(np.abs(values[variable])) for variable in ERRORS]
+    return np.stack(columns, axis=-1)
 
 
-def sampling_covariances(
-    values: dict[str, Array], bins: ArrayLike, weights: ArrayLike
-) -> pd.DataFrame:
-    """How far the weighted sums of :func:`reduce_values` may be from those over all proposals.
+def bin_covariances(values: dict[str, Array], bins: ArrayLike, weights: ArrayLike) -> Array:
+    """How far the weighted sums of :func:`bin_moments` may be from those over all proposals.
 
     The proposals of each bin were drawn without replacement, bin by bin (Cochran, Sampling Techniques, 3rd edition,
     theorem 2.2 and chapter 5): the weighted sums of a and b over n of N proposals have the estimated covariance
     N^2 (1 / n - 1 / N) s_ab, with s_ab the covariance (divided by n - 1) of a and b among those measured.
 
     Args:
-        values, bins: as of :func:`reduce_values`.
+        values, bins: as of :func:`bin_moments`.
         weights: (n,) how many proposals of its bin each row stands for.
 
     Returns:
-        A frame with columns "bin" and SAMPLING_COLUMNS, ``cov_a__b`` being the covariance of the sums over a and b, one
-        row per bin that was not measured whole. nan where one proposal stands for several.
+        (20, C) in the order of SAMPLING_COLUMNS, ``cov_a__b`` being the covariance of the sums over a and b: 0 for a
+        bin that was measured whole, nan where one proposal stands for several.
     """
     index = _float64(bins).astype(np.int64)
     n = np.bincount(index, minlength=IOU_BINS).astype(np.float64)
     population = np.rint(np.bincount(index, _float64(weights), IOU_BINS))
     drawn = (n > 0) & (n < population)
-    columns: dict[str, Any] = {"bin": np.arange(IOU_BINS)}
+    columns: dict[str, Array] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = population**2 * (1 / n - 1 / population) / (n - 1)
         centred = {}
@@ -169,8 +158,9 @@ def sampling_covariances(
         for totals in SAMPLED_TOTALS:
             for a, b in itertools.combinations_with_replacement(totals, 2):
                 product = np.bincount(index, centred[a] * centred[b], IOU_BINS)
-                columns[covariance_column(a, b)] = np.where(n > 1, factor * product, np.nan)
-    return pd.DataFrame({name: column[drawn] for name, column in columns.items()})
+                known = np.where(n > 1, factor * product, np.nan)
+                columns[covariance_column(a, b)] = np.where(drawn, known, 0.0)
+    return np.stack([columns[name] for name in SAMPLING_COLUMNS], axis=-1)
 
 
 def _total_of(values: dict[str, Array], name: str) -> Array:
@@ -179,19 +169,6 @@ def _total_of(values: dict[str, Array], name: str) -> Array:
         return values[name]
     first, second = next((a, b) for a, b in PRODUCTS if f"{a}_{b}" == name)
     return values[first] * values[second]
-
-
-def reduce_to_bins(
-    iou: ArrayLike,
-    score: ArrayLike,
-    regressed_boxes: ArrayLike,
-    object_box: ArrayLike,
-    weights: ArrayLike | None = None,
-) -> pd.DataFrame:
-    """:func:`proposal_values`, then :func:`reduce_values` on the proposals' IoU bins."""
-    values = proposal_values(iou, score, regressed_boxes, object_box)
-    bins = iou_bin(torch.from_numpy(values["iou"]))
-    return reduce_values(values, bins, weights)
 
 
 def _iou_with(boxes: Array, target: Array) -> Array:

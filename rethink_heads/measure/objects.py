@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset, Sample
-from rethink_heads.detectors.base import Detector, Features, RoIFeatures
+from rethink_heads.detectors.base import Detector, Features
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.machine import whole_float32
 from rethink_heads.measure.maps import (
@@ -27,10 +27,11 @@ from rethink_heads.measure.maps import (
     flatten,
     output_correlations,
 )
-from rethink_heads.measure.measurements import Measurements, size_name
-from rethink_heads.measure.moments import proposal_values, reduce_values, sampling_covariances
+from rethink_heads.measure.moments import bin_covariances, bin_moments, proposal_values
 from rethink_heads.measure.responses import Responder, chunk_size
 from rethink_heads.measure.sampling import choose, draw, generator, stratify
+from rethink_heads.measure.store import Measurements, size_name
+from rethink_heads.measure.store_files import MAPS, MOMENTS, ROW_TYPE, ROWS, SAMPLING, Array, Name
 from rethink_heads.proposals import grid, iou_bin
 
 
@@ -41,7 +42,7 @@ class ObjectMeasurer:
     Attributes:
         detector: whose heads are measured.
         dataset: whose objects are measured.
-        detector_name: the value of the column "detector".
+        detector_name: the name that measurements call it by.
         config: which objects and proposals are measured.
         seed: of the choices among objects, proposals and rows.
     """
@@ -64,101 +65,94 @@ class ObjectMeasurer:
 
     def measure(self, sample: Sample) -> Measurements:
         """The measurements of one image's objects, without maps of weights."""
-        objects = choose(
-            len(sample.boxes),
-            self.config.objects_per_image,
-            generator("objects", self.seed, sample.image_id),
-        )
-        if not len(objects):
+        random = generator("objects", self.seed, sample.image_id)
+        chosen = choose(len(sample.boxes), self.config.objects_per_image, random)
+        if not len(chosen):
             return Measurements.empty()
-        bins, rows, maps, errors = [], [], [], []
+        # In the order that measurements have them in.
+        chosen = chosen[sample.object_ids[chosen].argsort(stable=True)]
+        names = [self.dataset.class_names[label] for label in sample.labels[chosen].tolist()]
+        objects = pd.DataFrame(
+            {
+                "image_id": sample.image_id,
+                "object_id": sample.object_ids[chosen].numpy(),
+                "class_name": names,
+                "size": [size_name(area) for area in sample.areas[chosen].tolist()],
+            }
+        )
+        found: list[dict[Name, Array]] = []
         with torch.inference_mode(), whole_float32():
             features = self.responder.extract(sample.image)
-            for index in objects.tolist():
-                target = self._target(sample, index)
-                exact = self.detector.pool(features, target.box[None].to(self.detector.device))
-                chunk = chunk_size(exact, self.config.memory_mb)
-                for moments, sampled, covariances in self._measure_proposals(features, target):
-                    bins.append(moments)
-                    rows.append(sampled)
-                    errors.append(covariances)
-                maps += self._measure_maps(features, exact, target, chunk)
-        return Measurements(
-            bins=pd.concat(bins, ignore_index=True),
-            rows=pd.concat(rows, ignore_index=True),
-            maps=pd.DataFrame(maps),
-            sampling=pd.concat(errors, ignore_index=True),
-        )
+            for number, index in enumerate(chosen.tolist()):
+                each = dict(self._measure_proposals(features, sample, index, number))
+                each.update(self._measure_maps(features, sample, index))
+                found.append(each)
+        arrays = {}
+        for name in dict.fromkeys(name for each in found for name in each):
+            values = [each[name] for each in found if name in each]
+            if name[0] == ROWS:
+                arrays[name] = np.concatenate(values)
+            else:
+                # A detector may have shown no map of some objects.
+                without = np.full_like(values[0], np.nan)
+                arrays[name] = np.stack([each.get(name, without) for each in found])
+        return Measurements(objects, arrays)
 
-    def _target(self, sample: Sample, index: int) -> _Target:
-        label = int(sample.labels[index])
-        names = {
-            "image_id": sample.image_id,
-            "object_id": int(sample.object_ids[index]),
-            "class_name": self.dataset.class_names[label],
-            "size": size_name(float(sample.areas[index])),
-            "detector": self.detector_name,
-        }
+    def _proposals(self, sample: Sample, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Boxes (N, 4), IoUs (N,), weights (N,) and numbers in the grid (N,) of an object's proposals to measure."""
         height, width = sample.image.shape[1:]
-        return _Target(sample.boxes[index], self.columns[label], (height, width), names)
-
-    def _proposals(self, target: _Target) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, 4), IoUs (N,) and weights (N,) of the proposals to measure."""
-        proposals = grid(target.box, target.image_size, self.config.grid_steps)
+        proposals = grid(sample.boxes[index], (height, width), self.config.grid_steps)
         wanted = self.config.proposals_per_object
         if wanted is None:
-            return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious)
-        chosen, weights = draw(
-            iou_bin(proposals.ious), wanted, generator("proposals", self.seed, *target.ids)
-        )
-        return proposals.boxes[chosen], proposals.ious[chosen], weights
+            every = torch.arange(len(proposals))
+            return proposals.boxes, proposals.ious, torch.ones_like(proposals.ious), every
+        random = generator("proposals", self.seed, *_ids(sample, index))
+        drawn, weights = draw(iou_bin(proposals.ious), wanted, random)
+        return proposals.boxes[drawn], proposals.ious[drawn], weights, drawn
 
     def _measure_proposals(
-        self, features: Features, target: _Target
-    ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
-        """By head: moments per bin, the sampled rows, which are the same proposals for all, errors of sampling."""
-        boxes, ious, weights = self._proposals(target)
+        self, features: Features, sample: Sample, index: int, number: int
+    ) -> Iterator[tuple[Name, Array]]:
+        """By head: moments per bin, errors of sampling, and the sampled rows, the same proposals for all heads."""
+        boxes, ious, weights, places = self._proposals(sample, index)
         bins = iou_bin(ious)
-        rows, row_weights = stratify(
-            bins, self.config.rows_per_bin, generator("rows", self.seed, *target.ids)
-        )
-        stands_for = {"bin": bins[rows].numpy(), "weight": (row_weights * weights[rows]).numpy()}
-        responses = self.responder(features, boxes, target.label)
+        random = generator("rows", self.seed, *_ids(sample, index))
+        rows, row_weights = stratify(bins, self.config.rows_per_bin, random)
+        sampled = np.empty(len(rows), ROW_TYPE)
+        sampled["object"], sampled["proposal"] = number, places[rows].numpy()
+        sampled["bin"] = bins[rows].numpy()
+        sampled["weight"] = (row_weights * weights[rows]).numpy()
+        box = sample.boxes[index]
+        responses = self.responder(features, boxes, self.columns[int(sample.labels[index])])
         for head, (scores, regressed) in responses.items():
-            values = proposal_values(ious, scores, regressed, target.box)
-            moments = reduce_values(values, bins, weights)
-            sampled = {name: column[rows.numpy()] for name, column in values.items()}
-            yield (
-                moments.assign(**target.names, head=head),
-                pd.DataFrame({**stands_for, **sampled}).assign(**target.names, head=head),
-                sampling_covariances(values, bins, weights).assign(**target.names, head=head),
-            )
+            values = proposal_values(ious, scores, regressed, box)
+            for variable in ("iou", "score"):
+                sampled[variable] = values[variable][rows.numpy()]
+            key = self.detector_name, head
+            yield (MOMENTS, *key), bin_moments(values, bins, weights)
+            yield (ROWS, *key), sampled.copy()
+            if self.config.proposals_per_object is not None:
+                yield (SAMPLING, *key), bin_covariances(values, bins, weights)
 
     def _measure_maps(
-        self, features: Features, exact: RoIFeatures, target: _Target, chunk: int
-    ) -> list[dict[str, Any]]:
-        """Rows of the frame of maps, given the RoI features of the object's own box."""
-        detector, box, label = self.detector, target.box, target.label
+        self, features: Features, sample: Sample, index: int
+    ) -> Iterator[tuple[Name, Array]]:
+        """The maps of an object at its own box."""
+        detector, box = self.detector, sample.boxes[index]
+        label = self.columns[int(sample.labels[index])]
+        exact = detector.pool(features, box[None].to(detector.device))
+        chunk = chunk_size(exact, self.config.memory_mb)
+        height, width = sample.image.shape[1:]
         correlations = output_correlations(detector, exact)
-        displaced = displacement_scores(self.responder, features, box, label, target.image_size)
+        displaced = displacement_scores(self.responder, features, box, label, (height, width))
         cells = cell_responses(detector, features, exact, box, label, chunk)
-        found = [(branch, "spatial_correlation", values) for branch, values in correlations.items()]
-        found += [(head, "displacement_score", values) for head, values in displaced.items()]
-        found += [(head, "cell_score", change) for head, (change, _) in cells.items()]
-        found += [(head, "cell_iou", change) for head, (_, change) in cells.items()]
-        return [
-            {**target.names, "head": name, "kind": kind, "values": flatten(values)}
-            for name, kind, values in found
-        ]
+        maps = {(branch, "spatial_correlation"): each for branch, each in correlations.items()}
+        maps |= {(head, "displacement_score"): each for head, each in displaced.items()}
+        maps |= {(head, "cell_score"): change for head, (change, _) in cells.items()}
+        maps |= {(head, "cell_iou"): change for head, (_, change) in cells.items()}
+        for name, values in maps.items():
+            yield (MAPS, self.detector_name, *name), flatten(values)
 
 
-@dataclass(frozen=True)
-class _Target:
-    box: Tensor
-    label: int
-    image_size: tuple[int, int]
-    names: dict[str, Any]
-
-    @property
-    def ids(self) -> tuple[int, int]:
-        return self.names["image_id"], self.names["object_id"]
+def _ids(sample: Sample, index: int) -> tuple[int, int]:
+    return sample.image_id, int(sample.object_ids[index])

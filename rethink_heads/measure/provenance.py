@@ -15,10 +15,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.distributed import Processes, processes
 from rethink_heads.files import METADATA_KEY, cannot_read
 
-FILES = ("bins.parquet", "rows.parquet", "maps.parquet")
-# Of the errors of sampling: a file beside FILES, and how the proposals were drawn. Measurements from before there were
-# any have neither, and none of the whole grid says how it was drawn.
-SAMPLING = "sampling"
+# How some proposals of the grid were drawn; none of the whole grid says so.
 DRAWING = "stratified by IoU bin, with the errors of sampling"
 PACKAGES = ("torch", "torchvision")
 IMAGE_FILES = "image files"
@@ -34,7 +31,7 @@ def provenance_of(
 
     `memory_mb` is left out: it decides how much is done at once, and changes what is measured by rounding alone.
     """
-    drawn = {} if config.proposals_per_object is None else {SAMPLING: DRAWING}
+    drawn = {} if config.proposals_per_object is None else {"sampling": DRAWING}
     return {
         **dataset_provenance(dataset, together),
         "measuring": config.model_dump_json(exclude={"memory_mb", "images"}),
@@ -58,19 +55,6 @@ def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) 
         "version of rethink-heads": __version__,
         **{f"version of {name}": _version(name) for name in PACKAGES},
     }
-
-
-def saved_provenance(folder: Path) -> dict[str, str] | None:
-    """Provenance of the complete measurements in `folder`; None if they are missing or damaged.
-
-    Only the files' schemas are read. Files of different provenance, left by an interruption between
-    two of them, count as damaged.
-    """
-    found = [file_provenance(folder / name) for name in FILES]
-    sampling = folder / f"{SAMPLING}.parquet"
-    if sampling.is_file() or SAMPLING in (found[0] or {}):
-        found.append(file_provenance(sampling))
-    return found[0] if all(provenance == found[0] for provenance in found) else None
 
 
 def file_provenance(path: Path) -> dict[str, str] | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import torch
 
 from rethink_heads.config import MeasuringConfig
@@ -24,14 +25,19 @@ from rethink_heads.detectors.classes import class_columns
 from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
-from rethink_heads.measure.by_image import ImageWork, work_by_image
+from rethink_heads.measure.by_image import ImageWork, rename_detector, work_by_image
 from rethink_heads.measure.maps import flatten, is_square, weight_correlations
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.objects import ObjectMeasurer
-from rethink_heads.measure.parts import Parts
-from rethink_heads.measure.provenance import provenance_of, saved_provenance
-from rethink_heads.measure.row_groups import label_files
-from rethink_heads.measure.stored import open_measurements
+from rethink_heads.measure.provenance import provenance_of
+from rethink_heads.measure.store import Measurements
+from rethink_heads.measure.store_files import (
+    WEIGHTS,
+    Array,
+    Name,
+    join_parts,
+    stored_provenance,
+    write_part,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +54,9 @@ def measure(
 ) -> Measurements:
     """Measure a detector's heads on a dataset's objects; see `Measurements` for what is measured.
 
-    Each image's part is kept under `folder`/parts until all are merged into `folder`/bins.parquet,
-    rows.parquet, maps.parquet and sampling.parquet. An interrupted call loses only the image under way and goes on
-    when called again. Complete measurements of the same provenance are read instead of measured
-    again; those of another provenance stay until the new ones are complete.
+    Each image's part is kept under `folder`/parts until all are put together in `folder`. An interrupted call loses
+    only the image under way and goes on when called again. Complete measurements of the same provenance are read
+    instead of measured again; those of another provenance stay until the new ones are complete.
 
     Processes that torchrun started, on one machine or several, share the images where a `folder` is given, which all of
     them must see. The first returns the measurements; the others, as soon as no image is left for them, none of them.
@@ -62,7 +67,7 @@ def measure(
         detector: its class names must be the dataset's, unless the dataset was matched with it
             (:func:`rethink_heads.detectors.classes.share_classes`).
         dataset: cut to the first `config.images` images.
-        detector_name: the value of the column "detector", a run's name.
+        detector_name: the name that the measurements call it by, a run's.
         config: which objects and proposals are measured; None: all of them.
         seed: of the choices among objects, proposals and rows.
         folder: where the measurements are kept; None keeps them nowhere, and an interruption loses them.
@@ -92,17 +97,17 @@ def measure(
         with tempfile.TemporaryDirectory() as passing:
             # Of each process alone: the others do not see it.
             _measure_into(measurer, dataset, Path(passing), provenance, progress, together)
-            # Whole, for the files pass.
-            measured = Measurements.load(Path(passing))
+            # Into memory, for the files pass.
+            measured = Measurements.load(Path(passing)).copy()
     else:
         _measure_into(measurer, dataset, folder, provenance, progress, together)
-        label_files(folder, detector_name)
+        rename_detector(folder, detector_name)
         if not together.is_first:
-            of_none = Measurements.empty()
-            of_none.provenance = provenance
-            return of_none
-        measured = open_measurements(folder, config.memory_mb)
-    _say_what_is_lacking(measured, detector, detector_name)
+            nothing = Measurements.empty()
+            nothing.provenance = provenance
+            return nothing
+        measured = Measurements.load(folder)
+    _warn_of_missing_maps(measured, detector, detector_name)
     return measured
 
 
@@ -115,28 +120,31 @@ def _measure_into(
     together: Processes,
 ) -> None:
     """Measure into a folder, unless it holds complete measurements of this provenance."""
+    name = measurer.detector_name
 
-    def of_image(sample: Sample) -> tuple[Measurements, int]:
-        with on_image(measurer.detector_name, sample.image_id):
+    def measure_image(sample: Sample) -> tuple[Callable[[Path], None], int]:
+        with on_image(name, sample.image_id):
             part = measurer.measure(sample)
-        return part, len(part.objects)
+        arrays = {each: np.asarray(part.array(each)) for each in part.names}
+        return partial(write_part, part.objects, arrays), len(part.objects)
 
-    def merge(parts: Parts) -> None:
-        of_weights = _measure_weights(measurer.detector, measurer.detector_name)
-        memory = measurer.config.memory_mb
-        name = measurer.detector_name
-        parts.merge_into(folder, dataset.image_ids, of_weights, memory, name)
+    def merge(parts: list[Path]) -> None:
+        with torch.inference_mode():
+            maps = weight_correlations(measurer.detector)
+        weights: dict[Name, Array] = {
+            (WEIGHTS, name, branch, "weight_correlation"): flatten(values)
+            for branch, values in maps.items()
+        }
+        join_parts(parts, folder, name, weights, provenance)
 
     if isinstance(measurer.detector, torch.nn.Module):
         measurer.detector.eval()
-    title = f"measuring {measurer.detector_name}"
-    work = ImageWork(dataset, provenance, of_image, title, "objects", progress)
-    work_by_image(work, folder / "parts", lambda: saved_provenance(folder), merge, together)
+    work = ImageWork(dataset, provenance, measure_image, f"measuring {name}", "objects", progress)
+    work_by_image(work, folder / "parts", lambda: stored_provenance(folder), merge, together)
 
 
-def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_name: str) -> None:
+def _warn_of_missing_maps(measured: Measurements, detector: Detector, detector_name: str) -> None:
     """Say which analyses the detector, or each head of it, has to go without."""
-    kinds = {group[2] for group in measured.groups("maps")}
     if not isinstance(detector, SupportsWeightMaps):
         logger.warning("%s: %s", detector_name, missing("weight_maps"))
     elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
@@ -148,30 +156,15 @@ def _say_what_is_lacking(measured: Measurements, detector: Detector, detector_na
         )
     if not supports(detector, "output_maps"):
         logger.warning("%s: %s", detector_name, missing("output_maps"))
-    elif "spatial_correlation" not in kinds:
+    elif not measured.map_keys("spatial_correlation"):
         logger.warning(
             "%s: none of its heads has an output map with RoI cells in a square, so it goes without %s",
             detector_name,
             CAPABILITIES["output_maps"][1],
         )
-    if "cell_score" not in kinds:
+    if not measured.map_keys("cell_score"):
         logger.warning(
             "%s: it shows no RoI features (`pool` gives none), or their cells are not one square for"
             " all branches, so it goes without the responses to zeroed RoI cells",
             detector_name,
         )
-
-
-def _measure_weights(detector: Detector, detector_name: str) -> Measurements:
-    """The maps of the detector's weights, which belong to no image."""
-    with torch.inference_mode():
-        maps = weight_correlations(detector)
-    names = {"image_id": -1, "object_id": -1, "size": "", "detector": detector_name}
-    measured = Measurements.empty()
-    if maps:
-        records = [
-            {**names, "head": branch, "kind": "weight_correlation", "values": flatten(values)}
-            for branch, values in maps.items()
-        ]
-        measured = Measurements(bins=measured.bins, maps=pd.DataFrame(records))
-    return measured

@@ -22,12 +22,13 @@ from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
-from rethink_heads.measure.by_image import KeptFrame, file_by_image
+from rethink_heads.files import read_parquet
+from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.detections import (
     CORNERS,
     DETECTION_TYPES,
-    DetectionsByImage,
     keep_detections,
+    load_detections,
 )
 from rethink_heads.measure.matching import (
     UNMATCHED,
@@ -38,23 +39,27 @@ from rethink_heads.measure.matching import (
     most_overlapping,
     true_positives,
 )
-from rethink_heads.measure.measurements import empty_frame, size_name
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
-from rethink_heads.measure.row_groups import label_files
-from rethink_heads.measure.stage_frame import (
-    DETECTIONS,
-    RPN,
-    STAGE_COLUMNS,
-    STAGE_GROUP,
-    STAGE_TYPES,
-    STAGES_NAME,
-    load_stages,
-)
+from rethink_heads.measure.store import size_name
 
+STAGES_NAME = "stages.parquet"
+RPN, DETECTIONS = "rpn", "detections"
+STAGE_TYPES: Mapping[str, str] = {
+    "image_id": "int64",
+    "object_id": "int64",
+    "class_name": "str",
+    "size": "str",
+    "detector": "str",
+    "head": "str",
+    "stage": "str",
+    "score": "float64",
+    "iou": "float64",
+    "regressed_iou": "float64",
+    "true_positive_iou": "float64",
+}
+STAGE_COLUMNS = tuple(STAGE_TYPES)
 DEFAULT_MEMORY_MB = 512
-# Of the bound on memory: the boxes that a row group is of. Statistics hold a few times as much.
-PARTS_OF_MEMORY, MOST_GATHERED = 32, 16 * 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +123,7 @@ def keep_stages(
         folder: where the stages are kept.
         provenance: what else they depend on, above all the hash of the weights ("weights"). The
             data, the number of images and the versions are added.
-        memory_mb: bound on what the heads hold at once, in MiB, and on the boxes that are held.
+        memory_mb: bound on what the heads hold at once, in MiB.
         progress: report on standard error.
 
     Raises:
@@ -130,37 +135,50 @@ def keep_stages(
         detector.eval()
     folder = Path(folder)
     known = {**dataset_provenance(dataset), **provenance}
-    if processes().broadcast(lambda: file_provenance(folder / STAGES_NAME) == known):
-        label_files(folder, detector_name)
+    path = folder / STAGES_NAME
+    if processes().broadcast(lambda: file_provenance(path) == known):
+        rename_detector(folder, detector_name)
         return
     for method in ("propose", "detect"):
         if not supports(detector, method):
             logger.warning("%s: %s", detector_name, missing(method))
-    detections: DetectionsByImage | None = None
+    final: dict[int, pd.DataFrame] = {}
     if supports(detector, "detect"):
         keep_detections(detector, dataset, detector_name, folder, provenance, progress)
-        detections = DetectionsByImage(folder)
-    of_none = empty_frame(dict(DETECTION_TYPES))
+        frame, _ = load_detections(folder)
+        final = {int(str(image_id)): rows for image_id, rows in frame.groupby("image_id")}
+    nothing = pd.DataFrame(columns=list(DETECTION_TYPES))
 
-    def of_image(sample: Sample) -> pd.DataFrame:
-        final = of_none if detections is None else detections[sample.image_id]
+    def measure_image(sample: Sample) -> pd.DataFrame:
         with on_image(detector_name, sample.image_id):
             frames = list(
                 _proposal_frames(detector, columns, dataset.class_names, sample, memory_mb)
             )
-        frames += detection_frames(final, sample, dataset.class_names)
-        return _image_frame(frames, detector_name)
+        detections = final.get(sample.image_id, nothing)
+        frames += detection_frames(detections, sample, dataset.class_names)
+        merged = pd.concat(frames) if frames else pd.DataFrame(columns=list(STAGE_COLUMNS))
+        named = merged.assign(detector=detector_name)[list(STAGE_COLUMNS)]
+        return named.astype(STAGE_TYPES).reset_index(drop=True)
 
-    path, bound = folder / STAGES_NAME, gathered_bytes(memory_mb)
-    kept = KeptFrame(path, STAGE_TYPES, STAGE_GROUP, bound, detector_name)
     title = f"matching proposals and detections of {detector_name}"
-    file_by_image(of_image, dataset, kept, known, title, progress)
-    label_files(folder, detector_name)
+    frames_by_image(
+        measure_image, dataset, path, STAGE_TYPES, detector_name, known, title, progress
+    )
 
 
-def gathered_bytes(memory_mb: int) -> int:
-    """Size of the boxes that are gathered before they are written, under a bound on memory in MiB."""
-    return min(memory_mb * 2**20 // PARTS_OF_MEMORY, MOST_GATHERED)
+def load_stages(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read the stages that :func:`measure_stages` left in ``folder``, and their provenance.
+
+    Returns:
+        The boxes in STAGE_COLUMNS, sorted by detector, head, stage and image; those of one image as they came.
+
+    Raises:
+        UserError: there are none, or the file is damaged.
+    """
+    frame, provenance = read_parquet(Path(folder) / STAGES_NAME)
+    keys = ["detector", "head", "stage", "image_id"]
+    ordered = frame.sort_values(keys, kind="stable", ignore_index=True)
+    return ordered.astype(STAGE_TYPES)[list(STAGE_COLUMNS)], provenance
 
 
 def detection_frames(
@@ -268,10 +286,3 @@ def _objects(sample: Sample, index: Indices, class_names: tuple[str, ...]) -> di
         "class_name": names[index],
         "size": sizes[index],
     }
-
-
-def _image_frame(frames: list[pd.DataFrame], detector_name: str) -> pd.DataFrame:
-    """One image's boxes in one frame, in STAGE_COLUMNS."""
-    merged = pd.concat(frames) if frames else pd.DataFrame(columns=list(STAGE_COLUMNS))
-    named = merged.assign(detector=detector_name)[list(STAGE_COLUMNS)]
-    return named.astype(STAGE_TYPES).reset_index(drop=True)

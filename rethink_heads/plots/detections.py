@@ -24,6 +24,7 @@ from rethink_heads.plots.correlation import (
 )
 from rethink_heads.plots.layout import (
     bar_handle,
+    caption_below,
     dot_handles,
     legend_above,
     line_handles,
@@ -36,8 +37,9 @@ from rethink_heads.plots.style import (
     PAGE_WIDTH,
     NothingToDrawError,
     Series,
+    heads_of,
     paper_style,
-    series_of,
+    source_text,
 )
 
 METRICS: Mapping[str, str] = {
@@ -81,6 +83,7 @@ def average_precision(table: pd.DataFrame) -> Figure:
         name_categories(ax, [METRICS[metric] for metric in metrics])
         ax.set_ylabel("Average precision (%)")
         legend_above(figure, dot_handles(series))
+        caption_below(figure, source_text(table))
     return figure
 
 
@@ -100,6 +103,7 @@ def detection_errors(table: pd.DataFrame) -> Figure:
         axes[0, 0].set_ylabel("Gain in AP without the error (points)")
         bars = [Patch(label=one.label, **_bar_look(one)) for one in series]
         legend_above(figure, [*bars, bar_handle(color=INK)])
+        caption_below(figure, source_text(table))
     return figure
 
 
@@ -130,6 +134,7 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
         name_categories(ax, list(ERROR_LABELS.values()))
         ax.set_ylabel("Calibration error (%)")
         legend_above(figure, line_handles(series, "95% interval"))
+        caption_below(figure, source_text(table))
     return figure
 
 
@@ -174,7 +179,7 @@ def _contents(table: pd.DataFrame) -> tuple[list[Series], float]:
     """The heads, and the width of a figure with all of them side by side."""
     if table.empty:
         raise NothingToDrawError("no detections")
-    series = series_of(table)
+    series = heads_of(table)
     return series, COLUMN_WIDTH if len(series) <= MOST_IN_A_COLUMN else PAGE_WIDTH
 
 

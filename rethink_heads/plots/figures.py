@@ -25,6 +25,7 @@ from rethink_heads.plots.correlation import (
 )
 from rethink_heads.plots.layout import (
     add_colour_bar,
+    caption_below,
     dot_handles,
     label_outside,
     legend_above,
@@ -59,9 +60,15 @@ from rethink_heads.plots.style import (
     paper_style,
     series_of,
     sizes_in,
+    source_text,
+    without_repeats,
 )
 
-CELL_LABELS = {"cell_score": "Change of\nscore", "cell_iou": "Change of\nregressed IoU"}
+CELL_LABELS = {
+    "cell_score": "Change of score,\nposition zeroed",
+    "cell_iou": "Change of regressed\nIoU, position zeroed",
+}
+CELL_REPEATS = {"cell_score": "scores", "cell_iou": "boxes"}
 # Kind of a correlation map -> what the panel's title says of it; in the paper's order.
 CORRELATIONS = {"spatial_correlation": "output", "weight_correlation": "fc6 weights"}
 # In the paper's order, which is that of the boxes' way through a detector.
@@ -97,14 +104,18 @@ def figure2(
             for frame in (scores, regressed)
         )
     series, columns = _contents(scores, regressed)
+    by_score, by_box = without_repeats(series, scores), without_repeats(series, regressed)
+    drawn = [one for one in series if {one.key} & {other.key for other in (*by_score, *by_box)}]
     with paper_style():
         figure, axes = panel_grid(2, len(columns), height=3.7)
         for size, (top, bottom) in zip(columns, axes.T, strict=True):
-            plot_score_by_iou(scores, size, spread=spread, series=series, ax=top)
-            plot_regressed_iou_by_iou(regressed, size, spread=spread, series=series, ax=bottom)
+            plot_score_by_iou(scores, size, spread=spread, series=by_score, ax=top)
+            plot_regressed_iou_by_iou(regressed, size, spread=spread, series=by_box, ax=bottom)
         label_outside(axes.flat, columns)
         proposal = Line2D([], [], color=FAINT, linewidth=0.7, label="the proposal itself")
-        legend_above(figure, [*curve_handles(series, spread), proposal])
+        legend_above(figure, [*curve_handles(drawn, spread), proposal])
+        same = _repeats(by_score, "scores"), _repeats(by_box, "boxes")
+        caption_below(figure, *same, source_text(scores, regressed))
     return figure
 
 
@@ -146,6 +157,7 @@ def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
                 ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1)
         label_outside(axes.flat)
         legend_above(figure, dot_handles(series))
+        caption_below(figure, source_text(frame))
     return figure
 
 
@@ -173,6 +185,7 @@ def figure4(maps: pd.DataFrame) -> Figure:
         title_maps(axes, heads, whats)
         label_outside(axes)
         add_colour_bar(axes, axes[0].images[0], "Cosine similarity")
+        caption_below(figure, source_text(maps))
         trim_height(figure)
     return figure
 
@@ -209,6 +222,7 @@ def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Fig
             ax.set_title(COEFFICIENTS[value])
         label_outside(axes.flat)
         legend_above(figure, dot_handles(series))
+        caption_below(figure, source_text(*frames.values()))
     return figure
 
 
@@ -233,6 +247,7 @@ def decay(means: pd.DataFrame) -> Figure:
         # Many heads make a high legend, which must not squeeze the curves.
         legend = figure.legends[0].get_window_extent().height / figure.dpi
         figure.set_figheight(2.0 + legend)
+        caption_below(figure, source_text(means))
     return figure
 
 
@@ -249,6 +264,7 @@ def gain(regressed: pd.DataFrame) -> Figure:
             plot_gain(regressed, size, series=series, ax=ax)
         label_outside(axes.flat, sizes)
         legend_above(figure, curve_handles(series, spread=False))
+        caption_below(figure, source_text(regressed))
     return figure
 
 
@@ -266,6 +282,7 @@ def error_components(errors: pd.DataFrame) -> Figure:
                 plot_error_components(errors, size, value, series=series, ax=ax)
         label_outside(axes.flat, sizes)
         legend_above(figure, dot_handles(series))
+        caption_below(figure, source_text(errors))
     return figure
 
 
@@ -296,6 +313,7 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
         side.set_xlabel("Shift dx (object widths)")
         side.set_title("Mean score at dy = 0")
         legend_above(figure, curve_handles(series, spread=False))
+        caption_below(figure, source_text(scores))
         trim_height(figure)
     return figure
 
@@ -310,14 +328,17 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
     changes = changes[changes["size"] == size] if len(changes) else changes
     series, _ = _contents(changes)
     kinds = [kind for kind in CELL_LABELS if (changes["kind"] == kind).any()]
+    frames = [changes[changes["kind"] == kind] for kind in kinds]
+    drawn = [without_repeats(series, frame) for frame in frames]
+    keys = {one.key for each in drawn for one in each}
+    series = [one for one in series if one.key in keys]
     width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 0.75 + 1.3 * len(series)))
     height = 0.8 + 1.6 * len(kinds)
     with paper_style():
         figure, axes = panel_grid(
             len(kinds), len(series), height=height, width=width, layout="compressed"
         )
-        for row, kind in zip(axes, kinds, strict=True):
-            frame = changes[changes["kind"] == kind]
+        for row, kind, frame in zip(axes, kinds, frames, strict=True):
             norm = change_norm([frame["mean"].to_numpy()])
             for ax, one in zip(row, series, strict=True):
                 mean, low, high = (
@@ -338,8 +359,18 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
             label="95% interval holds zero",
         )
         legend_above(figure, [dot])
+        same = [
+            _repeats(heads, CELL_REPEATS[kind]) for kind, heads in zip(kinds, drawn, strict=True)
+        ]
+        caption_below(figure, *same, source_text(changes))
         trim_height(figure)
     return figure
+
+
+def _repeats(series: Sequence[Series], what: str) -> str:
+    """The sentence that names heads with the same numbers; empty where there are none."""
+    same = [one.label for one in series if " = " in one.title]
+    return f"The same {what}: {'; '.join(same)}." if same else ""
 
 
 def _contents(*frames: pd.DataFrame) -> tuple[list[Series], list[str]]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import TextWrapper
+from textwrap import TextWrapper, wrap
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +34,11 @@ from rethink_heads.plots.style import (
 
 VERSIONS_NAME = "drawn-with.json"
 # Width of a letter of a title, in inches.
-TITLE_LETTER = 0.062
+TITLE_LETTER = 0.065
+# Width of a letter and height of a line of a caption, in inches.
+CAPTION_LETTER, CAPTION_LINE = 0.046, 0.115
+CAPTION_PADDING = 0.07
+CAPTION_INK = "#5c5c5c"
 # Height of a legend of two rows, in inches.
 TWO_ROWS = 0.4
 SIZE_TITLES = {"small": "Small", "medium": "Medium", "large": "Large", "all": "All sizes"}
@@ -132,8 +136,10 @@ def trim_height(figure: Figure) -> None:
     assert engine is not None
     engine.execute(figure)
     panels = Bbox.union([box for ax in figure.axes if (box := ax.get_tightbbox()) is not None])
-    legends = sum(legend.get_window_extent().height for legend in figure.legends)
-    figure.set_figheight((panels.height + legends) / figure.dpi + 0.1)
+    # Legends and captions, which are of no panel.
+    outside = [text.get_window_extent().height for text in (*figure.legends, *figure.texts)]
+    padding = 0.1 + CAPTION_PADDING * len(figure.texts)
+    figure.set_figheight((panels.height + sum(outside)) / figure.dpi + padding)
 
 
 def label_outside(axes: Iterable[Axes], sizes: Sequence[str] | None = None) -> None:
@@ -161,7 +167,8 @@ def title_maps(
     columns = max(_place(ax)[1] for ax in maps) + 1
     letters = max(8, int((_figure(maps[0]).get_figwidth() - 1.0) / columns / TITLE_LETTER))
     for ax, one, what in zip(maps, heads, whats, strict=True):
-        title = [one.title + (f", {what}" if what else "")]
+        title = one.title.split(" = ")
+        title = [f"{name} =" for name in title[:-1]] + [title[-1] + (f", {what}" if what else "")]
         title += _NameWrapper(letters).wrap(f"({one.detector})") if one.named else []
         ax.set_title("\n".join(title), linespacing=TIGHT_LINES)
 
@@ -180,6 +187,16 @@ def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
             figure.set_figheight(figure.get_figheight() + max(0.0, height - TWO_ROWS))
             return
         legend.remove()
+
+
+def caption_below(figure: Figure, *sentences: str) -> None:
+    """Small text below all panels, by which the figure grows."""
+    letters = int(figure.get_figwidth() / CAPTION_LETTER)
+    lines = [line for sentence in sentences for line in wrap(sentence, letters)]
+    if lines:
+        text = "\n".join(lines)
+        figure.supxlabel(text, fontsize=7, color=CAPTION_INK, linespacing=1.15)
+        figure.set_figheight(figure.get_figheight() + CAPTION_LINE * len(lines))
 
 
 def line_handles(

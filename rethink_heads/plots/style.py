@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 from zlib import crc32
@@ -115,6 +115,7 @@ _DARK = 0.1
 
 Pair = tuple[str, str]  # detector, head
 _NAMING = ContextVar("naming_detectors", default=False)
+_DATA = ContextVar("naming_data", default="")
 
 
 class NothingToDrawError(ValueError):
@@ -140,7 +141,7 @@ class Series:
     """One head of one detector, with the look that it has in every panel and figure.
 
     Attributes:
-        title: the head's name as it is printed.
+        title: the head's name as it is printed, with those of the heads that it stands for as well.
         named: whether the label names the detector.
     """
 
@@ -149,6 +150,10 @@ class Series:
     look: Look
     title: str
     named: bool = False
+
+    @property
+    def key(self) -> Pair:
+        return self.detector, self.head
 
     @property
     def label(self) -> str:
@@ -178,8 +183,40 @@ def series_of(*frames: pd.DataFrame) -> list[Series]:
 
     Heads come in the paper's order (fc, conv, double, double-ext, ..., then others by name), and under one head the
     detectors by name. Labels name the detector only where several have a head of that name, or inside
-    :func:`naming_detectors`.
+    :func:`naming_detectors`. Heads with the same numbers are one, see :func:`without_repeats`.
     """
+    return without_repeats(heads_of(*frames), *frames)
+
+
+def without_repeats(series: Sequence[Series], *frames: pd.DataFrame) -> list[Series]:
+    """The series, with one for all heads of a detector whose rows are the same in each frame, named together.
+
+    Heads that share a classifier have the same scores, those that share a regressor the same boxes: drawn apart, one
+    would hide the other.
+    """
+    first: dict[Series, list[pd.DataFrame]] = {}
+    titles: dict[Series, list[str]] = {}
+    for one in series:
+        rows = [
+            one.rows(frame).drop(columns=["detector", "head"]).reset_index(drop=True)
+            for frame in frames
+            if len(frame)
+        ]
+        same = (
+            other
+            for other, its in first.items()
+            if other.detector == one.detector
+            and any(frame.shape[1] for frame in rows)
+            and all(a.equals(b) for a, b in zip(rows, its, strict=True))
+        )
+        other = next(same, one)
+        first.setdefault(other, rows)
+        titles.setdefault(other, []).append(one.title)
+    return [replace(one, title=" = ".join(names)) for one, names in titles.items()]
+
+
+def heads_of(*frames: pd.DataFrame) -> list[Series]:
+    """The series of :func:`series_of`, those with the same numbers apart."""
     pairs = {
         (str(detector), str(head))
         for frame in frames
@@ -209,6 +246,36 @@ def naming_detectors() -> Iterator[None]:
         yield
     finally:
         _NAMING.reset(token)
+
+
+@contextmanager
+def naming_data(name: str) -> Iterator[None]:
+    """Have every figure's caption name the data."""
+    token = _DATA.set(name)
+    try:
+        yield
+    finally:
+        _DATA.reset(token)
+
+
+def source_text(*frames: pd.DataFrame) -> str:
+    """What a figure is drawn from, for its caption: the data, the number of objects, the runs."""
+    objects = max(map(_object_count, frames), default=0)
+    runs = sorted({str(name) for frame in frames for name in frame.get("detector", ())})
+    parts = [
+        *[plain_label(_DATA.get())] * bool(_DATA.get()),
+        *[f"{objects:,} object{'s' * (objects > 1)}"] * bool(objects),
+        *[f"run{'s' * (len(runs) > 1)} {', '.join(map(plain_label, runs))}"] * bool(runs),
+    ]
+    return "; ".join(parts)
+
+
+def _object_count(frame: pd.DataFrame) -> int:
+    """Objects that a frame is of; where it has no rows of all sizes, those of its sizes together."""
+    if frame.empty or not {"objects", "size"} <= set(frame):
+        return 0
+    by_size = frame.groupby("size")["objects"].max()
+    return int(by_size["all"] if "all" in by_size else by_size.sum())
 
 
 def head_label(head: str) -> str:

@@ -152,11 +152,11 @@ class Heads:
         return f"{label}: {best}, then {runner_up}; not compared."
 
     def differences(
-        self, *comparisons: pd.DataFrame, full: bool = False
+        self, *comparisons: pd.DataFrame, full: bool = False, most: int = MOST_DIFFERENCES
     ) -> tuple[pd.DataFrame, list[str]]:
         """Cells of the differences of pairs, and what is said under them.
 
-        Without ``full`` those over all sizes, without those by bin or distance; of many those that exclude zero.
+        Without ``full`` those over all sizes; of more than ``most`` those that exclude zero.
         """
         frames = [self.pairs(each) for each in comparisons if len(each)]
         if not full:
@@ -166,13 +166,13 @@ class Heads:
             return pd.DataFrame(), []
         found = pd.concat(frames, ignore_index=True).fillna("")
         found = found[[name for name in DESCRIPTION if name in found and (full or name != "size")]]
-        if full or len(found) <= MOST_DIFFERENCES:
+        if full or len(found) <= most:
             return found, []
         decided = found[found["excludes_zero"] == "yes"]
         said = f"Of {len(found)} differences {len(decided)} exclude zero"
-        if len(decided) > MOST_DIFFERENCES:
-            said += f", of which these are the first {MOST_DIFFERENCES}"
-        return decided.head(MOST_DIFFERENCES), [f"{said}; --full prints all."]
+        if len(decided) > most:
+            said += f", of which these are the first {most}"
+        return decided.head(most), [f"{said}; --full prints all."]
 
 
 def interval(row: Row, column: str, spread: str = "") -> str:

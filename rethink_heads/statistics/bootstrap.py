@@ -201,70 +201,34 @@ class ImageBootstrap:
         """Positions (N,) in ``self.image_ids`` of images (N,), all of which are there."""
         return np.searchsorted(self.image_ids, image_ids).astype(np.int64)
 
-    def sum_by_image(
-        self,
-        image_ids: npt.NDArray[np.int64],
-        columns: Array,
-        cells: npt.NDArray[np.int64] | None = None,
-        cell_count: int = 1,
-    ) -> Array:
-        """Add up rows (N, M) within images, or within cells of images: (I, cell_count, M).
-
-        ``cells`` (N,) says which of the ``cell_count`` cells each row belongs to; None: cell 0.
-        """
-        index = self.index(image_ids) * cell_count
-        if cells is not None:
-            index = index + cells
-        total = len(self.image_ids) * cell_count
-        sums = [np.bincount(index, column, total) for column in columns.T]
-        shape = (len(self.image_ids), cell_count, columns.shape[1])
-        return np.stack(sums, axis=-1).reshape(shape).astype(np.float64)
-
-    def add_by_image(
-        self,
-        sums: Array,
-        image_ids: npt.NDArray[np.int64],
-        columns: Array,
-        cells: npt.NDArray[np.int64] | None = None,
-    ) -> None:
-        """Add rows (N, M) within images and cells to sums (I, cell_count, M); see :meth:`sum_by_image`."""
-        if not len(image_ids):
-            return
-        index = self.index(image_ids)
-        first, after = int(index.min()), int(index.max()) + 1
-        cell_count = sums.shape[1]
-        places = (index - first) * cell_count
-        if cells is not None:
-            places = places + cells
-        touched = sums[first:after].reshape(-1, sums.shape[2])
-        for number, column in enumerate(columns.T):
-            touched[:, number] += np.bincount(places, column, len(touched))
+    def sum_by_image(self, image_ids: npt.NDArray[np.int64], columns: Array) -> Array:
+        """Add up rows (N, ...) within images: (I, ...). The images (N,) are in rising order."""
+        starts = np.flatnonzero(np.diff(image_ids, prepend=image_ids[:1] - 1))
+        sums = np.zeros((len(self.image_ids), *columns.shape[1:]))
+        if len(starts):
+            sums[self.index(image_ids[starts])] = np.add.reduceat(columns, starts, axis=0)
+        return sums
 
     def replicate(self, sums: Array) -> Array:
         """Sums (I, ...) of each image to sums (B, ...) of each replicate."""
         return np.concatenate([np.tensordot(w, sums, axes=1) for w in self.weight_blocks()])
 
-    def resample(
-        self,
-        sums: Array,
-        statistic: Statistic,
-        bears: npt.NDArray[np.bool_] | None = None,
-        limits: Limits = ANY,
-    ) -> Resampled:
+    def resample(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Resampled:
         """A statistic of all images and of the replicates.
+
+        An image bears on the statistic where the first of its M sums, a count, is not zero; of a statistic of several
+        counts, where any is not.
 
         Args:
             sums: (I, ..., M) per image.
             statistic: (R, ..., M) -> (R, ...), nan where it is not defined.
-            bears: (I, ...) whether an image bears on the statistic; by default where the first of
-                the M sums, the count, is not zero.
             limits: within which the statistic lies.
         """
-        if bears is None:
-            bears = sums[..., 0] > 0
         value = statistic(sums.sum(axis=0)[None])[0]
-        return Resampled(value, statistic(self.replicate(sums)), bears.sum(axis=0), limits)
+        bears = sums[..., 0] > 0
+        images = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim))).sum(axis=0)
+        return Resampled(value, statistic(self.replicate(sums)), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""
-        return self.resample(sums, statistic, limits=limits).estimate()
+        return self.resample(sums, statistic, limits).estimate()

@@ -7,56 +7,147 @@ cancels in their difference, whose interval is therefore the one to judge by.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.heads.structures import HEAD_CONFIGURATIONS
+from rethink_heads.measure.moments import ERRORS
+from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     ImageBootstrap,
+    Resampled,
+    Statistic,
     difference_columns,
 )
-from rethink_heads.statistics.by_bin import bin_ends
-from rethink_heads.statistics.compared import ON_BINS, STATISTICS, Compared, Side
-from rethink_heads.statistics.ranks import RANK_REPLICATES
-from rethink_heads.statistics.reduction import MapSums, by_size
-from rethink_heads.statistics.response import RESPONSE_KINDS, resampled_quantity
-from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, bin_range, in_range
-from rethink_heads.statistics.spatial import OF_OBJECTS, distances, means_by_distance
-from rethink_heads.statistics.sums import ratio
+from rethink_heads.statistics.correlation import object_pccs
+from rethink_heads.statistics.ranks import RANK_REPLICATES, ranked_rows, resampled_spearman
+from rethink_heads.statistics.response import RESPONSE_KINDS, response_columns
+from rethink_heads.statistics.spatial import (
+    OF_OBJECTS,
+    distances,
+    distinct_means,
+    has_map,
+    map_columns,
+    means_by_distance,
+)
+from rethink_heads.statistics.sums import (
+    ALL_SIZES,
+    PEARSON_SUMS,
+    WHOLE_RANGE,
+    Columns,
+    Flags,
+    bin_ends,
+    bin_range,
+    by_size,
+    difference_of_means,
+    moments_of,
+    pearson_correlation,
+    ratio,
+    root_mean_square,
+    standard_deviation,
+)
 
-_OBJECT = ["image_id", "object_id"]
-
-
+ON_BINS: Mapping[str, tuple[tuple[str, ...], Statistic]] = {
+    "pcc": (PEARSON_SUMS, pearson_correlation),
+    "score": (("n", "sum_score"), ratio),
+    "score_std": (("n", "sum_score", "sum_score_score"), standard_deviation),
+    "regressed_iou": (("n", "sum_regressed_iou"), ratio),
+    "regressed_iou_std": (
+        ("n", "sum_regressed_iou", "sum_regressed_iou_regressed_iou"),
+        standard_deviation,
+    ),
+    "gain": (("n", "sum_regressed_iou", "sum_iou"), difference_of_means),
+    **{f"rms_{error}": (("n", f"sum_{error}_{error}"), root_mean_square) for error in ERRORS},
+}
+"""Moments of the statistics that can be taken bin by bin or over a range, and the formula of their sums."""
+STATISTICS = (*ON_BINS, "object_pcc", "spearman", OF_OBJECTS)
 COMPARED_RESPONSES = {
     "displacement_score": ("drop_dx", "drop_dy", "half_width_dx", "half_width_dy"),
     "cell_score": ("mean_absolute_change",),
     "cell_iou": ("mean_absolute_change",),
 }
+# What heads with the same classifiers have the same of, and what those with the same regressor.
+_OF_SCORES = {"pcc", "object_pcc", "spearman", "score", "score_std"}
+_OF_SCORES |= {"displacement_score", "cell_score"}
+_OF_BOXES = {"regressed_iou", "regressed_iou_std", "gain", "cell_iou"} | {
+    f"rms_{e}" for e in ERRORS
+}
+MOST_DETECTORS = 4
+"""Of more detectors than these each is compared with the first, not every two."""
 
 
-def fc_against_conv(sides: Iterable[Side]) -> list[tuple[Side, Side]]:
-    """The pairs ((detector, "fc"), (detector, "conv")) of some heads, as the paper compares them.
+def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]:
+    """The pairs of heads that are compared, wherever several are: the fewest that tell which head leads.
 
-    The two heads of one detector where it has both; and each detector with an fc-head alone against
-    each with a conv-head alone, as the paper compares heads trained apart.
+    Within a detector every two heads that differ in what is compared: heads with the same classifiers have the same
+    scores, those with the same regressor the same boxes. Of several detectors the same head of every two (of more than
+    MOST_DETECTORS of the first and each other one); of two that have no head in common, as where an fc-head and a
+    conv-head were trained apart, every head of one against every head of the other.
+
+    Args:
+        keys: (detector, head), in the order in which they are shown.
+        what: the statistic or kind of response that is compared; of anything else every head differs.
     """
-    there = list(sides)
-    fc, conv = ({detector for detector, name in there if name == h} for h in ("fc", "conv"))
-    pairs = [(name, name) for name in sorted(fc & conv)]
-    pairs += itertools.product(sorted(fc - conv), sorted(conv - fc))
-    return [((a, "fc"), (b, "conv")) for a, b in pairs]
+    first_of: dict[Any, Key] = {}
+    keys, order = list(keys), list(HEAD_CONFIGURATIONS)
+    if all(head in order for _, head in keys):
+        # An fc-head less a conv-head, whatever the detectors are called.
+        keys.sort(key=lambda key: order.index(key[1]))
+    for detector, head in keys:
+        known = HEAD_CONFIGURATIONS.get(head)
+        part: Any = head
+        if known and what in _OF_SCORES:
+            part = known.classifiers
+        elif known and what in _OF_BOXES:
+            part = known.regressor
+        first_of.setdefault((detector, part), (detector, head))
+    heads: dict[str, list[str]] = {}
+    for detector, head in first_of.values():
+        heads.setdefault(detector, []).append(head)
+    pairs = [
+        ((detector, a), (detector, b))
+        for detector, there in heads.items()
+        for a, b in itertools.combinations(there, 2)
+    ]
+    for number, (a, b) in enumerate(itertools.combinations(heads, 2)):
+        if len(heads) > MOST_DETECTORS and number >= len(heads) - 1:
+            break
+        common = [head for head in heads[a] if head in heads[b]]
+        both = zip(common, common, strict=True) if common else itertools.product(heads[a], heads[b])
+        pairs += [((a, x), (b, y)) for x, y in both]
+    return pairs
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One head's part of a comparison.
+
+    Attributes:
+        objects: (O,) those that it has what is compared of; in bins (O, 20) where compared bin by bin.
+        for_objects: from the objects (O,) that are compared, what gives the statistic of some of them (O,).
+    """
+
+    objects: Flags
+    for_objects: Callable[[Flags], Callable[[Flags, ImageBootstrap], Resampled]]
+
+    @property
+    def there(self) -> Flags:
+        """(O,) objects that it has anything of."""
+        return self.objects if self.objects.ndim == 1 else np.asarray(self.objects.any(axis=1))
 
 
 def compare(
     measurements: Measurements,
     statistic: str,
-    a: Side,
-    b: Side,
+    a: Key,
+    b: Key,
     *,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     by_bin: bool = False,
@@ -67,7 +158,7 @@ def compare(
 
     Args:
         statistic: one of STATISTICS: "pcc" (pooled), "object_pcc", "spearman" (from the sampled
-            rows), mean "score" and "regressed_iou", their "score_std" and "regressed_iou_std",
+            proposals), mean "score" and "regressed_iou", their "score_std" and "regressed_iou_std",
             mean "gain" of the regressed IoU over the proposal's, "rms_dx", "rms_dy", "rms_dw",
             "rms_dh", and "spatial_correlation" (mean over distinct pairs of RoI cells).
         a, b: (detector, head); for "spatial_correlation" (detector, branch).
@@ -84,31 +175,22 @@ def compare(
         UserError: unknown statistic, a head that was not measured, no object that both have, or a
             range that is not of whole bins.
     """
-    per_bin = by_bin and _can_be_per_bin(statistic)
+    if by_bin and (statistic not in ON_BINS or statistic == "pcc"):
+        raise UserError(f"the statistic {statistic!r} cannot be compared bin by bin")
     if replicates is None:
         replicates = RANK_REPLICATES if statistic == "spearman" else REPLICATES
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    frame = _frame_of(statistic)
-    kind = OF_OBJECTS if statistic == OF_OBJECTS else None
-    objects = _common_objects(measurements, frame, statistic, a, b, iou_range, kind)
-    compared = Compared(measurements, bootstrap, iou_range, objects)
-    of_a, of_b = (compared.resampled(statistic, side, per_bin) for side in (a, b))
-    results = []
-    for size in ALL_SIZES:
-        (side_a, count), (side_b, _) = of_a[size], of_b[size]
-        columns: dict[str, Any] = {"statistic": statistic, "size": size}
-        if per_bin:
-            columns |= bin_ends()
-        columns |= {"a": "/".join(a), "b": "/".join(b), **difference_columns(side_a, side_b)}
-        results.append(pd.DataFrame(columns | {"objects": count}))
-    return pd.concat(results, ignore_index=True)
+    sides = [side_of(measurements, statistic, key, iou_range, by_bin) for key in (a, b)]
+    check_common(statistic, a, b, *sides)
+    ends = bin_ends() if by_bin else {}
+    return difference_rows(measurements, {"statistic": statistic}, ends, (a, b), sides, bootstrap)
 
 
 def compare_responses(
     measurements: Measurements,
     kind: str,
-    a: Side,
-    b: Side,
+    a: Key,
+    b: Key,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
@@ -128,28 +210,22 @@ def compare_responses(
     if kind not in COMPARED_RESPONSES:
         raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    objects = _common_objects(measurements, "maps", kind, a, b, kind=kind)
-    of_quantities = {
-        quantity: [
-            resampled_quantity(measurements, kind, quantity, side, bootstrap, objects)
-            for side in (a, b)
-        ]
-        for quantity in COMPARED_RESPONSES[kind]
-    }
+    for key in (a, b):
+        _check_map(measurements, kind, key)
     results = []
-    for size in ALL_SIZES:
-        for quantity, (of_a, of_b) in of_quantities.items():
-            if size not in of_a:
-                continue
-            (side_a, count), (side_b, _) = of_a[size], of_b[size]
-            columns: dict[str, Any] = {"kind": kind, "quantity": quantity, "size": size}
-            columns |= {"a": "/".join(a), "b": "/".join(b), **difference_columns(side_a, side_b)}
-            results.append(pd.DataFrame(columns | {"objects": count}))
-    return pd.concat(results, ignore_index=True)
+    for quantity in COMPARED_RESPONSES[kind]:
+        columns = [response_columns(measurements, kind, quantity, key) for key in (a, b)]
+        sides = [_side(measurements, each, there) for each, there in columns]
+        check_common(kind, a, b, *sides)
+        keys = {"kind": kind, "quantity": quantity}
+        results.append(difference_rows(measurements, keys, {}, (a, b), sides, bootstrap))
+    found = pd.concat(results).query("objects > 0")
+    by_size_first = found["size"].map(ALL_SIZES.index).to_numpy().argsort(kind="stable")
+    return found.iloc[by_size_first].reset_index(drop=True)
 
 
 def compare_decay(
-    measurements: Measurements, a: Side, b: Side, *, replicates: int = REPLICATES, seed: int = 0
+    measurements: Measurements, a: Key, b: Key, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """Spatial correlation of two branches by the distance of cells, and the differences a - b.
 
@@ -163,87 +239,131 @@ def compare_decay(
             both have.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    objects = _common_objects(measurements, "maps", OF_OBJECTS, a, b, kind=OF_OBJECTS)
-    sides = []
-    for detector, head in (a, b):
-        make = partial(MapSums, bootstrap, means_by_distance)
-        sides.append(
-            by_size(
-                measurements,
-                "maps",
-                ["values"],
-                make,
-                detector=detector,
-                head=head,
-                kind=OF_OBJECTS,
-                objects=objects,
-            )
-        )
-    if sides[0]["all"].width != sides[1]["all"].width:
+    maps = [_check_map(measurements, OF_OBJECTS, key) for key in (a, b)]
+    columns = [map_columns(each, means_by_distance) for each in maps]
+    sides = [_side(measurements, each, has_map(of)) for each, of in zip(columns, maps, strict=True)]
+    check_common(OF_OBJECTS, a, b, *sides)
+    if maps[0].shape[1] != maps[1].shape[1]:
         raise UserError(
             f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of cells, so "
             "their correlations by distance cannot be compared"
         )
-    results = []
-    for size in ALL_SIZES:
-        of_a, of_b = (side[size] for side in sides)
-        if not of_a.objects:
-            continue
-        resampled = [bootstrap.resample(found.sums, ratio) for found in (of_a, of_b)]
-        columns: dict[str, Any] = {"kind": OF_OBJECTS, "quantity": "decay", "size": size}
-        columns |= {"distance": distances(of_a.width)[0], "a": "/".join(a), "b": "/".join(b)}
-        columns |= difference_columns(*resampled)
-        results.append(pd.DataFrame(columns | {"objects": of_a.objects}))
-    return pd.concat(results, ignore_index=True)
+    keys = {"kind": OF_OBJECTS, "quantity": "decay"}
+    ends = {"distance": distances(maps[0].shape[1])[0]}
+    found = difference_rows(measurements, keys, ends, (a, b), sides, bootstrap)
+    return found[found["objects"] > 0].reset_index(drop=True)
 
 
-def _can_be_per_bin(statistic: str) -> bool:
-    if statistic not in ON_BINS or statistic == "pcc":
-        raise UserError(f"the statistic {statistic!r} cannot be compared bin by bin")
-    return True
+def side_of(
+    measurements: Measurements,
+    statistic: str,
+    key: Key,
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+    by_bin: bool = False,
+) -> Compared:
+    """One head's part of a comparison of one of STATISTICS.
 
-
-def _frame_of(statistic: str) -> str:
-    """The frame that a statistic is computed from."""
+    Raises:
+        UserError: unknown statistic, a head that was not measured, or a range that is not of whole bins.
+    """
+    bin_range(iou_range)
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
     if statistic == OF_OBJECTS:
-        return "maps"
-    return "rows" if statistic == "spearman" else "bins"
+        maps = _check_map(measurements, OF_OBJECTS, key)
+        columns = map_columns(maps, distinct_means)
+        mean = Columns(columns.values[:, 0], columns.formula)
+        return _side(measurements, mean, has_map(maps))
+    measured = moments_of(measurements, key, ["measured"], iou_range)[..., 0] > 0
+    if statistic == "spearman":
+        return _ranked_side(measurements, key, iou_range)
+    if statistic == "object_pcc":
+        own = object_pccs(measurements, key, iou_range)
+        return _side(measurements, own.columns, np.asarray(measured.any(axis=1)))
+    names, formula = ON_BINS[statistic]
+    values = moments_of(measurements, key, names, iou_range)
+    if by_bin:
+        return _side(measurements, Columns(values, formula), measured)
+    return _side(
+        measurements, Columns(values.sum(axis=1), formula), np.asarray(measured.any(axis=1))
+    )
 
 
-def _common_objects(
-    measurements: Measurements,
-    frame: str,
-    statistic: str,
-    a: Side,
-    b: Side,
-    iou_range: tuple[float, float] = WHOLE_RANGE,
-    kind: str | None = None,
-) -> pd.MultiIndex | None:
-    """(image_id, object_id) of the objects that both sides have; None where each has the same."""
-    bin_range(iou_range)
-    columns = [] if frame == "maps" else ["bin"]
-    keys = []
-    for detector, head in (a, b):
-        found = pd.DataFrame(columns=_OBJECT, dtype="int64")
-        for part in measurements.read(frame, columns, detector=detector, head=head, kind=kind):
-            chosen = part if frame == "maps" else in_range(part, iou_range)
-            found = pd.concat([found, chosen[_OBJECT].drop_duplicates()])
-        if found.empty:
-            groups = measurements.groups(frame)
-            pairs = {group[:2] for group in groups if kind is None or group[2] == kind}
-            there = ", ".join(sorted("/".join(pair) for pair in pairs)) or "nothing"
-            raise UserError(
-                f"no {statistic} measurements of {detector}/{head}; there are those of {there}"
-            )
-        keys.append(pd.MultiIndex.from_frame(found))
-    if keys[0].equals(keys[1]):
-        return None
-    common = keys[0][keys[0].isin(keys[1])]
-    if common.empty:
+def check_common(what: str, a: Key, b: Key, first: Compared, second: Compared) -> None:
+    """Raise UserError where a side has no objects, or they have none in common."""
+    for key, side in ((a, first), (b, second)):
+        if not side.there.any():
+            raise UserError(f"no {what} measurements of {'/'.join(key)}")
+    if not (first.there & second.there).any():
         raise UserError(
             f"{'/'.join(a)} and {'/'.join(b)} were measured on different objects and cannot be "
             "compared; measure both on the same data"
         )
-    return common
+
+
+def difference_rows(
+    measurements: Measurements,
+    keys: Mapping[str, str],
+    ends: Mapping[str, npt.NDArray[Any]],
+    names: tuple[Key, Key],
+    sides: Sequence[Compared],
+    bootstrap: ImageBootstrap,
+    own_objects: bool = False,
+) -> pd.DataFrame:
+    """Rows of a comparison, a size after another.
+
+    Args:
+        measurements: that the sides are of.
+        keys: the first columns.
+        ends: columns after the size, a value for each place of the statistic.
+        names: (detector, head) of both.
+        sides, bootstrap: of both.
+        own_objects: each side is taken of all objects that it has, not of those that both have.
+    """
+    common = sides[0].there & sides[1].there
+    resample = [side.for_objects(side.there if own_objects else common) for side in sides]
+    rows = []
+    for size, chosen in by_size(measurements):
+        columns: dict[str, Any] = {**keys, "size": size, **ends}
+        columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
+        columns |= difference_columns(*(each(chosen, bootstrap) for each in resample))
+        objects = sides[0].objects[chosen & common].sum(axis=0)
+        rows.append(pd.DataFrame(columns | {"objects": objects}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Compared:
+    return Compared(
+        objects,
+        lambda compared: (
+            lambda chosen, bootstrap: columns.resample(chosen & compared, measurements, bootstrap)
+        ),
+    )
+
+
+def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
+    rows = measurements.rows(key)
+    first, after = bin_range(iou_range)
+    objects = np.zeros(len(measurements.objects), bool)
+    objects[rows["object"][(rows["bin"] >= first) & (rows["bin"] < after)]] = True
+
+    def for_objects(compared: Flags) -> Callable[[Flags, ImageBootstrap], Resampled]:
+        ranked = ranked_rows(measurements, key, iou_range, compared)
+        return lambda chosen, bootstrap: resampled_spearman(
+            ranked[chosen[ranked["object"]]], measurements, bootstrap
+        )
+
+    return Compared(objects, for_objects)
+
+
+def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:
+    """The maps (O, W) of a head.
+
+    Raises:
+        UserError: it has none.
+    """
+    maps = measurements.maps(key, kind)
+    if maps is None or not has_map(maps).any():
+        there = ", ".join(map("/".join, measurements.map_keys(kind))) or "nothing"
+        raise UserError(f"no {kind} measurements of {'/'.join(key)}; there are those of {there}")
+    return maps

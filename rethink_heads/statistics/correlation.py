@@ -4,36 +4,53 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.moments import SAMPLED_TOTALS
+from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
     MEAN_CORRELATION,
     REPLICATES,
+    SHARE,
+    SPREAD,
     Array,
     ImageBootstrap,
 )
-from rethink_heads.statistics.by_bin import mean_and_spread
 from rethink_heads.statistics.ranks import (
     RANK_REPLICATES,
     ranked_rows,
     resampled_spearman,
     spearman_sampling_error,
 )
-from rethink_heads.statistics.reduction import ObjectSums, by_head
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
     Covariances,
-    SamplingErrors,
+    mean_error,
     pearson_bias_and_variance,
     pearson_error,
+    standard_deviation_error,
 )
-from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, count_objects, of_size
-from rethink_heads.statistics.sums import PEARSON_SUMS, pearson_correlation, ratio
+from rethink_heads.statistics.sums import (
+    PEARSON_SUMS,
+    WHOLE_RANGE,
+    Columns,
+    bin_ends,
+    bin_range,
+    by_size,
+    counts_of,
+    difference_of_means,
+    moments_of,
+    pearson_correlation,
+    ratio,
+    standard_deviation,
+)
+
+HIGH_IOU = 0.7
+"""Least IoU of the proposals that a detector's final box of an object comes from, in :func:`object_correlations`."""
 
 
 def pearson(
@@ -53,10 +70,9 @@ def pearson(
 
     Returns:
         One row per detector, head and size ("small", "medium", "large", "all") with "pcc" over the
-        proposals of all objects, as we read the paper, and "object_pcc", the mean of each
-        object's own PCC, each with "_low" and "_high"; "objects", "constant_objects" (those without
-        variance in the range, which have no PCC), "proposals" (of the whole grid) and "measured" (of these). Where
-        some
+        proposals of all objects, as we read the paper, and "object_pcc", the mean of each object's own
+        PCC, each with "_low" and "_high"; "objects", "constant_objects" (those without variance in the
+        range, which have no PCC), "proposals" (of the whole grid) and "measured" (of these). Where some
         proposals were drawn, "pcc_sampling_error" and "object_pcc_sampling_error" are the standard
         errors about the whole grid's values on the same objects, which the intervals hold too (see
         :mod:`~rethink_heads.statistics.sampling_error`); 0 for the whole grid. Each object's own PCC is
@@ -65,32 +81,38 @@ def pearson(
     Raises:
         UserError: the range is not one of whole bins.
     """
+    bin_range(iou_range)
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    columns = ["bin", "measured", *PEARSON_SUMS]
-    errors = SamplingErrors(measurements, SCORE_TOTALS, iou_range)
-    for keys, of_objects in by_head(measurements, "bins", columns, ObjectSums, iou_range):
-        images, sums = of_objects.images, of_objects.sums
-        pooled_sums = bootstrap.sum_by_image(images, sums)[:, 0]
-        pooled = bootstrap.estimate(pooled_sums, pearson_correlation, CORRELATION)
-        covariances = errors.of(**keys)
-        pooled_error = pearson_error(pooled_sums.sum(axis=0), covariances.pooled)
-        of_each = object_pccs(of_objects, covariances)
-        own_sums = of_each.by_image(images, bootstrap)
-        own = bootstrap.estimate(own_sums, ratio, MEAN_CORRELATION)
-        results.append(
-            {
-                **keys,
-                **pooled.columns("pcc"),
-                "pcc_sampling_error": float(pooled_error),
-                **own.columns("object_pcc"),
-                "object_pcc_sampling_error": of_each.sampling_error,
-                "objects": len(sums),
-                "constant_objects": len(sums) - int(own_sums[:, 0].sum()),
-                "proposals": round(pooled_sums[:, 0].sum()),
-                "measured": of_objects.measured,
-            }
-        )
+    for detector, head in measurements.keys:
+        key = detector, head
+        own = object_pccs(measurements, key, iou_range)
+        pooled = Columns(own.sums, pearson_correlation, CORRELATION)
+        counts = moments_of(measurements, key, ["n", "measured"], iou_range)
+        covariances = Covariances.of(measurements, key, SCORE_TOTALS, iou_range)
+        for size, chosen in by_size(measurements):
+            total, defined = own.sums[chosen].sum(axis=0), np.isfinite(own.pcc[chosen])
+            counted = counts_of(counts[chosen])
+            error = pearson_error(total, covariances.by_bin(chosen).sum(axis=0))
+            estimate, own_estimate = (
+                each.resample(chosen, measurements, bootstrap).estimate()
+                for each in (pooled, own.columns)
+            )
+            results.append(
+                {
+                    "detector": detector,
+                    "head": head,
+                    "size": size,
+                    **estimate.columns("pcc"),
+                    "pcc_sampling_error": float(error),
+                    **own_estimate.columns("object_pcc"),
+                    "object_pcc_sampling_error": own.sampling_error(chosen),
+                    "objects": int(counted["objects"]),
+                    "constant_objects": int(counted["objects"] - defined.sum()),
+                    "proposals": int(counted["proposals"]),
+                    "measured": int(counted["measured"]),
+                }
+            )
     return pd.DataFrame(results)
 
 
@@ -101,34 +123,36 @@ def spearman(
     replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Spearman's rank correlation of score and proposal IoU, from the sampled rows.
+    """Spearman's rank correlation of score and proposal IoU, from the sampled proposals.
 
     A row stands for ``weight`` equal proposals, and equal values share the mean of their ranks.
     Ranks are taken anew in every replicate of the bootstrap, which is why its default count is 200.
 
     Returns:
-        One row per detector, head and size with "spearman", "spearman_low", "spearman_high", "spearman_sampling_error"
-        (the rows' standard error about the ranks of all proposals, which the interval holds too), "objects", "rows".
+        One row per detector, head and size with "spearman", "spearman_low", "spearman_high",
+        "spearman_sampling_error" (the rows' standard error about the ranks of all proposals, which the
+        interval holds too), "objects", "rows".
 
     Raises:
         UserError: the range is not one of whole bins.
     """
+    bin_range(iou_range)
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for detector, head in measurements.detector_heads:
-        of_head = ranked_rows(measurements, (detector, head), iou_range)
-        for size in ALL_SIZES:
-            frame = of_size(of_head, size)
-            estimate = resampled_spearman(frame, bootstrap).estimate()
+    for detector, head in measurements.keys:
+        rows_of_head = ranked_rows(measurements, (detector, head), iou_range)
+        for size, chosen in by_size(measurements):
+            rows = rows_of_head[chosen[rows_of_head["object"]]]
+            estimate = resampled_spearman(rows, measurements, bootstrap).estimate()
             results.append(
                 {
                     "detector": detector,
                     "head": head,
                     "size": size,
                     **estimate.columns("spearman"),
-                    "spearman_sampling_error": spearman_sampling_error(frame),
-                    "objects": count_objects(frame),
-                    "rows": len(frame),
+                    "spearman_sampling_error": spearman_sampling_error(rows),
+                    "objects": len(np.unique(rows["object"])),
+                    "rows": len(rows),
                 }
             )
     return pd.DataFrame(results)
@@ -145,8 +169,83 @@ def score_by_iou(
         bin, "mean_sampling_error" and "std_sampling_error" (as in :func:`pearson`), "proposals" and
         "objects".
     """
+    return mean_and_spread(measurements, "score", replicates=replicates, seed=seed)
+
+
+def mean_and_spread(
+    measurements: Measurements, variable: str, gain: bool = False, *, replicates: int, seed: int
+) -> pd.DataFrame:
+    """One row per detector, head, size and IoU bin: mean and standard deviation of a variable.
+
+    With ``gain`` also the mean of the variable less the proposal's own IoU. Columns: detector, head, size, bin,
+    iou_low, iou_high, mean, std and with ``gain`` gain, each with "_low", "_high" and "_sampling_error", proposals,
+    measured, objects.
+    """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    return mean_and_spread(measurements, bootstrap, "score")
+    squares = f"{variable}_{variable}"
+    totals = next(names for names in SAMPLED_TOTALS if variable in names)
+    of, squared, iou = map(totals.index, (variable, squares, "iou"))
+    names = ("n", f"sum_{variable}", f"sum_{squares}", "sum_iou", "measured")
+    results = []
+    for detector, head in measurements.keys:
+        moments = moments_of(measurements, (detector, head), names)
+        quantities = {
+            "mean": Columns(moments[..., :2], ratio, SHARE),
+            "std": Columns(moments[..., :3], standard_deviation, SPREAD),
+        }
+        if gain:
+            quantities["gain"] = Columns(moments[..., [0, 1, 3]], difference_of_means)
+        covariances = Covariances.of(measurements, (detector, head), totals)
+        for size, chosen in by_size(measurements):
+            total, covariance = moments[chosen].sum(axis=0), covariances.by_bin(chosen)
+            errors = {
+                "mean": mean_error(total[:, 0], covariance, of),
+                "std": standard_deviation_error(total[:, :3], covariance, of, squared),
+                "gain": mean_error(total[:, 0], covariance, of, less=iou),
+            }
+            columns: dict[str, Any] = {"detector": detector, "head": head, "size": size}
+            columns |= bin_ends()
+            for name, quantity in quantities.items():
+                estimate = quantity.resample(chosen, measurements, bootstrap).estimate()
+                columns |= estimate.columns(name) | {f"{name}_sampling_error": errors[name]}
+            counts = counts_of(moments[chosen][..., [0, 4]], by_bin=True)
+            results.append(pd.DataFrame(columns | counts))
+    return pd.concat(results, ignore_index=True) if results else pd.DataFrame()
+
+
+def object_correlations(
+    measurements: Measurements, iou_range: tuple[float, float] = WHOLE_RANGE
+) -> pd.DataFrame:
+    """What each head makes of each single object: which objects a head, or two heads, find hardest.
+
+    Args:
+        measurements: of any heads.
+        iou_range: proposals that the correlation is of, as of :func:`pearson`.
+
+    Returns:
+        One row per detector, head and object that was measured, with "image_id", "object_id", "class_name", "size",
+        "detector", "head", "pcc" (the object's own, less the bias of drawing proposals; nan where score or IoU do not
+        vary), "score" and "regressed_iou" (means over proposals of IoU >= 0.7, nan without), and "proposals" (of the
+        whole grid in the range).
+
+    Raises:
+        UserError: the range is not one of whole bins.
+    """
+    frames = []
+    for detector, head in measurements.keys:
+        own = object_pccs(measurements, (detector, head), iou_range)
+        columns = ("n", "sum_score", "sum_regressed_iou")
+        high = moments_of(measurements, (detector, head), columns, (HIGH_IOU, 1.0)).sum(axis=1)
+        named = measurements.objects.assign(
+            detector=detector,
+            head=head,
+            pcc=own.pcc,
+            score=ratio(high[:, :2]),
+            regressed_iou=ratio(high[:, [0, 2]]),
+            proposals=np.rint(own.sums[:, 0]).astype(np.int64),
+        )
+        frames.append(named[named["proposals"] > 0])
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 @dataclass(frozen=True)
@@ -154,33 +253,39 @@ class ObjectPccs:
     """Each object's own PCC.
 
     Attributes:
+        sums: (O, 6) PEARSON_SUMS of each object.
         pcc: (O,), nan without variance; less the bias that drawing proposals gives it, within [-1, 1].
         variance: (O,) of drawing proposals; 0 for the whole grid, nan where it is not known.
     """
 
+    sums: Array
     pcc: Array
     variance: Array
 
     @property
-    def sampling_error(self) -> float:
-        """Standard error of the mean over objects that have one."""
+    def columns(self) -> Columns:
+        """Their mean over the objects that have one."""
         defined = np.isfinite(self.pcc)
+        values = np.stack([defined, np.where(defined, self.pcc, 0)], 1).astype(np.float64)
+        return Columns(values, ratio, MEAN_CORRELATION)
+
+    def sampling_error(self, chosen: np.ndarray) -> float:
+        """Standard error of the mean over some objects (O,)."""
+        defined = np.isfinite(self.pcc) & chosen
         if not defined.any():
             return math.nan
         return float(np.sqrt(self.variance[defined].sum()) / defined.sum())
 
-    def by_image(self, images: npt.NDArray[np.int64], bootstrap: ImageBootstrap) -> Array:
-        """Per image the number of objects with a PCC and the sum of their PCCs: (I, 2)."""
-        defined = np.isfinite(self.pcc)
-        columns = np.stack([defined, np.where(defined, self.pcc, 0)], 1)
-        return bootstrap.sum_by_image(images, columns)[:, 0]
 
-
-def object_pccs(found: ObjectSums, covariances: Covariances) -> ObjectPccs:
-    """Each object's own PCC, given its sums and what is known of their errors of sampling."""
-    pcc = pearson_correlation(found.sums)
-    if covariances.known and not len(covariances.objects):
-        return ObjectPccs(pcc, np.zeros(len(pcc)))
-    bias, variance = pearson_bias_and_variance(found.sums, covariances.of_objects(found.objects))
+def object_pccs(
+    measurements: Measurements, key: Key, iou_range: tuple[float, float] = WHOLE_RANGE
+) -> ObjectPccs:
+    """Each object's own PCC of a head."""
+    sums = moments_of(measurements, key, PEARSON_SUMS, iou_range).sum(axis=1)
+    pcc = pearson_correlation(sums)
+    covariances = Covariances.of(measurements, key, SCORE_TOTALS, iou_range)
+    if covariances.values is None:
+        return ObjectPccs(sums, pcc, np.zeros(len(pcc)))
+    bias, variance = pearson_bias_and_variance(sums, covariances.by_object)
     unbiased = pcc - np.where(np.isfinite(bias), bias, 0.0)
-    return ObjectPccs(np.clip(unbiased, -1.0, 1.0), variance)
+    return ObjectPccs(sums, np.clip(unbiased, -1.0, 1.0), variance)

@@ -1,125 +1,187 @@
-"""Spearman's rank correlation of weighted rows, for all images and for each replicate."""
+"""Spearman's rank correlation of weighted proposals; and of boxes within images and within classes.
+
+The latter are those of Kahraman, Oksuz, Kalkan and Akbas, "Correlation Loss: Enforcing
+Correlation between Classification and Localization" (AAAI 2023, arXiv 2301.01019):
+
+- at the *image level*, Spearman's correlation of the scores of the true class with the IoUs of an
+  image's positive detections before post-processing, averaged over images: whether NMS keeps the
+  best box of those it chooses among;
+- at the *class level*, Spearman's correlation of the scores with the IoUs of a class's true
+  positives after post-processing, over the whole data set, averaged over classes: whether better
+  boxes come first, as AP over several IoU thresholds rewards.
+
+The two averages and their pre- and post-NMS boxes were taken from a public summary of the paper;
+the paper's text was not at hand, and the authors' repository (fehmikahraman/CorrLoss) holds the
+training loss, but not these measures. Not verified are therefore what makes a detection positive,
+and what becomes of images and classes with too few of them. Here positive means an IoU of 0.5 or
+more: before NMS, of the box regressed for the class of the object that the RPN proposal overlaps
+most, with that object; after NMS, of a true positive in COCO's matching. Images and classes whose
+scores or IoUs do not vary, as with fewer than two positives, have no correlation and are left out.
+
+The image level is given after NMS as well, which is not in that paper. An image with two positives
+can only have a correlation of -1 or 1, so that this one is noisy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.thinning import thinned
-from rethink_heads.statistics.bootstrap import CORRELATION, Array, ImageBootstrap, Resampled
-from rethink_heads.statistics.selection import WHOLE_RANGE, in_range
-from rethink_heads.statistics.sums import NO_VARIANCE
+from rethink_heads.errors import UserError
+from rethink_heads.measure.matching import POSITIVE_IOU
+from rethink_heads.measure.stages import DETECTIONS, RPN
+from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.proposals import IOU_BINS
+from rethink_heads.statistics.bootstrap import (
+    CORRELATION,
+    MEAN_CORRELATION,
+    Array,
+    ImageBootstrap,
+    Resampled,
+    difference_columns,
+)
+from rethink_heads.statistics.sums import NO_VARIANCE, WHOLE_RANGE, Flags, bin_range, ratio
 
-# Ranks need all rows of a head at once. More than these change nothing that could be seen: the interval is of the
-# images. A thinned row has about 512 bytes while ranks are taken, so that they fit into 512 MiB.
+Rows = npt.NDArray[np.void]
+"""Sampled proposals (N,) with the fields object, bin, weight, iou and score, sorted by object."""
+
+# More rows of a head than these change nothing that could be seen: the interval is of the images.
 MOST_RANKED = 1_000_000
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
 # Parts of the rows that are left out in turn.
 _GROUPS = 10
-_OBJECT = ["image_id", "object_id"]
+IMAGE, CLASS = "image", "class"
+# Level and stage of each measure: the first and the last are the paper's.
+MEASURES = ((IMAGE, RPN), (IMAGE, DETECTIONS), (CLASS, DETECTIONS))
+FEWEST_BOXES = 50
+"""True positives a class, on average, below which the class level has no interval."""
+_IOU = {RPN: "regressed_iou", DETECTIONS: "true_positive_iou"}
 
 
 def ranked_rows(
     measurements: Measurements,
-    side: tuple[str, str],
+    key: Key,
     iou_range: tuple[float, float] = WHOLE_RANGE,
-    objects: pd.MultiIndex | None = None,
-) -> pd.DataFrame:
-    """The sampled rows of a head that ranks are taken of.
+    objects: Flags | None = None,
+) -> Rows:
+    """The sampled proposals of a head that ranks are taken of.
 
-    Where there are more than MOST_RANKED, every k-th of each object, which stands for k times as many
-    proposals. The first is chosen by a hash of the object's ids, so that the rows are the same for all
-    heads and each time, and whether the measurements are in memory or in files.
+    Where there are more than MOST_RANKED, every k-th of each object, which stands for k times as many proposals:
+    weighted sums are unbiased estimates of those of all rows. The first is chosen by a hash of the object's ids, so
+    that the rows are the same for all heads and each time.
 
     Args:
         measurements: of any heads.
-        side: (detector, head).
+        key: (detector, head).
         iou_range: rows of bins in it.
-        objects: (image_id, object_id) of those that count; None: all.
+        objects: (O,) those that count; None: all.
     """
+    rows, (first, after) = measurements.rows(key), bin_range(iou_range)
+    chosen = (rows["bin"] >= first) & (rows["bin"] < after)
+    if objects is not None:
+        chosen &= objects[rows["object"]]
+    index = np.flatnonzero(chosen)
+    every = max(1, -(-len(index) // MOST_RANKED))
+    if every > 1:
+        # From every bin.
+        strata = rows["object"][index].astype(np.int64) * IOU_BINS + rows["bin"][index]
+        index = index[np.argsort(strata, kind="stable")]
+        index = index[_is_kept(measurements, rows["object"][index], every)]
+    found = rows[index]
+    found["weight"] *= every
+    return found
 
-    def chosen(columns: list[str]) -> Iterator[pd.DataFrame]:
-        detector, head = side
-        for part in measurements.read("rows", ["bin", *columns], detector=detector, head=head):
-            kept = in_range(part, iou_range)
-            if objects is not None:
-                kept = kept[pd.MultiIndex.from_frame(kept[_OBJECT]).isin(objects)]
-            yield kept
 
-    every = 1
-    if measurements.groups("rows").get(side, 0) > MOST_RANKED:
-        every = max(1, -(-sum(len(part) for part in chosen([])) // MOST_RANKED))
-    parts = [thinned(part, every) for part in chosen(["weight", "iou", "score"])]
-    return pd.concat(parts, ignore_index=True)
+def _is_kept(measurements: Measurements, object_of: npt.NDArray[np.int32], every: int) -> Flags:
+    """Whether each of some rows (N,), sorted by object, is a k-th of its object's."""
+    starts = np.flatnonzero(np.diff(object_of, prepend=-1))
+    place = np.arange(len(object_of)) - np.repeat(
+        starts, np.diff(np.append(starts, len(object_of)))
+    )
+    ids = (measurements.objects[name].to_numpy() for name in ("image_id", "object_id"))
+    first, second = (each[object_of[starts]].astype(np.uint64) for each in ids)
+    with np.errstate(over="ignore"):
+        # splitmix64 of one id, then of both.
+        offset = _mixed(_mixed(first) + second) % np.uint64(every)
+    offset = np.repeat(offset, np.diff(np.append(starts, len(object_of))))
+    return np.asarray((place.astype(np.uint64) + offset) % np.uint64(every) == 0)
 
 
-def resampled_spearman(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
-    """Spearman's correlation of all sampled rows, and of each replicate.
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
-    Rows: iou, score, weight, image_id.
-    """
-    images = np.array(rows["image_id"].nunique())
-    if rows.empty:
+
+def resampled_spearman(
+    rows: Rows, measurements: Measurements, bootstrap: ImageBootstrap
+) -> Resampled:
+    """Spearman's correlation of sampled proposals of some measurements' objects, and of each replicate."""
+    image_ids = measurements.objects["image_id"].to_numpy()[rows["object"]]
+    return rank_correlation(rows["iou"], rows["score"], rows["weight"], image_ids, bootstrap)
+
+
+def rank_correlation(
+    x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
+) -> Resampled:
+    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,)."""
+    images = np.array(len(np.unique(image_ids)))
+    if not len(x):
         nothing = np.full(bootstrap.replicates, np.nan)
         return Resampled(np.array(np.nan), nothing, images, CORRELATION)
-    places_x, places_y = _places(rows)
-    weight = rows["weight"].to_numpy()
-    image = bootstrap.index(rows["image_id"].to_numpy())
+    places = numbered(x), numbered(y)
+    image = bootstrap.index(image_ids)
     values = [
-        weighted_spearman(places_x, places_y, weight * drawn[image])
+        weighted_spearman(*places, weight * drawn[image])
         for block in bootstrap.weight_blocks()
         for drawn in block
     ]
-    value = weighted_spearman(places_x, places_y, weight)
+    value = weighted_spearman(*places, weight)
     return Resampled(np.array(value), np.array(values), images, CORRELATION)
 
 
-def spearman_sampling_error(rows: pd.DataFrame) -> float:
+def spearman_sampling_error(rows: Rows) -> float:
     """Standard error of Spearman's correlation that comes of ranking some proposals in place of all.
 
     Of each object and bin so many rows stand for all of its proposals. They are dealt out to ten groups, and each
     group is left out in turn, the other rows of its bins standing for more (the jackknife by groups; of bins of fewer
     rows a part is left out: Kott, The Delete-a-Group Jackknife, 2001). Bins of which every proposal is a row have no
     error. nan where one row stands for a bin's proposals, which does not tell how they differ.
-
-    Args:
-        rows: image_id, object_id, bin, iou, score, weight.
     """
-    if rows.empty:
+    if not len(rows):
         return float("nan")
-    weight = rows["weight"].to_numpy()
-    strata = rows.groupby([*_OBJECT, "bin"], sort=False)
-    number, size = strata.cumcount().to_numpy(), strata["weight"].transform("size").to_numpy()
+    weight = rows["weight"]
+    strata = pd.Series(weight).groupby([rows["object"], rows["bin"]])
+    stratum = strata.ngroup().to_numpy()
+    number, size = strata.cumcount().to_numpy(), strata.transform("size").to_numpy()
     # Small bins give their rows to different groups.
-    group = (number + strata.ngroup().to_numpy()) % _GROUPS
+    group = (number + stratum) % _GROUPS
     is_drawn = weight > 1
     if (is_drawn & (size == 1)).any():
         return float("nan")
     part = np.sqrt(_GROUPS * (size - 1) / ((_GROUPS - 1) * size)).clip(max=1)
-    iou_places, score_places = _places(rows)
+    places = numbered(rows["iou"]), numbered(rows["score"])
     left_out = []
     for out in range(_GROUPS):
         is_out = is_drawn & (group == out)
-        gone = pd.Series(is_out).groupby(strata.ngroup().to_numpy()).transform("sum").to_numpy()
+        gone = np.bincount(stratum, is_out)[stratum]
         others = weight * (1 + part * gone / np.maximum(size - gone, 1))
-        remaining = np.where(is_out, weight * (1 - part), others)
-        left_out.append(weighted_spearman(iou_places, score_places, remaining))
+        left_out.append(weighted_spearman(*places, np.where(is_out, weight * (1 - part), others)))
     variance = (_GROUPS - 1) * np.var(left_out)
     # What a bin's rows are of its proposals, their error lacks.
     unseen = np.average(1 - 1 / weight[is_drawn], weights=weight[is_drawn]) if is_drawn.any() else 0
     return float(np.sqrt(variance * unseen))
 
 
-def _places(rows: pd.DataFrame) -> list[npt.NDArray[np.int64]]:
-    """IoUs and scores of rows as :func:`weighted_spearman` takes them."""
-    return [
-        np.unique(rows[column].to_numpy(), return_inverse=True)[1] for column in ("iou", "score")
-    ]
+def numbered(values: Array) -> npt.NDArray[np.int64]:
+    """Number (N,) of each value among the different values (N,), in rising order."""
+    return np.unique(values, return_inverse=True)[1]
 
 
 def weighted_spearman(
@@ -146,3 +208,154 @@ def weighted_spearman(
     if spread <= (NO_VARIANCE * total) ** 2:
         return float("nan")
     return float(weight @ (x * y) / np.sqrt(spread))
+
+
+def level_correlation(
+    stages: pd.DataFrame, *, replicates: int = RANK_REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """Image- and class-level rank correlation of positive boxes (Kahraman et al., see the module).
+
+    Args:
+        stages: what ``measure_stages`` returns.
+        replicates, seed: of the bootstrap over images; at the class level ranks are taken anew in
+            every replicate.
+
+    Returns:
+        One row per detector, head, "level" ("image" or "class") and "stage" that the frame holds
+        ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
+        or classes that have a correlation) and "boxes" (positives, in any image or class).
+    """
+    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
+    rows: list[dict[str, Any]] = []
+    for (detector, head), (level, stage) in product(_keys(stages), _measures(stages)):
+        found = _resampled(positives(stages, (detector, head), stage), level, bootstrap)
+        rows.append(
+            {
+                "detector": detector,
+                "head": head,
+                "level": level,
+                "stage": stage,
+                **found.resampled.estimate().columns("spearman"),
+                "groups": found.groups,
+                "boxes": found.boxes,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def compare_levels(
+    stages: pd.DataFrame,
+    a: Key,
+    b: Key,
+    *,
+    replicates: int = RANK_REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The rank correlations of two heads on the same draws of images, and their difference a - b.
+
+    Each side averages over the images or classes where it has a correlation.
+
+    Returns:
+        One row per "level" and "stage" with "a", "b" (as "detector/head"), "value_a", "value_b",
+        "difference", "difference_low", "difference_high" and "excludes_zero".
+
+    Raises:
+        UserError: a head has no boxes at all.
+    """
+    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
+    there = _keys(stages)
+    for key in (a, b):
+        if key not in there:
+            names = ", ".join("/".join(pair) for pair in there) or "nothing"
+            raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
+    rows = []
+    for level, stage in _measures(stages):
+        sides = [
+            _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
+        ]
+        columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
+        rows.append(pd.DataFrame({**columns, **difference_columns(*sides)}))
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
+def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
+    """The positive boxes of a head at a stage: image_id, class_name, score and iou, the IoU that counts."""
+    boxes = _matched(stages)
+    chosen = (boxes["detector"] == key[0]) & (boxes["head"] == key[1]) & (boxes["stage"] == stage)
+    found = boxes.loc[chosen, ["image_id", "class_name", "score", _IOU[stage]]]
+    found = found.rename(columns={_IOU[stage]: "iou"})
+    return found[found["iou"] >= POSITIVE_IOU]
+
+
+class _Level(NamedTuple):
+    """A level's correlation, resampled; how many images or classes have one; the positives."""
+
+    resampled: Resampled
+    groups: int
+    boxes: int
+
+
+def _matched(stages: pd.DataFrame) -> pd.DataFrame:
+    return stages[stages["object_id"] >= 0]
+
+
+def _keys(stages: pd.DataFrame) -> list[Key]:
+    """(detector, head) of all that has boxes, in rising order."""
+    found = stages[["detector", "head"]].drop_duplicates()
+    return sorted(found.itertuples(index=False, name=None))
+
+
+def _measures(stages: pd.DataFrame) -> list[tuple[str, str]]:
+    """The measures whose stage has boxes."""
+    present = set(stages["stage"].unique())
+    return [(level, stage) for level, stage in MEASURES if stage in present]
+
+
+def _resampled(boxes: pd.DataFrame, level: str, bootstrap: ImageBootstrap) -> _Level:
+    return (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
+
+
+def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
+    """The mean of the images' own correlations: they do not change from draw to draw."""
+    sums = np.zeros((len(bootstrap.image_ids), 2))
+    for image_id, rows in boxes.groupby("image_id"):
+        value = weighted_spearman(
+            numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy()), np.ones(len(rows))
+        )
+        if np.isfinite(value):
+            sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
+    resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
+    return _Level(resampled, int(sums[:, 0].sum()), len(boxes))
+
+
+def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
+    """The mean of the classes' correlations, each taken anew in every draw of images."""
+    found = [
+        rank_correlation(
+            rows["iou"].to_numpy(),
+            rows["score"].to_numpy(),
+            np.ones(len(rows)),
+            rows["image_id"].to_numpy(np.int64),
+            bootstrap,
+        )
+        for _, rows in boxes.groupby("class_name")
+    ]
+    values = np.array([each.value for each in found], dtype=float)
+    replicates = np.array([each.replicates for each in found], dtype=float)
+    # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
+    is_enough = len(boxes) >= FEWEST_BOXES * max(1, len(values))
+    resampled = Resampled(
+        _mean_of_defined(values),
+        _mean_of_defined(replicates.reshape(len(values), bootstrap.replicates)),
+        np.array(boxes["image_id"].nunique() if is_enough else 0),
+        MEAN_CORRELATION,
+    )
+    return _Level(resampled, int(np.isfinite(values).sum()), len(boxes))
+
+
+def _mean_of_defined(values: Array) -> Array:
+    """Mean over the first axis of what is not nan; nan where nothing is left."""
+    defined = np.isfinite(values)
+    count = defined.sum(axis=0)
+    total = np.where(defined, values, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -1,19 +1,24 @@
-"""Accuracy of the regressed box by the proposal's IoU (paper Figure 2, row 2)."""
+"""Quality of the regressed boxes against the proposal's IoU (paper Figure 2, row 2)."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.moments import ERRORS
-from rethink_heads.statistics.bootstrap import REPLICATES, SPREAD, ImageBootstrap
-from rethink_heads.statistics.by_bin import bin_ends, mean_and_spread
-from rethink_heads.statistics.reduction import BinSums, by_size
-from rethink_heads.statistics.selection import ALL_SIZES
-from rethink_heads.statistics.sums import ratio, root_mean_square
+from rethink_heads.measure.store import Measurements
+from rethink_heads.statistics.bootstrap import ANY, REPLICATES, SPREAD, ImageBootstrap
+from rethink_heads.statistics.correlation import mean_and_spread
+from rethink_heads.statistics.sums import (
+    Columns,
+    bin_ends,
+    by_size,
+    counts_of,
+    moments_of,
+    ratio,
+    root_mean_square,
+)
 
 
 def regressed_iou_by_iou(
@@ -25,8 +30,9 @@ def regressed_iou_by_iou(
         As :func:`rethink_heads.statistics.correlation.score_by_iou`, and "gain", "gain_low",
         "gain_high", "gain_sampling_error": the mean of the regressed box's IoU less the proposal's own.
     """
-    bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    return mean_and_spread(measurements, bootstrap, "regressed_iou", gain=True)
+    return mean_and_spread(
+        measurements, "regressed_iou", gain=True, replicates=replicates, seed=seed
+    )
 
 
 def error_components(
@@ -51,42 +57,28 @@ def error_components(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for detector, head in measurements.detector_heads:
-        found = {}
-        for component in ERRORS:
-            names = (
-                "n",
-                f"sum_{component}",
-                f"sum_{component}_{component}",
-                f"sum_abs_{component}",
-            )
-            make = partial(BinSums, bootstrap, names)
-            columns = ["bin", "measured", *names]
-            for size, sums in by_size(
-                measurements, "bins", columns, make, detector=detector, head=head
-            ).items():
-                keys = {"detector": detector, "head": head, "size": size}
-                found[size, component] = _component(keys, component, sums, bootstrap, by_bin)
-        results += [found[size, component] for size in ALL_SIZES for component in ERRORS]
+    for detector, head in measurements.keys:
+        key = detector, head
+        counts = moments_of(measurements, key, ["n", "measured"])
+        components = {}
+        for error in ERRORS:
+            columns = ("n", f"sum_{error}", f"sum_{error}_{error}", f"sum_abs_{error}")
+            moments = moments_of(measurements, key, columns)
+            if not by_bin:
+                moments = moments.sum(axis=1, keepdims=True)
+            components[error] = {
+                "mean": Columns(moments[..., [0, 1]], ratio, ANY),
+                "rms": Columns(moments[..., [0, 2]], root_mean_square, SPREAD),
+                "mae": Columns(moments[..., [0, 3]], ratio, SPREAD),
+            }
+        for size, chosen in by_size(measurements):
+            counted = counts_of(counts[chosen], by_bin)
+            for error, quantities in components.items():
+                found: dict[str, Any] = {"detector": detector, "head": head, "size": size}
+                found |= bin_ends() if by_bin else {}
+                found["component"] = error
+                for name, quantity in quantities.items():
+                    estimate = quantity.resample(chosen, measurements, bootstrap).estimate()
+                    found |= estimate.columns(name)
+                results.append(pd.DataFrame(found | counted))
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()
-
-
-def _component(
-    keys: dict[str, str], component: str, found: BinSums, bootstrap: ImageBootstrap, by_bin: bool
-) -> pd.DataFrame:
-    """One component of the error of one head's objects of one size."""
-    columns: dict[str, Any] = dict(keys)
-    sums = found.sums
-    counts: dict[str, Any] = found.counts
-    if by_bin:
-        columns |= bin_ends()
-    else:
-        sums = sums.sum(axis=1, keepdims=True)
-        proposals = round(sums[..., 0].sum())
-        measured = round(found.measured.sum())
-        counts = {"proposals": proposals, "measured": measured, "objects": found.object_count}
-    columns["component"] = component
-    columns |= bootstrap.estimate(sums[..., [0, 1]], ratio).columns("mean")
-    columns |= bootstrap.estimate(sums[..., [0, 2]], root_mean_square, SPREAD).columns("rms")
-    columns |= bootstrap.estimate(sums[..., [0, 3]], ratio, SPREAD).columns("mae")
-    return pd.DataFrame(columns | counts)

@@ -8,8 +8,7 @@ score and of the regressed box's IoU when one RoI cell is zeroed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.bootstrap import (
-    BLOCK_BYTES,
-    REPLICATES,
-    Array,
-    Estimate,
-    ImageBootstrap,
-    Resampled,
-)
-from rethink_heads.statistics.reduction import MapSums, by_size
-from rethink_heads.statistics.selection import ALL_SIZES
-from rethink_heads.statistics.sums import ratio
+from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
+from rethink_heads.statistics.spatial import has_map, map_columns
+from rethink_heads.statistics.sums import Columns, Flags, by_size, ratio
 
 RESPONSE_KINDS = ("displacement_score", "cell_score", "cell_iou")
 # The displacement, in units of the object's size, at which the drop of the score is reported.
@@ -52,22 +43,27 @@ def response(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, width, parts in _mean_maps(measurements, kind, bootstrap):
-        side = math.isqrt(width)
+    for detector, head in _heads(measurements, kind):
+        maps = measurements.maps((detector, head), kind)
+        assert maps is not None
+        there, values = has_map(maps), map_columns(maps)
+        side = math.isqrt(maps.shape[1])
         row, column = np.divmod(np.arange(side**2), side)
-        columns: dict[str, Any] = {**keys, "kind": kind, "row": row, "column": column}
-        if kind == "displacement_score":
-            steps = displacements(side)
-            columns |= {"dy": steps[row], "dx": steps[column]}
-        for name in ("value", "low", "high"):
-            found = np.concatenate([getattr(estimate, name) for estimate, _ in parts])
-            columns["mean" if name == "value" else f"mean_{name}"] = found
-        results.append(pd.DataFrame(columns | {"objects": parts[0][1]}))
+        for size, chosen in by_size(measurements):
+            if not (chosen & there).any():
+                continue
+            columns: dict[str, Any] = {"detector": detector, "head": head, "size": size}
+            columns |= {"kind": kind, "row": row, "column": column}
+            if kind == "displacement_score":
+                steps = displacements(side)
+                columns |= {"dy": steps[row], "dx": steps[column]}
+            columns |= (
+                values.resample(chosen & there, measurements, bootstrap).estimate().columns("mean")
+            )
+            results.append(pd.DataFrame(columns | {"objects": (chosen & there).sum()}))
     places = ["dy", "dx"] if kind == "displacement_score" else []
     ordered = [*_KEYS, "row", "column", *places, "mean", "mean_low", "mean_high", "objects"]
-    if not results:
-        return pd.DataFrame(columns=ordered)
-    return pd.concat(results, ignore_index=True)[ordered]
+    return pd.concat(results, ignore_index=True) if results else pd.DataFrame(columns=ordered)
 
 
 def response_summary(
@@ -89,25 +85,24 @@ def response_summary(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in _heads(measurements, kind):
-        keys = {"detector": detector, "head": head}
-        of_quantities = [
-            resampled_quantity(measurements, kind, quantity, (detector, head), bootstrap)
+        quantities = {
+            quantity: response_columns(measurements, kind, quantity, (detector, head))
             for quantity in _FORMULAS[kind]
-        ]
-        for size in ALL_SIZES:
-            for quantity, of_sizes in zip(_FORMULAS[kind], of_quantities, strict=True):
-                if size not in of_sizes:
+        }
+        for size, chosen in by_size(measurements):
+            for quantity, (columns, there) in quantities.items():
+                if not (chosen & there).any():
                     continue
-                resampled, objects = of_sizes[size]
-                estimate = resampled.estimate()
+                estimate = columns.resample(chosen & there, measurements, bootstrap).estimate()
                 results.append(
                     {
-                        **keys,
+                        "detector": detector,
+                        "head": head,
                         "size": size,
                         "kind": kind,
                         "quantity": quantity,
                         **estimate.columns("value"),
-                        "objects": objects,
+                        "objects": int((chosen & there).sum()),
                     }
                 )
     return pd.DataFrame(results, columns=SUMMARY_COLUMNS)
@@ -118,82 +113,25 @@ def displacements(side: int) -> npt.NDArray[np.float64]:
     return np.linspace(-1, 1, side)
 
 
-def _heads(measurements: Measurements, kind: str) -> list[tuple[str, str]]:
+def _heads(measurements: Measurements, kind: str) -> tuple[Key, ...]:
     if kind not in RESPONSE_KINDS:
         raise UserError(f"unknown response {kind!r}; there are {', '.join(RESPONSE_KINDS)}")
-    return [(group[0], group[1]) for group in measurements.groups("maps") if group[2] == kind]
+    return measurements.map_keys(kind)
 
 
-def _mean_maps(
-    measurements: Measurements, kind: str, bootstrap: ImageBootstrap
-) -> Iterator[tuple[dict[str, str], int, list[tuple[Estimate, int]]]]:
-    """By head and size with objects: the keys, the width of a map, and estimates of its places in order.
-
-    Places are taken some after another: the sums of each image's maps may be more than the maps.
-    """
-    at_once = max(1, BLOCK_BYTES // (16 * max(1, len(bootstrap.image_ids))))
-    for detector, head in _heads(measurements, kind):
-        found: dict[str, list[tuple[Estimate, int]]] = {size: [] for size in ALL_SIZES}
-        width, start = 1, 0
-        while start < width:
-            places = partial(_places, start=start, after=start + at_once)
-            make = partial(MapSums, bootstrap, places)
-            of_places = by_size(
-                measurements, "maps", ["values"], make, detector=detector, head=head, kind=kind
-            )
-            for size, sums in of_places.items():
-                if sums.objects:
-                    width = sums.width
-                    found[size].append((bootstrap.estimate(sums.sums, ratio), sums.objects))
-            start += at_once
-        for size, parts in found.items():
-            if parts:
-                yield {"detector": detector, "head": head, "size": size}, width, parts
-
-
-def _places(maps: Array, start: int, after: int) -> Array:
-    return maps[:, start:after]
-
-
-def resampled_quantity(
-    measurements: Measurements,
-    kind: str,
-    quantity: str,
-    side: tuple[str, str],
-    bootstrap: ImageBootstrap,
-    objects: pd.MultiIndex | None = None,
-) -> dict[str, tuple[Resampled, int]]:
-    """One of a summary's quantities, of shape (), and the number of objects, by size with objects.
-
-    Args:
-        measurements: of any heads.
-        kind: of RESPONSE_KINDS.
-        quantity: of the kind's.
-        side: (detector, head).
-        bootstrap: over the images.
-        objects: (image_id, object_id) of those that count; None: all.
-    """
-    detector, head = side
+def response_columns(
+    measurements: Measurements, kind: str, quantity: str, key: Key
+) -> tuple[Columns, Flags]:
+    """One of a summary's quantities of a head that has maps of the kind, and which objects (O,) it is of."""
+    maps = measurements.maps(key, kind)
+    assert maps is not None
     values_of = _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
-    found = by_size(
-        measurements,
-        "maps",
-        ["values"],
-        partial(MapSums, bootstrap, values_of),
-        objects=objects,
-        detector=detector,
-        head=head,
-        kind=kind,
-    )
-    formula = _FORMULAS[kind][quantity]
+    side, formula = math.isqrt(maps.shape[1]), _FORMULAS[kind][quantity]
 
-    def resampled(sums: MapSums) -> Resampled:
-        def of_sums(summed: Array) -> Array:
-            return formula(_whole_maps(kind, ratio(summed), math.isqrt(sums.width)))
+    def quantity_of_sums(sums: Array) -> Array:
+        return formula(_whole_maps(kind, ratio(sums), side))
 
-        return bootstrap.resample(sums.sums, of_sums, np.asarray(sums.sums[..., 0].any(axis=1)))
-
-    return {size: (resampled(sums), sums.objects) for size, sums in found.items() if sums.objects}
+    return Columns(map_columns(maps, values_of).values, quantity_of_sums), has_map(maps)
 
 
 def _cross(maps: Array) -> Array:

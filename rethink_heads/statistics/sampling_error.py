@@ -1,14 +1,14 @@
 """Errors of sampling: how far estimates from some of the proposals may be from those of the whole grid.
 
 With ``proposals_per_object`` the proposals of each object and IoU bin are drawn without replacement, and the sums of
-:class:`~rethink_heads.measure.measurements.Measurements` are unbiased estimates of the whole grid's, with covariances
+:class:`~rethink_heads.measure.store.Measurements` are unbiased estimates of the whole grid's, with covariances
 that are estimated from the proposals measured (``Measurements.sampling``). Draws of different bins and objects are
 independent, so that the covariances of larger sums are sums of theirs. A statistic's error follows by linearising it in
 the sums (delta method; Cochran, Sampling Techniques, 3rd edition, sections 2.11 and 6.3).
 
 The standard error of sampling is about the value of the whole grid *on the same objects*: estimate +- 1.96 errors holds
-that value in 95% of draws. It is 0 where all proposals were measured and nan where it is not known: in measurements
-made before the covariances were kept.
+that value in 95% of draws. It is 0 where all proposals were measured and nan where it is not known: where one proposal
+stands for several of a bin.
 
 The intervals of the tables are about all images that there might be, and hold both: the bootstrap draws images, whose
 sums differ by what the images show and by which of their proposals were drawn, so that the spread of its replicates has
@@ -27,23 +27,25 @@ their intervals hold it all the same.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.moments import SAMPLED_TOTALS, covariance_column
+from rethink_heads.measure.moments import SAMPLED_TOTALS, SAMPLING_COLUMNS, covariance_column
+from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import Array
-from rethink_heads.statistics.reduction import by_size
-from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE
-from rethink_heads.statistics.sums import pearson_correlation, standard_deviation
+from rethink_heads.statistics.sums import (
+    WHOLE_RANGE,
+    Flags,
+    bin_range,
+    moments_of,
+    pearson_correlation,
+    standard_deviation,
+)
 
 SCORE_TOTALS, BOX_TOTALS = SAMPLED_TOTALS
-_OBJECT = ["image_id", "object_id"]
 
 # Second derivatives of Pearson's correlation r by the means (x, y, xx, yy, xy) of standardised variables: those that
 # are multiples of r, and the rest.
@@ -69,94 +71,60 @@ _CURVATURE = np.array(
 
 @dataclass(frozen=True)
 class Covariances:
-    """Of M totals of one head's objects of one size.
+    """Of M totals of one head's objects, in bins.
 
     Attributes:
-        by_bin: (20, M, M) of the sums over all objects.
-        by_object: (O, M, M) of the sums over an object's bins, of the objects that are not measured whole.
-        objects: (image_id, object_id) of those.
-        known: whether they were kept; where not, all are nan.
+        values: (O, 20, C) the different covariances of an object and bin: zeros where all of it was measured, nan where
+            they are not known; None: nothing was drawn at all.
+        at: (M, M) which of the C each is.
     """
 
-    by_bin: Array
-    by_object: Array
-    objects: pd.MultiIndex
-    known: bool = True
+    values: Array | None
+    at: npt.NDArray[np.int64]
 
-    @property
-    def pooled(self) -> Array:
-        """(M, M) of the sums over all objects and bins."""
-        return np.asarray(self.by_bin.sum(axis=0))
-
-    def of_objects(self, objects: pd.MultiIndex) -> Array:
-        """(O, M, M) of these objects: zeros for those measured whole, nan where it is not known."""
-        if not self.known:
-            return np.full((len(objects), *self.by_bin.shape[1:]), np.nan)
-        place = self.objects.get_indexer(objects)
-        found = np.zeros((len(objects), *self.by_bin.shape[1:]))
-        found[place >= 0] = self.by_object[place[place >= 0]]
-        return found
-
-
-class SamplingErrors:
-    """The covariances of a set of totals, head by head as they are asked for."""
-
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         measurements: Measurements,
+        key: Key,
         totals: tuple[str, ...],
         iou_range: tuple[float, float] = WHOLE_RANGE,
-    ) -> None:
-        """Of ``SCORE_TOTALS`` or ``BOX_TOTALS`` over the bins of a range."""
-        self._measurements, self._totals, self._range = measurements, totals, iou_range
-        self._found: dict[tuple[str, str], dict[str, Covariances]] = {}
+    ) -> Covariances:
+        """Those of ``SCORE_TOTALS`` or ``BOX_TOTALS`` of a head over the bins of a range."""
+        names = [
+            [covariance_column(*sorted((a, b), key=totals.index)) for b in totals] for a in totals
+        ]
+        columns = sorted({name for row in names for name in row}, key=SAMPLING_COLUMNS.index)
+        at = np.array([[columns.index(name) for name in row] for row in names])
+        if (sampling := measurements.sampling(key)) is None:
+            return cls(None, at)
+        first, after = bin_range(iou_range)
+        values = sampling[..., [SAMPLING_COLUMNS.index(name) for name in columns]]
+        values[:, :first], values[:, after:] = 0, 0
+        return cls(values, at)
 
-    def of(self, detector: str, head: str, size: str) -> Covariances:
-        """Those of one head's objects of a size, or of all."""
-        side = detector, head
-        if side not in self._found:
-            self._found = {side: self._of_head(detector, head)}
-        return self._found[side][size]
+    def by_bin(self, objects: Flags) -> Array:
+        """(20, M, M) of the sums over some objects (O,)."""
+        if self.values is None:
+            return np.zeros((IOU_BINS, *self.at.shape))
+        return np.asarray(self.values[objects].sum(axis=0)[:, self.at])
 
-    def _of_head(self, detector: str, head: str) -> dict[str, Covariances]:
-        if (detector, head) in self._measurements.groups("sampling"):
-            columns = list(dict.fromkeys(itertools.chain(*_names(self._totals))))
-            found = by_size(
-                self._measurements,
-                "sampling",
-                ["bin", *columns],
-                lambda: _Sums(columns),
-                iou_range=self._range,
-                detector=detector,
-                head=head,
-            )
-            return {size: sums.covariances(self._totals) for size, sums in found.items()}
-        known = not is_drawn(self._measurements, detector, head)
-        count = len(self._totals)
-        nothing = Covariances(
-            np.full((IOU_BINS, count, count), 0.0 if known else np.nan),
-            np.zeros((0, count, count)),
-            pd.MultiIndex.from_arrays([[], []], names=_OBJECT),
-            known,
-        )
-        return dict.fromkeys(ALL_SIZES, nothing)
-
-
-def is_drawn(measurements: Measurements, detector: str, head: str) -> bool:
-    """Whether some proposals of a head's objects were not measured."""
-    parts = measurements.read("bins", ["n", "measured"], detector=detector, head=head)
-    return any(bool((part["measured"] < part["n"]).any()) for part in parts)
+    @property
+    def by_object(self) -> Array:
+        """(O, M, M) of the sums over an object's bins."""
+        assert self.values is not None
+        return np.asarray(self.values.sum(axis=1)[:, self.at])
 
 
 def proposals_per_object(measurements: Measurements) -> tuple[float, float]:
     """How many proposals an object has on average, measured and in the whole grid."""
-    measured, whole, objects = 0.0, 0.0, 0
-    for detector, head in measurements.detector_heads:
-        for part in measurements.read("bins", ["n", "measured"], detector=detector, head=head):
-            measured += float(part["measured"].sum())
-            whole += float(part["n"].sum())
-            objects += len(part[_OBJECT].drop_duplicates())
-    return measured / max(objects, 1), whole / max(objects, 1)
+    total, objects = np.zeros(2), 0
+    for key in measurements.keys:
+        counts = moments_of(measurements, key, ["measured", "n"]).sum(axis=1)
+        total += counts.sum(axis=0)
+        objects += int((counts[:, 0] > 0).sum())
+    measured, whole = (total / max(objects, 1)).tolist()
+    return measured, whole
 
 
 def pearson_error(sums: Array, covariance: Array) -> Array:
@@ -220,35 +188,6 @@ def standard_deviation_error(sums: Array, covariance: Array, of: int, squares: i
     return np.where(n > 0, error, np.nan)
 
 
-class _Sums:
-    """Columns of the frame ``sampling`` added up within bins, and within objects."""
-
-    def __init__(self, columns: list[str]) -> None:
-        self._columns = columns
-        self._by_bin = np.zeros((IOU_BINS, len(columns)))
-        self._by_object: list[pd.DataFrame] = []
-
-    def add(self, frame: pd.DataFrame) -> None:
-        """Take rows of whole images."""
-        bins = frame["bin"].to_numpy()
-        for number, name in enumerate(self._columns):
-            self._by_bin[:, number] += np.bincount(bins, frame[name].to_numpy(), IOU_BINS)
-        # Sums of pandas leave out nan, which say that something is not known.
-        self._by_object.append(frame.groupby(_OBJECT)[self._columns].sum(skipna=False))
-
-    def covariances(self, totals: tuple[str, ...]) -> Covariances:
-        by_object = pd.concat(self._by_object)
-        at = np.array([[self._columns.index(name) for name in row] for row in _names(totals)])
-        index = pd.MultiIndex.from_frame(by_object.index.to_frame(index=False))
-        return Covariances(self._by_bin[:, at], by_object.to_numpy(np.float64)[:, at], index)
-
-
-def _names(totals: tuple[str, ...]) -> Iterator[list[str]]:
-    """Names of the columns of a covariance matrix, row by row."""
-    for i in range(len(totals)):
-        yield [covariance_column(totals[min(i, j)], totals[max(i, j)]) for j in range(len(totals))]
-
-
 def _standardise(sums: Array, covariance: Array) -> tuple[Array, Array]:
     """The correlation (...) and the covariances (..., 5, 5) of the means of x, y, xx, yy and xy, standardised.
 
@@ -265,11 +204,13 @@ def _standardise(sums: Array, covariance: Array) -> tuple[Array, Array]:
         change[..., 3, 3], change[..., 3, 1] = 1 / sy**2, -2 * y / sy**2
         change[..., 4, 4] = 1 / (sx * sy)
         change[..., 4, 0], change[..., 4, 1] = -y / (sx * sy), -x / (sx * sy)
-        of_means = covariance / n[..., None, None] ** 2
+        covariance_of_means = covariance / n[..., None, None] ** 2
         correlation = pearson_correlation(sums)
         defined = np.isfinite(correlation)[..., None, None]
         change = np.where(defined, change, 0.0)
-        standardised = change @ np.where(defined, of_means, 0.0) @ np.swapaxes(change, -1, -2)
+        standardised = (
+            change @ np.where(defined, covariance_of_means, 0.0) @ np.swapaxes(change, -1, -2)
+        )
     return correlation, standardised
 
 

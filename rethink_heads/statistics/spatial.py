@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.store import BLOCK, Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, Estimate, ImageBootstrap
-from rethink_heads.statistics.reduction import MapSums, MapTotal, by_size
-from rethink_heads.statistics.sums import ratio
+from rethink_heads.statistics.sums import Columns, Flags, by_size, ratio
 
 OF_OBJECTS = "spatial_correlation"
 OF_WEIGHTS = "weight_correlation"
@@ -38,21 +36,21 @@ def correlation_map(measurements: Measurements, size: str = "all") -> dict[MapKe
     objects of the size is left out.
     """
     found = {}
-    for detector, head, kind in _branches(measurements):
-        # Weights are of no object and so of no size.
-        if kind == OF_OBJECTS or size == "all":
-            maps = by_size(
-                measurements,
-                "maps",
-                ["values"],
-                MapTotal,
-                detector=detector,
-                head=head,
-                kind=kind,
-                sizes=(size,),
-            )[size]
-            if maps.objects:
-                found[detector, head, kind] = _square(maps.total / maps.objects)
+    chosen = dict(by_size(measurements))[size]
+    for detector, branch, kind in _branches(measurements):
+        weights = measurements.weights((detector, branch), kind)
+        if weights is not None and size == "all":
+            # Weights are of no object and so of no size.
+            found[detector, branch, kind] = _square(weights.astype(np.float64))
+        maps = measurements.maps((detector, branch), kind)
+        if maps is None or not (there := has_map(maps) & chosen).any():
+            continue
+        blocks = (
+            maps[start : start + BLOCK][there[start : start + BLOCK]]
+            for start in range(0, len(maps), BLOCK)
+        )
+        total = np.sum([block.sum(axis=0, dtype=np.float64) for block in blocks], axis=0)
+        found[detector, branch, kind] = _square(total / there.sum())
     return found
 
 
@@ -66,16 +64,14 @@ def distinct_pairs(
         "objects". A map of weights comes once, with size "all", no interval and no objects.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    results = []
-    for keys, found in _reduced(measurements, bootstrap, distinct_means):
-        estimate, objects = _mean_over_objects(keys["kind"], found, bootstrap)
-        results.append(
-            {
-                **keys,
-                **{name: float(values[0]) for name, values in estimate.columns("mean").items()},
-                "objects": objects,
-            }
-        )
+    results = [
+        {
+            **keys,
+            **{name: float(ends[0]) for name, ends in estimate.columns("mean").items()},
+            "objects": objects,
+        }
+        for keys, estimate, objects, _ in _means(measurements, bootstrap, distinct_means)
+    ]
     return pd.DataFrame(results, columns=PAIRS_COLUMNS)
 
 
@@ -92,13 +88,10 @@ def decay(
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
-    for keys, found in _reduced(measurements, bootstrap, means_by_distance):
-        distance, pairs = distances(found.width)
-        estimate, objects = _mean_over_objects(keys["kind"], found, bootstrap)
-        columns: dict[str, Any] = {**keys, "distance": distance}
-        columns |= estimate.columns("mean")
-        columns |= {"pairs": pairs, "objects": objects}
-        results.append(pd.DataFrame(columns))
+    for keys, estimate, objects, width in _means(measurements, bootstrap, means_by_distance):
+        distance, pairs = distances(width)
+        columns: dict[str, Any] = {**keys, "distance": distance, **estimate.columns("mean")}
+        results.append(pd.DataFrame({**columns, "pairs": pairs, "objects": objects}))
     if not results:
         return pd.DataFrame(columns=DECAY_COLUMNS)
     return pd.concat(results, ignore_index=True)[DECAY_COLUMNS]
@@ -138,43 +131,54 @@ def distinct_means(maps: Array) -> Array:
     return np.asarray(maps[:, distinct].mean(axis=1, keepdims=True))
 
 
+def has_map(maps: npt.NDArray[np.float32]) -> Flags:
+    """Whether each object (O,) has a map (O, W): not only nan."""
+    return np.asarray(np.isfinite(maps).any(axis=1))
+
+
+def map_columns(
+    maps: npt.NDArray[np.float32], values_of: Callable[[Array], Array] = np.asarray
+) -> Columns:
+    """Means over objects of what ``values_of`` makes of their maps (O, W).
+
+    A value that is nan, as the score of a box displaced out of the image, counts in its place as not measured.
+    """
+    blocks = [
+        values_of(maps[start : start + BLOCK].astype(np.float64))
+        for start in range(0, len(maps), BLOCK)
+    ]
+    values = np.concatenate(blocks) if blocks else values_of(maps.astype(np.float64))
+    there = np.isfinite(values)
+    return Columns(np.stack([there, np.where(there, values, 0.0)], axis=-1), ratio)
+
+
 def _branches(measurements: Measurements) -> list[MapKey]:
     """The branches with correlations of cells."""
-    groups = [
-        group for group in measurements.groups("maps") if group[2] in (OF_OBJECTS, OF_WEIGHTS)
-    ]
-    return [(detector, head, kind) for detector, head, kind in groups]
+    return sorted(
+        (*key, kind) for kind in (OF_OBJECTS, OF_WEIGHTS) for key in measurements.map_keys(kind)
+    )
 
 
-def _reduced(
+def _means(
     measurements: Measurements, bootstrap: ImageBootstrap, values_of: Callable[[Array], Array]
-) -> Iterator[tuple[dict[str, str], MapSums]]:
-    """Keys of each branch's correlations of each size, and what becomes of them added up."""
+) -> Iterator[tuple[dict[str, str], Estimate, int, int]]:
+    """Keys of each branch's correlations of each size, their mean, the number of objects and the width of a map.
+
+    Weights have neither interval nor objects.
+    """
     for detector, head, kind in _branches(measurements):
+        key: Key = (detector, head)
         keys = {"detector": detector, "head": head, "kind": kind}
-        # Maps of weights belong to no image.
-        over = bootstrap if kind == OF_OBJECTS else ImageBootstrap([-1], 1)
-        make = partial(MapSums, over, values_of)
-        found = by_size(
-            measurements, "maps", ["values"], make, detector=detector, head=head, kind=kind
-        )
-        if kind == OF_WEIGHTS:
-            found = {"all": found["all"]}
-        if not found["all"].objects:
+        if (weights := measurements.weights(key, kind)) is not None:
+            mean = values_of(weights[None].astype(np.float64))[0]
+            nothing = np.full(len(mean), np.nan)
+            yield keys | {"size": "all"}, Estimate(mean, nothing, nothing), 0, len(weights)
+        if (maps := measurements.maps(key, kind)) is None or not (there := has_map(maps)).any():
             continue
-        for size, sums in found.items():
-            yield keys | {"size": size}, sums.like(found["all"])
-
-
-def _mean_over_objects(
-    kind: str, found: MapSums, bootstrap: ImageBootstrap
-) -> tuple[Estimate, int]:
-    """Mean of what was added up, and of how many objects; weights have neither interval nor objects."""
-    if kind == OF_WEIGHTS:
-        mean = ratio(found.sums.sum(axis=0))
-        nothing = np.full(len(mean), np.nan)
-        return Estimate(mean, nothing, nothing), 0
-    return bootstrap.estimate(found.sums, ratio), found.objects
+        columns = map_columns(maps, values_of)
+        for size, chosen in by_size(measurements):
+            estimate = columns.resample(chosen & there, measurements, bootstrap).estimate()
+            yield keys | {"size": size}, estimate, int((chosen & there).sum()), maps.shape[1]
 
 
 def _square(values: Array) -> Array:

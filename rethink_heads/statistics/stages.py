@@ -6,36 +6,28 @@ heads are compared on the same images, not on the same boxes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.stage_boxes import (
-    MATCHED,
-    Side,
-    StageBoxes,
-    as_boxes,
-    sides_of,
-    stages_of,
-)
-from rethink_heads.measure.stage_frame import DETECTIONS, RPN
-from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, difference_columns
-from rethink_heads.statistics.comparison import compare
+from rethink_heads.measure.stage_moments import stage_measurements
+from rethink_heads.measure.stages import DETECTIONS, RPN
+from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
+from rethink_heads.statistics.comparison import check_common, difference_rows, side_of
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.ranks import RANK_REPLICATES
-from rethink_heads.statistics.selection import ALL_SIZES, WHOLE_RANGE, bin_range, of_size
-from rethink_heads.statistics.stage_sums import SideBoxes, side_boxes, sizes_of
+from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
 
 PREDEFINED = "predefined"
 STAGES = (PREDEFINED, RPN, DETECTIONS)
 STATISTICS = ("pcc", "spearman")
+_ESTIMATES = [f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_high")]
 
 
 def stage_correlation(
-    stages: pd.DataFrame | StageBoxes | None,
+    stages: pd.DataFrame | None,
     measurements: Measurements | None = None,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
@@ -46,9 +38,8 @@ def stage_correlation(
     """Pearson's and Spearman's correlation of score and IoU at each stage (paper Figure 3).
 
     Args:
-        stages: boxes of RPN and of the final detections, as ``measure_stages`` gives them or
-            ``open_stages`` finds them in files, which are then not held; those matched to no
-            object do not count. Ranks are taken of a million of a head's boxes at the most.
+        stages: boxes of RPN and of the final detections, as ``measure_stages`` gives them; those
+            matched to no object do not count. Ranks are taken of a million of a head's boxes at the most.
         measurements: of the predefined proposals. Either may be None.
         iou_range: boxes of an IoU from the first to below the second (1 included) count; multiples
             of 0.05. For RPN's proposals it is the proposal's IoU, for detections the final box's.
@@ -58,37 +49,31 @@ def stage_correlation(
     Returns:
         One row per detector, head, "stage" ("predefined", "rpn", "detections") and size ("small",
         "medium", "large", "all") with "pcc", "pcc_low", "pcc_high", "spearman", "spearman_low",
-        "spearman_high" (of the predefined proposals from the sampled rows), "n" (boxes) and
+        "spearman_high" (of the predefined proposals from the sampled ones), "n" (boxes) and
         "objects" (that have one).
 
     Raises:
         UserError: the range is not one of whole bins.
     """
     bin_range(iou_range)
-    parts = []
-    if measurements is not None:
-        counts = (replicates, rank_replicates)
-        parts.append(_predefined_correlation(measurements, iou_range, counts, seed))
-    if stages is not None:
-        boxes = as_boxes(stages)
-        bootstraps = _bootstraps(boxes, replicates, rank_replicates, seed)
-        for stage in _later(boxes):
-            rows = [
-                {"detector": side[0], "head": side[1], "size": size, "stage": stage, **columns}
-                for side in sides_of(boxes)
-                for size, columns in _correlations(boxes, side, stage, iou_range, bootstraps)
-            ]
-            parts.append(pd.DataFrame(rows))
     order = ["detector", "head", "stage", "size"]
-    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=order)
-    return found[[*order, *(column for column in found if column not in order)]]
+    parts = []
+    for stage, found in _stages(stages, measurements):
+        rows = pearson(found, iou_range, replicates=replicates, seed=seed)
+        rows = rows.rename(columns={"measured": "n"}).assign(stage=stage)
+        if found.has_rows:
+            ranks = spearman(found, iou_range, replicates=rank_replicates, seed=seed)
+            keys = ["detector", "head", "size"]
+            rows = rows.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")
+        parts.append(rows.reindex(columns=[*order, *_ESTIMATES, "n", "objects"]))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=order)
 
 
 def compare_stages(
-    stages: pd.DataFrame | StageBoxes | None,
+    stages: pd.DataFrame | None,
     measurements: Measurements | None,
-    a: Side,
-    b: Side,
+    a: Key,
+    b: Key,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     statistics: Sequence[str] = STATISTICS,
@@ -122,113 +107,39 @@ def compare_stages(
         if statistic not in STATISTICS:
             raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
     counts = {"pcc": replicates, "spearman": rank_replicates}
-    parts = []
-    if measurements is not None:
-        parts += [
-            compare(
-                measurements,
-                statistic,
-                a,
-                b,
-                iou_range=iou_range,
-                replicates=counts[statistic],
-                seed=seed,
-            ).assign(stage=PREDEFINED)
-            for statistic in statistics
-            # Ranks are of the sampled rows.
-            if statistic != "spearman" or measurements.groups("rows")
-        ]
     if stages is not None:
-        boxes = as_boxes(stages)
-        # A head that was measured may have found nothing at all: then it has no boxes.
-        there = {*sides_of(boxes), *(() if measurements is None else measurements.detector_heads)}
-        for side in (a, b):
-            _check_there(side, there)
-        bootstraps = _bootstraps(boxes, replicates, rank_replicates, seed)
-        for stage in _later(boxes):
-            sides = [side_boxes(boxes, s, stage, iou_range, bootstraps["pcc"]) for s in (a, b)]
-            parts += [
-                _differences(statistic, stage, (a, b), sides, bootstraps[statistic])
-                for statistic in statistics
-            ]
-    if not parts:
-        return pd.DataFrame()
-    found = pd.concat(parts, ignore_index=True)
-    order = ["statistic", "stage", "size"]
-    return found[[*order, *(column for column in found if column not in order)]]
+        _check_there(stages, measurements, a, b)
+    parts = []
+    for stage, found in _stages(stages, measurements, a, b):
+        for statistic in statistics:
+            # Ranks are of the sampled proposals.
+            if statistic == "spearman" and not found.has_rows:
+                continue
+            bootstrap = ImageBootstrap(found.image_ids, counts[statistic], seed)
+            sides = [side_of(found, statistic, key, iou_range) for key in (a, b)]
+            if stage == PREDEFINED:
+                check_common(statistic, a, b, *sides)
+            keys, own = {"statistic": statistic, "stage": stage}, stage != PREDEFINED
+            parts.append(difference_rows(found, keys, {}, (a, b), sides, bootstrap, own))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _predefined_correlation(
-    measurements: Measurements,
-    iou_range: tuple[float, float],
-    counts: tuple[int, int],
-    seed: int,
-) -> pd.DataFrame:
-    found = pearson(measurements, iou_range, replicates=counts[0], seed=seed)
-    found = found.rename(columns={"measured": "n"}).assign(stage=PREDEFINED)
-    keys = ["detector", "head", "size"]
-    if measurements.groups("rows"):
-        ranks = spearman(measurements, iou_range, replicates=counts[1], seed=seed)
-        found = found.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")
-    return found.reindex(columns=[*keys, "stage", *_columns()])
+def _stages(
+    stages: pd.DataFrame | None, measurements: Measurements | None, *keys: Key
+) -> Iterator[tuple[str, Measurements]]:
+    """Each stage that there are boxes of, as measurements, in which these heads are, too."""
+    if measurements is not None:
+        yield PREDEFINED, measurements
+    for stage in (RPN, DETECTIONS):
+        if stages is not None and (stages["stage"] == stage).any():
+            yield stage, stage_measurements(stages, stage, *keys)
 
 
-def _columns() -> list[str]:
-    estimates = [[name, f"{name}_low", f"{name}_high"] for name in STATISTICS]
-    return [*(column for estimate in estimates for column in estimate), "n", "objects"]
-
-
-def _bootstraps(
-    boxes: StageBoxes, replicates: int, rank_replicates: int, seed: int
-) -> dict[str, ImageBootstrap]:
-    """By statistic; over the images that hold an object that any head has a box of."""
-    counts = {"pcc": replicates, "spearman": rank_replicates}
-    return {name: ImageBootstrap(boxes.image_ids, count, seed) for name, count in counts.items()}
-
-
-def _later(boxes: StageBoxes) -> list[str]:
-    """The later stages that have boxes."""
-    return [stage for stage in (RPN, DETECTIONS) if stage in stages_of(boxes)]
-
-
-def _correlations(
-    boxes: StageBoxes,
-    side: Side,
-    stage: str,
-    iou_range: tuple[float, float],
-    bootstraps: Mapping[str, ImageBootstrap],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each size and the columns of its row."""
-    found = side_boxes(boxes, side, stage, iou_range, bootstraps["pcc"])
-    for size, objects in sizes_of(found):
-        columns: dict[str, Any] = {}
-        for statistic, bootstrap in bootstraps.items():
-            estimate = found.resampled(statistic, size, bootstrap).estimate()
-            columns |= estimate.columns(statistic)
-        yield size, {**columns, "n": found.count(size), "objects": objects}
-
-
-def _check_there(side: Side, there: Collection[Side]) -> None:
-    if side not in there:
-        names = ", ".join("/".join(pair) for pair in sorted(there)) or "nothing"
-        raise UserError(f"no boxes of {'/'.join(side)}; there are those of {names}")
-
-
-def _differences(
-    statistic: str,
-    stage: str,
-    names: tuple[Side, Side],
-    sides: Sequence[SideBoxes],
-    bootstrap: ImageBootstrap,
-) -> pd.DataFrame:
-    """A row per size: both values and their difference."""
-    of_a, of_b = (side.objects for side in sides)
-    both = of_a.merge(of_b[MATCHED], on=MATCHED)
-    rows = []
-    for size in ALL_SIZES:
-        resampled = [side.resampled(statistic, size, bootstrap) for side in sides]
-        columns: dict[str, Any] = {"statistic": statistic, "stage": stage, "size": size}
-        columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
-        columns |= difference_columns(*resampled)
-        rows.append(pd.DataFrame({**columns, "objects": len(of_size(both, size))}))
-    return pd.concat(rows, ignore_index=True)
+def _check_there(stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key) -> None:
+    """Raise UserError for a head without boxes; one that was measured may have found nothing at all."""
+    there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
+    there |= set(() if measurements is None else measurements.keys)
+    for key in (a, b):
+        if key not in there:
+            names = ", ".join("/".join(each) for each in sorted(there)) or "nothing"
+            raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")

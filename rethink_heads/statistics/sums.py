@@ -1,15 +1,35 @@
-"""Statistics as formulas on sums: what is computed alike for all images and for each replicate.
+"""Statistics as formulas on sums: columns of each object, added up by image, of which a formula makes a number.
 
-Each takes sums (..., M) in the order that its docstring names and gives (...), with nan where the
-statistic is not defined.
+Formulas take sums (..., M) in the order that their docstrings name and give (...), nan where the statistic is not
+defined. They are the same for all images and for each replicate of the bootstrap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
-from rethink_heads.statistics.bootstrap import Array
+from rethink_heads.errors import UserError
+from rethink_heads.measure.moments import VALUE_COLUMNS
+from rethink_heads.measure.store import SIZES, Key, Measurements
+from rethink_heads.proposals import IOU_BINS
+from rethink_heads.statistics.bootstrap import (
+    ANY,
+    Array,
+    ImageBootstrap,
+    Limits,
+    Resampled,
+    Statistic,
+)
 
+Flags = npt.NDArray[np.bool_]
+
+ALL_SIZES = (*SIZES, "all")
+WHOLE_RANGE = (0.0, 1.0)
 PEARSON_SUMS = ("n", "sum_iou", "sum_score", "sum_iou_iou", "sum_score_score", "sum_iou_score")
 # A variance below this part of the mean square is rounding of the sums.
 NO_VARIANCE = 1e-12
@@ -49,3 +69,88 @@ def pearson_correlation(sums: Array) -> Array:
         varies = (variance_x > NO_VARIANCE * xx / n) & (variance_y > NO_VARIANCE * yy / n)
         pcc = covariance / np.sqrt(variance_x * variance_y)
     return np.where(varies, np.clip(pcc, -1, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a statistic of one head is made of.
+
+    Attributes:
+        values: (O, ..., M) of each object, sorted by image; the first of the M is a count.
+        formula: of their sums.
+        limits: within which the statistic lies.
+    """
+
+    values: Array
+    formula: Statistic
+    limits: Limits = ANY
+
+    def resample(
+        self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
+    ) -> Resampled:
+        """The statistic of some objects (O,), and of the replicates of their images."""
+        images = measurements.objects["image_id"].to_numpy()[objects]
+        sums = bootstrap.sum_by_image(images, self.values[objects])
+        return bootstrap.resample(sums, self.formula, limits=self.limits)
+
+
+def bin_range(iou_range: tuple[float, float]) -> tuple[int, int]:
+    """First bin and the bin after the last of an IoU range.
+
+    Raises:
+        UserError: the ends are not multiples of the bins' width, or not 0 <= low < high <= 1.
+    """
+    low, high = (float(end) for end in iou_range)
+    if not 0 <= low < high <= 1:
+        raise UserError(
+            f"the IoU range {low:g} to {high:g} must have 0 <= low < high <= 1; give for example "
+            "0.5 1.0"
+        )
+    edges = np.array([low, high]) * IOU_BINS
+    if np.abs(edges - np.rint(edges)).max() > 1e-6:
+        raise UserError(
+            f"the ends of the IoU range {low:g} to {high:g} must be multiples of "
+            f"{1 / IOU_BINS:g}, the width of the IoU bins that measurements are kept in"
+        )
+    first, after = np.rint(edges).astype(int)
+    return int(first), int(after)
+
+
+def bin_ends() -> dict[str, npt.NDArray[np.generic]]:
+    """Columns "bin", "iou_low" and "iou_high" of all IoU bins."""
+    bins = np.arange(IOU_BINS)
+    return {"bin": bins, "iou_low": bins / IOU_BINS, "iou_high": (bins + 1) / IOU_BINS}
+
+
+def moments_of(
+    measurements: Measurements,
+    key: Key,
+    columns: Sequence[str],
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+) -> Array:
+    """Moments (O, 20, M) of a head by object and IoU bin, in the order of ``columns``; zeros outside the IoU range.
+
+    Raises:
+        UserError: the head was not measured, or the range is not one of whole bins.
+    """
+    first, after = bin_range(iou_range)
+    found = measurements.moments(key)[..., [VALUE_COLUMNS.index(name) for name in columns]]
+    found[:, :first], found[:, after:] = 0, 0
+    return found
+
+
+def by_size(measurements: Measurements) -> Iterator[tuple[str, Flags]]:
+    """Each size and "all", and whether each object (O,) is of it."""
+    sizes = measurements.objects["size"].to_numpy()
+    for size in ALL_SIZES:
+        yield size, np.ones(len(sizes), bool) if size == "all" else sizes == size
+
+
+def counts_of(measured: Array, by_bin: bool = False) -> dict[str, Any]:
+    """Columns "proposals" (of the whole grid), "measured" (of these) and "objects" (with one), over all IoU bins or
+    ``by_bin``, from the moments (O, 20, 2) "n" and "measured".
+    """
+    has = measured[..., 1] > 0
+    total = np.rint(measured.sum(axis=0 if by_bin else (0, 1))).astype(np.int64)
+    objects = has.sum(axis=0) if by_bin else has.any(axis=1).sum()
+    return {"proposals": total[..., 0], "measured": total[..., 1], "objects": objects}

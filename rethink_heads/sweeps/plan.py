@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rethink_heads.config import Config, DataConfig, load_preset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import (
     CONFIG_NAME,
@@ -264,7 +265,7 @@ def _differences(wanted: Config, found: Config) -> list[str]:
 def _data_paths(data: DataConfig) -> list[tuple[Path, ...]] | None:
     try:
         return [
-            tuple(path.resolve() for path in data.paths(role, generate=False))
+            tuple(path.resolve() for path in split_paths(data, role, generate=False))
             for role in DATA_ROLES
         ]
     except UserError:

@@ -13,18 +13,18 @@ import torch
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.average_precision import AP_NAMES, resampled_precision
+from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.machine import resolve_device
-from rethink_heads.measure.detections import keep_detections
-from rethink_heads.measure.kept_detections import HeadDetections, open_detections
+from rethink_heads.measure.detections import detections_of, keep_detections
 from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, with_fusion
-from rethink_heads.statistics.average_precision import AP_NAMES, resampled_precision
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
-from rethink_heads.statistics.matches import Truth
 from rethink_heads.sweeps.plan import Plan, Point, Training
 
 PRECISION_FOLDER = "precision"
@@ -72,7 +72,7 @@ class Precision:
     @cached_property
     def dataset(self) -> CocoDataset:
         """The test images, all of them, that every point is read on."""
-        return CocoDataset(*self.config.data.paths("test"))
+        return CocoDataset(*split_paths(self.config.data, "test"))
 
     def size(self, point: Point) -> Size:
         """The number of weights of a point's detector."""
@@ -94,10 +94,10 @@ class Precision:
         provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
         kept = _kept(path, provenance)
         if kept is None:
-            truth, bootstrap = self._images
-            detections = self.detections(point, seed)
-            truth.check(detections.found)
-            kept = resampled_precision(detections, truth, bootstrap)
+            key = self.plan.training_of(point, seed).path.name, self.reads[point.label].reading
+            detections, (truth, bootstrap) = self.detections(point, seed), self._images
+            truth.check(detections)
+            kept = resampled_precision(truth.detections_of(detections, key), truth, bootstrap)
             write_parquet(_frame(kept), path, provenance)
         return kept
 
@@ -112,13 +112,13 @@ class Precision:
         return self.plan.output / PRECISION_FOLDER / f"{point.label}-{seed}.parquet"
 
     @cached_property
-    def _images(self) -> tuple[Truth, ImageBootstrap]:
+    def _images(self) -> tuple[GroundTruth, ImageBootstrap]:
         """What is to be found, and the draws of images, the same for all points."""
-        truth = Truth(self.dataset)
+        truth = GroundTruth(self.dataset)
         return truth, ImageBootstrap(truth.image_ids, self.replicates, BOOTSTRAP_SEED)
 
-    def detections(self, point: Point, seed: int) -> HeadDetections:
-        """Final detections of a point, found where they are not there, and left in their file."""
+    def detections(self, point: Point, seed: int) -> pd.DataFrame:
+        """Final detections of a point's detector, found where they are not there, and left in their file."""
         training, read = self.plan.training_of(point, seed), self.reads[point.label]
         run = Run(training.path, training.config)
         detector = Run.open(training.path).load(resolve_device(self.device))
@@ -129,9 +129,7 @@ class Precision:
             name, provenance = with_fusion(name, provenance, read.fusion)
         folder = run.measurements(name)
         keep_detections(detector, self.dataset, run.name, folder, provenance)
-        memory_mb = training.config.measuring.memory_mb
-        found = open_detections([folder], memory_mb).of_images(self.dataset.image_ids)
-        return HeadDetections(found, (run.name, read.reading))
+        return detections_of(self.dataset, folder)
 
     def _measurements_name(self, training: Training) -> str:
         """Another than the default where the sweep's test images are not the run's own."""

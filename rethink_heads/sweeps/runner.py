@@ -15,6 +15,7 @@ import yaml
 
 from rethink_heads.config import Config
 from rethink_heads.console import say
+from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import process_count, processes, rank_zero_only
 from rethink_heads.errors import OtherProcessError, UserError
 from rethink_heads.files import write_csv, write_text
@@ -86,7 +87,7 @@ def run_sweep(plan: Plan, device: str = "auto", train: Train = train_into) -> Sw
 def _run(plan: Plan, device: str, train: Train) -> SweepResult:
     plan.check_folders()
     precision = Precision(plan, device)
-    precision.config.data.paths("train")
+    split_paths(precision.config.data, "train")
     failures = _train_missing(plan, device, train)
     if process_count() > 1:
         # All processes share the images of every point that is still to be read.

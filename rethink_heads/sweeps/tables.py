@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
-from rethink_heads.statistics.average_precision import AP_NAMES
 from rethink_heads.sweeps.plan import Plan, Point
 from rethink_heads.sweeps.precision import Read, Size
 

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.distributed import processes
@@ -75,7 +76,7 @@ def train(config: Config, run: Run, device: str = "auto", resume: bool = True) -
 
 def _train(config: Config, run: Run, device: str, resume: bool) -> None:
     trainer = _trainer(config, run, device)
-    train_set, val_set = (CocoDataset(*config.data.paths(role)) for role in ("train", "val"))
+    train_set, val_set = (CocoDataset(*split_paths(config.data, role)) for role in ("train", "val"))
     if train_set.class_names != val_set.class_names:
         raise UserError(
             f"the classes of {train_set.where} ({', '.join(train_set.class_names)}) and of "

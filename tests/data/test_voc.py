@@ -23,7 +23,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.average_precision import average_precision
+from rethink_heads.evaluation.average_precision import average_precision
 from tests.tiny_voc import HEIGHT, WIDTH, box_xml, image_xml, object_xml, write_devkit, write_voc
 
 PUBLISHED_CLASSES = (

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rethink_heads.detectors.checkpoints.reading import check_loaded, read_checkpoint
+from rethink_heads.detectors.answers import check_loaded
+from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.torchvision.opening import open_torchvision
 from rethink_heads.errors import UserError
 

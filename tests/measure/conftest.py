@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -14,6 +16,7 @@ from torchvision.ops import clip_boxes_to_image, roi_align
 from rethink_heads.boxes import enlarge
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.measure.store import Measurements
 
 CLASSES = ("disc", "square", "ring")
 CHANNELS, RESOLUTION, WIDTH = 4, 3, 6
@@ -119,6 +122,16 @@ def write_dataset(folder: Path, image_ids: tuple[int, ...] = tuple(IMAGES)) -> C
     path = folder / "annotations.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return CocoDataset(path, folder / "images")
+
+
+def assert_same(first: Measurements, second: Measurements) -> None:
+    """Equal to the bit, whatever their provenance."""
+    pd.testing.assert_frame_equal(first.objects, second.objects)
+    assert first.keys == second.keys
+    assert {*first.names} == {*second.names}
+    for name in first.names:
+        found, expected = first.array(name), second.array(name)
+        np.testing.assert_array_equal(found, expected, err_msg=str(name), strict=True)
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,10 +15,10 @@ import torch
 from rethink_heads.config import MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.parts import Parts, Saved
+from rethink_heads.measure import by_image
 from rethink_heads.measure.runner import measure
 from rethink_heads.measure.stages import measure_stages
+from rethink_heads.measure.store import Measurements
 from tests.tiny_coco import SMALL_SETTINGS
 
 BEFORE_THE_KILL = 2
@@ -43,30 +45,26 @@ def measure_small(data: Path, folder: Path) -> Measurements:
 
 def stop_in_the_third_part(rank: int) -> None:
     """Each process makes two parts; then the second is killed while it writes, and the first is busy with another."""
-    write, written = Parts.write, []
+    atomic_path, written = by_image.atomic_path, []
 
-    def stopping(self: Parts, image_id: int, part: Saved) -> None:
+    @contextlib.contextmanager
+    def stopping(path: Path) -> Iterator[Path]:
         if len(written) < BEFORE_THE_KILL:
-            written.append(image_id)
-            write(self, image_id, part)
+            written.append(path)
+            with atomic_path(path) as temporary:
+                yield temporary
         elif rank == 1:
-            half = self.folder / f".{image_id}-half"
-            half.mkdir()
-            (half / "bins.parquet").write_bytes(b"half")
+            (path.parent / f".{path.name}-half").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             time.sleep(600)
 
-    Parts.write = stopping  # type: ignore[method-assign]
+    by_image.atomic_path = stopping
 
 
 def keep_parts(folder: Path) -> None:
     """Have the parts go to another folder in the place of being removed."""
-
-    def keep(self: Parts) -> None:
-        self.folder.rename(folder / f"kept-{self.folder.name}")
-
-    Parts.remove = keep  # type: ignore[method-assign]
+    by_image._remove = lambda parts: parts.rename(folder / f"kept-{parts.name}")
 
 
 def main(data: Path, folder: Path, stops: bool) -> None:

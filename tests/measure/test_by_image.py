@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from torch.distributed import HashStore
@@ -16,19 +16,9 @@ from torch.distributed import HashStore
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.distributed import Processes
 from rethink_heads.errors import OtherProcessError, UserError
-from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.measure.by_image import ImageWork, work_by_image
-from rethink_heads.measure.parts import Parts, Saved
 
 PROVENANCE = {"weights": "a"}
-
-
-class OneRow:
-    def __init__(self, image_id: int) -> None:
-        self.image_id = image_id
-
-    def save(self, folder: Path) -> None:
-        write_parquet(pd.DataFrame({"image_id": [self.image_id]}), folder / "row.parquet", {})
 
 
 class Recorder:
@@ -41,20 +31,19 @@ class Recorder:
         self.merged: list[list[int]] = []
         self.stops_at: int | None = None
 
-    def of_image(self, sample: Sample) -> tuple[Saved, int]:
+    def measure(self, sample: Sample) -> tuple[Callable[[Path], None], int]:
         if sample.image_id == self.stops_at:
             raise KeyboardInterrupt
         self.done.append(sample.image_id)
         self.threads.append(torch.get_num_threads())
-        return OneRow(sample.image_id), len(sample.boxes)
+        return lambda path: path.write_text(str(sample.image_id)) and None, len(sample.boxes)
 
-    def merge(self, parts: Parts) -> None:
-        paths = [parts.folder / str(i) / "row.parquet" for i in self.dataset.image_ids]
-        self.merged.append([int(read_parquet(path)[0]["image_id"][0]) for path in paths])
+    def merge(self, parts: list[Path]) -> None:
+        self.merged.append([int(path.read_text()) for path in parts])
 
     @property
     def work(self) -> ImageWork:
-        return ImageWork(self.dataset, PROVENANCE, self.of_image, "recording", progress=False)
+        return ImageWork(self.dataset, PROVENANCE, self.measure, "recording", progress=False)
 
     def run(self, together: Processes | None = None, work: ImageWork | None = None) -> None:
         def saved() -> dict[str, str] | None:
@@ -81,7 +70,7 @@ def test_processes_share_the_images_and_the_first_merges_them_in_order(recorder:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda rank: recorder.run(Processes(store, rank, 2)), range(2)))
     assert sorted(recorder.done) == sorted(recorder.dataset.image_ids)
-    assert recorder.merged == [list(recorder.dataset.image_ids)]
+    assert recorder.merged == [sorted(recorder.dataset.image_ids)]
     assert not recorder.folder.exists()
     # What is complete is left alone.
     recorder.run()
@@ -133,10 +122,11 @@ def test_what_was_left_of_merged_parts_is_removed(
 ) -> None:
     """Not what is left unfinished of another setting."""
     recorder.run()
-    parts = Parts(recorder.folder, {"weights": provenance or "a"})
-    parts.write(3, OneRow(3))
-    if provenance is None:
-        (recorder.folder / "provenance.json").unlink()
+    recorder.folder.mkdir()
+    (recorder.folder / "3").write_text("3")
+    if provenance is not None:
+        begun = {"provenance": {"weights": provenance}, "threads": 1}
+        (recorder.folder / "begun.json").write_text(json.dumps(begun))
     recorder.run()
     assert len(recorder.merged) == 1
     assert recorder.folder.exists() == (provenance == "b")

@@ -16,8 +16,9 @@ from torchvision.ops import box_iou
 from rethink_heads.config import Config, MeasuringConfig, ModelConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.runner import measure
+from rethink_heads.measure.store import Measurements
 
 IMAGES = 2
 OBJECTS_PER_IMAGE = 2
@@ -90,7 +91,7 @@ def test_proposals_counts_and_ious_equal_brute_force(
 ) -> None:
     # The first image has many objects, the second one.
     assert len(measured.objects) == OBJECTS_PER_IMAGE + 1
-    for object_id, bins in measured.bins.groupby("object_id"):
+    for object_id, bins in measured.to_frame().groupby("object_id"):
         box, width, height, _ = annotation(dataset, int(object_id))
         ious = np.array([iou(p, box) for p in brute_force_grid(box, width, height)])
         assert bins["n"].sum() == bins["measured"].sum() == len(ious)
@@ -103,33 +104,34 @@ def test_proposals_counts_and_ious_equal_brute_force(
         assert bins["sum_iou_iou"].sum() == pytest.approx((ious**2).sum(), rel=1e-6)
 
 
-def test_exact_boxs_row_equals_the_detectors_own_forward(
+def test_the_last_bin_equals_the_detectors_own_forward(
     measured: Measurements, detector: RCNN, dataset: CocoDataset
 ) -> None:
-    """Score and regressed IoU of the object's own box, found again by torchvision's pooling, layers and coder."""
+    """Scores and regressed IoUs about the object's own box, by torchvision's pooling, layers and coder."""
     object_id = int(measured.objects["object_id"].iloc[0])
     box, width, height, image_id = annotation(dataset, object_id)
-    rows = measured.rows[measured.rows["object_id"] == object_id]
-    index = dataset.image_ids.index(image_id)
-    sample = dataset[index]
+    sample = dataset[dataset.image_ids.index(image_id)]
     label = int(sample.labels[sample.object_ids.tolist().index(object_id)])
     proposals = torch.tensor(brute_force_grid(box, width, height), dtype=torch.float32)
-    ious = box_iou(proposals.double(), torch.tensor([box], dtype=torch.float64))[:, 0]
-    exact = int(ious.argmax())
+    target = torch.tensor([box], dtype=torch.float64)
+    near = proposals[box_iou(proposals.double(), target)[:, 0] >= 0.95]
     with torch.inference_mode():
         images, _ = detector.transform([sample.image.float() / 255])
         pyramid = detector.backbone(images.tensors)
         new_height, new_width = images.image_sizes[0]
         scale = torch.tensor([new_width / width, new_height / height] * 2)
-        resized = proposals[exact : exact + 1] * scale
+        resized = near * scale
         pooled = detector.roi_heads.box_roi_pool(pyramid, [resized])
         logits, deltas = detector.roi_heads.heads["fc"](pooled)
-        decoded = detector.roi_heads.box_coder.decode(deltas, [resized])[0, label + 1] / scale
-    limits = torch.tensor([width, height] * 2)
-    regressed = tuple(decoded.clamp(min=0).minimum(limits).tolist())
-    exact_row = rows[rows["iou"] > 1 - 1e-6]
-    assert len(exact_row) == 1
-    assert exact_row["score"].item() == pytest.approx(
-        logits.softmax(-1)[0, label + 1].item(), rel=1e-4
+        decoded = detector.roi_heads.box_coder.decode(deltas, [resized])[:, label + 1] / scale
+    regressed = decoded.clamp(min=0).minimum(torch.tensor([width, height] * 2)).double()
+    moments = dict(zip(VALUE_COLUMNS, measured.moments(("resnet50", "fc"))[0, -1], strict=True))
+    assert moments["n"] == len(near) > 50
+    scores = logits.softmax(-1)[:, label + 1].double()
+    ious = box_iou(regressed, target)[:, 0]
+    assert moments["sum_score"] == pytest.approx(scores.sum().item(), rel=1e-4)
+    assert moments["sum_score_score"] == pytest.approx((scores**2).sum().item(), rel=1e-4)
+    assert moments["sum_regressed_iou"] == pytest.approx(ious.sum().item(), rel=1e-4)
+    assert moments["sum_regressed_iou_regressed_iou"] == pytest.approx(
+        (ious**2).sum().item(), rel=1e-4
     )
-    assert exact_row["regressed_iou"].item() == pytest.approx(iou(regressed, box), rel=1e-4)

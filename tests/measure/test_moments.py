@@ -20,8 +20,8 @@ from rethink_heads.measure.moments import (
     VALUE_COLUMNS,
     VARIABLES,
     proposal_values,
-    reduce_to_bins,
 )
+from tests.frames import reduce_to_bins
 
 OBJECT = torch.tensor([20.0, 30.0, 60.0, 110.0], dtype=torch.float64)
 

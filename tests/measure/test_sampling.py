@@ -15,11 +15,10 @@ from hypothesis.extra.numpy import arrays
 from rethink_heads.measure.moments import (
     SAMPLING_COLUMNS,
     VARIABLES,
-    reduce_values,
-    sampling_covariances,
 )
 from rethink_heads.measure.sampling import allocate, choose, draw, generator, stratify
 from rethink_heads.proposals import IOU_BINS, grid, iou_bin
+from tests.frames import reduce_values, sampling_covariances
 
 
 def test_every_bin_gives_its_share_and_weights_add_up():

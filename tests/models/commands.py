@@ -9,7 +9,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from rethink_heads.cli import app
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.store import Measurements
 
 FEW = ("--grid-steps", "3", "measuring.proposals_per_object=none")
 

@@ -13,8 +13,8 @@ from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.external import open_model
 from rethink_heads.files import read_csv
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.measure.runner import measure
+from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson
 from tests.json_tables import heads, of_all, rows
@@ -30,8 +30,9 @@ def test_a_users_own_detector_is_measured_as_by_the_library(data: Path, here: Pa
     detector = open_model("python:my_detectors:full")
     config = MeasuringConfig(grid_steps=3, proposals_per_object=None)
     expected = measure(detector, dataset, "direct", config, 0, here / "direct", {})
-    ours = kept(here, "my_detectors-full").bins
-    pd.testing.assert_frame_equal(ours[COMPARED], expected.bins[COMPARED], check_exact=True)
+    ours = kept(here, "my_detectors-full").to_frame()
+    theirs = expected.to_frame()
+    pd.testing.assert_frame_equal(ours[COMPARED], theirs[COMPARED], check_exact=True)
     row = pearson(expected).query("size == 'all'").iloc[0]
     assert of_all(found)["pcc"] == row["pcc"]
     assert of_all(found)["head"] == "colour"

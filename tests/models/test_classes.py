@@ -15,7 +15,7 @@ def test_classes_are_matched_by_name_and_by_a_map(data: Path, here: Path) -> Non
     assert "Classes of the data that other lacks" in said
     assert "red" in said
     assert f"other: {greens} objects of classes that it lacks are left out" in said
-    assert set(kept(here, "other").bins["class_name"]) == {"green"}
+    assert set(kept(here, "other").objects["class_name"]) == {"green"}
     (here / "map.yaml").write_text("red: scarlet\n")
     found, said = invoke("correlate", *options, "--class-map", "map.yaml")
     assert of_all(found)["objects"] == 6

@@ -41,7 +41,7 @@ def test_what_is_wrong_on_an_image_names_detector_and_image(
 ) -> None:
     message = fails(*command, "--model", f"own=python:my_detectors:{made}", "--data", data)
     assert message.startswith(f"error: own on image 1: `detect` (colour) {says}")
-    assert not list((here / "runs").rglob("*.parquet"))
+    assert not list((here / "runs").rglob("meta.json"))
 
 
 def test_options_that_do_not_go_together(data: Path) -> None:

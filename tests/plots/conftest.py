@@ -6,7 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 
-from rethink_heads.results import compute_tables
+from rethink_heads.report.results import compute_tables
 from tests.synthetic_measurements import synthetic_measurements
 
 mpl.use("agg")
@@ -39,8 +39,9 @@ def many_tables(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {
         name: pd.concat(
             [
-                table[table["head"] == source].assign(detector=detector, head=head)
-                for (detector, head), source in MANY.items()
+                # With the place, no two have the same numbers.
+                table[table["head"] == source].assign(detector=detector, head=head, place=place)
+                for place, ((detector, head), source) in enumerate(MANY.items())
                 if name not in BRANCHES_ONLY or head == source
             ],
             ignore_index=True,

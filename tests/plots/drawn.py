@@ -30,6 +30,10 @@ class Drawn:
     image: np.ndarray
     texts: list[Text]
 
+    def texts_below(self) -> list[str]:
+        """The lines of the caption."""
+        return [line for text in self.figure.texts for line in text.get_text().split("\n")]
+
     def misplaced(self) -> list[str]:
         """Texts that reach over the figure's edge, and pairs that lie over each other."""
         boxes = [text.get_window_extent() for text in self.texts]

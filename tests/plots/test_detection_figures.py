@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from rethink_heads.detection_results import detection_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.style import HEAD_COLOURS, NothingToDrawError
+from rethink_heads.report.results import detection_tables
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import draw
 

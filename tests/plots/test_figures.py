@@ -9,7 +9,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rethink_heads.plots import figures
-from rethink_heads.plots.style import COLUMN_WIDTH, HEAD_COLOURS, PAGE_WIDTH, NothingToDrawError
+from rethink_heads.plots.style import (
+    COLUMN_WIDTH,
+    HEAD_COLOURS,
+    PAGE_WIDTH,
+    NothingToDrawError,
+    naming_data,
+)
 from tests.plots.drawn import Drawn, draw
 
 Tables = dict[str, pd.DataFrame]
@@ -197,7 +203,10 @@ def test_cells_have_a_row_a_change_and_one_scale_a_row(drawn: dict[str, Drawn], 
     figure = drawn["cells"].figure
     assert titles(figure) == ["fc-head", "conv-head"]
     labels = [ax.get_ylabel() for ax in figure.axes[4:]]
-    assert labels == ["Change of\nscore", "Change of\nregressed IoU"]
+    assert labels == [
+        "Change of score,\nposition zeroed",
+        "Change of regressed\nIoU, position zeroed",
+    ]
     limits = [ax.images[0].get_clim() for ax in figure.axes[:4]]
     assert limits[0] == limits[1]
     assert limits[2] == limits[3]
@@ -264,3 +273,68 @@ def test_no_rows_are_nothing_to_draw(tables: Tables, name: str):
     ):
         with pytest.raises(NothingToDrawError):
             MAKE[name](empty)
+
+
+@pytest.fixture(scope="module")
+def shared(tables: Tables) -> Tables:
+    """Four heads of one detector: Double-Head has fc-head's scores and, as Double-Head-Ext, conv-head's boxes."""
+
+    def of(name: str, **sources: str) -> pd.DataFrame:
+        table = tables[name]
+        if name == "cells":
+            parts = [of_kind(table, "cell_score", **sources), of_kind(table, "cell_iou", **BOXES)]
+            return pd.concat(parts, ignore_index=True)
+        return of_kind(table, None, **sources)
+
+    def of_kind(table: pd.DataFrame, kind: str | None, **sources: str) -> pd.DataFrame:
+        rows = table if kind is None else table[table["kind"] == kind]
+        copies = [rows[rows["head"] == source].assign(head=h) for h, source in sources.items()]
+        frame = pd.concat(copies, ignore_index=True).replace({"head": {"ext": "double-ext"}})
+        # Only Double-Head-Ext has both branches' scores.
+        return frame.assign(fused=(frame["head"] == "double-ext") & (sources == SCORES))
+
+    scores = {name: of(name, **SCORES) for name in ("score_by_iou", "pcc", "displacement", "cells")}
+    return {**scores, "regressed_iou": of("regressed_iou", **BOXES)}
+
+
+SCORES = {"fc": "fc", "conv": "conv", "double": "fc", "ext": "fc"}
+BOXES = {"fc": "fc", "conv": "conv", "double": "conv", "ext": "conv"}
+SAME_SCORES = "The same scores: fc-head = Double-Head."
+SAME_BOXES = "The same boxes: conv-head = Double-Head = Double-Head-Ext."
+
+
+def test_heads_with_the_same_numbers_are_drawn_once_and_named_together(shared: Tables):
+    found = draw(figures.figure2(shared["score_by_iou"], shared["regressed_iou"]))
+    assert found.misplaced() == []
+    assert legend_labels(found.figure)[:3] == ["fc-head", "conv-head", "Double-Head-Ext"]
+    curves = [
+        [line.get_label() for line in ax.get_lines() if "ead" in line.get_label()]
+        for ax in (found.figure.axes[0], found.figure.axes[-1])
+    ]
+    assert curves == [
+        ["fc-head = Double-Head", "conv-head", "Double-Head-Ext"],
+        ["fc-head", "conv-head = Double-Head = Double-Head-Ext"],
+    ]
+    assert found.texts_below()[:2] == [SAME_SCORES, SAME_BOXES]
+    found = draw(figures.displacement(shared["displacement"]))
+    assert titles(found.figure)[:3] == ["fc-head =\nDouble-Head", "conv-head", "Double-Head-Ext"]
+    found = draw(figures.cells(shared["cells"]))
+    assert titles(found.figure) == ["fc-head", "conv-head", "Double-Head-Ext"]
+    assert found.texts_below()[:2] == [SAME_SCORES, SAME_BOXES]
+    assert found.misplaced() == []
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_caption_says_data_objects_and_run(tables: Tables, name: str):
+    with naming_data("shapes val"):
+        found = draw(MAKE[name](tables))
+    # A map of correlations does not say of how many objects.
+    objects = [] if name == "figure4" else ["15 objects"]
+    assert found.texts_below() == ["; ".join(["shapes val", *objects, "run demo"])]
+    assert found.misplaced() == []
+
+
+def test_objects_of_some_sizes_are_added_up(tables: Tables):
+    scores, regressed = tables["score_by_iou"], tables["regressed_iou"]
+    found = draw(figures.figure2(scores, regressed, sizes=("small", "large")))
+    assert found.texts_below() == ["10 objects; run demo"]

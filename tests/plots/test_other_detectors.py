@@ -10,10 +10,10 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from rethink_heads.detection_results import detection_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.figures import figure3
 from rethink_heads.plots.style import series_of
+from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import Drawn, draw

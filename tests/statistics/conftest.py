@@ -12,16 +12,23 @@ import pandas as pd
 import pytest
 from scipy.stats import t
 
-from rethink_heads.measure.measurements import SIZES, Measurements
-from rethink_heads.measure.moments import ERRORS, reduce_values
+from rethink_heads.measure.moments import ERRORS
+from rethink_heads.measure.store import SIZES, Measurements
+from tests.frames import from_frames, reduce_values
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """Measurements, and the raw rows (one per proposal) that they reduce."""
+    """Measurements, the raw rows (one per proposal) that they reduce, and those reduced to bins."""
 
     measurements: Measurements
     raw: pd.DataFrame = field(repr=False)
+    bins: pd.DataFrame = field(repr=False)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """Every proposal as a sampled one."""
+        return self.raw.assign(weight=1.0)
 
     def of(self, head: str, size: str = "all", detector: str = "run") -> pd.DataFrame:
         """The raw rows of one head and size."""
@@ -73,9 +80,9 @@ def simulate(
                 named = {**keys, "detector": detector, "head": head}
                 bins.append(reduce_values(values, number_of_bin).assign(**named))
                 raw.append(pd.DataFrame({**values, "bin": number_of_bin, **named}))
-    rows = pd.concat(raw, ignore_index=True)
-    measurements = Measurements(pd.concat(bins), rows.assign(weight=rows_weight))
-    return Simulated(measurements, rows)
+    rows, of_bins = (pd.concat(frames, ignore_index=True) for frames in (raw, bins))
+    measurements = from_frames(of_bins, rows.assign(weight=rows_weight))
+    return Simulated(measurements, rows, of_bins)
 
 
 @pytest.fixture(scope="session", name="simulate")

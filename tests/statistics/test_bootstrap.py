@@ -68,18 +68,17 @@ def test_replicates_are_sums_over_the_drawn_images() -> None:
         np.testing.assert_allclose(replicate, expanded.sum(axis=0), atol=1e-12)
 
 
-def test_sums_by_image_and_cell_against_a_loop() -> None:
+def test_sums_by_image_against_a_loop() -> None:
     generator = np.random.default_rng(0)
     bootstrap = ImageBootstrap([2, 4, 8], 1)
-    images = generator.choice([2, 8], size=50)
-    cells, columns = generator.integers(0, 5, size=50), generator.normal(size=(50, 2))
-    expected = np.zeros((3, 5, 2))
-    for image, cell, row in zip(images, cells, columns, strict=True):
-        expected[[2, 4, 8].index(image), cell] += row
-    found = bootstrap.sum_by_image(images, columns, cells, 5)
-    np.testing.assert_allclose(found, expected, atol=1e-12)
+    images = np.sort(generator.choice([2, 8], size=50))
+    columns = generator.normal(size=(50, 2, 3))
+    expected = np.zeros((3, 2, 3))
+    for image, row in zip(images, columns, strict=True):
+        expected[[2, 4, 8].index(image)] += row
+    np.testing.assert_allclose(bootstrap.sum_by_image(images, columns), expected, atol=1e-12)
     empty = bootstrap.sum_by_image(images[:0], columns[:0])
-    np.testing.assert_array_equal(empty, np.zeros((3, 1, 2)))
+    np.testing.assert_array_equal(empty, np.zeros((3, 2, 3)))
 
 
 @pytest.mark.parametrize("limits", [ANY, CORRELATION])
@@ -221,15 +220,3 @@ def test_intervals_are_the_same_however_much_is_held_at_once(
     blocks = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
     np.testing.assert_allclose(blocks.replicates, whole.replicates, rtol=1e-12)
     assert blocks.value == whole.value
-
-
-def test_sums_added_part_by_part_are_those_of_all_rows_to_the_last_bit() -> None:
-    generator = np.random.default_rng(4)
-    images = np.sort(generator.choice([3, 5, 8, 13, 21], 200))
-    columns, cells = generator.normal(size=(200, 3)), generator.integers(0, 4, 200)
-    bootstrap = ImageBootstrap([1, *images], 2)
-    found = np.zeros((6, 4, 3))
-    for part in ([3, 5], [8], [], [13, 21]):
-        rows = np.isin(images, part)
-        bootstrap.add_by_image(found, images[rows], columns[rows], cells[rows])
-    np.testing.assert_array_equal(found, bootstrap.sum_by_image(images, columns, cells, 4))

@@ -10,9 +10,9 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.statistics.comparison import STATISTICS, compare
+from rethink_heads.statistics.comparison import STATISTICS, compare, compared_pairs
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
+from tests.frames import from_frames
 
 A, B = ("run", "fc"), ("run", "conv")
 ON_BINS = [name for name in STATISTICS if name != "spatial_correlation"]
@@ -100,14 +100,14 @@ def test_without_a_difference_zero_is_mostly_inside(simulate: Callable[..., Any]
     Of 40 swaps 2 are expected to miss; more than 6 do so with a chance of one in a hundred even if
     intervals from 30 images hold only 93%.
     """
-    bins = simulate(images=30, objects=2, proposals=20).measurements.bins
+    bins = simulate(images=30, objects=2, proposals=20).bins
     generator = np.random.default_rng(0)
     images = bins["image_id"].unique()
     other = bins["head"].map({"fc": "conv", "conv": "fc"})
     misses = 0
     for _ in range(40):
         swapped = bins["image_id"].isin(images[generator.random(len(images)) < 0.5])
-        alike = Measurements(bins.assign(head=bins["head"].where(~swapped, other)))
+        alike = from_frames(bins.assign(head=bins["head"].where(~swapped, other)))
         misses += bool(compare(alike, "score", A, B, replicates=200)["excludes_zero"].iloc[-1])
     assert misses <= 6
 
@@ -121,11 +121,11 @@ def test_a_head_less_itself_is_zero(simulated: Any) -> None:
 
 def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -> None:
     whole = simulate(sides=(("one", "fc"), ("two", "fc")))
-    bins, rows = whole.measurements.bins, whole.measurements.rows
+    bins, rows = whole.bins, whole.rows
     lost = ((bins["detector"] == "two") & (bins["image_id"] == 12)) | (
         (bins["detector"] == "one") & (bins["object_id"] == 1500)
     )
-    partial = Measurements(bins[~lost], rows)
+    partial = from_frames(bins[~lost], rows)
     a, b = ("one", "fc"), ("two", "fc")
     row = compare(partial, "pcc", a, b, replicates=20).iloc[-1]
     assert row["objects"] == 24 - 3 - 1
@@ -133,7 +133,7 @@ def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -
     raw = raw[(raw["image_id"] != 12) & (raw["object_id"] != 1500)]
     expected = scipy.stats.pearsonr(raw["iou"], raw["score"]).statistic
     assert row["value_a"] == pytest.approx(expected)
-    apart = Measurements(
+    apart = from_frames(
         bins[(bins["detector"] == "one") == (bins["image_id"] < 14)].reset_index(drop=True)
     )
     with pytest.raises(UserError, match="measured on different objects"):
@@ -143,7 +143,7 @@ def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -
 @pytest.mark.parametrize(
     ("statistic", "b", "options", "message"),
     [
-        ("pcc", ("run", "double"), {}, "no pcc measurements of run/double; .*run/conv, run/fc"),
+        ("pcc", ("run", "double"), {}, "no measurements of run/double; .*run/conv, run/fc"),
         ("spatial_correlation", B, {}, "no spatial_correlation measurements of run/fc; .*nothing"),
         ("auc", B, {}, "unknown statistic 'auc'; there are pcc"),
         ("spearman", B, {"by_bin": True}, "'spearman' cannot be compared bin by bin"),
@@ -155,3 +155,39 @@ def test_what_cannot_be_compared_is_said(
 ) -> None:
     with pytest.raises(UserError, match=message):
         compare(simulated.measurements, statistic, A, b, **options)
+
+
+FOUR = [("run", head) for head in ("fc", "conv", "double", "double-ext")]
+
+
+@pytest.mark.parametrize(
+    ("keys", "what", "expected"),
+    [
+        # Double-Head classifies with its fc-head and regresses with its conv-head.
+        (FOUR, "pcc", ["fc-conv", "fc-double-ext", "conv-double-ext"]),
+        (FOUR, "regressed_iou", ["fc-conv"]),
+        (FOUR[::-1], "cell_iou", ["fc-conv"]),
+        (FOUR[:1], "pcc", []),
+    ],
+)
+def test_heads_of_a_detector_are_compared_where_they_differ(
+    keys: list[tuple[str, str]], what: str, expected: list[str]
+) -> None:
+    pairs = compared_pairs(keys, what)
+    assert [f"{a[1]}-{b[1]}" for a, b in pairs] == expected
+    assert len(compared_pairs(keys)) == len(keys) * (len(keys) - 1) / 2
+
+
+def test_detectors_are_compared_head_by_head() -> None:
+    apart = [("y", "conv"), ("x", "fc")]
+    assert compared_pairs(apart) == [(("x", "fc"), ("y", "conv"))]
+    two = [(name, head) for name in "xy" for head in ("fc", "conv")]
+    within = [((name, "fc"), (name, "conv")) for name in "xy"]
+    assert compared_pairs(two) == [*within, *((("x", h), ("y", h)) for h in ("fc", "conv"))]
+    # One head has its namesake to be compared with.
+    some = [("x", "fc"), ("y", "fc"), ("y", "conv")]
+    assert compared_pairs(some) == [(("y", "fc"), ("y", "conv")), (("x", "fc"), ("y", "fc"))]
+    other = [("mine", "mean"), ("x", "fc")]
+    assert compared_pairs(other) == [tuple(other)]
+    many = [(name, "fc") for name in "abcdef"]
+    assert compared_pairs(many) == [(("a", "fc"), (name, "fc")) for name in "bcdef"]

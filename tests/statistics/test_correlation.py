@@ -11,10 +11,15 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
-from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
-from rethink_heads.statistics.ranks import resampled_spearman, spearman_sampling_error
+from rethink_heads.statistics.correlation import (
+    object_correlations,
+    pearson,
+    score_by_iou,
+    spearman,
+)
+from rethink_heads.statistics.ranks import rank_correlation, spearman_sampling_error
+from tests.frames import from_frames
 
 SIZES = ("small", "medium", "large", "all")
 
@@ -76,7 +81,7 @@ def test_pearson_interval_against_resampled_raw_rows(
 
 
 def test_results_do_not_depend_on_the_order_of_rows(simulated: Any) -> None:
-    shuffled = Measurements(simulated.measurements.bins.sample(frac=1, random_state=0))
+    shuffled = from_frames(simulated.bins.sample(frac=1, random_state=0))
     pd.testing.assert_frame_equal(
         pearson(shuffled, replicates=50), pearson(simulated.measurements, replicates=50)
     )
@@ -84,13 +89,14 @@ def test_results_do_not_depend_on_the_order_of_rows(simulated: Any) -> None:
 
 def test_objects_without_variance_are_left_out_and_counted(simulate: Callable[..., Any]) -> None:
     constant = simulate(images=6, objects=2, sizes=("small",))
-    bins = constant.measurements.bins
+    bins = constant.bins.copy()
     still = bins["object_id"].isin([1000, 1100])
     # A score of 0.1 wherever the proposal lies: sums that rounding keeps from being exact.
     for column, value in (("sum_score", bins["n"] * 0.1), ("sum_score_score", bins["n"] * 0.01)):
         bins.loc[still, column] = value[still]
     bins.loc[still, "sum_iou_score"] = bins["sum_iou"][still] * 0.1
-    row = row_of(pearson(constant.measurements, replicates=10), "fc", "small")
+    m = from_frames(bins)
+    row = row_of(pearson(m, replicates=10), "fc", "small")
     assert row["objects"] == 12
     assert row["constant_objects"] == 2
     raw = constant.of("fc")
@@ -157,7 +163,8 @@ def test_weighted_spearman_is_that_of_expanded_rows_in_every_replicate() -> None
     )
     rows["score"] = (rows["iou"] + generator.normal(size=120) / 2).round(1)
     bootstrap = ImageBootstrap(range(6), 15)
-    resampled = resampled_spearman(rows, bootstrap)
+    arrays = (rows[name].to_numpy() for name in ("iou", "score", "weight", "image_id"))
+    resampled = rank_correlation(*arrays, bootstrap)
     found_values = [resampled.value, *resampled.replicates]
     for found, drawn in zip(found_values, [np.ones(6), *bootstrap.weights], strict=True):
         copies = (rows["weight"] * drawn[rows["image_id"]]).astype(int)
@@ -167,8 +174,8 @@ def test_weighted_spearman_is_that_of_expanded_rows_in_every_replicate() -> None
 
 
 def test_spearman_of_a_score_that_does_not_vary_is_nan(simulate: Callable[..., Any]) -> None:
-    flat = simulate(images=3).measurements
-    flat.rows["score"] = 0.25
+    made = simulate(images=3)
+    flat = from_frames(made.bins, made.rows.assign(score=0.25))
     frame = spearman(flat, replicates=5)
     assert frame[["spearman", "spearman_low", "spearman_high"]].isna().all(axis=None)
 
@@ -201,7 +208,7 @@ def test_score_by_iou_against_raw_rows(simulated: Any, size: str) -> None:
 
 def drawn_rows(whole: pd.DataFrame, per_bin: int, seed: int) -> pd.DataFrame:
     """So many proposals of each object and bin, each standing for as many as are left out."""
-    strata = whole.sample(frac=1, random_state=seed).groupby(["object_id", "bin"])
+    strata = whole.sample(frac=1, random_state=seed).groupby(["object", "bin"])
     drawn = strata.head(per_bin)
     return drawn.assign(weight=strata["iou"].transform("size")[drawn.index] / per_bin)
 
@@ -215,11 +222,36 @@ def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks(per_bin
     whole["image_id"] = whole["object_id"] // 2
     whole["iou"] = (whole["bin"] + generator.random(count)) / 20
     whole["score"] = whole["iou"] ** 2 + generator.normal(0, 0.2, count)
-    bootstrap = ImageBootstrap(whole["image_id"], 1)
-    draws = [drawn_rows(whole, per_bin, seed) for seed in range(150)]
-    found = [float(resampled_spearman(rows, bootstrap).value) for rows in draws]
-    stated = np.sqrt(np.mean([spearman_sampling_error(rows) ** 2 for rows in draws[:40]]))
+    whole = whole.rename(columns={"object_id": "object"})
+
+    def value(rows: pd.DataFrame) -> float:
+        arrays = (rows[name].to_numpy() for name in ("iou", "score", "weight", "image_id"))
+        return float(rank_correlation(*arrays, ImageBootstrap(whole["image_id"], 1)).value)
+
+    def error(rows: pd.DataFrame) -> float:
+        return spearman_sampling_error(rows.to_records(index=False))
+
+    draws = [drawn_rows(whole, per_bin, seed) for seed in range(80)]
+    found = [value(rows) for rows in draws]
+    stated = np.sqrt(np.mean([error(rows) ** 2 for rows in draws[:20]]))
     assert stated == pytest.approx(np.std(found), rel=0.2)
-    assert abs(np.mean(found) - resampled_spearman(whole, bootstrap).value) < stated
-    assert spearman_sampling_error(whole) == 0
-    assert np.isnan(spearman_sampling_error(drawn_rows(whole, 1, 0)))
+    assert abs(np.mean(found) - value(whole)) < stated
+    assert error(whole) == 0
+    assert np.isnan(error(drawn_rows(whole, 1, 0)))
+
+
+def test_each_objects_numbers_against_raw_rows(simulated: Any) -> None:
+    found = object_correlations(simulated.measurements, (0.5, 1.0))
+    assert len(found) == 2 * 24
+    whole = pearson(simulated.measurements, (0.5, 1.0), replicates=2)
+    for head in ("fc", "conv"):
+        of_head = found[found["head"] == head].set_index(["image_id", "object_id"])
+        raw = simulated.of(head)
+        for ids, rows in raw[raw["iou"] >= 0.5].groupby(["image_id", "object_id"]):
+            row, high = of_head.loc[ids], rows[rows["iou"] >= 0.7]
+            expected = scipy.stats.pearsonr(rows["iou"], rows["score"]).statistic
+            assert row["pcc"] == pytest.approx(expected, abs=1e-10)
+            assert row["score"] == pytest.approx(high["score"].mean())
+            assert row["regressed_iou"] == pytest.approx(high["regressed_iou"].mean())
+            assert (row["proposals"], row["size"]) == (len(rows), rows["size"].iloc[0])
+        assert of_head["pcc"].mean() == pytest.approx(row_of(whole, head, "all")["object_pcc"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import ConstantInputWarning, spearmanr
 
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.rank_levels import (
+from rethink_heads.statistics.ranks import (
     FEWEST_BOXES,
     compare_levels,
     level_correlation,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,24 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.measure.measurements import Measurements
-from rethink_heads.measure.moments import ERRORS, reduce_values, sampling_covariances
+from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.sampling import draw, generator
+from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.regression import regressed_iou_by_iou
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
-    SamplingErrors,
+    Covariances,
     mean_error,
     pearson_bias_and_variance,
     pearson_error,
     proposals_per_object,
     standard_deviation_error,
 )
-from rethink_heads.statistics.sums import PEARSON_SUMS, pearson_correlation
+from rethink_heads.statistics.sums import PEARSON_SUMS, moments_of, pearson_correlation
+from tests.frames import from_frames, reduce_values, sampling_covariances
 
 SIZES_OF_BINS = np.array(
     [133, 179, 124, 41, 56, 72, 104, 92, 123, 44, 80, 95, 59, 93, 41, 34, 24, 46, 13, 12]
@@ -67,7 +68,9 @@ def grids(images: int, objects: int, spread: float = 0.05, noise: float = 0.2) -
     return found
 
 
-def measured(objects: Sequence[Grid], wanted: int | None = None, seed: int = 0) -> Measurements:
+def measured(
+    objects: Sequence[Grid], wanted: int | None = None, seed: int = 0, head: str = "fc"
+) -> Measurements:
     """Measurements of whole grids, or of some of their proposals."""
     bins, errors = [], []
     for each in objects:
@@ -77,10 +80,10 @@ def measured(objects: Sequence[Grid], wanted: int | None = None, seed: int = 0) 
             chosen, weights = (t.numpy() for t in draw(torch.from_numpy(each.bins), wanted, random))
         some = {name: column[chosen] for name, column in each.values.items()}
         names = {"image_id": each.image_id, "object_id": each.object_id, "size": "small"}
-        names |= {"class_name": "cat", "detector": "run", "head": "fc"}
+        names |= {"class_name": "cat", "detector": "run", "head": head}
         bins.append(reduce_values(some, each.bins[chosen], weights).assign(**names))
         errors.append(sampling_covariances(some, each.bins[chosen], weights).assign(**names))
-    return Measurements(pd.concat(bins), sampling=pd.concat(errors))
+    return from_frames(pd.concat(bins), sampling=pd.concat(errors))
 
 
 def of_all(frame: pd.DataFrame) -> pd.DataFrame:
@@ -110,35 +113,22 @@ def test_the_whole_grid_has_no_error(whole: Measurements) -> None:
 def test_drawing_all_gives_the_whole_grids_values_and_no_error(more: int, seed: int) -> None:
     all_drawn = measured(FEW, 1465 + more, seed)
     of_whole = measured(FEW)
-    assert all_drawn.sampling.empty
+    assert all_drawn.sampling(("run", "fc")) is None
     for table in (pearson, score_by_iou, regressed_iou_by_iou):
         pd.testing.assert_frame_equal(
             table(all_drawn, **ONCE), table(of_whole, **ONCE), check_exact=True
         )
 
 
-def test_an_error_that_was_not_kept_is_not_known(whole: Measurements) -> None:
-    kept = measured(FEW, 200)
-    old = Measurements(kept.bins)
-    table, with_errors = (of_all(pearson(m, **ONCE)) for m in (old, kept))
-    assert table[["pcc_sampling_error", "object_pcc_sampling_error"]].isna().all(axis=None)
-    assert with_errors["pcc_sampling_error"].between(1e-4, 0.1).all()
-    # The estimates are there all the same, the objects' own but for the bias.
-    assert table["pcc"].tolist() == with_errors["pcc"].tolist()
-    assert table["object_pcc"].tolist() == pytest.approx(with_errors["object_pcc"], abs=0.01)
-    assert of_all(score_by_iou(old, **ONCE))["mean_sampling_error"].isna().all()
-
-
 @settings(max_examples=5, deadline=None)
 @given(st.integers(100, 1400), st.integers(0, 999))
-def test_errors_of_merged_parts_add_up_as_variances(wanted: int, seed: int) -> None:
+def test_errors_of_objects_add_up_as_variances(wanted: int, seed: int) -> None:
     parts = [measured(FEW[:1], wanted, seed), measured(FEW[1:], wanted, seed)]
-    merged = Measurements.merge(parts[::-1])
-    of_parts = [SamplingErrors(m, SCORE_TOTALS).of("run", "fc", "all") for m in (merged, *parts)]
-    np.testing.assert_allclose(
-        of_parts[0].by_bin, of_parts[1].by_bin + of_parts[2].by_bin, rtol=1e-12
-    )
-    np.testing.assert_allclose(of_parts[0].by_object.sum(axis=0), of_parts[0].pooled, rtol=1e-9)
+    merged = measured(FEW, wanted, seed)
+    found = [Covariances.of(m, ("run", "fc"), SCORE_TOTALS) for m in (merged, *parts)]
+    by_bin = [each.by_bin(np.ones(len(each.values), bool)) for each in found]
+    np.testing.assert_allclose(by_bin[0], by_bin[1] + by_bin[2], rtol=1e-12)
+    np.testing.assert_allclose(found[0].by_object.sum(axis=0), by_bin[0].sum(axis=0), rtol=1e-9)
     # One bin's mean: independent of the other objects' draws.
     tables = [of_all(score_by_iou(m, **ONCE)) for m in (merged, *parts)]
     squares = [(each["mean_sampling_error"] * each["proposals"]) ** 2 for each in tables]
@@ -226,8 +216,7 @@ def test_a_correlation_of_few_proposals_loses_its_bias() -> None:
 
 def test_comparisons_take_the_same_values_of_the_objects_own() -> None:
     some = measured(FEW, 100)
-    others = Measurements(some.bins.assign(head="conv"), sampling=some.sampling.assign(head="conv"))
-    both = Measurements.merge([some, others])
+    both = Measurements.merge([some, measured(FEW, 100, head="conv")])
     compared = of_all(compare(both, "object_pcc", ("run", "fc"), ("run", "conv"), **ONCE))
     single = of_all(pearson(some, **ONCE))
     assert compared["value_a"].tolist() == single["object_pcc"].tolist()
@@ -246,14 +235,13 @@ def test_the_bootstrap_of_images_holds_the_error_of_sampling() -> None:
     bootstrap = ImageBootstrap(range(20), 400, seed=3)
 
     def variance(m: Measurements) -> float:
-        sums = bootstrap.sum_by_image(
-            m.bins["image_id"].to_numpy(), m.bins[list(PEARSON_SUMS)].to_numpy()
-        )[:, 0]
+        moments = moments_of(m, ("run", "fc"), PEARSON_SUMS).sum(axis=1)
+        sums = bootstrap.sum_by_image(m.objects["image_id"].to_numpy(), moments)
         return float(pearson_correlation(bootstrap.replicate(sums)).var())
 
     between = variance(measured(objects))
     sampled, stated = [], []
-    for seed in range(16):
+    for seed in range(10):
         some = measured(objects, 120, seed)
         sampled.append(variance(some))
         stated.append(float(of_all(pearson(some, **ONCE))["pcc_sampling_error"].iloc[0]) ** 2)
@@ -263,14 +251,3 @@ def test_the_bootstrap_of_images_holds_the_error_of_sampling() -> None:
     expected = between + sampling * 19 / 20
     chance = np.std(sampled) / np.sqrt(len(sampled))
     assert abs(np.mean(sampled) - expected) < 3 * chance + 0.05 * expected
-
-
-def test_selecting_and_saving_keep_the_errors(tmp_path: Any) -> None:
-    some = replace(measured(FEW, 200), provenance={"seed": "0", "sampling": "drawn"})
-    some.save(tmp_path)
-    loaded = Measurements.load(tmp_path)
-    pd.testing.assert_frame_equal(loaded.sampling, some.sampling, check_exact=True)
-    one = loaded.of_objects([(0, 1)])
-    assert set(one.sampling["object_id"]) == {1} == set(one.bins["object_id"])
-    assert len(loaded.select(heads=["fc"]).sampling) == len(some.sampling)
-    assert loaded.select(sizes=["large"]).sampling.empty

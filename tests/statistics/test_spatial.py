@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.measurements import Measurements
+from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
@@ -20,21 +20,28 @@ from rethink_heads.statistics.comparison import (
     compare_decay,
     compare_responses,
 )
-from rethink_heads.statistics.response import response, response_summary
+from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+from tests.frames import from_frames
 from tests.synthetic_measurements import synthetic_measurements
 
 Array = npt.NDArray[np.float64]
 SIDE = 3
+KINDS = ("spatial_correlation", *RESPONSE_KINDS)
 CELLS = SIDE**2
 
 
 def with_maps(bins: pd.DataFrame, kind: str, make: Callable[[int], Array]) -> Measurements:
     """Measurements with a map of a kind for each object and head of ``bins``."""
-    keys = ["image_id", "object_id", "size", "detector", "head"]
+    return from_frames(bins, maps=frame_of_maps(bins, make, kind))
+
+
+def frame_of_maps(
+    bins: pd.DataFrame, make: Callable[[int], Array], kind: str = "spatial_correlation"
+) -> pd.DataFrame:
+    keys = ["image_id", "object_id", "detector", "head"]
     maps = bins[keys].drop_duplicates().assign(kind=kind).reset_index(drop=True)
-    maps["values"] = [make(number).astype(np.float32) for number in range(len(maps))]
-    return Measurements(bins, maps=maps)
+    return maps.assign(values=[make(number).astype(np.float32) for number in range(len(maps))])
 
 
 def correlations(number: int) -> Array:
@@ -47,14 +54,14 @@ def correlations(number: int) -> Array:
 
 @pytest.fixture(scope="module")
 def correlated(simulate: Callable[..., Any]) -> Measurements:
-    return with_maps(simulate(images=5).measurements.bins, "spatial_correlation", correlations)
+    return with_maps(simulate(images=5).bins, "spatial_correlation", correlations)
 
 
 def maps_of(m: Measurements, head: str, size: str = "all") -> Array:
-    maps = m.maps[m.maps["head"] == head]
-    if size != "all":
-        maps = maps[maps["size"] == size]
-    return np.stack(maps["values"].to_list()).astype(float)
+    kind = next(kind for kind in KINDS if m.map_keys(kind))
+    maps = m.maps(("run", head), kind)
+    chosen = slice(None) if size == "all" else m.objects["size"].to_numpy() == size
+    return maps[chosen].astype(float)
 
 
 @pytest.mark.parametrize("size", ["small", "all"])
@@ -71,14 +78,13 @@ def test_distinct_pairs_against_a_loop(
 ) -> None:
     frame = distinct_pairs(correlated, replicates=70, seed=4)
     row = frame[(frame["head"] == "conv") & (frame["size"] == "all")].iloc[0]
-    maps = correlated.maps[correlated.maps["head"] == "conv"]
     per_object = []
-    for values in maps["values"]:
+    for values in maps_of(correlated, "conv"):
         pairs = [values[a * CELLS + b] for a in range(CELLS) for b in range(CELLS) if a != b]
         per_object.append(float(np.mean(pairs, dtype=float)))
     assert row["mean"] == pytest.approx(np.mean(per_object))
     assert row["objects"] == len(per_object) == 15
-    by_image = pd.Series(per_object).groupby(maps["image_id"].to_numpy())
+    by_image = pd.Series(per_object).groupby(correlated.objects["image_id"].to_numpy())
     sums, counts = by_image.sum().to_numpy(), by_image.count().to_numpy()
     weights = ImageBootstrap(correlated.image_ids, 70, seed=4).weights
     replicates = [(drawn @ sums) / (drawn @ counts) for drawn in weights]
@@ -109,7 +115,7 @@ def test_decay_of_a_map_that_falls_with_distance(simulate: Callable[..., Any]) -
     """Seven by seven cells whose correlation is exp(-distance)."""
     places = np.stack(np.divmod(np.arange(49), 7), axis=1)
     distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    bins = simulate(images=3).measurements.bins
+    bins = simulate(images=3).bins
     falling = with_maps(bins, "spatial_correlation", lambda _: np.exp(-distances).ravel())
     frame = decay(falling, replicates=10)
     found = frame[(frame["head"] == "fc") & (frame["size"] == "all")]
@@ -131,7 +137,8 @@ def test_maps_of_weights_have_no_interval(correlated: Measurements) -> None:
             "values": [correlations(0)],
         }
     )
-    m = Measurements(correlated.bins, maps=pd.concat([correlated.maps, weights]))
+    bins = correlated.to_frame()
+    m = from_frames(bins, maps=pd.concat([frame_of_maps(bins, correlations), weights]))
     key = ("run", "fc", "weight_correlation")
     np.testing.assert_allclose(correlation_map(m)[key].ravel(), correlations(0), atol=1e-6)
     frame = distinct_pairs(m, replicates=10)
@@ -186,7 +193,7 @@ def test_decay_is_compared_pairwise(
         ]
     )
     differences = (maps_of(correlated, "fc") - maps_of(correlated, "conv"))[:, neighbours.ravel()]
-    images = correlated.maps.loc[correlated.maps["head"] == "fc", "image_id"].to_numpy()
+    images = correlated.objects["image_id"].to_numpy()
     by_image = np.array(
         [differences[images == image].mean(axis=1).sum() for image in correlated.image_ids]
     )
@@ -240,15 +247,16 @@ def test_responses_that_cannot_be_compared_are_said(correlated: Measurements) ->
         compare_responses(correlated, "cell_iou", A, B)
     with pytest.raises(UserError, match="unknown response 'x'; there are displacement_score"):
         compare_responses(correlated, "x", A, B)
-    maps = correlated.maps.copy()
+    bins = correlated.to_frame()
+    maps = frame_of_maps(bins, correlations)
     finer = maps["head"] == "conv"
     maps.loc[finer, "values"] = pd.Series([np.ones(256)] * finer.sum(), maps.index[finer])
     with pytest.raises(UserError, match="run/fc and run/conv have different numbers of cells"):
-        compare_decay(Measurements(correlated.bins, maps=maps), A, B, replicates=5)
+        compare_decay(from_frames(bins, maps=maps), A, B, replicates=5)
 
 
 def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> None:
-    bins = simulate(images=3, sizes=("large",)).measurements.bins
+    bins = simulate(images=3, sizes=("large",)).bins
     m = with_maps(bins, "spatial_correlation", correlations)
     frame = distinct_pairs(m, replicates=5).set_index(["head", "size"])
     assert frame.loc[("fc", "small"), "objects"] == 0
@@ -256,14 +264,14 @@ def test_sizes_and_kinds_that_are_not_there(simulate: Callable[..., Any]) -> Non
     assert correlation_map(m, "small") == {}
     assert response(m, "cell_iou").empty
     assert "mean" in response(m, "cell_iou").columns
-    assert decay(Measurements(bins)).empty
-    assert distinct_pairs(Measurements(bins)).empty
+    assert decay(from_frames(bins)).empty
+    assert distinct_pairs(from_frames(bins)).empty
     with pytest.raises(UserError, match="unknown response 'heat'"):
         response(m, "heat")
 
 
 def test_response_is_the_mean_map_with_places(simulate: Callable[..., Any]) -> None:
-    bins = simulate(images=6).measurements.bins
+    bins = simulate(images=6).bins
     m = with_maps(bins, "displacement_score", lambda n: np.random.default_rng(n).random(21 * 21))
     frame = response(m, "displacement_score", replicates=60)
     found = frame[(frame["head"] == "conv") & (frame["size"] == "all")]
@@ -286,7 +294,7 @@ def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) 
         down = np.maximum(1 - np.abs(steps) / 1.6, 0)
         return ((0.5 + 0.01 * number) * down[:, None] * across).ravel()
 
-    m = with_maps(simulate(images=6).measurements.bins, "displacement_score", tent)
+    m = with_maps(simulate(images=6).bins, "displacement_score", tent)
     frame = response_summary(m, "displacement_score", replicates=60)
     found = frame[(frame["head"] == "fc") & (frame["size"] == "all")].set_index("quantity")
     peak = maps_of(m, "fc")[:, 10 * 21 + 10].mean()
@@ -306,14 +314,14 @@ def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) 
 
 
 def test_a_response_that_never_halves_has_no_half_width(simulate: Callable[..., Any]) -> None:
-    m = with_maps(simulate(images=3).measurements.bins, "displacement_score", lambda _: np.ones(25))
+    m = with_maps(simulate(images=3).bins, "displacement_score", lambda _: np.ones(25))
     frame = response_summary(m, "displacement_score", replicates=5).set_index("quantity")
     assert frame.loc["half_width_dx", "value"].isna().all()
     assert (frame.loc["drop_dy", "value"] == 0).all()
 
 
 def test_cell_summary_against_numpy(simulate: Callable[..., Any]) -> None:
-    bins = simulate(images=6).measurements.bins
+    bins = simulate(images=6).bins
     m = with_maps(bins, "cell_score", lambda n: np.random.default_rng(n).normal(-0.1, 1, 49))
     frame = response_summary(m, "cell_score", replicates=60)
     found = frame[(frame["head"] == "fc") & (frame["size"] == "small")].set_index("quantity")
@@ -341,7 +349,7 @@ def test_boxes_displaced_out_of_the_image_do_not_count(simulate: Callable[..., A
             values[10] = np.nan
         return values
 
-    m = with_maps(simulate(images=5).measurements.bins, "displacement_score", make)
+    m = with_maps(simulate(images=5).bins, "displacement_score", make)
     frame = response(m, "displacement_score", replicates=50)
     of_fc = frame[(frame["head"] == "fc") & (frame["size"] == "all")].reset_index(drop=True)
     expected = np.nanmean(maps_of(m, "fc")[:, 1:], axis=0)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
 from rethink_heads.errors import UserError
-from rethink_heads.stage_results import stage_tables
+from rethink_heads.report.results import stage_tables
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
+from tests.frames import from_frames
 
 FEW = {"replicates": 50, "rank_replicates": 10}
 SIDES = (("run", "fc"), ("run", "conv"))
@@ -133,8 +134,7 @@ def test_all_stages_come_in_one_frame(simulated: Any) -> None:
 
 
 def test_measurements_without_rows_have_no_ranks(simulate: Any) -> None:
-    measurements = simulate(images=3).measurements
-    measurements.rows = measurements.rows.iloc[:0]
+    measurements = from_frames(simulate(images=3).bins)
     found = stage_correlation(None, measurements, **FEW)
     assert found["spearman"].isna().all()
     assert np.isfinite(found["pcc"]).all()
@@ -144,7 +144,7 @@ def test_measurements_without_rows_have_no_ranks(simulate: Any) -> None:
 
 def test_a_head_that_found_nothing_is_compared_where_it_can_be(simulated: Any) -> None:
     """As final detections of a head whose scores are all below the threshold."""
-    a, b = simulated.measurements.detector_heads[:2]
+    a, b = simulated.measurements.keys[:2]
     stages = boxes(sides=(a,), stages=("detections",))
     found = compare_stages(stages, simulated.measurements, a, b, **FEW)
     later = found[found["stage"] == "detections"]

@@ -13,13 +13,14 @@ import torch
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
-from rethink_heads.statistics.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
@@ -50,7 +51,9 @@ def test_a_sweep_from_beginning_to_end(make: MakePlan, train: FakeTraining) -> N
     assert list(table["seed"]) == ["0", "1", "mean"] * 3
     assert list(table["reading"].unique()) == ["fc", "conv", "double-ext"]
     check_values(
-        plan.output, table, CocoDataset(*plan.trainings["single-fc", 0].config.data.paths("test"))
+        plan.output,
+        table,
+        CocoDataset(*split_paths(plan.trainings["single-fc", 0].config.data, "test")),
     )
     check_files(plan.output, result)
 
@@ -259,10 +262,10 @@ def test_fusion_rules_read_one_detector(make: MakePlan, train: FakeTraining) -> 
     assert train.trained == ["double-ext-0"]
     assert list(result.table["fusion"]) == ["complementary"] * 3 + ["max", "mean", "complementary"]
     precision = Precision(plan, "cpu")
-    found = {
-        point.label: pd.concat(precision.detections(point, 0).read(["image_id", "score"]))
-        for point in plan.points
-    }
+    found = {}
+    for point in plan.points:
+        rows = precision.detections(point, 0)
+        found[point.label] = rows[rows["head"] == precision.reads[point.label].reading]
     detector = load_detector(plan.output / "double-ext-0" / "checkpoints" / "detector.pt")
     image = precision.dataset[0].image
     boxes = detector.propose(image)[1]

@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn.checkpoints import load_detector
 from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate
@@ -105,7 +106,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     detector.load_state_dict(
         {name.removeprefix("detector."): value for name, value in best["state_dict"].items()}
     )
-    found = evaluate(detector, CocoDataset(*config.data.paths("val")), progress=False)
+    found = evaluate(detector, CocoDataset(*split_paths(config.data, "val")), progress=False)
     (log,) = (run.path / "logs").glob("csv/version_1/metrics.csv")
     (logged,) = pd.read_csv(log).dropna(subset=["val_AP"]).to_dict("records")
     assert found["double-ext"]["AP50"] > 0

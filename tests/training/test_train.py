@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn.checkpoints import load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
@@ -62,7 +63,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def test_it_takes_as_many_steps_as_asked_and_sees_all_images(trained: Trained) -> None:
     record = trained.record
     assert record.iterations == list(range(ITERATIONS))
-    dataset = CocoDataset(*trained.run.config.data.paths("train"))
+    dataset = CocoDataset(*split_paths(trained.run.config.data, "train"))
     all_images = sorted(digest(dataset[i].image.float() / 255) for i in range(4))
     assert all(sorted(batch) == all_images for batch in record.images)
 
@@ -128,7 +129,7 @@ def test_the_last_validation_is_that_of_the_detector(trained: Trained) -> None:
     logged = trained.log.dropna(subset=["val_AP"])
     assert logged["step"].tolist() == [29, 59]
     detector = load_detector(trained.run.detector_path)
-    val = CocoDataset(*trained.run.config.data.paths("val"))
+    val = CocoDataset(*split_paths(trained.run.config.data, "val"))
     found = evaluate(detector, val, progress=False)
     assert set(found) == {"double"}
     assert found["double"]["AP50"] > 0
@@ -194,7 +195,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(make_run: Callable[..., Ru
 
 def test_classes_of_the_splits_must_agree(make_run: Callable[..., Run], tmp_path: Path) -> None:
     run = make_run()
-    annotations, images = run.config.data.paths("val")
+    annotations, images = split_paths(run.config.data, "val")
     other = tmp_path / "other.json"
     other.write_text(annotations.read_text().replace('"red"', '"blue"'))
     config = run.config.with_data(val_annotations=other, val_images=images)

@@ -14,10 +14,26 @@ from typing import Any
 
 from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import Config
-from rethink_heads.detectors.detectron2.config import LEVEL_FROM, NODE, SIZES, TASK_WEIGHTS
 from rethink_heads.errors import UserError
 from rethink_heads.files import expand_home
 from rethink_heads.settings import read_yaml
+
+NODE = "MODEL.RETHINK_HEADS"
+SIZES = (
+    "fc_width",
+    "conv_width",
+    "conv_bottleneck",
+    "conv_blocks",
+    "non_local",
+    "non_local_groups",
+    "conv_enlargement",
+    "fusion",
+)
+"""Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
+LEVEL_FROM = "roi_level_from"
+"""The one of :class:`rethink_heads.config.ConventionsConfig`: all others are detectron2's own."""
+TASK_WEIGHTS = ("l_fc", "l_conv", "w_fc", "w_conv")
+"""Those that it has as numbers, of which a negative one means the structure's own."""
 
 BASE = "_BASE_"
 LEVELS = 5

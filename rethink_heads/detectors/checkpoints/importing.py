@@ -11,10 +11,11 @@ import torch
 
 from rethink_heads.bounds import head_name
 from rethink_heads.config import Config, ModelConfig, load_preset
+from rethink_heads.detectors.answers import check_loaded
 from rethink_heads.detectors.checkpoints.detectron2_settings import SettingsFile
 from rethink_heads.detectors.checkpoints.frameworks import LAYOUTS
 from rethink_heads.detectors.checkpoints.layouts import Layout, State, known_class_names, our_state
-from rethink_heads.detectors.checkpoints.reading import check_loaded, read_checkpoint
+from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.settings import validate

@@ -9,7 +9,7 @@ import logging
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.answers import first_names, is_finite
+from rethink_heads.detectors.answers import check_loaded, first_names
 from rethink_heads.detectors.checkpoints.pickles import (
     ArrayRecord,
     ForbiddenObject,
@@ -289,24 +289,6 @@ def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != AVERAGED}
             names = list(tensors)
     return {name.replace("._orig_mod.", "."): value for name, value in tensors.items()}
-
-
-def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
-    """Raise UserError where weights by name are not finite, as those of a training that diverged.
-
-    ``where`` is the file that they come from, or what made them.
-    """
-    wrong = [
-        name
-        for name, value in weights
-        if value.is_floating_point() and not (nn.parameter.is_lazy(value) or value.is_meta)
-        if not is_finite(value.detach().float())
-    ]
-    if wrong:
-        raise UserError(
-            f"{where} has weights that are not finite numbers ({first_names(wrong)}): its training diverged, or it is"
-            " damaged; give the weights of an earlier step"
-        )
 
 
 def without_prefix(state: Mapping[str, Tensor], mark: str) -> dict[str, Tensor]:

@@ -12,6 +12,12 @@ from pydantic import ValidationError
 
 from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.config import ConventionsConfig, ModelConfig
+from rethink_heads.detectors.checkpoints.detectron2_settings import (
+    LEVEL_FROM,
+    NODE,
+    SIZES,
+    TASK_WEIGHTS,
+)
 from rethink_heads.errors import UserError
 from rethink_heads.heads import STRUCTURES
 
@@ -27,23 +33,6 @@ TRACER = "torch.fx._symbolic_trace"
 
 CONFIGS = Path(__file__).parent / "configs"
 """Folder of the package's configurations; see :func:`config_file`."""
-
-NODE = "MODEL.RETHINK_HEADS"
-SIZES = (
-    "fc_width",
-    "conv_width",
-    "conv_bottleneck",
-    "conv_blocks",
-    "non_local",
-    "non_local_groups",
-    "conv_enlargement",
-    "fusion",
-)
-"""Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
-LEVEL_FROM = "roi_level_from"
-"""The one of :class:`rethink_heads.config.ConventionsConfig`: all others are detectron2's own."""
-TASK_WEIGHTS = ("l_fc", "l_conv", "w_fc", "w_conv")
-"""Those that it has as numbers, of which a negative one means the structure's own."""
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:

@@ -3,8 +3,8 @@
 ``RethinkFCHead`` and ``RethinkConvHead`` are the layers alone, as box heads for its own ``StandardROIHeads``: its
 ``FastRCNNOutputLayers`` classifies and regresses on them, and RoIs are not enlarged.
 
-Imported when our node is added to a configuration, which registers them. Boxes here are in the detector's frame:
-pixels of the resized image.
+Imported when our node is added to a configuration, which registers them. Boxes here are in pixels of
+the resized image.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.boxes import enlarge
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.detectors.checkpoints.detectron2_settings import NODE
 from rethink_heads.detectors.coordinates import Size
 from rethink_heads.detectors.detectron2.config import (
-    NODE,
     head_of,
     model_settings,
     refuse_what_heads_lack,
@@ -62,7 +62,7 @@ class EnlargingPooler(ROIPooler):
 
         Args:
             x: (images, C, H, W) by level.
-            box_lists: by image, in the detector's frame.
+            box_lists: by image, in pixels of the resized image.
             enlargement: the factor by which an RoI is larger than its box, about the box's centre.
         """
         rois = [Boxes(enlarge(each.tensor, enlargement)) for each in box_lists]
@@ -180,7 +180,7 @@ class RethinkROIHeads(StandardROIHeads):
 
         Args:
             features: (images, C, H, W) by level.
-            boxes: by image, in the detector's frame.
+            boxes: by image, in pixels of the resized image.
         """
         levels = [features[name] for name in self.box_in_features]
         pooled: dict[float, Tensor] = {}
@@ -201,7 +201,7 @@ class RethinkROIHeads(StandardROIHeads):
 
         Args:
             roi_features: of ``pool``, by branch (N, C, S, S).
-            boxes: in the detector's frame.
+            boxes: in pixels of the resized image.
             image_size: (height, width) of the image there.
             head_names: by default all.
         """

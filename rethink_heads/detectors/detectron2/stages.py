@@ -216,10 +216,10 @@ def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:
 
 
 def _check_predictor(predictor: nn.Module) -> None:
-    lacking = [name for name in ANSWERS if not callable(getattr(predictor, name, None))]
-    if lacking:
+    missing = [name for name in ANSWERS if not callable(getattr(predictor, name, None))]
+    if missing:
         raise UserError(
-            f"the box predictor {type(predictor).__name__} has no `{lacking[0]}`, by which detectron2's"
+            f"the box predictor {type(predictor).__name__} has no `{missing[0]}`, by which detectron2's"
             " FastRCNNOutputLayers answers for given boxes: give it one, or put the detector behind"
             " rethink_heads.Detector yourself (notebooks/your_own_detector shows how)"
         )
@@ -268,7 +268,7 @@ def can_place(pooler: Any) -> bool:
 
 
 def place(pooler: Any, levels: Sequence[Tensor], boxes: Tensor) -> PyramidRoIs:
-    """Where a pooler that ``can_place`` pools one image's boxes (N, 4), in the detector's frame, from.
+    """Where a pooler that ``can_place`` pools one image's boxes (N, 4), in pixels of the resized image, from.
 
     Args:
         pooler: detectron2's.
@@ -291,7 +291,7 @@ def place(pooler: Any, levels: Sequence[Tensor], boxes: Tensor) -> PyramidRoIs:
 
 
 def pool(pooler: nn.Module, levels: list[Tensor], boxes: Tensor) -> Tensor:
-    """What a pooler makes of one image's boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
+    """What a pooler makes of one image's boxes (N, 4) of the resized image: RoI features (N, C, S, S)."""
     if len(levels[0]) == 1 and boxes.dtype == torch.float32 and can_place(pooler):
         return place(pooler, levels, boxes).pool()
     found: Tensor = pooler(levels, [Boxes(boxes)])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rethink_heads.config import Config
-from rethink_heads.detectors.checkpoints.reading import check_loaded
+from rethink_heads.detectors.answers import check_loaded
 from rethink_heads.detectors.rcnn.detector import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read, sha256, write_torch

@@ -278,7 +278,7 @@ def can_place(pooler: nn.Module) -> bool:
 
 
 def place(pooler: Any, features: ImageFeatures, boxes: Tensor) -> PyramidRoIs:
-    """Where a pooler that ``can_place`` pools boxes (N, 4), in the detector's frame, from."""
+    """Where a pooler that ``can_place`` pools boxes (N, 4), in pixels of the resized image, from."""
     forget_images(pooler)
     pooler(features.pyramid, [boxes[:0]], [features.size])
     maps = [each for name, each in features.pyramid.items() if name in pooler.featmap_names]
@@ -303,7 +303,7 @@ def forget_images(pooler: nn.Module) -> None:
 
 
 def pool(pooler: nn.Module, features: ImageFeatures, boxes: Tensor) -> Tensor:
-    """What a pooler makes of boxes (N, 4) in the detector's frame: RoI features (N, C, S, S)."""
+    """What a pooler makes of boxes (N, 4) of the resized image: RoI features (N, C, S, S)."""
     if can_place(pooler):
         return place(pooler, features, boxes).pool()
     return _pooled_by_torchvision(pooler, features, boxes)

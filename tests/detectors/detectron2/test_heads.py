@@ -21,8 +21,8 @@ from detectron2.utils.events import EventStorage
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import ConventionsConfig, ModelConfig, load_preset
 from rethink_heads.detectors.box_heads import parts_of
+from rethink_heads.detectors.checkpoints.detectron2_settings import SIZES
 from rethink_heads.detectors.detectron2.config import (
-    SIZES,
     add_rethink_heads_config,
     config_file,
     config_names,

@@ -107,12 +107,12 @@ def test_what_was_trained_is_opened_and_measured(
     assert detector.class_names == dataset.class_names
     config = MeasuringConfig(images=3, objects_per_image=2, grid_steps=3)
     measured = measure(detector, dataset, "trained", config, 0, tmp_path, {}, progress=False)
-    assert set(measured.bins["head"]) == {"fc", "conv", "double", "double-ext"}
+    assert set(measured.heads) == {"fc", "conv", "double", "double-ext"}
     assert measured.objects["image_id"].nunique() == 3
-    assert measured.rows["score"].nunique() > len(measured.rows) / 4
-    by_kind = measured.maps.groupby("kind")["head"].agg(set).to_dict()
-    assert by_kind["weight_correlation"] == {"fc"}
-    assert by_kind["spatial_correlation"] == {"fc", "conv"}
+    scores = measured.rows(("trained", "fc"))["score"]
+    assert len(set(scores.tolist())) > len(scores) / 4
+    assert measured.map_keys("weight_correlation") == (("trained", "fc"),)
+    assert measured.map_keys("spatial_correlation") == (("trained", "conv"), ("trained", "fc"))
 
 
 def test_weights_are_evaluated(data: list[str], longer: Path, tmp_path: Path) -> None:

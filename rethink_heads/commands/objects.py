@@ -1,0 +1,158 @@
+"""``rethink-heads objects``: which objects heads find hardest, listed and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rethink_heads.console import work
+from rethink_heads.errors import UserError
+from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.report.output import Report
+from rethink_heads.result_folders import legends_for, result_folders, written_folder
+from rethink_heads.study import Key, Study, study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rethink_heads.plots.objects import ObjectView
+
+NAME = "objects"
+EXAMPLE = "Examples: rethink-heads objects --run runs/demo --head fc --head conv --worst 10"
+MOST_DRAWN = 12
+MOST_HEADS_DRAWN = 3
+OBJECT = ["image_id", "object_id", "class_name", "size"]
+
+WorstOption = Annotated[
+    int, typer.Option("--worst", metavar="N", min=1, help="List and draw so many objects.")
+]
+
+
+def command(options: StudyOptions, screen: ScreenOptions, worst: WorstOption = 10) -> None:
+    """Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.
+
+    Of several heads, the lowest on average. Every object's numbers go into a table (CSV); the hardest are drawn,
+    their proposals coloured by score, beside score against IoU.
+    """
+    report(study(options), worst, screen)
+
+
+def report(found: Study, worst: int, screen: ScreenOptions) -> None:
+    """Print the objects that the heads of a study find hardest, and draw the first of them."""
+    from rethink_heads.files import write_csv
+    from rethink_heads.locking import hold
+    from rethink_heads.plots.layout import save_figure
+    from rethink_heads.plots.objects import draw_objects
+    from rethink_heads.plots.style import series_of
+    from rethink_heads.report.heads import SIZES, Heads
+    from rethink_heads.statistics.correlation import object_correlations
+
+    objects = object_correlations(found.selected)
+    hardest = rank(objects, worst)
+    shown = objects.merge(hardest[["image_id", "object_id", "rank"]], on=["image_id", "object_id"])
+    heads = Heads(found.sides, objects)
+    result = Report(NAME, found.measurements.provenance)
+    result.data(objects=objects, hardest=hardest)
+    tables, figures = result_folders(found.runs, found.names)
+    with hold(written_folder(found.runs)), work(), legends_for(found.runs):
+        path = tables / "objects.csv"
+        write_csv(objects, path)
+        result.files.append(path)
+        drawn = list(heads.names)[:MOST_HEADS_DRAWN]
+        first = hardest.head(MOST_DRAWN)
+        if len(first) and any(len(found.selected.rows(key)) for key in drawn):
+            views = list(object_views(found, objects, first, drawn))
+            series = [each for each in series_of(objects) if (each.detector, each.head) in drawn]
+            result.files += save_figure(draw_objects(views, series), figures / "objects")
+
+    names = ", ".join(heads.names.values())
+    undefined = objects[objects["pcc"].isna()]["object_id"].nunique()
+    result.lines(
+        f"The {len(hardest)} objects that {names} {'find' if len(heads.names) > 1 else 'finds'} hardest,"
+        " by the lowest PCC of score and IoU over an object's own proposals"
+        + (", averaged over the heads." if len(heads.names) > 1 else ".")
+    )
+    cells = heads.columns(
+        shown.sort_values("rank"),
+        OBJECT,
+        lambda row: f"{row['pcc']:.2f}, {row['score']:.2f}, {row['regressed_iou']:.2f}",
+    )
+    result.table(
+        "By head: PCC, mean score and mean IoU of the regressed box over proposals of IoU 0.7 and more",
+        cells,
+        *heads.share("classifier and regressor"),
+        *(
+            [f"{undefined} objects are left out: their scores or IoUs do not vary."]
+            if undefined
+            else []
+        ),
+        SIZES,
+    )
+    places = " and ".join(dict.fromkeys(str(path.parent) for path in result.files))
+    result.end(
+        screen.as_json, screen.full, f"every object's numbers and the figure are in {places}"
+    )
+
+
+def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:
+    """The hardest objects: those with a PCC by every head, the lowest mean over the heads first, and their rank from 1.
+
+    Args:
+        objects: what :func:`rethink_heads.statistics.correlation.object_correlations` returns.
+        worst: how many.
+
+    Raises:
+        UserError: no object has a PCC by every head.
+    """
+    by_object = objects.groupby(OBJECT, sort=False)["pcc"] if len(objects) else None
+    mean = (
+        None if by_object is None else by_object.agg(lambda pccs: pccs.mean(skipna=False)).dropna()
+    )
+    if mean is None or mean.empty:
+        raise UserError(
+            "no object has a PCC of score and IoU by every head: none was measured, or scores do not vary; look at"
+            " other heads (--head) or more images (--max-images)"
+        )
+    found = mean.sort_values(kind="stable").head(worst).reset_index()
+    return found.assign(rank=range(1, len(found) + 1))
+
+
+def object_views(
+    found: Study, objects: pd.DataFrame, hardest: pd.DataFrame, keys: list[Key]
+) -> Iterator[ObjectView]:
+    """What is drawn of each object: its image, and the sampled proposals with each head's score.
+
+    The boxes of sampled proposals are made again from the object's grid.
+    """
+    import numpy as np
+    import torch
+
+    from rethink_heads.plots.objects import ObjectView
+    from rethink_heads.proposals import grid
+
+    subject = found.subjects[0]
+    dataset = subject.opened.dataset
+    numbers = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
+    places = found.selected.objects.reset_index().set_index(["image_id", "object_id"])["index"]
+    rows = {key: found.selected.rows(key) for key in keys}
+    pccs = objects.set_index(["image_id", "object_id", "detector", "head"])["pcc"]
+    for image_id, object_id, class_name in hardest[OBJECT[:3]].itertuples(index=False, name=None):
+        sample = dataset[numbers[image_id]]
+        box = sample.boxes[int(torch.nonzero(sample.object_ids == object_id)[0, 0])]
+        height, width = sample.image.shape[-2:]
+        proposals = grid(box, (height, width), subject.config.measuring.grid_steps)
+        scores, chosen = {}, np.empty(0, np.int64)
+        for key, of_head in rows.items():
+            own = of_head[of_head["object"] == places[image_id, object_id]]
+            scores[key], chosen = own["score"], own["proposal"].astype(np.int64)
+        yield ObjectView(
+            f"{class_name}, object {object_id}\nimage {image_id}",
+            sample.image.permute(1, 2, 0).numpy(),
+            box.double().numpy(),
+            proposals.boxes[chosen].double().numpy(),
+            proposals.ious[chosen].numpy(),
+            scores,
+            {key: float(pccs[image_id, object_id, *key]) for key in keys},
+        )

@@ -1,0 +1,414 @@
+"""Tables and figures of measurements, of a detector's stages and of final detections, from files alone.
+
+Tables are computed once and figures are drawn from them, so that a figure shows what its CSV says, and can be drawn
+again from the CSV. The paper's own figures are those of :mod:`rethink_heads.paper`; here are the ones that it lacks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rethink_heads import bounds
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.errors import UserError
+from rethink_heads.evaluation import detections as evaluation
+from rethink_heads.evaluation.average_precision import average_precisions
+from rethink_heads.evaluation.calibration import calibration_of
+from rethink_heads.evaluation.errors import POSITIVE_IOU, errors_of
+from rethink_heads.files import read_csv, write_csv
+from rethink_heads.measure.stages import DETECTIONS
+from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.paper import (
+    AnalysisInputs,
+    MissingInputError,
+    Options,
+    Tables,
+    TableSet,
+    analyses,
+    paper_heads,
+)
+from rethink_heads.plots import detections as drawn_detections
+from rethink_heads.plots import figures
+from rethink_heads.plots.layout import save_figure
+from rethink_heads.plots.style import NothingToDrawError, naming_data
+from rethink_heads.statistics.bootstrap import REPLICATES
+from rethink_heads.statistics.comparison import (
+    COMPARED_RESPONSES,
+    STATISTICS,
+    compare,
+    compare_decay,
+    compare_responses,
+    compared_pairs,
+)
+from rethink_heads.statistics.correlation import pearson, spearman
+from rethink_heads.statistics.ranks import RANK_REPLICATES, compare_levels, level_correlation
+from rethink_heads.statistics.regression import error_components
+from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
+from rethink_heads.statistics.spatial import distinct_pairs
+from rethink_heads.statistics.stages import compare_stages, stage_correlation
+from rethink_heads.statistics.sums import WHOLE_RANGE
+
+# Over all proposals as we read the paper, and over those that a detector's final boxes come from, where
+# a score that saturates early no longer hides how well it ranks.
+IOU_RANGES = ((0.0, 1.0), (0.5, 1.0))
+COMPARED_BY_IOU = ("score", "regressed_iou", "gain")
+
+log = logging.getLogger(__name__)
+
+
+def compute_tables(
+    measurements: Measurements,
+    *,
+    stages: pd.DataFrame | None = None,
+    replicates: int | None = None,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """Every table of measurements, each estimate with its 95% interval.
+
+    Args:
+        measurements: of any detectors and heads.
+        stages: boxes of RPN and final detections of the same detectors, see ``measure_stages``.
+        replicates: of the bootstrap; by default each statistic's own.
+        seed: of the bootstrap.
+
+    Returns:
+        Frames by name. The paper's (see :mod:`rethink_heads.paper`): "score_by_iou" and
+        "regressed_iou" (Figure 2), "stages" (Figure 3), "correlation_maps" and "decay" (Figure 4).
+        Beyond the paper: "pcc" and "spearman" (a row a head, size and range of IoU, in the columns
+        "iou_low" and "iou_high"), "error_components", "error_components_by_iou",
+        "spatial_correlation" (mean over distinct cell pairs), "displacement", "cells",
+        "response_summary", and "comparisons", "comparisons_by_iou" and "comparisons_sensitivity"
+        (of the pairs of
+        heads that :func:`.compared_pairs` gives). What was not measured has an empty frame.
+    """
+    options: Options = {"seed": seed}
+    if replicates is not None:
+        options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
+    return compute(AnalysisInputs(measurements, stages, options=options))
+
+
+def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> TableSet:
+    """Every table of the inputs: the paper's analyses', of measurements the rest, and the data's name in "source".
+
+    Args:
+        inputs: what there is.
+        skipped: gets by name the analyses that lack something, and what they lack.
+    """
+    tables = TableSet()
+    for name, analysis in analyses().items():
+        try:
+            tables |= analysis.tables(inputs)
+        except MissingInputError as reason:
+            if skipped is not None:
+                skipped[name] = str(reason)
+    if inputs.found is not None:
+        tables |= _tables_beyond_the_paper(inputs.found, inputs.options)
+        if inputs.data:
+            tables["source"] = pd.DataFrame({"data": [inputs.data]})
+    return tables
+
+
+def stage_tables(
+    stages: pd.DataFrame | None,
+    measurements: Measurements | None,
+    pairs: Sequence[tuple[Key, Key]],
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+    *,
+    replicates: int = REPLICATES,
+    rank_replicates: int = RANK_REPLICATES,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """Every table of the three stages.
+
+    Args:
+        stages, measurements, iou_range, replicates, rank_replicates, seed: as of
+            ``stage_correlation``.
+        pairs: the heads to compare, each (detector, head).
+
+    Returns:
+        "stage_correlation" and "stage_comparisons"; where there are final detections also
+        "rank_levels" and "rank_level_comparisons" (see
+        :mod:`rethink_heads.statistics.ranks`), over all IoUs from 0.5 whatever the range.
+        Without pairs the comparisons have no rows.
+    """
+    correlate, compared_by = (
+        partial(each, replicates=replicates, rank_replicates=rank_replicates, seed=seed)
+        for each in (stage_correlation, compare_stages)
+    )
+    compared = [compared_by(stages, measurements, a, b, iou_range) for a, b in pairs]
+    tables = {
+        "stage_correlation": correlate(stages, measurements, iou_range),
+        "stage_comparisons": _stack(compared),
+    }
+    if stages is not None and (stages["stage"] == DETECTIONS).any():
+        levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
+        tables["rank_levels"] = levels
+        # A head that found nothing at all has no boxes, only predefined proposals.
+        there = set(zip(levels["detector"], levels["head"], strict=True))
+        tables["rank_level_comparisons"] = _stack(
+            [
+                compare_levels(stages, a, b, replicates=rank_replicates, seed=seed)
+                for a, b in pairs
+                if {a, b} <= there
+            ]
+        )
+    return tables
+
+
+def detection_tables(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    keys: Iterable[Key],
+    *,
+    errors: bool = False,
+    calibration: bool = False,
+    pairs: Iterable[tuple[Key, Key]] = (),
+    error_iou: float = POSITIVE_IOU,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """The tables of several heads, each head resampled once for its rows and for all its comparisons.
+
+    Args:
+        detections, dataset: as of ``average_precision.precision_table``.
+        keys: (detector, head) of the heads, in the order of the rows.
+        errors, calibration: whether to make those tables, too.
+        pairs: heads to compare, a - b.
+        error_iou: least IoU of a true positive for the errors.
+        replicates, seed: of the bootstrap over images.
+
+    Returns:
+        By name, as ``precision_table``, ``detection_errors``, ``calibration_errors`` and ``reliability`` return them:
+        "ap" and, where asked for, "detection_errors", "calibration", "reliability"; and with pairs
+        "ap_comparisons", "detection_errors_comparisons", "calibration_comparisons".
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    measures: dict[str, evaluation.Measure] = {"ap": average_precisions}
+    if errors:
+        measures["detection_errors"] = partial(errors_of, iou_threshold=error_iou)
+    if calibration:
+        measures["calibration"] = calibration_of
+    return evaluation.detection_tables(detections, dataset, keys, measures, pairs, replicates, seed)
+
+
+def write_tables(
+    measurements: Measurements | Tables, folder: Path, *, seed: int = 0
+) -> dict[str, Path]:
+    """Write every table as ``folder``/NAME.csv and return the paths by name.
+
+    Tables without rows are left out.
+
+    Args:
+        measurements: measurements, or the tables that :func:`compute_tables` made of them.
+        folder: made if it is not there.
+        seed: of the bootstrap.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = {}
+    for name, table in _tables(measurements, seed).items():
+        if table.empty:
+            log.info("no table %s: nothing measured for it", name)
+            continue
+        paths[name] = Path(folder) / f"{name}.csv"
+        write_csv(table, paths[name])
+    return paths
+
+
+def write_results(tables: Tables, tables_folder: Path, figures_folder: Path) -> list[Path]:
+    """Write tables as CSV and the figures that they hold the numbers of; return the paths.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    written = [*write_tables(tables, tables_folder).values()]
+    return written + write_figures(tables, figures_folder)
+
+
+def read_tables(folder: Path) -> TableSet:
+    """Read what :func:`write_tables` wrote, every number to its last digit.
+
+    Raises:
+        UserError: there are no tables in the folder, or a file is not CSV.
+    """
+    paths = sorted(Path(folder).glob("*.csv"))
+    if not paths:
+        raise UserError(f"there are no tables (*.csv) in {folder}")
+    return TableSet({path.stem: read_csv(path) for path in paths})
+
+
+def write_figures(
+    measurements: Measurements | Tables,
+    folder: Path,
+    *,
+    seed: int = 0,
+    skipped: dict[str, str] | None = None,
+) -> list[Path]:
+    """Draw every figure that there are measurements for, as PNG and PDF in ``folder``.
+
+    Figures: figure2, figure3 and figure4 (the paper's) and those of its other analyses whose tables
+    are there; correlations, gain, error_components, decay, displacement and cells;
+    figure2_all_heads, all heads and sizes without standard deviations, where there are others than
+    fc-head and conv-head; of final detections average_precision, detection_errors and reliability;
+    and each table stage_correlation, by its name.
+
+    Args:
+        measurements: measurements, or the tables that :func:`compute_tables` made of them.
+        folder: made if it is not there.
+        seed: of the bootstrap.
+        skipped: gets by name the figures without anything to show, and why.
+
+    Returns:
+        The paths written. A figure without anything to show is skipped with a line in the log.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    paths = []
+    tables = TableSet(_tables(measurements, seed))
+    data = str(tables["source"]["data"].iloc[0]) if "source" in tables else ""
+    for name, draw in _drawings(tables).items():
+        try:
+            with naming_data(data):
+                figure = draw()
+        except NothingToDrawError as reason:
+            log.info("no figure %s: %s", name, reason)
+            if skipped is not None:
+                skipped.setdefault(name, str(reason))
+            continue
+        paths += save_figure(figure, Path(folder) / name)
+    return paths
+
+
+def _tables(measurements: Measurements | Tables, seed: int) -> Tables:
+    if isinstance(measurements, Measurements):
+        return compute_tables(measurements, seed=seed)
+    return measurements
+
+
+def _tables_beyond_the_paper(m: Measurements, options: Options) -> dict[str, pd.DataFrame]:
+    responses = {kind: response(m, kind, **options) for kind in RESPONSE_KINDS}
+    summaries = [response_summary(m, kind, **options) for kind in RESPONSE_KINDS]
+    return {
+        "pcc": over_ranges(partial(pearson, m, **options)),
+        "spearman": over_ranges(partial(spearman, m, **options)) if m.has_rows else pd.DataFrame(),
+        "error_components": error_components(m, **options),
+        "error_components_by_iou": error_components(m, by_bin=True, **options),
+        "spatial_correlation": distinct_pairs(m, **options),
+        "displacement": responses["displacement_score"],
+        "cells": _stack([responses["cell_score"], responses["cell_iou"]]),
+        "response_summary": _stack(summaries),
+        "comparisons": _comparisons(m, STATISTICS, options),
+        "comparisons_by_iou": _comparisons(m, COMPARED_BY_IOU, options, by_bin=True),
+        "comparisons_sensitivity": _sensitivity_comparisons(m, options),
+    }
+
+
+def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
+    """What draws each figure: the paper's, then ours."""
+    drawings: dict[str, Callable[[], Figure]] = {
+        name: partial(analysis.draw, tables) for name, analysis in analyses().items()
+    }
+    drawings |= {
+        "correlations": lambda: figures.correlations(tables["pcc"], tables.get("spearman")),
+        "gain": lambda: figures.gain(tables["regressed_iou"]),
+        "error_components": lambda: figures.error_components(tables["error_components"]),
+        "decay": lambda: figures.decay(tables["decay"]),
+        "displacement": lambda: figures.displacement(tables["displacement"]),
+        "cells": lambda: figures.cells(tables["cells"]),
+    }
+    scores = tables.get("score_by_iou", pd.DataFrame())
+    if len(paper_heads(scores)) < len(scores):
+        drawings["figure2_all_heads"] = lambda: figures.figure2(
+            scores, tables["regressed_iou"], spread=False
+        )
+    # What other commands than `figures` make tables of: missed by no one where it is not there.
+    if "ap" in tables:
+        drawings["average_precision"] = partial(drawn_detections.average_precision, tables["ap"])
+    if "detection_errors" in tables:
+        drawings["detection_errors"] = partial(
+            drawn_detections.detection_errors, tables["detection_errors"]
+        )
+    if "reliability" in tables:
+        drawings["reliability"] = lambda: drawn_detections.reliability(
+            tables["reliability"], tables["calibration"]
+        )
+    for name in tables:
+        if name.startswith("stage_correlation"):
+            drawings[name] = partial(figures.figure3, tables[name])
+    return drawings
+
+
+def over_ranges(
+    table: Callable[[tuple[float, float]], pd.DataFrame],
+    ranges: Sequence[tuple[float, float]] = IOU_RANGES,
+) -> pd.DataFrame:
+    """A table over each of several ranges of IoU, one below the other, with the range in columns of its own."""
+    return _stack([_with_range(table(ends), ends) for ends in ranges])
+
+
+def _with_range(
+    frame: pd.DataFrame, iou_range: tuple[float, float], after: int = 3
+) -> pd.DataFrame:
+    """The frame with the ends of the range after its keys, the first ``after`` columns."""
+    if len(frame):
+        frame.insert(after, "iou_low", iou_range[0])
+        frame.insert(after + 1, "iou_high", iou_range[1])
+    return frame
+
+
+def _stack(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def _comparisons(
+    measurements: Measurements,
+    statistics: tuple[str, ...],
+    options: Options,
+    *,
+    by_bin: bool = False,
+) -> pd.DataFrame:
+    """Statistics of every pair of sides, over each range of IoU or in each bin."""
+    frames = []
+    for statistic in statistics:
+        # Correlations of cells are of the object's own box: there is no proposal to choose.
+        once = by_bin or statistic == "spatial_correlation"
+        ranges = IOU_RANGES[:1] if once else IOU_RANGES
+        of_maps = statistic == "spatial_correlation"
+        keys = measurements.map_keys(statistic) if of_maps else measurements.keys
+        for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
+            try:
+                found = compare(
+                    measurements, statistic, a, b, iou_range=ends, by_bin=by_bin, **options
+                )
+            except UserError as reason:
+                log.info("no comparison of %s: %s", statistic, reason)
+                break
+            frames.append(found if by_bin else _with_range(found, ends, after=2))
+    return _stack(frames)
+
+
+def _sensitivity_comparisons(measurements: Measurements, options: Options) -> pd.DataFrame:
+    """Decay and responses of every pair of sides."""
+    comparisons = {"decay": compare_decay}
+    comparisons |= {kind: partial(compare_responses, kind=kind) for kind in COMPARED_RESPONSES}
+    frames = []
+    for name, compared in comparisons.items():
+        keys = measurements.map_keys("spatial_correlation" if name == "decay" else name)
+        for a, b in compared_pairs(keys, name):
+            try:
+                frames.append(compared(measurements, a=a, b=b, **options))
+            except UserError as reason:
+                log.info("no comparison of %s: %s", name, reason)
+    return _stack(frames)

@@ -1,0 +1,93 @@
+"""Classes that a dataset leaves out count nowhere: as if the file did not have them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.base import Detections
+from rethink_heads.errors import UserError
+from rethink_heads.evaluation.average_precision import average_precision, precision_table
+from rethink_heads.evaluation.calibration import calibration_errors, reliability
+from rethink_heads.evaluation.errors import detection_errors
+from rethink_heads.training.evaluation import add_detections, precision_by_head
+from tests.made_detections import (
+    as_dataset,
+    as_results,
+    make_dataset,
+    make_detections,
+    pycocotools_precision,
+)
+
+KEPT = ("cat", "owl")
+
+
+@pytest.fixture
+def chosen(tmp_path: Path) -> CocoDataset:
+    return make_dataset(tmp_path / "whole", images=12).with_classes(KEPT)
+
+
+@pytest.fixture
+def reference(tmp_path: Path, chosen: CocoDataset) -> CocoDataset:
+    """A file of the kept classes alone."""
+    content = json.loads(chosen.annotations_path.read_text())
+    content["categories"] = [c for c in content["categories"] if c["name"] in KEPT]
+    ids = {c["id"] for c in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in ids]
+    return as_dataset(tmp_path / "reference", content)
+
+
+@pytest.fixture
+def found(reference: CocoDataset) -> pd.DataFrame:
+    return make_detections(reference, 1, shake=0.15)
+
+
+def test_every_statistic_is_that_of_a_file_without_them(
+    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
+) -> None:
+    for statistic in (precision_table, detection_errors, calibration_errors, reliability):
+        ours, theirs = (statistic(found, data, replicates=9) for data in (chosen, reference))
+        pd.testing.assert_frame_equal(ours, theirs)
+        assert ours.select_dtypes("float").notna().any(axis=None), statistic
+
+
+def test_precision_is_pycocotools_on_the_other_file(
+    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
+) -> None:
+    results = as_results(found, chosen)
+    expected = pycocotools_precision(reference.annotations_path, results)
+    table = precision_table(found, chosen, replicates=3).set_index("metric")["value"]
+    np.testing.assert_array_equal(table[list(expected)], [*expected.values()])
+    ours = average_precision(chosen.annotations_path, results, category_ids=chosen.category_ids)
+    assert ours == expected
+    # Else the class that nothing is found of would pull the mean down.
+    assert average_precision(chosen.annotations_path, results)["AP"] < expected["AP"]
+
+
+def test_evaluation_of_a_detector_counts_the_kept_classes_only(
+    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
+) -> None:
+    results: dict[str, list[dict[str, float]]] = {}
+    for image_id, rows in found.groupby("image_id"):
+        boxes = torch.tensor(rows[["x1", "y1", "x2", "y2"]].to_numpy())
+        labels, scores = (torch.tensor(rows[name].to_numpy()) for name in ("label", "score"))
+        sample = type("Sample", (), {"image_id": image_id})()
+        of_head = {"fc": Detections(boxes, scores, labels)}
+        add_detections(results, sample, of_head, chosen.category_ids)
+    ours, theirs = (precision_by_head(results, data, ["fc"]) for data in (chosen, reference))
+    assert ours == theirs
+    assert ours["fc"]["AP"] > 0
+
+
+def test_detections_of_left_out_classes_are_refused(
+    chosen: CocoDataset, found: pd.DataFrame
+) -> None:
+    strange = found.assign(label=2)
+    with pytest.raises(UserError, match=r"labels from 0 to 2, but .* has 2 classes, 0 to 1"):
+        precision_table(strange, chosen, replicates=3)
