@@ -12,7 +12,6 @@ from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.settings import preset_names
 
-
 SOURCES = {
     "shapes-tiny": "shapes",
     **dict.fromkeys(("bccd-small", "coco-r50", "coco-r101", "voc07-r50", "voc0712-r50")),
