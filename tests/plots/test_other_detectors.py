@@ -22,9 +22,9 @@ from tests.plots.test_stages import correlations
 
 Tables = dict[str, pd.DataFrame]
 PAIRS = [
-    ("fasterrcnn_mobilenet_v3_large_fpn", "fc"),
+    ("fasterrcnn_resnet50_fpn", "fc"),
     ("faster_rcnn_R_50_FPN_1x", "fc"),
-    ("bccd-small-double-ext-with-a-long-name", "fc"),
+    ("maskrcnn_resnet50_fpn", "fc"),
     ("fasterrcnn_resnet50_fpn_v2", "conv-fc"),
     ("faster_rcnn_R_50_C4", "conv"),
     ("my_package.module:make_detector", "box"),

@@ -55,9 +55,15 @@ def test_each_panel_shows_its_stage(statistic: str) -> None:
 
 
 def test_texts_are_legible_and_neither_cut_nor_overlapping() -> None:
-    drawn = draw(figure3(correlations()))
-    assert drawn.misplaced() == []
-    assert min(text.get_fontsize() for text in drawn.texts) >= 7
+    long = tuple(
+        (f"bccd-small-{head}-with-a-long-name-{seed}", head)
+        for head in ("fc", "conv", "double-ext")
+        for seed in (0, 1)
+    )
+    for frame in (correlations(long), correlations()):
+        drawn = draw(figure3(frame))
+        assert drawn.misplaced() == []
+        assert min(text.get_fontsize() for text in drawn.texts) >= 7
     (legend,) = drawn.figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["fc-head", "conv-head", "95% interval"]
