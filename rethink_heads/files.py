@@ -22,7 +22,6 @@ from rethink_heads.errors import UserError, shown
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 CACHE_VARIABLE = "RETHINK_HEADS_CACHE"
 METADATA_KEY = b"rethink_heads"
@@ -178,7 +177,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        # pyarrow wraps the system's words in its own; the number is the same.
+        reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+        raise UserError(
+            f"cannot write {path}: {reason}; free some space or choose another folder"
+        ) from error
     except UnicodeEncodeError as error:
         raise UserError(
             f"cannot write {path}: a name in it has U+{ord(error.object[error.start]):04X}, which no text file can"
@@ -187,12 +190,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         # After a rename there is nothing left under the temporary name.
         remove(temporary)
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    # pyarrow wraps the system's words in its own; the number is the same.
-    reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-    return UserError(f"cannot write {path}: {reason}; free some space or choose another folder")
 
 
 def unfinished_in(folders: Iterable[Path]) -> list[Path]:
@@ -295,27 +292,17 @@ def _first_line(error: Exception) -> str:
 
 def write_parquet(frame: pd.DataFrame, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a frame as Parquet, without its index, with ``metadata`` in the file's schema."""
-    write_parquets({path: frame}, metadata)
-
-
-def write_parquets(frames: Mapping[Path, pd.DataFrame], metadata: Mapping[str, str]) -> None:
-    """Write several frames, each as :func:`write_parquet` does; none where one cannot be written.
-
-    The files take their names when all are written, the first of them last: where it is there, so
-    are the others.
-    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     encoded = json.dumps(dict(metadata), sort_keys=True).encode()
-    with contextlib.ExitStack() as stack:
-        for path, frame in frames.items():
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            schema_metadata = dict(table.schema.metadata or {}) | {METADATA_KEY: encoded}
-            temporary = stack.enter_context(atomic_path(path))
-            named = table.replace_schema_metadata(schema_metadata)
-            # A page with a wrong bit can be read without an error otherwise, as other numbers.
-            pq.write_table(named, temporary, write_page_checksum=True)
+    named = table.replace_schema_metadata(
+        dict(table.schema.metadata or {}) | {METADATA_KEY: encoded}
+    )
+    with atomic_path(path) as temporary:
+        # A page with a wrong bit can be read without an error otherwise, as other numbers.
+        pq.write_table(named, temporary, write_page_checksum=True)
 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -355,59 +342,3 @@ def reading_parquet(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot read {path} as Parquet ({_first_line(error)}); delete it and run the command again"
         ) from error
-
-
-class ParquetStream:
-    """A Parquet file that is written a row group at a time."""
-
-    def __init__(self, writer: pq.ParquetWriter, path: Path) -> None:
-        self._writer, self._path = writer, path
-
-    def __enter__(self) -> ParquetStream:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        try:
-            self._writer.close()
-        except OSError as error:
-            raise _cannot_write(self._path, error) from error
-
-    def write(self, table: pa.Table) -> None:
-        """Add a table as one row group.
-
-        Raises:
-            UserError: it cannot be written, as on a full disk.
-        """
-        if not len(table):
-            return
-        try:
-            self._writer.write_table(table, row_group_size=len(table))
-        except OSError as error:
-            raise _cannot_write(self._path, error) from error
-
-
-@contextlib.contextmanager
-def parquet_streams(
-    schemas: Mapping[Path, pa.Schema], metadata: Mapping[str, str]
-) -> Iterator[dict[Path, ParquetStream]]:
-    """Several Parquet files to be written row group by row group, with ``metadata`` in their schemas.
-
-    As with :func:`write_parquets` they take their names when the block has ended without an
-    exception, the first of them last; else none is there.
-    """
-    import pyarrow.parquet as pq
-
-    encoded = {METADATA_KEY: json.dumps(dict(metadata), sort_keys=True).encode()}
-    # All are closed, which writes what they still hold, before the first takes its name.
-    with contextlib.ExitStack() as renames, contextlib.ExitStack() as writers:
-        streams = {}
-        for path, schema in schemas.items():
-            temporary = renames.enter_context(atomic_path(path))
-            # In one order, so that the same content gives the same bytes.
-            named = schema.with_metadata(
-                dict(sorted({**(schema.metadata or {}), **encoded}.items()))
-            )
-            # A page with a wrong bit can be read without an error otherwise, as other numbers.
-            writer = pq.ParquetWriter(temporary, named, write_page_checksum=True)
-            streams[Path(path)] = writers.enter_context(ParquetStream(writer, Path(path)))
-        yield streams

@@ -430,13 +430,17 @@ def measurements_name(
         ``default`` where nothing differs from the run's own, otherwise the split's name and eight
         hexadecimal digits that stand for annotations, image folder, settings and seed.
     """
+    from rethink_heads.data.coco import read_annotations
+
     annotations, images = split_paths(chosen.data, "test")
     same_data = own.data == chosen.data or _test_paths(own) == (annotations, images)
     measuring = chosen.measuring.model_dump_json(exclude=NOT_MEASURED)
     same_measuring = own.measuring.model_dump_json(exclude=NOT_MEASURED) == measuring
     if same_data and same_measuring and own.seed == seed and classes is None:
         return DEFAULT_MEASUREMENTS
-    parts = [files.sha256(annotations), str(images.resolve()), measuring, str(seed)]
+    # The data are read anyway, once.
+    fingerprint = read_annotations(annotations).fingerprint
+    parts = [fingerprint, str(images.resolve()), measuring, str(seed)]
     text = "\n".join([*parts, *(classes or ())])
     split = chosen.data.test_split
     if chosen.data.test_annotations is not None:

@@ -104,6 +104,8 @@ def test_of_several_failures_one_is_told() -> None:
     causes = in_processes(4, lambda each: each.fail(f"rank {each.rank}", 2))
     assert causes.count(None) == 1
     assert {str(cause) for cause in causes if cause} == {f"rank {causes.index(None)}"}
+    lost = Processes(LostStore(), 1, 2).fail("and so this fails too", 2)
+    assert isinstance(lost, LostConnectionError)
 
 
 def test_the_others_end_after_the_first() -> None:
@@ -119,16 +121,6 @@ def test_the_others_end_after_the_first() -> None:
     in_processes(3, body)
     assert ended[0] == "first"
     assert sorted(map(str, ended[1:])) == ["0", "1", "2"]
-
-
-def test_a_lost_connection_is_told_in_a_sentence() -> None:
-    together = Processes(LostStore(), 1, 2)
-    with pytest.raises(
-        LostConnectionError, match="connection to the other processes is lost"
-    ) as lost:
-        together.broadcast(lambda: True)
-    assert lost.value.code == 2
-    assert isinstance(together.fail("and so this fails too", 2), LostConnectionError)
 
 
 @pytest.fixture
@@ -150,12 +142,6 @@ def test_the_others_leave_the_rest_to_the_first(as_second_of_two: HashStore) -> 
     assert as_second_of_two.add("left", 0) == 1
 
 
-def test_the_others_end_as_a_first_that_failed(as_second_of_two: HashStore) -> None:
-    assert Processes(as_second_of_two, 0, 2).fail("no disk", 2) is None
-    with pytest.raises(OtherProcessError, match="no disk"):
-        rank_zero_only()
-
-
 @pytest.mark.parametrize(
     ("rank", "local_rank", "said"), [("0", "0", 1), ("2", "0", 1), ("1", "1", 0)]
 )
@@ -168,20 +154,18 @@ def test_a_lost_connection_is_said_once_a_machine(
 ) -> None:
     for name, value in {"RANK": rank, "WORLD_SIZE": "4", "LOCAL_RANK": local_rank}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(distributed, "_joined", Processes(LostStore(), int(rank), 4))
-
-    @reporting_errors
-    def command() -> None:
-        processes().check()
-
+    together = Processes(LostStore(), int(rank), 4)
+    monkeypatch.setattr(distributed, "_joined", together)
     with pytest.raises(typer.Exit) as ended:
-        command()
+        reporting_errors(lambda: processes().check())()
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err.count("error: the connection to the other processes") == said
 
 
 def test_who_fails_too_ends_as_the_first_to_fail(as_second_of_two: HashStore) -> None:
     assert Processes(as_second_of_two, 0, 2).fail("interrupted", 130) is None
+    with pytest.raises(OtherProcessError, match="interrupted"):
+        rank_zero_only()
 
     @reporting_errors
     def command() -> None:
@@ -192,11 +176,24 @@ def test_who_fails_too_ends_as_the_first_to_fail(as_second_of_two: HashStore) ->
     assert ended.value.exit_code == 130
 
 
-def test_restarts_on_several_machines_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "GROUP_WORLD_SIZE": "2"}
-    for name, value in {**given, "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({}, "start several processes with torchrun"),
+        (
+            {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "GROUP_WORLD_SIZE": "2"}
+            | {"TORCHELASTIC_MAX_RESTARTS": "3"},
+            "on several machines give torchrun --max-restarts 0",
+        ),
+    ],
+)
+def test_what_torchrun_must_have_said(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], says: str
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    for name, value in {"WORLD_SIZE": "2", **variables}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="on several machines give torchrun --max-restarts 0"):
+    with pytest.raises(UserError, match=says):
         processes()
 
 
@@ -214,13 +211,6 @@ def test_alone_nothing_is_waited_for() -> None:
     assert processes().is_first
     assert single_process().broadcast(lambda: 3) == 3
     assert list(single_process().work_queue([1, 2])) == [1, 2]
-
-
-def test_without_torchrun_the_variables_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match="start several processes with torchrun"):
-        processes()
 
 
 def test_a_file_that_comes_late_is_waited_for(tmp_path: Path) -> None:

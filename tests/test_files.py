@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rethink_heads import files
 from rethink_heads.errors import UserError, check_writable, shorten, shown
-from rethink_heads.files import LARGEST_LIST, LARGEST_SETTINGS, is_file, open_file, read_text
-
-
-def disk_full(*args: object, **kwargs: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
+from rethink_heads.files import is_file, open_file, read_text
 
 
 def test_writes_through_a_temporary_name_in_the_same_folder(tmp_path: Path) -> None:
@@ -36,43 +30,25 @@ def test_writes_through_a_temporary_name_in_the_same_folder(tmp_path: Path) -> N
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_can_be_written(tmp_path: Path) -> None:
-    path = tmp_path / "part"
-    with files.atomic_path(path) as temporary:
-        temporary.mkdir()
-        (temporary / "a.txt").write_text("a")
-    assert (path / "a.txt").read_text() == "a"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+@pytest.mark.parametrize("is_folder", [False, True])
 def test_a_failure_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: BaseException
+    tmp_path: Path, error: BaseException, is_folder: bool
 ) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
 
     def fail() -> None:
         with files.atomic_path(path) as temporary:
-            temporary.write_text("half of the new")
+            half = temporary / "half.txt" if is_folder else temporary
+            half.parent.mkdir(exist_ok=True)
+            half.write_text("half of the new")
             raise error
 
     with pytest.raises(type(error)):
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failure_removes_a_half_written_folder(tmp_path: Path) -> None:
-    def fail() -> None:
-        with files.atomic_path(tmp_path / "part") as temporary:
-            temporary.mkdir()
-            (temporary / "a.txt").write_text("a")
-            disk_full()
-
-    with pytest.raises(UserError, match="No space left on device"):
-        fail()
-    assert list(tmp_path.iterdir()) == []
 
 
 FRAME = pd.DataFrame({"name": ["a", "b"], "value": [0.1, float("nan")]})
@@ -109,67 +85,34 @@ def test_no_folder_can_be_made_below_a_file(tmp_path: Path) -> None:
         files.write_text(tmp_path / "file" / "below.txt", "text")
 
 
-def test_parquet_keeps_values_types_and_metadata(tmp_path: Path) -> None:
-    frame = pd.DataFrame(
-        {
-            "id": [1, 2**60],
-            "name": ["a", "ä"],
-            "value": [1 / 3, float("nan")],
-            "values": [[1.0, 2.0], []],
-        }
-    )
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"id": [1, 2**60], "name": ["a", "ä"], "value": [1 / 3, float("nan")]})
+    files.write_csv(frame, tmp_path / "x.csv")
+    pd.testing.assert_frame_equal(files.read_csv(tmp_path / "x.csv"), frame, check_exact=True)
+    assert b"\r" not in (tmp_path / "x.csv").read_bytes()
+    frame["values"] = [[1.0, 2.0], []]
     files.write_parquet(frame, tmp_path / "x.parquet", {"seed": "0", "data": "ä"})
     again, metadata = files.read_parquet(tmp_path / "x.parquet")
     again["values"] = [list(values) for values in again["values"]]
     pd.testing.assert_frame_equal(again, frame)
     assert metadata == {"seed": "0", "data": "ä"}
-
-
-def test_parquet_of_others_has_no_metadata(tmp_path: Path) -> None:
-    FRAME.to_parquet(tmp_path / "x.parquet")
-    assert files.read_parquet(tmp_path / "x.parquet")[1] == {}
-
-
-def test_reading_no_file_or_a_damaged_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        files.read_parquet(tmp_path / "x.parquet")
-    files.write_parquet(FRAME, tmp_path / "x.parquet", {})
-    whole = (tmp_path / "x.parquet").read_bytes()
-    (tmp_path / "x.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cannot read .*x\.parquet"):
-        files.read_parquet(tmp_path / "x.parquet")
+    frame.to_parquet(tmp_path / "others.parquet")
+    assert files.read_parquet(tmp_path / "others.parquet")[1] == {}
 
 
 def test_a_wrong_bit_is_not_read_as_another_number(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    values = np.arange(1000) / 7
-    files.write_parquet(pd.DataFrame({"value": values}), path, {})
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 4] ^= 1
-    path.write_bytes(damaged)
-    with pytest.raises(UserError, match="delete it and run the command again"):
-        files.read_parquet(path)
-
-
-def test_csv_keeps_all_digits(tmp_path: Path) -> None:
-    files.write_csv(pd.DataFrame({"value": [1 / 3, 0.1]}), tmp_path / "x.csv")
-    text = (tmp_path / "x.csv").read_bytes().decode()
-    assert text == f"value\n{1 / 3!r}\n0.1\n"
-
-
-def test_sha256(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"abc" * 100_000)
-    assert files.sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
-    with pytest.raises(UserError, match="no such file"):
-        files.sha256(tmp_path / "y")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_torch_tells_a_full_disk_as_the_system_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Closing its archive fails then, too, and in words of its own."""
-    monkeypatch.setattr(files, "atomic_path", lambda path: contextlib.nullcontext("/dev/full"))
-    with pytest.raises(OSError, match="No space left on device"):
-        files.write_torch({"weights": torch.zeros(100_000)}, Path("detector.pt"))
+    files.write_parquet(pd.DataFrame({"value": np.arange(1000) / 7}), path, {})
+    whole = path.read_bytes()
+    place = len(whole) // 4
+    flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    for damaged in (flipped, whole[: len(whole) // 2]):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"x\.parquet.*delete it and run the command again"):
+            files.read_parquet(path)
+    for read in (files.read_parquet, files.sha256):
+        with pytest.raises(UserError, match="no such file"):
+            read(tmp_path / "y")
 
 
 def test_no_permission_to_read_is_said_as_that(
@@ -240,12 +183,9 @@ def test_the_folder_that_is_closed_is_named(
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="it is a device or pipe, not a file"):
-        open_file(tmp_path / "pipe", "list")
-    with pytest.raises(UserError, match="it is a folder, not a file"):
-        open_file(tmp_path, "list")
-    with pytest.raises(UserError, match="it is a device or pipe, not a file"):
-        read_text(Path("/dev/zero"))
+    for path, kind in ((tmp_path / "pipe", "a device or pipe"), (tmp_path, "a folder")):
+        with pytest.raises(UserError, match=f"it is {kind}, not a file"):
+            open_file(path, "list")
 
 
 @pytest.mark.parametrize(
@@ -258,14 +198,12 @@ def test_names_that_the_system_refuses(tmp_path: Path, name: str, says: str) -> 
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("largest", [LARGEST_SETTINGS, LARGEST_LIST])
-def test_files_that_are_too_large_are_not_read(tmp_path: Path, largest: int) -> None:
+def test_files_that_are_too_large_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     with open(path, "wb") as stream:
-        stream.truncate(largest + 1)
-    size = rf"{largest // 2**20} MiB"
-    with pytest.raises(UserError, match=rf"list .*large\.txt is larger than {size}, the most"):
-        read_text(path, "list", largest)
+        stream.truncate(2**20 + 1)
+    with pytest.raises(UserError, match=r"list .*large\.txt is larger than 1 MiB, the most"):
+        read_text(path, "list")
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud83d", "x\udcff"])
@@ -281,7 +219,8 @@ def test_names_are_shown_on_one_short_line() -> None:
     assert len(shown("x" * 10_000)) == 200
 
 
-@given(st.text(max_size=300), st.integers(20, 200))
+@given(st.text("ab é;.", max_size=300), st.integers(20, 200))
+@settings(max_examples=50, deadline=None)
 def test_short_texts_stay_and_long_ones_keep_their_ends(text: str, longest: int) -> None:
     short = shorten(text, longest)
     assert len(short) <= longest

@@ -74,6 +74,9 @@ def test_a_second_command_waits_says_for_whom_and_finds_the_result(
                 holder.stdin.flush()
             return asked[-1]
 
+        with hold(tmp_path, lambda: True):
+            # A result that is there is not waited for.
+            assert files_in(tmp_path)[:2] == [".writer.json", ".writer.lock"]
         with hold(tmp_path, is_done):
             assert table.read_text() == "whole table"
         (line,) = [record.getMessage() for record in caplog.records]
@@ -84,11 +87,6 @@ def test_a_second_command_waits_says_for_whom_and_finds_the_result(
     assert files_in(tmp_path) == ["tables/ap.csv"]
 
 
-def test_a_result_that_is_there_is_not_waited_for(tmp_path: Path) -> None:
-    with another(tmp_path), hold(tmp_path, lambda: True):
-        assert files_in(tmp_path)[:2] == [".writer.json", ".writer.lock"]
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("forks", ["", "forks"])
 def test_what_a_killed_command_left_is_removed_by_the_next(
@@ -96,9 +94,15 @@ def test_what_a_killed_command_left_is_removed_by_the_next(
 ) -> None:
     (tmp_path / ".hidden").write_text("the user's")
     with another(tmp_path, forks) as holder:
+        said = Holder.read(tmp_path)
+        assert said is not None
+        assert (said.pid, said.has_ended) == (holder.pid, False)
         # Its forked child, as a data worker is, lives on.
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
+        assert said.has_ended
+        # Of another machine's processes nothing is known.
+        assert not dataclasses.replace(said, host="elsewhere").has_ended
         assert len(files_in(tmp_path)) == 4
         with hold(tmp_path):
             assert files_in(tmp_path) == [".hidden", ".writer.json", ".writer.lock"]
@@ -121,45 +125,30 @@ def test_leftovers_in_every_folder_of_a_run(tmp_path: Path) -> None:
     for name in (*names, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    with hold(tmp_path):
-        pass
+    with hold(tmp_path), hold(tmp_path / "." / ""):
+        assert (tmp_path / ".writer.lock").is_file()
     assert files_in(tmp_path) == sorted(others)
 
 
-def test_the_same_command_may_take_it_again(tmp_path: Path) -> None:
-    with hold(tmp_path), hold(tmp_path / "." / ""):
-        assert (tmp_path / ".writer.lock").is_file()
-    assert files_in(tmp_path) == []
-
-
-def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path: Path) -> None:
-    with hold(tmp_path / "runs" / "a"):
-        assert (tmp_path / "runs" / "a").is_dir()
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match="no"), hold(tmp_path / "runs" / "a"):
-        raise ValueError("no")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_where_nothing_can_be_written_it_can_still_be_read(
+def test_a_folder_in_which_nothing_was_written_is_not_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail() -> None:
+        with hold(tmp_path / "runs" / "a"):
+            assert (tmp_path / "runs" / "a").is_dir()
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied")
 
+    # Where nothing can be written it can still be read.
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     with hold(tmp_path):
         assert files_in(tmp_path) == []
-
-
-def test_a_holder_is_known_to_be_gone_on_its_own_machine_alone(tmp_path: Path) -> None:
-    assert not Holder.this_process().has_ended
-    with another(tmp_path) as process:
-        holder = Holder.read(tmp_path)
-        assert holder is not None
-        assert (holder.pid, holder.has_ended) == (process.pid, False)
-    assert holder.has_ended
-    assert not dataclasses.replace(holder, host="elsewhere").has_ended
 
 
 def test_measurements_are_guarded_by_their_runs_lock(tmp_path: Path) -> None:

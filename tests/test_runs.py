@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -18,19 +17,15 @@ from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE
 from rethink_heads.runs import Run, measurements_name
-from tests.tiny_coco import CLASSES, SMALL_SETTINGS
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
 
 @pytest.fixture
 def coco_folder(tmp_path: Path) -> Path:
-    """A folder with splits train and val whose files are only looked for, not read as COCO."""
-    folder = tmp_path / "data"
-    for split in ("train", "val"):
-        (folder / split).mkdir(parents=True)
-        (folder / "annotations").mkdir(exist_ok=True)
-        path = folder / "annotations" / f"instances_{split}.json"
-        path.write_text(json.dumps({"split": split}))
-    return folder
+    """A folder with splits train and val."""
+    for images, split in enumerate(("train", "val"), 1):
+        write_coco(tmp_path / "data", split, images)
+    return tmp_path / "data"
 
 
 @pytest.fixture
@@ -45,16 +40,14 @@ def test_create_and_open(tmp_path: Path, config: Config) -> None:
     assert Run.create(run.path, config) == run
 
 
-def test_a_folder_with_other_settings_is_refused(tmp_path: Path, config: Config) -> None:
+def test_of_a_runs_settings_only_those_of_measuring_may_change(
+    tmp_path: Path, config: Config
+) -> None:
     run = Run.create(tmp_path / "a", config)
     other = config.with_overrides(["training.max_iterations=5", "seed=1"])
     with pytest.raises(UserError, match=r"other settings \(seed, training.max_iterations\)"):
         Run.create(run.path, other)
     assert Run.open(run.path).config == config
-
-
-def test_measuring_settings_may_change(tmp_path: Path, config: Config) -> None:
-    run = Run.create(tmp_path / "a", config)
     other = config.with_overrides(["measuring.images=5"])
     Run.create(run.path, other)
     assert Run.open(run.path).config == other
@@ -75,21 +68,36 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path, config: Config) -> None:
             Run.create(tmp_path / name, config)
 
 
-def test_the_runs_own_measurements_are_the_default_ones(config: Config, coco_folder: Path) -> None:
-    assert measurements_name(config, config, config.seed) == "default"
+def test_measurements_have_the_name_of_what_they_are_of(
+    tmp_path: Path, config: Config, coco_folder: Path
+) -> None:
     spelled_out = config.with_data(
         test_annotations=coco_folder / "annotations" / "instances_val.json",
         test_images=coco_folder / "val",
     )
-    assert measurements_name(config, spelled_out, config.seed) == "default"
-
-
-def test_the_memory_used_makes_no_other_measurements(config: Config) -> None:
     frugal = config.with_overrides(["measuring.memory_mb=64"])
-    assert measurements_name(config, frugal, config.seed) == "default"
+    for same in (config, spelled_out, frugal):
+        assert measurements_name(config, same, config.seed) == "default"
     fewer = config.with_overrides(["measuring.images=5"])
+    choices = [
+        (config, 1),
+        (config.with_data(test_split="train"), 0),
+        (fewer, 0),
+        (config.with_overrides(["measuring.images=6"]), 0),
+    ]
+    names = [measurements_name(config, chosen, seed) for chosen, seed in choices]
+    assert len({*names, "default"}) == 5
+    assert [name.rpartition("-")[0] for name in names] == ["val", "train", "val", "val"]
     both = fewer.with_overrides(["measuring.memory_mb=64"])
-    assert measurements_name(config, both, 0) == measurements_name(config, fewer, 0)
+    assert measurements_name(config, both, 0) == names[2]
+    # A run that has no data yet has no default ones.
+    unfinished = load_preset("bccd-small", "fc")
+    chosen = unfinished.with_data(source=str(coco_folder), test_split="val")
+    assert measurements_name(unfinished, chosen, 0).startswith("val-")
+    # Results of other measurements are kept apart.
+    run = Run.create(tmp_path / "a", config)
+    assert (run.tables(), run.tables("x")) == (run.tables_dir, run.tables_dir / "x")
+    assert (run.figures(), run.measurements("x").parent) == (run.figures_dir, run.measurements_dir)
 
 
 def trained(path: Path, config: Config) -> Run:
@@ -134,32 +142,6 @@ def test_the_log_gets_a_line_at_a_time(
     run.log_path.mkdir()
     run.log("this has no place")
     assert "cannot write" in caplog.text
-
-
-def test_other_measurements_have_names_of_their_own(config: Config, coco_folder: Path) -> None:
-    choices = [
-        (config, 1),
-        (config.with_data(test_split="train"), 0),
-        (config.with_overrides(["measuring.images=5"]), 0),
-        (config.with_overrides(["measuring.images=6"]), 0),
-    ]
-    names = [measurements_name(config, chosen, seed) for chosen, seed in choices]
-    assert len({*names, "default"}) == 5
-    assert [name.rpartition("-")[0] for name in names] == ["val", "train", "val", "val"]
-
-
-def test_an_unfinished_run_has_no_default_data(coco_folder: Path) -> None:
-    own = load_preset("bccd-small", "fc")
-    chosen = own.with_data(source=str(coco_folder), test_split="val")
-    assert measurements_name(own, chosen, 0).startswith("val-")
-
-
-def test_results_of_other_measurements_are_kept_apart(tmp_path: Path, config: Config) -> None:
-    run = Run.create(tmp_path / "a", config)
-    assert run.tables() == run.tables_dir
-    assert run.figures() == run.figures_dir
-    assert run.tables("val-12345678") == run.tables_dir / "val-12345678"
-    assert run.measurements("val-12345678").parent == run.measurements_dir
 
 
 def test_many_processes_make_one_run_at_once(tmp_path: Path) -> None:

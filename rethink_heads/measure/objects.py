@@ -21,14 +21,15 @@ from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detector, Features
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.machine import whole_float32
-from rethink_heads.measure.maps import (
+from rethink_heads.measure.moments import bin_covariances, bin_moments, proposal_values
+from rethink_heads.measure.responses import (
+    Responder,
     cell_responses,
+    chunk_size,
     displacement_scores,
     flatten,
     output_correlations,
 )
-from rethink_heads.measure.moments import bin_covariances, bin_moments, proposal_values
-from rethink_heads.measure.responses import Responder, chunk_size
 from rethink_heads.measure.sampling import choose, draw, generator, stratify
 from rethink_heads.measure.store import Measurements, size_name
 from rethink_heads.measure.store_files import MAPS, MOMENTS, ROW_TYPE, ROWS, SAMPLING, Array, Name

@@ -26,9 +26,9 @@ from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.distributed import Processes, processes, single_process
 from rethink_heads.errors import UserError
 from rethink_heads.measure.by_image import ImageWork, rename_detector, work_by_image
-from rethink_heads.measure.maps import flatten, is_square, weight_correlations
 from rethink_heads.measure.objects import ObjectMeasurer
 from rethink_heads.measure.provenance import provenance_of
+from rethink_heads.measure.responses import flatten, is_square, weight_correlations
 from rethink_heads.measure.store import Measurements
 from rethink_heads.measure.store_files import (
     WEIGHTS,

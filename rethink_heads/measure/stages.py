@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
@@ -30,18 +34,19 @@ from rethink_heads.measure.detections import (
     keep_detections,
     load_detections,
 )
-from rethink_heads.measure.matching import (
-    UNMATCHED,
-    Array,
-    Indices,
-    ious_with,
-    labelled,
-    most_overlapping,
-    true_positives,
-)
+from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
-from rethink_heads.measure.store import size_name
+from rethink_heads.measure.store import Key, Measurements, View, size_name
+from rethink_heads.measure.store_files import (
+    IDS,
+    MOMENTS,
+    OBJECT_COLUMNS,
+    ROW_TYPE,
+    ROWS,
+    Name,
+)
+from rethink_heads.proposals import IOU_BINS
 
 STAGES_NAME = "stages.parquet"
 RPN, DETECTIONS = "rpn", "detections"
@@ -60,6 +65,13 @@ STAGE_TYPES: Mapping[str, str] = {
 }
 STAGE_COLUMNS = tuple(STAGE_TYPES)
 DEFAULT_MEMORY_MB = 512
+
+POSITIVE_IOU = 0.5
+"""Least IoU of a true positive."""
+UNMATCHED = -1
+
+Indices = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -112,23 +124,11 @@ def keep_stages(
 ) -> None:
     """Keep what :func:`measure_stages` gives as ``folder``/stages.parquet, and do not hold it.
 
-    A file of the same provenance stays. An interrupted call loses only the image under way. The
-    detections are those of ``keep_detections``, which keeps them in the same folder. Processes that
-    torchrun started share the images.
+    Arguments, errors and resuming are those of :func:`keep_detections`, which keeps the detections in the same folder;
+    a detector without detections is no error.
 
     Args:
-        detector: its class names must be the dataset's.
-        dataset: the images; all objects of an image can be matched.
-        detector_name: the value of the column "detector", a run's name.
-        folder: where the stages are kept.
-        provenance: what else they depend on, above all the hash of the weights ("weights"). The
-            data, the number of images and the versions are added.
         memory_mb: bound on what the heads hold at once, in MiB.
-        progress: report on standard error.
-
-    Raises:
-        UserError: the class names differ, the head gives what is not finite, or ``folder`` cannot
-            be written.
     """
     columns = class_columns(detector, dataset)
     if isinstance(detector, torch.nn.Module):
@@ -194,7 +194,7 @@ def detection_frames(
     for head, rows in detections.groupby("head"):
         labels = torch.from_numpy(rows["label"].to_numpy(copy=True))
         boxes = torch.from_numpy(rows[CORNERS].to_numpy(copy=True))
-        ious = labelled(ious_with(boxes, sample.boxes), labels, sample.labels)
+        ious = same_class_ious(ious_with(boxes, sample.boxes), labels, sample.labels)
         index, iou = most_overlapping(ious)
         named = _objects(sample, index, class_names)
         own_class = np.array(class_names, dtype=object)[labels.numpy()]
@@ -286,3 +286,109 @@ def _objects(sample: Sample, index: Indices, class_names: tuple[str, ...]) -> di
         "class_name": names[index],
         "size": sizes[index],
     }
+
+
+def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measurements:
+    """The boxes of one stage as measurements of the objects that they are matched to, each box of weight 1.
+
+    Of the moments those of score and IoU are there; the others are 0. A head without boxes at the stage has zeros.
+
+    Args:
+        boxes: of any stages, in STAGE_COLUMNS. The objects are those that a box of any stage is matched to, so that the
+            bootstrap draws the same images at each.
+        stage: "rpn" or "detections".
+        keys: (detector, head) of further heads, which may have no boxes at any stage.
+    """
+    matched = boxes[boxes["object_id"] >= 0]
+    objects = matched[list(OBJECT_COLUMNS)].drop_duplicates(IDS).sort_values(IDS)
+    number = matched.groupby(IDS, sort=True).ngroup().to_numpy()
+    arrays: dict[Name, npt.NDArray[Any] | View] = {}
+    at_stage = (matched["stage"] == stage).to_numpy()
+    heads = boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
+    for detector, head in dict.fromkeys([*heads, *keys]):
+        is_head = (matched["detector"] == detector) & (matched["head"] == head)
+        chosen = np.flatnonzero(at_stage & is_head.to_numpy())
+        rows = np.ones(len(chosen), ROW_TYPE)
+        rows["object"], rows["proposal"] = number[chosen], -1
+        for field in ("iou", "score"):
+            rows[field] = matched[field].to_numpy()[chosen]
+        rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
+        # An object's boxes one below the other, the best first.
+        rows = rows[np.lexsort([-rows["iou"], rows["object"]])]
+        arrays[ROWS, detector, head] = rows
+        # Added up when they are asked for: they take more than the boxes.
+        arrays[MOMENTS, detector, head] = View(partial(_moments, rows, len(objects)))
+    return Measurements(objects, arrays)
+
+
+def _moments(rows: npt.NDArray[Any], objects: int) -> npt.NDArray[np.float64]:
+    iou, score = rows["iou"], rows["score"]
+    values = {
+        "n": None,
+        "measured": None,
+        "sum_iou": iou,
+        "sum_score": score,
+        "sum_iou_iou": iou * iou,
+        "sum_score_score": score * score,
+        "sum_iou_score": iou * score,
+    }
+    place = rows["object"].astype(np.int64) * IOU_BINS + rows["bin"]
+    moments = np.zeros((objects, IOU_BINS, len(VALUE_COLUMNS)))
+    for name, column in values.items():
+        total = np.bincount(place, column, objects * IOU_BINS)
+        moments[..., VALUE_COLUMNS.index(name)] = total.reshape(objects, IOU_BINS)
+    return moments
+
+
+def ious_with(boxes: Tensor, objects: Tensor) -> Array:
+    """IoU (N, M), taken in float64, of boxes (N, 4) with objects (M, 4), xyxy in the same pixels."""
+    return np.asarray(box_iou(boxes.cpu().double(), objects.cpu().double()).numpy())
+
+
+def most_overlapping(ious: Array) -> tuple[Indices, Array]:
+    """The object that each box overlaps most, the first of equals.
+
+    Args:
+        ious: (N, M) of N boxes with M objects; entries of 0 are never matched.
+
+    Returns:
+        Index (N,) of the object, -1 where no object is overlapped at all, and the IoU with it (N,),
+        there 0.
+    """
+    if not ious.shape[1]:
+        return np.full(len(ious), UNMATCHED), np.zeros(len(ious))
+    best = ious.argmax(axis=1)
+    iou = ious[np.arange(len(ious)), best]
+    return np.where(iou > 0, best, UNMATCHED), iou
+
+
+def true_positives(ious: Array, least: float = POSITIVE_IOU) -> Indices:
+    """COCO's matching of one image's detections and objects of one class.
+
+    The detections take turns, best score first. Each takes the object it overlaps most among those
+    that none before it took, if their IoU is ``least`` or more; of equal ones, like pycocotools,
+    the last.
+
+    Args:
+        ious: (N, M), detections in descending order of score.
+        least: the IoU threshold.
+
+    Returns:
+        Index (N,) of each detection's object, -1 for a false positive.
+    """
+    matches = np.full(len(ious), UNMATCHED)
+    free = np.ones(ious.shape[1], dtype=bool)
+    for index, row in enumerate(ious):
+        candidates = np.flatnonzero(free & (row >= least))
+        if len(candidates):
+            # The last of equal ones: the first in reverse.
+            taken = candidates[::-1][row[candidates[::-1]].argmax()]
+            matches[index] = taken
+            free[taken] = False
+    return matches
+
+
+def same_class_ious(ious: Array, labels: Tensor, object_labels: Tensor) -> Array:
+    """The IoUs (N, M) with 0 where box and object are of different classes; labels (N,) and (M,)."""
+    same = torch.as_tensor(labels)[:, None] == torch.as_tensor(object_labels)[None]
+    return np.where(same.numpy(), ious, 0.0)

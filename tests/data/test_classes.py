@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rethink_heads.data.coco import BoxCounts, CocoDataset
-from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
 from tests.made_detections import CLASSES, as_dataset, make_dataset
 
 COMMON_FIXTURE = settings(
-    max_examples=30,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -122,19 +120,3 @@ def test_unknown_classes_and_none(tmp_path: Path) -> None:
         dataset.with_classes(["cow", "dog"])
     with pytest.raises(UserError, match=r"no objects of the classes \(none\)"):
         dataset.with_classes([])
-
-
-def test_real_images_with_some_classes(shared_data: Path) -> None:
-    dataset = CocoDataset(*resolve_split(str(shared_data / "coco-sample"), "val"))
-    chosen = dataset.with_classes(["person", "zebra", "car"])
-    assert chosen.class_names == ("person", "car", "zebra")
-    assert chosen.category_ids == (1, 3, 24)
-    index = chosen.indices_with_objects()[0]
-    sample, before = chosen[index], dataset[index]
-    names = [dataset.class_names[label] for label in before.labels.tolist()]
-    kept = [row for row, name in enumerate(names) if name in chosen.class_names]
-    assert sample.object_ids.tolist() == before.object_ids[kept].tolist()
-    assert [chosen.class_names[label] for label in sample.labels.tolist()] == [
-        names[row] for row in kept
-    ]
-    assert torch.equal(sample.image, before.image)

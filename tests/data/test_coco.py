@@ -86,14 +86,6 @@ def test_real_data_agrees_with_pycocotools(shared_data: Path, folder: str, split
     assert dataset.box_counts == BoxCounts(total, crowd=0, degenerate=0, outside=0, clipped=0)
 
 
-def test_real_image_pixels(shared_data: Path) -> None:
-    dataset = CocoDataset(*resolve_split(str(shared_data / "bccd"), "test"))
-    with Image.open(dataset.images_path / "BloodImage_00007.jpg") as image:
-        expected = np.asarray(image.convert("RGB"))
-    assert dataset.image_ids[0] == 7
-    np.testing.assert_array_equal(dataset[0].image.permute(1, 2, 0).numpy(), expected)
-
-
 def test_boxes_labels_and_areas(tmp_path: Path, content: dict[str, Any]) -> None:
     content["annotations"].append({**box_record(2, [0, 0, 4, 5], image_id=3), "category_id": 9})
     dataset = CocoDataset(*write(tmp_path, content))
@@ -107,6 +99,9 @@ def test_boxes_labels_and_areas(tmp_path: Path, content: dict[str, Any]) -> None
     assert second.labels.tolist() == [1]
     assert second.areas.tolist() == [20.0]
     assert first.image[:, 0, 0].tolist() == [10, 20, 30]
+    empty = dataset.subset(2).with_classes(["early"])[-1]
+    assert (empty.image_id, empty.boxes.shape) == (3, (0, 4))
+    assert empty.labels.shape == empty.areas.shape == empty.object_ids.shape == (0,)
     dtypes = (first.boxes.dtype, first.labels.dtype, first.areas.dtype, first.object_ids.dtype)
     assert dtypes == (torch.float32, torch.int64, torch.float32, torch.int64)
 
@@ -146,33 +141,21 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
     assert dataset.subset(1).annotated.boxes[:, 0].tolist() == [5, 5, -4, 30]
 
 
-def test_annotated_classes_are_counted_anew(tmp_path: Path, content: dict[str, Any]) -> None:
+def test_subsets_and_classes(tmp_path: Path, content: dict[str, Any]) -> None:
     late = {**box_record(2, [0, 0, 4, 5], image_id=3, segmentation=[[0, 0, 4, 0, 4, 5]])}
     content["annotations"] += [{**late, "category_id": 9, "area": 7.5}]
     dataset = CocoDataset(*write(tmp_path, content))
+    subset = dataset.subset(1)
+    assert (len(dataset), len(subset), len(dataset.subset(99))) == (2, 1, 2)
+    assert [s.image_id for s in subset] == list(subset.image_ids) == [7]
+    assert subset.class_names == dataset.class_names
+    assert subset.fingerprint == dataset.fingerprint
+    with pytest.raises(UserError, match="cannot take 0 images"):
+        dataset.subset(0)
     assert dataset.annotated.labels.tolist() == [0, 1]
     chosen = dataset.with_classes(["late"]).annotated
     assert (chosen.labels.tolist(), chosen.boxes.tolist()) == ([0], [[0, 0, 4, 5]])
     assert (chosen.images.tolist(), chosen.areas.tolist()) == ([1], [7.5])
-
-
-def test_subset_keeps_classes_and_order(tmp_path: Path, content: dict[str, Any]) -> None:
-    dataset = CocoDataset(*write(tmp_path, content))
-    subset = dataset.subset(1)
-    assert (len(dataset), len(subset), len(dataset.subset(99))) == (2, 1, 2)
-    assert subset.image_ids == (7,)
-    assert subset.class_names == dataset.class_names
-    assert subset.fingerprint == dataset.fingerprint
-    assert [s.image_id for s in subset] == [7]
-    with pytest.raises(UserError, match="cannot take 0 images"):
-        dataset.subset(0)
-
-
-def test_image_without_objects(tmp_path: Path, content: dict[str, Any]) -> None:
-    sample = CocoDataset(*write(tmp_path, content))[-1]
-    assert sample.image_id == 3
-    assert sample.boxes.shape == (0, 4)
-    assert sample.labels.shape == sample.areas.shape == sample.object_ids.shape == (0,)
 
 
 def test_works_in_data_loader_workers(tmp_path: Path, content: dict[str, Any]) -> None:
@@ -183,33 +166,16 @@ def test_works_in_data_loader_workers(tmp_path: Path, content: dict[str, Any]) -
     assert [sample.image_id for sample in loader] == [7, 3]
 
 
-def test_image_of_another_size(tmp_path: Path, content: dict[str, Any]) -> None:
-    paths = write(tmp_path, content)
-    Image.new("RGB", (30, 40)).save(paths[1] / "a.png")
-    with pytest.raises(UserError, match=r"a\.png is 30x40 px but .* states 40x30"):
-        CocoDataset(*paths)[0]
-
-
-def test_image_removed_after_opening(tmp_path: Path, content: dict[str, Any]) -> None:
-    paths = write(tmp_path, content)
-    dataset = CocoDataset(*paths)
-    (paths[1] / "a.png").unlink()
-    with pytest.raises(UserError, match=r"no such image: .*a\.png"):
-        dataset[0]
-
-
-def test_missing_image_is_found_at_once(tmp_path: Path, content: dict[str, Any]) -> None:
-    paths = write(tmp_path, content)
-    (paths[1] / "b.png").unlink()
-    with pytest.raises(UserError, match=r"image b\.png is not in .*\(1 of the 2 images"):
-        CocoDataset(*paths)
-
-
-def test_image_in_a_subfolder(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["images"][0]["file_name"] = "sub/a.png"
+@pytest.mark.parametrize(
+    ("file_name", "on_disk"), [("sub/a.png", "sub/a.png"), ("Ko\u0308ln.png", "K\u00f6ln.png")]
+)
+def test_images_in_subfolders_and_with_accents_are_found(
+    tmp_path: Path, content: dict[str, Any], file_name: str, on_disk: str
+) -> None:
+    content["images"][0]["file_name"] = file_name
     paths = write(tmp_path, content)
     (paths[1] / "sub").mkdir()
-    (paths[1] / "a.png").rename(paths[1] / "sub/a.png")
+    (paths[1] / "a.png").rename(paths[1] / on_disk)
     assert CocoDataset(*paths)[0].image_id == 7
 
 
@@ -221,6 +187,15 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
         CocoDataset(annotations, tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot read annotation file"):
         CocoDataset(images, images)
+    dataset = CocoDataset(annotations, images)
+    (images / "b.png").unlink()
+    with pytest.raises(UserError, match=r"image b\.png is not in .*\(1 of the 2 images"):
+        CocoDataset(annotations, images)
+    with pytest.raises(UserError, match=r"no such image: .*b\.png"):
+        dataset[1]
+    Image.new("RGB", (30, 40)).save(images / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is 30x40 px but .* states 40x30"):
+        dataset[0]
 
 
 @pytest.mark.parametrize(
@@ -240,11 +215,13 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
         ("{}", "has no 'images' and 'annotations' and 'categories'"),
         ('{"images": [], "categories": []}', "has no 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "'images' is not a list"),
-        (
-            '{"images": [], "annotations": [4], "categories": []}',
-            "entry 1 of 'annotations' is 4, not an o",
-        ),
+        ('{"images": [], "annotations": [4], "categories": []}', "entry 1 of 'annotations' is 4"),
         ('{"images": [], "annotations": [], "categories": []}', "is empty: it lists no images"),
+        (
+            '{"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}], "annotations": [],'
+            ' "categories": []}',
+            "no usable objects",
+        ),
     ],
 )
 def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> None:
@@ -260,39 +237,19 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("annotations", {"id": "x"}, "id 'x' of annotation number 1 of the list is not a whole"),
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
         ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
-        ("annotations", {"area": "big"}, "area 'big' of annotation 1"),
         ("annotations", {"area": float("nan")}, "area nan of annotation 1"),
-        (
-            "annotations",
-            {"bbox": [1, 2, float("nan"), 3]},
-            "nan, 3] of annotation 1 is not four numbers",
-        ),
-        (
-            "annotations",
-            {"bbox": [1, 2, float("inf"), 3]},
-            "inf, 3] of annotation 1 is not four numbers",
-        ),
-        (
-            "annotations",
-            {"bbox": [1, 2, 1e300, 3]},
-            "of annotation 1 is not .* at most 16,777,216 px",
-        ),
+        ("annotations", {"bbox": [1, 2, float("nan"), 3]}, "nan, 3] of annotation 1 is not four"),
+        ("annotations", {"bbox": [1, 2, 1e300, 3]}, "annotation 1 is not .* at most 16,777,216 px"),
         ("annotations", {"bbox": [1, 2, True, 3]}, "of annotation 1 is not four numbers"),
         ("annotations", {"iscrowd": "no"}, "iscrowd of annotation 1 is 'no', not 0 or 1"),
         ("annotations", {"iscrowd": 2}, "iscrowd of annotation 1 is 2, not 0 or 1"),
-        ("annotations", {"iscrowd": []}, r"iscrowd of annotation 1 is \[\], not 0 or 1"),
         ("annotations", {"image_id": 7.5}, "image_id 7.5 of annotation 1 is not a whole number"),
         ("annotations", {"image_id": True}, "image_id True of annotation 1 is not a whole number"),
-        ("annotations", {"category_id": "cat"}, "category_id 'cat' of annotation 1 is not a whole"),
         ("images", {"width": 0}, "states 0x30 px for image 7, which cannot be"),
         ("images", {"width": 13000, "height": 13000}, "for image 7, more than 67,108,864 pixels"),
         ("images", {"width": "wide"}, "width 'wide' of image 7 is not a whole number"),
         ("images", {"file_name": 5}, "file_name of image 7 is 5, not a text"),
-        (
-            "images",
-            {"file_name": "a\0.png"},
-            r"file_name of image 7 is 'a\\x00.png', with characters",
-        ),
+        ("images", {"file_name": "a\0.png"}, r"of image 7 is 'a\\x00.png', with characters"),
         ("images", {"file_name": "\ud800.png"}, "file_name of image 7 is .*, with characters"),
         ("images", {"file_name": "x" * 300}, r"image x+ \.\.\. x+ is not in"),
         ("images", {"file_name": ".."}, r"image \.\. is not in"),
@@ -300,30 +257,11 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("categories", {"name": ["late"]}, r"the name of category 9 is \['late'\], not a text"),
         ("categories", {"name": " "}, "the name of category 9 is ' ', not a text"),
         ("categories", {"name": "\ud800"}, "the name of category 9 is .*cannot be written"),
-        (
-            "annotations",
-            {"bbox": [1, 2, 10**400, 3]},
-            r"bbox \[1, 2, 10+\.\.\.0+, 3\] of .* not four",
-        ),
-        ("annotations", {"area": 10**400}, r"area 10+\.\.\.0+ of annotation 1 is not a size"),
+        ("annotations", {"bbox": [1, 2, 10**400, 3]}, r"\[1, 2, 10+\.\.\.0+, 3\] of .* not four"),
         ("annotations", {"area": 1e300}, r"area 1e\+300 of annotation 1 is not a size"),
-        (
-            "annotations",
-            {"id": 2**63},
-            "id 9223372036854775808 of annotation number 1 of the list is beyond 64 bits",
-        ),
+        ("annotations", {"id": 2**63}, "id 9223372036854775808 of annotation number 1 .* 64 bits"),
         ("annotations", {"image_id": 2**70}, "image_id 1180.* of annotation 1 is beyond 64 bits"),
-        (
-            "images",
-            {"id": -(2**63) - 1},
-            "id -9223.* of image number 1 of the list is beyond 64 bits",
-        ),
         ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of image 7 is beyond 64 bits"),
-        (
-            "categories",
-            {"id": 2**64},
-            "id 1844.* of category number 1 of the list is beyond 64 bits",
-        ),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
         ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
         ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),
@@ -332,6 +270,8 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("images", {"file_name": None}, "image 7 has no 'file_name'"),
         ("categories", {"id": 5}, "2 category entries share the id 5; give"),
         ("categories", {"name": None}, "category 9 has no 'name'"),
+        # Not a class called None.
+        ("categories", {"name": "null"}, "the name of category 9 is null, not a text"),
     ],
 )
 def test_bad_entries(
@@ -339,26 +279,13 @@ def test_bad_entries(
 ) -> None:
     entry = content[kind][0]
     for key, value in change.items():
+        entry[key] = None if value == "null" else value
         if value is None:
             del entry[key]
-        else:
-            entry[key] = value
     with pytest.raises(UserError, match=message) as caught:
         CocoDataset(*write(tmp_path, content))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_no_objects_at_all(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["annotations"] = []
-    with pytest.raises(UserError, match="no usable objects"):
-        CocoDataset(*write(tmp_path, content))
-
-
-def test_a_null_name_is_not_a_class_called_none(tmp_path: Path, content: dict[str, Any]) -> None:
-    content["categories"][0]["name"] = None
-    with pytest.raises(UserError, match="the name of category 9 is null, not a text"):
-        CocoDataset(*write(tmp_path, content))
 
 
 @pytest.mark.parametrize(
@@ -431,15 +358,6 @@ def test_of_categories_of_one_name_the_annotated_is_kept(
     content["annotations"].append({**box_record(2, [0, 0, 9, 9]), "category_id": 0})
     with pytest.raises(UserError, match="categories 0 and 5 are both named 'early' and both have"):
         CocoDataset(*write(tmp_path, content))
-
-
-def test_accents_in_names_are_found_however_they_are_written(
-    tmp_path: Path, content: dict[str, Any]
-) -> None:
-    content["images"][0]["file_name"] = "Ko\u0308ln.png"
-    paths = write(tmp_path, content)
-    (paths[1] / "a.png").rename(paths[1] / "K\u00f6ln.png")
-    assert CocoDataset(*paths)[0].image_id == 7
 
 
 def test_what_evaluation_goes_by_is_what_pycocotools_reads(

@@ -24,12 +24,12 @@ from rethink_heads.data.shapes_drawing import CLASS_NAMES
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE
 
-SCENES = 80
+SCENES = 60
 
 
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shapes_root(0, tmp_path_factory.mktemp("cache"), train_images=6, val_images=3)
+    return shapes_root(0, tmp_path_factory.mktemp("cache"), train_images=3, val_images=2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_layout_and_reading(small_set: Path) -> None:
     names = {p.name for p in small_set.iterdir()}
     assert names == {"annotations", "train", "val"}
     ids = []
-    for split, count in (("train", 6), ("val", 3)):
+    for split, count in (("train", 3), ("val", 2)):
         dataset = CocoDataset(
             small_set / "annotations" / f"instances_{split}.json", small_set / split
         )
@@ -62,7 +62,7 @@ def test_layout_and_reading(small_set: Path) -> None:
 
 
 def test_same_seed_gives_the_same_bytes_in_another_process(small_set: Path, tmp_path: Path) -> None:
-    code = "from rethink_heads.data.shapes import shapes_root; print(shapes_root(0, None, 6, 3))"
+    code = "from rethink_heads.data.shapes import shapes_root; print(shapes_root(0, None, 3, 2))"
     environment = {
         **os.environ,
         CACHE_VARIABLE: str(tmp_path),
@@ -78,25 +78,24 @@ def test_same_seed_gives_the_same_bytes_in_another_process(small_set: Path, tmp_
     assert contents(again) == contents(small_set)
 
 
-def test_another_seed_and_split_give_other_images() -> None:
-    images = [
-        draw_scene(scene_generator(seed, split, 0))[0].tobytes()
-        for seed, split in ((0, "train"), (1, "train"), (0, "val"))
-    ]
-    assert len(set(images)) == 3
+def test_another_seed_gives_other_images(small_set: Path, tmp_path: Path) -> None:
+    root = shapes_root(1, tmp_path, train_images=1, val_images=1)
+    (other,) = (root / "train").iterdir()
+    same = (small_set / "train" / other.name, next((root / "val").iterdir()))
+    assert other.read_bytes() not in [path.read_bytes() for path in same]
 
 
 def test_larger_set_begins_with_the_smaller(small_set: Path, tmp_path: Path) -> None:
-    larger = contents(shapes_root(0, tmp_path, train_images=7, val_images=1))
+    larger = contents(shapes_root(0, tmp_path, train_images=4, val_images=1))
     smaller = contents(small_set)
     shared = {name for name in larger if name.startswith("train")} & set(smaller)
-    assert len(shared) == 6
+    assert len(shared) == 3
     assert all(larger[name] == smaller[name] for name in shared)
 
 
 def test_second_call_writes_nothing(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shapes, "draw_scene", None)
-    assert shapes_root(0, small_set.parent, train_images=6, val_images=3) == small_set
+    assert shapes_root(0, small_set.parent, train_images=3, val_images=2) == small_set
 
 
 @pytest.mark.parametrize(
@@ -111,20 +110,20 @@ def test_interrupted_generation_leaves_nothing(
 
     def interrupted(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]:
         drawn.append(1)
-        if len(drawn) == 4:
+        if len(drawn) == 2:
             raise interruption
         return draw_scene(rng)
 
     monkeypatch.setattr(shapes, "draw_scene", interrupted)
     with pytest.raises((KeyboardInterrupt, UserError)) as caught:
-        shapes_root(0, tmp_path, train_images=3, val_images=3)
+        shapes_root(0, tmp_path, train_images=1, val_images=1)
     if caught.type is UserError:
         assert "No space left on device" in str(caught.value)
         assert CACHE_VARIABLE in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(shapes, "draw_scene", draw_scene)
-    root = shapes_root(0, tmp_path, train_images=3, val_images=3)
-    assert len(list(root.rglob("*.jpg"))) == 6
+    root = shapes_root(0, tmp_path, train_images=1, val_images=1)
+    assert len(list(root.rglob("*.jpg"))) == 2
 
 
 def test_set_made_meanwhile_by_another_process_is_used(
@@ -146,40 +145,28 @@ def test_bad_arguments(tmp_path: Path, seed: int, train: int, val: int) -> None:
         shapes_root(seed, tmp_path, train, val)
 
 
-def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"cannot write the shapes set .*{CACHE_VARIABLE}"):
-        shapes_root(0, tmp_path / "file", 1, 1)
-
-
-def test_every_class_appears_often(scenes: list[list[SceneObject]]) -> None:
-    names = [item.class_name for objects in scenes for item in objects]
-    shares = {name: names.count(name) / len(names) for name in CLASS_NAMES}
-    assert min(shares.values()) > 0.06
-    assert max(shares.values()) < 0.25
-
-
-def test_sizes_are_all_well_represented(scenes: list[list[SceneObject]]) -> None:
-    areas = np.array(
-        [(b[2] - b[0]) * (b[3] - b[1]) for objects in scenes for b in (o.box for o in objects)]
-    )
-    small, large = (areas < 32**2).mean(), (areas >= 96**2).mean()
-    assert 0.3 < small < 0.5
-    assert 0.12 < large < 0.3
-    assert np.sqrt(areas.min()) < 14
-    assert np.sqrt(areas.max()) > 160
-
-
-def test_objects_per_image_boxes_and_visibility(scenes: list[list[SceneObject]]) -> None:
+def test_the_scenes_are_as_varied_as_they_should_be(scenes: list[list[SceneObject]]) -> None:
+    items = [item for objects in scenes for item in objects]
+    names = [item.class_name for item in items]
+    shares = [names.count(name) / len(names) for name in CLASS_NAMES]
+    assert min(shares) > 0.06
+    assert max(shares) < 0.25
     assert {len(objects) for objects in scenes} == {2, 3, 4, 5, 6, 7}
-    boxes = np.array([item.box for objects in scenes for item in objects])
-    visible = np.array([item.visible for objects in scenes for item in objects])
+    boxes = np.array([item.box for item in items])
+    visible = np.array([item.visible for item in items])
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, 2:] <= IMAGE_SIZE).all()
-    assert (boxes[:, 2:] - boxes[:, :2] > 4).all()
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert sides.min() > 4
+    # Small, medium and large objects.
+    areas = sides.prod(1)
+    assert 0.3 < (areas < 32**2).mean() < 0.5
+    assert 0.12 < (areas >= 96**2).mean() < 0.3
+    assert np.sqrt(areas.min()) < 14
+    assert np.sqrt(areas.max()) > 160
+    # Occlusion, truncation and nesting do happen.
     assert visible.min() >= LEAST_VISIBLE
     assert visible.max() <= 1
-    # Occlusion, truncation and nesting do happen.
     assert 0.08 < (visible < 0.97).mean() < 0.4
     at_border = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == IMAGE_SIZE).any(1)
     assert 0.02 < at_border.mean() < 0.25

@@ -21,68 +21,57 @@ def make(root: Path, files: list[str], folders: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("folder", "split", "annotations", "images"),
+    ("files", "folders", "split", "annotations", "images"),
     [
-        ("bccd", "test", "instances_test.json", "images"),
-        ("bccd", "train", "instances_train.json", "images"),
-        ("coco-sample", "val", "instances_val2017.json", "val2017"),
-        ("coco-sample", "val2017", "instances_val2017.json", "val2017"),
-        ("coco-sample", "train", "instances_train2017.json", "train2017"),
+        (["test", "train"], ["images"], "train", "instances_train.json", "images"),
+        (["val2017"], ["val2017"], "val", "instances_val2017.json", "val2017"),
+        (["val2017"], ["val2017"], "val2017", "instances_val2017.json", "val2017"),
+        # A split of its own comes before images.
+        (["val"], ["images", "val", "val2017"], "val", "instances_val.json", "val"),
+        (["val"], ["images", "val2017"], "val", "instances_val.json", "val2017"),
     ],
 )
-def test_real_layouts(
-    shared_data: Path, folder: str, split: str, annotations: str, images: str
+def test_layouts(
+    tmp_path: Path,
+    files: list[str],
+    folders: list[str],
+    split: str,
+    annotations: str,
+    images: str,
 ) -> None:
-    root = shared_data / folder
-    assert resolve_split(str(root), split) == (root / "annotations" / annotations, root / images)
+    source = make(tmp_path, files, folders)
+    expected = (tmp_path / "annotations" / annotations, tmp_path / images)
+    assert resolve_split(source, split) == expected
 
 
 @pytest.mark.parametrize(
-    ("folders", "expected"),
-    [(["images", "val", "val2017"], "val"), (["images", "val2017"], "val2017")],
+    ("files", "split", "says"),
+    [
+        (["train2017", "val2017"], "test", r'no split "test" .*: it has train2017, val2017'),
+        ([], "val", "it has no splits at all"),
+        (["val"], "val", 'no images for the split "val"'),
+        (["val"], "x" * 300, "has no split .*: it has val"),
+        (["val"], "a\0b", "has no split .*: it has val"),
+    ],
 )
-def test_a_split_of_its_own_comes_before_images(
-    tmp_path: Path, folders: list[str], expected: str
-) -> None:
-    source = make(tmp_path, ["val"], folders)
-    assert resolve_split(source, "val")[1] == tmp_path / expected
-
-
-def test_unknown_split_lists_the_splits(tmp_path: Path) -> None:
-    source = make(tmp_path, ["train2017", "val2017"], ["images"])
-    with pytest.raises(UserError, match=r'no split "test" .*: it has train2017, val2017'):
-        resolve_split(source, "test")
-
-
-def test_folder_without_annotations(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="it has no splits at all"):
-        resolve_split(str(tmp_path), "val")
-
-
-def test_no_such_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'no such data folder: .*none; give "shapes", a folder'):
-        resolve_split(str(tmp_path / "none"), "val")
+def test_splits_that_are_not_there(tmp_path: Path, files: list[str], split: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        resolve_split(make(tmp_path, files, []), split)
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize(
     ("source", "says"),
     [
+        ("no/such/folder", r'no such data folder: no/such/folder; give "shapes", a folder'),
         ("x" * 300, "cannot read data folder x+.*File name too long"),
         ("a\0b", r"cannot read data folder a\\x00b: no file can have this name"),
         ("~nobody-of-this-name/data", "no such data folder: ~nobody"),
     ],
 )
-def test_names_that_the_system_refuses(source: str, says: str) -> None:
+def test_folders_that_are_not_there(source: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         resolve_split(source, "val")
-
-
-def test_a_split_with_a_name_that_no_file_can_have(tmp_path: Path) -> None:
-    source = make(tmp_path, ["val"], ["images"])
-    for split in ("x" * 300, "a\0b"):
-        with pytest.raises(UserError, match=r"has no split .*: it has val") as caught:
-            resolve_split(source, split)
-        assert str(caught.value).isprintable()
 
 
 def test_a_closed_folder_of_annotations_is_named(
@@ -95,12 +84,6 @@ def test_a_closed_folder_of_annotations_is_named(
     monkeypatch.setattr("os.listdir", refuse)
     with pytest.raises(UserError, match=rf"folder of annotations {tmp_path}/annotations: no permi"):
         resolve_split(str(tmp_path), "val")
-
-
-def test_no_images(tmp_path: Path) -> None:
-    source = make(tmp_path, ["val"], ["train"])
-    with pytest.raises(UserError, match='no images for the split "val"'):
-        resolve_split(source, "val")
 
 
 def test_shapes_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
@@ -30,14 +29,6 @@ PUBLISHED_CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person"
     " pottedplant sheep sofa train tvmonitor"
 )
-COCO_NAMES = {
-    "airplane": "aeroplane",
-    "motorcycle": "motorbike",
-    "dining table": "diningtable",
-    "potted plant": "pottedplant",
-    "couch": "sofa",
-    "tv": "tvmonitor",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -85,21 +76,24 @@ def test_splits(devkit: Path, split: str, ids: list[int]) -> None:
     assert dataset.class_names == tuple(PUBLISHED_CLASSES.split())
     assert dataset.box_counts.objects == len(ids)
     assert dataset.images_path == devkit
+    # By its year alone, and from the folder that holds the devkit.
+    assert resolve_split(str(devkit.parent), split) == resolve_split(str(devkit), split)
     # Each image is read: its size is the one stated.
     for index in range(len(dataset)):
         assert dataset[index].image.shape == (3, HEIGHT, WIDTH)
 
 
-def test_an_unknown_split_lists_those_that_exist(devkit: Path) -> None:
-    with pytest.raises(
-        UserError, match="no split test12: it has test07, train07, trainval07, trai"
-    ):
+def test_splits_that_are_not_there_and_folders_of_other_names(devkit: Path) -> None:
+    says = "no split test12: it has test07, train07, trainval07, trai"
+    with pytest.raises(UserError, match=says):
         resolve_split(str(devkit), "test12")
-    (devkit / "VOC2012").rename(devkit / "elsewhere")
-    with pytest.raises(
-        UserError, match=r"no split trainval12 \(of 07\+12\): it has test07, train07"
-    ):
+    expected = read(devkit, "trainval12").image_ids
+    (devkit / "VOC2012").rename(devkit / "mine")
+    says = r"no split trainval12 \(of 07\+12\): it has test07, train07"
+    with pytest.raises(UserError, match=says):
         resolve_split(str(devkit), "07+12")
+    (devkit / "VOC2007").rename(devkit.parent / "elsewhere")
+    assert read(devkit, "trainval").image_ids == tuple(i - 12 * 10**8 for i in expected)
     with pytest.raises(UserError, match=r"has no split val: it has"):
         resolve_split(str(devkit), "val")
 
@@ -107,10 +101,6 @@ def test_an_unknown_split_lists_those_that_exist(devkit: Path) -> None:
 @pytest.mark.parametrize("split", ["test", "test07", "test2007"])
 def test_a_year_by_itself_is_the_same_data(devkit: Path, split: str) -> None:
     assert resolve_split(str(devkit / "VOC2007"), split) == resolve_split(str(devkit), "test07")
-
-
-def test_a_folder_that_holds_the_devkit(devkit: Path) -> None:
-    assert resolve_split(str(devkit.parent), "07+12") == resolve_split(str(devkit), "07+12")
 
 
 def test_a_folder_without_a_year_in_its_name(tmp_path: Path) -> None:
@@ -156,139 +146,37 @@ def test_boxes_classes_and_flags(tmp_path: Path) -> None:
 
 
 @given(st.tuples(*(st.integers(1, n) for n in (WIDTH, HEIGHT, WIDTH, HEIGHT))))
+@settings(max_examples=30, deadline=None)
 def test_a_box_covers_the_pixels_that_voc_counts(corners: tuple[int, int, int, int]) -> None:
     x1, y1 = min(corners[0], corners[2]), min(corners[1], corners[3])
     x2, y2 = max(corners[0], corners[2]), max(corners[1], corners[3])
     path = Path(os.environ["RETHINK_HEADS_CACHE"]).parent / "one.xml"
     path.write_text(image_xml(object_xml("cat", (x1, y1, x2, y2))))
     x, y, width, height = read_voc_xml(path)[1][0].box
-    counted_from_one = np.zeros((HEIGHT + 1, WIDTH + 1), bool)
-    for row in range(y1, y2 + 1):
-        for column in range(x1, x2 + 1):
-            counted_from_one[row, column] = True
+    # VOC counts pixels from one, the last included.
     centres = np.arange(max(WIDTH, HEIGHT)) + 0.5
-    inside_x = (centres[:WIDTH] > x) & (centres[:WIDTH] < x + width)
-    inside_y = (centres[:HEIGHT] > y) & (centres[:HEIGHT] < y + height)
-    np.testing.assert_array_equal(counted_from_one[1:, 1:], inside_y[:, None] & inside_x)
-    assert width * height == counted_from_one.sum()
-
-
-def test_real_boxes_written_as_voc_come_back(shared_data: Path, tmp_path: Path) -> None:
-    """Objects of COCO, rounded to whole pixels and written as VOC does, are those that are read."""
-    source = CocoDataset(*resolve_split(str(shared_data / "coco-sample"), "val"))
-    xmls, expected = {}, {}
-    for index in range(6):
-        sample = source[index]
-        stem = f"{index + 1:06d}"
-        names = [source.class_names[label] for label in sample.labels]
-        names = [COCO_NAMES.get(name, name) for name in names]
-        # Whole pixels: the first and the last that the box touches.
-        boxes = sample.boxes.numpy()
-        boxes = np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1)
-        kept = [(n, b) for n, b in zip(names, boxes.tolist(), strict=True) if n in VOC_CLASSES]
-        objects = [object_xml(n, (x1 + 1, y1 + 1, x2, y2)) for n, (x1, y1, x2, y2) in kept]
-        height, width = sample.image.shape[1:]
-        xmls[stem] = image_xml(*objects, width=width, height=height)
-        expected[stem] = (kept, sample.image)
-    root = tmp_path / "VOC2007"
-    write_voc(root, xmls, {"test": list(xmls)})
-    for stem, (_, image) in expected.items():
-        pixels = image.permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(root / "JPEGImages" / f"{stem}.jpg", quality=95)
-    dataset = read(root, "test")
-    assert dataset.box_counts.objects > 3
-    for index, (kept, image) in enumerate(expected.values()):
-        sample = dataset[index]
-        assert sample.image.shape == image.shape
-        assert [dataset.class_names[label] for label in sample.labels] == [n for n, _ in kept]
-        np.testing.assert_array_equal(
-            sample.boxes.numpy(), np.array([b for _, b in kept], np.float32).reshape(-1, 4)
-        )
-
-
-def pycocotools_ap(path: Path, detections: list[dict[str, Any]]) -> list[float]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-        evaluation = COCOeval(truth, truth.loadRes([dict(d) for d in detections]), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [value if value >= 0 else float("nan") for value in evaluation.stats[:6]]
-
-
-def scene(random: np.random.Generator, images: int) -> Iterator[tuple[str, list[Any]]]:
-    """Names of images with their objects: class, VOC corners, difficult."""
-    for number in range(1, images + 1):
-        objects = []
-        for _ in range(int(random.integers(2, 6))):
-            x, y = (int(v) for v in random.integers(1, 25, 2))
-            w, h = (int(v) for v in random.integers(6, 22, 2))
-            name = str(random.choice(["cat", "dog", "cow"]))
-            objects.append((name, (x, y, x + w, y + h), bool(random.random() < 0.3)))
-        yield f"{number:06d}", objects
-
-
-def test_difficult_objects_in_evaluation(tmp_path: Path) -> None:
-    """The figures are those of pycocotools on annotations written by hand, iscrowd for difficult."""
-    random = np.random.default_rng(3)
-    images = dict(scene(random, 12))
-    root = tmp_path / "VOC2007"
-    xmls = {
-        stem: image_xml(
-            *(object_xml(n, c, f"<difficult>{int(d)}</difficult>") for n, c, d in objects)
-        )
-        for stem, objects in images.items()
-    }
-    write_voc(root, xmls, {"test": list(images)})
-    by_hand: dict[str, list[Any]] = {"images": [], "annotations": [], "categories": []}
-    by_hand["categories"] = [{"id": n, "name": name} for n, name in enumerate(VOC_CLASSES, 1)]
-    detections: list[dict[str, Any]] = []
-    for stem, objects in images.items():
-        image_id = 700_000_000 + int(stem)
-        by_hand["images"].append({"id": image_id, "width": WIDTH, "height": HEIGHT})
-        for name, (x1, y1, x2, y2), difficult in objects:
-            box = [x1 - 1.0, y1 - 1.0, x2 - x1 + 1.0, y2 - y1 + 1.0]
-            record = {
-                "id": len(by_hand["annotations"]) + 1,
-                "image_id": image_id,
-                "category_id": VOC_CLASSES.index(name) + 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": int(difficult),
-            }
-            by_hand["annotations"].append(record)
-            for _ in range(2):
-                near = np.array(box) + random.normal(0, 2, 4)
-                near[2:] = near[2:].clip(1)
-                found = {"bbox": near.tolist(), "score": float(random.random())}
-                detections.append({**found, **{k: record[k] for k in ("image_id", "category_id")}})
-    (tmp_path / "by_hand.json").write_text(json.dumps(by_hand))
-    expected = pycocotools_ap(tmp_path / "by_hand.json", detections)
-    path, _ = resolve_split(str(root), "test")
-    found = average_precision(path, detections)
-    assert list(found.values()) == pytest.approx(expected, abs=1e-12, nan_ok=True)
-    assert 0.05 < found["AP"] < 0.95
-    assert pycocotools_ap(path, detections) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert np.flatnonzero((centres > x) & (centres < x + width)).tolist() == list(range(x1 - 1, x2))
+    assert np.flatnonzero((centres > y) & (centres < y + height)).tolist() == list(
+        range(y1 - 1, y2)
+    )
+    assert width * height == (x2 - x1 + 1) * (y2 - y1 + 1)
 
 
 def test_a_difficult_object_is_neither_hit_nor_miss_nor_false_positive(tmp_path: Path) -> None:
+    """In COCO's evaluation, by pycocotools as well as by the package's."""
+
     def root(name: str, *difficult: str) -> Path:
         easy = object_xml("cat", (1, 1, 20, 20))
-        folder = tmp_path / name / "VOC2007"
-        xml = image_xml(easy, *difficult)
-        write_voc(
-            folder, {"000001": xml, "000002": image_xml(easy)}, {"test": ["000001", "000002"]}
-        )
-        return folder
+        xmls = {"000001": image_xml(easy, *difficult), "000002": image_xml(easy)}
+        write_voc(tmp_path / name / "VOC2007", xmls, {"test": list(xmls)})
+        return resolve_split(str(tmp_path / name / "VOC2007"), "test")[0]
 
     def detection(box: list[float], score: float, number: int = 1) -> dict[str, Any]:
         image_id = 700_000_000 + number
         return {"image_id": image_id, "category_id": 8, "bbox": box, "score": score}
 
     hard = object_xml("cat", (31, 21, 50, 40), "<difficult>1</difficult>")
-    without, path = (
-        resolve_split(str(folder), "test")[0] for folder in (root("without"), root("with", hard))
-    )
+    without, path = root("without"), root("with", hard)
     hits = [detection([0, 0, 20, 20], 0.5), detection([0, 0, 20, 19], 0.4, number=2)]
     expected = pytest.approx(average_precision(without, hits), nan_ok=True)
     # Not found: no miss. Found several times, above all hits: no false positive.
@@ -301,6 +189,14 @@ def test_a_difficult_object_is_neither_hit_nor_miss_nor_false_positive(tmp_path:
     assert average_precision(path, hits + a_part) == expected
     # As any crowd box, it never takes a detection from an object that counts.
     assert average_precision(path, hits)["AP50"] == pytest.approx(1.0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+        evaluation = COCOeval(truth, truth.loadRes(hits + on_it + a_part), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    found = average_precision(path, hits + on_it + a_part)
+    assert evaluation.stats[:2].tolist() == pytest.approx([found["AP"], found["AP50"]])
 
 
 def test_it_is_converted_once_and_again_after_a_change(devkit: Path, cache: Path) -> None:
@@ -312,11 +208,16 @@ def test_it_is_converted_once_and_again_after_a_change(devkit: Path, cache: Path
     changed = devkit / "VOC2007" / "Annotations" / "000001.xml"
     changed.write_text(image_xml(object_xml("sofa", (2, 2, 30, 30))))
     again, _ = resolve_split(str(devkit), "trainval07")
-    assert again != path
-    assert (
-        VOC_CLASSES[json.loads(again.read_bytes())["annotations"][0]["category_id"] - 1] == "sofa"
-    )
-    assert sorted(p.name for p in path.parent.iterdir()) == sorted([path.name, again.name])
+    assert sorted(p.name for p in path.parent.iterdir()) == sorted({path.name, again.name})
+    first = json.loads(again.read_bytes())["annotations"][0]
+    assert VOC_CLASSES[first["category_id"] - 1] == "sofa"
+    # As well after a change of an image.
+    image = devkit / "VOC2007" / "JPEGImages" / "000001.jpg"
+    Image.new("RGB", (HEIGHT, HEIGHT)).save(image)
+    with pytest.raises(UserError, match=r"000001\.xml states 64x48 px but .*000001\.jpg is 48x48"):
+        resolve_split(str(devkit), "trainval07")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(image)
+    assert resolve_split(str(devkit), "trainval07")[0] not in (path, again)
 
 
 def test_a_cache_that_cannot_be_written(devkit: Path, cache: Path) -> None:
@@ -381,14 +282,16 @@ def test_missing_files_are_named(devkit: Path) -> None:
         read(devkit, "trainval07")
     with pytest.raises(UserError, match="twice; join splits that have no image in common"):
         read(devkit, "train07+trainval07")
+    (year / "JPEGImages").rename(devkit / "images")
+    with pytest.raises(UserError, match=r"no such folder: .*VOC2007/JPEGImages"):
+        read(devkit, "train07")
 
 
 def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
     hard = object_xml("cat", (1, 1, 9, 9), "<difficult>1</difficult>")
     # The folder is named, not the conversion in the cache.
-    with pytest.raises(
-        UserError, match=rf"^{tmp_path}/one \(trainval07\) has no usable objects \(1 cr"
-    ):
+    says = rf"^{tmp_path}/one \(trainval07\) has no usable objects \(1 cr"
+    with pytest.raises(UserError, match=says):
         read(one_image(tmp_path, image_xml(hard)), "trainval")
 
 
@@ -396,13 +299,8 @@ def test_the_presets() -> None:
     voc07, both = load_preset("voc07-r50", "fc"), load_preset("voc0712-r50", "fc")
     paper = load_preset("coco-r50", "fc")
     assert voc07.model == both.model == paper.model
-    changed = {
-        "max_iterations",
-        "milestones",
-        "validate_every",
-        "validate_images",
-        "checkpoint_every",
-    }
+    changed = {"max_iterations", "milestones", "validate_every", "validate_images"}
+    changed.add("checkpoint_every")
     for config, images in ((voc07, 5011), (both, 16551)):
         same = config.training.model_dump(exclude=changed)
         assert same == paper.training.model_dump(exclude=changed)
@@ -415,7 +313,7 @@ def test_the_presets() -> None:
         assert config.data.test_split == "test07"
 
 
-@pytest.mark.parametrize("suffix", [".png", ".JPG", ".jpeg", ".bmp"])
+@pytest.mark.parametrize("suffix", [".png", ".JPG"])
 def test_images_of_any_suffix(devkit: Path, suffix: str) -> None:
     images = devkit / "VOC2007" / "JPEGImages"
     for path in list(images.iterdir()):
@@ -430,16 +328,6 @@ def test_images_of_any_suffix(devkit: Path, suffix: str) -> None:
     image.save(images / "000001.jpg")
     image.save(images / "000001.gif")
     assert read(devkit, "trainval07")._file_names[0].endswith("000001.jpg")
-
-
-def test_an_image_that_is_replaced_is_read_anew(devkit: Path) -> None:
-    path, _ = resolve_split(str(devkit), "trainval07")
-    image = devkit / "VOC2007" / "JPEGImages" / "000001.jpg"
-    Image.new("RGB", (HEIGHT, HEIGHT)).save(image)
-    with pytest.raises(UserError, match=r"000001\.xml states 64x48 px but .*000001\.jpg is 48x48"):
-        resolve_split(str(devkit), "trainval07")
-    Image.new("RGB", (WIDTH, HEIGHT)).save(image)
-    assert resolve_split(str(devkit), "trainval07")[0] != path
 
 
 def test_classes_of_ones_own_are_the_same_in_all_splits(
@@ -463,31 +351,24 @@ def test_classes_of_ones_own_are_the_same_in_all_splits(
 
 
 @pytest.mark.parametrize(
-    ("stem", "line"),
+    ("stem", "line", "encoding"),
     [
-        ("my image 1", "my image 1"),
-        ("my image", "my image  1"),
-        ("000001", "000001  -1"),
-        ("000001", "000001.jpg"),
-        ("v1.2", "v1.2"),
-        ("Ko\u0308ln", "K\u00f6ln"),
-        ("K\u00f6ln", "Ko\u0308ln"),
+        ("my image 1", "my image 1", "utf-8"),
+        ("my image", "my image  1", "utf-8"),
+        ("000001", "000001  -1", "utf-8-sig"),
+        ("000001", "000001.jpg", "utf-16"),
+        ("v1.2", "v1.2", "utf-8"),
+        ("Ko\u0308ln", "K\u00f6ln", "utf-8-sig"),
+        ("K\u00f6ln", "Ko\u0308ln", "utf-16"),
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_names_in_lists(tmp_path: Path, stem: str, line: str, encoding: str) -> None:
-    write_voc(tmp_path / "VOC2007", {stem: image_xml(object_xml("cat", (1, 1, 9, 9)))}, {})
+def test_names_and_byte_order_marks(tmp_path: Path, stem: str, line: str, encoding: str) -> None:
+    write_voc(tmp_path / "VOC2007", {stem: ""}, {})
     path = tmp_path / "VOC2007" / "ImageSets" / "Main" / "test.txt"
     path.write_bytes(f"{line}\r\n\r\n".encode(encoding))
-    assert read(tmp_path, "test07")[0].image.shape == (3, HEIGHT, WIDTH)
-
-
-@pytest.mark.parametrize("mark", ["utf-8-sig", "utf-16"])
-def test_marks_in_annotations(tmp_path: Path, mark: str) -> None:
-    source = one_image(tmp_path, "")
     xml = image_xml(object_xml("cat", (1, 1, 9, 9)))
-    (source / "Annotations" / "000001.xml").write_bytes(xml.encode(mark))
-    assert read(source, "trainval")[0].boxes.tolist() == [[0, 0, 9, 9]]
+    (tmp_path / "VOC2007" / "Annotations" / f"{stem}.xml").write_bytes(xml.encode(encoding))
+    assert read(tmp_path, "test07")[0].boxes.tolist() == [[0, 0, 9, 9]]
 
 
 @pytest.mark.parametrize(("width", "height"), [(HEIGHT, WIDTH), (0, 0), (0, HEIGHT)])
@@ -499,30 +380,10 @@ def test_sizes_that_are_swapped_or_left_out_are_the_images_own(
     assert dataset[0].boxes.tolist() == [[0, 0, WIDTH, HEIGHT]]
     assert dataset.box_counts.clipped == 0
     assert r"000001.xml (1 such files) is missing or has its sides swapped" in caplog.text
-
-
-def test_a_photo_that_is_turned_by_its_exif_orientation(tmp_path: Path) -> None:
-    source = one_image(
-        tmp_path, image_xml(object_xml("cat", (1, 1, 9, 9)), width=HEIGHT, height=WIDTH)
-    )
+    # A photo that is turned by its EXIF orientation has the sides that it states.
+    xml = image_xml(object_xml("cat", (1, 1, 9, 9)), width=HEIGHT, height=WIDTH)
+    source = one_image(tmp_path, xml)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (WIDTH, HEIGHT)).save(source / "JPEGImages" / "000001.jpg", exif=exif)
     assert read(source, "trainval")[0].image.shape == (3, WIDTH, HEIGHT)
-
-
-def test_a_folder_of_another_name_in_the_devkit(devkit: Path) -> None:
-    expected = read(devkit, "trainval12").image_ids
-    (devkit / "VOC2012").rename(devkit.parent / "mine")
-    (devkit.parent / "mine").rename(devkit / "mine")
-    with pytest.raises(UserError, match="has no split trainval12"):
-        resolve_split(str(devkit), "trainval12")
-    (devkit / "VOC2007").rename(devkit.parent / "elsewhere")
-    assert read(devkit, "trainval").image_ids == tuple(i - 12 * 10**8 for i in expected)
-
-
-def test_folders_that_are_missing_are_named(devkit: Path) -> None:
-    images = devkit / "VOC2007" / "JPEGImages"
-    images.rename(devkit / "images")
-    with pytest.raises(UserError, match=r"no such folder: .*VOC2007/JPEGImages"):
-        resolve_split(str(devkit), "trainval07")

@@ -19,7 +19,7 @@ from rethink_heads.config import (
 from rethink_heads.detectors.random_weights import spread_outputs
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.heads import STRUCTURES
-from rethink_heads.measure.responses import Responder, respond
+from rethink_heads.measure.responses import Responder
 from rethink_heads.proposals import grid
 
 CLASSES = ("a", "b", "c")
@@ -149,7 +149,7 @@ def test_equals_pool_and_predict(head: str, settings: dict[str, object]) -> None
 def test_memory_changes_nothing(memory_mb: int) -> None:
     detector = small_detector("double-ext", non_local=True)
     boxes = boxes_of_all_levels()
-    found = respond(detector, detector.extract(image()), boxes, 0, memory_mb)
+    found = Responder(detector, memory_mb)(detector.extract(image()), boxes, 0)
     assert_equal(found, one_by_one(detector, boxes)[0])
 
 
@@ -159,7 +159,7 @@ def test_bfloat16_is_close(head: str) -> None:
     detector = small_detector(head, non_local=True)
     boxes, features = boxes_of_all_levels(), detector.extract(image())
     for label, expected in enumerate(one_by_one(detector, boxes)):
-        found = respond(detector, features, boxes, label, 512, "bfloat16")
+        found = Responder(detector, 512, "bfloat16")(features, boxes, label)
         assert_equal(found, expected, BFLOAT16_SCORE_ERROR, BFLOAT16_BOX_ERROR)
         for name, (scores, _) in expected.items():
             assert not torch.equal(found[name][0], scores)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from rethink_heads.measure.maps import (
+from rethink_heads.measure.responses import (
     DISPLACEMENT_STEPS,
+    Responder,
     cell_responses,
     displacement_scores,
     output_correlations,
     spatial_correlation,
     weight_correlations,
 )
-from rethink_heads.measure.responses import Responder
 
 LABEL = 2
 SIZE = (48, 64)

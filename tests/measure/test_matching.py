@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rethink_heads.measure.matching import (
+from rethink_heads.measure.stages import (
     UNMATCHED,
     ious_with,
-    labelled,
     most_overlapping,
+    same_class_ious,
     true_positives,
 )
 
@@ -59,7 +59,7 @@ def test_without_objects_or_boxes_nothing_is_matched() -> None:
 
 
 def test_other_classes_do_not_match() -> None:
-    same = labelled(np.full((2, 3), 0.7), torch.tensor([1, 0]), torch.tensor([0, 1, 1]))
+    same = same_class_ious(np.full((2, 3), 0.7), torch.tensor([1, 0]), torch.tensor([0, 1, 1]))
     assert same.tolist() == [[0.0, 0.7, 0.7], [0.7, 0.0, 0.0]]
 
 
