@@ -51,6 +51,7 @@ Rows = npt.NDArray[np.void]
 
 # More rows of a head than these change nothing that could be seen: the interval is of the images.
 MOST_RANKED = 1_000_000
+_OBJECTS_AT_ONCE = 1000
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
 # Of replicates that are ranked at once: numbers in cache, and the fewest, where rows are many.
@@ -90,16 +91,27 @@ def ranked_rows(
     chosen = (rows["bin"] >= first) & (rows["bin"] < after)
     if objects is not None:
         chosen &= objects[rows["object"]]
-    index = np.flatnonzero(chosen)
-    every = max(1, -(-len(index) // MOST_RANKED))
-    if every > 1:
-        # From every bin.
-        strata = rows["object"][index].astype(np.int64) * IOU_BINS + rows["bin"][index]
-        index = index[np.argsort(strata, kind="stable")]
-        index = index[_is_kept(measurements, rows["object"][index], every)]
+    every = max(1, -(-int(chosen.sum()) // MOST_RANKED))
+    index = np.flatnonzero(chosen) if every == 1 else _thinned(measurements, rows, chosen, every)
     found = rows[index]
     found["weight"] *= every
     return found
+
+
+def _thinned(
+    measurements: Measurements, rows: Rows, chosen: Flags, every: int
+) -> npt.NDArray[np.int64]:
+    """Row numbers of every k-th of the chosen rows (N,) of each object."""
+    object_of, kept = rows["object"], []
+    starts = np.flatnonzero(np.append(True, object_of[1:] != object_of[:-1]))
+    # Some objects after another: there may be many more rows than are kept.
+    for first, after in pairwise([*starts[::_OBJECTS_AT_ONCE].tolist(), len(rows)]):
+        index = first + np.flatnonzero(chosen[first:after])
+        # From every bin.
+        strata = object_of[index].astype(np.int64) * IOU_BINS + rows["bin"][index]
+        index = index[np.argsort(strata, kind="stable")]
+        kept.append(index[_is_kept(measurements, object_of[index], every)])
+    return np.concatenate(kept)
 
 
 def _is_kept(measurements: Measurements, object_of: npt.NDArray[np.int32], every: int) -> Flags:
@@ -142,7 +154,7 @@ def rank_correlation(
     digest = hashlib.blake2b(repr((len(x), bootstrap.replicates, bootstrap.seed)).encode())
     for values in (x, y, weight, image_ids, bootstrap.image_ids):
         digest.update(str(values.dtype).encode())
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
     name = digest.digest()
     if name not in _known:
         if len(_known) >= _MOST_KNOWN:
@@ -159,15 +171,15 @@ def _rank_correlation(
         nothing = np.full(bootstrap.replicates, np.nan)
         return Resampled(np.array(np.nan), nothing, images, CORRELATION)
     image, images_drawn = bootstrap.index(image_ids), len(bootstrap.image_ids)
-    sides = [_InOrder(values, weight, image, images_drawn) for values in (x, y)]
-    value = weighted_spearman(sides[0].places, sides[1].places, weight)
+    by_x, by_y = (_InOrder(values, weight, image, images_drawn) for values in (x, y))
+    value = weighted_spearman(by_x.places, by_y.places, weight)
     # Where in the order of y the rows are, in that of x.
     place = np.empty_like(image)
-    place[sides[1].order] = np.arange(len(place))
-    place = place[sides[0].order]
+    place[by_y.order] = np.arange(len(place))
+    place = place[by_x.order]
     at_once = max(_FEWEST_AT_ONCE, 16 * _CACHED // len(x))
     replicates = [
-        _drawn_spearman(*sides, place, bootstrap.counts[start : start + at_once])
+        _drawn_spearman(by_x, by_y, place, bootstrap.counts[start : start + at_once])
         for start in range(0, bootstrap.replicates, at_once)
     ]
     return Resampled(np.array(value), np.concatenate(replicates), images, CORRELATION)
