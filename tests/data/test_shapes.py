@@ -78,22 +78,28 @@ def test_same_seed_gives_the_same_bytes_in_another_process(small_set: Path, tmp_
     assert contents(again) == contents(small_set)
 
 
-def test_another_seed_gives_other_images(small_set: Path, tmp_path: Path) -> None:
-    root = shapes_root(1, tmp_path, train_images=1, val_images=1)
-    (other,) = (root / "train").iterdir()
-    same = (small_set / "train" / other.name, next((root / "val").iterdir()))
-    assert other.read_bytes() not in [path.read_bytes() for path in same]
-
-
-def test_larger_set_begins_with_the_smaller(small_set: Path, tmp_path: Path) -> None:
-    larger = contents(shapes_root(0, tmp_path, train_images=4, val_images=1))
-    smaller = contents(small_set)
+def test_images_depend_on_seed_split_and_number_alone(small_set: Path, tmp_path: Path) -> None:
+    larger, smaller = contents(shapes_root(0, tmp_path, 4, 1)), contents(small_set)
     shared = {name for name in larger if name.startswith("train")} & set(smaller)
     assert len(shared) == 3
     assert all(larger[name] == smaller[name] for name in shared)
+    other = contents(shapes_root(1, tmp_path, 1, 1))
+    images = [data for name, data in (*smaller.items(), *other.items()) if name.endswith(".jpg")]
+    assert len(set(images)) == len(images)
 
 
-def test_second_call_writes_nothing(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_is_there_is_not_drawn_again(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]:
+        """Another process makes it."""
+        monkeypatch.setattr(shapes, "draw_scene", draw_scene)
+        shapes_root(0, tmp_path, train_images=1, val_images=1)
+        return draw_scene(rng)
+
+    monkeypatch.setattr(shapes, "draw_scene", meanwhile)
+    root = shapes_root(0, tmp_path, train_images=1, val_images=1)
+    assert list(tmp_path.iterdir()) == [root]
     monkeypatch.setattr(shapes, "draw_scene", None)
     assert shapes_root(0, small_set.parent, train_images=3, val_images=2) == small_set
 
@@ -124,19 +130,6 @@ def test_interrupted_generation_leaves_nothing(
     monkeypatch.setattr(shapes, "draw_scene", draw_scene)
     root = shapes_root(0, tmp_path, train_images=1, val_images=1)
     assert len(list(root.rglob("*.jpg"))) == 2
-
-
-def test_set_made_meanwhile_by_another_process_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]:
-        monkeypatch.setattr(shapes, "draw_scene", draw_scene)
-        shapes_root(0, tmp_path, train_images=1, val_images=1)
-        return draw_scene(rng)
-
-    monkeypatch.setattr(shapes, "draw_scene", slow)
-    root = shapes_root(0, tmp_path, train_images=1, val_images=1)
-    assert list(tmp_path.iterdir()) == [root]
 
 
 @pytest.mark.parametrize(("seed", "train", "val"), [(-1, 1, 1), (0, 0, 1), (0, 1, 0)])
