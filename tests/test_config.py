@@ -58,8 +58,8 @@ def test_what_the_authors_code_does_and_what_its_presets_do(name: str) -> None:
     assert config.model.conventions.roi_level_from == "proposal"
     paper = name.startswith(("coco", "voc"))
     training = config.training
-    of_biases = (training.bias_learning_rate_factor, training.bias_weight_decay)
-    assert of_biases == ((2.0, 0.0) if paper else (1.0, None))
+    bias_settings = (training.bias_learning_rate_factor, training.bias_weight_decay)
+    assert bias_settings == ((2.0, 0.0) if paper else (1.0, None))
     assert config.model.rpn_cross_boundary_anchors is not paper
 
 

@@ -65,8 +65,8 @@ def check(found: dict, here: Path, heads: dict[str, str]) -> None:
         assert min(figure.size) > 300
     table = read_csv(compared(shared, "tables") / "correlate_comparisons.csv")
     merged = Measurements.merge(list(parts.values()))
-    sides = list(heads.items())
-    for a, b in ((sides[0], sides[1]), (sides[0], sides[2]), (sides[1], sides[2])):
+    keys = list(heads.items())
+    for a, b in ((keys[0], keys[1]), (keys[0], keys[2]), (keys[1], keys[2])):
         expected = compare(merged, "pcc", a, b)
         rows = table[
             (table["statistic"] == "pcc")

@@ -15,9 +15,9 @@ from rethink_heads.report.results import detection_tables
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import draw
 
-SIDES = [("run", "fc"), ("run", "conv")]
+KEYS = [("run", "fc"), ("run", "conv")]
 MANY = [
-    *SIDES,
+    *KEYS,
     ("other-run", "fc"),
     ("other-run", "conv"),
     ("run", "double"),
@@ -40,7 +40,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 @pytest.fixture(scope="module")
 def two(many: Tables) -> Tables:
     return {
-        name: table[[pair in SIDES for pair in zip(table["detector"], table["head"], strict=True)]]
+        name: table[[pair in KEYS for pair in zip(table["detector"], table["head"], strict=True)]]
         for name, table in many.items()
     }
 

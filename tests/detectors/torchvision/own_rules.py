@@ -30,11 +30,11 @@ def kept_detections(
     for label in range(scores.shape[1]):
         sides = (boxes[:, label, 2:] - boxes[:, label, :2]) * np.array(frame_scale)
         fine = (scores[:, label] > score_threshold) & (sides >= least_side).all(1)
-        of_class: list[Array] = []
+        kept_of_class: list[Array] = []
         for box in sorted(np.flatnonzero(fine), key=lambda i: -scores[i, label]):
             candidate = boxes[box, label]
-            if all(_iou(candidate, other) <= nms_threshold for other in of_class):
-                of_class.append(candidate)
+            if all(_iou(candidate, other) <= nms_threshold for other in kept_of_class):
+                kept_of_class.append(candidate)
                 kept.append((float(scores[box, label]), label, candidate))
     return sorted(kept, key=lambda each: -each[0])[:most]
 
