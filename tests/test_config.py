@@ -12,27 +12,32 @@ from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.settings import preset_names
 
+SOURCES = {
+    "shapes-tiny": "shapes",
+    **dict.fromkeys(("bccd-small", "coco-r50", "coco-r101", "voc07-r50", "voc0712-r50")),
+}
 
-@pytest.mark.parametrize("head", HEADS)
+
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_goes_through_yaml(name: str, head: str, tmp_path: Path) -> None:
-    config = load_preset(name, head, seed=3)
-    assert (config.preset, config.head, config.seed) == (name, head, 3)
+def test_every_preset(name: str, tmp_path: Path) -> None:
+    config = load_preset(name, seed=3)
+    assert (config.preset, config.head, config.seed) == (name, "double-ext", 3)
+    assert (set(SOURCES), config.data.source) == (set(preset_names()), SOURCES[name])
+    # What the authors' code does, and what its presets alone do.
+    assert config.model.conventions.roi_level_from == "proposal"
+    paper = name.startswith(("coco", "voc"))
+    training = config.training
+    bias_settings = (training.bias_learning_rate_factor, training.bias_weight_decay)
+    assert bias_settings == ((2.0, 0.0) if paper else (1.0, None))
+    assert config.model.rpn_cross_boundary_anchors is not paper
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert Config.from_yaml(tmp_path / "config.yaml") == config
-
-
-def test_the_presets() -> None:
-    assert set(preset_names()) == {
-        "shapes-tiny",
-        "bccd-small",
-        "coco-r50",
-        "coco-r101",
-        "voc07-r50",
-        "voc0712-r50",
-    }
-    assert load_preset("shapes-tiny").data.source == "shapes"
-    assert load_preset("bccd-small").data.source is None
+    # Far within the bounds: twice and half of the sizes of heads and data can be trained.
+    sizes = ("fc_width", "conv_width", "conv_bottleneck", "min_size", "max_size", "fpn_channels")
+    for factor in (0.5, 2):
+        changed = [f"model.{size}={int(getattr(config.model, size) * factor)}" for size in sizes]
+        model = load_preset(name, overrides=changed).model
+        assert model.fc_width == int(config.model.fc_width * factor)
 
 
 @pytest.mark.parametrize("name", ["coco-r50", "coco-r101"])
@@ -50,17 +55,6 @@ def test_the_papers_recipe(name: str) -> None:
     assert (training.max_iterations, training.milestones) == (180_000, [120_000, 160_000])
     assert (training.warmup_iterations, training.warmup_factor) == (500, pytest.approx(1 / 3))
     assert (training.momentum, training.weight_decay) == (0.9, 1e-4)
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_what_the_authors_code_does_and_what_its_presets_do(name: str) -> None:
-    config = load_preset(name)
-    assert config.model.conventions.roi_level_from == "proposal"
-    paper = name.startswith(("coco", "voc"))
-    training = config.training
-    bias_settings = (training.bias_learning_rate_factor, training.bias_weight_decay)
-    assert bias_settings == ((2.0, 0.0) if paper else (1.0, None))
-    assert config.model.rpn_cross_boundary_anchors is not paper
 
 
 def test_the_level_of_rois_can_be_chosen(tmp_path: Path) -> None:
@@ -98,11 +92,15 @@ def test_overrides_of_every_kind(tmp_path: Path) -> None:
     assert config.data.source == str(tmp_path)
     assert config.measuring.proposals_per_object == 300
     assert config.seed == 7
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.max_iterations = 5  # type: ignore[misc]
 
 
-def test_a_source_that_looks_like_a_number_is_a_folder() -> None:
-    source = load_preset("shapes-tiny", "fc", ["data.source=2007"]).data.source
-    assert source == str(Path("2007").absolute())
+@pytest.mark.parametrize("name", ["2007", "~nobody-of-this-name", "~{}"])
+def test_what_looks_like_a_number_or_a_home_is_a_folder(name: str) -> None:
+    data = load_preset("coco-r50", "fc", [f"data.source={name}", f"data.test_images={name}"]).data
+    assert data.source == str(Path(name).absolute())
+    assert data.test_images == Path(name).absolute()
 
 
 @pytest.mark.parametrize(
@@ -114,13 +112,6 @@ def test_a_source_that_looks_like_a_number_is_a_folder() -> None:
         ("trainign.batch_size=1", "did you mean 'training.batch_size'"),
         ("zork=1", r"unknown setting 'zork'.*training\.\*"),
         ("training.max_iterations=many", "bad value for training.max_iterations.*'many'"),
-        ("training.max_iterations=0", "bad value for training.max_iterations"),
-        ("training.learning_rate=nan", "bad value for training.learning_rate"),
-        (
-            "training.bias_learning_rate_factor=0",
-            "bad value for training.bias_learning_rate_factor",
-        ),
-        ("training.bias_weight_decay=-1", "bad value for training.bias_weight_decay"),
         ("model.conventions.roi_level_from=both", "roi_level_from.*'both'"),
         ("training=5", "bad value for training"),
         ("model.backbone=vgg", "bad value for model.backbone.*'resnet50'"),
@@ -129,20 +120,10 @@ def test_a_source_that_looks_like_a_number_is_a_folder() -> None:
         ("measuring.grid_steps=10", "measuring.grid_steps.*must be odd"),
         ("head=fcc", "bad value for head.*'double-ext'"),
         ("seed=-1", "bad value for seed"),
+        ("model.min_size.x=5", "'model.min_size.x': 'min_size' is 800, which has no settings"),
         ("max_iterations", "write key=value"),
         ("=5", "write key=value"),
         ("training..x=5", "write key=value"),
-    ],
-)
-def test_a_wrong_override_is_named(override: str, message: str) -> None:
-    with pytest.raises(UserError, match=message) as raised:
-        load_preset("shapes-tiny", "fc", [override])
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
         ("model.fc_width=1000000000000", "'1000000000000': must be 1 to 16,384"),
         (f"model.fc_width={'9' * 400}", r"'9+ \.\.\. 9+': must be 1 to 16,384"),
         (
@@ -150,11 +131,8 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
             r"bad value for training.batch_size .*'9+ \.\.\. 9+'",
         ),
         ("model.min_size=1", "model.min_size .*'1': must be 32 to 10,000"),
-        ("model.max_size=100000", "must be 32 to 10,000"),
         ("measuring.grid_steps=9999", "'9999': must be 3 to 31"),
-        ("measuring.proposals_per_object=0", "must be 1 to 923,521"),
         ("measuring.memory_mb=-1", "must be 1 to 16,777,216"),
-        ("training.batch_size=100000", "must be 1 to 4,096"),
         ("training.learning_rate=inf", "training.learning_rate .*finite"),
         ("training.learning_rate=-1", "must be 1e-12 to 100"),
         ("training.weight_decay=1e9", "must be 0 to 1"),
@@ -166,6 +144,7 @@ def test_a_wrong_override_is_named(override: str, message: str) -> None:
         ("model.roi_resolution=64", "model.fc_width .* a head of 1,074,790,400 weights, more than"),
         ("model.conv_bottleneck=16000", "model.conv_width and the sizes beside it give a head of"),
         ("model.conv_width=1", "half of model.conv_width .0. is not divisible"),
+        ("model.non_local_groups=3", r"conv_width \(512\) is not divisible by.*\(3\)"),
         ("data.source=a\0b", r"bad value for data.source .*it has U\+0000"),
         ("data.test_images=a\ud800", r"bad value for data.test_images .*it has U\+D800"),
         (f"{'a.' * 3000}b=1", r"unknown setting 'a.*\.\.\..*b'"),
@@ -179,54 +158,15 @@ def test_what_is_out_of_bounds_is_told_in_a_line(override: str, message: str) ->
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["~nobody-of-this-name", "~{}"])
-def test_the_home_of_nobody_is_a_folder_name(name: str) -> None:
-    data = load_preset("coco-r50", "fc", [f"data.source={name}", f"data.test_images={name}"]).data
-    assert data.source == str(Path(name).absolute())
-    assert data.test_images == Path(name).absolute()
-
-
 def test_further_mistakes_are_counted() -> None:
     wrong = ["model.fc_width=0", "training.batch_size=x"]
     with pytest.raises(UserError, match=r"model.fc_width .*1 to 16,384 \(and one more\)$"):
         load_preset("coco-r50", overrides=wrong)
     with pytest.raises(UserError, match=r"model.fc_width .* \(and 2 more mistakes\)$"):
         load_preset("coco-r50", overrides=[*wrong, "training.gamma=nan"])
-
-
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", preset_names())
-def test_presets_are_far_within_the_bounds(name: str, head: str) -> None:
-    """Twice and half of every number of the model's heads and of the data's sizes can be trained."""
-    for factor in (0.5, 2):
-        model = load_preset(name, head).model
-        sizes = (
-            "fc_width",
-            "conv_width",
-            "conv_bottleneck",
-            "min_size",
-            "max_size",
-            "fpn_channels",
-        )
-        changed = [f"model.{size}={int(getattr(model, size) * factor)}" for size in sizes]
-        assert load_preset(name, head, changed).model.fc_width == int(model.fc_width * factor)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["model=tiny", "model.conv_blocks=1"], "'model.conv_blocks': 'model' is 'tiny', which"),
-        (["model.min_size.x=5"], "'model.min_size.x': 'min_size' is 192, which has no settings"),
-    ],
-)
-def test_a_value_is_not_lost_to_a_setting_inside_it(overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=f"^cannot set {message}"):
-        load_preset("shapes-tiny", "fc", overrides)
-
-
-def test_an_unknown_preset_lists_the_presets() -> None:
-    with pytest.raises(UserError, match="bccd-small, coco-r101, coco-r50, shapes-tiny, voc07-r50"):
-        load_preset("shapes", "fc")
+    # A value is not lost to a setting inside it.
+    with pytest.raises(UserError, match=r"'model\.conv_blocks': 'model' is 'tiny', which"):
+        load_preset("shapes-tiny", overrides=["model=tiny", "model.conv_blocks=1"])
 
 
 def test_a_preset_of_ones_own(tmp_path: Path) -> None:
@@ -254,17 +194,6 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert "mine.yaml" in str(raised.value)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        Config.from_yaml(tmp_path / "config.yaml")
-
-
-def test_settings_do_not_change() -> None:
-    config = load_preset("shapes-tiny", "fc")
-    with pytest.raises(ValueError, match="frozen"):
-        config.training.max_iterations = 5  # type: ignore[misc]
-
-
 def test_data_of_a_role() -> None:
     config = load_preset("bccd-small", "fc")
     with pytest.raises(UserError, match=r"no train data.*--data"):
@@ -276,11 +205,6 @@ def test_data_of_a_role() -> None:
     )
     with pytest.raises(UserError, match="go together"):
         split_paths(config.with_data(train_images="images").data, "train")
-
-
-def test_groups_that_do_not_divide_are_a_users_mistake() -> None:
-    with pytest.raises(UserError, match=r"conv_width \(512\) is not divisible by.*\(3\)"):
-        load_preset("coco-r50", "conv", ["model.non_local=true", "model.non_local_groups=3"])
 
 
 @pytest.mark.parametrize(("paper", "ours"), HEAD_ALIASES.items())
@@ -303,5 +227,7 @@ def test_a_preset_of_one_head_with_another_is_refused() -> None:
     assert load_preset("coco-r50-double-head", "double").head == "double"
     with pytest.raises(UserError, match=r"bad value for head .*: ''"):
         load_preset("coco-r50", "")
-    with pytest.raises(UserError, match="unknown preset 'coco-r50-triple'"):
+    with pytest.raises(
+        UserError, match=r"'coco-r50-triple'.* bccd-small, coco-r101, coco-r50, shap"
+    ):
         load_preset("coco-r50-triple")

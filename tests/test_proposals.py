@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from rethink_heads.boxes import MIN_SIZE
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.proposals import IOU_BINS, grid, iou_bin
 
 # The docstring's table: what every object gets that lies well inside its image.
@@ -56,7 +54,7 @@ def brute_force(box: Tensor, image_size: tuple[int, int], steps: int) -> list[tu
 
 
 @given(inside())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_bin_is_populated_and_the_exact_box_is_there(box: Tensor):
     proposals = grid(box, IMAGE)
     assert len(proposals) == 11**4
@@ -85,7 +83,7 @@ def test_counts_of_the_docstring():
         ([0.0, 0.0, 80.0, 60.0], (60, 80)),  # the whole image
     ],
 )
-@pytest.mark.parametrize("steps", [3, 5, 11])
+@pytest.mark.parametrize("steps", [3, 11])
 def test_boxes_ious_and_counts_equal_brute_force(
     box: list[float], image_size: tuple[int, int], steps: int
 ):
@@ -103,7 +101,7 @@ def test_boxes_ious_and_counts_equal_brute_force(
     st.tuples(*[st.floats(0, 90, width=32)] * 2, *[st.floats(0.5, 10, width=32)] * 2),
     st.sampled_from([3, 5, 7]),
 )
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_clipped_proposals_lie_in_the_image_and_ious_are_theirs(
     corner_and_size: tuple[float, float, float, float], steps: int
 ):
@@ -120,28 +118,6 @@ def test_clipped_proposals_lie_in_the_image_and_ious_are_theirs(
     assert proposals.ious.max() == 1
 
 
-def test_real_objects_equal_brute_force(shared_data: Path):
-    folder = shared_data / "coco-sample"
-    dataset = CocoDataset(folder / "annotations" / "instances_val2017.json", folder / "val2017")
-    objects = 0
-    for sample in (dataset[index] for index in range(5)):
-        image_size = (sample.image.shape[1], sample.image.shape[2])
-        for box in sample.boxes[:4]:
-            proposals = grid(box, image_size)
-            expected = torch.tensor(brute_force(box, image_size, 11), dtype=torch.float64)
-            assert len(proposals) == len(expected)
-            # Coordinates are rounded to 3e-5 px, which counts most for the smallest object.
-            tolerance = 2e-4 / (box[2:] - box[:2]).min().item()
-            torch.testing.assert_close(proposals.ious, expected[:, 4], rtol=0, atol=tolerance)
-            ours = torch.bincount(iou_bin(proposals.ious), minlength=IOU_BINS)
-            theirs = torch.bincount(iou_bin(expected[:, 4]), minlength=IOU_BINS)
-            on_edge = (expected[:, 4] * IOU_BINS).frac().sub(0.5).abs().sub(0.5).abs()
-            near_an_edge = (on_edge < IOU_BINS * tolerance).sum()
-            assert (ours - theirs).abs().sum() <= 2 * near_an_edge
-            objects += 1
-    assert objects >= 5
-
-
 def test_order_is_the_outer_product_of_the_intervals():
     proposals = grid(torch.tensor([0.0, 10.0, 30.0, 50.0]), (60, 80), 5)
     columns = len(proposals.x_intervals)
@@ -154,18 +130,16 @@ def test_order_is_the_outer_product_of_the_intervals():
         assert proposals.boxes[index].tolist() == [x1, y1, x2, y2]
 
 
-@pytest.mark.parametrize("steps", [-1, 0, 1, 2, 4, 10])
+@pytest.mark.parametrize("steps", [-1, 1, 10])
 def test_even_or_too_few_steps_are_refused(steps: int):
     with pytest.raises(ValueError, match="odd number of steps"):
         grid(torch.tensor([1.0, 1.0, 5.0, 5.0]), (10, 10), steps)
 
 
-@pytest.mark.parametrize(
-    "box", [[5.0, 5.0, 5.0, 9.0], [5.0, 5.0, 4.0, 9.0], [1.0, math.nan, 5.0, 9.0]]
-)
-def test_empty_boxes_are_refused(box: list[float]):
+@pytest.mark.parametrize("right", [5.0, 4.0, math.nan])
+def test_empty_boxes_are_refused(right: float):
     with pytest.raises(ValueError, match="empty box"):
-        grid(torch.tensor(box), (10, 10))
+        grid(torch.tensor([5.0, 5.0, right, 9.0]), (10, 10))
 
 
 def test_bins_are_half_open_but_the_last():

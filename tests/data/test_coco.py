@@ -215,10 +215,7 @@ def test_missing_files(tmp_path: Path, content: dict[str, Any]) -> None:
         ("{}", "has no 'images' and 'annotations' and 'categories'"),
         ('{"images": [], "categories": []}', "has no 'annotations'"),
         ('{"images": 3, "annotations": [], "categories": []}', "'images' is not a list"),
-        (
-            '{"images": [], "annotations": [4], "categories": []}',
-            "entry 1 of 'annotations' is 4, not an o",
-        ),
+        ('{"images": [], "annotations": [4], "categories": []}', "entry 1 of 'annotations' is 4"),
         ('{"images": [], "annotations": [], "categories": []}', "is empty: it lists no images"),
         (
             '{"images": [{"id": 7, "file_name": "a.png", "width": 40, "height": 30}], "annotations": [],'
@@ -241,16 +238,8 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
         ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": float("nan")}, "area nan of annotation 1"),
-        (
-            "annotations",
-            {"bbox": [1, 2, float("nan"), 3]},
-            "nan, 3] of annotation 1 is not four numbers",
-        ),
-        (
-            "annotations",
-            {"bbox": [1, 2, 1e300, 3]},
-            "of annotation 1 is not .* at most 16,777,216 px",
-        ),
+        ("annotations", {"bbox": [1, 2, float("nan"), 3]}, "nan, 3] of annotation 1 is not four"),
+        ("annotations", {"bbox": [1, 2, 1e300, 3]}, "annotation 1 is not .* at most 16,777,216 px"),
         ("annotations", {"bbox": [1, 2, True, 3]}, "of annotation 1 is not four numbers"),
         ("annotations", {"iscrowd": "no"}, "iscrowd of annotation 1 is 'no', not 0 or 1"),
         ("annotations", {"iscrowd": 2}, "iscrowd of annotation 1 is 2, not 0 or 1"),
@@ -260,11 +249,7 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("images", {"width": 13000, "height": 13000}, "for image 7, more than 67,108,864 pixels"),
         ("images", {"width": "wide"}, "width 'wide' of image 7 is not a whole number"),
         ("images", {"file_name": 5}, "file_name of image 7 is 5, not a text"),
-        (
-            "images",
-            {"file_name": "a\0.png"},
-            r"file_name of image 7 is 'a\\x00.png', with characters",
-        ),
+        ("images", {"file_name": "a\0.png"}, r"of image 7 is 'a\\x00.png', with characters"),
         ("images", {"file_name": "\ud800.png"}, "file_name of image 7 is .*, with characters"),
         ("images", {"file_name": "x" * 300}, r"image x+ \.\.\. x+ is not in"),
         ("images", {"file_name": ".."}, r"image \.\. is not in"),
@@ -272,17 +257,9 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("categories", {"name": ["late"]}, r"the name of category 9 is \['late'\], not a text"),
         ("categories", {"name": " "}, "the name of category 9 is ' ', not a text"),
         ("categories", {"name": "\ud800"}, "the name of category 9 is .*cannot be written"),
-        (
-            "annotations",
-            {"bbox": [1, 2, 10**400, 3]},
-            r"bbox \[1, 2, 10+\.\.\.0+, 3\] of .* not four",
-        ),
+        ("annotations", {"bbox": [1, 2, 10**400, 3]}, r"\[1, 2, 10+\.\.\.0+, 3\] of .* not four"),
         ("annotations", {"area": 1e300}, r"area 1e\+300 of annotation 1 is not a size"),
-        (
-            "annotations",
-            {"id": 2**63},
-            "id 9223372036854775808 of annotation number 1 of the list is beyond 64 bits",
-        ),
+        ("annotations", {"id": 2**63}, "id 9223372036854775808 of annotation number 1 .* 64 bits"),
         ("annotations", {"image_id": 2**70}, "image_id 1180.* of annotation 1 is beyond 64 bits"),
         ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of image 7 is beyond 64 bits"),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),

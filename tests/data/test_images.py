@@ -67,6 +67,8 @@ def png(size: tuple[int, int], depth: int = 8, colour: int = 0, rows: bytes = b"
         ("I;16", 0x4D80, "a.png", (77, 77, 77)),
         ("L", 90, "a.jpg", (90, 90, 90)),
         ("CMYK", (0, 255, 255, 0), "a.jpg", (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), "a.tiff", (255, 0, 0)),
+        ("YCbCr", (90, 128, 128), "a.tiff", (90, 90, 90)),
         *(("RGB", (255, 0, 0), f"a.{suffix}", (255, 0, 0)) for suffix in ("bmp", "gif", "ppm")),
         *(("RGB", (255, 0, 0), f"a.{suffix}", (255, 0, 0)) for suffix in ("tiff", "webp", "data")),
     ],

@@ -1,4 +1,4 @@
-"""Image files of all formats, depths and declared sizes, cut, broken, and turned by EXIF."""
+"""Image files of all formats and declared sizes, cut and broken."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ MODES = {
 }
 SIDES = [(1, 1), (1, 300), (300, 1), (17, 13), (64, 48), (33, 64), (20_000, 1), (1, 20_000)]
 FAR = 13_000
-ORIENTATION = 0x0112
 
 
 def picture(width: int, height: int) -> np.ndarray:
@@ -63,25 +62,6 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
         options |= {"quality": 95, "subsampling": 0}
     image.save(stream, format=kind, **options)
     return stream.getvalue()
-
-
-def check_depth(case: Case) -> None:
-    """A grey image of more than 8 bits: its high bytes, or a refusal."""
-    grey = picture(40, 30)[..., 1]
-    ramp = grey.astype(np.float64) / 255
-    most = {"16 bits": 65535, "12 of 16 bits": 4095, "PGM 16": 65535}
-    scale = {"int32": 60_000, "float": 255, "float 0 to 1": 1, "negative": -3e9}
-    what = case.pick([*most, *scale])
-    case.input = f"depth: {what}"
-    if what in most:
-        image = Image.fromarray(np.round(ramp * most[what]).astype(np.uint16))
-        kind = "PPM" if what == "PGM 16" else case.pick(["PNG", "TIFF"])
-    else:
-        dtype = np.int32 if what == "int32" else np.float32
-        image, kind = Image.fromarray((ramp * scale[what]).astype(dtype)), "TIFF"
-    suffix = {"PNG": "png", "TIFF": "tif", "PPM": "pgm"}[kind]
-    shown = np.repeat(grey[..., None], 3, axis=2)
-    agree(case, read(case, saved(image, kind), suffix, (40, 30)), [shown], True, 2)
 
 
 def declared(kind: str, data: bytes, width: int, height: int) -> bytes:
@@ -188,17 +168,6 @@ def check_declared(case: Case) -> None:
         raise WrongError(f"a size that it has not: {found.shape}")
 
 
-def check_colours(case: Case) -> None:
-    """CMYK and YCbCr roughly as RGB; Lab is refused."""
-    kind, mode = case.pick([("JPEG", "CMYK"), ("TIFF", "CMYK"), ("TIFF", "LAB"), ("TIFF", "YCbCr")])
-    case.input = f"colours: {kind} {mode}"
-    image = Image.fromarray(picture(64, 48))
-    is_lab = mode == "LAB"
-    image = Image.frombytes(mode, (64, 48), image.tobytes()) if is_lab else image.convert(mode)
-    found = read(case, saved(image, kind), kind.lower(), (64, 48))
-    agree(case, found, [] if is_lab else [picture(64, 48)], True, 40)
-
-
 def check_format(case: Case) -> None:
     """A format that need not be read: its pixels, or a refusal; some are refused by name, whatever they are called."""
     suffix, kind = case.pick([*OTHERS.items(), *UNREADABLE.items()])
@@ -213,36 +182,6 @@ def check_format(case: Case) -> None:
         case.judge(found, REFUSED, names=["image", kind])
 
 
-def check_turned(case: Case) -> None:
-    """An orientation in EXIF: upright where the stated size is the upright one, else as stored."""
-    kind = case.pick(["JPEG", "PNG", "TIFF", "WEBP"])
-    width, height = case.pick([(48, 32), (32, 48), (40, 40)])
-    orientation = case.pick([*range(1, 9), 0, 9, 65535])
-    upright = picture(width, height)
-    # From what is shown to what is stored, by the definition of the tag.
-    stored = {
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1),
-        7: upright[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }.get(orientation, upright)
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    data = saved(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
-    as_stored = case.chance(0.3)
-    size = stored.shape[1::-1] if as_stored else (width, height)
-    case.input = f"turned: {kind} orientation {orientation}, {width}x{height} upright, stated {size[0]}x{size[1]}"
-    # Where both sizes are the same nothing tells, and the picture is upright.
-    is_stored = as_stored and stored.shape != upright.shape
-    refusable = orientation != 1 and (is_stored or stored.shape == upright.shape)
-    found = read(case, data, kind.lower(), size)
-    agree(case, found, [stored if is_stored else upright], refusable, 12 if kind == "JPEG" else 0)
-
-
 def check(case: Case) -> None:
     """Read one image: its pixels by an independent account, or a refusal."""
-    others = [check_depth, check_turned, check_declared, check_colours, check_format, check_format]
-    case.pick([check_whole] * 5 + others)(case)
+    case.pick([check_whole] * 3 + [check_declared, check_format])(case)
