@@ -57,6 +57,21 @@ def test_the_papers_recipe(name: str) -> None:
     assert (training.momentum, training.weight_decay) == (0.9, 1e-4)
 
 
+@pytest.mark.parametrize(("name", "images"), [("voc07-r50", 5011), ("voc0712-r50", 16551)])
+def test_voc_has_the_papers_recipe_but_for_its_length(name: str, images: int) -> None:
+    config, paper = load_preset(name), load_preset("coco-r50")
+    assert config.model == paper.model
+    assert config.data.test_split == "test07"
+    lengths = {"max_iterations", "milestones", "validate_every", "validate_images"}
+    lengths.add("checkpoint_every")
+    training = config.training
+    assert training.model_dump(exclude=lengths) == paper.training.model_dump(exclude=lengths)
+    # The paper's steps on COCO, 120k and 160k of 180k, and the passes of FPN baselines on VOC.
+    assert [step / training.max_iterations for step in training.milestones] == [2 / 3, 8 / 9]
+    passes = training.max_iterations * training.batch_size / images
+    assert passes == pytest.approx(17.4, abs=0.2)
+
+
 def test_the_level_of_rois_can_be_chosen(tmp_path: Path) -> None:
     override = "model.conventions.roi_level_from=enlarged"
     assert load_preset("coco-r50", "conv", [override]).model.conventions == ConventionsConfig()

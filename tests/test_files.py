@@ -131,12 +131,6 @@ def test_no_permission_to_read_is_said_as_that(
             read(path)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_text_is_the_same_whatever_its_mark(tmp_path: Path, encoding: str) -> None:
-    (tmp_path / "names.txt").write_bytes("Hündin\r\ncat\r\n".encode(encoding))
-    assert read_text(tmp_path / "names.txt", "list").splitlines() == ["Hündin", "cat"]
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [

@@ -38,6 +38,7 @@ def spin_count_after(code: str, **variables: str) -> str:
 
 def test_threads_sleep_soon_unless_someone_wants_otherwise() -> None:
     assert spin_count_after("import rethink_heads") == SPIN_COUNT
+    assert spin_count_after("import rethink_heads", GOMP_SPINCOUNT="7") == "7"
     assert spin_count_after("import rethink_heads", OMP_WAIT_POLICY="active") == "None"
     # It has read its variables: what is set now would only reach other programs.
     loaded = "import sys, types; sys.modules['torch'] = types.ModuleType('torch')"
@@ -68,6 +69,15 @@ def test_others_are_told_of_where_they_take_much(
     monkeypatch.setattr(CpuTime, "now", lambda: next(times))
     line = OtherProcesses().busy_line()
     assert line is None if told is None else (line or "").startswith(told)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems say it otherwise")
+def test_what_the_system_says() -> None:
+    before, now = CpuTime.now(), None
+    while now is None or before is None or now.own - before.own < 0.1:
+        now = CpuTime.now()
+    assert now.everyone - before.everyone >= 0.05
+    assert now.clock - before.clock >= 0.05
 
 
 def test_whole_float32_turns_tf32_off_and_leaves_the_rest() -> None:

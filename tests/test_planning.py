@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -84,6 +84,7 @@ def test_one_object_says_little_of_others() -> None:
     assert one.uncertainty > same.uncertainty
 
 
+@settings(deadline=None)
 @given(
     seconds=st.lists(st.floats(0.01, 100), min_size=1, max_size=6),
     image=st.floats(0.01, 10),

@@ -84,6 +84,18 @@ def test_every_mode_of_every_format_becomes_rgb(
     assert np.abs(found).max() <= (2 if name == "a.jpg" else 0)
 
 
+def test_first_frames_and_broken_exif(tmp_path: Path) -> None:
+    red, green = (Image.new("RGB", SIZE, colour) for colour in ((255, 0, 0), (0, 255, 0)))
+    for name in ("a.gif", "a.tiff", "a.mpo"):
+        red.save(tmp_path / name, save_all=True, append_images=[green])
+        lost = np.abs(np.subtract(pixel(tmp_path / name), (255, 0, 0))).max()
+        assert lost <= (2 if name == "a.mpo" else 0)
+    red.save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pixel(tmp_path / "a.png") == (255, 0, 0)
+
+
 @pytest.mark.parametrize("transparency", [0, bytes([0, 128, 255])])
 def test_transparency_of_a_palette_is_dropped(tmp_path: Path, transparency: int | bytes) -> None:
     image = Image.new("P", SIZE, 0)
@@ -92,15 +104,6 @@ def test_transparency_of_a_palette_is_dropped(tmp_path: Path, transparency: int 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert pixel(tmp_path / "a.png") == (200, 100, 50)
-
-
-def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", SIZE, colour) for colour in ((255, 0, 0), (0, 255, 0))]
-    for name in ("a.gif", "a.tiff"):
-        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        assert pixel(tmp_path / name) == (255, 0, 0)
-    frames[0].save(tmp_path / "a.mpo", save_all=True, append_images=frames[1:])
-    assert np.abs(np.subtract(pixel(tmp_path / "a.mpo"), (255, 0, 0))).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -205,17 +208,15 @@ def test_exif_orientation_is_applied_where_the_stated_size_is_the_upright_one(
         assert true_size(path, SIZE) == SIZE
 
 
-@pytest.mark.parametrize(("size", "orientation"), [(SIZE, 3), (SIZE, 2), ((30, 30), 6)])
+@pytest.mark.parametrize(("size", "orientation"), [(SIZE, 3), ((30, 30), 6)])
 def test_one_line_says_where_no_size_tells_the_orientation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, size: tuple[int, int], orientation: int
 ) -> None:
     for name in ("a.png", "b.png"):
         Image.new("RGB", size).save(tmp_path / name, exif=exif(orientation))
         read_image(tmp_path / name, size, str(tmp_path / "some.json"))
-    assert len(caplog.messages) == 1
-    assert (
-        f"a.png has the EXIF orientation {orientation} and the same size either way" in caplog.text
-    )
+    (line,) = caplog.messages
+    assert f"a.png has the EXIF orientation {orientation} and the same size either way" in line
 
 
 def test_what_is_not_the_stated_image_is_refused(tmp_path: Path) -> None:
@@ -225,13 +226,6 @@ def test_what_is_not_the_stated_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").mkdir()
     assert "it is a folder, not a file" in sentence(tmp_path / "a.png")
     assert "no such image" in sentence(tmp_path / "b.png")
-
-
-def test_broken_exif_does_not_spoil_an_image(tmp_path: Path) -> None:
-    Image.new("RGB", SIZE, (255, 0, 0)).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pixel(tmp_path / "a.png") == (255, 0, 0)
 
 
 def test_the_size_is_compared_before_anything_is_decoded(

@@ -93,7 +93,18 @@ def test_larger_set_begins_with_the_smaller(small_set: Path, tmp_path: Path) -> 
     assert all(larger[name] == smaller[name] for name in shared)
 
 
-def test_second_call_writes_nothing(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_that_is_there_is_not_drawn_again(
+    small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]:
+        """Another process makes it."""
+        monkeypatch.setattr(shapes, "draw_scene", draw_scene)
+        shapes_root(0, tmp_path, train_images=1, val_images=1)
+        return draw_scene(rng)
+
+    monkeypatch.setattr(shapes, "draw_scene", meanwhile)
+    root = shapes_root(0, tmp_path, train_images=1, val_images=1)
+    assert list(tmp_path.iterdir()) == [root]
     monkeypatch.setattr(shapes, "draw_scene", None)
     assert shapes_root(0, small_set.parent, train_images=3, val_images=2) == small_set
 
@@ -124,19 +135,6 @@ def test_interrupted_generation_leaves_nothing(
     monkeypatch.setattr(shapes, "draw_scene", draw_scene)
     root = shapes_root(0, tmp_path, train_images=1, val_images=1)
     assert len(list(root.rglob("*.jpg"))) == 2
-
-
-def test_set_made_meanwhile_by_another_process_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(rng: np.random.Generator) -> tuple[np.ndarray, list[SceneObject]]:
-        monkeypatch.setattr(shapes, "draw_scene", draw_scene)
-        shapes_root(0, tmp_path, train_images=1, val_images=1)
-        return draw_scene(rng)
-
-    monkeypatch.setattr(shapes, "draw_scene", slow)
-    root = shapes_root(0, tmp_path, train_images=1, val_images=1)
-    assert list(tmp_path.iterdir()) == [root]
 
 
 @pytest.mark.parametrize(("seed", "train", "val"), [(-1, 1, 1), (0, 0, 1), (0, 1, 0)])

@@ -17,7 +17,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
@@ -293,24 +292,6 @@ def test_a_split_of_difficult_objects_alone(tmp_path: Path) -> None:
     says = rf"^{tmp_path}/one \(trainval07\) has no usable objects \(1 cr"
     with pytest.raises(UserError, match=says):
         read(one_image(tmp_path, image_xml(hard)), "trainval")
-
-
-def test_the_presets() -> None:
-    voc07, both = load_preset("voc07-r50", "fc"), load_preset("voc0712-r50", "fc")
-    paper = load_preset("coco-r50", "fc")
-    assert voc07.model == both.model == paper.model
-    changed = {"max_iterations", "milestones", "validate_every", "validate_images"}
-    changed.add("checkpoint_every")
-    for config, images in ((voc07, 5011), (both, 16551)):
-        same = config.training.model_dump(exclude=changed)
-        assert same == paper.training.model_dump(exclude=changed)
-        training = config.training
-        # The paper's steps on COCO, 120k and 160k of 180k, and the passes of FPN baselines on VOC.
-        assert [step / training.max_iterations for step in training.milestones] == [2 / 3, 8 / 9]
-        assert training.max_iterations * training.batch_size / images == pytest.approx(
-            17.4, abs=0.2
-        )
-        assert config.data.test_split == "test07"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".JPG"])

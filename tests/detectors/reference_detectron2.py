@@ -78,18 +78,25 @@ def propose(
     return plain.propose(logits, deltas, grid, size, count, one=0, both=False)
 
 
+def fc_head(state: State, rois: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N, K + 1), background last, and deltas (N, 4 K)."""
+    x = rois.flatten(1)
+    for layer in ("fc1", "fc2"):
+        x = F.relu(linear(state, f"roi_heads.box_head.{layer}", x))
+    predictor = "roi_heads.box_predictor"
+    return linear(state, f"{predictor}.cls_score", x), linear(state, f"{predictor}.bbox_pred", x)
+
+
 def read(
     state: State, levels: list[Tensor], boxes: Tensor, size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Scores (N, K) and boxes (N, K, 4) in the resized frame."""
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By reading: scores (N, K) and boxes (N, K, 4) in the resized frame."""
     index = []
     for x1, y1, x2, y2 in boxes.tolist():
         side = math.sqrt((x2 - x1) * (y2 - y1))
         index.append(min(max(math.floor(4 + math.log2(side / 224 + 1e-8)) - 2, 0), 3))
-    x = plain.pool(levels, boxes, index, samples=0, aligned=True).flatten(1)
-    for layer in ("fc1", "fc2"):
-        x = F.relu(linear(state, f"roi_heads.box_head.{layer}", x))
-    scores = linear(state, "roi_heads.box_predictor.cls_score", x).softmax(1)[:, :-1]
-    deltas = linear(state, "roi_heads.box_predictor.bbox_pred", x).reshape(len(boxes), -1, 4)
-    decoded = plain.decode(deltas, boxes, (10.0, 10.0, 5.0, 5.0), one=0, both=False)
-    return scores, plain.clip(decoded, size, one=0)
+    rois = plain.pool(levels, boxes, index, samples=0, aligned=True)
+    logits, deltas = fc_head(state, rois)
+    by_class = deltas.reshape(len(boxes), -1, 4)
+    decoded = plain.decode(by_class, boxes, (10.0, 10.0, 5.0, 5.0), one=0, both=False)
+    return {"fc": (logits.softmax(1)[:, :-1], plain.clip(decoded, size, one=0))}

@@ -39,151 +39,142 @@ class Full(Colours):
         return {"colour": torch.ones(12, 7, 7)}
 
 
-def changed(change: Callable[[HeadOutput], Any]) -> Callable[[Colours], None]:
-    """Have ``predict`` answer with something else."""
-
-    def apply(detector: Colours) -> None:
-        predict = detector.predict
-        detector.predict = lambda *args: {"colour": change(predict(*args)["colour"])}  # type: ignore[method-assign]
-
-    return apply
+def said(change: Callable[[HeadOutput], Any]) -> Callable[..., dict[str, Any]]:
+    """A ``predict`` that answers with something else."""
+    return lambda *given: {"colour": change(Colours().predict(*given)["colour"])}
 
 
-def with_attribute(name: str, value: Any) -> Callable[[Colours], None]:
-    return lambda detector: setattr(detector, name, value)
-
-
-MISTAKES = {
-    "`class_names` of mine is 'red'": with_attribute("class_names", "red"),
-    "`heads` of mine is \\(\\)": with_attribute("heads", ()),
-    "`heads` of mine is \\('colour', 'colour'\\): each needs a name of its own": with_attribute(
-        "heads", ("colour", "colour")
-    ),
-    "`heads` of mine is \\('../colour',\\): .* without '/'": with_attribute(
-        "heads", ("../colour",)
-    ),
-    "`class_names` of mine has a name that is no text": with_attribute(
-        "class_names", ("\udcff", "b")
-    ),
-    "gave scores of shape \\(3, 2\\) of int64, strided, where floating-point numbers": changed(
-        lambda out: HeadOutput(out.scores.long(), out.boxes)
-    ),
-    "gave scores of shape \\(3, 2\\) of float32, sparse_coo, where": changed(
-        lambda out: HeadOutput(out.scores.to_sparse(), out.boxes)
-    ),
-    "gave scores of a NumPy array of shape \\(3, 2\\), where": changed(
-        lambda out: HeadOutput(out.scores.numpy(), out.boxes)
-    ),
-    "`pool` of mine gave .* where a dict of tensors": with_attribute("pool", lambda f, b: f),
-    "`pool` of mine gave \\{box: shape \\(1, 3, 7, 7\\)\\} for 3 boxes": with_attribute(
-        "pool", lambda f, b: {"box": torch.zeros(1, 3, 7, 7)}
-    ),
-    "`pool` of mine gave \\{box: shape \\(3, 1, 5, 7\\)\\} for 3 boxes, where .* \\(3, C, S, S\\)": with_attribute(
-        "pool", lambda f, b: {"box": torch.zeros(len(b), 1, 5, 7)}
-    ),
-    "`device` of mine is None, where a torch.device": with_attribute("device", None),
-    "`predict` of mine gave \\{other: ": with_attribute(
-        "predict", lambda f, r, b: {"other": torch.zeros(1)}
-    ),
-    "where a HeadOutput is expected": changed(lambda output: output.scores),
-    "gave scores of shape \\(3, 3\\), where .* the shape \\(3, 2\\) are expected: 3 boxes, 2 classes": changed(
-        lambda out: HeadOutput(torch.cat([out.scores, out.scores[:, :1]], dim=1), out.boxes)
-    ),
-    "gave boxes of shape \\(3, 4\\), where .* the shape \\(3, 2, 4\\)": changed(
-        lambda out: HeadOutput(out.scores, out.boxes[:, 0])
-    ),
-    "gave scores that are not finite": changed(
-        lambda out: HeadOutput(out.scores * torch.nan, out.boxes)
-    ),
-    "scores outside 0 to 1; probabilities are expected": changed(
-        lambda out: HeadOutput(out.scores.logit() - 5, out.boxes)
-    ),
-    "boxes outside the image or upside down": changed(
-        lambda out: HeadOutput(out.scores, out.boxes * 2)
-    ),
-}
-
-
-@pytest.mark.parametrize("says", MISTAKES)
-def test_each_mistake_is_named(says: str) -> None:
-    detector = Colours()
-    MISTAKES[says](detector)
-    with pytest.raises(UserError, match=says):
-        check_detector(detector, "mine")
-
-
-class Detected:
-    """``detect`` of these boxes, scores and labels."""
-
-    def __init__(self, boxes: Any, scores: Any, labels: Any) -> None:
-        self.found = Detections(
-            torch.as_tensor(boxes, dtype=torch.float32),
-            torch.as_tensor(scores, dtype=torch.float32),
-            torch.as_tensor(labels),
-        )
-
-    def __call__(self, image: Tensor) -> dict[str, Detections]:
-        return {"colour": self.found}
+def found(boxes: Any, scores: Any, labels: Any) -> Callable[[Tensor], dict[str, Detections]]:
+    """A ``detect`` of these boxes, scores and labels."""
+    parts = (torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels))
+    return lambda image: {"colour": Detections(*parts)}
 
 
 BOX = [0.0, 0.0, 10.0, 10.0]
-OFFERED = {
-    "`propose` of mine gave shape \\(2, 4\\), where the image's features and boxes \\(M, 4\\)": (
+MISTAKES: list[tuple[str, Any, str]] = [
+    ("class_names", "red", "`class_names` of mine is 'red'"),
+    ("class_names", ("\udcff", "b"), "`class_names` of mine has a name that is no text"),
+    ("heads", (), r"`heads` of mine is \(\)"),
+    (
+        "heads",
+        ("colour", "colour"),
+        r"`heads` of mine is \('colour', 'colour'\): each needs a name of its own",
+    ),
+    ("heads", ("../colour",), r"`heads` of mine is \('../colour',\): .* without '/'"),
+    ("device", None, "`device` of mine is None, where a torch.device"),
+    ("pool", lambda f, b: f, "`pool` of mine gave .* where a dict of tensors"),
+    (
+        "pool",
+        lambda f, b: {"box": torch.zeros(1, 3, 7, 7)},
+        r"`pool` of mine gave \{box: shape \(1, 3, 7, 7\)\} for 3 boxes",
+    ),
+    (
+        "pool",
+        lambda f, b: {"box": torch.zeros(len(b), 1, 5, 7)},
+        r"gave \{box: shape \(3, 1, 5, 7\)\} for 3 boxes, where .* \(3, C, S, S\)",
+    ),
+    ("predict", lambda f, r, b: {"other": torch.zeros(1)}, r"`predict` of mine gave \{other: "),
+    ("predict", said(lambda out: out.scores), "where a HeadOutput is expected"),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores.long(), out.boxes)),
+        r"scores of shape \(3, 2\) of int64, strided, where floating-point numbers",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores.to_sparse(), out.boxes)),
+        r"gave scores of shape \(3, 2\) of float32, sparse_coo, where",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores.numpy(), out.boxes)),
+        r"gave scores of a NumPy array of shape \(3, 2\), where",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores.repeat(1, 2)[:, :3], out.boxes)),
+        r"scores of shape \(3, 3\), where .* the shape \(3, 2\) are expected: 3 boxes, 2 classes",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores, out.boxes[:, 0])),
+        r"gave boxes of shape \(3, 4\), where .* the shape \(3, 2, 4\)",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores * torch.nan, out.boxes)),
+        "gave scores that are not finite",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores.logit() - 5, out.boxes)),
+        "scores outside 0 to 1; probabilities are expected",
+    ),
+    (
+        "predict",
+        said(lambda out: HeadOutput(out.scores, out.boxes * 2)),
+        "boxes outside the image or upside down",
+    ),
+    (
         "propose",
         lambda image: torch.zeros(2, 4),
+        r"`propose` of mine gave shape \(2, 4\), where the image's features and boxes \(M, 4\)",
     ),
-    "`propose` of mine gave \\(shape \\(1,\\), shape \\(4,\\)\\)": (
+    (
         "propose",
         lambda image: (torch.zeros(1), torch.zeros(4)),
+        r"`propose` of mine gave \(shape \(1,\), shape \(4,\)\)",
     ),
-    "`detect` of mine gave .* where a dict of Detections by the heads colour": (
+    (
         "detect",
-        lambda image: Detected([BOX], [0.5], [1]).found,
+        lambda image: Detections(torch.tensor([BOX]), torch.ones(1), torch.ones(1).long()),
+        "`detect` of mine gave .* where a dict of Detections by the heads colour",
     ),
-    "`detect` of mine \\(colour\\) gave boxes of shape \\(1, 4\\), scores of shape \\(1, 2\\)": (
+    (
         "detect",
-        Detected([BOX], [[0.5, 0.5]], [1]),
+        found([BOX], [[0.5, 0.5]], [1]),
+        r"`detect` of mine \(colour\) gave boxes of shape \(1, 4\), scores of shape \(1, 2\)",
     ),
-    "`detect` of mine .* gave the label 2, where 0 to 1 are expected: 2 classes without": (
+    (
         "detect",
-        Detected([BOX, BOX], [0.5, 0.4], [1, 2]),
+        found([BOX, BOX], [0.5, 0.4], [1, 2]),
+        "`detect` of mine .* gave the label 2, where 0 to 1 are expected: 2 classes without",
     ),
-    "\\(colour\\) gave boxes of .*, scores of shape \\(1,\\) of complex64": (
+    (
         "detect",
-        lambda image: {
-            "colour": Detections(torch.tensor([BOX]), torch.ones(1) * 1j, torch.zeros(1).long())
-        },
+        found([BOX], [1j], [0]),
+        r"\(colour\) gave boxes of .*, scores of shape \(1,\) of complex64",
     ),
-    "gave labels of type torch.float32, where integers": ("detect", Detected([BOX], [0.5], [1.0])),
-    "gave detections out of order; the best first": (
-        "detect",
-        Detected([BOX, BOX], [0.4, 0.5], [1, 1]),
-    ),
-    "`detect` of mine .* gave scores outside 0 to 1": ("detect", Detected([BOX], [1.5], [0])),
-    "`detect` of mine .* that are not finite": ("detect", Detected([BOX], [torch.nan], [0])),
-    "`output_maps` of mine gave \\{box: shape \\(3, 147\\)\\}, where .* \\(3, C, S, S\\)": (
+    ("detect", found([BOX], [0.5], [1.0]), "gave labels of type torch.float32, where integers"),
+    ("detect", found([BOX, BOX], [0.4, 0.5], [1, 1]), "detections out of order; the best first"),
+    ("detect", found([BOX], [1.5], [0]), "`detect` of mine .* gave scores outside 0 to 1"),
+    ("detect", found([BOX], [torch.nan], [0]), "`detect` of mine .* that are not finite"),
+    (
         "output_maps",
         lambda pooled: {"box": pooled["box"].flatten(1)},
+        r"`output_maps` of mine gave \{box: shape \(3, 147\)\}, where .* \(3, C, S, S\)",
     ),
-    "`output_maps` of mine gave \\{box: shape \\(3, 3, 7, 5\\)\\}": (
+    (
         "output_maps",
         lambda pooled: {"box": pooled["box"][..., :5]},
+        r"`output_maps` of mine gave \{box: shape \(3, 3, 7, 5\)\}",
     ),
-    "`weight_maps` of mine gave \\{fc: shape \\(12, 5, 7\\)\\}, where .* \\(W, S, S\\)": (
+    (
         "weight_maps",
         lambda: {"fc": torch.ones(12, 5, 7)},
+        r"`weight_maps` of mine gave \{fc: shape \(12, 5, 7\)\}, where .* \(W, S, S\)",
     ),
-}
+]
 
 
 def test_a_detector_with_everything_passes() -> None:
     check_detector(Full())
 
 
-@pytest.mark.parametrize("says", OFFERED)
-def test_each_mistake_of_an_optional_method_is_named(says: str) -> None:
+@pytest.mark.parametrize(("name", "value", "says"), MISTAKES)
+def test_each_mistake_is_named(name: str, value: Any, says: str) -> None:
     detector = Full()
-    setattr(detector, *OFFERED[says])
+    setattr(detector, name, value)
     with pytest.raises(UserError, match=says):
         check_detector(detector, "mine")
 

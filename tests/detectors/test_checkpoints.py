@@ -44,7 +44,7 @@ def detector_of(config: Config) -> RCNN:
     return detector.eval()
 
 
-@pytest.mark.parametrize("head", ["fc", "conv", "double", "double-ext"])
+@pytest.mark.parametrize("head", ["fc", "double-ext"])
 def test_a_detector_comes_back_as_it_was(head: str, tmp_path: Path) -> None:
     config = config_of(head, "model.score_threshold=0.0")
     detector = detector_of(config)
@@ -69,9 +69,6 @@ def test_the_file_says_what_it_holds(tmp_path: Path) -> None:
     content = torch.load(tmp_path / "detector.pt", weights_only=True)
     assert set(content) == {"state", "class_names", "config"}
     assert saved_class_names(tmp_path / "detector.pt") == CLASSES
-    (tmp_path / "broken.pt").write_bytes((tmp_path / "detector.pt").read_bytes()[:200])
-    with pytest.raises(UserError, match=r"broken\.pt is damaged or no detector"):
-        saved_class_names(tmp_path / "broken.pt")
     assert content["class_names"] == list(CLASSES)
     assert Config.model_validate(content["config"]) == config
 
@@ -119,12 +116,7 @@ def test_a_truncated_file(tmp_path: Path, good: Path, share: float) -> None:
     refused(tmp_path / "detector.pt")
 
 
-def test_another_programs_checkpoint(tmp_path: Path) -> None:
-    torch.save({"model": {"weight": torch.ones(3)}}, tmp_path / "detector.pt")
-    refused(tmp_path / "detector.pt")
-
-
-@pytest.mark.parametrize("change", ["class", "width", "setting", "missing"])
+@pytest.mark.parametrize("change", ["class", "width", "setting", "missing", "foreign"])
 def test_parts_that_do_not_fit(tmp_path: Path, good: Path, change: str) -> None:
     path = tmp_path / "detector.pt"
     content = torch.load(good, weights_only=True)
@@ -134,8 +126,10 @@ def test_parts_that_do_not_fit(tmp_path: Path, good: Path, change: str) -> None:
         content["config"]["model"]["fc_width"] += 1
     elif change == "setting":
         content["config"]["model"]["colour"] = "red"
-    else:
+    elif change == "missing":
         content["state"].popitem()
+    else:
+        content = {"model": {"weight": torch.ones(3)}}
     torch.save(content, path)
     refused(path)
 

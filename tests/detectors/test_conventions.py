@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from rethink_heads.config import (
     DETECTRON2,
     MASKRCNN_BENCHMARK,
     MMDETECTION,
-    Config,
     ConventionsConfig,
     ModelConfig,
     load_preset,
@@ -24,7 +22,6 @@ from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.roi_heads import pyramid_level
 from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
 from rethink_heads.detectors.rcnn.transform import resized_size
-from rethink_heads.errors import UserError
 from tests.tiny_coco import SMALL_SETTINGS
 
 CONVENTIONS = {
@@ -33,20 +30,6 @@ CONVENTIONS = {
     "mmdetection": MMDETECTION,
     "detectron2": DETECTRON2,
 }
-
-
-def test_other_conventions_are_kept(tmp_path: Path) -> None:
-    model = ModelConfig(conventions=MASKRCNN_BENCHMARK)
-    config = Config(preset="test", head="fc", model=model)
-    path = tmp_path / "config.yaml"
-    path.write_text(config.to_yaml(), encoding="utf-8")
-    assert Config.from_yaml(path) == config
-    changed = config.with_overrides(["model.conventions.stride_in_1x1=false"])
-    assert changed.model.conventions == MASKRCNN_BENCHMARK.model_copy(
-        update={"stride_in_1x1": False}
-    )
-    with pytest.raises(UserError, match=r"did you mean 'model\.conventions\.stride_in_1x1'"):
-        config.with_overrides(["model.conventions.stride_in_1x=false"])
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ from torch import Tensor
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
-from detectron2.structures import Boxes
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
 from rethink_heads.detectors.checkpoints.exporting import to_detectron2
@@ -27,7 +25,6 @@ from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.detectors.rcnn.transform import resized_size
 
 IMAGES = 2
 # A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
@@ -130,19 +127,6 @@ def test_every_head_detects_what_its_adapter_does(pair: Pair, images: list[Tenso
         assert_same(found[head].boxes, each.boxes)
 
 
-def test_proposals_and_what_is_said_of_them(pair: Pair, images: list[Tensor]) -> None:
-    with torch.inference_mode():
-        features, expected = pair.theirs.propose(images[0])
-        ours, found = pair.ours.detector.propose(images[0])
-        assert_same(found, expected)
-        theirs = pair.theirs.predict(features, pair.theirs.pool(features, expected), expected)
-        mine = pair.ours.detector
-        outputs = mine.predict(ours, mine.pool(ours, expected), expected)
-    for head, each in theirs.items():
-        assert_same(outputs[head].scores, each.scores)
-        assert_same(outputs[head].boxes, each.boxes)
-
-
 def test_an_imported_detector_exported_is_the_file(pair: Pair) -> None:
     exported = to_detectron2(pair.ours.detector, pair.ours.config)
     state = pair.theirs.model.state_dict()
@@ -170,72 +154,6 @@ def trained_here(
     to_detectron2(detector, config).write(folder)
     names = (folder / "class_names.txt").read_text().split()
     return detector, config, open_detectron2(str(folder / "config.yaml"), class_names=names)
-
-
-def test_the_same_input_gives_the_same_values_in_detectron2(
-    trained_here: tuple[RCNN, Config, Detectron2Detector], images: list[Tensor]
-) -> None:
-    detector, _, theirs = trained_here
-    model = theirs.model
-    # The image as detectron2 resizes it: the two differ there, and that is told.
-    height, width = images[0].shape[1:]
-    pixels = images[0].permute(1, 2, 0).numpy()
-    resizing = ResizeShortestEdge([192, 192], 256).get_transform(pixels)
-    resized = torch.from_numpy(resizing.apply_image(pixels).copy()).permute(2, 0, 1)
-    assert resized.shape[1:] == resized_size((height, width), 192, 256, "detectron2")
-    with torch.inference_mode():
-        batch = model.preprocess_image([{"image": resized}])
-        size = batch.image_sizes[0]
-        ours = detector.transform.normalize(resized.float() / 255)
-        torch.testing.assert_close(
-            ours, batch.tensor[0, :, : size[0], : size[1]], rtol=1e-5, atol=1e-5
-        )
-        expected = model.backbone(batch.tensor)
-        found = detector.backbone(batch.tensor)
-        for mine, level in zip(found.values(), expected.values(), strict=True):
-            assert level.std() > 1e-3
-            torch.testing.assert_close(mine, level, rtol=1e-4, atol=1e-5 * float(level.abs().max()))
-        # The same features from here on.
-        levels = list(expected.values())
-        rpn = model.proposal_generator.rpn_head(levels)
-        for mine, maps in zip(detector.rpn.head(levels), rpn, strict=True):
-            for each, other in zip(mine, maps, strict=True):
-                torch.testing.assert_close(each, other)
-        pyramid = dict(zip(found, levels, strict=True))
-        # On every level, and enlarged beyond the frame.
-        boxes = torch.tensor(
-            [
-                [5.0, 6, 30, 40],
-                [0, 0, 150, 120],
-                [60, 20, 190, 185],
-                [2, 3, 9, 10],
-                [0, 0, 256, 190],
-            ]
-        )
-        pooled = detector.roi_heads.pool(pyramid, [boxes])
-        outputs = detector.roi_heads.heads(pooled)
-        _assert_same_heads(model.roi_heads, expected, boxes, outputs)
-
-
-def _assert_same_heads(
-    roi_heads: Any, levels: dict[str, Tensor], boxes: Tensor, outputs: dict[str, Any]
-) -> None:
-    """Logits and deltas of detectron2's RoI heads equal ours, by branch."""
-    if list(outputs) != ["fc"]:
-        theirs = roi_heads.heads(roi_heads.pool(levels, [boxes]))
-        assert list(theirs) == list(outputs)
-        for name, (logits, deltas) in theirs.items():
-            assert logits.std() > 0.01
-            torch.testing.assert_close(outputs[name][0], logits)
-            torch.testing.assert_close(outputs[name][1], deltas)
-        return
-    features = [levels[name] for name in roi_heads.box_in_features]
-    hidden = roi_heads.box_head(roi_heads.box_pooler(features, [Boxes(boxes)]))
-    logits, deltas = roi_heads.box_predictor(hidden)
-    assert logits.std() > 0.01
-    mine = outputs["fc"]
-    torch.testing.assert_close(mine[0].roll(-1, 1), logits)
-    torch.testing.assert_close(mine[1][:, 4:], deltas)
 
 
 def test_what_comes_back_from_detectron2_is_as_it_computes(

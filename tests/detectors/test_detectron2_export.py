@@ -54,7 +54,7 @@ def back(folder: Path, head: str | None = None) -> tuple[dict[str, Tensor], Conf
 
 
 # A ResNet is built twice for each.
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     head=st.sampled_from(HEADS),
     backbone=st.sampled_from(["resnet18", "resnet34"]),

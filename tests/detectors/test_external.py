@@ -158,10 +158,6 @@ class Lightning(nn.Module):
         self.net = nn.ModuleDict({"detector": two_stages()})
 
 
-def raising():
-    made = Colours()
-    made.layer.forward = None
-    return made
 """
 
 
@@ -188,13 +184,12 @@ def test_a_function_that_takes_a_device_is_given_it(
     detector: Any = open_model(f"python:some_detectors:{function}", device="cpu")
     assert detector.was_given == torch.device("cpu")
     assert caplog.text == ""
-
-
-def test_weights_and_device_together() -> None:
-    detector: Any = open_model("python:some_detectors:given_both", "some.pth", device="cpu")
-    assert (detector.weights, detector.was_given) == ("some.pth", torch.device("cpu"))
-    with pytest.raises(UserError, match="takes no argument `weights`"):
-        open_model("python:some_detectors:given", "some.pth")
+    if function == "given":
+        with pytest.raises(UserError, match="takes no argument `weights`"):
+            open_model("python:some_detectors:given", "some.pth")
+    else:
+        detector = open_model("python:some_detectors:given_both", "some.pth", device="cpu")
+        assert (detector.weights, detector.was_given) == ("some.pth", torch.device("cpu"))
 
 
 def test_a_plain_object_that_stays_elsewhere_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -205,12 +200,6 @@ def test_a_plain_object_that_stays_elsewhere_is_told_of(caplog: pytest.LogCaptur
     open_model("python:some_detectors:stays", device="cpu")
     open_model("python:some_detectors:module", device="cpu")
     assert caplog.text == ""
-
-
-def test_an_exception_of_its_code_is_one_sentence() -> None:
-    says = r"`predict` of python:some_detectors:raising failed: TypeError: .*colours\.py, line \d+"
-    with pytest.raises(UserError, match=says):
-        open_model("python:some_detectors:raising")
 
 
 MISTAKES = {
@@ -242,7 +231,6 @@ def test_functions_that_make_no_detector_are_one_sentence(function: str) -> None
     [
         ("builtins:print", "print is neither|is None|is built in"),
         ("builtins:exit", "exit failed: SystemExit|is built in"),
-        ("builtins:int", "int is neither|is built in"),
         ("some_detectors.py:stays", r"names a file: .* example python:some_detectors:stays"),
         ("folder/some_detectors.py:stays", "names a file"),
         ("exiting:make", r"cannot import exiting: SystemExit: 4 \(.*exiting\.py, line 1\)"),

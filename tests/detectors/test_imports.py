@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rethink_heads.config import DETECTRON2
 from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
 from tests.detectors import (
     reference_arithmetic,
+    reference_detectron2,
     reference_maskrcnn_benchmark,
     reference_mmdetection,
 )
 from tests.detectors.foreign_states import (
     CHANNELS,
     State,
+    detectron2_state,
     maskrcnn_benchmark_state,
     mmdetection_state,
 )
@@ -51,12 +55,17 @@ class Case:
     def detector(self) -> torch.nn.Module:
         return self.imported.detector
 
+    def read(self, levels: list[Tensor], boxes: Tensor, size: tuple[int, int]) -> Any:
+        """The reference's scores and boxes by reading, RoIs of the conv-head enlarged by 1.3."""
+        factor = () if self.reference is reference_detectron2 else (1.3,)
+        return self.reference.read(self.state, levels, boxes, size, *factor)
+
     def offset(self, boxes: Tensor) -> Tensor:
         """Boxes of the framework by their edges."""
         return boxes + boxes.new_tensor([0, 0, self.one, self.one])
 
 
-@pytest.fixture(scope="module", params=["maskrcnn-benchmark", "mmdetection"])
+@pytest.fixture(scope="module", params=["maskrcnn-benchmark", "mmdetection", "detectron2"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     path = tmp_path_factory.mktemp("files") / "checkpoint.pth"
     if request.param == "mmdetection":
@@ -64,6 +73,11 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         torch.save({"meta": {"CLASSES": NAMES, "epoch": 12}, "state_dict": state}, path)
         reference, one = reference_mmdetection, 0
         imported = import_detector(path, overrides=OVERRIDES)
+    elif request.param == "detectron2":
+        state = detectron2_state()
+        torch.save({"model": state, "iteration": 9}, path)
+        reference, one = reference_detectron2, 0
+        imported = import_detector(path, class_names=NAMES, overrides=OVERRIDES)
     else:
         state = maskrcnn_benchmark_state()
         named = {f"module.{name}": value for name, value in state.items()}
@@ -125,13 +139,19 @@ def test_heads_on_the_same_roi_features(case: Case) -> None:
     """Logits and deltas, background first with us, to 1e-5 in single precision."""
     rois = torch.randn(6, CHANNELS, 7, 7, generator=torch.Generator().manual_seed(2)).double()
     with torch.inference_mode():
-        found = case.detector.roi_heads.heads({"fc": rois.float(), "conv": rois.float()})
-    fc, conv = found["fc"], found["conv"]
+        features = dict.fromkeys(case.detector.branches, rois.float())
+        found = case.detector.roi_heads.heads(features)
+    fc, conv = found["fc"], found.get("conv")
     if case.one:
         for name, ours in (("fc", fc), ("conv", conv)):
             theirs = getattr(case.reference, f"{name}_head")(case.state, rois)
             assert_within(ours[0].double(), theirs[0])
             assert_within(ours[1].double(), theirs[1])
+    elif conv is None:
+        logits, deltas = case.reference.fc_head(case.state, rois)
+        assert_within(fc[0].double(), logits.roll(1, 1))
+        assert_within(fc[1][:, 4:].double(), deltas)
+        assert not fc[1][:, :4].any()
     else:
         logits = case.reference.fc_head(case.state, rois)
         assert_within(fc[0][:, 1:].double(), logits[:, :-1])
@@ -177,7 +197,7 @@ def test_scores_and_boxes_of_given_boxes(
     _, size = case.reference.network_input(pixels, MIN_SIZE, MAX_SIZE)
     ratio = torch.tensor([size[1] / WIDTH, size[0] / HEIGHT] * 2).double()
     theirs = (boxes.double() - torch.tensor([0, 0, case.one, case.one])) * ratio
-    expected = case.reference.read(case.state, levels, theirs, size, 1.3)
+    expected = case.read(levels, theirs, size)
     with torch.inference_mode():
         features = case.detector.extract(image)
         found = case.detector.predict(features, case.detector.pool(features, boxes), boxes)
@@ -194,7 +214,7 @@ def test_detections(case: Case, levels: list[Tensor], pixels: np.ndarray, image:
     proposals = case.reference.propose(case.state, levels, size, SIZES, PROPOSALS)
     ratio = torch.tensor([size[1] / WIDTH, size[0] / HEIGHT] * 2).double()
     found = case.detector.detect(image)
-    readings = case.reference.read(case.state, levels, proposals, size, 1.3)
+    readings = case.read(levels, proposals, size)
     for name, (scores, regressed) in readings.items():
         boxes, kept, labels = reference_arithmetic.detections(scores, regressed, case.one)
         assert len(kept) > 10
@@ -208,6 +228,10 @@ def test_detections(case: Case, levels: list[Tensor], pixels: np.ndarray, image:
 def test_what_the_file_says_of_the_detector(case: Case) -> None:
     config = case.imported.config
     model = config.model
+    if case.reference is reference_detectron2:
+        assert (config.head, model.conventions) == ("fc", DETECTRON2)
+        assert case.imported.extras == ("iteration",)
+        return
     assert config.head == ("double-ext" if case.one else "double")
     assert (model.backbone, model.fpn_channels, model.roi_resolution) == ("resnet50", CHANNELS, 7)
     assert (model.fc_width, model.conv_width, model.conv_bottleneck) == (24, 16, 4)

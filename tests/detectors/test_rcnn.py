@@ -6,40 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
-from torchvision.ops import batched_nms, roi_align
+from torchvision.ops import roi_align
 
 from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.errors import UserError
-from rethink_heads.heads import fuse
+from tests.detectors.small_rcnn import SMALL, small_detector
 
 CLASSES = ("a", "b", "c", "d", "e")
-SMALL = {
-    "backbone": "tiny",
-    "pretrained": False,
-    "norm": "batch",
-    "fpn_channels": 8,
-    "fc_width": 16,
-    "conv_width": 16,
-    "conv_bottleneck": 8,
-    "conv_blocks": 1,
-    "min_size": 96,
-    "max_size": 128,
-    "anchor_sizes": [8, 16, 32, 64, 128],
-}
-
-
-def small_detector(head: str, **model: object) -> RCNN:
-    """A tiny detector whose scores and boxes differ from class to class and box to box."""
-    torch.manual_seed(0)
-    detector = build_detector(
-        Config(preset="test", head=head, model=ModelConfig(**SMALL | model)), CLASSES
-    )
-    for branch in detector.roi_heads.heads.values():
-        nn.init.normal_(branch.predictor.cls_score.weight, std=1.0)
-        nn.init.normal_(branch.predictor.bbox_pred.weight, std=1.0)
-    return detector.eval()
 
 
 def load_weights(ours: RCNN, state: dict[str, Tensor]) -> None:
@@ -133,14 +108,6 @@ def test_detections_equal_torchvisions(
     assert torch.equal(found.labels, expected["labels"] - 1)
 
 
-def test_training_leaves_the_callers_targets_alone() -> None:
-    detector = small_detector("fc").train()
-    target = {"boxes": torch.tensor([[10.0, 10, 50, 60]]), "labels": torch.tensor([2])}
-    detector([torch.rand(3, 100, 100)], [target])
-    assert torch.equal(target["boxes"], torch.tensor([[10.0, 10, 50, 60]]))
-    assert torch.equal(target["labels"], torch.tensor([2]))
-
-
 @pytest.mark.parametrize(
     ("head", "branches", "heads"),
     [
@@ -166,27 +133,14 @@ def test_outputs_of_every_head(
     assert all(value.shape == (4, 16, 7, 7) for value in maps.values())
     assert tuple(outputs) == heads
     for output in outputs.values():
-        assert output.scores.shape == (4, 5)
-        assert output.boxes.shape == (4, 5, 4)
+        assert output.scores.shape == (4, 3)
+        assert output.boxes.shape == (4, 3, 4)
         assert ((output.scores >= 0) & (output.scores <= 1)).all()
         assert (output.boxes >= 0).all()
         assert (output.boxes <= torch.tensor([170.0, 120, 170, 120]) + 1e-4).all()
     weights = detector.weight_maps()
     assert set(weights) == {"fc"} & set(branches)
     assert all(value.shape == (16 * 8, 7, 7) for value in weights.values())
-
-
-def test_readings_of_one_detector_combine_its_branches(image: Tensor, boxes: Tensor) -> None:
-    detector = small_detector("double-ext")
-    with torch.inference_mode():
-        features = detector.extract(image)
-        out = detector.predict(features, detector.pool(features, boxes), boxes)
-    assert torch.equal(out["double"].scores, out["fc"].scores)
-    for reading in ("double", "double-ext"):
-        assert torch.equal(out[reading].boxes, out["conv"].boxes)
-    fused = fuse(out["fc"].scores, out["conv"].scores)
-    torch.testing.assert_close(out["double-ext"].scores, fused)
-    assert not torch.allclose(out["fc"].boxes, out["conv"].boxes)
 
 
 def photographed_boxes() -> Tensor:
@@ -240,28 +194,7 @@ def test_enlarged_rois_are_pooled_from_the_papers_level_of_their_proposals(
     assert 0.15 < changed / len(boxes) < 0.3
 
 
-def test_detections_follow_from_predictions(image: Tensor) -> None:
-    """Threshold, per-class NMS and cut, done again on what `predict` says of the RPN's proposals."""
-    detector = small_detector("double-ext")
-    with torch.inference_mode():
-        found = detector.detect(image)
-        batch, features = detector._transformed(image)
-        resized = detector.rpn(batch, features.pyramid)[0][0]
-        proposals = resized / features.scale(resized)
-        out = detector.predict(features, detector.pool(features, proposals), proposals)
-    for head in detector.heads:
-        scores = out[head].scores
-        index, label = torch.where(scores > 0.05)
-        boxes, kept_scores = out[head].boxes[index, label], scores[index, label]
-        sides = (boxes[:, 2:] - boxes[:, :2]).min(dim=1).values
-        boxes, kept_scores, label = (v[sides >= 0.02] for v in (boxes, kept_scores, label))
-        kept = batched_nms(boxes, kept_scores, label, 0.5)[:100]
-        assert len(kept) > 10
-        torch.testing.assert_close(found[head].scores, kept_scores[kept], rtol=1e-4, atol=1e-5)
-        assert torch.equal(found[head].labels, label[kept])
-
-
-@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet34", "resnet50", "resnet101"])
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet101"])
 def test_backbones_give_five_levels(name: str) -> None:
     backbone, norm = build_backbone(ModelConfig(backbone=name, fpn_channels=16), pretrained=False)
     assert norm == ("batch" if name == "tiny" else "frozen")

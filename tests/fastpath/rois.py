@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from hypothesis import strategies as st
@@ -10,9 +11,12 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from rethink_heads.boxes import outer_boxes
+from rethink_heads.fastpath import pooling
 from rethink_heads.fastpath.pooling import RoIAlignRule
+from rethink_heads.proposals import grid
 
 # Where RoIAlign's arithmetic turns: at and just beside the border of a map, and no length at all.
+SIZE = (120, 170)
 TURNS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 
 
@@ -90,3 +94,26 @@ def _sides(draw: st.DrawFn, cells: int, stride: float) -> list[list[float]]:
     )
     starts = draw(st.lists(ends, min_size=1, max_size=7))
     return [[stride * start, stride * (start + draw(lengths))] for start in starts]
+
+
+def always(factors: bool) -> mock._patch_dict:
+    """A context in which factors are always taken where they may be, or never."""
+    of = {"LEAST_READINGS": 0, "ROIS_AN_INTERVAL": 0, "PRODUCTS_A_READING": 1e18 if factors else 0}
+    return mock.patch.dict(vars(pooling), of)
+
+
+def image() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.randint(0, 256, (3, 12, 17), generator=generator, dtype=torch.uint8)
+    return coarse.repeat_interleave(10, 1).repeat_interleave(10, 2)
+
+
+def boxes_of_all_levels() -> Tensor:
+    """Grids about a small object and a large one in the corner, and boxes that share nothing with each other."""
+    generator = torch.Generator().manual_seed(6)
+    scattered = torch.rand(40, 4, generator=generator) * 80
+    scattered[:, 2:] += scattered[:, :2]
+    small = grid(torch.tensor([40.0, 50, 61, 66]), SIZE, 5).boxes
+    large = grid(torch.tensor([0.0, 3, 150, 119]), SIZE, 3).boxes
+    x = torch.tensor([[5.0, 6], [7, 160], [0, 170]])
+    return torch.cat([small, scattered, large, outer_boxes(x, x * 0.7)])

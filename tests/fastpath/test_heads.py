@@ -10,18 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from rethink_heads.boxes import outer_boxes
 from rethink_heads.fastpath.conv import FastConv
 from rethink_heads.fastpath.fc import FastFC
-from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, hidden_features
-from rethink_heads.fastpath.pooling import (
-    LevelRoIs,
-    PyramidRoIs,
-    RoIAlignRule,
-    intervals,
-    level_rois,
-    pool_blocks,
-)
+from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor
+from rethink_heads.fastpath.pooling import LevelRoIs, RoIAlignRule, level_rois, pool_blocks
 from rethink_heads.heads import ConvHead, FCHead
 from rethink_heads.proposals import grid
 from tests.fastpath.rois import Case, cases
@@ -148,33 +140,6 @@ def test_conv_head_equals_the_module(dtype: torch.dtype, non_local: bool, blocks
         assert torch.equal(block, before)
 
 
-@precisions
-@pytest.mark.parametrize("memory_mb", [0, 1, 512])
-def test_branches_of_several_levels_together(dtype: torch.dtype, memory_mb: int) -> None:
-    generator = torch.Generator().manual_seed(2)
-    maps = [
-        torch.randn(8, 64 // stride, 96 // stride, generator=generator).to(sampled_in(dtype))
-        for stride in (4, 8)
-    ]
-    rois = grid(torch.tensor([20.0, 10, 60, 50]), (64, 96), 5).boxes.to(sampled_in(dtype))
-    levels = torch.randint(0, 2, (len(rois),), generator=generator)
-    rule = RoIAlignRule(5, 2, True)
-    heads = {"fc": fc_head(8, 5), "conv": conv_head(True)}
-    branches: dict[str, BranchLayers] = {
-        "fc": FastFC([heads["fc"].fc6, heads["fc"].fc7], 8, 5, dtype),
-        "conv": FastConv(heads["conv"], 5, dtype),
-    }
-    place = PyramidRoIs(maps, [1 / 4, 1 / 8], rois, levels, rule)
-    found = hidden_features(branches, place, memory_mb)
-    features = torch.empty(len(rois), 8, 5, 5, dtype=torch.float64)
-    for index, stride in enumerate((4, 8)):
-        mine = levels == index
-        case = Case(maps[index].double(), rois[mine].double(), 1 / stride, rule)
-        features[mine] = case.by_operator(torch.float64)
-    for name, head in heads.items():
-        assert_close(found[name], hidden_of(head, features), dtype)
-
-
 @pytest.mark.parametrize("agnostic", [False, True])
 @pytest.mark.parametrize("first", [0, 1])
 def test_one_class_of_a_predictor(agnostic: bool, first: int) -> None:
@@ -188,12 +153,3 @@ def test_one_class_of_a_predictor(agnostic: bool, first: int) -> None:
         deltas = regressor(hidden).view(7, -1, 4)[:, 0 if agnostic else label + first]
         torch.testing.assert_close(predictor.score(hidden, label)[:, 0], scores)
         torch.testing.assert_close(predictor.deltas(hidden, label), deltas)
-
-
-def test_grids_are_found_as_what_they_are_made_of() -> None:
-    x, y = torch.tensor([[0.0, 5], [1, 6], [1, 7]]), torch.tensor([[2.0, 9], [0, 4]])
-    level = paper_like(outer_boxes(x, y))
-    assert level.pairs == len(level) == 6
-    rois = outer_boxes(x, y)
-    for sides, index in ((rois[:, 0::2], level.x_index), (rois[:, 1::2], level.y_index)):
-        assert torch.equal(intervals(sides)[0][index], sides)

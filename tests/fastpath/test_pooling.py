@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unittest import mock
 
 import pytest
 import torch
@@ -15,10 +14,9 @@ from torchvision.ops import roi_align as operator
 from rethink_heads.boxes import outer_boxes
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
 from rethink_heads.detectors.rcnn.roi_heads import STRIDES, PyramidPooler
-from rethink_heads.fastpath import pooling
-from rethink_heads.fastpath.pooling import RoIAlignRule, intervals, level_rois, pool, roi_align
+from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool, roi_align
 from rethink_heads.proposals import grid
-from tests.fastpath.rois import Case, by_operator, cases
+from tests.fastpath.rois import Case, always, by_operator, cases
 
 RULE = RoIAlignRule(7, 2)
 SIZE = (200, 300)
@@ -111,16 +109,6 @@ def test_repeated_rois_are_no_grid() -> None:
     )
     case = Case(feature_map, rois, 1.0, RoIAlignRule(3, 2))
     assert_equal(by_factors(case, torch.float64), case.by_operator(torch.float64), case)
-
-
-def test_no_rois_have_no_intervals() -> None:
-    assert [len(part) for part in intervals(torch.zeros(0, 2))] == [0, 0]
-
-
-def always(factors: bool) -> mock._patch_dict:
-    """A context in which factors are always taken where they may be, or never."""
-    of = {"LEAST_READINGS": 0, "ROIS_AN_INTERVAL": 0, "PRODUCTS_A_READING": 1e18 if factors else 0}
-    return mock.patch.dict(vars(pooling), of)
 
 
 def feature_map_of(stride: int = 4, images: int = 1) -> Tensor:

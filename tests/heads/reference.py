@@ -1,11 +1,11 @@
-"""The heads written a second time, in numpy float64 with plain loops over what the paper states, and IoU."""
+"""The heads written a second time in numpy float64, with plain loops over what the paper states; final detections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 Array = np.ndarray
 
@@ -15,7 +15,35 @@ def iou(a: Sequence[float], b: Sequence[float]) -> float:
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     both = max(width, 0) * max(height, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / (sum(areas) - both)
+    return both / (sum(areas) - both) if both else 0.0
+
+
+def kept_detections(
+    scores: Tensor,
+    boxes: Tensor,
+    least_sides: Sequence[float] = (0.01, 0.01),
+    score_threshold: float = 0.05,
+    nms_threshold: float = 0.5,
+    most: int = 100,
+) -> tuple[Array, Array, Array]:
+    """Boxes, scores and labels left of scores (N, K) and boxes (N, K, 4), best first.
+
+    Boxes with a side below the least go, then greedy suppression within each class and a cut.
+    """
+    scores, boxes = scores.double().numpy(), boxes.double().numpy()
+    rows, labels = np.nonzero(scores > score_threshold)
+    kept: list[tuple[int, int]] = []
+    for place in np.argsort(-scores[rows, labels], kind="stable"):
+        row, label = rows[place], labels[place]
+        box = boxes[row, label]
+        if (box[2:] - box[:2] < least_sides).any():
+            continue
+        if all(iou(box, boxes[r, k]) <= nms_threshold for r, k in kept if k == label):
+            kept.append((row, label))
+        if len(kept) == most:
+            break
+    rows, labels = np.array(kept, dtype=int).reshape(-1, 2).T
+    return boxes[rows, labels], scores[rows, labels], labels
 
 
 def arrays(module: nn.Module) -> dict[str, Array]:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
+from rethink_heads.bounds import HEAD_ALIASES, HEADS
 from rethink_heads.heads import (
-    Bottleneck,
+    FUSION_RULES,
+    HEAD_CONFIGURATIONS,
+    STRUCTURES,
     BoxPredictor,
     ConvHead,
     FCHead,
     NonLocal,
-    ResidualBlock,
+    fuse,
+    regression_loss,
 )
 from tests.heads import reference
 
@@ -53,18 +57,6 @@ def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
 def roi_features(count: int, channels: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(7)
     return torch.randn(count, channels, side, side, generator=generator, dtype=torch.float64)
-
-
-@pytest.mark.parametrize(
-    ("module", "count"),
-    [
-        (ResidualBlock, 1.0625 * M),
-        (Bottleneck, 1.0625 * M),
-        (NonLocal, 2 * M),
-    ],
-)
-def test_blocks_hold_the_papers_weights(module: Callable[[], nn.Module], count: float) -> None:
-    assert convolution_weights(module()) == count
 
 
 def test_fc_head_holds_the_papers_weights() -> None:
@@ -121,20 +113,16 @@ def test_conv_head_equals_the_reference(non_local: bool) -> None:
     np.testing.assert_allclose(head.output_map(x).detach(), expected, atol=1e-12)
     mean = expected.mean((2, 3))
     logits, deltas = head(x)
-    for given, name in ((logits, "cls_score"), (deltas, "bbox_pred")):
+    for found, name in ((logits, "cls_score"), (deltas, "bbox_pred")):
         wanted = reference.linear(mean, weights, f"predictor.{name}")
-        np.testing.assert_allclose(given.detach(), wanted, atol=1e-12)
+        np.testing.assert_allclose(found.detach(), wanted, atol=1e-12)
 
 
 def test_new_non_local_block_is_relu_of_the_identity() -> None:
     block = NonLocal(8, 4, 2).eval()
     x = torch.randn(3, 8, 7, 7)
     torch.testing.assert_close(block(x), x.relu())
-
-
-def test_non_local_takes_no_roi_at_all() -> None:
-    block = NonLocal(8, 4, 2).eval()
-    assert block(torch.empty(0, 8, 7, 7)).shape == (0, 8, 7, 7)
+    assert block(x[:0]).shape == (0, 8, 7, 7)
 
 
 def test_non_local_groups_must_divide_the_width() -> None:
@@ -152,3 +140,65 @@ def test_rebuilt_fc_output_sums_to_fc6() -> None:
     weights = reference.arrays(head)["fc6.weight"].reshape(11, 5, 7, 7)
     cell = weights[:, :, 2, 6] @ x[1, :, 2, 6].numpy()
     np.testing.assert_allclose(rebuilt[1, :, 2, 6].detach(), cell, atol=1e-12)
+
+
+probabilities = st.lists(
+    st.tuples(*[st.floats(0, 1, allow_subnormal=False)] * 2), min_size=1, max_size=8
+)
+
+
+def test_no_positive_roi_gives_no_regression_loss() -> None:
+    deltas = torch.randn(5, 16, requires_grad=True)
+    loss = regression_loss(deltas, torch.zeros(5, dtype=torch.long), torch.randn(5, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert not deltas.grad.any()  # type: ignore[union-attr]
+
+
+@given(probabilities)
+def test_fusion_of_two_scores(pairs: list[tuple[float, float]]) -> None:
+    fc, conv = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
+    expected = {
+        "complementary": 1 - (1 - fc) * (1 - conv),
+        "max": torch.maximum(fc, conv),
+        "mean": (fc + conv) / 2,
+    }
+    assert set(expected) == set(FUSION_RULES)
+    for rule, scores in expected.items():
+        torch.testing.assert_close(fuse(fc, conv, rule), scores)
+    with pytest.raises(ValueError, match="unknown fusion rule 'min'"):
+        fuse(fc, conv, "min")
+
+
+def test_heads_take_scores_and_boxes_from_the_papers_branches() -> None:
+    assert {name: (h.classifiers, h.regressor) for name, h in HEAD_CONFIGURATIONS.items()} == {
+        "fc": (("fc",), "fc"),
+        "conv": (("conv",), "conv"),
+        "double": (("fc",), "conv"),
+        "double-ext": (("fc", "conv"), "conv"),
+        "double-reverse": (("conv",), "fc"),
+        "double-fc": (("fc",), "fc2"),
+        "double-conv": (("conv",), "conv2"),
+    }
+    assert STRUCTURES["double"].heads == ("double",)
+    assert STRUCTURES["double-ext"].heads == ("fc", "conv", "double", "double-ext")
+    scores = {"fc": torch.tensor([0.5]), "conv": torch.tensor([0.4])}
+    double, ext = (HEAD_CONFIGURATIONS[name] for name in ("double", "double-ext"))
+    assert double.scores(scores, "complementary").item() == 0.5
+    assert ext.scores(scores, "complementary").item() == pytest.approx(0.7)
+
+
+def test_settings_know_the_structures() -> None:
+    assert set(HEADS) == set(STRUCTURES)
+    assert set(HEAD_ALIASES.values()) <= set(STRUCTURES)
+
+
+@given(l_fc=st.floats(0, 1), l_conv=st.floats(0, 1), w_fc=st.floats(0, 10), w_conv=st.floats(0, 10))
+def test_weights_follow_the_papers_formula(
+    l_fc: float, l_conv: float, w_fc: float, w_conv: float
+) -> None:
+    weights = STRUCTURES["double-ext"].weights(l_fc, l_conv, w_fc, w_conv)
+    assert weights["fc"] == (w_fc * l_fc, w_fc * (1 - l_fc))
+    assert weights["conv"] == (w_conv * (1 - l_conv), w_conv * l_conv)
+    assert sum(weights["fc"]) == pytest.approx(w_fc)
+    assert sum(weights["conv"]) == pytest.approx(w_conv)

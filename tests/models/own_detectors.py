@@ -90,18 +90,6 @@ def other_names():
     return OtherNames()
 
 
-def logits():
-    detector = Minimal()
-    predict = detector.predict
-
-    def predicted(features, roi_features, boxes):
-        output = predict(features, roi_features, boxes)["colour"]
-        return {"colour": HeadOutput(output.scores + 3, output.boxes)}
-
-    detector.predict = predicted
-    return detector
-
-
 class Later(Full):
     """What it detects is as it should be on the made-up image that detectors are checked with, and not on others."""
 
@@ -122,12 +110,4 @@ def not_finite():
 
 def from_one():
     return Later(1.0, 1)
-
-
-def no_detector():
-    return 42
-
-
-def broken():
-    raise ValueError("no such\\nfile")
 '''

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -78,16 +79,19 @@ def test_every_stage_and_precision_of_a_full_detector(data: Path) -> None:
     assert 0 <= ap["value"] <= 1
 
 
-def test_three_detectors_give_one_figure_and_one_paired_table(data: Path, here: Path) -> None:
-    models = [model("full", "a"), model("sharp", "b"), model("minimal", "c"), "--data", data]
+def test_detectors_give_one_figure_and_one_table_of_all_pairs(data: Path, here: Path) -> None:
+    made = {"a": "full", "b": "sharp", "c": "minimal", "d": "full"}
+    models = [*(model(each, name) for name, each in made.items()), "--data", data]
     invoke("correlate", *models, *FEW)
-    shared = here / "runs" / "a-b-c"
+    shared = here / "runs" / "a-b-c-d"
     assert (compared(shared, "figures") / "correlations.png").is_file()
     table = read_csv(compared(shared, "tables") / "correlate_comparisons.csv")
     pairs = set(table[["a", "b"]].itertuples(index=False, name=None))
-    expected_pairs = {("a", "b"), ("a", "c"), ("b", "c")}
-    assert pairs == {(f"{a}/colour", f"{b}/colour") for a, b in expected_pairs}
-    merged = Measurements.merge([kept(here, name) for name in "abc"])
+    assert pairs == {(f"{a}/colour", f"{b}/colour") for a, b in combinations("abcd", 2)}
+    # The same detector twice.
+    same = table[(table["a"] == "a/colour") & (table["b"] == "d/colour")]
+    assert set(same["difference"].dropna()) == {0.0}
+    merged = Measurements.merge([kept(here, name) for name in "abcd"])
     expected = compare(merged, "pcc", ("a", "colour"), ("b", "colour"))
     ours = table[(table["statistic"] == "pcc") & (table["b"] == "b/colour")]
     assert ours["difference"].to_list() == pytest.approx(
@@ -108,23 +112,10 @@ def test_detectors_without_detections_are_left_out_of_precision(data: Path, here
     assert (here / "runs" / "a-b" / "tables" / "ap_comparisons.csv").is_file()
 
 
-def test_every_detector_is_in_the_paired_table_however_many_there_are(
-    data: Path, here: Path
-) -> None:
-    models = [model("full", f"m{index}") for index in range(4)]
-    found, _ = invoke("correlate", *models, "--data", data, *FEW)
-    pairs = {(row["a"], row["b"]) for row in rows(found, "comparisons")}
-    assert len(pairs) == 6
-    differences = [row["difference"] for row in rows(found, "comparisons")]
-    # The same detector four times.
-    assert {each for each in differences if each is not None} == {0.0}
-
-
 def test_comparisons_are_drawn_again_to_the_byte(data: Path, here: Path) -> None:
     models = [model("full", "a"), model("sharp", "b"), "--data", data]
-    invoke("correlate", *models)
-    invoke("regress", *models)
-    invoke("correlate", *models, "--stage", "all")
+    for command in (("correlate",), ("regress",), ("correlate", "--stage", "all")):
+        invoke(*command, *models)
     invoke("evaluate", *models)
     shared = here / "runs" / "a-b"
     before = {path.name: path.read_bytes() for path in (shared / "figures").glob("*.png")}

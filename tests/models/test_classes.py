@@ -6,7 +6,6 @@ from pathlib import Path
 
 from tests.json_tables import all_sizes, heads, rows
 from tests.models.commands import FEW, fails, invoke, kept, model
-from tests.tiny_coco import write_annotations, write_coco
 
 
 def test_classes_are_matched_by_name_and_by_a_map(data: Path, here: Path) -> None:
@@ -54,16 +53,6 @@ def test_detectors_of_different_classes_are_compared_on_what_both_have(
     # Alone, the first has all its classes.
     alone, _ = invoke("correlate", model("full", "a"), "--data", data, *FEW)
     assert all_sizes(alone)["objects"] == 6
-
-
-def test_no_class_in_common(data: Path) -> None:
-    content = write_coco(data, images=6)
-    for category, name in zip(content["categories"], ("cat", "dog"), strict=True):
-        category["name"] = name
-    write_annotations(data, content)
-    message = fails("regress", model("full"), "--data", data)
-    assert "cat" in message
-    assert "--class-map" in message
 
 
 def test_which_class_is_which_is_kept_beside_the_measurements(data: Path, here: Path) -> None:

@@ -33,18 +33,10 @@ MAKE: dict[str, Callable[[Tables], Figure]] = {
 }
 
 
-# The figures that grow with the number of heads.
-CROWDED = ("figure2", "correlations", "figure4", "displacement", "cells")
-
-
 @pytest.fixture(scope="module")
 def drawn(tables: Tables) -> dict[str, Drawn]:
-    return {name: draw(make(tables)) for name, make in MAKE.items()}
-
-
-@pytest.fixture(scope="module")
-def drawn_many(many_tables: Tables) -> dict[str, Drawn]:
-    return {name: draw(MAKE[name](many_tables)) for name in CROWDED}
+    with naming_data("shapes val"):
+        return {name: draw(make(tables)) for name, make in MAKE.items()}
 
 
 def titles(figure: Figure) -> list[str]:
@@ -83,15 +75,14 @@ def test_heads_have_their_colours_in_every_figure(drawn: dict[str, Drawn], name:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_texts_are_legible_and_neither_cut_nor_overlapping(drawn: dict[str, Drawn], name: str):
+def test_texts_are_legible_and_apart_and_the_caption_says_data_objects_and_run(
+    drawn: dict[str, Drawn], name: str
+):
     assert min(text.get_fontsize() for text in drawn[name].texts) >= 7
     assert drawn[name].misplaced() == []
-
-
-@pytest.mark.parametrize("name", CROWDED)
-def test_many_heads_with_long_names_fit_too(drawn_many: dict[str, Drawn], name: str):
-    assert drawn_many[name].figure.get_figwidth() <= PAGE_WIDTH
-    assert drawn_many[name].misplaced() == []
+    # A map of correlations does not say of how many objects.
+    objects = [] if name == "figure4" else ["15 objects"]
+    assert drawn[name].texts_below() == ["; ".join(["shapes val", *objects, "run demo"])]
 
 
 def test_figure2_has_a_column_a_size_and_explains_its_bands(drawn: dict[str, Drawn]):
@@ -235,13 +226,16 @@ def test_error_components_have_their_units(drawn: dict[str, Drawn]):
                 assert low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high
 
 
-def test_the_legend_names_head_and_detector_where_there_are_several(
-    drawn_many: dict[str, Drawn],
-):
-    labels = legend_labels(drawn_many["figure2"].figure)
-    assert labels.count("fc-head (bccd-small-fc-seed0)") == 1
-    assert "fc-head (bccd-small-double-ext-with-a-long-name)" in labels
-    assert r"$\pm$ 1 standard deviation" in labels
+@pytest.mark.parametrize("name", ["figure2", "correlations", "figure4", "displacement", "cells"])
+def test_many_heads_with_long_names_fit_too(many_tables: Tables, name: str):
+    found = draw(MAKE[name](many_tables))
+    assert found.figure.get_figwidth() <= PAGE_WIDTH
+    assert found.misplaced() == []
+    if name == "figure2":
+        labels = legend_labels(found.figure)
+        assert labels.count("fc-head (bccd-small-fc-seed0)") == 1
+        assert "fc-head (bccd-small-double-ext-with-a-long-name)" in labels
+        assert r"$\pm$ 1 standard deviation" in labels
 
 
 @pytest.mark.parametrize("name", ["figure2", "correlations", "error_components", "cells"])
@@ -324,16 +318,6 @@ def test_heads_with_the_same_numbers_are_drawn_once_and_named_together(shared: T
     found = draw(figures.cells(shared["cells"]))
     assert titles(found.figure) == ["fc-head", "conv-head", "Double-Head-Ext"]
     assert found.texts_below()[:2] == [SAME_SCORES, SAME_BOXES]
-    assert found.misplaced() == []
-
-
-@pytest.mark.parametrize("name", MAKE)
-def test_a_caption_says_data_objects_and_run(tables: Tables, name: str):
-    with naming_data("shapes val"):
-        found = draw(MAKE[name](tables))
-    # A map of correlations does not say of how many objects.
-    objects = [] if name == "figure4" else ["15 objects"]
-    assert found.texts_below() == ["; ".join(["shapes val", *objects, "run demo"])]
     assert found.misplaced() == []
 
 

@@ -1,4 +1,4 @@
-"""Every figure of detectors from other frameworks: three with one head's name, and heads of any names."""
+"""Every figure of many detectors from other frameworks: some with one head's name, and heads of any names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.figures import figure3
-from rethink_heads.plots.style import series_of
+from rethink_heads.plots.style import PAGE_WIDTH, series_of
 from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
@@ -20,24 +20,16 @@ from tests.plots.drawn import Drawn, draw
 from tests.plots.test_figures import MAKE
 from tests.plots.test_stages import correlations
 
-Pairs = list[tuple[str, str]]
 Tables = dict[str, pd.DataFrame]
-PAIRS: dict[str, Pairs] = {
-    "three of one head": [
-        ("fasterrcnn_mobilenet_v3_large_fpn", "fc"),
-        ("fasterrcnn_resnet50_fpn", "fc"),
-        ("maskrcnn_resnet50_fpn", "fc"),
-    ],
-    "mixed": [
-        ("fasterrcnn_resnet50_fpn", "fc"),
-        ("faster_rcnn_R_50_FPN_1x", "fc"),
-        ("maskrcnn_resnet50_fpn", "fc"),
-        ("fasterrcnn_resnet50_fpn_v2", "conv-fc"),
-        ("faster_rcnn_R_50_C4", "conv"),
-        ("my_package.module:make_detector", "box"),
-        ("tiny", "mean pooling"),
-    ],
-}
+PAIRS = [
+    ("fasterrcnn_resnet50_fpn", "fc"),
+    ("faster_rcnn_R_50_FPN_1x", "fc"),
+    ("maskrcnn_resnet50_fpn", "fc"),
+    ("fasterrcnn_resnet50_fpn_v2", "conv-fc"),
+    ("faster_rcnn_R_50_C4", "conv"),
+    ("my_package.module:make_detector", "box"),
+    ("tiny", "mean pooling"),
+]
 OF_DETECTIONS = {
     "average_precision": lambda t: average_precision(t["ap"]),
     "detection_errors": lambda t: detection_errors(t["detection_errors"]),
@@ -50,56 +42,46 @@ DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(PAIRS))
-def pairs(request: pytest.FixtureRequest) -> Pairs:
-    return PAIRS[request.param]
-
-
 @pytest.fixture(scope="module")
-def drawn(
-    pairs: Pairs, tables: Tables, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Drawn]:
+def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
     """Every figure, of the made-up fc-head's rows for each detector and head."""
     fc_rows = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
     every = {
-        name: pd.concat([rows.assign(detector=d, head=h) for d, h in pairs], ignore_index=True)
+        name: pd.concat([rows.assign(detector=d, head=h) for d, h in PAIRS], ignore_index=True)
         for name, rows in fc_rows.items()
     }
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
     frames = [
         make_detections(dataset, seed, d, h, 0.05 + 0.02 * seed)
-        for seed, (d, h) in enumerate(pairs)
+        for seed, (d, h) in enumerate(PAIRS)
     ]
     every |= detection_tables(
         pd.concat(frames, ignore_index=True),
         dataset,
-        pairs,
+        PAIRS,
         errors=True,
         calibration=True,
         replicates=5,
     )
-    every["stages"] = correlations(tuple(pairs), STAGES)
+    every["stages"] = correlations(tuple(PAIRS), STAGES)
     return {name: draw(make(every)) for name, make in DRAWINGS.items()}
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_texts_are_whole_and_apart(drawn: dict[str, Drawn], name: str) -> None:
-    assert drawn[name].misplaced() == []
-
-
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_panels_keep_their_height(drawn: dict[str, Drawn], name: str) -> None:
+def test_texts_are_whole_and_apart_and_panels_keep_their_height(
+    drawn: dict[str, Drawn], name: str
+) -> None:
     """However high the legend."""
+    assert drawn[name].misplaced() == []
     figure = drawn[name].figure
+    assert figure.get_figwidth() <= PAGE_WIDTH
     heights = [ax.get_window_extent().height / figure.dpi for ax in figure.axes]
     assert min(heights) > 0.6
 
 
 @pytest.mark.parametrize("name", ["figure2", "correlations", "stages", "average_precision"])
-def test_every_detector_has_a_look_of_its_own(
-    drawn: dict[str, Drawn], pairs: Pairs, name: str
-) -> None:
-    series = series_of(pd.DataFrame(pairs, columns=["detector", "head"]))
+def test_every_detector_has_a_look_of_its_own(drawn: dict[str, Drawn], name: str) -> None:
+    series = series_of(pd.DataFrame(PAIRS, columns=["detector", "head"]))
     looks: dict[str, set[tuple[str, str, str]]] = {s.label: set() for s in series}
     for ax in drawn[name].figure.axes:
         for line in ax.get_lines():
@@ -107,22 +89,22 @@ def test_every_detector_has_a_look_of_its_own(
                 look = (line.get_color(), line.get_marker(), to_hex(line.get_markerfacecolor()))
                 looks[line.get_label()].add(look)
     assert all(len(found) == 1 for found in looks.values())
-    assert len(set.union(*looks.values())) == len(pairs) == len(looks)
+    assert len(set.union(*looks.values())) == len(PAIRS) == len(looks)
 
 
-def test_bars_of_three_detectors_have_three_colours(drawn: dict[str, Drawn], pairs: Pairs) -> None:
+def test_every_detectors_bars_have_a_colour_and_hatch(drawn: dict[str, Drawn]) -> None:
     bars = drawn["detection_errors"].figure.axes[0].patches
     kinds = {(to_hex(bar.get_edgecolor()), bar.get_hatch()) for bar in bars}
-    assert len(kinds) == len(pairs)
+    assert len(kinds) == len(PAIRS)
 
 
-def test_names_in_titles_break_after_punctuation(drawn: dict[str, Drawn], pairs: Pairs) -> None:
+def test_names_in_titles_break_after_punctuation(drawn: dict[str, Drawn]) -> None:
     titles = [ax.get_title() for ax in drawn["cells"].figure.axes if ax.get_title()]
     named = [title for title in titles if "(" in title]
-    assert len(titles) == len(pairs)
+    assert len(titles) == len(PAIRS)
     assert len(named) == 3
     for title in named:
         lines = title.split("\n")
-        assert "".join(lines[1:]) in {f"({detector})" for detector, _ in pairs}
+        assert "".join(lines[1:]) in {f"({detector})" for detector, _ in PAIRS}
         assert all(line[-1] in "_-.:)/" for line in lines[1:])
     assert np.mean([title.count("\n") for title in named]) >= 1

@@ -60,11 +60,11 @@ def test_texts_are_legible_and_neither_cut_nor_overlapping() -> None:
         for head in ("fc", "conv", "double-ext")
         for seed in (0, 1)
     )
-    for frame in (correlations(), correlations(long)):
+    for frame in (correlations(long), correlations()):
         drawn = draw(figure3(frame))
         assert drawn.misplaced() == []
         assert min(text.get_fontsize() for text in drawn.texts) >= 7
-    (legend,) = draw(figure3(correlations())).figure.legends
+    (legend,) = drawn.figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert names == ["fc-head", "conv-head", "95% interval"]
 

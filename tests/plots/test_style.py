@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 
@@ -190,6 +190,7 @@ def test_shades_of_black_are_grey():
     assert [blacks[i].look.colour for i in (0, 2, 4)] == ["#000000", "#4c4c4c", "#808080"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.text("xyz", min_size=1, max_size=2)), min_size=1)
 )

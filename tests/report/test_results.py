@@ -18,7 +18,6 @@ from rethink_heads.statistics.comparison import (
     STATISTICS,
     compare,
     compare_responses,
-    compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson
 from tests.synthetic_measurements import synthetic_measurements
@@ -136,27 +135,6 @@ def test_every_figure_is_written(tables: Tables, tmp_path: Path):
     ]
     assert sorted(tmp_path.iterdir()) == sorted(paths)
     assert min(path.stat().st_size for path in paths) > 5000
-
-
-def test_figures_from_the_files_are_those_from_the_frames(tables: Tables, tmp_path: Path):
-    some = {"cells": tables["cells"]}
-    first = write_figures(some, tmp_path / "a")
-    written = write_tables(some, tmp_path / "tables")
-    second = write_figures(
-        {name: pd.read_csv(path) for name, path in written.items()}, tmp_path / "b"
-    )
-    assert [path.name for path in first] == ["cells.png", "cells.pdf"]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes(), one.name
-
-
-def test_pairs_are_one_detectors_heads_and_heads_trained_apart() -> None:
-    apart = [("one", "fc"), ("two", "conv")]
-    assert compared_pairs(apart) == [(("one", "fc"), ("two", "conv"))]
-    both = [("both", head) for head in ("fc", "conv", "double")]
-    # Double's boxes are conv's, and its scores fc's.
-    assert compared_pairs(both, "pcc") == [(("both", "fc"), ("both", "conv"))]
-    assert len(compared_pairs(both)) == 3
 
 
 def test_other_heads_come_in_a_figure_of_their_own(

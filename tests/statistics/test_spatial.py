@@ -111,20 +111,6 @@ def test_decay_against_a_loop_over_pairs(correlated: Measurements) -> None:
         assert row["objects"] == len(maps)
 
 
-def test_decay_of_a_map_that_falls_with_distance(simulate: Callable[..., Any]) -> None:
-    """Seven by seven cells whose correlation is exp(-distance)."""
-    places = np.stack(np.divmod(np.arange(49), 7), axis=1)
-    distances = np.linalg.norm(places[:, None] - places[None], axis=-1)
-    bins = simulate(images=3).bins
-    falling = with_maps(bins, "spatial_correlation", lambda _: np.exp(-distances).ravel())
-    frame = decay(falling, replicates=10)
-    found = frame[(frame["head"] == "fc") & (frame["size"] == "all")]
-    assert len(found) == 8
-    assert found["pairs"].sum() == 49 * 48 / 2
-    assert (found["mean"].diff().dropna() < 0).all()
-    np.testing.assert_allclose(found["mean"], np.exp(-found["distance"]), rtol=0.1)
-
-
 def test_maps_of_weights_have_no_interval(correlated: Measurements) -> None:
     weights = pd.DataFrame(
         {
@@ -180,36 +166,17 @@ def test_decay_is_compared_pairwise(
     assert frame["excludes_zero"].all()
     assert (frame["difference_high"] < 0).all()
     # The interval by hand: of the mean over objects of the differences of neighbours' cosines.
-    neighbours = np.array(
-        [
-            [abs(a % 3 - b % 3) + abs(a // 3 - b // 3) == 1 for b in range(CELLS)]
-            for a in range(CELLS)
-        ]
-    )
-    neighbours |= np.array(
-        [
-            [max(abs(a % 3 - b % 3), abs(a // 3 - b // 3)) == 1 for b in range(CELLS)]
-            for a in range(CELLS)
-        ]
-    )
+    places = np.stack(np.divmod(np.arange(CELLS), SIDE), axis=1)
+    neighbours = np.abs(places[:, None] - places).max(axis=-1) == 1
     differences = (maps_of(correlated, "fc") - maps_of(correlated, "conv"))[:, neighbours.ravel()]
     images = correlated.objects["image_id"].to_numpy()
-    by_image = np.array(
-        [differences[images == image].mean(axis=1).sum() for image in correlated.image_ids]
-    )
-    objects = len(differences) / len(by_image)
+    # Each image has as many objects as another.
+    by_image = pd.Series(differences.mean(axis=1)).groupby(images).mean().to_numpy()
     weights = ImageBootstrap(correlated.image_ids, 60).weights
-    count = len(by_image)
-    low, high = interval_by_hand(
-        weights @ by_image / (count * objects),
-        by_image.mean() / objects,
-        count,
-    )
+    replicates = weights @ by_image / len(by_image)
+    expected = interval_by_hand(replicates, by_image.mean(), len(by_image))
     row = frame[(frame["size"] == "all") & (frame["distance"] < 1.5)].iloc[0]
-    assert (row["difference_low"], row["difference_high"]) == (
-        pytest.approx(low),
-        pytest.approx(high),
-    )
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", COMPARED_RESPONSES)

@@ -53,6 +53,7 @@ def test_prepare_then_train_apart_then_collect(arguments: list[str], tmp_path: P
     train = FakeTraining()
     for path in runs:
         train(path, Run.open(path).config)
+    assert call(*arguments, "--prepare")[0] == ""
     text, errors = call(*arguments)
     assert "training 1 of" not in errors
     assert "## Three structures" in text

@@ -22,7 +22,7 @@ from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
 from rethink_heads.sweeps.precision import Precision
-from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
+from rethink_heads.sweeps.runner import SweepResult, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
 from tests.report.test_cells import read_latex, read_markdown
@@ -149,17 +149,6 @@ def check_files(output: Path, result: SweepResult) -> None:
     assert record["points"][0]["runs"] == [str(output / key) for key in KEYS[:2]]
 
 
-@pytest.mark.usefixtures("colour_detections")
-def test_an_interrupted_sweep_goes_on(make: MakePlan, train: FakeTraining) -> None:
-    plan = make()
-    train.stops_at = "single-conv-0"
-    with pytest.raises(KeyboardInterrupt):
-        run_sweep(plan, "cpu", train)
-    again = FakeTraining()
-    run_sweep(make(), "cpu", again)
-    assert train.trained + again.trained == KEYS
-
-
 def test_an_interrupted_training_goes_on(make: MakePlan) -> None:
     """In the middle of a training, and with the library's own."""
     plan = make(seeds=[0])
@@ -207,18 +196,6 @@ def test_nothing_to_show(make: MakePlan, train: FakeTraining) -> None:
 
 
 @pytest.mark.usefixtures("colour_detections")
-def test_undefined_precision_leaves_a_table_and_no_figure(
-    make: MakePlan, train: FakeTraining, caplog: pytest.LogCaptureFixture
-) -> None:
-    plan = make(seeds=[0])
-    table = run_sweep(plan, "cpu", train).table
-    estimates = [name for name in table if name.split("_")[0] in AP_NAMES]
-    written = write_results(plan, table.assign(**dict.fromkeys(estimates, np.nan)), None, {})
-    assert plan.output / "table.csv" in written
-    assert "no figure: no AP to draw" in caplog.text
-
-
-@pytest.mark.usefixtures("colour_detections")
 def test_a_changed_setting_is_refused_before_anything_is_trained(
     make: MakePlan, train: FakeTraining
 ) -> None:
@@ -233,9 +210,13 @@ def test_a_changed_setting_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.usefixtures("colour_detections")
-def test_new_weights_are_read_again(make: MakePlan, train: FakeTraining) -> None:
+def test_new_weights_and_a_damaged_precision_are_read_again(
+    make: MakePlan, train: FakeTraining, caplog: pytest.LogCaptureFixture
+) -> None:
     plan = make(seeds=[0])
     first = run_sweep(plan, "cpu", train).table
+    (plan.output / "precision" / "single-fc-0.parquet").write_bytes(b"nothing")
+    pd.testing.assert_frame_equal(run_sweep(plan, "cpu", train).table, first)
     training = plan.trainings["single-fc", 0]
     train(training.path, training.config.model_copy(update={"seed": 0}))
     content = torch.load(training.path / "checkpoints" / "detector.pt", weights_only=True)
@@ -245,14 +226,11 @@ def test_new_weights_are_read_again(make: MakePlan, train: FakeTraining) -> None
     second = run_sweep(plan, "cpu", train).table
     assert first["AP"].iloc[0] != second["AP"].iloc[0]
     assert first["AP"].iloc[1:].tolist() == second["AP"].iloc[1:].tolist()
-
-
-@pytest.mark.usefixtures("colour_detections")
-def test_a_damaged_precision_is_made_again(make: MakePlan, train: FakeTraining) -> None:
-    plan = make(seeds=[0])
-    first = run_sweep(plan, "cpu", train).table
-    (plan.output / "precision" / "single-fc-0.parquet").write_bytes(b"nothing")
-    pd.testing.assert_frame_equal(run_sweep(plan, "cpu", train).table, first)
+    # Undefined precision leaves a table and no figure.
+    estimates = [name for name in first if name.split("_")[0] in AP_NAMES]
+    written = write_results(plan, first.assign(**dict.fromkeys(estimates, np.nan)), None, {})
+    assert plan.output / "table.csv" in written
+    assert "no figure: no AP to draw" in caplog.text
 
 
 def test_fusion_rules_read_one_detector(make: MakePlan, train: FakeTraining) -> None:
@@ -307,18 +285,3 @@ def test_a_device_that_is_not_there_is_told_before_any_training(
         run_sweep(plan, "gpu", train)
     assert not train.trained
     assert not plan.output.exists()
-
-
-@pytest.mark.usefixtures("colour_detections")
-def test_prepared_runs_are_trained_apart(make: MakePlan, train: FakeTraining) -> None:
-    plan = make(seeds=[0])
-    todo = prepare(plan)
-    assert [each.key for each in todo] == [key for key in KEYS if key.endswith("0")]
-    for each in todo:
-        run = Run.open(each.path)
-        assert run.config == each.config
-        train(run.path, run.config)
-    assert prepare(plan) == []
-    again = FakeTraining()
-    assert len(run_sweep(plan, "cpu", again).table) == 3
-    assert again.trained == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
 from rethink_heads.training.data import DetectionData, IterationSampler, TrainingImages
+from tests.tiny_coco import CLASSES, COLOURS
 
 Batches = list[list[tuple[int, bool]]]
 
@@ -129,36 +128,14 @@ def test_too_few_validation_images_for_the_processes(data: Path) -> None:
         data_of(data, 0, 5).val_dataloader()
 
 
-@pytest.fixture
-def rectangles(tmp_path: Path) -> CocoDataset:
-    """An image of two bright rectangles on black, their edges on pixel borders."""
-    boxes = [(3, 5, 20, 10), (50, 30, 14, 18)]
-    pixels = np.zeros((48, 64, 3), np.uint8)
-    for number, (x, y, width, height) in enumerate(boxes):
-        pixels[y : y + height, x : x + width, number] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
-        "categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
-        "annotations": [
-            {"id": number, "image_id": 1, "category_id": number + 1, "bbox": list(box)}
-            for number, box in enumerate(boxes)
-        ],
-    }
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    return CocoDataset(tmp_path / "a.json", tmp_path)
-
-
 @pytest.mark.parametrize("flip", [False, True])
-def test_boxes_follow_the_pixels(rectangles: CocoDataset, flip: bool) -> None:
-    image, target = TrainingImages(rectangles)[0, flip]
-    assert image.dtype == torch.float32
-    assert image.unique().tolist() == [0.0, 1.0]
-    assert target["labels"].tolist() == [0, 1]
-    for box, label in zip(target["boxes"], target["labels"], strict=True):
-        rows, columns = torch.nonzero(image[label], as_tuple=True)
-        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        assert box.tolist() == [int(value) for value in found]
-    expected = torch.from_numpy(np.array(Image.open(rectangles.images_path / "a.png")))
-    expected = expected.permute(2, 0, 1) / 255
+def test_boxes_follow_the_pixels(data: Path, flip: bool) -> None:
+    dataset = CocoDataset(*resolve_split(str(data), "train"))
+    image, target = TrainingImages(dataset)[0, flip]
+    expected = dataset[0].image.float() / 255
     assert torch.equal(image, expected.flip(-1) if flip else expected)
+    (label,) = target["labels"].tolist()
+    colour = torch.tensor(COLOURS[CLASSES[label]])[:, None, None] / 255
+    rows, columns = torch.nonzero((image == colour).all(0), as_tuple=True)
+    found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert target["boxes"].tolist() == [[int(value) for value in found]]

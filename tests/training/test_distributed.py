@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +17,15 @@ from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train
 from tests.tiny_coco import write_coco
+from tests.torchrun import torchrun
 from tests.training.exact_training import train_exactly
 from tests.training.recorded import recording, tiny_config, weights
 
-ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 2
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this PyTorch has no distributed package"
 )
-
-
-def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run a command in two processes that talk over the loopback interface alone."""
-    options = ["--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={PROCESSES}"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *options, *map(str, command)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +40,7 @@ def exact(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
         Run.create(folder / name, config)
     alone, together = (folder / f"{name}-results" for name in ("alone", "together"))
     train_exactly(Run.open(folder / "alone"), alone, 0)
-    finished = torchrun("-m", "tests.training.exact_training", folder / "together", together)
+    finished = torchrun("tests.training.exact_training", folder / "together", together)
     assert finished.returncode == 0, finished.stderr
     return {
         "run": Run.open(folder / "together"),
@@ -116,9 +93,7 @@ def test_the_command_under_torchrun(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", config)
     with recording(stop_at=3), pytest.raises(KeyboardInterrupt):
         train(config, run, "cpu")
-    # The two dashes: torchrun has options of its own that begin with --run.
-    command = ["-m", "--", "rethink_heads", "train", "--run", run.path, "--device", "cpu"]
-    finished = torchrun(*command)
+    finished = torchrun("rethink_heads", "train", "--run", run.path, "--device", "cpu")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("trained:") == 1
     assert finished.stderr.count("goes on at iteration 2") == 1

@@ -102,13 +102,3 @@ def test_it_is_pytorchs_warm_up_and_steps(
     )
     factors = [learning_rate_factor(iteration, training) for iteration in range(60)]
     assert factors == pytest.approx(reference(training, 60), rel=1e-9)
-
-
-def test_the_papers_recipe() -> None:
-    training = TrainingConfig()
-    at = {i: learning_rate_factor(i, training) for i in (0, 250, 500, 119_999, 120_000, 160_000)}
-    assert at[0] == pytest.approx(1 / 3)
-    assert at[250] == pytest.approx(2 / 3)
-    assert at[500] == at[119_999] == 1.0
-    assert at[120_000] == pytest.approx(0.1)
-    assert at[160_000] == pytest.approx(0.01)

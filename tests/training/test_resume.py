@@ -74,48 +74,34 @@ def go_on(run: Run) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("where", "begins"),
+    ("interruptions", "begins"),
     [
-        ({"stop_at": 1}, 0),
-        ({"stop_at": 3}, 2),
-        ({"stop_at": 4}, 4),
-        ({"stop_at": 5}, 4),
-        ({"stop_in_validation": 4}, 2),
+        ([{"stop_at": 1}], [0, 0]),
+        ([{"stop_at": 3}], [0, 2]),
+        ([{"stop_at": 4}], [0, 4]),
+        ([{"stop_at": 2}, {"stop_at": 3}, {"stop_in_validation": 4}], [0, 2, 2, 2]),
     ],
-    ids=lambda value: str(value) if isinstance(value, int) else "-".join(map(str, *value.items())),
 )
 def test_the_end_is_the_same(
-    whole: Whole, tmp_path: Path, where: dict[str, int], begins: int
+    whole: Whole, tmp_path: Path, interruptions: list[dict[str, int]], begins: list[int]
 ) -> None:
     # The settings are read from the run's file in the place of a preset.
     run = Run.open(Run.create(tmp_path / "run", whole.run.config).path)
-    first = interrupt(run, **where)
-    second = go_on(run)
-    assert second.iterations == list(range(begins, 6))
-    for expected, before, after in [
-        (whole.record.images, first.images, second.images),
-        (whole.record.losses, first.losses, second.losses),
-        (whole.record.rates, first.rates, second.rates),
-    ]:
-        assert before == expected[: len(before)]
-        assert after == expected[begins:]
+    sessions = [*(interrupt(run, **where) for where in interruptions), go_on(run)]
+    for session, begin in zip(sessions, begins, strict=True):
+        end = begin + len(session.iterations)
+        assert session.iterations == whole.record.iterations[begin:end]
+        for part in ("images", "losses", "rates"):
+            assert getattr(session, part) == getattr(whole.record, part)[begin:end]
+    assert end == 6
+    assert [at for session in sessions for at in session.validated] == whole.record.validated
     assert sha256(run.detector_path) == sha256(whole.run.detector_path)
-    assert first.validated + second.validated == whole.record.validated
     for name in ("last_checkpoint", "best_checkpoint"):
         kept, expected = (
             torch.load(getattr(each, name), weights_only=True) for each in (run, whole.run)
         )
         assert kept["global_step"] == expected["global_step"]
         assert_same_weights(kept["state_dict"], expected["state_dict"])
-
-
-def test_it_goes_on_more_than_once(whole: Whole, tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", whole.run.config)
-    interrupt(run, stop_at=2)
-    assert interrupt(run, stop_at=3).iterations == [2]
-    assert interrupt(run, stop_in_validation=4).iterations == [2, 3]
-    assert go_on(run).iterations == [2, 3, 4, 5]
-    assert_same_weights(weights(run), weights(whole.run))
 
 
 def test_a_worker_reads_the_same_batches(whole: Whole, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from rethink_heads.detectors.base import HeadOutput
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
+from tests.heads.reference import kept_detections
 
-IMAGES = ("000000000724.jpg", "000000001000.jpg")
+IMAGE = "000000000724.jpg"
 SMALL_IMAGES = {"INPUT.MIN_SIZE_TEST": 192, "INPUT.MAX_SIZE_TEST": 256}
 SMALL_MODEL = SMALL_IMAGES | {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
@@ -87,28 +88,14 @@ def as_opencv(image: Tensor) -> np.ndarray:
 
 
 def detected(output: HeadOutput, cfg: CfgNode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes, scores and classes that detectron2's rules keep, best first, by loops in float64.
-
-    A score above the threshold is a detection; one whose IoU with a better one of its class is above NMS's threshold
-    goes; the best are kept, and of these the ones whose box has an area.
-    """
-    scores, boxes = output.scores.double().numpy(), output.boxes.double().numpy()
-    rois, labels = np.nonzero(scores > cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST)
-    order = np.argsort(-scores[rois, labels], kind="stable")
-    kept: list[tuple[int, int]] = []
-    for roi, label in zip(rois[order], labels[order], strict=True):
-        box = boxes[roi, label]
-        rivals = (boxes[r, k] for r, k in kept if k == label)
-        if all(_iou(box, rival) <= cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST for rival in rivals):
-            kept.append((roi, label))
-    kept = kept[: cfg.TEST.DETECTIONS_PER_IMAGE]
-    kept = [(r, k) for r, k in kept if (boxes[r, k, 2:] > boxes[r, k, :2]).all()]
-    rois, labels = (np.array([pair[i] for pair in kept], dtype=int) for i in (0, 1))
-    return boxes[rois, labels], scores[rois, labels], labels
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    sides = np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2])
-    common = max(sides[0], 0) * max(sides[1], 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return float(common / (sum(areas) - common)) if common else 0.0
+    """Boxes, scores and classes that detectron2's rules keep: those without an area go after the cut."""
+    boxes, scores, labels = kept_detections(
+        output.scores,
+        output.boxes,
+        (0, 0),
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+        cfg.TEST.DETECTIONS_PER_IMAGE,
+    )
+    whole = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return boxes[whole], scores[whole], labels[whole]

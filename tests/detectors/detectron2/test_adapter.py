@@ -21,7 +21,7 @@ from rethink_heads.detectors.base import HeadOutput, supports
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from tests.detectors.detectron2.predictors import (
     FASTER,
-    IMAGES,
+    IMAGE,
     SMALL_IMAGES,
     SMALL_MODEL,
     as_opencv,
@@ -87,26 +87,17 @@ def proposals_of(predictor: DefaultPredictor, image: Tensor) -> tuple[Tensor, In
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def opened_model(request: Any, tmp_path_factory: Any) -> tuple[str, Detectron2Detector, CfgNode]:
-    """Each model, built once."""
-    name, settings, _ = MODELS[request.param]
-    return request.param, *opened(tmp_path_factory.mktemp(request.param), name, settings)
-
-
-@pytest.fixture(scope="module", params=IMAGES)
-def case(
-    request: Any, opened_model: tuple[str, Detectron2Detector, CfgNode], shared_data: Path
-) -> Case:
-    """Each model with each image."""
-    name, detector, cfg = opened_model
-    image = read_image(shared_data, request.param)
+def case(request: Any, tmp_path_factory: Any, shared_data: Path) -> Case:
+    """Each model with a real image."""
+    name, settings, head = MODELS[request.param]
+    detector, cfg = opened(tmp_path_factory.mktemp(request.param), name, settings)
+    image = read_image(shared_data, IMAGE)
     with predictor_of(detector, cfg) as predictor:
         proposals, instances = proposals_of(predictor, image)
     with torch.inference_mode():
         features = detector.extract(image)
         pooled = detector.pool(features, proposals)
         outputs = detector.predict(features, pooled, proposals)
-    head = MODELS[name][2]
     return Case(detector, cfg, head, image, proposals, instances, pooled, outputs)
 
 
@@ -115,6 +106,9 @@ def assert_same_detections(case: Case, boxes: Any, scores: Any, labels: Any) -> 
     theirs = case.instances
     assert len(theirs) == len(scores)
     assert len(theirs) > 10
+    # Equal outputs show something only where they differ from box to box, and from class to class.
+    assert theirs.scores.max() - theirs.scores.min() > 0.05
+    assert len(theirs.pred_classes.unique()) > 2
     # Two of nearly one score may come in either order.
     same_class = theirs.pred_classes.numpy()[:, None] == np.asarray(labels)[None]
     distance = np.abs(theirs.pred_boxes.tensor.numpy()[:, None] - np.asarray(boxes)[None]).max(-1)
@@ -131,6 +125,8 @@ def test_their_proposals_through_our_probe_give_their_detections(case: Case) -> 
     output = case.outputs[case.head]
     assert output.boxes.shape == (*output.scores.shape, 4) == (len(case.proposals), 80, 4)
     assert_same_detections(case, *detected(output, case.cfg))
+    agnostic = case.cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+    assert bool((output.boxes == output.boxes[:, :1]).all()) == agnostic
 
 
 def test_detections_are_those_of_their_predictor(case: Case) -> None:
@@ -148,13 +144,6 @@ def test_proposals_are_theirs_best_first(case: Case) -> None:
     assert features.original_size == case.image.shape[1:]
 
 
-def test_scores_are_not_degenerate(case: Case) -> None:
-    """Equal outputs show something only where they differ from box to box, and from class to class."""
-    scores = case.instances.scores
-    assert scores.max() - scores.min() > 0.05
-    assert len(set(case.instances.pred_classes.tolist())) > 2
-
-
 def test_no_boxes_have_empty_outputs(case: Case) -> None:
     none = torch.zeros(0, 4)
     with torch.inference_mode():
@@ -169,15 +158,11 @@ def test_no_boxes_have_empty_outputs(case: Case) -> None:
     assert all(len(each) == 0 for each in maps.values())
 
 
-def test_a_class_agnostic_box_is_every_class_s(case: Case) -> None:
-    agnostic = case.cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
-    boxes = case.outputs[case.head].boxes
-    assert bool((boxes == boxes[:, :1]).all()) == agnostic
-
-
 def test_maps_are_what_their_layers_give(case: Case) -> None:
     """Maps against the layers' own outputs in detectron2's forward pass of the head."""
     roi_heads = case.detector.model.roi_heads
+    for method in ("propose", "detect", "output_maps", "weight_maps"):
+        assert supports(case.detector, method)
     with torch.inference_mode():
         pooled = {name: values[:5] for name, values in case.pooled.items()}
         maps, weights = case.detector.output_maps(pooled), case.detector.weight_maps()
@@ -202,8 +187,3 @@ def test_maps_are_what_their_layers_give(case: Case) -> None:
             )
             cell = first.weight.reshape(-1, *given.shape[-2:])[:, 2, 3]
             torch.testing.assert_close(weights["fc"][:, 2, 3], cell)
-
-
-def test_all_analyses_are_offered(case: Case) -> None:
-    for method in ("propose", "detect", "output_maps", "weight_maps"):
-        assert supports(case.detector, method)

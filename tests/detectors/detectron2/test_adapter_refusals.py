@@ -1,7 +1,8 @@
-"""What the adapter needs of a detectron2 model, and the sentences for models that have something else."""
+"""What the adapter needs of a detectron2 model, and what of a model stands beside its weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,14 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+import detectron2
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.roi_heads import RROIHeads, StandardROIHeads
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from rethink_heads.detectors.base import supports
+from rethink_heads.detectors.detectron2 import opening
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2
 from rethink_heads.errors import UserError
@@ -25,6 +26,7 @@ from tests.detectors.detectron2.predictors import (
     FASTER,
     NAMES,
     OF_THREE,
+    SMALL_MODEL,
     built,
     noise,
     write_config,
@@ -56,108 +58,79 @@ def test_the_model_is_in_evaluation_and_its_weights_stay(model: nn.Module) -> No
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("part", ["backbone.fpn_output2", "roi_heads.box_predictor"])
-def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
-    diverged = built()
+@pytest.mark.parametrize(
+    ("head", "part", "says"),
+    [
+        (None, "backbone.fpn_output2", "the detector's backbone gave features that are not"),
+        (None, "roi_heads.box_predictor", "box predictor gave logits or deltas that are not"),
+        ("double", "roi_heads.heads", "head '.*' gave scores or boxes that are not finite"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_no_empty_answer(
+    head: str | None, part: str, says: str
+) -> None:
+    classes = {"MODEL__ROI_HEADS__NUM_CLASSES": len(NAMES)}
+    diverged = built() if head is None else small_model(head, **classes)
     for parameter in diverged.get_submodule(part).parameters():
         nn.init.constant_(parameter, torch.nan)
-    says = (
-        "the detector's (backbone gave features|box predictor gave logits or deltas) that are not"
-    )
     with pytest.raises(UserError, match=says):
         Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
 
 
-def test_our_heads_numbers_that_are_not_finite_are_told() -> None:
-    diverged = small_model("double", MODEL__ROI_HEADS__NUM_CLASSES=len(NAMES))
-    for parameter in diverged.roi_heads.heads.parameters():
-        nn.init.constant_(parameter, torch.nan)
-    with pytest.raises(UserError, match=r"head '.*' gave scores or boxes that are not finite"):
-        Detectron2Detector(diverged, NAMES, 64, 128).detect(noise())
+def own(kind: type, *steps: str) -> type:
+    """A class that does what its base does, with steps of its own."""
+    own_steps = {step: lambda self, *given, **named: None for step in steps}
+    return type(f"Own{kind.__name__}", (kind,), own_steps)
 
 
-class _OwnSteps(StandardROIHeads):
-    def _forward_box(self, features: Any, proposals: Any) -> Any:
-        return super()._forward_box(features, proposals)
-
-
-class _OwnMasks(StandardROIHeads):
-    def _forward_mask(self, features: Any, instances: Any) -> Any:
-        return super()._forward_mask(features, instances)
-
-
-def test_heads_with_other_steps_are_refused_others_not(model: nn.Module) -> None:
-    try:
-        model.roi_heads.__class__ = _OwnMasks
-        assert Detectron2Detector(model, NAMES).heads == ("fc",)
-        model.roi_heads.__class__ = _OwnSteps
-        with pytest.raises(UserError, match=r"_OwnSteps, which replaces `_forward_box`"):
-            Detectron2Detector(model, NAMES)
-    finally:
-        model.roi_heads.__class__ = StandardROIHeads
-
-
-class _OwnInference(GeneralizedRCNN):
-    def inference(self, *given: Any, **named: Any) -> Any:
-        return super().inference(*given, **named)
-
-
-class _OwnPixels(GeneralizedRCNN):
-    def preprocess_image(self, batched_inputs: Any) -> Any:
-        return super().preprocess_image(batched_inputs)
-
-
-class _OwnForward(GeneralizedRCNN):
-    def forward(self, batched_inputs: Any) -> Any:
-        return super().forward(batched_inputs)
+ROTATED = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"),
+    ("place", "attribute", "value", "says"),
     [
-        (_OwnInference, "inference"),
-        (_OwnPixels, "preprocess_image"),
-        (_OwnForward, "forward"),
+        *(
+            ("", "__class__", own(GeneralizedRCNN, step), f"has a {step} of its own")
+            for step in ("inference", "preprocess_image", "forward")
+        ),
+        # detectron2's own, whose boxes come about as those of its base.
+        ("", "__class__", PanopticFPN, None),
+        ("roi_heads", "__class__", own(StandardROIHeads, "_forward_mask"), None),
+        (
+            "roi_heads",
+            "__class__",
+            own(StandardROIHeads, "_forward_box"),
+            "OwnStandardROIHeads, which replaces `_forward_box`",
+        ),
+        ("roi_heads", "__class__", RROIHeads, "has RROIHeads, which gives rotated boxes"),
+        (
+            "roi_heads.box_predictor",
+            "box2box_transform",
+            ROTATED,
+            "has Box2BoxTransformRotated, which gives rotated",
+        ),
+        (
+            "roi_heads",
+            "box_predictor",
+            nn.Identity(),
+            "box predictor Identity has no `predict_probs`",
+        ),
     ],
 )
-def test_a_model_with_steps_of_its_own_is_refused(
-    kind: type[nn.Module], step: str, model: nn.Module
+def test_models_and_heads_with_steps_of_their_own_are_refused(
+    place: str, attribute: str, value: Any, says: str | None, model: nn.Module
 ) -> None:
+    part = model.get_submodule(place)
+    before = getattr(part, attribute)
+    setattr(part, attribute, value)
     try:
-        model.__class__ = kind
-        with pytest.raises(UserError, match=f"this {kind.__name__} .* has a {step} of its own"):
-            Detectron2Detector(model, NAMES)
-        # detectron2's own, whose boxes come about as those of its base.
-        model.__class__ = PanopticFPN
-        assert Detectron2Detector(model, NAMES).heads == ("fc",)
-    finally:
-        model.__class__ = GeneralizedRCNN
-
-
-def test_rotated_boxes_are_refused(model: nn.Module) -> None:
-    predictor, heads = model.roi_heads.box_predictor, model.roi_heads
-    before = predictor.box2box_transform
-    rotated = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
-    try:
-        heads.__class__ = RROIHeads
-        with pytest.raises(UserError, match=r"has RROIHeads, which gives rotated boxes"):
-            Detectron2Detector(model, NAMES)
-        heads.__class__ = StandardROIHeads
-        predictor.box2box_transform = rotated
-        with pytest.raises(UserError, match=r"has Box2BoxTransformRotated, which gives rotated"):
+        if says is None:
+            assert Detectron2Detector(model, NAMES).heads == ("fc",)
+            return
+        with pytest.raises(UserError, match=says):
             Detectron2Detector(model, NAMES)
     finally:
-        heads.__class__, predictor.box2box_transform = StandardROIHeads, before
-
-
-def test_a_predictor_that_does_not_answer_for_boxes_is_refused(model: nn.Module) -> None:
-    before = model.roi_heads.box_predictor
-    try:
-        model.roi_heads.box_predictor = nn.Identity()
-        with pytest.raises(UserError, match="box predictor Identity has no `predict_probs`"):
-            Detectron2Detector(model, NAMES)
-    finally:
-        model.roi_heads.box_predictor = before
+        setattr(part, attribute, before)
 
 
 def test_boxes_of_other_than_4_coordinates_are_refused(
@@ -185,12 +158,7 @@ def test_class_names_must_fit_in_number(model: nn.Module, names: tuple[str, ...]
         Detectron2Detector(model, names)
 
 
-def test_channels_come_in_the_order_that_is_said(model: nn.Module) -> None:
-    image = noise()
-    fed = {order: Detectron2Detector(model, NAMES, 0, 0, order) for order in ("BGR", "RGB")}
-    seen = {order: detector._resized(image) for order, detector in fed.items()}
-    torch.testing.assert_close(seen["RGB"], image.float())
-    torch.testing.assert_close(seen["BGR"], image.flip(0).float())
+def test_an_order_of_channels_that_is_unknown_is_refused(model: nn.Module) -> None:
     assert Detectron2Detector(model, NAMES).channel_order == model.input_format == "BGR"
     with pytest.raises(UserError, match=r"channel order 'YUV-BT.601'"):
         Detectron2Detector(model, NAMES, channel_order="YUV-BT.601")
@@ -211,33 +179,127 @@ def test_without_an_rpn_only_what_needs_one_is_missing() -> None:
     assert output.scores.shape == (1, 3)
 
 
-@pytest.fixture(scope="module")
-def features_of_noise(model: nn.Module) -> tuple[Detectron2Detector, Any]:
-    detector = Detectron2Detector(model, NAMES, 64, 128)
-    with torch.inference_mode():
-        return detector, detector.extract(noise())
+BOXES = torch.tensor([[3.0, 4, 40, 50], [10, 5, 70, 55]])
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(st.tuples(*[st.floats(0, 50, width=32)] * 2, *[st.floats(1, 60, width=32)] * 2)),
-    st.randoms(use_true_random=False),
-)
-def test_what_is_said_of_a_box_does_not_depend_on_the_others(
-    features_of_noise: tuple[Detectron2Detector, Any], corners: list[Any], random: Any
+@pytest.fixture
+def detector() -> Detectron2Detector:
+    return Detectron2Detector(built(), NAMES, 64, 128)
+
+
+def _set(path: str, value: Any) -> Callable[[Detectron2Detector], None]:
+    """A change of one attribute of a module within the model, or of the detector itself."""
+    place, _, name = path.rpartition(".")
+    return lambda one: setattr(one.model.get_submodule(place) if place else one, name, value)
+
+
+def _pixels(detector: Detectron2Detector) -> None:
+    detector.model.pixel_mean.add_(50)
+
+
+def _transform(detector: Detectron2Detector) -> None:
+    detector.model.roi_heads.box_predictor.box2box_transform.weights = (1.0, 1.0, 1.0, 1.0)
+
+
+def _eps(detector: Detectron2Detector) -> None:
+    detector.model.backbone.bottom_up.stem.conv1.norm.eps = 0.0
+
+
+def _anchors(detector: Detectron2Detector) -> None:
+    next(detector.model.proposal_generator.anchor_generator.cell_anchors.buffers()).add_(1)
+
+
+CHANGES: dict[str, Callable[[Detectron2Detector], None]] = {
+    "score": _set("roi_heads.box_predictor.test_score_thresh", 0.3),
+    "nms": _set("roi_heads.box_predictor.test_nms_thresh", 0.4),
+    "detections": _set("roi_heads.box_predictor.test_topk_per_image", 7),
+    "size": _set("min_size", 100),
+    "most": _set("max_size", 200),
+    "channels": _set("channel_order", "RGB"),
+    "names": _set("class_names", ("c", "b", "a")),
+    "mean": _pixels,
+    "transform": _transform,
+    "rpn": _set("proposal_generator.nms_thresh", 0.5),
+    "proposals": _set("proposal_generator.post_nms_topk", {True: 10, False: 10}),
+    "anchors": _anchors,
+    "samples": _set("roi_heads.box_pooler.level_poolers.0.sampling_ratio", 2),
+    "eps": _eps,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_configuration_changes_with_each_setting(
+    change: str, detector: Detectron2Detector
 ) -> None:
-    detector, features = features_of_noise
-    boxes = torch.tensor([(x, y, x + w, y + h) for x, y, w, h in corners]).reshape(-1, 4)
-    order = list(range(len(boxes)))
-    random.shuffle(order)
+    before = detector.configuration
+    CHANGES[change](detector)
+    assert detector.configuration != before
 
-    def said(asked: torch.Tensor) -> Any:
-        with torch.inference_mode():
-            return detector.predict(features, detector.pool(features, asked), asked)["fc"]
 
-    together, shuffled = said(boxes), said(boxes[order])
-    torch.testing.assert_close(together.scores[order], shuffled.scores)
-    torch.testing.assert_close(together.boxes[order], shuffled.boxes, rtol=1e-5, atol=1e-3)
-    limits = torch.tensor([80.0, 60, 80, 60])
-    assert ((together.boxes >= 0) & (together.boxes <= limits)).all()
-    assert (together.scores.sum(dim=1) <= 1 + 1e-5).all()
+def test_the_configuration_is_the_same_for_the_same_detector(detector: Detectron2Detector) -> None:
+    before = detector.configuration
+    assert Detectron2Detector(built(), NAMES, 64, 128).configuration == before
+    detector.detect(noise())
+    with torch.no_grad():
+        next(detector.model.parameters()).add_(1)
+    assert detector.configuration == before
+    assert detectron2.__version__ in before
+    assert " at 0x" not in before
+
+
+class InPlace(nn.Sequential):
+    """A box head whose first layer works in place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.Hardtanh(-0.01, 0.01, inplace=True), nn.Flatten(), nn.Linear(49 * channels, 32)
+        )
+
+
+def test_predict_leaves_the_roi_features_as_they_were(detector: Detectron2Detector) -> None:
+    heads = detector.model.roi_heads
+    heads.box_head = InPlace(SMALL_MODEL["MODEL.FPN.OUT_CHANNELS"])
+    changed = Detectron2Detector(detector.model, NAMES, 64, 128)
+    with torch.inference_mode():
+        features = changed.extract(noise())
+        pooled = changed.pool(features, BOXES)
+        pooled["box"] *= 100
+        before = pooled["box"].clone()
+        changed.predict(features, pooled, BOXES)
+    assert before.abs().max() > 0.01
+    assert torch.equal(pooled["box"], before)
+
+
+class OwnPooler(nn.Module):
+    """detectron2's, with one number for the cells along both sides."""
+
+    output_size = 7
+
+    def __init__(self, pooler: nn.Module) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.pooler(*given)
+
+
+def test_a_pooler_may_say_one_number_of_cells(detector: Detectron2Detector) -> None:
+    heads = detector.model.roi_heads
+    expected = detector.weight_maps()["fc"]
+    heads.box_pooler = OwnPooler(heads.box_pooler)
+    changed = Detectron2Detector(detector.model, NAMES, 64, 128)
+    assert torch.equal(changed.weight_maps()["fc"], expected)
+    with torch.inference_mode():
+        assert changed.pool(changed.extract(noise()), BOXES)["box"].shape[-2:] == (7, 7)
+
+
+def test_random_weights_are_made_on_the_cpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are spread by what the detector says of an image, which depends on the device in its last digits."""
+    devices = []
+    monkeypatch.setattr(
+        opening, "spread_outputs", lambda made, *_: devices.append(made.device.type)
+    )
+    path = write_config(tmp_path, FASTER, OF_THREE)
+    opened = open_detectron2(str(path), "random", NAMES, "meta")
+    assert devices == ["cpu"]
+    assert opened.device.type == "meta"

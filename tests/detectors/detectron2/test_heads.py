@@ -1,8 +1,7 @@
-"""Our heads inside detectron2 against this package's own detector and against loops in float64."""
+"""Our heads inside detectron2 against this package's own detector; their settings; box heads by their layers."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -12,12 +11,24 @@ from torchvision.models.detection._utils import BoxCoder
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
+from detectron2.config import get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_model
+from detectron2.modeling.roi_heads.box_head import FastRCNNConvFCHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from rethink_heads.bounds import HEADS
-from rethink_heads.config import ConventionsConfig, ModelConfig
+from rethink_heads.config import ConventionsConfig, ModelConfig, load_preset
+from rethink_heads.detectors.box_heads import parts_of
+from rethink_heads.detectors.checkpoints.detectron2_settings import SIZES
+from rethink_heads.detectors.detectron2.config import (
+    add_rethink_heads_config,
+    config_file,
+    config_names,
+)
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
+from rethink_heads.errors import UserError
 from rethink_heads.heads import STRUCTURES, build_heads
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,
@@ -25,6 +36,7 @@ from tests.detectors.detectron2.small_detectors import (
     batch,
     sampled_in_training,
     settled,
+    small_config,
     small_model,
 )
 
@@ -58,7 +70,7 @@ def pyramid_of(features: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("head", "level_from"),
-    [("fc", "proposal"), ("conv", "proposal"), ("conv", "enlarged"), ("double-ext", "proposal")],
+    [("fc", "proposal"), ("conv", "enlarged"), ("double", "proposal"), ("double-ext", "proposal")],
 )
 def test_losses_are_those_of_our_own_detector(head: str, level_from: str) -> None:
     model = small_model(head, MODEL__RETHINK_HEADS__ROI_LEVEL_FROM=level_from)
@@ -74,71 +86,6 @@ def test_losses_are_those_of_our_own_detector(head: str, level_from: str) -> Non
     assert {f"loss_{name}" for name in expected} == set(losses)
     for name, value in expected.items():
         torch.testing.assert_close(losses[f"loss_{name}"], value, rtol=1e-4, atol=1e-6)
-
-
-def loop_losses(
-    outputs: dict[str, tuple[Tensor, Tensor]], sampled: list[Any], weights: Any
-) -> dict[str, float]:
-    """The weighted losses RoI by RoI in float64; smooth L1 turns at 1."""
-    sums: dict[str, float] = {}
-    rois = [
-        (box, goal, int(label))
-        for each in sampled
-        for box, goal, label in zip(
-            each.proposal_boxes.tensor, each.gt_boxes.tensor, each.gt_classes, strict=True
-        )
-    ]
-    for branch, (logits, deltas) in outputs.items():
-        classify, regress = weights[branch]
-        for row, (box, goal, label) in enumerate(rois):
-            index = 0 if label == CLASSES else label + 1
-            values = logits[row].double()
-            cross_entropy = float(values.exp().sum().log() - values[index])
-            sums[f"loss_{branch}_classification"] = sums.get(
-                f"loss_{branch}_classification", 0
-            ) + classify * cross_entropy / len(rois)
-            if not index:
-                continue
-            x1, y1, x2, y2 = box.double().tolist()
-            u1, v1, u2, v2 = goal.double().tolist()
-            width, height = x2 - x1, y2 - y1
-            wanted = (
-                10 * ((u1 + u2) / 2 - (x1 + x2) / 2) / width,
-                10 * ((v1 + v2) / 2 - (y1 + y2) / 2) / height,
-                5 * math.log((u2 - u1) / width),
-                5 * math.log((v2 - v1) / height),
-            )
-            given = deltas[row, 4 * index : 4 * index + 4].double().tolist()
-            for one, other in zip(given, wanted, strict=True):
-                away = abs(one - other)
-                loss = away**2 / 2 if away < 1 else away - 0.5
-                key = f"loss_{branch}_regression"
-                sums[key] = sums.get(key, 0) + regress * loss / len(rois)
-    return sums
-
-
-@pytest.mark.parametrize(
-    ("head", "weights"),
-    [
-        ("double", {"fc": (2.0, 0.0), "conv": (0.0, 2.5)}),
-        ("double-ext", {"fc": (1.4, 0.6), "conv": (0.5, 2.0)}),
-    ],
-)
-def test_losses_are_those_of_a_loop_over_the_sampled_proposals(
-    head: str, weights: dict[str, tuple[float, float]]
-) -> None:
-    model = small_model(head)
-    features, _, sampled, losses = sampled_in_training(model)
-    heads = model.roi_heads.heads
-    boxes = [each.proposal_boxes.tensor for each in sampled]
-    with torch.no_grad():
-        outputs = heads(model.roi_heads.pool(features, boxes))
-    for branch, pair in weights.items():
-        assert heads.weights[branch] == pytest.approx(pair)
-    expected = loop_losses(outputs, sampled, heads.weights)
-    for name, value in losses.items():
-        assert value.item() == pytest.approx(expected[name], rel=1e-5)
-    assert all(value == 0 for name, value in expected.items() if name not in losses)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -220,3 +167,120 @@ def test_an_image_without_objects_trains_the_classifiers_alone() -> None:
     assert alone["loss_fc_regression"].item() == alone["loss_conv_regression"].item() == 0
     assert all(torch.isfinite(value) for value in (*alone.values(), *both.values()))
     assert both["loss_conv_regression"].item() > 0
+
+
+def test_the_node_is_added_once_and_keeps_what_was_set() -> None:
+    cfg = get_cfg()
+    add_rethink_heads_config(cfg)
+    cfg.MODEL.RETHINK_HEADS.HEAD = "conv"
+    add_rethink_heads_config(cfg)
+    assert cfg.MODEL.RETHINK_HEADS.HEAD == "conv"
+    # What was trained before there was the key does not have it.
+    assert cfg.MODEL.RETHINK_HEADS.ROI_LEVEL_FROM == "enlarged"
+
+
+def test_the_packages_configurations_are_the_papers_preset_with_each_head() -> None:
+    paper = load_preset("coco-r50")
+    heads = []
+    for name in config_names():
+        cfg = get_cfg()
+        add_rethink_heads_config(cfg)
+        cfg.merge_from_file(str(config_file(name)))
+        node, solver = cfg.MODEL.RETHINK_HEADS, cfg.SOLVER
+        heads.append(node.HEAD)
+        assert cfg.MODEL.ROI_HEADS.NAME == "RethinkROIHeads"
+        theirs = {
+            "training.max_iterations": solver.MAX_ITER,
+            "training.milestones": list(solver.STEPS),
+            "training.batch_size": solver.IMS_PER_BATCH,
+            "training.learning_rate": solver.BASE_LR,
+            "training.warmup_iterations": solver.WARMUP_ITERS,
+            "training.weight_decay": solver.WEIGHT_DECAY_NORM,
+            "training.bias_learning_rate_factor": solver.BIAS_LR_FACTOR,
+            "training.bias_weight_decay": solver.WEIGHT_DECAY_BIAS,
+            "model.rpn_cross_boundary_anchors": cfg.MODEL.RPN.BOUNDARY_THRESH != 0,
+            "model.rois_per_image": cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE,
+            "model.smooth_l1_beta": cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA,
+            "model.sampling_ratio": cfg.MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO,
+            **{f"model.{key}": node[key.upper()] for key in SIZES},
+        }
+        for key, value in theirs.items():
+            section, field = key.split(".")
+            assert (key, value) == (key, getattr(getattr(paper, section), field))
+        assert node.ROI_LEVEL_FROM == paper.model.conventions.roi_level_from == "proposal"
+        assert abs(solver.WARMUP_FACTOR - paper.training.warmup_factor) < 1e-4
+    # The base has one of them too.
+    assert set(heads) == set(HEADS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"MODEL__RETHINK_HEADS__HEAD": "triple"}, "double-ext"),
+        ({"MODEL__RETHINK_HEADS__FC_WIDTH": 0}, "MODEL.RETHINK_HEADS.FC_WIDTH"),
+        ({"MODEL__RETHINK_HEADS__L_FC": 1.5}, "MODEL.RETHINK_HEADS.L_FC"),
+        ({"MODEL__RETHINK_HEADS__FUSION": "sum"}, "MODEL.RETHINK_HEADS.FUSION"),
+        ({"MODEL__RETHINK_HEADS__ROI_LEVEL_FROM": "both"}, "MODEL.RETHINK_HEADS.ROI_LEVEL_FROM"),
+        ({"MODEL__RETHINK_HEADS__NON_LOCAL_GROUPS": 3}, "not divisible"),
+        ({"MODEL__RETHINK_HEADS__W_FC": 0.0}, "nothing trains"),
+        ({"MODEL__ROI_BOX_HEAD__CLS_AGNOSTIC_BBOX_REG": True}, "CLS_AGNOSTIC_BBOX_REG"),
+        ({"MODEL__ROI_BOX_HEAD__BBOX_REG_LOSS_TYPE": "giou"}, "smooth L1"),
+        ({"MODEL__ROI_BOX_HEAD__USE_SIGMOID_CE": True}, "softmax"),
+        ({"MODEL__ROI_BOX_HEAD__TRAIN_ON_PRED_BOXES": True}, "TRAIN_ON_PRED_BOXES"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_model(small_config("double", **settings))
+
+
+def test_an_unknown_configuration_brings_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"double_head_R_50_FPN\.yaml"):
+        config_file("double_heads_R_50_FPN")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "forward"),
+    [
+        ("RethinkFCHead", "fc", lambda head, x: head.fc7(head.fc6(x.flatten(1)).relu()).relu()),
+        ("RethinkConvHead", "conv", lambda head, x: head.blocks(x).mean((2, 3))),
+    ],
+)
+def test_our_heads_give_their_features_and_are_trained(name: str, kind: str, forward: Any) -> None:
+    names = {"MODEL__ROI_HEADS__NAME": "StandardROIHeads", "MODEL__ROI_BOX_HEAD__NAME": name}
+    model = small_model("fc", **names, MODEL__RETHINK_HEADS__NON_LOCAL=True).train()
+    head = model.roi_heads.box_head
+    with EventStorage():
+        losses = model(batch())
+    assert set(losses) >= {"loss_cls", "loss_box_reg"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in head.parameters())
+    assert parts_of(head.eval()).kind == kind
+    x = torch.rand(2, 16, 7, 7, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(head(x), forward(head, x))
+
+
+@pytest.mark.parametrize(
+    ("conv_dims", "fc_dims", "kind"),
+    [([], [6, 6], "fc"), ([5, 5], [], "conv"), ([5, 5], [6], "conv-fc")],
+)
+def test_detectron2_head_is_a_sequence(conv_dims: list[int], fc_dims: list[int], kind: str) -> None:
+    torch.manual_seed(0)
+    shape = ShapeSpec(channels=4, height=3, width=3)
+    head = FastRCNNConvFCHead(shape, conv_dims=conv_dims, fc_dims=fc_dims).eval()
+    parts = parts_of(head, (3, 3))
+    assert parts.kind == kind
+    features = torch.randn(2, 4, 3, 3)
+    maps = parts.output_maps(features)
+    after = features
+    for layer in head.conv_norm_relus:
+        after = layer(after)
+    if conv_dims:
+        torch.testing.assert_close(maps["conv"], after)
+    if fc_dims:
+        first = head.fcs[0]
+        torch.testing.assert_close(
+            maps["fc"].sum((2, 3)) + first.bias, first(after.flatten(1)), rtol=1e-4, atol=1e-6
+        )
+    assert set(maps) == set(kind.split("-"))

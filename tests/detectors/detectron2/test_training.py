@@ -12,7 +12,6 @@ import torch
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
 
 from detectron2.engine import launch
-from detectron2.modeling import build_model
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
@@ -114,31 +113,6 @@ def test_what_was_trained_is_opened_and_measured(
     assert len(set(scores.tolist())) > len(scores) / 4
     assert measured.map_keys("weight_correlation") == (("trained", "fc"),)
     assert measured.map_keys("spatial_correlation") == (("trained", "conv"), ("trained", "fc"))
-
-
-def test_its_detections_are_detectron2s_own(
-    data: list[str], detector: Detectron2Detector, longer: Path
-) -> None:
-    image = CocoDataset(*map(Path, data))[0].image
-    height, width = image.shape[-2:]
-    cfg = detector_config(longer)
-    model = build_model(cfg).eval()
-    kept = torch.load(longer / "model_final.pth", weights_only=True)
-    model.load_state_dict(kept["model"])
-    with torch.inference_mode():
-        given = {"image": detector._resized(image), "height": height, "width": width}
-        expected = model([given])[0]["instances"]
-    found = detector.detect(image)["double-ext"]
-    assert len(found.boxes) == 100
-    assert found.scores.unique().numel() > 50
-    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=0)
-    torch.testing.assert_close(found.boxes, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
-    assert torch.equal(found.labels, expected.pred_classes)
-
-
-def detector_config(folder: Path) -> Any:
-    args = train_net.argument_parser().parse_args(["--config-file", str(folder / "config.yaml")])
-    return train_net.build_config(args)
 
 
 def test_weights_are_evaluated(data: list[str], longer: Path, tmp_path: Path) -> None:

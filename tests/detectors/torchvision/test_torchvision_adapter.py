@@ -1,5 +1,9 @@
+"""torchvision's detectors behind our interface say what they say, whatever rules, sizes or numbers they have."""
+
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import RetinaNet
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 
@@ -18,7 +22,6 @@ from rethink_heads.detectors.checking import check_detector
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.detectors.torchvision.opening import open_torchvision
 from rethink_heads.errors import UserError
-from tests.detectors.torchvision.own_rules import kept_detections
 from tests.detectors.torchvision.small_models import (
     CELLS,
     CHANNELS,
@@ -29,17 +32,14 @@ from tests.detectors.torchvision.small_models import (
     RowsHead,
     small_model,
 )
+from tests.heads.reference import kept_detections
 
 BUILDERS = {
     "fasterrcnn_resnet50_fpn_v2": "conv-fc",
-    "fasterrcnn_mobilenet_v3_large_fpn": "fc",
     "maskrcnn_resnet50_fpn": "fc",
 }
-IMAGES = 2
-MOST = {"maskrcnn_resnet50_fpn": 30}
-"""Detections kept, where torchvision goes on to masks of each."""
 
-OwnResults = tuple[dict[str, Tensor], Tensor, Tensor]
+ModelResults = tuple[dict[str, Tensor], Tensor, Tensor]
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
@@ -49,23 +49,18 @@ def detector(request: pytest.FixtureRequest) -> TorchvisionDetector:
     assert found.heads == (BUILDERS[request.param],)
     found.model.transform.min_size, found.model.transform.max_size = (192,), 256
     found.model.rpn._post_nms_top_n = {"training": 200, "testing": 200}
-    found.model.roi_heads.detections_per_img = MOST.get(request.param, 100)
+    # torchvision's Mask R-CNN goes on to a mask of each.
+    found.model.roi_heads.detections_per_img = 30
     return found
 
 
 @pytest.fixture(scope="module")
-def images(shared_data: Path) -> list[Tensor]:
-    paths = sorted((shared_data / "coco-sample" / "val2017").glob("*.jpg"))[:IMAGES]
-    pixels = [np.array(Image.open(path).convert("RGB")) for path in paths]
-    return [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
+def photograph(shared_data: Path) -> Tensor:
+    path = min((shared_data / "coco-sample" / "val2017").glob("*.jpg"))
+    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
 
 
-@pytest.fixture(scope="module")
-def own(detector: TorchvisionDetector, images: list[Tensor]) -> list[OwnResults]:
-    return [own_forward(detector.model, image) for image in images]
-
-
-def own_forward(model: nn.Module, image: Tensor) -> OwnResults:
+def own_forward(model: nn.Module, image: Tensor) -> ModelResults:
     """The model's own results, the proposals that they came from in pixels of the image, and the (x, y) scale."""
     caught: dict[str, Tensor] = {}
 
@@ -91,13 +86,18 @@ def through(detector: TorchvisionDetector, image: Tensor, boxes: Tensor) -> Head
     return output
 
 
-def assert_same(
-    output: HeadOutput, results: dict[str, Tensor], scale: Tensor, image: Tensor, most: int = 100
-) -> None:
-    """What is left of the output by torchvision's rules is the model's own result, to 1e-4 relative."""
-    kept = kept_detections(output, (scale[0].item(), scale[1].item()), most=most)
-    assert len(kept) == len(results["scores"]) > 5
-    scores, labels, boxes = (np.array(values) for values in zip(*kept, strict=True))
+def assert_own_results(detector: TorchvisionDetector, image: Tensor, own: ModelResults) -> None:
+    """What predict says of the model's proposals, by torchvision's rules, and detect are the model's own results."""
+    results, proposals, scale = own
+    output = through(detector, image, proposals)
+    # torchvision measures the sides in the resized image.
+    boxes, scores, labels = kept_detections(
+        output.scores,
+        output.boxes,
+        (0.01 / scale).tolist(),
+        most=detector.model.roi_heads.detections_per_img,
+    )
+    assert len(scores) == len(results["scores"]) > 5
     np.testing.assert_allclose(scores, results["scores"].numpy(), rtol=1e-4)
     np.testing.assert_array_equal(labels + 1, results["labels"].numpy())
     # Relative to the sides of the image, of which coordinates near 0 are differences.
@@ -105,41 +105,34 @@ def assert_same(
     np.testing.assert_allclose(
         boxes / sides, results["boxes"].numpy() / sides, atol=1e-6, rtol=1e-4
     )
+    ((head, found),) = detector.detect(image).items()
+    assert (head,) == detector.heads
+    torch.testing.assert_close(found.boxes, results["boxes"])
+    torch.testing.assert_close(found.scores, results["scores"])
+    assert torch.equal(found.labels + 1, results["labels"])
 
 
-def test_the_models_own_proposals_give_its_own_results(
-    detector: TorchvisionDetector, images: list[Tensor], own: list[OwnResults]
+def test_a_whole_model_gives_its_own_results(
+    detector: TorchvisionDetector, photograph: Tensor
 ) -> None:
-    for image, (results, proposals, scale) in zip(images, own, strict=True):
-        output = through(detector, image, proposals)
-        spread = output.scores.amax(1)
-        assert len(spread.unique()) > 100
-        assert 0.01 < spread.std() < 1
-        most = detector.model.roi_heads.detections_per_img
-        assert_same(output, results, scale, image, most)
-
-
-def test_detect_is_the_models_own_forward_pass(
-    detector: TorchvisionDetector, images: list[Tensor], own: list[OwnResults]
-) -> None:
-    for image, (results, proposals, _) in zip(images, own, strict=True):
-        ((head, found),) = detector.detect(image).items()
-        assert (head,) == detector.heads
-        torch.testing.assert_close(found.boxes, results["boxes"])
-        torch.testing.assert_close(found.scores, results["scores"])
-        assert torch.equal(found.labels + 1, results["labels"])
-        with torch.inference_mode():
-            torch.testing.assert_close(detector.propose(image)[1], proposals, rtol=1e-5, atol=1e-4)
+    own = own_forward(detector.model, photograph)
+    spread = through(detector, photograph, own[1]).scores.amax(1)
+    assert len(spread.unique()) > 100
+    assert 0.01 < spread.std() < 1
+    assert_own_results(detector, photograph, own)
+    with torch.inference_mode():
+        proposals = detector.propose(photograph)[1]
+    torch.testing.assert_close(proposals, own[1], rtol=1e-5, atol=1e-4)
 
 
 def test_maps_are_those_of_an_independent_computation(
-    detector: TorchvisionDetector, images: list[Tensor]
+    detector: TorchvisionDetector, photograph: Tensor
 ) -> None:
-    height, width = images[0].shape[1:]
+    height, width = photograph.shape[1:]
     boxes = torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.3, 0.1, 0.9, 0.5]])
     boxes = boxes * torch.tensor([width, height, width, height])
     with torch.inference_mode():
-        pooled = detector.pool(detector.extract(images[0]), boxes)
+        pooled = detector.pool(detector.extract(photograph), boxes)
         maps = detector.output_maps(pooled)
     values = pooled["box"].double()
     head = detector.model.roi_heads.box_head
@@ -170,12 +163,12 @@ def close_in_norm(found: Tensor, expected: Tensor) -> None:
     assert expected.norm() > 0
 
 
-def test_no_boxes_have_the_right_shapes(detector: TorchvisionDetector) -> None:
-    image = torch.zeros(3, 100, 150, dtype=torch.uint8)
-    output = through(detector, image, torch.zeros(0, 4))
-    classes = len(detector.class_names)
-    assert output.scores.shape == (0, classes)
-    assert output.boxes.shape == (0, classes, 4)
+BOXES = torch.tensor([[10.0, 10.0, 60.0, 80.0], [5.0, 30.0, 120.0, 110.0]])
+
+
+@pytest.fixture(scope="module")
+def image() -> Tensor:
+    return image_of()
 
 
 def image_of(height: int = 120, width: int = 170) -> Tensor:
@@ -209,13 +202,10 @@ def test_a_users_own_model_gives_its_own_results(kind: str) -> None:
     assert all(supports(detector, method) for method in ("propose", "detect", "output_maps"))
     check_detector(detector)
     image = image_of()
-    results, proposals, scale = own_forward(model, image)
-    assert_same(through(detector, image, proposals), results, scale, image)
-    found = detector.detect(image)[kind]
-    torch.testing.assert_close(found.boxes, results["boxes"])
-    torch.testing.assert_close(found.scores, results["scores"])
+    own = own_forward(model, image)
+    assert_own_results(detector, image, own)
     with torch.inference_mode():
-        pooled = detector.pool(detector.extract(image), proposals[:4])
+        pooled = detector.pool(detector.extract(image), own[1][:4])
         maps = detector.output_maps(pooled)
     assert {part: tuple(value.shape) for part, value in maps.items()} == (
         {} if shape is None else {kind: (4, shape[0], shape[1], shape[1])}
@@ -229,27 +219,11 @@ def test_an_image_has_its_own_scales_whatever_was_shown_before() -> None:
     # Of 2 x 160 pixels after resizing: torchvision infers another scale from its single row of cells.
     ordinary, narrow = image_of(), image_of(20, 1600)
     for first, second in ((narrow, ordinary), (ordinary, narrow)):
-        own_results, proposals, scale = own_forward(small_model().eval(), second)
+        own = own_forward(small_model().eval(), second)
         detector = TorchvisionDetector(small_model(), CLASSES)
         own_forward(detector.model, first)
-        assert_same(through(detector, second, proposals), own_results, scale, second)
         detector.model.roi_heads.box_roi_pool.scales = [1.0]
-        found = detector.detect(second)["box"]
-        torch.testing.assert_close(found.boxes, own_results["boxes"])
-        torch.testing.assert_close(found.scores, own_results["scores"])
-
-
-@torch.inference_mode()
-def test_features_of_two_images_are_pooled_alike_in_any_order() -> None:
-    detector = TorchvisionDetector(small_model(TwoMLPHead(CHANNELS * CELLS**2, WIDTH)), CLASSES)
-    boxes = torch.tensor([[3.0, 2.0, 60.0, 18.0], [20.0, 5.0, 90.0, 15.0]])
-    ordinary, narrow = (detector.extract(image_of(*size)) for size in ((120, 170), (20, 1600)))
-    alone = [detector.pool(each, boxes)["box"] for each in (narrow, ordinary)]
-    scales = []
-    for features, expected in ((ordinary, alone[1]), (narrow, alone[0])):
-        assert torch.equal(detector.pool(features, boxes)["box"], expected)
-        scales += detector.model.roi_heads.box_roi_pool.scales
-    assert scales[0] != scales[1]
+        assert_own_results(detector, second, own)
 
 
 class LevelsOfMyOwn:
@@ -292,17 +266,6 @@ def test_numbers_that_are_not_finite_are_no_empty_answer(part: str) -> None:
     )
     with pytest.raises(UserError, match=says):
         detector.detect(image_of())
-
-
-def test_zeroed_cells_change_what_is_predicted() -> None:
-    detector = TorchvisionDetector(small_model(), CLASSES)
-    boxes = torch.tensor([[10.0, 10.0, 60.0, 80.0]])
-    with torch.inference_mode():
-        features = detector.extract(image_of())
-        pooled = detector.pool(features, boxes)
-        zeroed = {name: torch.zeros_like(value) for name, value in pooled.items()}
-        full, none = (detector.predict(features, each, boxes)["box"] for each in (pooled, zeroed))
-    assert not torch.allclose(full.scores, none.scores)
 
 
 class OwnRules(RoIHeads):
@@ -349,3 +312,141 @@ def test_one_box_for_all_classes_is_refused() -> None:
     detector = TorchvisionDetector(model, CLASSES)
     with pytest.raises(UserError, match="4 box deltas for 4 classes with background"):
         through(detector, image_of(), torch.tensor([[10.0, 10.0, 60.0, 80.0]]))
+
+
+class OwnForward(FasterRCNN):
+    def forward(self, images: Any, targets: Any = None) -> Any:
+        return super().forward([1 - each for each in images], targets)
+
+
+class OwnResults(FasterRCNN):
+    def eager_outputs(self, losses: Any, detections: Any) -> Any:
+        return super().eager_outputs(losses, detections)
+
+
+class OwnParts(FasterRCNN):
+    def said(self) -> str:
+        return "nothing of what it makes of an image"
+
+
+@pytest.mark.parametrize(("kind", "step"), [(OwnForward, "forward"), (OwnResults, "eager_outputs")])
+def test_a_model_with_steps_of_its_own_is_refused(kind: type[FasterRCNN], step: str) -> None:
+    model = small_model()
+    model.__class__ = kind
+    with pytest.raises(UserError, match=f"this {kind.__name__} .* has a {step} of its own"):
+        TorchvisionDetector(model, CLASSES)
+    model.__class__ = OwnParts
+    assert TorchvisionDetector(model, CLASSES).heads == ("box",)
+    model.forward = lambda images: []  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="has a forward of its own"):
+        TorchvisionDetector(model, CLASSES)
+
+
+class OwnPooler(nn.Module):
+    """torchvision's, with one number for the cells along both sides."""
+
+    output_size = CELLS
+
+    def __init__(self, pooler: nn.Module) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.pooler(*given)
+
+
+def test_a_pooler_may_say_one_number_of_cells(image: Tensor) -> None:
+    model = small_model(TwoMLPHead(CHANNELS * CELLS**2, WIDTH))
+    model.roi_heads.box_roi_pool = OwnPooler(model.roi_heads.box_roi_pool)
+    detector = TorchvisionDetector(model, CLASSES)
+    assert detector.weight_maps()["fc"].shape == (WIDTH * CHANNELS, CELLS, CELLS)
+    with torch.inference_mode():
+        pooled = detector.pool(detector.extract(image), BOXES)
+    assert pooled["box"].shape == (2, CHANNELS, CELLS, CELLS)
+
+
+def test_a_model_in_float64_says_what_it_says_in_float64(image: Tensor) -> None:
+    model = small_model().double()
+    detector = TorchvisionDetector(model, CLASSES)
+    with torch.inference_mode():
+        expected = model([image.double() / 255])[0]
+        features, proposals = detector.propose(image)
+        output = detector.predict(features, detector.pool(features, BOXES), BOXES)["box"]
+    found = detector.detect(image)["box"]
+    assert len(found.scores) > 5
+    torch.testing.assert_close(found.boxes, expected["boxes"].float())
+    torch.testing.assert_close(found.scores, expected["scores"].float())
+    # What comes out of the model's precision is in that of the boxes that are given to it.
+    for each in (proposals, output.scores, output.boxes, found.boxes, found.scores):
+        assert each.dtype == torch.float32
+    single = TorchvisionDetector(copy.deepcopy(model).float(), CLASSES)
+    with torch.inference_mode():
+        features = single.extract(image)
+        near = single.predict(features, single.pool(features, BOXES), BOXES)["box"]
+    torch.testing.assert_close(output.scores, near.scores, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda model: model.half(), "float16"),
+        (lambda model: model.bfloat16(), "bfloat16"),
+        (lambda model: model.backbone.half(), "float16 and float32"),
+    ],
+)
+def test_other_precisions_are_refused(change: Callable[[FasterRCNN], Any], named: str) -> None:
+    model = small_model()
+    change(model)
+    with pytest.raises(UserError, match=f"FasterRCNN are in {named}, .* by its method float()"):
+        TorchvisionDetector(model, CLASSES)
+
+
+def _set(path: str, value: Any) -> Callable[[nn.Module], None]:
+    """A change of one attribute of a module within."""
+    place, _, name = path.rpartition(".")
+    return lambda model: setattr(model.get_submodule(place), name, value)
+
+
+def _coder(model: nn.Module) -> None:
+    model.roi_heads.box_coder.weights = (1.0, 1.0, 1.0, 1.0)
+
+
+def _buffer(model: nn.Module) -> None:
+    model.backbone.register_buffer("shift", torch.ones(2), persistent=False)
+
+
+CHANGES: dict[str, Callable[[nn.Module], None]] = {
+    "score": _set("roi_heads.score_thresh", 0.3),
+    "nms": _set("roi_heads.nms_thresh", 0.4),
+    "detections": _set("roi_heads.detections_per_img", 7),
+    "size": _set("transform.min_size", (200,)),
+    "mean": _set("transform.image_mean", [0.0, 0.0, 0.0]),
+    "coder": _coder,
+    "proposals": _set("rpn._post_nms_top_n", {"training": 1, "testing": 2}),
+    "ratios": _set("rpn.anchor_generator.aspect_ratios", ((0.5, 1.0, 3.0),)),
+    "samples": _set("roi_heads.box_roi_pool.sampling_ratio", 0),
+    "own": _set("roi_heads.box_predictor.outputs", 3),
+    "buffer": _buffer,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_configuration_changes_with_each_setting(change: str) -> None:
+    detector = TorchvisionDetector(small_model(), CLASSES)
+    before = detector.configuration
+    assert TorchvisionDetector(small_model(), CLASSES).configuration == before
+    CHANGES[change](detector.model)
+    assert detector.configuration != before
+
+
+def test_the_configuration_is_not_of_weights_and_of_what_was_seen(image: Tensor) -> None:
+    detector = TorchvisionDetector(small_model(), CLASSES)
+    before = detector.configuration
+    detector.detect(image)
+    assert detector.configuration == before
+    assert " at 0x" not in before
+    with torch.no_grad():
+        next(detector.model.parameters()).add_(1)
+    assert detector.configuration == before
+    detector.class_names = tuple(reversed(CLASSES))
+    assert detector.configuration != before

@@ -14,14 +14,18 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector, pool
 from rethink_heads.errors import UserError
-from rethink_heads.fastpath import pooling as choice
 from rethink_heads.measure.responses import Responder
 from rethink_heads.proposals import grid
-from tests.detectors.torchvision.small_models import OwnPredictor, RowsHead, small_model
-
-CLASSES = ("a", "b", "c")
-CHANNELS, CELLS, WIDTH = 8, 5, 16
-SIZE = (120, 170)
+from tests.detectors.torchvision.small_models import (
+    CELLS,
+    CHANNELS,
+    CLASSES,
+    WIDTH,
+    OwnPredictor,
+    RowsHead,
+    small_model,
+)
+from tests.fastpath.rois import always, boxes_of_all_levels, image
 
 
 class ThreeLevels(nn.Module):
@@ -70,21 +74,6 @@ def model_of(levels: list[str], pooler: MultiScaleRoIAlign | None = None) -> Fas
     return found
 
 
-def boxes() -> Tensor:
-    generator = torch.Generator().manual_seed(6)
-    scattered = torch.rand(40, 4, generator=generator) * 80
-    scattered[:, 2:] += scattered[:, :2]
-    small = grid(torch.tensor([40.0, 50, 61, 66]), SIZE, 5).boxes
-    large = grid(torch.tensor([0.0, 3, 150, 119]), SIZE, 3).boxes
-    return torch.cat([small, scattered, large])
-
-
-def image() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    coarse = torch.randint(0, 256, (3, 12, 17), generator=generator, dtype=torch.uint8)
-    return coarse.repeat_interleave(10, 1).repeat_interleave(10, 2)
-
-
 @pytest.mark.parametrize("levels", [["a", "b", "c"], ["b"], ["b", "c"]], ids="".join)
 @pytest.mark.parametrize("precision", [torch.float32, torch.float64], ids=str)
 @torch.inference_mode()
@@ -93,8 +82,10 @@ def test_equals_pool_and_predict(levels: list[str], precision: torch.dtype) -> N
     respond, features = Responder(detector, 64), detector.extract(image())
     assert respond.fast_path is not None
     # Answered first, before the pooler has seen an image.
-    found = [respond(features, boxes(), label)["fc"] for label in range(len(CLASSES))]
-    output = detector.predict(features, detector.pool(features, boxes()), boxes())["fc"]
+    found = [respond(features, boxes_of_all_levels(), label)["fc"] for label in range(len(CLASSES))]
+    output = detector.predict(
+        features, detector.pool(features, boxes_of_all_levels()), boxes_of_all_levels()
+    )["fc"]
     for label, (scores, regressed) in enumerate(found):
         assert scores.dtype == regressed.dtype == torch.float32
         assert scores.std() > 0.01
@@ -104,17 +95,13 @@ def test_equals_pool_and_predict(levels: list[str], precision: torch.dtype) -> N
 
 @pytest.mark.parametrize("levels", [["a", "b", "c"], ["b"]], ids="".join)
 @torch.inference_mode()
-def test_pooling_by_factors_equals_torchvisions(
-    levels: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(choice, "LEAST_READINGS", 0)
-    monkeypatch.setattr(choice, "PRODUCTS_A_READING", 1e9)
-    monkeypatch.setattr(choice, "ROIS_AN_INTERVAL", 0)
+def test_pooling_by_factors_equals_torchvisions(levels: list[str]) -> None:
     detector = TorchvisionDetector(model_of(levels), CLASSES)
     features, pooler = detector.extract(image()), detector.model.roi_heads.box_roi_pool
     # The same boxes in the frame of the resized image.
-    framed = features.to_resized(boxes())
-    found = pool(pooler, features, framed)
+    framed = features.to_resized(boxes_of_all_levels())
+    with always(True):
+        found = pool(pooler, features, framed)
     own = pooler(features.pyramid, [framed], [features.size])
     assert found.is_contiguous()
     assert not torch.equal(found, own)
@@ -151,20 +138,7 @@ def test_numbers_that_are_not_finite_are_told() -> None:
     respond = Responder(detector, 64)
     assert respond.fast_path is not None
     with pytest.raises(UserError, match="head 'fc' gave scores or boxes that are not finite"):
-        respond(detector.extract(image()), boxes(), 0)
-
-
-@torch.inference_mode()
-def test_memory_and_bfloat16() -> None:
-    detector = TorchvisionDetector(model_of(["a", "b", "c"]), CLASSES)
-    features = detector.extract(image())
-    exact, regressed = Responder(detector, 64)(features, boxes(), 1)["fc"]
-    found = Responder(detector, 1)(features, boxes(), 1)["fc"]
-    torch.testing.assert_close(found[0], exact, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found[1], regressed, rtol=0, atol=1e-3)
-    rounded, _ = Responder(detector, 64, "bfloat16")(features, boxes(), 1)["fc"]
-    assert not torch.equal(rounded, exact)
-    assert float(torch.corrcoef(torch.stack([rounded, exact]))[0, 1]) > 0.998
+        respond(detector.extract(image()), boxes_of_all_levels(), 0)
 
 
 @torch.inference_mode()
