@@ -197,20 +197,19 @@ def test_what_torchrun_must_have_said(
         processes()
 
 
-def test_one_process_alone_is_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever rank a cluster's scheduler has left in its environment."""
+def test_one_process_alone_is_the_first_and_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rank_zero_only()
+    assert processes().is_first
+    assert single_process().broadcast(lambda: 3) == 3
+    assert list(single_process().work_queue([1, 2])) == [1, 2]
+    # Whatever rank a cluster's scheduler has left in its environment.
     monkeypatch.setenv("RANK", "3")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert is_first_process()
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert not is_first_process()
-
-
-def test_alone_nothing_is_waited_for() -> None:
-    rank_zero_only()
-    assert processes().is_first
-    assert single_process().broadcast(lambda: 3) == 3
-    assert list(single_process().work_queue([1, 2])) == [1, 2]
 
 
 def test_a_file_that_comes_late_is_waited_for(tmp_path: Path) -> None:

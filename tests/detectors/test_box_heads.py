@@ -107,19 +107,6 @@ def test_the_fc_map_sums_to_the_first_layer(
     torch.testing.assert_close(rebuilt, by_position)
 
 
-def test_a_mixed_head_gives_both_maps() -> None:
-    torch.manual_seed(0)
-    head = FastRCNNConvFCHead((4, 3, 3), [5, 5], [6, 7], nn.BatchNorm2d).eval()
-    features = torch.randn(3, 4, 3, 3)
-    maps = parts_of(head, (3, 3)).output_maps(features)
-    expected = head[1](head[0](features))
-    torch.testing.assert_close(maps["conv"], expected)
-    first = next(layer for layer in head if isinstance(layer, nn.Linear))
-    weight = first.weight.view(6, 5, 3, 3)
-    torch.testing.assert_close(maps["fc"], torch.einsum("ncij,ocij->noij", expected, weight))
-    torch.testing.assert_close(maps["fc"].sum((2, 3)) + first.bias, first(expected.flatten(1)))
-
-
 def test_a_layer_in_place_leaves_the_roi_features_as_they_were() -> None:
     head = nn.Sequential(nn.ReLU(inplace=True), conv())
     features = -torch.ones(1, 4, 3, 3)

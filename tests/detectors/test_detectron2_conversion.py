@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed")
@@ -26,7 +24,6 @@ from rethink_heads.detectors.detectron2.opening import open_detectron2, read_con
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 
-IMAGES = 2
 # A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml": ("fc", {}),
@@ -87,39 +84,26 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(theirs, cfg, imported)
 
 
-@pytest.fixture(scope="module")
-def images(shared_data: Path) -> list[Tensor]:
-    """Real images, uint8 RGB (3, H, W)."""
-    paths = sorted((shared_data / "coco-sample" / "val2017").glob("*.jpg"))[:IMAGES]
-    pixels = [np.array(Image.open(path).convert("RGB")) for path in paths]
-    return [torch.from_numpy(each).permute(2, 0, 1) for each in pixels]
-
-
 def assert_same(found: Tensor, expected: Tensor) -> None:
     """Equal to 1e-4 of each value or, where one is next to nothing, to 1e-7 of the largest."""
     least = 1e-7 * float(expected.abs().max())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=least)
 
 
-def test_an_imported_detector_detects_what_detectron2_does(
-    pair: Pair, images: list[Tensor]
-) -> None:
+def test_an_imported_detector_detects_what_detectron2_does(pair: Pair, photograph: Tensor) -> None:
     """detectron2 reads its own file and does everything itself, from the image's bytes to the boxes in its pixels."""
-    predictor = DefaultPredictor(pair.cfg)
-    for image in images:
-        bgr = image.flip(0).permute(1, 2, 0).numpy()
-        expected = predictor(bgr)["instances"]
-        found = pair.ours.detector.detect(image)[pair.ours.config.head]
-        assert len(expected) > 20
-        assert expected.scores.std() > 0.01
-        assert torch.equal(found.labels, expected.pred_classes)
-        assert_same(found.scores, expected.scores)
-        assert_same(found.boxes, expected.pred_boxes.tensor)
+    expected = DefaultPredictor(pair.cfg)(photograph.flip(0).permute(1, 2, 0).numpy())["instances"]
+    found = pair.ours.detector.detect(photograph)[pair.ours.config.head]
+    assert len(expected) > 20
+    assert expected.scores.std() > 0.01
+    assert torch.equal(found.labels, expected.pred_classes)
+    assert_same(found.scores, expected.scores)
+    assert_same(found.boxes, expected.pred_boxes.tensor)
 
 
-def test_every_head_detects_what_its_adapter_does(pair: Pair, images: list[Tensor]) -> None:
-    expected = pair.theirs.detect(images[0])
-    found = pair.ours.detector.detect(images[0])
+def test_every_head_detects_what_its_adapter_does(pair: Pair, photograph: Tensor) -> None:
+    expected = pair.theirs.detect(photograph)
+    found = pair.ours.detector.detect(photograph)
     assert tuple(found) == tuple(expected) == pair.ours.detector.heads
     for head, each in expected.items():
         assert torch.equal(found[head].labels, each.labels)
@@ -157,7 +141,7 @@ def trained_here(
 
 
 def test_what_comes_back_from_detectron2_is_as_it_computes(
-    trained_here: tuple[RCNN, Config, Detectron2Detector], images: list[Tensor], tmp_path: Path
+    trained_here: tuple[RCNN, Config, Detectron2Detector], photograph: Tensor, tmp_path: Path
 ) -> None:
     """Imported again with the exported settings, it is detectron2's detector and no longer ours."""
     detector, config, theirs = trained_here
@@ -172,11 +156,11 @@ def test_what_comes_back_from_detectron2_is_as_it_computes(
     assert conventions.anchors == DETECTRON2.anchors
     assert again.config.model.image_mean == pytest.approx([123.675, 116.28, 103.53])
     with torch.inference_mode():
-        features = again.detector.extract(images[1])
+        features = again.detector.extract(photograph)
         boxes = torch.tensor([[10.0, 20, 200, 220], [50, 60, 90, 120], [0, 0, 20, 30]])
         found = again.detector.predict(features, again.detector.pool(features, boxes), boxes)
         quick = Detectron2Detector(theirs.model, ("cat", "dog", "cow"), 192, 256, "RGB")
-        other = quick.extract(images[1])
+        other = quick.extract(photograph)
         expected = quick.predict(other, quick.pool(other, boxes), boxes)
     assert set(found) == set(expected)
     for head, each in expected.items():

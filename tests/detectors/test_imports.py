@@ -160,16 +160,6 @@ def test_heads_on_the_same_roi_features(case: Case) -> None:
         assert not torch.cat([conv[1][:, :4], conv[0], fc[1]], dim=1).any()
 
 
-def test_anchors(case: Case, levels: list[Tensor], image: Tensor) -> None:
-    batch, features = case.detector._transformed(image)
-    found = case.detector.rpn.anchor_generator(batch, list(features.pyramid.values()))[0]
-    expected = [
-        case.reference.anchors(*x.shape[-2:], 4 * 2**level, SIZES[level])
-        for level, x in enumerate(levels)
-    ]
-    torch.testing.assert_close(found.double(), case.offset(torch.cat(expected)), rtol=0, atol=2e-5)
-
-
 def test_proposals(case: Case, levels: list[Tensor], pixels: np.ndarray, image: Tensor) -> None:
     _, size = case.reference.network_input(pixels, MIN_SIZE, MAX_SIZE)
     expected = case.reference.propose(case.state, levels, size, SIZES, PROPOSALS)

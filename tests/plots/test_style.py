@@ -190,7 +190,7 @@ def test_shades_of_black_are_grey():
     assert [blacks[i].look.colour for i in (0, 2, 4)] == ["#000000", "#4c4c4c", "#808080"]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.text("xyz", min_size=1, max_size=2)), min_size=1)
 )

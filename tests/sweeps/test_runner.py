@@ -22,7 +22,7 @@ from rethink_heads.files import write_torch
 from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
 from rethink_heads.sweeps.precision import Precision
-from rethink_heads.sweeps.runner import SweepResult, run_sweep, write_results
+from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
 from tests.report.test_cells import read_latex, read_markdown
@@ -149,6 +149,7 @@ def check_files(output: Path, result: SweepResult) -> None:
     assert record["points"][0]["runs"] == [str(output / key) for key in KEYS[:2]]
 
 
+@pytest.mark.usefixtures("colour_detections")
 def test_an_interrupted_training_goes_on(make: MakePlan) -> None:
     """In the middle of a training, and with the library's own."""
     plan = make(seeds=[0])
@@ -200,7 +201,8 @@ def test_a_changed_setting_is_refused_before_anything_is_trained(
     make: MakePlan, train: FakeTraining
 ) -> None:
     plan = make(seeds=[0])
-    run_sweep(plan, "cpu", train)
+    for each in prepare(plan):
+        train(each.path, each.config)
     shutil.rmtree(plan.output / "single-fc-0")
     with pytest.raises(UserError, match=r"single-conv-0 .*\(training\.max_iterations\).*--output"):
         run_sweep(make("training.max_iterations=3", seeds=[0]), "cpu", train)
@@ -235,7 +237,8 @@ def test_new_weights_and_a_damaged_precision_are_read_again(
 
 def test_fusion_rules_read_one_detector(make: MakePlan, train: FakeTraining) -> None:
     """The scores detected under each rule are those of the rule, and the table tells the rules apart."""
-    plan = make(sweep="fusion", seeds=[0])
+    # Three images.
+    plan = make("data.test_split=train", sweep="fusion", seeds=[0])
     result = run_sweep(plan, "cpu", train)
     assert train.trained == ["double-ext-0"]
     assert list(result.table["fusion"]) == ["complementary"] * 3 + ["max", "mean", "complementary"]

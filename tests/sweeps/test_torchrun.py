@@ -12,9 +12,11 @@ import torch.distributed
 from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import make_plan
 from rethink_heads.sweeps.runner import run_sweep
-from tests.sweeps.conftest import SETTINGS
+from tests.sweeps.conftest import SETTINGS as ALL_SETTINGS
 from tests.torchrun import torchrun
 
+# Read on the three images that are trained on.
+SETTINGS = [*ALL_SETTINGS, "data.test_split=train"]
 TWO = """
 name: two
 title: Two structures

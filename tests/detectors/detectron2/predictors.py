@@ -13,7 +13,6 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from PIL import Image
 from torch import Tensor, nn
 
 from rethink_heads.detectors.base import HeadOutput
@@ -21,7 +20,6 @@ from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from tests.heads.reference import kept_detections
 
-IMAGE = "000000000724.jpg"
 SMALL_IMAGES = {"INPUT.MIN_SIZE_TEST": 192, "INPUT.MAX_SIZE_TEST": 256}
 SMALL_MODEL = SMALL_IMAGES | {
     "MODEL.RESNETS.STEM_OUT_CHANNELS": 8,
@@ -74,12 +72,6 @@ def predictor_of(detector: Detectron2Detector, cfg: CfgNode) -> Iterator[Default
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
     with mock.patch("detectron2.engine.defaults.build_model", return_value=detector.model):
         yield DefaultPredictor(cfg)
-
-
-def read_image(shared_data: Path, name: str) -> Tensor:
-    """A real image, uint8 RGB (3, H, W)."""
-    path = shared_data / "coco-sample" / "val2017" / name
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
 
 
 def as_opencv(image: Tensor) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,12 @@ from rethink_heads.detectors.base import HeadOutput, supports
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from tests.detectors.detectron2.predictors import (
     FASTER,
-    IMAGE,
     SMALL_IMAGES,
     SMALL_MODEL,
     as_opencv,
     detected,
     opened,
     predictor_of,
-    read_image,
 )
 
 MIXED = SMALL_MODEL | {
@@ -87,18 +84,17 @@ def proposals_of(predictor: DefaultPredictor, image: Tensor) -> tuple[Tensor, In
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def case(request: Any, tmp_path_factory: Any, shared_data: Path) -> Case:
+def case(request: Any, tmp_path_factory: Any, photograph: Tensor) -> Case:
     """Each model with a real image."""
     name, settings, head = MODELS[request.param]
     detector, cfg = opened(tmp_path_factory.mktemp(request.param), name, settings)
-    image = read_image(shared_data, IMAGE)
     with predictor_of(detector, cfg) as predictor:
-        proposals, instances = proposals_of(predictor, image)
+        proposals, instances = proposals_of(predictor, photograph)
     with torch.inference_mode():
-        features = detector.extract(image)
+        features = detector.extract(photograph)
         pooled = detector.pool(features, proposals)
         outputs = detector.predict(features, pooled, proposals)
-    return Case(detector, cfg, head, image, proposals, instances, pooled, outputs)
+    return Case(detector, cfg, head, photograph, proposals, instances, pooled, outputs)
 
 
 def assert_same_detections(case: Case, boxes: Any, scores: Any, labels: Any) -> None:

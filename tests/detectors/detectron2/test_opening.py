@@ -66,23 +66,18 @@ def test_random_weights_are_the_same_each_time_and_move_no_random_state(
     again = open_detectron2(config, "random", NAMES)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(said(again), said(random))
-
-
-def test_what_the_configuration_says_of_images_is_taken(random: Detectron2Detector) -> None:
     assert (random.min_size, random.max_size, random.channel_order) == (192, 256, "BGR")
     assert random.class_names == NAMES
 
 
-@pytest.mark.parametrize("kind", ["trainer", "zoo", "old", "lightning"])
+@pytest.mark.parametrize("kind", ["zoo", "old", "lightning"])
 def test_weights_of_a_file_are_those_of_the_model(
     kind: str, config: str, random: Detectron2Detector, tmp_path: Path
 ) -> None:
     """Files as detectron2's trainer and model zoo write them, and as its releases before 0.4 did."""
     state: dict[str, Any] = state_of(random)
     path = tmp_path / "model_final.pth"
-    if kind == "trainer":
-        torch.save({"model": state, "iteration": 7, "optimizer": {"state": {}}}, path)
-    elif kind == "lightning":
+    if kind == "lightning":
         held = {f"model.{name}": value for name, value in state.items()}
         torch.save({"state_dict": held | {"loss.weight": torch.ones(3)}}, path)
     elif kind == "old":
@@ -153,12 +148,6 @@ def test_weights_that_are_not_there(
     path = write_config(tmp_path, FASTER, SMALL | settings)
     with pytest.raises(UserError, match=message):
         open_detectron2(str(path), weights, NAMES)
-
-
-def test_configurations_are_found_by_name() -> None:
-    """In detectron2's model zoo, whether it is installed or a checkout, and among our own."""
-    assert read_config(FASTER).MODEL.RESNETS.DEPTH == 50
-    assert read_config("double_head_R_50_FPN").MODEL.ROI_HEADS.NAME == "RethinkROIHeads"
 
 
 BAD_CONFIGS = {

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import FasterRCNN, RetinaNet
@@ -52,12 +50,6 @@ def detector(request: pytest.FixtureRequest) -> TorchvisionDetector:
     # torchvision's Mask R-CNN goes on to a mask of each.
     found.model.roi_heads.detections_per_img = 30
     return found
-
-
-@pytest.fixture(scope="module")
-def photograph(shared_data: Path) -> Tensor:
-    path = min((shared_data / "coco-sample" / "val2017").glob("*.jpg"))
-    return torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
 
 
 def own_forward(model: nn.Module, image: Tensor) -> ModelResults:
