@@ -24,7 +24,8 @@ can only have a correlation of -1 or 1, so that this one is noisy.
 
 from __future__ import annotations
 
-from itertools import product
+import hashlib
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +51,14 @@ Rows = npt.NDArray[np.void]
 
 # More rows of a head than these change nothing that could be seen: the interval is of the images.
 MOST_RANKED = 1_000_000
+_OBJECTS_AT_ONCE = 1000
 # The rows are sorted once, but ranks are recomputed in every replicate.
 RANK_REPLICATES = 200
+# Of replicates that are ranked at once: numbers in cache, and the fewest, where rows are many.
+_CACHED, _FEWEST_AT_ONCE = 2**16, 16
+# The latest resampled correlations, by a digest of all that they are made of.
+_known: dict[bytes, Resampled] = {}
+_MOST_KNOWN = 256
 # Parts of the rows that are left out in turn.
 _GROUPS = 10
 IMAGE, CLASS = "image", "class"
@@ -84,16 +91,27 @@ def ranked_rows(
     chosen = (rows["bin"] >= first) & (rows["bin"] < after)
     if objects is not None:
         chosen &= objects[rows["object"]]
-    index = np.flatnonzero(chosen)
-    every = max(1, -(-len(index) // MOST_RANKED))
-    if every > 1:
-        # From every bin.
-        strata = rows["object"][index].astype(np.int64) * IOU_BINS + rows["bin"][index]
-        index = index[np.argsort(strata, kind="stable")]
-        index = index[_is_kept(measurements, rows["object"][index], every)]
+    every = max(1, -(-int(chosen.sum()) // MOST_RANKED))
+    index = np.flatnonzero(chosen) if every == 1 else _thinned(measurements, rows, chosen, every)
     found = rows[index]
     found["weight"] *= every
     return found
+
+
+def _thinned(
+    measurements: Measurements, rows: Rows, chosen: Flags, every: int
+) -> npt.NDArray[np.int64]:
+    """Row numbers of every k-th of the chosen rows (N,) of each object."""
+    object_of, kept = rows["object"], []
+    starts = np.flatnonzero(np.append(True, object_of[1:] != object_of[:-1]))
+    # Some objects after another: there may be many more rows than are kept.
+    for first, after in pairwise([*starts[::_OBJECTS_AT_ONCE].tolist(), len(rows)]):
+        index = first + np.flatnonzero(chosen[first:after])
+        # From every bin.
+        strata = object_of[index].astype(np.int64) * IOU_BINS + rows["bin"][index]
+        index = index[np.argsort(strata, kind="stable")]
+        kept.append(index[_is_kept(measurements, object_of[index], every)])
+    return np.concatenate(kept)
 
 
 def _is_kept(measurements: Measurements, object_of: npt.NDArray[np.int32], every: int) -> Flags:
@@ -129,20 +147,134 @@ def resampled_spearman(
 def rank_correlation(
     x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
 ) -> Resampled:
-    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,)."""
+    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,).
+
+    The latest answers are kept: the rows of a table of heads come again in that of their differences.
+    """
+    digest = hashlib.blake2b(repr((len(x), bootstrap.replicates, bootstrap.seed)).encode())
+    for values in (x, y, weight, image_ids, bootstrap.image_ids):
+        digest.update(str(values.dtype).encode())
+        digest.update(np.ascontiguousarray(values).data)
+    name = digest.digest()
+    if name not in _known:
+        if len(_known) >= _MOST_KNOWN:
+            del _known[next(iter(_known))]
+        _known[name] = _rank_correlation(x, y, weight, image_ids, bootstrap)
+    return _known[name]
+
+
+def _rank_correlation(
+    x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
+) -> Resampled:
     images = np.array(len(np.unique(image_ids)))
     if not len(x):
         nothing = np.full(bootstrap.replicates, np.nan)
         return Resampled(np.array(np.nan), nothing, images, CORRELATION)
-    places = numbered(x), numbered(y)
-    image = bootstrap.index(image_ids)
-    values = [
-        weighted_spearman(*places, weight * drawn[image])
-        for block in bootstrap.weight_blocks()
-        for drawn in block
+    image, images_drawn = bootstrap.index(image_ids), len(bootstrap.image_ids)
+    by_x, by_y = (_InOrder(values, weight, image, images_drawn) for values in (x, y))
+    value = weighted_spearman(by_x.places, by_y.places, weight)
+    # Where in the order of y the rows are, in that of x.
+    place = np.empty_like(image)
+    place[by_y.order] = np.arange(len(place))
+    place = place[by_x.order]
+    at_once = max(_FEWEST_AT_ONCE, 16 * _CACHED // len(x))
+    replicates = [
+        _drawn_spearman(by_x, by_y, place, bootstrap.counts[start : start + at_once])
+        for start in range(0, bootstrap.replicates, at_once)
     ]
-    value = weighted_spearman(*places, weight)
-    return Resampled(np.array(value), np.array(values), images, CORRELATION)
+    return Resampled(np.array(value), np.concatenate(replicates), images, CORRELATION)
+
+
+class _InOrder:
+    """Rows (N,) in the rising order of a variable, in which every draw of images weights them anew.
+
+    Attributes:
+        order: (N,) row numbers.
+        is_new: (N,) whether a value is not the one before.
+        image, weight: (N,) positions of the rows' images, and (N, 1) weights.
+        totals, cubes: (I,) by image, the sum of the weights, and of the cubed weights of values that one row has.
+    """
+
+    def __init__(
+        self, values: Array, weight: Array, image: npt.NDArray[np.int64], images: int
+    ) -> None:
+        self.order = np.argsort(values, kind="stable")
+        found = values[self.order]
+        self.is_new = np.append(True, found[1:] != found[:-1])
+        self.image, of_rows = image[self.order], weight[self.order].astype(np.float64)
+        self.weight = of_rows[:, None]
+        is_single = self.is_new & np.append(self.is_new[1:], True)
+        self.totals = np.bincount(self.image, of_rows, images)
+        self.cubes = np.bincount(self.image, np.where(is_single, of_rows**3, 0), images)
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Number (N,) of each value among the different ones, by row, as of :func:`numbered`."""
+        places = np.empty(len(self.order), np.int64)
+        places[self.order] = np.cumsum(self.is_new) - 1
+        return places
+
+    def parts(self, size: int) -> list[slice]:
+        """About ``size`` rows after another, equal values together."""
+        starts = np.flatnonzero(self.is_new)
+        ends = np.searchsorted(starts, np.arange(size, len(self.order), size))
+        edges = np.unique([0, *starts[ends[ends < len(starts)]], len(self.order)])
+        return [slice(*edge) for edge in pairwise(edges.tolist())]
+
+
+def _drawn_spearman(
+    x: _InOrder, y: _InOrder, place: npt.NDArray[np.int64], counts: npt.NDArray[np.uint16]
+) -> Array:
+    """Spearman's correlation (b,) of rows (N,) in draws of images (b, I): a pass in either order, without a sort.
+
+    A row of mass m at the midrank r adds m (r_x - T/2) (r_y - T/2) to the covariance, where T is the mass of all. The
+    variance is (T^3 - sum of the masses of different values cubed) / 12.
+    """
+    drawn = np.ascontiguousarray(counts.T, dtype=np.float64)
+    draws = drawn.shape[1]
+    total = x.totals @ drawn
+    ranks = np.empty((len(place), draws))
+    covariance, variance = np.zeros(draws), np.ones(draws)
+    for side in (y, x):
+        parts = side.parts(max(1, _CACHED // draws))
+        # Written over part by part, so that they stay in cache.
+        most = max(part.stop - part.start for part in parts)
+        buffers = np.zeros((3, most + 1, draws))
+        cubes, reached = side.cubes @ drawn**3, np.zeros(draws)
+        for part in parts:
+            mass, sums, other = buffers[:, : part.stop - part.start + 1]
+            mass, centred, is_new = mass[1:], other[1:], side.is_new[part]
+            drawn.take(side.image[part], axis=0, out=mass, mode="clip")
+            mass *= side.weight[part]
+            _add_up(mass, sums[1:])
+            if is_new.all():
+                np.add(sums[1:], sums[:-1], out=centred)
+            else:
+                starts = np.append(np.flatnonzero(is_new), len(is_new))
+                ends = sums[starts]
+                shared = np.diff(ends, axis=0)[np.diff(starts) > 1]
+                cubes += (shared**3).sum(axis=0)
+                np.take(ends[1:] + ends[:-1], np.cumsum(is_new) - 1, 0, out=centred, mode="clip")
+            # Twice the midranks less their mean.
+            centred -= total - 2 * reached
+            reached += sums[-1]
+            if side is y:
+                ranks[part] = centred
+            else:
+                mass *= centred
+                ranks.take(place[part], axis=0, out=centred, mode="clip")
+                covariance += np.einsum("ij,ij->j", mass, centred)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = 1 - cubes / reached**3
+        variance *= np.where(share > NO_VARIANCE, share, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(3 * covariance / total**3 / np.sqrt(variance))
+
+
+def _add_up(values: Array, out: Array) -> None:
+    """Cumulative sums (N, b) over the first axis; two draws at a time, as each sum waits for the one before."""
+    kind = np.complex128 if values.shape[1] % 2 == 0 else np.float64
+    np.cumsum(values.view(kind), axis=0, out=out.view(kind))
 
 
 def spearman_sampling_error(rows: Rows) -> float:

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
+from rethink_heads.statistics import ranks
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
 from rethink_heads.statistics.correlation import (
     object_correlations,
@@ -257,3 +258,23 @@ def test_each_objects_numbers_against_raw_rows(simulated: Any) -> None:
             assert row["regressed_iou"] == pytest.approx(high["regressed_iou"].mean())
             assert (row["proposals"], row["size"]) == (len(rows), rows["size"].iloc[0])
         assert head_rows["pcc"].mean() == pytest.approx(row_of(whole, head, "all")["object_pcc"])
+
+
+@pytest.mark.parametrize("digits", [1, 6])
+@pytest.mark.parametrize("replicates", [7, 12])
+def test_replicates_rank_the_rows_that_they_draw(
+    monkeypatch: pytest.MonkeyPatch, digits: int, replicates: int
+) -> None:
+    # Some rows and draws after another, so that sums go on from part to part; equal values stay together.
+    monkeypatch.setattr(ranks, "_CACHED", 64)
+    monkeypatch.setattr(ranks, "_FEWEST_AT_ONCE", 4)
+    generator = np.random.default_rng(digits)
+    image_ids = np.sort(generator.integers(0, 9, 120))
+    x = generator.random(120)
+    y = np.clip(x + generator.normal(0, 0.3, 120), 0, 1).round(digits)
+    x, weight = x.round(digits), generator.integers(1, 6, 120).astype(float)
+    bootstrap = ImageBootstrap(image_ids, replicates, seed=digits)
+    found = rank_correlation(x, y, weight, image_ids, bootstrap).replicates
+    for value, drawn in zip(found, bootstrap.weights, strict=True):
+        copies = np.repeat(np.arange(120), (weight * drawn[image_ids]).astype(int))
+        assert value == pytest.approx(scipy.stats.spearmanr(x[copies], y[copies]).statistic, 1e-9)
