@@ -145,8 +145,8 @@ def _compare_object(
         "agreement": agreement,
         "pooling": {**pooling, "difference": difference},
         "stages": {
-            BASELINE: stages.of_modules(baseline.pooler, baseline.head, respond_all),
-            **{name: stages.of_records(each) for name, each in ask.items()},
+            BASELINE: stages.module_seconds(baseline.pooler, baseline.head, respond_all),
+            **{name: stages.record_seconds(each) for name, each in ask.items()},
         }
         if with_stages
         else {},
@@ -160,13 +160,13 @@ def _agreement(
     device = expected.scores.device
     at = chosen.to(device)
     scores, boxes, _ = (value.to(device) for value in answer)
-    of_baseline, ious = expected.scores[at], expected.ious[at]
+    baseline_scores, ious = expected.scores[at], expected.ious[at]
     return {
         "proposals": len(at),
-        "score": float((scores - of_baseline).abs().max()),
+        "score": float((scores - baseline_scores).abs().max()),
         "box": float((boxes - expected.boxes[at]).abs().max()),
-        "pcc": pcc(scores, ious) - pcc(of_baseline, ious),
-        "moments": [list(Moments.of(side, ious)) for side in (scores, of_baseline)],
+        "pcc": pcc(scores, ious) - pcc(baseline_scores, ious),
+        "moments": [list(Moments.of(side, ious)) for side in (scores, baseline_scores)],
         "operations": operations,
     }
 

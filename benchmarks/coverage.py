@@ -41,7 +41,7 @@ from rethink_heads.statistics.spatial import decay, distinct_pairs
 
 Array = npt.NDArray[np.float64]
 
-SIDES = (("made-up", "fc"), ("made-up", "conv"))
+KEYS = (("made-up", "fc"), ("made-up", "conv"))
 # By head: how far boxes are off, and how noisy scores are.
 HEADS = {"fc": (0.5, 0.7), "conv": (0.4, 1.0)}
 WIDTHS = (20.0, 60.0, 180.0)
@@ -68,19 +68,19 @@ def make_detections(
 ) -> tuple[MadeUpDataset, pd.DataFrame]:
     """Objects of some images and both heads' detections of them, with errors of all of TIDE's kinds."""
     image_ease = generator.normal(0, IMAGE_SPREAD, images)
-    of_image = np.repeat(np.arange(images), generator.poisson(objects, images))
-    count = len(of_image)
+    image_index = np.repeat(np.arange(images), generator.poisson(objects, images))
+    count = len(image_index)
     labels = generator.integers(0, classes, count)
-    ease = image_ease[of_image] + np.linspace(-0.8, 0.8, classes)[labels]
+    ease = image_ease[image_index] + np.linspace(-0.8, 0.8, classes)[labels]
     ease += generator.normal(0, OBJECT_SPREAD, count)
     width = generator.choice(WIDTHS, count) * generator.uniform(0.8, 1.2, count)
     boxes = np.stack([PITCH * np.arange(count), np.zeros(count), width, width], axis=1)
     annotated = SimpleNamespace(
-        images=of_image, labels=labels, boxes=boxes, areas=width**2, crowd=np.zeros(count, bool)
+        images=image_index, labels=labels, boxes=boxes, areas=width**2, crowd=np.zeros(count, bool)
     )
     dataset = MadeUpDataset(list(range(images)), list(range(classes)), annotated)
     frames = []
-    for (detector, head), (off, noise) in zip(SIDES, HEADS.values(), strict=True):
+    for (detector, head), (off, noise) in zip(KEYS, HEADS.values(), strict=True):
         parts = []
         # A detection of most objects, and a second, worse one of some.
         for chance, worse in ((1.4, 0.0), (-1.7, 0.3)):
@@ -94,7 +94,9 @@ def make_detections(
             other = generator.random(len(found)) < 0.06
             label = np.where(other, generator.integers(0, classes, len(found)), labels[found])
             shift = boxes[found, 2] * (1 - iou) / (1 + iou)
-            parts.append((of_image[found], label, boxes[found, 0] + shift, boxes[found, 2], score))
+            parts.append(
+                (image_index[found], label, boxes[found, 0] + shift, boxes[found, 2], score)
+            )
         nothing = np.repeat(
             np.arange(images), generator.poisson(1.5 * objects * np.exp(-0.3 * image_ease))
         )
@@ -125,10 +127,10 @@ def detection_values(
     tables = detection_tables(
         frame,
         cast(CocoDataset, dataset),
-        SIDES,
+        KEYS,
         errors=True,
         calibration=True,
-        pairs=[SIDES],
+        pairs=[KEYS],
         replicates=replicates,
     )
     rows = []
@@ -137,8 +139,8 @@ def detection_values(
         ("detection_errors", "delta_ap", "error"),
         ("calibration", "value", "error"),
     ):
-        of_head = tables[name][tables[name]["head"] == "fc"]
-        rows.append(_rows(of_head, of_head[column], value))
+        head_values = tables[name][tables[name]["head"] == "fc"]
+        rows.append(_rows(head_values, head_values[column], value))
         differences = tables[f"{name}_comparisons"]
         rows.append(_rows(differences, differences[column] + ", difference", "difference"))
     return pd.concat(rows, ignore_index=True)
@@ -148,17 +150,17 @@ def make_measurements(
     generator: np.random.Generator, images: int, objects: float, proposals: float = 30.0
 ) -> Measurements:
     """Moments, rows and maps of some images' objects, each with as many proposals in every bin of IoU."""
-    of_image = np.repeat(np.arange(images), generator.poisson(objects, images))
-    count = len(of_image)
-    image_ease = generator.normal(0, IMAGE_SPREAD, images)[of_image]
+    image_index = np.repeat(np.arange(images), generator.poisson(objects, images))
+    count = len(image_index)
+    image_ease = generator.normal(0, IMAGE_SPREAD, images)[image_index]
     ease = image_ease + generator.normal(0, OBJECT_SPREAD, count)
     sizes = np.array(SIZES)[generator.integers(0, 3, count)]
-    frame = pd.DataFrame({"image_id": of_image, "object_id": np.arange(count), "size": sizes})
+    frame = pd.DataFrame({"image_id": image_index, "object_id": np.arange(count), "size": sizes})
     arrays: dict[Name, npt.NDArray[Any]] = {}
     centre = np.tile((np.arange(IOU_BINS) + 0.5) / IOU_BINS, count)
-    for number, key in enumerate(SIDES):
-        of_head = ease + generator.normal(0, 0.3, count)
-        repeated = np.repeat(of_head, IOU_BINS)
+    for number, key in enumerate(KEYS):
+        head_values = ease + generator.normal(0, 0.3, count)
+        repeated = np.repeat(head_values, IOU_BINS)
         mean = _logistic(6 * (centre - 0.6) + repeated + number / 4)
         box = 1 - (1 - centre) * np.clip(0.5 - 0.1 * repeated, 0.1, 0.9)
         means = {"iou": centre, "score": mean, "regressed_iou": box}
@@ -177,7 +179,7 @@ def make_measurements(
         rows["weight"], rows["iou"], rows["score"] = proposals, centre + jitter, mean + noise
         arrays[ROWS, *key] = rows
         apart = np.abs(np.subtract.outer(np.arange(CELLS**2), np.arange(CELLS**2))).ravel()
-        cosines = np.exp(-apart / (2 + number)) + 0.1 * of_head[:, None]
+        cosines = np.exp(-apart / (2 + number)) + 0.1 * head_values[:, None]
         cosines = cosines + generator.normal(0, 0.05, cosines.shape)
         arrays[MAPS, *key, "spatial_correlation"] = cosines.astype(np.float32)
     return Measurements(frame.assign(class_name="thing"), arrays)
@@ -189,7 +191,7 @@ def measurement_values(
     """Every statistic of predefined proposals and some differences: statistic, value, low, high."""
     m = make_measurements(generator, images, objects)
     options: dict[str, Any] = {"replicates": replicates}
-    of_ranks: dict[str, Any] = {"replicates": min(replicates, 200)}
+    rank_options: dict[str, Any] = {"replicates": min(replicates, 200)}
     rows = []
 
     def add(frame: pd.DataFrame, label: str, value: str) -> None:
@@ -201,7 +203,7 @@ def measurement_values(
     correlations = pearson(m, **options)
     add(correlations, "PCC, pooled", "pcc")
     add(correlations, "PCC, mean of objects", "object_pcc")
-    add(spearman(m, **of_ranks), "Spearman", "spearman")
+    add(spearman(m, **rank_options), "Spearman", "spearman")
     for frame, variable in (
         (score_by_iou(m, **options), "score"),
         (regressed_iou_by_iou(m, **options), "box"),
@@ -222,7 +224,7 @@ def measurement_values(
         "rms_dx",
         "spatial_correlation",
     ):
-        table = compare(m, name, *SIDES, **(of_ranks if name == "spearman" else options))
+        table = compare(m, name, *KEYS, **(rank_options if name == "spearman" else options))
         add(table, f"{name}, difference", "difference")
     return pd.concat(rows, ignore_index=True)
 
@@ -384,11 +386,11 @@ def report(output: Output = HERE) -> None:
         table = found.pivot_table(
             index="statistic", columns=settings, values="cell", aggfunc="first", sort=False
         ).sort_index(axis=1)
-        of_classes = {"detections": "{} classes, ", "measurements": ""}[kind]
+        class_text = {"detections": "{} classes, ", "measurements": ""}[kind]
         table.columns = pd.Index(
             [
-                f"{of_classes.format(classes)}{images} images, {objects:.3g} objects"
-                f"{' a class' if of_classes else ''} ({trials:.0f} sets)"
+                f"{class_text.format(classes)}{images} images, {objects:.3g} objects"
+                f"{' a class' if class_text else ''} ({trials:.0f} sets)"
                 for classes, images, objects, trials in cast(list[tuple[Any, ...]], table.columns)
             ]
         )

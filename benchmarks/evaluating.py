@@ -20,8 +20,8 @@ import typer
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from benchmarks.made_up_detections import open_dataset, write_detections
 from benchmarks.synthetic import DETECTOR, Amount
+from benchmarks.synthetic_detections import open_dataset, write_detections
 from rethink_heads.evaluation.average_precision import resampled_precision
 from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.measure.detections import open_detections

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.made_up_detections import open_dataset, write_detections
 from benchmarks.peak import growth
 from benchmarks.synthetic import (
     DETECTOR,
@@ -32,6 +31,7 @@ from benchmarks.synthetic import (
     write_measurements,
     write_parts,
 )
+from benchmarks.synthetic_detections import open_dataset, write_detections
 from rethink_heads.files import write_parquet, write_text
 from rethink_heads.measure.stages import STAGES_NAME, load_stages
 from rethink_heads.measure.store import Measurements

@@ -44,7 +44,7 @@ PLAINLY = "torchvision, float32"
 Row = dict[str, Any]
 
 
-def of_heads(head: str, options: Options, proposals: int) -> list[Row]:
+def head_rows(head: str, options: Options, proposals: int) -> list[Row]:
     """A row for each way to compute a head: largest errors of scores and boxes, error of the correlation."""
     config = settings(options.preset, head)
     sides, found = make_sides(config, options)
@@ -101,15 +101,15 @@ def _of_objects(
     found: list[tuple[Tensor, Tensor]], exact: list[tuple[Tensor, Tensor]], ious: Tensor
 ) -> list[float]:
     """Errors of the correlation of each object."""
-    of_each = ious.split([len(scores) for scores, _ in exact])
+    subject_ious = ious.split([len(scores) for scores, _ in exact])
     return [
         pcc(scores, iou) - pcc(true_scores, iou)
-        for (scores, _), (true_scores, _), iou in zip(found, exact, of_each, strict=True)
+        for (scores, _), (true_scores, _), iou in zip(found, exact, subject_ious, strict=True)
     ]
 
 
 @torch.inference_mode()
-def of_parts(options: Options) -> list[Row]:
+def part_rows(options: Options) -> list[Row]:
     """A row for each part of the work and way to compute it: relative error on the same input."""
     rows: list[Row] = []
     for head in ("fc", "conv"):
@@ -209,11 +209,11 @@ def report(heads: Sequence[Row], parts: Sequence[Row]) -> str:
         "one": "of one object",
     }
     formats = {"score": ".1e", "box": ".1e", "pcc": "+.1e", "one": "+.1e"}
-    of_heads = to_markdown(pd.DataFrame(heads), names=names, formats=formats)
-    of_parts = to_markdown(
+    heads_table = to_markdown(pd.DataFrame(heads), names=names, formats=formats)
+    parts_table = to_markdown(
         pd.DataFrame(parts), names={"error": "relative error"}, formats={"error": ".1e"}
     )
-    return f"{of_heads}\n{of_parts}"
+    return f"{heads_table}\n{parts_table}"
 
 
 def command(
@@ -235,11 +235,11 @@ def command(
     heads = []
     for steps in (0, fit):
         for each in head:
-            rows = of_heads(each, options._replace(fit=steps), proposals_per_object)
+            rows = head_rows(each, options._replace(fit=steps), proposals_per_object)
             heads += [
                 {**row, "weights": f"fitted, {steps} steps" if steps else "random"} for row in rows
             ]
-    parts = of_parts(options._replace(objects=1))
+    parts = part_rows(options._replace(objects=1))
     facts = machine.description(resolve_device("cpu"), threads)
     text = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     text = f"{text}\n\n{report(heads, parts)}"

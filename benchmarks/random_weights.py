@@ -65,14 +65,14 @@ def fit(detector: RCNN, found: Sequence[Subject], steps: int, seed: int) -> None
     branch = branch_of(detector)
     optimizer = torch.optim.Adam(branch.parameters(), FITTING_RATE)
     with torch.no_grad():
-        of_images = [detector.extract(each.image.to(detector.device)) for each in found]
+        image_features = [detector.extract(each.image.to(detector.device)) for each in found]
     for step in range(steps):
         place = step % len(found)
         subject = found[place]
         chosen = sampled(subject, FITTING_PROPOSALS, seed + step)
         boxes = subject.proposals[chosen].to(detector.device)
         with torch.no_grad():
-            (pooled,) = detector.pool(of_images[place], boxes).values()
+            (pooled,) = detector.pool(image_features[place], boxes).values()
         logits, deltas = branch(pooled.clone())
         loss = _loss(detector, logits, deltas, boxes, subject, subject.ious[chosen] >= POSITIVE)
         optimizer.zero_grad()

@@ -113,13 +113,13 @@ def measurements_of(
         if wanted is not None:
             ids = each.names["image_id"], each.names["object_id"]
             indices, weights = draw(each.bins, wanted, generator("proposals", seed, *ids))
-        of_bin = each.bins[indices]
+        sampled_bins = each.bins[indices]
         for head, values in each.values.items():
             some = {name: column[indices.numpy()] for name, column in values.items()}
             key = each.names["detector"], head
-            arrays.setdefault((MOMENTS, *key), []).append(bin_moments(some, of_bin, weights))
+            arrays.setdefault((MOMENTS, *key), []).append(bin_moments(some, sampled_bins, weights))
             if wanted is not None:
-                errors = bin_covariances(some, of_bin, weights)
+                errors = bin_covariances(some, sampled_bins, weights)
                 arrays.setdefault((SAMPLING, *key), []).append(errors)
     frame = pd.DataFrame([each.names for each in objects])
     return Measurements(frame, {name: np.stack(each) for name, each in arrays.items()})
@@ -129,10 +129,10 @@ def estimates(measurements: Measurements) -> pd.DataFrame:
     """Every statistic with an error of sampling: columns run, head, statistic, bin (-1: none), value and error."""
     found = []
     for low, high in IOU_RANGES:
-        of_range = pearson(measurements, (low, high), **OPTIONS).assign(bin=-1)
+        range_table = pearson(measurements, (low, high), **OPTIONS).assign(bin=-1)
         for name in ("pcc", "object_pcc"):
             label = f"{'PCC' if name == 'pcc' else 'mean PCC of objects'}, IoU {low:g} to {high:g}"
-            found.append(_long(of_range, name, label))
+            found.append(_long(range_table, name, label))
     score = score_by_iou(measurements, **OPTIONS)
     box = regressed_iou_by_iou(measurements, **OPTIONS)
     for frame, variable in ((score, "score"), (box, "regressed IoU")):
@@ -142,9 +142,9 @@ def estimates(measurements: Measurements) -> pd.DataFrame:
 
 
 def _long(frame: pd.DataFrame, name: str, label: str) -> pd.DataFrame:
-    of_all = frame[frame["size"] == "all"]
-    columns = {"run": of_all["detector"], "head": of_all["head"], "bin": of_all["bin"]}
-    columns |= {"value": of_all[name], "error": of_all[f"{name}_sampling_error"]}
+    all_sizes = frame[frame["size"] == "all"]
+    columns = {"run": all_sizes["detector"], "head": all_sizes["head"], "bin": all_sizes["bin"]}
+    columns |= {"value": all_sizes[name], "error": all_sizes[f"{name}_sampling_error"]}
     return pd.DataFrame(columns).assign(statistic=label)
 
 
@@ -186,8 +186,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Bins that every sample measures whole are left out: their value is held whatever error is stated.
     """
-    of_samples = (table["stated"] > 0) | (table["deviation"] > ROUNDING)
-    kept = table[np.isfinite(table["whole"]) & of_samples]
+    is_sampled = (table["stated"] > 0) | (table["deviation"] > ROUNDING)
+    kept = table[np.isfinite(table["whole"]) & is_sampled]
     groups = kept.groupby(["run", "head", "proposals", "statistic"], sort=False)
     return groups.agg(
         held=("held", "mean"),

@@ -100,11 +100,11 @@ def _works(
         features = next(iter(responders.values())).extract(subject.image)
     pyramid = sides.baseline.extract(subject.image)
     chosen = torch.arange(len(subject.proposals))
-    of_baseline = partial(
+    ask_baseline = partial(
         sides.baseline.respond, pyramid, subject.proposals, subject.box, subject.label
     )
     return {
-        BASELINE: of_baseline,
+        BASELINE: ask_baseline,
         **{
             name: partial(ours, responder, features, subject, chosen)
             for name, responder in responders.items()

@@ -19,7 +19,9 @@ REST, TOTAL = "rest", "total"
 _MODULES = {"fc6": "linear", "fc7": "linear", "blocks": "convolutions", "predictor": "predict"}
 
 
-def of_modules(pooler: nn.Module, head: nn.Module, work: Callable[[], object]) -> dict[str, float]:
+def module_seconds(
+    pooler: nn.Module, head: nn.Module, work: Callable[[], object]
+) -> dict[str, float]:
     """Seconds by stage of work that goes through a pooler and a head's modules: clocks before and after each."""
     stages = {stage: [layer] for stage, layer in (("pool", pooler),)}
     for name, layer in head.named_children():
@@ -54,7 +56,7 @@ def _clocks(stages: Mapping[str, list[nn.Module]], spent: dict[str, float]) -> I
             hook.remove()
 
 
-def of_records(work: Callable[[], object]) -> dict[str, float]:
+def record_seconds(work: Callable[[], object]) -> dict[str, float]:
     """Seconds by stage of work that reports its stages; those that it does not report are left out."""
     activities = [ProfilerActivity.CPU]
     on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()

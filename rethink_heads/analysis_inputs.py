@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.comparable import check_names, merge_measurements
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
@@ -104,11 +104,11 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
     if without:
         if len(without) < len(folders):
-            say(f"only predefined proposals: {without[0]} has no {STAGES_NAME}")
+            log(f"only predefined proposals: {without[0]} has no {STAGES_NAME}")
         return None
     found = [file_provenance(folder / STAGES_NAME) or {} for folder in folders]
     if len({provenance.get("classes") for provenance in found}) > 1:
-        say("only predefined proposals: the detectors' later stages were measured on other classes")
+        log("only predefined proposals: the detectors' later stages were measured on other classes")
         return None
     frames = [load_stages(folder)[0] for folder in folders]
     return pd.concat(frames, ignore_index=True) if frames else None
@@ -133,12 +133,12 @@ def read_detections(
         # The data may be elsewhere by now; it is needed by few analyses.
         return None
     provenances = [file_provenance(path) or {} for path in paths]
-    of_classes = {provenance.get("classes", "") for provenance in provenances}
-    if len(of_classes) > 1:
+    recorded = {provenance.get("classes", "") for provenance in provenances}
+    if len(recorded) > 1:
         # Detectors with other classes have no AP in common.
         return None
-    if of_classes != {""}:
-        dataset = dataset.with_classes(json.loads(of_classes.pop()))
+    if recorded != {""}:
+        dataset = dataset.with_classes(json.loads(recorded.pop()))
     if any(provenance.get("data") != dataset.fingerprint for provenance in provenances):
         return None
     # Those that were made for the later stages are of the measured images alone.

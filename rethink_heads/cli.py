@@ -25,7 +25,7 @@ COMMANDS = {
     "evaluate": "Print COCO's average precisions of each head on a run's test split or other data.",
     "correlate": "Correlation of score and IoU, by object size (paper Figures 2 and 3).",
     "regress": "Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).",
-    "sensitivity": "Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.",
+    "sensitivity": "Spatial sensitivity: how similar RoI positions are, and what a head does when they change.",
     "objects": "Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.",
     "sweep": "Train what is missing of a sweep, read all its points, write one table and one figure.",
     "figures": "Draw all figures and write all tables from what was measured. No detector is touched.",

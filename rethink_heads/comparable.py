@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
@@ -68,7 +68,7 @@ def on_common_classes(subjects: list[Subject]) -> list[Subject]:
             "the detectors have no class of the data in common; say which classes are which with --class-map"
         )
     left_out = [name for name in names if name not in common and any(name in m for m in matched)]
-    say(f"compared on the classes that all have; some lack {name_some(left_out)}")
+    log(f"compared on the classes that all have; some lack {name_some(left_out)}")
     return [
         subject if each == common else dataclasses.replace(subject, classes=common)
         for subject, each in zip(subjects, matched, strict=True)
@@ -137,7 +137,7 @@ def merge_measurements(
                 "the detectors have measured no object in common: their classes differ; give --class-map"
             )
         counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
-        say(f"compared on the {len(shared)} objects that all have measured ({counts})")
+        log(f"compared on the {len(shared)} objects that all have measured ({counts})")
         found = [measurements.restrict(shared) for measurements in found]
     return Measurements.merge(found)
 

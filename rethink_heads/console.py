@@ -59,14 +59,14 @@ def print_error(message: str) -> None:
     print(shorten(text, LONGEST_ERROR), file=sys.stderr, flush=True)
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """Print one line on standard error, from the first process only."""
     if is_first_process():
         print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def work() -> Iterator[None]:
+def redirect_stdout() -> Iterator[None]:
     """Send all that is written to standard output while working to standard error.
 
     Libraries report there, from Python and from C; a reader of ``--json`` must not see it. Of several processes, the

@@ -161,8 +161,8 @@ def paper_heads(frame: pd.DataFrame) -> pd.DataFrame:
     if frame.empty:
         return frame
     pairs = frame[frame["head"].isin(PAPER_HEADS)]
-    of_detector = frame.groupby("detector")["head"].transform("nunique")
-    apart = pairs[of_detector.loc[pairs.index] == 1]
+    head_counts = frame.groupby("detector")["head"].transform("nunique")
+    apart = pairs[head_counts.loc[pairs.index] == 1]
     for rows in (apart, pairs):
         if set(rows["head"]) == set(PAPER_HEADS):
             return rows

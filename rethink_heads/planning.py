@@ -223,13 +223,13 @@ def calibrate(
                 if detector.device.type == "cuda":
                     peak = torch.cuda.max_memory_allocated(detector.device) / MIB
                     each.device_memory_mb = max(peak, each.device_memory_mb or 0.0)
-    of_weights = sum(values.numel() for values in weight_correlations(detector).values())
+    weight_values = sum(values.numel() for values in weight_correlations(detector).values())
     for each, its, parts in zip(found, measurers, measured, strict=True):
         # Of one image: only its length counts here, and images are not all to be read for it.
         provenance = provenance_of(dataset.subset(1), its.config, seed)
         empty, _, _ = _written([Measurements.empty()], provenance)
         merged, apart, seconds = _written(parts, provenance)
-        each.fixed_bytes = empty + FLOAT_BYTES * of_weights
+        each.fixed_bytes = empty + FLOAT_BYTES * weight_values
         each.object_bytes = (merged - empty) / len(parts)
         each.part_bytes, each.part_seconds = apart / len(parts), seconds / len(parts)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.config import CONFIG_NAME
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.errors import UserError
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 from rethink_heads.study import is_of_detectors
@@ -108,7 +108,7 @@ def write_comparison(
         found = {name: table for name, table in tables.items() if len(table)}
         if len(differences):
             found[f"{analysis}_comparisons"] = differences
-        with hold(shared_folder(runs)), work(), legends_for(runs):
+        with hold(shared_folder(runs)), redirect_stdout(), legends_for(runs):
             note_comparison(runs, names, tables_folder)
             written = write_results(found, tables_folder, figures_folder)
     except UserError as error:

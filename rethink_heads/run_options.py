@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rethink_heads.comparable import check_names
 from rethink_heads.config import Config, DataConfig, StudyConfig, load_preset
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, shorten
@@ -180,8 +180,8 @@ def _open_model(
     own = with_data(StudyConfig(), options.data)
     split_paths(own.data, "test")
     own = own.with_overrides([f"measuring.proposals_per_object={PROPOSALS_PER_OBJECT}"])
-    say(f"opening {model}")
-    with work():
+    log(f"opening {model}")
+    with redirect_stdout():
         detector = open_model(model, weights, names, where)
     said = ExternalDetector(
         model=model,
@@ -227,7 +227,7 @@ def train_run(path: Path, config: Config, device: str) -> Run:
     from rethink_heads.training.train import train
 
     run = Run.create(path, config)
-    with run.logged("training"), work():
+    with run.logged("training"), redirect_stdout():
         train(config, run, device)
     return run
 
@@ -264,7 +264,7 @@ def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None =
             " this takes some minutes."
         )
     _check_options(config, options)
-    say(said)
+    log(said)
     return train_run(path, config, options.device)
 
 

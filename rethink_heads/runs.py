@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads import __version__, files
 from rethink_heads.config import CONFIG_NAME, Config, Settings, StudyConfig
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process
 from rethink_heads.errors import SignalReceived, UserError, interruption
@@ -363,7 +363,7 @@ class Run:
         note("begins")
         busy = other_processes.busy_line()
         if busy is not None and is_first_process():
-            say(f"the machine is busy: {busy}, so that this takes longer")
+            log(f"the machine is busy: {busy}, so that this takes longer")
             self.log(f"the machine is busy: {busy}")
         try:
             yield

@@ -19,7 +19,7 @@ from rethink_heads.comparable import (
     on_common_classes,
 )
 from rethink_heads.config import MeasuringConfig, StudyConfig
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process, rank_zero_only
 from rethink_heads.errors import UserError
@@ -58,7 +58,7 @@ class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
         total = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
         each = measuring.objects_per_image
         at_most = "" if each is None else f", of which at most {each} an image are measured"
-        say(
+        log(
             f"{dataset.where}: {len(chosen)}{total} images, {counts.objects} objects{at_most}"
             f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
             f" {counts.degenerate} of zero size, {counts.outside} outside the image"
@@ -77,7 +77,7 @@ class Detected:
     heads: list[str]
 
     @property
-    def sides(self) -> list[Key]:
+    def keys(self) -> list[Key]:
         """(detector, head) of the heads that are looked at."""
         return [(self.run.name, head) for head in self.heads]
 
@@ -150,7 +150,7 @@ class Subject:
         images = self.config.measuring.images or len(shared.dataset)
         counts = shared.dataset.subset(images).box_counts
         if counts.other_classes:
-            say(
+            log(
                 f"{self.run.name}: {counts.objects} objects are of the {len(shared.dataset.class_names)} of"
                 f" {len(shared.match.dataset_names)} classes that are looked at"
             )
@@ -163,7 +163,7 @@ class Subject:
         """The detector, on the device asked for."""
         from rethink_heads.machine import resolve_device
 
-        with work():
+        with redirect_stdout():
             return self.run.load(resolve_device(self.device))
 
     @property
@@ -185,7 +185,7 @@ class Subject:
         from rethink_heads.measure.runner import measure
 
         shared, measuring = self.opened, self.config.measuring
-        with self.run.logged(f"measuring {self.name}"), work():
+        with self.run.logged(f"measuring {self.name}"), redirect_stdout():
             measurements = measure(
                 shared.detector,
                 shared.dataset,
@@ -196,7 +196,7 @@ class Subject:
                 self.provenance,
             )
         if self.run.is_external:
-            say(
+            log(
                 f"kept in {self.folder}; its tables and figures: rethink-heads figures --run {self.run.path}"
             )
         return measurements
@@ -210,7 +210,7 @@ class Subject:
         if measuring.images is not None:
             dataset = dataset.subset(measuring.images)
         name, folder, provenance = self.run.name, self.folder, self.provenance
-        with self.run.logged(f"matching boxes {self.name}"), work():
+        with self.run.logged(f"matching boxes {self.name}"), redirect_stdout():
             keep_stages(shared.detector, dataset, name, folder, provenance, measuring.memory_mb)
 
     def detect(
@@ -244,7 +244,7 @@ class Subject:
             if fusion != detector.roi_heads.fusion:
                 name, provenance = with_fusion(name, provenance, fusion)
             detector.roi_heads.fusion = fusion
-        with run.logged(f"detecting {name}"), work():
+        with run.logged(f"detecting {name}"), redirect_stdout():
             keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
         return Detected(run, dataset, name, provenance, trained)
 
@@ -293,7 +293,7 @@ class Study:
         return self.measured
 
     @property
-    def sides(self) -> list[Key]:
+    def keys(self) -> list[Key]:
         """(detector, head) of each head that is looked at, detectors in the order given."""
         return in_order(self.runs, self.measurements.keys, self.heads)
 
@@ -315,7 +315,7 @@ class Study:
 
         frames = [
             compare(self.measurements, statistic, a, b, seed=self.seed, **options)
-            for a, b in compared_pairs(self.sides, statistic)
+            for a, b in compared_pairs(self.keys, statistic)
         ]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -419,7 +419,7 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
         if each is not own:
             images = each.config.measuring.images
             total = len(each.datasets[split_paths(each.config.data, "test")])
-            say(
+            log(
                 f"{own.run.name}: what is there is shown, {each.name}: {total if images is None else images} of"
                 f" {total} images; measuring.images=none measures all with the settings in {own.run.path}"
             )
@@ -501,7 +501,7 @@ def _say_unmatched(shared: SharedClasses, name: str) -> None:
         if len(rows) > MOST_NAMED:
             far = rows[rows["note"] == ""]["dataset_class"].to_list()
             rows = rows[rows["note"] != ""]
-            say(
+            log(
                 f"{name} lacks {len(far)} classes of the data that none of its own is like: {name_some(far)}"
             )
         if len(rows):
@@ -510,10 +510,10 @@ def _say_unmatched(shared: SharedClasses, name: str) -> None:
             title = f"Classes of the data that {name} lacks; --class-map FILE says which of its own they are"
             cells = rows[["dataset_class", "note"]].set_axis(["class of the data", "note"], axis=1)
             # On standard error, with everything else that is no result.
-            with work():
+            with redirect_stdout():
                 print_table(title, cells)
         left_out = shared.dataset.box_counts.other_classes
-        say(f"{name}: {left_out} objects of classes that it lacks are left out")
+        log(f"{name}: {left_out} objects of classes that it lacks are left out")
     if match.only_detector:
         named = name_some(match.only_detector)
-        say(f"{name}: classes that the data lacks, whose detections do not count: {named}")
+        log(f"{name}: classes that the data lacks, whose detections do not count: {named}")

@@ -16,7 +16,7 @@ def heads(result: dict[str, Any], table: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["detector"], row["head"]) for row in rows(result, table)))
 
 
-def of_all(result: dict[str, Any]) -> dict[str, Any]:
+def all_sizes(result: dict[str, Any]) -> dict[str, Any]:
     """The correlations of the only head over all sizes."""
     (row,) = rows(result, "correlations", size="all")
     return row

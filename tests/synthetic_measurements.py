@@ -84,13 +84,13 @@ def synthetic_measurements(
                 for head in heads:
                     # Each head answers with its own noise, the same in every set of detectors.
                     noise = np.random.default_rng([drawn, *detector.encode(), *head.encode()])
-                    of_head = key | {"detector": detector, "head": head}
+                    ids = key | {"detector": detector, "head": head}
                     bins, sampled = _measure(head, boxes, box, ease, noise)
-                    bin_frames.append(bins.assign(**of_head))
+                    bin_frames.append(bins.assign(**ids))
                     if rows:
-                        row_frames.append(sampled.assign(**of_head))
+                        row_frames.append(sampled.assign(**ids))
                     if maps:
-                        map_rows += _object_maps(head, of_head, noise)
+                        map_rows += _object_maps(head, ids, noise)
     return from_frames(
         pd.concat(bin_frames) if bin_frames else Measurements.empty().to_frame(),
         pd.concat(row_frames) if row_frames else None,
@@ -173,7 +173,7 @@ def _object_maps(head: str, key: dict, noise: np.random.Generator) -> list[dict]
 
 
 def _correlation(reach: float, noise: np.random.Generator | None = None) -> np.ndarray:
-    """Cosines (49, 49) that fall with the distance of two cells."""
+    """Cosines (49, 49) that fall with the distance of two RoI positions."""
     rows, columns = np.divmod(np.arange(CELLS * CELLS), CELLS)
     distance = np.hypot(rows[:, None] - rows, columns[:, None] - columns)
     cosine = 0.12 * reach + (1 - 0.12 * reach) * np.exp(-distance / reach)

@@ -89,10 +89,10 @@ def sweep_rows(name: str, seeds: tuple[str, ...] = ("0", "1")) -> pd.DataFrame:
         head = variant.point.head or str(variant.values.get("head", "double"))
         for seed in seeds:
             value = float(random.uniform(0.3, 0.4))
-            of_metric = {"AP": value, "AP_low": value - 0.02, "AP_high": value + 0.02}
+            estimates = {"AP": value, "AP_low": value - 0.02, "AP_high": value + 0.02}
             title = variant.point.title or variant.point.label
             keys = {"point": variant.point.label, "title": title, **variant.values}
-            rows.append({**keys, "head": head, "reading": head, "seed": seed, **of_metric})
+            rows.append({**keys, "head": head, "reading": head, "seed": seed, **estimates})
     return pd.DataFrame(rows)
 
 
@@ -203,10 +203,10 @@ def test_voc_holds_three_precisions_of_every_run(tmp_path: Path) -> None:
         "head",
         *(f"{metric}{end}" for metric in ("AP", "AP50", "AP75") for end in ("", "_low", "_high")),
     ]
-    of_head = tables["voc"].set_index("head")
-    assert of_head.loc["double-ext", "AP50"] == pytest.approx(1)
+    by_head = tables["voc"].set_index("head")
+    assert by_head.loc["double-ext", "AP50"] == pytest.approx(1)
     # Recall reaches a half: 51 of COCO's 101 points of recall.
-    assert of_head.loc["fc", "AP50"] == pytest.approx(51 / 101)
+    assert by_head.loc["fc", "AP50"] == pytest.approx(51 / 101)
     assert voc.draw(tables).get_figwidth() == COLUMN_WIDTH
 
 

@@ -18,13 +18,13 @@ from rethink_heads.cli import app
 from rethink_heads.commands.figures import is_drawn
 from rethink_heads.comparable import check_comparable
 from rethink_heads.config import Config, load_preset
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
-from tests.json_tables import of_all, rows
+from tests.json_tables import all_sizes, rows
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
@@ -172,19 +172,19 @@ def test_no_such_run(command: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", RESOLVES)
 def test_options_that_a_run_cannot_follow(command: str, run: Run, data: Path) -> None:
-    json_file, of_run = data / "annotations" / "instances_val.json", (command, "--run", run.path)
+    json_file, with_run = data / "annotations" / "instances_val.json", (command, "--run", run.path)
     both = ("--annotations", json_file, "--images", data / "val")
     none = ("--annotations", data / "none.json", "--images", data / "val")
-    fails(*of_run, "--head", "conv", says="no head 'conv'")
-    assert "fc" in fails(*of_run, "--head", "zork", says="head 'zork'")
-    fails(*of_run, "--annotations", json_file, says="--images go together")
-    fails(*of_run, "--data", data, *both, says="not both")
-    fails(*of_run, "--data", data / "none", says="no such data folder")
-    fails(*of_run, "--split", "test", says='no split "test"')
-    fails(*of_run, *none, says="no such annotation file")
-    fails(*of_run, "--device", "tpu", says="'tpu'")
+    fails(*with_run, "--head", "conv", says="no head 'conv'")
+    assert "fc" in fails(*with_run, "--head", "zork", says="head 'zork'")
+    fails(*with_run, "--annotations", json_file, says="--images go together")
+    fails(*with_run, "--data", data, *both, says="not both")
+    fails(*with_run, "--data", data / "none", says="no such data folder")
+    fails(*with_run, "--split", "test", says='no split "test"')
+    fails(*with_run, *none, says="no such annotation file")
+    fails(*with_run, "--device", "tpu", says="'tpu'")
     if not torch.cuda.is_available():
-        fails(*of_run, "--device", "cuda", says="'cuda'")
+        fails(*with_run, "--device", "cuda", says="'cuda'")
 
 
 @pytest.mark.parametrize("command", RESOLVES)
@@ -198,20 +198,20 @@ def test_a_run_without_a_usable_detector(command: str, run: Run) -> None:
 
 @pytest.mark.parametrize("command", RESOLVES)
 def test_data_that_cannot_be_used(command: str, run: Run, data: Path) -> None:
-    path, of_run = data / "val" / "1.png", (command, "--run", run.path)
+    path, with_run = data / "val" / "1.png", (command, "--run", run.path)
     path.write_bytes(path.read_bytes()[:2000])
-    fails(*of_run, says="1.png")
+    fails(*with_run, says="1.png")
     path.unlink()
-    fails(*of_run, says="1.png")
+    fails(*with_run, says="1.png")
     content = write_coco(data)
     for category, name in zip(content["categories"], ("blue", "yellow"), strict=True):
         category["name"] = name
     write_annotations(data, content)
-    message = fails(*of_run, says="classes")
+    message = fails(*with_run, says="classes")
     assert "blue" in message
     assert "green" in message
     (data / "annotations" / "instances_val.json").write_text("not JSON")
-    assert "instances_val.json" in fails(*of_run, says="JSON")
+    assert "instances_val.json" in fails(*with_run, says="JSON")
     assert not list(run.path.rglob("*.parquet"))
 
 
@@ -225,7 +225,7 @@ def test_unusable_boxes_are_counted_and_reported(run: Run, data: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "1 images, 2 objects (1 clipped to the image)" in result.stderr
     assert "1 of zero size, 1 outside the image" in result.stderr
-    assert of_all(json.loads(result.stdout))["objects"] == 2
+    assert all_sizes(json.loads(result.stdout))["objects"] == 2
 
 
 def test_measuring_settings_only_on_a_trained_run(run: Run) -> None:
@@ -405,7 +405,7 @@ def test_without_sampled_rows_there_are_no_ranks(run: Run) -> None:
     options = ("--run", str(run.path), "--json", "measuring.rows_per_bin=0")
     result = runner.invoke(app, ["correlate", *options])
     assert result.exit_code == 0, result.stderr
-    found = of_all(json.loads(result.stdout))
+    found = all_sizes(json.loads(result.stdout))
     assert found["spearman"] is None
     assert found["pcc"] is not None
 
@@ -451,7 +451,7 @@ def test_no_run_yet_trains_the_demos_detector_first(
     for _ in range(2):
         result = runner.invoke(app, ["correlate", "--head", "fc", "--json"])
         assert result.exit_code == 0, result.stderr
-        assert of_all(json.loads(result.stdout))["head"] == "fc"
+        assert all_sizes(json.loads(result.stdout))["head"] == "fc"
     assert trained == [Path("runs/demo")]
 
 
@@ -509,7 +509,7 @@ def test_the_demo_refuses_a_run_of_another_seed(run: Run, monkeypatch: pytest.Mo
 def test_what_libraries_print_is_kept_from_standard_output(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with work():
+    with redirect_stdout():
         print("from Python")
         subprocess.run(["echo", "from outside"], check=True)
     out, err = capfd.readouterr()

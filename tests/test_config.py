@@ -27,8 +27,8 @@ def test_every_preset(name: str, tmp_path: Path) -> None:
     assert config.model.conventions.roi_level_from == "proposal"
     paper = name.startswith(("coco", "voc"))
     training = config.training
-    of_biases = (training.bias_learning_rate_factor, training.bias_weight_decay)
-    assert of_biases == ((2.0, 0.0) if paper else (1.0, None))
+    bias_settings = (training.bias_learning_rate_factor, training.bias_weight_decay)
+    assert bias_settings == ((2.0, 0.0) if paper else (1.0, None))
     assert config.model.rpn_cross_boundary_anchors is not paper
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     assert Config.from_yaml(tmp_path / "config.yaml") == config

@@ -24,8 +24,8 @@ from rethink_heads.report.output import print_table
 
 # The package's streams without the package's models: what a command does first, and a print.
 PRINTS = (
-    "import sys; from rethink_heads.console import prepare_streams, work; prepare_streams();"
-    "\nwith work(): print('inside')"
+    "import sys; from rethink_heads.console import prepare_streams, redirect_stdout; prepare_streams();"
+    "\nwith redirect_stdout(): print('inside')"
     "\nprint('0.5 ± 0.1 \\ud800'); sys.stdout.flush(); print('done', file=sys.stderr)"
 )
 

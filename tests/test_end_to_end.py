@@ -27,7 +27,7 @@ from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import object_correlations
 from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
-from tests.json_tables import heads, of_all, rows
+from tests.json_tables import all_sizes, heads, rows
 from tests.measure.conftest import assert_same
 from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
 
@@ -226,15 +226,15 @@ def test_sensitivity(run: Run) -> None:
         "cell_score",
         "cell_iou",
     }
-    (of_all,) = rows(result, "comparisons", size="all")
-    assert {of_all["a"], of_all["b"]} == {"demo/fc", "demo/conv"}
+    (compared,) = rows(result, "comparisons", size="all")
+    assert {compared["a"], compared["b"]} == {"demo/fc", "demo/conv"}
     assert {row["size"] for row in rows(result, "decay_comparisons")} >= {"all"}
-    of_responses = rows(result, "response_comparisons", size="all")
+    response_rows = rows(result, "response_comparisons", size="all")
     # Four quantities of the displacement, one of each kind of cell. Of the four heads three differ in their scores, and
     # two in their boxes.
-    counts = pd.DataFrame(of_responses).groupby("kind").size().to_dict()
+    counts = pd.DataFrame(response_rows).groupby("kind").size().to_dict()
     assert counts == {"displacement_score": 4 * 3, "cell_score": 3, "cell_iou": 1}
-    assert {("demo/fc", "demo/conv")} <= {(row["a"], row["b"]) for row in of_responses}
+    assert {("demo/fc", "demo/conv")} <= {(row["a"], row["b"]) for row in response_rows}
     assert re.search("displaced box, score +drop along x", call("sensitivity", "--run", run.path))
     assert "weights of fc6" in call("sensitivity", "--run", run.path, "--head", "fc")
 
@@ -242,7 +242,7 @@ def test_sensitivity(run: Run) -> None:
 def test_another_choice_is_measured_beside_the_default(run: Run) -> None:
     before = files_of(run)
     result = call_json("correlate", "--run", run.path, "--head", "fc", "--max-images", 2)
-    assert of_all(result)["objects"] == 2
+    assert all_sizes(result)["objects"] == 2
     added = {path.parent.name for path in set(files_of(run)) - set(before)}
     assert len(added) == 1
     assert next(iter(added)).startswith("val-")
@@ -339,10 +339,10 @@ def test_the_boxes_of_sampled_proposals_are_made_again(run: Run) -> None:
     options = StudyOptions(detectors=DetectorOptions(run=[run.path]), head=["fc", "conv"])
     opened = study(options)
     objects = object_correlations(opened.selected)
-    for view in object_views(opened, objects, rank(objects, IMAGES), opened.sides):
+    for view in object_views(opened, objects, rank(objects, IMAGES), opened.keys):
         ious = box_iou(torch.from_numpy(view.boxes), torch.from_numpy(view.box)[None])[:, 0].numpy()
-        rows = opened.selected.rows(opened.sides[0])
+        rows = opened.selected.rows(opened.keys[0])
         there = opened.selected.objects.iloc[rows["object"]]["object_id"].to_numpy()
         own = rows[there == int(re.findall(r"object (\d+)", view.title)[0])]
         np.testing.assert_allclose(ious, own["iou"], atol=1e-6)
-        assert set(view.scores) == set(opened.sides)
+        assert set(view.scores) == set(opened.keys)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from rethink_heads.commands.figures import FIGURES, TABLES, InputOptions
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.exit_handling import reporting_errors
@@ -32,7 +32,7 @@ def main(file: str) -> None:
         rank_zero_only()
         analysis = load_analysis(Path(file))
         found, target = options.read(), options.target
-        with work():
+        with redirect_stdout():
             computed = analysis.complete(found)
             written = list(write_tables(computed, target / TABLES).values())
             try:

@@ -101,11 +101,11 @@ def report(
     result.data(score_by_iou=curves)
     result.files, failure = _write_comparison(found, differences, iou_range)
 
-    heads = Heads(found.sides, by_size)
-    of_all = by_size[by_size["size"] == "all"]
+    heads = Heads(found.keys, by_size)
+    all_sizes = by_size[by_size["size"] == "all"]
     for statistic in statistics:
-        of_statistic = select(differences, size="all", statistic=statistic)
-        result.lines(heads.leader(of_all, of_statistic, statistic))
+        statistic_rows = select(differences, size="all", statistic=statistic)
+        result.lines(heads.leader(all_sizes, statistic_rows, statistic))
     result.lines(QUESTIONS)
     low, high = iou_range
     columns = ["size", *statistics, "objects", "measured"]
@@ -113,7 +113,7 @@ def report(
         f"Correlation of score and IoU, proposals of IoU {low:g} to {high:g} [95% interval]",
         heads.rows(by_size, columns),
         *heads.share("classifier"),
-        f"{SIZES} {_sampling(found, of_all, heads.names)}",
+        f"{SIZES} {_sampling(found, all_sizes, heads.names)}",
     )
     within = curves[((curves["iou_low"] + curves["iou_high"]) / 2).between(*iou_range)]
     result.table(
@@ -137,16 +137,14 @@ def report(
         raise failure
 
 
-def _sampling(found: Study, of_all: pd.DataFrame, names: Mapping[Key, str]) -> str:
+def _sampling(found: Study, all_sizes: pd.DataFrame, names: Mapping[Key, str]) -> str:
     """How many proposals an object were measured and how far that may put the correlations off."""
     from rethink_heads.report.cells import estimate
     from rethink_heads.statistics.sampling_error import proposals_per_object
 
     def errors(statistic: str) -> str:
-        by_side = of_all.set_index(["detector", "head"])[f"{statistic}_sampling_error"]
-        return ", ".join(
-            f"{name} {estimate(by_side[side], digits=4)}" for side, name in names.items()
-        )
+        by_key = all_sizes.set_index(["detector", "head"])[f"{statistic}_sampling_error"]
+        return ", ".join(f"{name} {estimate(by_key[key], digits=4)}" for key, name in names.items())
 
     measured, whole = proposals_per_object(found.selected)
     if measured == whole:

@@ -6,7 +6,7 @@ import time
 
 from rethink_heads.commands import correlate
 from rethink_heads.commands.figures import draw_run, is_drawn
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.options import DeviceOption, RunOption, ScreenOptions, SeedOption, StudyOptions
@@ -44,7 +44,7 @@ def command(
         if not is_done():
             draw_run(demo, name, demo.config.seed)
     took = duration(time.monotonic() - start)
-    say(f"the run: {demo.path} ({took})")
+    log(f"the run: {demo.path} ({took})")
     figures = f"figures are in {demo.figures(name)}, tables in {demo.tables(name)}"
     correlate.report(study, (0.0, 1.0), screen, figures)
     if not screen.as_json:

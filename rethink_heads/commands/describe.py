@@ -10,7 +10,7 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv
@@ -84,7 +84,7 @@ def command(
     """
     rank_zero_only()
     size = _frame(frame)
-    with work():
+    with redirect_stdout():
         from rethink_heads.describing import describe
 
         description = describe(preset, head, overrides or [], classes, size)

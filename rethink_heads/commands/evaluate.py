@@ -11,7 +11,7 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.comparable import on_common_classes
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -193,7 +193,7 @@ def report(
         **tables,
     )
     result.files = list(written)
-    heads = Heads([side for each in found for side in each.sides])
+    heads = Heads([key for each in found for key in each.keys])
     precision = tables["ap"]
     for table, column, names in (
         ("ap", "metric", ["AP"]),
@@ -201,10 +201,10 @@ def report(
     ):
         for name in names if table in tables else ():
             rows, pairs = tables[table], tables.get(f"{table}_comparisons")
-            of_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
+            name_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
             label = LEADS.get(name, name)
-            of_name = rows[rows[column] == name]
-            result.lines(heads.leader(of_name, of_pairs, "value", label, lowest=table != "ap"))
+            name_rows = rows[rows[column] == name]
+            result.lines(heads.leader(name_rows, name_pairs, "value", label, lowest=table != "ap"))
     result.table(
         "Average precision [95% interval]",
         heads.rows(widen(precision, "metric", "value"), [*METRICS, "images"]),
@@ -259,7 +259,7 @@ def _with_detections(subjects: Sequence[Subject]) -> list[Subject]:
         if not subject.run.is_external or supports(subject.load(), "detect"):
             kept.append(subject)
         else:
-            say(f"{subject.run.name} is left out: {missing('detect')}")
+            log(f"{subject.run.name} is left out: {missing('detect')}")
     if not kept:
         raise UserError(f"none of the detectors can be evaluated: {missing('detect')}")
     return kept
@@ -281,8 +281,8 @@ def _heads(runs: Sequence[Run], asked: Sequence[str] | None) -> list[list[str]]:
 def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None:
     """Raise UserError where a rule of fusion would change nothing."""
     if not any(fuses(head) for heads in heads_of for head in heads):
-        of_runs = zip(runs, heads_of, strict=True)
-        looked_at = "; ".join(f"{run.path} as {', '.join(heads)}" for run, heads in of_runs)
+        paired = zip(runs, heads_of, strict=True)
+        looked_at = "; ".join(f"{run.path} as {', '.join(heads)}" for run, heads in paired)
         raise UserError(
             f"--fusion is for heads that fuse two classifiers, such as double-ext; here is {looked_at}"
         )
@@ -312,12 +312,12 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     from rethink_heads.report.results import detection_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    def made(of: Sequence[Detected]) -> Tables:
-        sides, dataset = [side for each in of for side in each.sides], of[0].dataset
-        frames = [detections_of(dataset, each.run.measurements(each.name)) for each in of]
+    def made(group: Sequence[Detected]) -> Tables:
+        keys, dataset = [key for each in group for key in each.keys], group[0].dataset
+        frames = [detections_of(dataset, each.run.measurements(each.name)) for each in group]
         detections = pd.concat(frames, ignore_index=True)
-        pairs = compared_pairs(sides) if compare else []
-        return detection_tables(detections, dataset, sides, pairs=pairs, **options)
+        pairs = compared_pairs(keys) if compare else []
+        return detection_tables(detections, dataset, keys, pairs=pairs, **options)
 
     if compare:
         return made(found)
@@ -340,8 +340,8 @@ def _write(
         folders = run.tables(name), run.figures(name)
     else:
         return []
-    with hold(output or written_folder(runs)), work(), legends_for(runs):
+    with hold(output or written_folder(runs)), redirect_stdout(), legends_for(runs):
         written = write_results(tables, *folders)
         note_comparison(runs, [each.name for each in found], folders[0])
-    say(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
+    log(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -79,7 +79,7 @@ def _check_free(output: Path) -> None:
 
 def _report(exported: Exported, output: Path, framework: str, as_json: bool) -> None:
     for sentence in exported.differences:
-        say(f"{framework} does this otherwise: {sentence}")
+        log(f"{framework} does this otherwise: {sentence}")
     names = exported.file_names
     result = Report(NAME)
     result.data(

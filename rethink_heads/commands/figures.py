@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads.analysis_inputs import measured_names, read_inputs
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256, write_text
@@ -170,7 +170,7 @@ def command(
     result.files = written
     if not as_json:
         for name, reason in skipped.items():
-            say(f"skipped {name}: {reason}")
+            log(f"skipped {name}: {reason}")
     result.lines(*map(str, written))
     result.end(as_json)
 
@@ -222,8 +222,8 @@ def draw(
     from rethink_heads.report.results import compute, write_figures, write_tables
 
     skipped = {} if skipped is None else skipped
-    say(f"drawing into {figures}")
-    with work():
+    log(f"drawing into {figures}")
+    with redirect_stdout():
         computed = compute(found, skipped)
         written = list(write_tables(computed, tables).values())
         # What a table lacks is told by now: that it is not there says less.
@@ -245,12 +245,12 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
         raise UserError(f"there are no tables under {folder}: no folder {TABLES} with *.csv in it")
     target = Path(folder if output is None else output)
     written = []
-    with work():
+    with redirect_stdout():
         for each in found:
             place = target / each.relative_to(folder)
-            say(f"drawing into {place / FIGURES}")
-            of_detectors = (each / TABLES / COMPARISON_NAME).is_file()
-            with hold(place), naming_detectors() if of_detectors else nullcontext():
+            log(f"drawing into {place / FIGURES}")
+            compares_detectors = (each / TABLES / COMPARISON_NAME).is_file()
+            with hold(place), naming_detectors() if compares_detectors else nullcontext():
                 tables = read_tables(each / TABLES)
                 written += write_figures(tables, place / FIGURES)
         with hold(target):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads.config import load_preset
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -122,15 +122,15 @@ def _report(imported: Imported, run: Run, as_json: bool) -> None:
 
     beside = [*in_groups(imported.left_out), *imported.extras]
     if beside:
-        say(f"left out of the file, since a detector here does not need it: {', '.join(beside)}")
+        log(f"left out of the file, since a detector here does not need it: {', '.join(beside)}")
     if imported.settings_path:
-        say(f"settings read from {imported.settings_path}")
+        log(f"settings read from {imported.settings_path}")
     elif imported.layout in CONFIGURED:
-        say(
+        log(
             f"nothing says the file's settings: {imported.layout}'s defaults are taken (--config FILE)"
         )
     for sentence in imported.remarks:
-        say(sentence)
+        log(sentence)
     model = imported.config.model
     result = Report(NAME)
     result.data(

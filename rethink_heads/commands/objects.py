@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
@@ -52,11 +52,11 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     objects = object_correlations(found.selected)
     hardest = rank(objects, worst)
     shown = objects.merge(hardest[["image_id", "object_id", "rank"]], on=["image_id", "object_id"])
-    heads = Heads(found.sides, objects)
+    heads = Heads(found.keys, objects)
     result = Report(NAME, found.measurements.provenance)
     result.data(objects=objects, hardest=hardest)
     tables, figures = result_folders(found.runs, found.names)
-    with hold(written_folder(found.runs)), work(), legends_for(found.runs):
+    with hold(written_folder(found.runs)), redirect_stdout(), legends_for(found.runs):
         path = tables / "objects.csv"
         write_csv(objects, path)
         result.files.append(path)
@@ -144,8 +144,8 @@ def object_views(
         height, width = sample.image.shape[-2:]
         proposals = grid(box, (height, width), subject.config.measuring.grid_steps)
         scores, chosen = {}, np.empty(0, np.int64)
-        for key, of_head in rows.items():
-            own = of_head[of_head["object"] == places[image_id, object_id]]
+        for key, head_rows in rows.items():
+            own = head_rows[head_rows["object"] == places[image_id, object_id]]
             scores[key], chosen = own["score"], own["proposal"].astype(np.int64)
         yield ObjectView(
             f"{class_name}, object {object_id}\nimage {image_id}",

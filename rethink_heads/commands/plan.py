@@ -12,7 +12,7 @@ import typer
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import StudyConfig, load_preset
-from rethink_heads.console import work
+from rethink_heads.console import redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.machine import resolve_device
@@ -176,7 +176,7 @@ def _preset_subject(
     config = with_options(config, options, class_map)
     where = resolve_device(options.device)
     dataset = Datasets().tell(config)
-    with work():
+    with redirect_stdout():
         import torch
 
         from rethink_heads.detectors.rcnn import build_detector
@@ -201,8 +201,8 @@ def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:
         return [asked]
     grid = config.measuring.grid_steps**4
     own = config.measuring.proposals_per_object
-    of_grid = [grid // share for share in SAMPLES]
-    samples = {*of_grid, *([] if own is None or own >= grid else [own])}
+    counts = [grid // share for share in SAMPLES]
+    samples = {*counts, *([] if own is None or own >= grid else [own])}
     return [None, *sorted(samples, reverse=True)]
 
 
@@ -214,7 +214,7 @@ def _planned(
 
     measuring = subject.config.measuring
     counts = count(subject.dataset, measuring, subject.seed)
-    with work():
+    with redirect_stdout():
         found = calibrate(
             subject.detector, subject.dataset, measuring, settings, subject.seed, seconds
         )
@@ -259,8 +259,8 @@ def report(plan: Plan, as_json: bool) -> None:
     ]
     time: dict[str, list[str]] = {"proposals": proposals}
     for size in counts.objects:
-        of_size = (each.object_seconds.get(size) for each in plan.estimates)
-        time[f"{size} (s)"] = ["-" if each is None else f"{each:.3g}" for each in of_size]
+        seconds = (each.object_seconds.get(size) for each in plan.estimates)
+        time[f"{size} (s)"] = ["-" if each is None else f"{each:.3g}" for each in seconds]
     for number in plan.estimates[0].seconds:
         devices = "1 device" if number == 1 else f"{number} devices"
         time[devices] = [duration(each.seconds[number]) for each in plan.estimates]

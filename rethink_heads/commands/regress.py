@@ -42,7 +42,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
     tables = {"regressed_iou": curves, "error_components": errors}
     result.files, failure = write_comparison(found.runs, found.names, NAME, differences, tables)
 
-    heads = Heads(found.sides, curves, errors)
+    heads = Heads(found.keys, curves, errors)
     result.lines(_answer(heads, curves), *_leads(heads, differences))
     components = list(dict.fromkeys(errors["component"]))
     result.table(
@@ -52,7 +52,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         "dx, dy: centre, in units of the object's size; dw, dh: log ratio of width and height, held at -4.1 for boxes"
         f" narrower than 0.016 of the object. {SIZES}",
     )
-    of_all = name_bins(curves[curves["size"] == "all"])
+    all_sizes = name_bins(curves[curves["size"] == "all"])
     by_bin = differences
     if len(differences):
         by_bin = name_bins(differences[differences["size"] == "all"])
@@ -68,7 +68,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         result.table(
             f"{title} [95% interval]",
             heads.columns(
-                of_all if full else of_all[of_all["iou_low"] > LEAST_IOU - 0.01],
+                all_sizes if full else all_sizes[all_sizes["iou_low"] > LEAST_IOU - 0.01],
                 ["proposal IoU"],
                 lambda row, value=value: interval(row, value),  # type: ignore[misc]
                 by_bin if value == "mean" else None,
@@ -90,8 +90,8 @@ def _answer(heads: Heads, curves: pd.DataFrame) -> str:
     found = found[found["bin"] == found["bin"].min()]
     boxes = [
         f"{name} {interval(row, 'mean')}"
-        for side, name in heads.names.items()
-        for row in records(rows_of(found, side))
+        for key, name in heads.names.items()
+        for row in records(rows_of(found, key))
     ]
     return f"From a proposal of IoU {LEAST_IOU:.2f} - 0.55 comes a box of IoU: {'; '.join(boxes)}."
 
@@ -104,12 +104,12 @@ def _leads(heads: Heads, differences: pd.DataFrame) -> Iterator[str]:
     if pairs.empty:
         return
     bins = pairs[(pairs["size"] == "all") & pairs["difference"].notna()]
-    for names, of_pair in bins.groupby("heads", sort=False):
-        decided = of_pair[of_pair["excludes_zero"]]
+    for names, pair_rows in bins.groupby("heads", sort=False):
+        decided = pair_rows[pair_rows["excludes_zero"]]
         above = int((decided["difference"] > 0).sum())
         a, b = str(names).split(" - ")
         line = (
-            f"Boxes of {a} fit better than those of {b} in {above} of {len(of_pair)} bins of the proposal's IoU,"
+            f"Boxes of {a} fit better than those of {b} in {above} of {len(pair_rows)} bins of the proposal's IoU,"
             f" worse in {len(decided) - above} (the difference's interval excludes zero)"
         )
         if len(decided):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
@@ -28,11 +28,11 @@ MAIN_QUANTITIES = (
 
 
 def command(options: StudyOptions, screen: ScreenOptions) -> None:
-    """Spatial sensitivity: how alike the RoI's cells are, and what a head does when they change.
+    """Spatial sensitivity: how similar RoI positions are, and what a head does when they change.
 
     Spatial correlation of the output maps and of fc6's weights (paper Figure 4), its decay with the
-    distance of cells, the score against displacement of the box, and the change of score and of
-    regressed IoU when one RoI cell is zeroed; 95% intervals from a bootstrap over images.
+    distance of RoI positions, the score against displacement of the box, and the change of score and of
+    regressed IoU when one RoI position is zeroed; 95% intervals from a bootstrap over images.
     """
     report(study(options, branches=True), screen)
 
@@ -49,33 +49,36 @@ def report(found: Study, screen: ScreenOptions) -> None:
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed
-    alike = _of_heads(found, distinct_pairs(measurements, seed=seed))
+    correlations = _of_heads(found, distinct_pairs(measurements, seed=seed))
     by_distance = _of_heads(found, decay(measurements, seed=seed))
     summaries = [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS]
     responses = _of_heads(found, pd.concat(summaries, ignore_index=True))
-    differences, of_responses = _differences(found, alike), _response_differences(found)
+    differences, response_differences = (
+        _differences(found, correlations),
+        _response_differences(found),
+    )
     result = Report(NAME, measurements.provenance)
-    result.data(spatial_correlation=alike, decay=by_distance, responses=responses)
-    result.data(comparisons=differences, response_comparisons=of_responses)
+    result.data(spatial_correlation=correlations, decay=by_distance, responses=responses)
+    result.data(comparisons=differences, response_comparisons=response_differences)
     if screen.as_json:
-        result.data(decay_comparisons=_decay_differences(found, alike))
-    compared = pd.concat([differences, of_responses], ignore_index=True)
+        result.data(decay_comparisons=_decay_differences(found, correlations))
+    compared = pd.concat([differences, response_differences], ignore_index=True)
     result.files, failure = write_comparison(
         found.runs, found.names, NAME, compared, {"decay": by_distance}
     )
 
-    if alike.empty:
-        say("no spatial correlation: none of the heads has an output map with RoI cells")
-    branches, heads = Heads(_sides(alike)), Heads(found.sides, responses)
-    of_objects = alike[alike["kind"] == "spatial_correlation"]
-    if len(of_objects):
+    if correlations.empty:
+        log("no spatial correlation: none of the heads has an output map with RoI positions")
+    branches, heads = Heads(_keys(correlations)), Heads(found.keys, responses)
+    object_rows = correlations[correlations["kind"] == "spatial_correlation"]
+    if len(object_rows):
         label = "Most spatially sensitive, by the lowest correlation of its output map"
-        of_all, of_pairs = (select(each, size="all") for each in (of_objects, differences))
-        result.lines(branches.leader(of_all, of_pairs, "mean", label, lowest=True))
+        all_sizes, branch_pairs = (select(each, size="all") for each in (object_rows, differences))
+        result.lines(branches.leader(all_sizes, branch_pairs, "mean", label, lowest=True))
 
     result.table(
         "Correlation of two different RoI positions, mean [95% interval]",
-        branches.rows(alike.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
+        branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
         f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
     )
     result.table(
@@ -101,7 +104,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         "drop: fall of the score at a displacement of half the object's size; half-width: displacement that halves it,"
         " in units of the object's size.",
     )
-    cells, said = heads.differences(differences, of_responses, full=screen.full)
+    cells, said = heads.differences(differences, response_differences, full=screen.full)
     where = "" if screen.full else ", all sizes"
     result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
@@ -111,8 +114,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
 
 def _check_measured(found: Study) -> None:
     """Raise UserError for a head or branch that no detector turned out to have."""
-    of_maps = {name[2] for name in found.measurements.names if name[0] in ("maps", "weights")}
-    there = sorted({*found.measurements.heads, *of_maps})
+    map_heads = {name[2] for name in found.measurements.names if name[0] in ("maps", "weights")}
+    there = sorted({*found.measurements.heads, *map_heads})
     for head in found.heads or ():
         if head not in there:
             raise UserError(f"no head or branch {head!r} here; there are {', '.join(there)}")
@@ -127,19 +130,19 @@ def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[by_run.index].reset_index(drop=True)
 
 
-def _sides(alike: pd.DataFrame) -> list[Key]:
+def _keys(correlations: pd.DataFrame) -> list[Key]:
     """The branches that have spatial correlations."""
-    return list(dict.fromkeys(zip(alike["detector"], alike["head"], strict=True)))
+    return list(dict.fromkeys(zip(correlations["detector"], correlations["head"], strict=True)))
 
 
-def _branch_pairs(alike: pd.DataFrame) -> list[tuple[Key, Key]]:
+def _branch_pairs(correlations: pd.DataFrame) -> list[tuple[Key, Key]]:
     """The branches that are compared."""
     from rethink_heads.statistics.comparison import compared_pairs
 
-    return compared_pairs(_sides(alike[alike["kind"] == "spatial_correlation"]))
+    return compared_pairs(_keys(correlations[correlations["kind"] == "spatial_correlation"]))
 
 
-def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
+def _differences(found: Study, correlations: pd.DataFrame) -> pd.DataFrame:
     """Compare the spatial correlation of every two branches."""
     import pandas as pd
 
@@ -147,24 +150,24 @@ def _differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
 
     frames = [
         compare(found.measurements, "spatial_correlation", a, b, seed=found.seed)
-        for a, b in _branch_pairs(alike)
+        for a, b in _branch_pairs(correlations)
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _decay_differences(found: Study, alike: pd.DataFrame) -> pd.DataFrame:
+def _decay_differences(found: Study, correlations: pd.DataFrame) -> pd.DataFrame:
     """Compare the spatial correlation of every two branches, distance by distance."""
     import pandas as pd
 
     from rethink_heads.statistics.comparison import compare_decay
 
     frames = []
-    for a, b in _branch_pairs(alike):
+    for a, b in _branch_pairs(correlations):
         try:
             frames.append(compare_decay(found.measurements, a, b, seed=found.seed))
         except UserError as reason:
-            # Detectors may have other numbers of RoI cells.
-            say(f"no comparison of the decay with distance: {reason}")
+            # Detectors may have other numbers of RoI positions.
+            log(f"no comparison of the decay with distance: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -180,10 +183,10 @@ def _response_differences(found: Study) -> pd.DataFrame:
 
     frames = []
     for kind in COMPARED_RESPONSES:
-        for a, b in compared_pairs(found.sides, kind):
+        for a, b in compared_pairs(found.keys, kind):
             try:
                 frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
             except UserError as reason:
                 # A detector need not show its RoI features.
-                say(f"no comparison of {kind}: {reason}")
+                log(f"no comparison of {kind}: {reason}")
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from rethink_heads.comparable import check_comparable
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
@@ -68,7 +68,7 @@ class StageStudy:
         return None if self.study.measured is None else self.study.selected
 
     @property
-    def sides(self) -> list[Key]:
+    def keys(self) -> list[Key]:
         """(detector, head) of each head that is looked at, detectors in the order given."""
         there: set[Key] = set()
         if self.measurements is not None:
@@ -121,7 +121,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     check_comparable(found.runs, provenances)
     for stage in later:
         if not (boxes["stage"] == stage).any():
-            say(f"there are no boxes at the stage {stage}: nothing to correlate")
+            log(f"there are no boxes at the stage {stage}: nothing to correlate")
     if found.measured is None and boxes.empty:
         raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
     names = [run.name for run in found.runs]
@@ -135,17 +135,17 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
     from rethink_heads.statistics.comparison import compared_pairs
 
     # Final detections differ by the regressor, too.
-    pairs = compared_pairs(found.sides)
-    with work():
+    pairs = compared_pairs(found.keys)
+    with redirect_stdout():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
         )
         suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-        of_tables, of_figures = result_folders(found.study.runs, found.study.names)
+        tables_folders, figures_folders = result_folders(found.study.runs, found.study.names)
         with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
             named = {f"{name}{suffix}": table for name, table in tables.items()}
-            written = write_results(named, of_tables, of_figures)
-            note_comparison(found.study.runs, found.study.names, of_tables)
+            written = write_results(named, tables_folders, figures_folders)
+            note_comparison(found.study.runs, found.study.names, tables_folders)
     result = Report("correlate", _provenance(found))
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
     for name, table in tables.items():
@@ -153,12 +153,12 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
         result.data(**{name: table if "level" in name else table.assign(**ends)})
     result.files = written
     correlations, compared = tables["stage_correlation"], tables["stage_comparisons"]
-    heads = Heads(found.sides, correlations)
+    heads = Heads(found.keys, correlations)
     for stage in correlations["stage"].unique():
-        of_stage = select(correlations, stage=stage, size="all")
-        of_pairs = select(compared, stage=stage, size="all", statistic="pcc")
-        at_stage = Heads(found.sides, of_stage)
-        result.lines(at_stage.leader(of_stage, of_pairs, "pcc", f"PCC at the stage {stage}"))
+        stage_rows = select(correlations, stage=stage, size="all")
+        stage_pairs = select(compared, stage=stage, size="all", statistic="pcc")
+        at_stage = Heads(found.keys, stage_rows)
+        result.lines(at_stage.leader(stage_rows, stage_pairs, "pcc", f"PCC at the stage {stage}"))
     shown = correlations if screen.full else correlations[correlations["size"] == "all"]
     low, high = iou_range
     where = "" if screen.full else ", all sizes"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.console import say, work
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
@@ -129,8 +129,8 @@ def command(
     from rethink_heads.run_options import train_run
     from rethink_heads.sweeps.runner import run_sweep
 
-    say(f"sweep {plan.description.name}: {len(plan.points)} points, into {plan.output}")
-    with work():
+    log(f"sweep {plan.description.name}: {len(plan.points)} points, into {plan.output}")
+    with redirect_stdout():
         result = run_sweep(plan, device, train_run)
     _report(plan, result, as_json)
     if result.failures:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from rethink_heads.bounds import HEADS
 from rethink_heads.config import load_preset
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
     AnnotationsOption,
@@ -80,7 +80,7 @@ def command(
         )
     name = f"{config.preset}-{config.head}-{config.seed}"
     path = run or default_runs_root() / name
-    say(f"training {config.preset}, head {config.head}, seed {config.seed}, into {path}")
+    log(f"training {config.preset}, head {config.head}, seed {config.seed}, into {path}")
     trained = train_run(path, config, device)
     result = Report(NAME)
     made = {"preset": config.preset, "head": config.head, "seed": config.seed}

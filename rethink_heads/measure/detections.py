@@ -88,7 +88,7 @@ def keep_detections(
     if isinstance(detector, torch.nn.Module):
         detector.eval()
 
-    def of_image(sample: Sample) -> pd.DataFrame:
+    def detect_image(sample: Sample) -> pd.DataFrame:
         with on_image(detector_name, sample.image_id), torch.inference_mode():
             found = answers.detect(detector, sample.image.to(detector.device))
         return detection_frame(sample.image_id, in_data_labels(found, columns), detector_name)
@@ -99,7 +99,9 @@ def keep_detections(
         rename_detector(Path(folder), detector_name)
         return
     title = f"detecting with {detector_name}"
-    frames_by_image(of_image, dataset, path, DETECTION_TYPES, detector_name, whole, title, progress)
+    frames_by_image(
+        detect_image, dataset, path, DETECTION_TYPES, detector_name, whole, title, progress
+    )
 
 
 def detections_of(dataset: CocoDataset, folder: Path) -> pd.DataFrame:

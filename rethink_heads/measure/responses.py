@@ -133,34 +133,34 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def spatial_correlation(output_map: Tensor) -> Tensor:
-    """Cosine of each pair of an output map's cells.
+    """Cosine of each pair of an output map's RoI positions.
 
     Args:
         output_map: (N, C, S, S).
 
     Returns:
-        (N, S*S, S*S) float64, cells numbered row by row. A cell whose vector is zero has similarity
-        0 with every cell, itself included.
+        (N, S*S, S*S) float64, positions numbered row by row. A position whose vector is zero has similarity
+        0 with every position, itself included.
 
     Raises:
         UserError: it has values that are not finite.
     """
-    answers.check_finite("the detector gave a map by RoI cell with values", output_map)
+    answers.check_finite("the detector gave a map by RoI position with values", output_map)
     vectors = torch.nn.functional.normalize(
         output_map.double().flatten(2), dim=1, eps=torch.finfo(torch.float64).tiny
     )
     return vectors.transpose(1, 2) @ vectors
 
 
-def is_square(cells: Tensor) -> bool:
-    """Whether a map (..., S, S) has as many rows of cells as columns: a flattened map does not say them."""
-    return cells.shape[-2] == cells.shape[-1]
+def is_square(positions: Tensor) -> bool:
+    """Whether a map (..., S, S) has as many rows of positions as columns: a flattened map does not say them."""
+    return positions.shape[-2] == positions.shape[-1]
 
 
 def weight_correlations(detector: Detector) -> dict[str, Tensor]:
-    """By branch with weights for each RoI cell (fc's fc6): their cosines, (S*S, S*S) float64.
+    """By branch with weights for each RoI position (fc's fc6): their cosines, (S*S, S*S) float64.
 
-    Branches whose cells are not in a square are left out, as everywhere here.
+    Branches whose positions are not in a square are left out, as everywhere here.
     """
     if not isinstance(detector, SupportsWeightMaps):
         return {}
@@ -216,7 +216,7 @@ def displacement_scores(
 def cell_responses(
     detector: Detector, features: Features, exact: RoIFeatures, box: Tensor, label: int, chunk: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """What zeroing one RoI cell at a time, in every branch's RoI features, does to each head.
+    """What zeroing one RoI position at a time, in every branch's RoI features, does to each head.
 
     Args:
         exact: RoI features of the object's `box` (4,).
@@ -226,7 +226,7 @@ def cell_responses(
     Returns:
         By head: change (zeroed - intact) of the score of the object's class, and of the IoU of the
         regressed box with the object, each (S, S) float64. Empty where the detector shows no RoI
-        features, and where their cells are no square, or not one for all branches.
+        features, and where their positions are no square, or not one for all branches.
     """
     resolutions = {tuple(pooled.shape[-2:]) for pooled in exact.values()}
     if len(resolutions) != 1 or not all(is_square(pooled) for pooled in exact.values()):
@@ -251,9 +251,9 @@ def cell_responses(
     }
 
 
-def _zeroed(exact: RoIFeatures, cells: int, chunk: int) -> Iterator[RoIFeatures]:
-    """The intact features first, then those with cell 0, 1, ... zeroed, `chunk` at a time."""
-    for copies in torch.arange(-1, cells).split(chunk):
+def _zeroed(exact: RoIFeatures, positions: int, chunk: int) -> Iterator[RoIFeatures]:
+    """The intact features first, then those with position 0, 1, ... zeroed, `chunk` at a time."""
+    for copies in torch.arange(-1, positions).split(chunk):
         batch = {}
         for branch, pooled in exact.items():
             repeated = pooled.flatten(2).repeat(len(copies), 1, 1)

@@ -147,24 +147,26 @@ def _warn_of_missing_maps(measured: Measurements, detector: Detector, detector_n
     """Say which analyses the detector, or each head of it, has to go without."""
     if not isinstance(detector, SupportsWeightMaps):
         logger.warning("%s: %s", detector_name, missing("weight_maps"))
-    elif oblong := [name for name, each in detector.weight_maps().items() if not is_square(each)]:
+    elif non_square := [
+        name for name, each in detector.weight_maps().items() if not is_square(each)
+    ]:
         logger.warning(
-            "%s: the RoI cells of %s are in no square, so it goes without %s of these",
+            "%s: the RoI positions of %s are in no square, so it goes without %s of these",
             detector_name,
-            ", ".join(oblong),
+            ", ".join(non_square),
             CAPABILITIES["weight_maps"][1],
         )
     if not supports(detector, "output_maps"):
         logger.warning("%s: %s", detector_name, missing("output_maps"))
     elif not measured.map_keys("spatial_correlation"):
         logger.warning(
-            "%s: none of its heads has an output map with RoI cells in a square, so it goes without %s",
+            "%s: none of its heads has an output map with RoI positions in a square, so it goes without %s",
             detector_name,
             CAPABILITIES["output_maps"][1],
         )
     if not measured.map_keys("cell_score"):
         logger.warning(
             "%s: it shows no RoI features (`pool` gives none), or their cells are not one square for"
-            " all branches, so it goes without the responses to zeroed RoI cells",
+            " all branches, so it goes without the responses to zeroed RoI positions",
             detector_name,
         )

@@ -101,11 +101,11 @@ def stratify(
         chosen and each stands for N_b / n_b. Weighted sums are then unbiased estimates of the sums
         over all.
     """
-    of_bin = np.broadcast_to(per_bin, IOU_BINS)
+    wanted_by_bin = np.broadcast_to(per_bin, IOU_BINS)
     chosen = []
     for bin_index in range(IOU_BINS):
         members = torch.nonzero(bins == bin_index).flatten()
-        chosen.append(members[choose(len(members), int(of_bin[bin_index]), random)])
+        chosen.append(members[choose(len(members), int(wanted_by_bin[bin_index]), random)])
     indices = torch.cat(chosen).sort().values
     population = torch.bincount(bins, minlength=IOU_BINS).double()
     sample = torch.bincount(bins[indices], minlength=IOU_BINS).double()

@@ -163,9 +163,9 @@ class Measurements:
     def maps(self, key: Key, kind: str) -> npt.NDArray[np.float32] | None:
         """(O, W) float32: each object's map, flattened row by row; nan for objects without. None: there are none.
 
-        Kinds: "spatial_correlation" (S^2 x S^2 cosines between RoI cells; of a branch), "displacement_score" (21 x 21
+        Kinds: "spatial_correlation" (S^2 x S^2 cosines of RoI positions; of a branch), "displacement_score" (21 x 21
         scores; columns displace by dx, rows by dy, from -1 to 1 of the object's size), "cell_score" and "cell_iou"
-        (S x S changes when one RoI cell is zeroed).
+        (S x S changes when one RoI position is zeroed).
         """
         return self.array((MAPS, *key, kind))
 

@@ -53,7 +53,7 @@ def plot_correlation_tiling(
         # First, middle and last: seven names would run into each other at column width.
         named = range(0, side, max(1, (side - 1) // 2))
         ticks = [tile * side + (side - 1) / 2 for tile in named]
-        _label(ax, ticks, [str(tile + 1) for tile in named], "RoI {} of the cell")
+        _label(ax, ticks, [str(tile + 1) for tile in named], "RoI {} of the position")
     return ax
 
 
@@ -83,7 +83,7 @@ def plot_decay(
                     ax.add_line(line)
         else:
             draw_curves(ax, rows, series, x="distance", value="mean")
-        ax.set_xlabel("Distance of two cells (cells)")
+        ax.set_xlabel("Distance of two RoI positions")
         ax.set_ylabel("Cosine similarity")
         # Left to scale itself: outputs and weights may share the axes.
         ax.set_xlim(left=0, auto=None)

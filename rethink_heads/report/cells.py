@@ -218,9 +218,9 @@ def _escaped(
     estimates: Callable[[str], str],
 ) -> list[list[str]]:
     """The rows of cells, those of estimates escaped in their own way."""
-    of_columns = [estimates if name in estimate_columns(frame) else escape for name in cells]
+    escapes = [estimates if name in estimate_columns(frame) else escape for name in cells]
     return [
-        [each(cell) for each, cell in zip(of_columns, row, strict=True)]
+        [each(cell) for each, cell in zip(escapes, row, strict=True)]
         for row in cells.itertuples(index=False, name=None)
     ]
 

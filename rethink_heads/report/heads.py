@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from rethink_heads.report.cells import LABELS, NO_INTERVAL, UNDEFINED, estimate, text_cells
 
-Side = tuple[str, str]  # (detector, head)
+if TYPE_CHECKING:
+    from rethink_heads.measure.store import Key
+
 Row = dict[str, Any]
 
 MOST_DIFFERENCES = 10
@@ -29,28 +31,30 @@ class Heads:
     are found by their rows, which are equal.
 
     Args:
-        sides: (detector, head), in the order in which they are shown.
+        keys: (detector, head), in the order in which they are shown.
         frames: results with columns "detector" and "head" that tell the heads apart; none: all differ.
     """
 
-    def __init__(self, sides: Sequence[Side], *frames: pd.DataFrame) -> None:
-        groups: dict[Side, list[Side]] = {}
-        of_side = {side: [rows_of(frame, side) for frame in frames] for side in sides}
-        for side in sides:
+    def __init__(self, keys: Sequence[Key], *frames: pd.DataFrame) -> None:
+        groups: dict[Key, list[Key]] = {}
+        rows_by_key = {key: [rows_of(frame, key) for frame in frames] for key in keys}
+        for key in keys:
             same = (
                 first
                 for first in groups
                 if frames
-                and first[0] == side[0]
-                and all(a.equals(b) for a, b in zip(of_side[first], of_side[side], strict=True))
+                and first[0] == key[0]
+                and all(
+                    a.equals(b) for a, b in zip(rows_by_key[first], rows_by_key[key], strict=True)
+                )
             )
-            groups.setdefault(next(same, side), []).append(side)
-        several = len({detector for detector, _ in sides}) > 1
+            groups.setdefault(next(same, key), []).append(key)
+        several = len({detector for detector, _ in keys}) > 1
         self.names = {
             first: (f"{first[0]}/" if several else "") + ", ".join(head for _, head in group)
             for first, group in groups.items()
         }
-        self._first = {"/".join(side): first for first, group in groups.items() for side in group}
+        self._first = {"/".join(key): first for first, group in groups.items() for key in group}
 
     def share(self, what: str) -> list[str]:
         """The line that says why heads are named together, where any are."""
@@ -61,7 +65,7 @@ class Heads:
 
     def rows(self, frame: pd.DataFrame, columns: Sequence[str], **settings: Any) -> pd.DataFrame:
         """Cells of some columns, the head's name before them; settings as of ``text_cells``."""
-        shown = [rows_of(frame, side).assign(head=name) for side, name in self.names.items()]
+        shown = [rows_of(frame, key).assign(head=name) for key, name in self.names.items()]
         if not shown:
             return pd.DataFrame()
         cells = text_cells(pd.concat(shown), without=NO_INTERVAL, **settings)
@@ -76,10 +80,8 @@ class Heads:
     ) -> pd.DataFrame:
         """Cells with a row for each value of the index columns, a column for each head and, of few pairs, for each."""
         columns = {
-            name: rows_of(frame, side).assign(
-                text=lambda rows: [cell(row) for row in records(rows)]
-            )
-            for side, name in self.names.items()
+            name: rows_of(frame, key).assign(text=lambda rows: [cell(row) for row in records(rows)])
+            for key, name in self.names.items()
         }
         if comparisons is not None:
             pairs = dict(list(self.pairs(comparisons).groupby("heads", sort=False)))
@@ -127,9 +129,9 @@ class Heads:
         """
         label = label or LABELS.get(column, column)
         found = [
-            (row[column], side, f"{name} {interval(row, column)}")
-            for side, name in self.names.items()
-            for row in records(rows_of(values, side))
+            (row[column], key, f"{name} {interval(row, column)}")
+            for key, name in self.names.items()
+            for row in records(rows_of(values, key))
             if math.isfinite(row[column])
         ]
         found.sort(key=lambda each: each[0], reverse=not lowest)
@@ -204,9 +206,9 @@ def select(frame: pd.DataFrame, **equal: str) -> pd.DataFrame:
     return frame
 
 
-def rows_of(frame: pd.DataFrame, side: Side) -> pd.DataFrame:
+def rows_of(frame: pd.DataFrame, key: Key) -> pd.DataFrame:
     """The rows of a (detector, head), without these columns."""
-    rows = frame[(frame["detector"] == side[0]) & (frame["head"] == side[1])]
+    rows = frame[(frame["detector"] == key[0]) & (frame["head"] == key[1])]
     return rows.drop(columns=["detector", "head"]).reset_index(drop=True)
 
 

@@ -83,7 +83,7 @@ def compute_tables(
         "regressed_iou" (Figure 2), "stages" (Figure 3), "correlation_maps" and "decay" (Figure 4).
         Beyond the paper: "pcc" and "spearman" (a row a head, size and range of IoU, in the columns
         "iou_low" and "iou_high"), "error_components", "error_components_by_iou",
-        "spatial_correlation" (mean over distinct cell pairs), "displacement", "cells",
+        "spatial_correlation" (mean over distinct pairs of RoI positions), "displacement", "cells",
         "response_summary", and "comparisons", "comparisons_by_iou" and "comparisons_sensitivity"
         (of the pairs of
         heads that :func:`.compared_pairs` gives). What was not measured has an empty frame.
@@ -379,14 +379,14 @@ def _comparisons(
     *,
     by_bin: bool = False,
 ) -> pd.DataFrame:
-    """Statistics of every pair of sides, over each range of IoU or in each bin."""
+    """Statistics of every pair of heads, over each range of IoU or in each bin."""
     frames = []
     for statistic in statistics:
-        # Correlations of cells are of the object's own box: there is no proposal to choose.
+        # Correlations of RoI positions are of the object's own box: there is no proposal to choose.
         once = by_bin or statistic == "spatial_correlation"
         ranges = IOU_RANGES[:1] if once else IOU_RANGES
-        of_maps = statistic == "spatial_correlation"
-        keys = measurements.map_keys(statistic) if of_maps else measurements.keys
+        has_maps = statistic == "spatial_correlation"
+        keys = measurements.map_keys(statistic) if has_maps else measurements.keys
         for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
             try:
                 found = compare(
@@ -400,7 +400,7 @@ def _comparisons(
 
 
 def _sensitivity_comparisons(measurements: Measurements, options: Options) -> pd.DataFrame:
-    """Decay and responses of every pair of sides."""
+    """Decay and responses of every pair of heads."""
     comparisons = {"decay": compare_decay}
     comparisons |= {kind: partial(compare_responses, kind=kind) for kind in COMPARED_RESPONSES}
     frames = []

@@ -1,6 +1,6 @@
 """Paired comparison of two heads: the same objects, the same draws of images.
 
-The two sides see the same proposals, so most of the spread over images is common to both and
+Both heads see the same proposals, so most of the spread over images is common to both and
 cancels in their difference, whose interval is therefore the one to judge by.
 """
 
@@ -160,7 +160,7 @@ def compare(
         statistic: one of STATISTICS: "pcc" (pooled), "object_pcc", "spearman" (from the sampled
             proposals), mean "score" and "regressed_iou", their "score_std" and "regressed_iou_std",
             mean "gain" of the regressed IoU over the proposal's, "rms_dx", "rms_dy", "rms_dw",
-            "rms_dh", and "spatial_correlation" (mean over distinct pairs of RoI cells).
+            "rms_dh", and "spatial_correlation" (mean over distinct pairs of RoI positions).
         a, b: (detector, head); for "spatial_correlation" (detector, branch).
         iou_range: proposals that count; multiples of 0.05; ignored by "spatial_correlation".
         by_bin: one row per IoU bin; not for the correlations.
@@ -180,10 +180,14 @@ def compare(
     if replicates is None:
         replicates = RANK_REPLICATES if statistic == "spearman" else REPLICATES
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    sides = [side_of(measurements, statistic, key, iou_range, by_bin) for key in (a, b)]
-    check_common(statistic, a, b, *sides)
+    compared_heads = [
+        compared_head(measurements, statistic, key, iou_range, by_bin) for key in (a, b)
+    ]
+    check_common(statistic, a, b, *compared_heads)
     ends = bin_ends() if by_bin else {}
-    return difference_rows(measurements, {"statistic": statistic}, ends, (a, b), sides, bootstrap)
+    return difference_rows(
+        measurements, {"statistic": statistic}, ends, (a, b), compared_heads, bootstrap
+    )
 
 
 def compare_responses(
@@ -198,7 +202,7 @@ def compare_responses(
     """What the mean response maps of two heads come down to, and the differences a - b.
 
     Quantities are those of ``response_summary`` that COMPARED_RESPONSES names: of
-    "displacement_score" the drops and half-widths, of the cells the mean absolute change.
+    "displacement_score" the drops and half-widths, of the zeroed positions the mean absolute change.
 
     Returns:
         As :func:`compare`, with "kind" and "quantity" in place of "statistic". A size without
@@ -215,10 +219,10 @@ def compare_responses(
     results = []
     for quantity in COMPARED_RESPONSES[kind]:
         columns = [response_columns(measurements, kind, quantity, key) for key in (a, b)]
-        sides = [_side(measurements, each, there) for each, there in columns]
-        check_common(kind, a, b, *sides)
+        compared_heads = [_compared_head(measurements, each, there) for each, there in columns]
+        check_common(kind, a, b, *compared_heads)
         keys = {"kind": kind, "quantity": quantity}
-        results.append(difference_rows(measurements, keys, {}, (a, b), sides, bootstrap))
+        results.append(difference_rows(measurements, keys, {}, (a, b), compared_heads, bootstrap))
     found = pd.concat(results).query("objects > 0")
     by_size_first = found["size"].map(ALL_SIZES.index).to_numpy().argsort(kind="stable")
     return found.iloc[by_size_first].reset_index(drop=True)
@@ -227,7 +231,7 @@ def compare_responses(
 def compare_decay(
     measurements: Measurements, a: Key, b: Key, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
-    """Spatial correlation of two branches by the distance of cells, and the differences a - b.
+    """Spatial correlation of two branches by the distance of RoI positions, and the differences a - b.
 
     Returns:
         As :func:`compare`, with "kind" ("spatial_correlation") and "quantity" ("decay") in place
@@ -241,20 +245,23 @@ def compare_decay(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     maps = [_check_map(measurements, OF_OBJECTS, key) for key in (a, b)]
     columns = [map_columns(each, means_by_distance) for each in maps]
-    sides = [_side(measurements, each, has_map(of)) for each, of in zip(columns, maps, strict=True)]
-    check_common(OF_OBJECTS, a, b, *sides)
+    compared_heads = [
+        _compared_head(measurements, each, has_map(drawn))
+        for each, drawn in zip(columns, maps, strict=True)
+    ]
+    check_common(OF_OBJECTS, a, b, *compared_heads)
     if maps[0].shape[1] != maps[1].shape[1]:
         raise UserError(
-            f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of cells, so "
+            f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of positions, so "
             "their correlations by distance cannot be compared"
         )
     keys = {"kind": OF_OBJECTS, "quantity": "decay"}
     ends = {"distance": distances(maps[0].shape[1])[0]}
-    found = difference_rows(measurements, keys, ends, (a, b), sides, bootstrap)
+    found = difference_rows(measurements, keys, ends, (a, b), compared_heads, bootstrap)
     return found[found["objects"] > 0].reset_index(drop=True)
 
 
-def side_of(
+def compared_head(
     measurements: Measurements,
     statistic: str,
     key: Key,
@@ -273,26 +280,26 @@ def side_of(
         maps = _check_map(measurements, OF_OBJECTS, key)
         columns = map_columns(maps, distinct_means)
         mean = Columns(columns.values[:, 0], columns.formula)
-        return _side(measurements, mean, has_map(maps))
+        return _compared_head(measurements, mean, has_map(maps))
     measured = moments_of(measurements, key, ["measured"], iou_range)[..., 0] > 0
     if statistic == "spearman":
-        return _ranked_side(measurements, key, iou_range)
+        return _ranked_head(measurements, key, iou_range)
     if statistic == "object_pcc":
         own = object_pccs(measurements, key, iou_range)
-        return _side(measurements, own.columns, np.asarray(measured.any(axis=1)))
+        return _compared_head(measurements, own.columns, np.asarray(measured.any(axis=1)))
     names, formula = ON_BINS[statistic]
     values = moments_of(measurements, key, names, iou_range)
     if by_bin:
-        return _side(measurements, Columns(values, formula), measured)
-    return _side(
+        return _compared_head(measurements, Columns(values, formula), measured)
+    return _compared_head(
         measurements, Columns(values.sum(axis=1), formula), np.asarray(measured.any(axis=1))
     )
 
 
 def check_common(what: str, a: Key, b: Key, first: Compared, second: Compared) -> None:
-    """Raise UserError where a side has no objects, or they have none in common."""
-    for key, side in ((a, first), (b, second)):
-        if not side.there.any():
+    """Raise UserError where a head has no objects, or they have none in common."""
+    for key, each in ((a, first), (b, second)):
+        if not each.there.any():
             raise UserError(f"no {what} measurements of {'/'.join(key)}")
     if not (first.there & second.there).any():
         raise UserError(
@@ -306,33 +313,33 @@ def difference_rows(
     keys: Mapping[str, str],
     ends: Mapping[str, npt.NDArray[Any]],
     names: tuple[Key, Key],
-    sides: Sequence[Compared],
+    compared_heads: Sequence[Compared],
     bootstrap: ImageBootstrap,
     own_objects: bool = False,
 ) -> pd.DataFrame:
     """Rows of a comparison, a size after another.
 
     Args:
-        measurements: that the sides are of.
+        measurements: that the heads are of.
         keys: the first columns.
         ends: columns after the size, a value for each place of the statistic.
         names: (detector, head) of both.
-        sides, bootstrap: of both.
-        own_objects: each side is taken of all objects that it has, not of those that both have.
+        compared_heads, bootstrap: of both.
+        own_objects: each head is taken of all objects that it has, not of those that both have.
     """
-    common = sides[0].there & sides[1].there
-    resample = [side.for_objects(side.there if own_objects else common) for side in sides]
+    common = compared_heads[0].there & compared_heads[1].there
+    resample = [each.for_objects(each.there if own_objects else common) for each in compared_heads]
     rows = []
     for size, chosen in by_size(measurements):
         columns: dict[str, Any] = {**keys, "size": size, **ends}
         columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
         columns |= difference_columns(*(each(chosen, bootstrap) for each in resample))
-        objects = sides[0].objects[chosen & common].sum(axis=0)
+        objects = compared_heads[0].objects[chosen & common].sum(axis=0)
         rows.append(pd.DataFrame(columns | {"objects": objects}))
     return pd.concat(rows, ignore_index=True)
 
 
-def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Compared:
+def _compared_head(measurements: Measurements, columns: Columns, objects: Flags) -> Compared:
     return Compared(
         objects,
         lambda compared: (
@@ -341,7 +348,7 @@ def _side(measurements: Measurements, columns: Columns, objects: Flags) -> Compa
     )
 
 
-def _ranked_side(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
+def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
     rows = measurements.rows(key)
     first, after = bin_range(iou_range)
     objects = np.zeros(len(measurements.objects), bool)

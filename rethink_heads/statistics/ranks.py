@@ -384,7 +384,7 @@ def compare_levels(
 ) -> pd.DataFrame:
     """The rank correlations of two heads on the same draws of images, and their difference a - b.
 
-    Each side averages over the images or classes where it has a correlation.
+    Each head averages over the images or classes where it has a correlation.
 
     Returns:
         One row per "level" and "stage" with "a", "b" (as "detector/head"), "value_a", "value_b",
@@ -401,11 +401,11 @@ def compare_levels(
             raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
     rows = []
     for level, stage in _measures(stages):
-        sides = [
+        resampled_levels = [
             _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
         ]
         columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
-        rows.append(pd.DataFrame({**columns, **difference_columns(*sides)}))
+        rows.append(pd.DataFrame({**columns, **difference_columns(*resampled_levels)}))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 

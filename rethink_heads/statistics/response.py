@@ -1,8 +1,8 @@
-"""Response maps: the score against displacement of the box, and each RoI cell's part in it.
+"""Response maps: the score against displacement of the box, and each RoI position's part in it.
 
 Kinds of maps: "displacement_score", the score of the object's class for the object's box displaced
 by dx (columns) and dy (rows) in -1..1 of its size; "cell_score" and "cell_iou", the change of the
-score and of the regressed box's IoU when one RoI cell is zeroed.
+score and of the regressed box's IoU when one RoI position is zeroed.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def response_summary(
     far it falls at a displacement of 0.5 (mean of both directions); "half_width_dx" and
     "half_width_dy", the displacement at which it falls to half (mean of both directions, each
     interpolated; nan where it stays above half). For "cell_score" and "cell_iou": "mean_change",
-    "mean_absolute_change" (over objects and cells), "largest_change" (of the cell with the largest
+    "mean_absolute_change" (over objects and positions), "largest_change" (of the position with the largest
     magnitude in the mean map, signed) and "cell_spread" (standard deviation over the mean map).
 
     Returns:

@@ -1,8 +1,8 @@
-"""Spatial correlation of RoI cells (paper Figure 4).
+"""Spatial correlation of RoI positions (paper Figure 4).
 
-A correlation map holds the cosine similarity of each pair of the S x S cells of a branch's output
+A correlation map holds the cosine similarity of each pair of the S x S positions of a branch's output
 map (kind "spatial_correlation", one per object) or of fc6's weights (kind "weight_correlation", one
-per detector): S^2 x S^2 values, cells numbered row by row.
+per detector): S^2 x S^2 values, positions numbered row by row.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def correlation_map(measurements: Measurements, size: str = "all") -> dict[MapKe
 def distinct_pairs(
     measurements: Measurements, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean correlation over pairs of different cells: one number for how alike cells are.
+    """Mean correlation over pairs of different RoI positions: one number for how similar they are.
 
     Returns:
         One row per detector, head (the branch), kind and size with "mean", "mean_low", "mean_high",
@@ -78,13 +78,13 @@ def distinct_pairs(
 def decay(
     measurements: Measurements, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean correlation of pairs of different cells by their distance.
+    """Mean correlation of pairs of different RoI positions by their distance.
 
-    Pairs are grouped by their Euclidean distance rounded to whole cells: 1 to 8 for 7 x 7 cells.
+    Pairs are grouped by their Euclidean distance rounded to whole positions: 1 to 8 for 7 x 7 positions.
 
     Returns:
         One row per detector, head (the branch), kind, size and group with "distance" (mean of the
-        group's distances, in cells), "mean", "mean_low", "mean_high", "pairs" and "objects".
+        group's distances, in positions), "mean", "mean_low", "mean_high", "pairs" and "objects".
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
@@ -111,22 +111,22 @@ def means_by_distance(maps: Array) -> Array:
 
 
 def _groups(width: int) -> tuple[Array, Array]:
-    """Distance (S^4,) of each pair of cells, and whether it is in each of the groups (S^4, G)."""
+    """Distance (S^4,) of each pair of positions, and whether it is in each of the groups (S^4, G)."""
     apart = cell_distances(math.isqrt(width))
     group = np.rint(apart).astype(np.int64)
     present = np.unique(group[group > 0])
     return apart, np.stack([group == number for number in present], axis=1).astype(np.float64)
 
 
-def cell_distances(cells: int) -> Array:
-    """Euclidean distance (cells^2,) of each pair of the ``cells`` = S^2 cells, in cells."""
-    side = math.isqrt(cells)
-    places = np.stack(np.divmod(np.arange(cells), side), axis=1)
+def cell_distances(positions: int) -> Array:
+    """Euclidean distance (positions^2,) of each pair of the ``positions`` = S^2, in positions."""
+    side = math.isqrt(positions)
+    places = np.stack(np.divmod(np.arange(positions), side), axis=1)
     return np.linalg.norm(places[:, None] - places[None], axis=-1).ravel()
 
 
 def distinct_means(maps: Array) -> Array:
-    """Mean (O, 1) over the pairs of different cells of maps (O, S^4)."""
+    """Mean (O, 1) over the pairs of different positions of maps (O, S^4)."""
     distinct = ~np.eye(math.isqrt(maps.shape[1]), dtype=bool).ravel()
     return np.asarray(maps[:, distinct].mean(axis=1, keepdims=True))
 
@@ -153,7 +153,7 @@ def map_columns(
 
 
 def _branches(measurements: Measurements) -> list[MapKey]:
-    """The branches with correlations of cells."""
+    """The branches with correlations of RoI positions."""
     return sorted(
         (*key, kind) for kind in (OF_OBJECTS, OF_WEIGHTS) for key in measurements.map_keys(kind)
     )

@@ -14,7 +14,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.measure.stages import DETECTIONS, RPN, stage_measurements
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
-from rethink_heads.statistics.comparison import check_common, difference_rows, side_of
+from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.ranks import RANK_REPLICATES
 from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
@@ -83,7 +83,7 @@ def compare_stages(
     """The correlations of two heads at each stage on the same draws of images, and a - b.
 
     Predefined proposals are those of the objects that both heads were measured on
-    (:func:`rethink_heads.statistics.comparison.compare`). At the other stages each side has all its
+    (:func:`rethink_heads.statistics.comparison.compare`). At the other stages each head has all its
     own boxes of the images.
 
     Args:
@@ -115,11 +115,11 @@ def compare_stages(
             if statistic == "spearman" and not found.has_rows:
                 continue
             bootstrap = ImageBootstrap(found.image_ids, counts[statistic], seed)
-            sides = [side_of(found, statistic, key, iou_range) for key in (a, b)]
+            compared_heads = [compared_head(found, statistic, key, iou_range) for key in (a, b)]
             if stage == PREDEFINED:
-                check_common(statistic, a, b, *sides)
+                check_common(statistic, a, b, *compared_heads)
             keys, own = {"statistic": statistic, "stage": stage}, stage != PREDEFINED
-            parts.append(difference_rows(found, keys, {}, (a, b), sides, bootstrap, own))
+            parts.append(difference_rows(found, keys, {}, (a, b), compared_heads, bootstrap, own))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

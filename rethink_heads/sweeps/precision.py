@@ -163,11 +163,11 @@ def _outline(config: Config, class_names: tuple[str, ...]) -> tuple[tuple[str, .
     """The readings of a detector and its size, without making its weights."""
     with torch.device("meta"):
         detector = build_detector(config, class_names, pretrained=False)
-    total, of_heads = (
+    total, in_heads = (
         sum(weight.numel() for weight in module.parameters())
         for module in (detector, detector.roi_heads)
     )
-    return detector.heads, Size(total, of_heads)
+    return detector.heads, Size(total, in_heads)
 
 
 def _frame(resampled: Resampled) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from rethink_heads.config import Config
-from rethink_heads.console import say
+from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import process_count, processes, rank_zero_only
 from rethink_heads.errors import OtherProcessError, UserError
@@ -29,7 +29,7 @@ from rethink_heads.sweeps.plan import Plan, Training
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.tables import ordering_table, sweep_table, write_up
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Train = Callable[[Path, Config, str], object]
 FAILURES_FOLDER = "failures"
@@ -149,7 +149,7 @@ def write_results(
     try:
         figure = sweep_figure(table, **plan.description.figure.model_dump())
     except NothingToDrawError as error:
-        log.warning("no figure: %s", error)
+        logger.warning("no figure: %s", error)
         return written
     return written + save_figure(figure, output / "figure")
 
@@ -162,7 +162,7 @@ def _train_missing(plan: Plan, device: str, train: Train) -> dict[str, str]:
         if state == "done":
             continue
         verb = "going on with" if state == "interrupted" else "training"
-        say(f"training {number} of {len(plan.trainings)}: {verb} {each.path}")
+        log(f"training {number} of {len(plan.trainings)}: {verb} {each.path}")
         with _attempt(plan, each.key, failures):
             train(each.path, each.config, device)
     return failures
@@ -186,7 +186,7 @@ def _attempt(plan: Plan, key: str, failures: dict[str, str]) -> Iterator[None]:
                 f"{key} of the sweep failed: {first} (details: {path}); run the same command again to go on, without"
                 " torchrun to have the other points whatever becomes of this one"
             ) from error
-        log.warning("%s failed: %s", key, first)
+        logger.warning("%s failed: %s", key, first)
     else:
         path.unlink(missing_ok=True)
 

@@ -127,7 +127,7 @@ def test_stages_add_up_to_the_whole() -> None:
     head.add_module("fc6", Slow(0.03))
     head.add_module("fc7", Slow(0.01))
     x = torch.zeros(1)
-    found = stages.of_modules(
+    found = stages.module_seconds(
         pooler, head, lambda: [layer(x) for layer in (pooler, *head.children(), Slow(0.02))]
     )
     assert found["pool"] >= 0.02
@@ -212,7 +212,7 @@ def test_errors_are_those_from_float64(
     head: str, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "settings", lambda _, head: small(head))
-    rows = precision.of_heads(head, options._replace(objects=1, chunk=64), 200)
+    rows = precision.head_rows(head, options._replace(objects=1, chunk=64), 200)
     assert [row["computed"] for row in rows] == [
         "torchvision, float32",
         "ours, float32",
@@ -222,7 +222,7 @@ def test_errors_are_those_from_float64(
         assert 0 < row["score"] < 1e-4
         assert 0 < row["box"] < 0.01
     assert rows[1]["score"] < rows[2]["score"] < 0.1
-    text = precision.report(rows, precision.of_parts(options._replace(objects=1)))
+    text = precision.report(rows, precision.part_rows(options._replace(objects=1)))
     for part in ("backbone and FPN", "RoIAlign", "fc6 and fc7", "3x3 convolution"):
         assert part in text
 

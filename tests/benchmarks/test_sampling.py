@@ -27,7 +27,7 @@ from rethink_heads.proposals import grid, iou_bin
 
 
 @pytest.fixture(scope="module")
-def made_up() -> list[MeasuredObject]:
+def synthetic_objects() -> list[MeasuredObject]:
     """Objects on real grids of 9 steps, whose scores follow the IoU with noise."""
     random = np.random.default_rng(2)
     found = []
@@ -45,10 +45,10 @@ def made_up() -> list[MeasuredObject]:
 
 
 def test_intervals_hold_the_whole_grids_values_as_often_as_they_claim(
-    made_up: list[MeasuredObject],
+    synthetic_objects: list[MeasuredObject],
 ) -> None:
     draws = 40
-    table = coverage(made_up, 656, draws)  # a tenth
+    table = coverage(synthetic_objects, 656, draws)  # a tenth
     assert set(table["proposals"]) == {656}
     correlations = table[table["bin"] < 0].set_index("statistic")
     assert len(correlations) == 4
@@ -62,8 +62,8 @@ def test_intervals_hold_the_whole_grids_values_as_often_as_they_claim(
     assert held[held.index.str.startswith("std")].between(0.87, 0.98).all()
     # Estimates are right on average, and errors are as stated.
     off = by_bin["bias"].abs() / by_bin["bias_error"].clip(lower=1e-12)
-    of_means = by_bin["statistic"].str.startswith("mean")
-    assert (off[of_means] < 4.5).all()
+    is_mean = by_bin["statistic"].str.startswith("mean")
+    assert (off[is_mean] < 4.5).all()
     ratio = by_bin.groupby("statistic")["variance_ratio"].mean()
     assert ratio.between(0.85, 1.2).all()
     assert "PCC, IoU 0.5 to 1" in report(table, "this test")
@@ -71,10 +71,10 @@ def test_intervals_hold_the_whole_grids_values_as_often_as_they_claim(
     assert axes[0].get_title() == "run/fc"
 
 
-def test_drawing_all_is_the_whole_grid(made_up: list[MeasuredObject]) -> None:
-    whole = estimates(measurements_of(made_up))
+def test_drawing_all_is_the_whole_grid(synthetic_objects: list[MeasuredObject]) -> None:
+    whole = estimates(measurements_of(synthetic_objects))
     assert (whole["error"][np.isfinite(whole["value"])] == 0).all()
-    assert estimates(measurements_of(made_up, 9**4, seed=3)).equals(whole)
+    assert estimates(measurements_of(synthetic_objects, 9**4, seed=3)).equals(whole)
 
 
 class _Flat:

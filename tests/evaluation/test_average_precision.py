@@ -145,6 +145,6 @@ def test_bad_input_is_named(two_boxes: Path, tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("no JSON")
     with pytest.raises(UserError, match=r"text\.json is not JSON"):
         average_precision(tmp_path / "text.json", [])
-    stranger = {"image_id": 77, "category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.5}
+    unknown = {"image_id": 77, "category_id": 3, "bbox": [0, 0, 9, 9], "score": 0.5}
     with pytest.raises(UserError, match=r"1 images with detections are not in .*first: 77"):
-        average_precision(two_boxes, [stranger])
+        average_precision(two_boxes, [unknown])

@@ -34,17 +34,17 @@ def matched_by_hand(frame: pd.DataFrame, dataset: CocoDataset) -> list[tuple[int
         here = frame[frame["image_id"] == image_id].sort_values(
             "score", ascending=False, kind="stable"
         )
-        of_image = np.flatnonzero(truth.image_ids[truth.images] == image_id).tolist()
+        in_image = np.flatnonzero(truth.image_ids[truth.images] == image_id).tolist()
         for row in here.itertuples():
             box = [row.x1, row.y1, row.x2 - row.x1, row.y2 - row.y1]
             free = [
                 (iou(box, truth.boxes[g].tolist()), g)
-                for g in of_image
+                for g in in_image
                 if truth.labels[g] == row.label
             ]
             overlap, best = max(free, default=(0.0, -1))
             if overlap >= 0.5:
-                of_image.remove(best)
+                in_image.remove(best)
             rows.append((row.label, row.score, overlap if overlap >= 0.5 else 0.0))
     return rows
 
@@ -69,11 +69,11 @@ def test_errors_by_hand(tmp_path: Path) -> None:
     assert list(found.index) == list(CALIBRATION_ERRORS)
     hits = [(score, float(overlap > 0)) for _, score, overlap in rows]
     assert found.loc["d_ece", "value"] == pytest.approx(gap(hits, 10), abs=1e-12)
-    of_classes = [
+    class_errors = [
         gap([(score, overlap) for of, score, overlap in rows if of == label], 25)
         for label in sorted({label for label, *_ in rows})
     ]
-    assert found.loc["laece", "value"] == pytest.approx(np.mean(of_classes), abs=1e-12)
+    assert found.loc["laece", "value"] == pytest.approx(np.mean(class_errors), abs=1e-12)
     signed = np.mean([score - hit for score, hit in hits])
     assert found.loc["overconfidence", "value"] == pytest.approx(signed, abs=1e-12)
     assert (found["detections"] == len(rows)).all()

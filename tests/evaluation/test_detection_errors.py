@@ -99,8 +99,8 @@ class BruteForce:
         targets = [id(one["target"]) for one in self.found]
         unmatched = [obj for obj in self.objects if "by" not in obj]
         missed = sum(id(obj) not in targets for obj in unmatched)
-        of_kinds = [kinds.count(kind) for kind in ERRORS[:5]]
-        return [*of_kinds, missed, sum(kind != "" for kind in kinds), len(unmatched)]
+        counts = [kinds.count(kind) for kind in ERRORS[:5]]
+        return [*counts, missed, sum(kind != "" for kind in kinds), len(unmatched)]
 
     def gains(self) -> list[float]:
         base = self._mean()

@@ -78,8 +78,8 @@ def test_evaluation_of_a_detector_counts_the_kept_classes_only(
         boxes = torch.tensor(rows[["x1", "y1", "x2", "y2"]].to_numpy())
         labels, scores = (torch.tensor(rows[name].to_numpy()) for name in ("label", "score"))
         sample = type("Sample", (), {"image_id": image_id})()
-        of_head = {"fc": Detections(boxes, scores, labels)}
-        add_detections(results, sample, of_head, chosen.category_ids)
+        by_head = {"fc": Detections(boxes, scores, labels)}
+        add_detections(results, sample, by_head, chosen.category_ids)
     ours, theirs = (precision_by_head(results, data, ["fc"]) for data in (chosen, reference))
     assert ours == theirs
     assert ours["fc"]["AP"] > 0

@@ -164,19 +164,19 @@ def test_differences_are_paired(dataset: CocoDataset) -> None:
     b = make_detections(dataset, head="conv", shake=0.2)
     both = pd.concat([a, b], ignore_index=True)
     options = {"replicates": 100, "seed": 3}
-    sides = ("run", "fc"), ("run", "conv")
-    found = compare_precision(both, dataset, *sides, **options)
+    keys = ("run", "fc"), ("run", "conv")
+    found = compare_precision(both, dataset, *keys, **options)
     table = precision_table(both, dataset, **options)
     ours, theirs = (np.array([*values_of(table, head).values()]) for head in ("fc", "conv"))
     np.testing.assert_array_equal(found["difference"], ours - theirs)
     assert found["a"].unique().tolist() == ["run/fc"]
-    of_itself = compare_precision(both, dataset, sides[0], sides[0], **options)
-    assert (of_itself["difference"] == 0).all()
-    assert not of_itself["excludes_zero"].any()
-    turned = compare_precision(both, dataset, *reversed(sides), **options)
+    same_head = compare_precision(both, dataset, keys[0], keys[0], **options)
+    assert (same_head["difference"] == 0).all()
+    assert not same_head["excludes_zero"].any()
+    turned = compare_precision(both, dataset, *reversed(keys), **options)
     np.testing.assert_allclose(turned["difference"], -found["difference"])
     with pytest.raises(UserError, match=r"no detections of run/zork; there are those of run/fc"):
-        compare_precision(both, dataset, ("run", "zork"), sides[1])
+        compare_precision(both, dataset, ("run", "zork"), keys[1])
 
 
 def test_images_without_any_object_have_no_precision(tmp_path: Path) -> None:

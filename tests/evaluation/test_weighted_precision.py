@@ -21,7 +21,7 @@ from rethink_heads.statistics.bootstrap import ImageBootstrap
 IMAGES, SETTINGS = 6, 3
 
 
-def made_up(count: int, seed: int) -> Ranking:
+def synthetic_ranking(count: int, seed: int) -> Ranking:
     """Ranked detections of one class; half of the settings may count the same detections."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, IMAGES, count)
@@ -59,7 +59,7 @@ def by_hand(weights: np.ndarray, ranking: Ranking, setting: int) -> float:
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 40), st.integers(0, 2**16))
 def test_equal_to_copies_one_by_one(count: int, seed: int) -> None:
-    ranking = made_up(count, seed)
+    ranking = synthetic_ranking(count, seed)
     bootstrap = ImageBootstrap(range(IMAGES), 4, seed)
     weights = np.vstack([np.ones(IMAGES), bootstrap.weights])
     found = weighted_precision(ranking, weights.T.astype(np.float32))
@@ -74,7 +74,7 @@ def test_equal_to_copies_one_by_one(count: int, seed: int) -> None:
 def test_how_many_draws_are_counted_at_once_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ranking, bootstrap = made_up(50, 3), ImageBootstrap(range(IMAGES), 30, 1)
+    ranking, bootstrap = synthetic_ranking(50, 3), ImageBootstrap(range(IMAGES), 30, 1)
     values = []
     for fewest in (1, 7, 128):
         monkeypatch.setattr(module, "_WEIGHTS_AT_ONCE", 1)

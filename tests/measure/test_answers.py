@@ -123,7 +123,7 @@ WRONG: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
         grid, "predict", first_value("boxes", NAN)),
     "`predict` (box) gave scores of shape (": (
         grid, "predict", lambda output: HeadOutput(output.scores[:, :1], output.boxes)),
-    "the detector gave a map by RoI cell with values that are not finite": (
+    "the detector gave a map by RoI position with values that are not finite": (
         grid, "output_maps", lambda maps: maps * NAN),
 }  # fmt: skip
 

@@ -76,10 +76,10 @@ def test_correlations_of_output_and_weights(toy_detector: Any, features: Any):
         torch.testing.assert_close(
             found[branch], loop_correlation(output_map[0]), rtol=0, atol=1e-12
         )
-    of_weights = weight_correlations(toy_detector)
-    assert set(of_weights) == {"fc"}
+    by_branch = weight_correlations(toy_detector)
+    assert set(by_branch) == {"fc"}
     expected = loop_correlation(toy_detector.weight_maps()["fc"])
-    torch.testing.assert_close(of_weights["fc"], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(by_branch["fc"], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("memory_mb", [0, 512])

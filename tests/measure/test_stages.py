@@ -256,8 +256,8 @@ def test_images_without_objects_or_detections(
     stages = run(dataset=one_empty_image)
     rpn = stages[stages["stage"] == "rpn"]
     assert set(rpn["image_id"]) == {7}
-    of_empty = stages[stages["image_id"] == 3]
-    assert (of_empty["object_id"] == -1).all()
+    empty_image = stages[stages["image_id"] == 3]
+    assert (empty_image["object_id"] == -1).all()
     nothing = {head: Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long())
                for head in detector.heads}  # fmt: skip
     detector.detect = lambda image: nothing

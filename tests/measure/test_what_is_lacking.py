@@ -17,7 +17,7 @@ from rethink_heads.measure.store import Measurements
 FEW = MeasuringConfig(grid_steps=3)
 NO_CELLS = (
     "toy: it shows no RoI features (`pool` gives none), or their cells are not one square for all"
-    " branches, so it goes without the responses to zeroed RoI cells"
+    " branches, so it goes without the responses to zeroed RoI positions"
 )
 
 
@@ -77,7 +77,9 @@ def test_cells_that_are_not_one_square_cost_no_other_measurement(
     assert kinds(found) == expected | ({"spatial_correlation"} if cells == "two squares" else set())
     for _ in range(2):
         assert NO_CELLS in caplog.messages
-        is_said = any("has an output map with RoI cells in a square" in m for m in caplog.messages)
+        is_said = any(
+            "has an output map with RoI positions in a square" in m for m in caplog.messages
+        )
         assert is_said == (cells == "one oblong")
         caplog.clear()
         measured(toy_detector, toy_dataset, tmp_path / "m")
@@ -94,7 +96,5 @@ def test_weights_in_no_square_are_named(
     monkeypatch.setattr(toy_detector, "weight_maps", lambda: {"fc": torch.ones(6, 3, 5)})
     found = measured(toy_detector, toy_dataset, tmp_path / "m")
     assert "weight_correlation" not in kinds(found)
-    says = (
-        "toy: the RoI cells of fc are in no square, so it goes without the spatial correlation of"
-    )
+    says = "toy: the RoI positions of fc are in no square, so it goes without the spatial correlation of"
     assert [message.startswith(says) for message in caplog.messages] == [True]

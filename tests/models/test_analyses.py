@@ -17,7 +17,7 @@ from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson
-from tests.json_tables import heads, of_all, rows
+from tests.json_tables import all_sizes, heads, rows
 from tests.models.commands import FEW, compared, fails, invoke, kept, model, runner
 
 ANALYSES = ("correlate", "regress", "sensitivity")
@@ -34,8 +34,8 @@ def test_a_users_own_detector_is_measured_as_by_the_library(data: Path, here: Pa
     theirs = expected.to_frame()
     pd.testing.assert_frame_equal(ours[COMPARED], theirs[COMPARED], check_exact=True)
     row = pearson(expected).query("size == 'all'").iloc[0]
-    assert of_all(found)["pcc"] == row["pcc"]
-    assert of_all(found)["head"] == "colour"
+    assert all_sizes(found)["pcc"] == row["pcc"]
+    assert all_sizes(found)["head"] == "colour"
 
 
 @pytest.mark.parametrize("command", ANALYSES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.json_tables import heads, of_all, rows
+from tests.json_tables import all_sizes, heads, rows
 from tests.models.commands import FEW, fails, invoke, kept, model
 
 
@@ -18,13 +18,13 @@ def test_classes_are_matched_by_name_and_by_a_map(data: Path, here: Path) -> Non
     assert set(kept(here, "other").objects["class_name"]) == {"green"}
     (here / "map.yaml").write_text("red: scarlet\n")
     found, said = invoke("correlate", *options, "--class-map", "map.yaml")
-    assert of_all(found)["objects"] == 6
+    assert all_sizes(found)["objects"] == 6
     assert "classes that the data lacks, whose detections do not count: blue" in said
     (here / "wrong.yaml").write_text("red: crimson\n")
     assert "crimson" in fails("correlate", *options, "--class-map", "wrong.yaml")
     # The map was of the other call.
     found, _ = invoke("correlate", *options)
-    assert of_all(found)["objects"] == greens
+    assert all_sizes(found)["objects"] == greens
 
 
 def test_detectors_of_different_classes_are_compared_on_what_both_have(
@@ -52,7 +52,7 @@ def test_detectors_of_different_classes_are_compared_on_what_both_have(
     assert [row["objects"] for row in rows(found, "correlations", size="all")] == [6, 6]
     # Alone, the first has all its classes.
     alone, _ = invoke("correlate", model("full", "a"), "--data", data, *FEW)
-    assert of_all(alone)["objects"] == 6
+    assert all_sizes(alone)["objects"] == 6
 
 
 def test_which_class_is_which_is_kept_beside_the_measurements(data: Path, here: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rethink_heads.cli import app
 from rethink_heads.runs import ExternalConfig, Run
-from tests.json_tables import of_all
+from tests.json_tables import all_sizes
 from tests.models.commands import FEW, fails, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
 
@@ -44,13 +44,13 @@ def test_another_detector_or_other_weights_under_the_same_name_are_refused(
 
 def test_what_is_chosen_for_one_call_does_not_stick(data: Path, here: Path) -> None:
     few, _ = invoke("correlate", model("full"), "--data", data, "--max-images", "2", *FEW)
-    assert of_all(few)["objects"] == 2
+    assert all_sizes(few)["objects"] == 2
     whole, _ = invoke("correlate", model("full"), "--data", data)
-    assert of_all(whole)["objects"] == 6
-    assert of_all(whole)["proposals"] > 6 * 14_000 // 2
+    assert all_sizes(whole)["objects"] == 6
+    assert all_sizes(whole)["proposals"] > 6 * 14_000 // 2
     write_coco(data, "train", images=3)
     train, _ = invoke("correlate", model("full"), "--data", data, "--split", "train", *FEW)
-    assert of_all(train)["objects"] == 3
+    assert all_sizes(train)["objects"] == 3
     again, _ = invoke("correlate", model("full"), "--data", data)
     assert again == whole
 
@@ -81,7 +81,7 @@ def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
     fails("correlate", model("full", "mine"), "--data", here / "nowhere")
     assert not (here / "runs").exists()
     found, _ = invoke(*call, *FEW)
-    assert of_all(found)["objects"] == 6
+    assert all_sizes(found)["objects"] == 6
 
 
 @pytest.mark.parametrize("changed", ["module", "weights", "imported"])
@@ -104,7 +104,7 @@ def test_what_has_changed_is_measured_again(changed: str, data: Path, here: Path
     second, said = invoke(*call)
     sys.modules.pop("my_factor")
     assert "made again" in said
-    assert of_all(first)["pcc"] != of_all(second)["pcc"]
+    assert all_sizes(first)["pcc"] != all_sizes(second)["pcc"]
 
 
 def test_comparisons_of_other_measurements_go_beside_each_other(data: Path, here: Path) -> None:

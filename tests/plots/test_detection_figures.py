@@ -16,7 +16,7 @@ from rethink_heads.report.results import detection_tables
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import draw
 
-SIDES = [("run", "fc"), ("run", "conv")]
+KEYS = [("run", "fc"), ("run", "conv")]
 Tables = dict[str, pd.DataFrame]
 
 
@@ -25,11 +25,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
     frames = [
         make_detections(dataset, seed, detector, head, 0.05 + 0.02 * seed)
-        for seed, (detector, head) in enumerate(SIDES)
+        for seed, (detector, head) in enumerate(KEYS)
     ]
     detections = pd.concat(frames, ignore_index=True)
     options = {"errors": True, "calibration": True, "replicates": 20}
-    return detection_tables(detections, dataset, SIDES, **options)
+    return detection_tables(detections, dataset, KEYS, **options)
 
 
 def figures(tables: Tables) -> dict[str, Figure]:

@@ -276,11 +276,14 @@ def shared(tables: Tables) -> Tables:
     def of(name: str, **sources: str) -> pd.DataFrame:
         table = tables[name]
         if name == "cells":
-            parts = [of_kind(table, "cell_score", **sources), of_kind(table, "cell_iou", **BOXES)]
+            parts = [
+                kind_frame(table, "cell_score", **sources),
+                kind_frame(table, "cell_iou", **BOXES),
+            ]
             return pd.concat(parts, ignore_index=True)
-        return of_kind(table, None, **sources)
+        return kind_frame(table, None, **sources)
 
-    def of_kind(table: pd.DataFrame, kind: str | None, **sources: str) -> pd.DataFrame:
+    def kind_frame(table: pd.DataFrame, kind: str | None, **sources: str) -> pd.DataFrame:
         rows = table if kind is None else table[table["kind"] == kind]
         copies = [rows[rows["head"] == source].assign(head=h) for h, source in sources.items()]
         frame = pd.concat(copies, ignore_index=True).replace({"head": {"ext": "double-ext"}})

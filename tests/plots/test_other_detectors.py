@@ -45,10 +45,10 @@ DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
 @pytest.fixture(scope="module")
 def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
     """Every figure, of the made-up fc-head's rows for each detector and head."""
-    of_fc = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
+    fc_rows = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
     every = {
         name: pd.concat([rows.assign(detector=d, head=h) for d, h in PAIRS], ignore_index=True)
-        for name, rows in of_fc.items()
+        for name, rows in fc_rows.items()
     }
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
     frames = [
@@ -88,7 +88,7 @@ def test_every_detector_has_a_look_of_its_own(drawn: dict[str, Drawn], name: str
             if line.get_label() in looks:
                 look = (line.get_color(), line.get_marker(), to_hex(line.get_markerfacecolor()))
                 looks[line.get_label()].add(look)
-    assert all(len(of_label) == 1 for of_label in looks.values())
+    assert all(len(found) == 1 for found in looks.values())
     assert len(set.union(*looks.values())) == len(PAIRS) == len(looks)
 
 

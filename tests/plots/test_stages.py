@@ -17,13 +17,13 @@ TITLES = ["Predefined proposals", "RPN's proposals", "Final detections"]
 
 
 def correlations(
-    sides: tuple[tuple[str, str], ...] = (("demo", "fc"), ("demo", "conv")),
+    keys: tuple[tuple[str, str], ...] = (("demo", "fc"), ("demo", "conv")),
     stages: tuple[str, ...] = STAGES,
     lowest: float = 0.3,
 ) -> pd.DataFrame:
     generator = np.random.default_rng(0)
     rows = []
-    for detector, head in sides:
+    for detector, head in keys:
         for stage in stages:
             for size in SIZES:
                 row = {"detector": detector, "head": head, "stage": stage, "size": size}

@@ -61,12 +61,12 @@ def intervals(ax: Axes, axis: int) -> list[tuple[float, float]]:
     )
 
 
-def of_seeds(table: pd.DataFrame) -> pd.DataFrame:
+def seed_rows(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["seed"] != "mean"]
 
 
 def wanted(table: pd.DataFrame, metric: str = "AP") -> list[tuple[float, float]]:
-    rows = of_seeds(table)
+    rows = seed_rows(table)
     return sorted(zip(100 * rows[f"{metric}_low"], 100 * rows[f"{metric}_high"], strict=True))
 
 
@@ -86,7 +86,7 @@ def test_points_show_every_seed_and_the_mean(tmp_path: Path) -> None:
     assert [label.get_text() for label in ax.get_yticklabels()] == [p.title for p in plan.points]
     assert np.allclose(intervals(ax, 0), wanted(table))
     marks = sorted(float(np.asarray(line.get_xdata())[0]) for line in ax.lines)
-    assert np.allclose(marks, sorted(100 * of_seeds(table)["AP"]))
+    assert np.allclose(marks, sorted(100 * seed_rows(table)["AP"]))
     means = [
         float(bars.get_segments()[0][0, 0])
         for bars in ax.collections

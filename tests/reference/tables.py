@@ -50,13 +50,13 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     whole_grid = settings("both").measuring.model_copy(
         update={"grid_steps": 5, "proposals_per_object": None, "images": 2}
     )
-    of_grid = rh.measure_detector(
+    grid_measurements = rh.measure_detector(
         load("both", dataset.class_names), dataset, "both", whole_grid, progress=False
     )
     return {
         **dict(_of_measurements(rh.Measurements.merge(measured))),
-        "grid_pearson": rh.pearson(of_grid),
-        "grid_regressed_iou": rh.regressed_iou_by_iou(of_grid),
+        "grid_pearson": rh.pearson(grid_measurements),
+        "grid_regressed_iou": rh.regressed_iou_by_iou(grid_measurements),
         **dict(_of_stages(pd.concat(stages, ignore_index=True))),
         **dict(_of_detections(pd.concat(detections, ignore_index=True), dataset)),
     }

@@ -93,7 +93,7 @@ def test_heads_of_detectors_trained_apart_are_told_apart() -> None:
     ],
 )  # fmt: skip
 def test_the_leader(low: float, high: float, said: str) -> None:
-    frame = estimates({side: VALUES[side] for side in (CONV, FC)})
+    frame = estimates({key: VALUES[key] for key in (CONV, FC)})
     heads = Heads([CONV, FC], frame)
     assert heads.leader(frame, compared(("fc", "conv", 0.1, low, high)), "pcc") == said
 

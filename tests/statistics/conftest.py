@@ -41,7 +41,7 @@ def simulate(
     objects: int = 3,
     proposals: int = 60,
     *,
-    sides: Sequence[tuple[str, str]] = (("run", "fc"), ("run", "conv")),
+    keys: Sequence[tuple[str, str]] = (("run", "fc"), ("run", "conv")),
     shift: float = 0.0,
     sizes: Sequence[str] = SIZES,
     rows_weight: float = 1.0,
@@ -59,13 +59,13 @@ def simulate(
         for number in range(objects):
             iou = np.sqrt(generator.random(proposals))
             offset = image_offset + generator.normal(scale=0.1)
-            keys = {
+            ids = {
                 "image_id": image_id,
                 "object_id": image_id * 100 + number,
                 "class_name": "cat",
                 "size": sizes[(image_id + number) % len(sizes)],
             }
-            for place, (detector, head) in enumerate(sides):
+            for place, (detector, head) in enumerate(keys):
                 higher = shift if place else 0.0
                 values = {
                     "iou": iou,
@@ -77,12 +77,12 @@ def simulate(
                 errors = generator.normal(scale=0.1 + place / 10, size=(len(ERRORS), proposals))
                 values |= dict(zip(ERRORS, errors, strict=True))
                 number_of_bin = np.minimum((iou * 20).astype(int), 19)
-                named = {**keys, "detector": detector, "head": head}
+                named = {**ids, "detector": detector, "head": head}
                 bins.append(reduce_values(values, number_of_bin).assign(**named))
                 raw.append(pd.DataFrame({**values, "bin": number_of_bin, **named}))
-    rows, of_bins = (pd.concat(frames, ignore_index=True) for frames in (raw, bins))
-    measurements = from_frames(of_bins, rows.assign(weight=rows_weight))
-    return Simulated(measurements, rows, of_bins)
+    rows, bin_frame = (pd.concat(frames, ignore_index=True) for frames in (raw, bins))
+    measurements = from_frames(bin_frame, rows.assign(weight=rows_weight))
+    return Simulated(measurements, rows, bin_frame)
 
 
 @pytest.fixture(scope="session", name="simulate")

@@ -67,9 +67,9 @@ def test_bin_by_bin(simulated: Any) -> None:
     frame = compare(m, "score_std", A, B, by_bin=True, replicates=30)
     assert len(frame) == 4 * 20
     curve = score_by_iou(m, replicates=5)
-    for side, head in (("value_a", "fc"), ("value_b", "conv")):
+    for column, head in (("value_a", "fc"), ("value_b", "conv")):
         alone = curve[curve["head"] == head]
-        np.testing.assert_allclose(frame[side], alone["std"], equal_nan=True)
+        np.testing.assert_allclose(frame[column], alone["std"], equal_nan=True)
         np.testing.assert_array_equal(frame["objects"], alone["objects"])
     empty = frame[frame["objects"] == 0]
     assert empty["difference"].isna().all()
@@ -120,7 +120,7 @@ def test_a_head_less_itself_is_zero(simulated: Any) -> None:
 
 
 def test_only_objects_that_both_sides_have_count(simulate: Callable[..., Any]) -> None:
-    whole = simulate(sides=(("one", "fc"), ("two", "fc")))
+    whole = simulate(keys=(("one", "fc"), ("two", "fc")))
     bins, rows = whole.bins, whole.rows
     lost = ((bins["detector"] == "two") & (bins["image_id"] == 12)) | (
         (bins["detector"] == "one") & (bins["object_id"] == 1500)

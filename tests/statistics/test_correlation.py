@@ -63,7 +63,7 @@ def test_pearson_interval_against_resampled_raw_rows(
     bootstrap = ImageBootstrap(simulated.measurements.image_ids, 40, seed=5)
     by_image = {image_id: rows for image_id, rows in raw.groupby("image_id")}
 
-    def of_images(image_ids: Iterable[int]) -> tuple[float, float]:
+    def drawn_statistics(image_ids: Iterable[int]) -> tuple[float, float]:
         copies = [by_image[image_id] for image_id in image_ids if image_id in by_image]
         objects = [rows for copy in copies for _, rows in copy.groupby("object_id")]
         pccs = [np.corrcoef(rows["iou"], rows["score"])[0, 1] for rows in objects]
@@ -71,7 +71,9 @@ def test_pearson_interval_against_resampled_raw_rows(
         return float(np.corrcoef(rows["iou"], rows["score"])[0, 1]), float(np.mean(pccs))
 
     draws = bootstrap.weights.astype(int)
-    replicates = np.array([of_images(np.repeat(bootstrap.image_ids, drawn)) for drawn in draws])
+    replicates = np.array(
+        [drawn_statistics(np.repeat(bootstrap.image_ids, drawn)) for drawn in draws]
+    )
     row = row_of(frame, "fc", "medium")
     for place, name in enumerate(["pcc", "object_pcc"]):
         value, low, high = row[[name, f"{name}_low", f"{name}_high"]]
@@ -246,16 +248,16 @@ def test_each_objects_numbers_against_raw_rows(simulated: Any) -> None:
     assert len(found) == 2 * 24
     whole = pearson(simulated.measurements, (0.5, 1.0), replicates=2)
     for head in ("fc", "conv"):
-        of_head = found[found["head"] == head].set_index(["image_id", "object_id"])
+        head_rows = found[found["head"] == head].set_index(["image_id", "object_id"])
         raw = simulated.of(head)
         for ids, rows in raw[raw["iou"] >= 0.5].groupby(["image_id", "object_id"]):
-            row, high = of_head.loc[ids], rows[rows["iou"] >= 0.7]
+            row, high = head_rows.loc[ids], rows[rows["iou"] >= 0.7]
             expected = scipy.stats.pearsonr(rows["iou"], rows["score"]).statistic
             assert row["pcc"] == pytest.approx(expected, abs=1e-10)
             assert row["score"] == pytest.approx(high["score"].mean())
             assert row["regressed_iou"] == pytest.approx(high["regressed_iou"].mean())
             assert (row["proposals"], row["size"]) == (len(rows), rows["size"].iloc[0])
-        assert of_head["pcc"].mean() == pytest.approx(row_of(whole, head, "all")["object_pcc"])
+        assert head_rows["pcc"].mean() == pytest.approx(row_of(whole, head, "all")["object_pcc"])
 
 
 @pytest.mark.parametrize("digits", [1, 6])

@@ -19,7 +19,7 @@ from rethink_heads.statistics.ranks import (
     compare_levels,
     level_correlation,
 )
-from tests.statistics.test_stages import SIDES, boxes, row
+from tests.statistics.test_stages import KEYS, boxes, row
 
 IOU = {"rpn": "regressed_iou", "detections": "true_positive_iou"}
 
@@ -83,7 +83,7 @@ def test_values_are_means_of_scipys(count: int) -> None:
 def test_class_level_replicates_rank_the_drawn_images_anew(
     interval_by_hand: Callable[..., tuple[float, float]],
 ) -> None:
-    stages = matched(sides=(("run", "fc"),), stages=("detections",), images=16, count=60)
+    stages = matched(keys=(("run", "fc"),), stages=("detections",), images=16, count=60)
     images = np.sort(stages["image_id"].unique())
     draws = np.random.default_rng(0).integers(0, len(images), size=(30, len(images)))
     replicates = []
@@ -117,7 +117,7 @@ def test_without_positives_there_is_no_correlation() -> None:
 def test_comparison_is_the_paired_difference() -> None:
     stages = matched()
     found = level_correlation(stages, replicates=10)
-    compared = compare_levels(stages, *SIDES, replicates=10)
+    compared = compare_levels(stages, *KEYS, replicates=10)
     for one in compared.to_dict("records"):
         a, b = (
             row(found, head=head, level=one["level"], stage=one["stage"])["spearman"]
@@ -130,7 +130,7 @@ def test_comparison_is_the_paired_difference() -> None:
         )
     own = stages[stages["head"] == "fc"]
     twin = pd.concat([own, own.assign(head="conv")], ignore_index=True)
-    same = compare_levels(twin, *SIDES, replicates=10)
+    same = compare_levels(twin, *KEYS, replicates=10)
     assert (same["difference"] == 0).all()
     assert not same["excludes_zero"].any()
     with pytest.raises(UserError, match=r"no boxes of run/double; there are those of run/conv, "):

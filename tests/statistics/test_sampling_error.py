@@ -54,10 +54,10 @@ def grids(images: int, objects: int, spread: float = 0.05, noise: float = 0.2) -
     bins = np.repeat(np.arange(20), SIZES_OF_BINS)
     found = []
     for image_id in range(images):
-        of_image = random.normal(0.5, spread)
+        image_ease = random.normal(0.5, spread)
         for number in range(objects):
             iou = (bins + random.random(len(bins))) / 20
-            middle = of_image + random.normal(0, spread)
+            middle = image_ease + random.normal(0, spread)
             score = 1 / (
                 1 + np.exp(-10 * (iou - middle) + noise * 10 * random.normal(size=len(bins)))
             )
@@ -86,7 +86,7 @@ def measured(
     return from_frames(pd.concat(bins), sampling=pd.concat(errors))
 
 
-def of_all(frame: pd.DataFrame) -> pd.DataFrame:
+def all_sizes(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["size"] == "all"].reset_index(drop=True)
 
 
@@ -99,10 +99,10 @@ def whole() -> Measurements:
 
 
 def test_the_whole_grid_has_no_error(whole: Measurements) -> None:
-    table = of_all(pearson(whole, **ONCE))
+    table = all_sizes(pearson(whole, **ONCE))
     assert table["pcc_sampling_error"].tolist() == [0.0]
     assert table["object_pcc_sampling_error"].tolist() == [0.0]
-    curves = of_all(regressed_iou_by_iou(whole, **ONCE))
+    curves = all_sizes(regressed_iou_by_iou(whole, **ONCE))
     for name in ("mean", "std", "gain"):
         assert (curves[f"{name}_sampling_error"] == 0.0).all()
     assert proposals_per_object(whole) == (1465.0, 1465.0)
@@ -112,11 +112,11 @@ def test_the_whole_grid_has_no_error(whole: Measurements) -> None:
 @given(st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_drawing_all_gives_the_whole_grids_values_and_no_error(more: int, seed: int) -> None:
     all_drawn = measured(FEW, 1465 + more, seed)
-    of_whole = measured(FEW)
+    whole_grid = measured(FEW)
     assert all_drawn.sampling(("run", "fc")) is None
     for table in (pearson, score_by_iou, regressed_iou_by_iou):
         pd.testing.assert_frame_equal(
-            table(all_drawn, **ONCE), table(of_whole, **ONCE), check_exact=True
+            table(all_drawn, **ONCE), table(whole_grid, **ONCE), check_exact=True
         )
 
 
@@ -130,7 +130,7 @@ def test_errors_of_objects_add_up_as_variances(wanted: int, seed: int) -> None:
     np.testing.assert_allclose(by_bin[0], by_bin[1] + by_bin[2], rtol=1e-12)
     np.testing.assert_allclose(found[0].by_object.sum(axis=0), by_bin[0].sum(axis=0), rtol=1e-9)
     # One bin's mean: independent of the other objects' draws.
-    tables = [of_all(score_by_iou(m, **ONCE)) for m in (merged, *parts)]
+    tables = [all_sizes(score_by_iou(m, **ONCE)) for m in (merged, *parts)]
     squares = [(each["mean_sampling_error"] * each["proposals"]) ** 2 for each in tables]
     np.testing.assert_allclose(squares[0], squares[1] + squares[2], rtol=1e-9)
 
@@ -217,14 +217,14 @@ def test_a_correlation_of_few_proposals_loses_its_bias() -> None:
 def test_comparisons_take_the_same_values_of_the_objects_own() -> None:
     some = measured(FEW, 100)
     both = Measurements.merge([some, measured(FEW, 100, head="conv")])
-    compared = of_all(compare(both, "object_pcc", ("run", "fc"), ("run", "conv"), **ONCE))
-    single = of_all(pearson(some, **ONCE))
+    compared = all_sizes(compare(both, "object_pcc", ("run", "fc"), ("run", "conv"), **ONCE))
+    single = all_sizes(pearson(some, **ONCE))
     assert compared["value_a"].tolist() == single["object_pcc"].tolist()
     assert compared["difference"].tolist() == [0.0]
 
 
 def test_one_image_has_no_interval_but_an_error() -> None:
-    table = of_all(pearson(measured(FEW[:2], 200)))
+    table = all_sizes(pearson(measured(FEW[:2], 200)))
     assert table[["pcc_low", "pcc_high", "object_pcc_low", "object_pcc_high"]].isna().all(axis=None)
     assert np.isfinite(table[["pcc_sampling_error", "object_pcc_sampling_error"]]).all(axis=None)
 
@@ -244,7 +244,7 @@ def test_the_bootstrap_of_images_holds_the_error_of_sampling() -> None:
     for seed in range(10):
         some = measured(objects, 120, seed)
         sampled.append(variance(some))
-        stated.append(float(of_all(pearson(some, **ONCE))["pcc_sampling_error"].iloc[0]) ** 2)
+        stated.append(float(all_sizes(pearson(some, **ONCE))["pcc_sampling_error"].iloc[0]) ** 2)
     sampling = float(np.mean(stated))
     assert 0.3 < sampling / (between + sampling) < 0.7
     # A bootstrap's variance is (I - 1) / I of the variance it estimates.

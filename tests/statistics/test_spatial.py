@@ -218,7 +218,7 @@ def test_responses_that_cannot_be_compared_are_said(correlated: Measurements) ->
     maps = frame_of_maps(bins, correlations)
     finer = maps["head"] == "conv"
     maps.loc[finer, "values"] = pd.Series([np.ones(256)] * finer.sum(), maps.index[finer])
-    with pytest.raises(UserError, match="run/fc and run/conv have different numbers of cells"):
+    with pytest.raises(UserError, match="run/fc and run/conv have different numbers of positions"):
         compare_decay(from_frames(bins, maps=maps), A, B, replicates=5)
 
 
@@ -318,11 +318,11 @@ def test_boxes_displaced_out_of_the_image_do_not_count(simulate: Callable[..., A
 
     m = with_maps(simulate(images=5).bins, "displacement_score", make)
     frame = response(m, "displacement_score", replicates=50)
-    of_fc = frame[(frame["head"] == "fc") & (frame["size"] == "all")].reset_index(drop=True)
+    fc_rows = frame[(frame["head"] == "fc") & (frame["size"] == "all")].reset_index(drop=True)
     expected = np.nanmean(maps_of(m, "fc")[:, 1:], axis=0)
-    np.testing.assert_allclose(of_fc["mean"].to_numpy()[1:], expected)
-    assert np.isnan(of_fc["mean"][0])
-    assert of_fc[["mean_low", "mean_high"]].iloc[1:].notna().all(axis=None)
+    np.testing.assert_allclose(fc_rows["mean"].to_numpy()[1:], expected)
+    assert np.isnan(fc_rows["mean"][0])
+    assert fc_rows[["mean_low", "mean_high"]].iloc[1:].notna().all(axis=None)
     summary = response_summary(m, "displacement_score", replicates=50).set_index(
         ["head", "size", "quantity"]
     )

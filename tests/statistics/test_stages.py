@@ -20,7 +20,7 @@ from rethink_heads.statistics.stages import compare_stages, stage_correlation
 from tests.frames import from_frames
 
 FEW = {"replicates": 50, "rank_replicates": 10}
-SIDES = (("run", "fc"), ("run", "conv"))
+KEYS = (("run", "fc"), ("run", "conv"))
 ESTIMATES = ["pcc", "pcc_low", "pcc_high", "spearman", "spearman_low", "spearman_high"]
 
 
@@ -28,7 +28,7 @@ def boxes(
     seed: int = 0,
     images: int = 6,
     count: int = 40,
-    sides: tuple[tuple[str, str], ...] = SIDES,
+    keys: tuple[tuple[str, str], ...] = KEYS,
     stages: tuple[str, ...] = ("rpn", "detections"),
 ) -> pd.DataFrame:
     """Made-up boxes: scores that follow the IoU with noise, an offset an image, and ties."""
@@ -36,7 +36,7 @@ def boxes(
     frames = []
     for image in range(images):
         offset = generator.normal(scale=0.2)
-        for detector, head in sides:
+        for detector, head in keys:
             for stage in stages:
                 object_id = 10 * image + generator.integers(-1, 3, count)
                 iou = generator.random(count)
@@ -94,14 +94,14 @@ def test_values_are_scipys(iou_range: tuple[float, float]) -> None:
 def test_the_interval_is_that_of_resampled_images(
     interval_by_hand: Callable[..., tuple[float, float]],
 ) -> None:
-    stages = boxes(sides=(("run", "fc"),), stages=("rpn",))
+    stages = boxes(keys=(("run", "fc"),), stages=("rpn",))
     stages = stages[stages["object_id"] >= 0]
     found = row(stage_correlation(stages, **FEW), size="all")
     images = sorted(stages["image_id"].unique())
-    of_image = {image: stages[stages["image_id"] == image] for image in images}
+    by_image = {image: stages[stages["image_id"] == image] for image in images}
 
     def pcc(drawn: list[int]) -> float:
-        rows = pd.concat([of_image[image] for image in drawn])
+        rows = pd.concat([by_image[image] for image in drawn])
         return float(pearsonr(rows["iou"], rows["score"]).statistic)
 
     draws = np.random.default_rng(0).integers(0, len(images), size=(50, len(images)))
@@ -129,14 +129,14 @@ def test_measurements_without_rows_have_no_ranks(simulate: Any) -> None:
     found = stage_correlation(None, measurements, **FEW)
     assert found["spearman"].isna().all()
     assert np.isfinite(found["pcc"]).all()
-    compared = compare_stages(None, measurements, *SIDES, **FEW)
+    compared = compare_stages(None, measurements, *KEYS, **FEW)
     assert set(compared["statistic"]) == {"pcc"}
 
 
 def test_a_head_that_found_nothing_is_compared_where_it_can_be(simulated: Any) -> None:
     """As final detections of a head whose scores are all below the threshold."""
     a, b = simulated.measurements.keys[:2]
-    stages = boxes(sides=(a,), stages=("detections",))
+    stages = boxes(keys=(a,), stages=("detections",))
     found = compare_stages(stages, simulated.measurements, a, b, **FEW)
     later = found[found["stage"] == "detections"]
     assert len(later) == 2 * 4
@@ -161,7 +161,7 @@ def test_a_size_without_boxes_has_no_correlation() -> None:
 def test_comparison_is_the_paired_difference_of_the_values() -> None:
     stages = boxes()
     found = stage_correlation(stages, **FEW)
-    compared = compare_stages(stages, None, *SIDES, **FEW)
+    compared = compare_stages(stages, None, *KEYS, **FEW)
     assert len(compared) == 2 * 2 * 4
     for one in compared.to_dict("records"):
         a, b = (
@@ -174,21 +174,21 @@ def test_comparison_is_the_paired_difference_of_the_values() -> None:
         assert one["difference_low"] <= one["difference"] <= one["difference_high"]
         assert one["excludes_zero"] == (one["difference_low"] > 0 or one["difference_high"] < 0)
     # A head and itself differ by nothing in every draw.
-    stages = boxes(sides=(("run", "fc"),))
+    stages = boxes(keys=(("run", "fc"),))
     twin = pd.concat([stages, stages.assign(head="conv")], ignore_index=True)
-    compared = compare_stages(twin, None, *SIDES, **FEW)
+    compared = compare_stages(twin, None, *KEYS, **FEW)
     assert (compared["difference"].abs() < 1e-12).all()
     assert compared[["difference_low", "difference_high"]].isna().all(axis=None)
     assert not compared["excludes_zero"].any()
 
 
 def test_comparison_of_all_stages_and_of_a_wrong_name(simulated: Any) -> None:
-    compared = compare_stages(boxes(), simulated.measurements, *SIDES, **FEW)
+    compared = compare_stages(boxes(), simulated.measurements, *KEYS, **FEW)
     assert set(compared["stage"]) == {"predefined", "rpn", "detections"}
     with pytest.raises(UserError, match=r"no boxes of run/double; there are those of run/conv, "):
         compare_stages(boxes(), None, ("run", "double"), ("run", "fc"))
     with pytest.raises(UserError, match="unknown statistic 'kendall'; there are pcc, spearman"):
-        compare_stages(boxes(), None, *SIDES, statistics=["kendall"])
+        compare_stages(boxes(), None, *KEYS, statistics=["kendall"])
     with pytest.raises(UserError, match=r"must be multiples of 0\.05"):
         stage_correlation(boxes(), None, (0.0, 0.33))
 
@@ -196,7 +196,7 @@ def test_comparison_of_all_stages_and_of_a_wrong_name(simulated: Any) -> None:
 @settings(max_examples=5, deadline=None)
 @given(st.integers(0, 1000), st.randoms(use_true_random=False))
 def test_the_order_of_boxes_changes_nothing(seed: int, random: Any) -> None:
-    stages = boxes(seed, images=3, count=12, sides=SIDES[:1], stages=("rpn",))
+    stages = boxes(seed, images=3, count=12, keys=KEYS[:1], stages=("rpn",))
     order = list(range(len(stages)))
     random.shuffle(order)
     counts = {"replicates": 5, "rank_replicates": 5}

@@ -44,8 +44,8 @@ def test_each_expands_for_every_kind_of_preset(name: str, preset: str, tmp_path:
         assert training.config.preset == preset
         assert training.config.seed == training.seed
     # No two trainings are the same.
-    of_a_seed = [t.config.to_yaml() for (_, seed), t in plan.trainings.items() if seed == 0]
-    assert len(set(of_a_seed)) == len(of_a_seed)
+    settings = [t.config.to_yaml() for (_, seed), t in plan.trainings.items() if seed == 0]
+    assert len(set(settings)) == len(settings)
 
 
 def test_structures_differ_in_their_head_alone(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def fc_settings(state: State, fc6: str, channels: int) -> dict[str, Any]:
     resolution = round((inputs / channels) ** 0.5)
     if resolution**2 * channels != inputs:
         raise UserError(
-            f"{fc6} has {inputs} inputs, which are no square of RoI cells of {channels} channels"
+            f"{fc6} has {inputs} inputs, which are no square of RoI positions of {channels} channels"
         )
     return {"fc_width": width, "roi_resolution": resolution}
 

@@ -183,7 +183,7 @@ class Detectron2Detector:
         return self.stage.output_maps(roi_features)
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """By fc branch: the first layer's weights by RoI cell, (weights, S, S)."""
+        """By fc branch: the first layer's weights by RoI position, (weights, S, S)."""
         return self.stage.weight_maps()
 
     @torch.inference_mode()

@@ -136,7 +136,7 @@ def model_settings(cfg: CfgNode, channels: int, resolution: int) -> ModelConfig:
     Args:
         cfg: a configuration with our node.
         channels: channels of the RoI features.
-        resolution: their cells along each side.
+        resolution: their positions along each side.
 
     Raises:
         UserError: a value is out of its range; the sentence names the key.

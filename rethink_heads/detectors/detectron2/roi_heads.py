@@ -297,7 +297,7 @@ class RethinkFCHead(_VectorHead):
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class RethinkConvHead(_VectorHead):
-    """conv-head's blocks and their mean over the cells: RoI features (N, C, S, S) to (N, ``CONV_WIDTH``)."""
+    """conv-head's blocks and their mean over the positions: RoI features (N, C, S, S) to (N, ``CONV_WIDTH``)."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         model = model_settings(cfg, input_shape.channels, input_shape.height)

@@ -127,7 +127,7 @@ class SharedPoolingStage:
         return self.parts.output_maps(roi_features[ROI])
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """The first fully connected layer's weights by RoI cell, where the box head has one."""
+        """The first fully connected layer's weights by RoI position, where the box head has one."""
         return {} if self.parts is None else self.parts.weight_maps()
 
 
@@ -171,7 +171,7 @@ class RethinkStage:
         return {name: heads.branch(name).output_map(roi_features[name]) for name in heads.names}
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """By fc branch: its first layer's weights by RoI cell."""
+        """By fc branch: its first layer's weights by RoI position."""
         heads = self.roi_heads.heads
         branches = {name: heads.branch(name) for name in heads.names}
         return {
@@ -337,11 +337,11 @@ def fast_path_of(
         return clip_boxes(scaled, features.original_size, "edge")
 
     # detectron2 puts background last.
-    of_class = ClassPredictor(predictor.cls_score, predictor.bbox_pred, 0, 0)
+    class_predictor = ClassPredictor(predictor.cls_score, predictor.bbox_pred, 0, 0)
     return single_head(
         head,
         layers_before,
-        of_class,
+        class_predictor,
         extract,
         lambda features, boxes: features.to_resized(boxes).float(),
         located,

@@ -191,7 +191,7 @@ class TorchvisionDetector:
         return self._parts.output_maps(roi_features["box"])
 
     def weight_maps(self) -> dict[str, Tensor]:
-        """The first fully connected layer's weights by RoI cell, (weights, S, S)."""
+        """The first fully connected layer's weights by RoI position, (weights, S, S)."""
         return self._parts.weight_maps()
 
     @torch.inference_mode()

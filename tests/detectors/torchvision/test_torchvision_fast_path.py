@@ -125,10 +125,10 @@ def test_what_is_not_torchvisions_own_has_no_prober() -> None:
     patched = model_of(levels)
     patched.roi_heads.box_head.forward = patched.roi_heads.box_head.forward
     assert of(patched) is None
-    oblong = MultiScaleRoIAlign(levels, (5, 5), 2)
-    assert of(model_of(levels, oblong)) is not None
-    oblong.output_size = (1, 25)
-    assert of(model_of(levels, oblong)) is None
+    non_square = MultiScaleRoIAlign(levels, (5, 5), 2)
+    assert of(model_of(levels, non_square)) is not None
+    non_square.output_size = (1, 25)
+    assert of(model_of(levels, non_square)) is None
 
 
 @torch.inference_mode()
