@@ -1,6 +1,6 @@
 """Ablation: the depth of conv-head, with and without non-local blocks.
 
-The paper varies K, the number of bottlenecks after conv-head's widening block, with and without a
+The paper varies K, the number of bottlenecks after conv-head's residual block, with and without a
 non-local block before each. Here it is done in Double-Head, where conv-head does nothing but
 regress. The authors' released model has K = 2, with non-local blocks.
 

@@ -8,7 +8,7 @@ parameters between cells, so that it can tell a whole object from a part.
 
 Measured: the cosines of all pairs of cells for the exact box of every object
 (``rethink-heads sensitivity``), and once a detector those of the weights.
-Computed: the mean over objects. The table "decay" holds the mean by the distance of the two cells
+Computed: the mean over objects. The table "decay" holds the mean by the distance of the two positions
 with its 95% interval from a bootstrap over images.
 
     python analyses/figure4.py --run runs/fc --run runs/conv --output FOLDER

@@ -205,7 +205,7 @@ class DataConfig(Settings):
 class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
-    Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the widening block).
+    Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the residual block).
     ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None are the head's own (``heads.STRUCTURES``).
     ``rpn_cross_boundary_anchors`` trains the RPN on anchors that leave the image as well, which the authors'
     code does not; an image that no anchor fits in keeps them. ``conventions`` are another framework's where

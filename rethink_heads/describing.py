@@ -56,7 +56,7 @@ _BYTES = 4  # of a weight, its gradient and its momentum, which mixed precision 
 _FRAME_MULTIPLE = 32
 _DATA_CLASSES = {"coco": 80, "voc": len(VOC_CLASSES), "bccd": 3, SHAPES: len(SHAPES_CLASSES)}
 _BLOCK_NAMES = {
-    ResidualBlock: "widening block",
+    ResidualBlock: "residual block",
     NonLocal: "non-local block",
     Bottleneck: "bottleneck block",
 }
@@ -223,7 +223,7 @@ def blocks(branch: FCHead | ConvHead) -> dict[str, nn.Module]:
         for block in branch.blocks:
             kind = _BLOCK_NAMES[type(block)]
             number = sum(isinstance(other, type(block)) for other in found.values()) + 1
-            found[kind if kind == "widening block" else f"{kind} {number}"] = block
+            found[kind if kind == "residual block" else f"{kind} {number}"] = block
     predictor = branch.predictor
     return {**found, "classifier": predictor.cls_score, "regressor": predictor.bbox_pred}
 

@@ -76,7 +76,7 @@ def test_the_papers_figures(coco: Description) -> None:
     assert coco.frame == (1088, 1088)
     weights = coco.parts.groupby(["head", "block"])["weights"].first() / M
     assert weights["fc", "fc6"] + weights["fc", "fc7"] == 13.25
-    assert round(weights["conv", "widening block"], 2) == 1.06
+    assert round(weights["conv", "residual block"], 2) == 1.06
     assert round(weights["double-ext", "bottleneck block 2"], 2) == 1.06
     assert weights["double", "non-local block 1"] == 2.0
     summary = coco.summary().set_index("head")
@@ -97,7 +97,7 @@ def test_what_takes_memory(coco: Description) -> None:
     assert heads["fc"] < heads["double-fc"] < heads["conv"] < heads["double"] < heads["double-conv"]
     for part in ("backbone", "fpn", "rpn"):
         assert saved[part].groupby("precision").nunique().tolist() == [1, 1]
-    # The widening block alone, by hand: of each RoI's 49 cells, the input (once), three normalisations' inputs, and
+    # The residual block alone, by hand: of each RoI's 49 cells, the input (once), three normalisations' inputs, and
     # two ReLUs' outputs, in float32; a few numbers by channel aside.
     wide = describe("coco-r50", ["conv"], ["model.conv_blocks=0", "model.conv_enlargement=1"])
     one_roi = 49 * 4 * (256 + (256 + 1024 + 1024) + (256 + 1024))
@@ -164,7 +164,7 @@ def test_the_command_prints_and_writes_the_tables(tmp_path: Path) -> None:
     arguments = ["describe", "shapes-tiny-double-head", "--output", str(tmp_path / "tables")]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "widening block" in result.stdout
+    assert "residual block" in result.stdout
     assert "double" in result.stdout
     summary = pd.read_csv(tmp_path / "tables" / "summary.csv")
     expected = describe("shapes-tiny", ["double"])
@@ -213,7 +213,7 @@ def test_multiply_adds_by_hand() -> None:
     # every pair of positions, twice.
     assert per_fc["fc6"] + per_fc["fc7"] == 13.25 * M
     assert per_fc["classifier"] == 81 * 1024
-    assert per_conv["widening block"] == 49 * 1.0625 * M
+    assert per_conv["residual block"] == 49 * 1.0625 * M
     assert per_conv["non-local block 1"] == 49 * 2 * M + 2 * 512 * 49**2
 
 

@@ -31,6 +31,7 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
+from rethink_heads.measure.stages import POSITIVE_IOU
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
@@ -42,7 +43,6 @@ from rethink_heads.statistics.bootstrap import (
 )
 from rethink_heads.statistics.sums import ratio
 
-POSITIVE_IOU = 0.5
 RELIABILITY_BINS = 10
 D_ECE_BINS, LAECE_BINS = 10, 25
 CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")

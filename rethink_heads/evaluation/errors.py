@@ -53,12 +53,13 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
+from rethink_heads.measure.stages import POSITIVE_IOU
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
 
 MAIN_ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
 ERRORS = (*MAIN_ERRORS, "fp", "fn")
-POSITIVE_IOU, BACKGROUND_IOU = 0.5, 0.1
+BACKGROUND_IOU = 0.1
 DETECTION_ERRORS = ("cls", "loc", "both", "dupe", "bkg")
 CLS, LOC, BOTH, DUPE, BKG = range(len(DETECTION_ERRORS))
 NO_ERROR = -1

@@ -23,7 +23,7 @@ LABELS = {
     "n": "boxes",
     "groups": "averaged",
     "excludes_zero": "excludes zero",
-    "distance": "distance in cells",
+    "distance": "distance in RoI positions",
     "pcc": "PCC",
     "object_pcc": "mean PCC of objects",
     "spearman": "Spearman",

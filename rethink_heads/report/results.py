@@ -21,9 +21,9 @@ from rethink_heads.errors import UserError
 from rethink_heads.evaluation import detections as evaluation
 from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.calibration import calibration_of
-from rethink_heads.evaluation.errors import POSITIVE_IOU, errors_of
+from rethink_heads.evaluation.errors import errors_of
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.stages import DETECTIONS
+from rethink_heads.measure.stages import DETECTIONS, POSITIVE_IOU
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
     AnalysisInputs,
