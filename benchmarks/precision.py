@@ -92,12 +92,12 @@ def _row(
         "score": float((scores - true_scores).abs().max()),
         "box": float((boxes - true_boxes).abs().max()),
         "pcc": pcc(scores, ious) - pcc(true_scores, ious),
-        "one": max(_of_objects(answers[name], answers["exact"], ious), key=abs),
+        "one": max(_object_pcc_errors(answers[name], answers["exact"], ious), key=abs),
         "proposals": len(scores),
     }
 
 
-def _of_objects(
+def _object_pcc_errors(
     found: list[tuple[Tensor, Tensor]], exact: list[tuple[Tensor, Tensor]], ious: Tensor
 ) -> list[float]:
     """Errors of the correlation of each object."""

@@ -49,10 +49,10 @@ def report(found: Study, screen: ScreenOptions) -> None:
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed
-    correlations = _of_heads(found, distinct_pairs(measurements, seed=seed))
-    by_distance = _of_heads(found, decay(measurements, seed=seed))
+    correlations = _selected_rows(found, distinct_pairs(measurements, seed=seed))
+    by_distance = _selected_rows(found, decay(measurements, seed=seed))
     summaries = [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS]
-    responses = _of_heads(found, pd.concat(summaries, ignore_index=True))
+    responses = _selected_rows(found, pd.concat(summaries, ignore_index=True))
     differences, response_differences = (
         _differences(found, correlations),
         _response_differences(found),
@@ -121,7 +121,7 @@ def _check_measured(found: Study) -> None:
             raise UserError(f"no head or branch {head!r} here; there are {', '.join(there)}")
 
 
-def _of_heads(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
+def _selected_rows(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of the heads and branches asked for, runs in the order given."""
     if found.heads is not None:
         frame = frame[frame["head"].isin(found.heads)]

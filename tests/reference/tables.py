@@ -54,15 +54,15 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
         load("both", dataset.class_names), dataset, "both", whole_grid, progress=False
     )
     return {
-        **dict(_of_measurements(rh.Measurements.merge(measured))),
+        **dict(_measurement_tables(rh.Measurements.merge(measured))),
         "grid_pearson": rh.pearson(grid_measurements),
         "grid_regressed_iou": rh.regressed_iou_by_iou(grid_measurements),
-        **dict(_of_stages(pd.concat(stages, ignore_index=True))),
-        **dict(_of_detections(pd.concat(detections, ignore_index=True), dataset)),
+        **dict(_stage_tables(pd.concat(stages, ignore_index=True))),
+        **dict(_detection_tables(pd.concat(detections, ignore_index=True), dataset)),
     }
 
 
-def _of_measurements(measured: rh.Measurements) -> Iterator[tuple[str, pd.DataFrame]]:
+def _measurement_tables(measured: rh.Measurements) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "pearson", rh.pearson(measured)
     yield "pearson_upper", rh.pearson(measured, (0.5, 1.0))
     yield "spearman", rh.spearman(measured)
@@ -101,14 +101,14 @@ def _of_measurements(measured: rh.Measurements) -> Iterator[tuple[str, pd.DataFr
     )
 
 
-def _of_stages(stages: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def _stage_tables(stages: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "stage_correlation", rh.stage_correlation(stages)
     yield "stage_comparisons", pd.concat([rh.compare_stages(stages, None, a, b) for a, b in PAIRS])
     yield "rank_levels", rh.level_correlation(stages)
     yield "rank_level_comparisons", rh.compare_levels(stages, BOTH, APART)
 
 
-def _of_detections(
+def _detection_tables(
     found: pd.DataFrame, dataset: rh.CocoDataset
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     yield "precision", rh.precision_table(found, dataset)

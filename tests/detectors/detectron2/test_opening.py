@@ -101,7 +101,7 @@ def _with_more(state: dict[str, Any]) -> None:
     state["roi_heads.mask_head.deconv.weight"] = torch.zeros(1)
 
 
-def _of_a_backbone(state: dict[str, Any]) -> None:
+def _backbone_only(state: dict[str, Any]) -> None:
     for name in list(state):
         if not name.startswith("backbone"):
             del state[name]
@@ -112,7 +112,7 @@ def _of_a_backbone(state: dict[str, Any]) -> None:
     [
         (_without, "lacks weights of its model: backbone.fpn_lateral2.weight; give the config"),
         (_with_more, "has weights that its model lacks: roi_heads.mask_head.deconv.weight;"),
-        (_of_a_backbone, "no weights of RoI heads"),
+        (_backbone_only, "no weights of RoI heads"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(
