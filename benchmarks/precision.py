@@ -121,7 +121,7 @@ def part_rows(options: Options) -> list[Row]:
         branch = branch_of(detector)
         if isinstance(branch, FCHead):
             image = sides.baseline.transform([subject.image.float() / 255])[0].tensors
-            rows += _of_backbone(detector.backbone, image)
+            rows += _backbone_rows(detector.backbone, image)
             rows += _of_pooling(feature_map, rois[:: max(1, len(rois) // 1464)])
             rows += _of_linear(branch, feature_map, rois)
         else:
@@ -129,7 +129,7 @@ def part_rows(options: Options) -> list[Row]:
     return rows
 
 
-def _of_backbone(backbone: nn.Module, image: Tensor) -> Iterator[Row]:
+def _backbone_rows(backbone: nn.Module, image: Tensor) -> Iterator[Row]:
     exact = copy.deepcopy(backbone).double()(image.double())
     ways = {
         "plain, float32": backbone,

@@ -346,3 +346,12 @@ def test_the_boxes_of_sampled_proposals_are_made_again(run: Run) -> None:
         own = rows[there == int(re.findall(r"object (\d+)", view.title)[0])]
         np.testing.assert_allclose(ious, own["iou"], atol=1e-6)
         assert set(view.scores) == set(opened.keys)
+
+
+def test_objects_are_listed_though_their_figure_cannot_be_written(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "demo"
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("figures"))
+    (copy / "figures").write_text("in the way")
+    output = call("objects", "--run", copy, "--head", "fc", "--worst", 2, code=2)
+    assert "The 2 objects that fc finds hardest" in output
+    assert (copy / "tables" / "objects.csv").is_file()

@@ -11,7 +11,7 @@ from rethink_heads.console import redirect_stdout
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import legends_for, result_folders, written_folder
+from rethink_heads.result_folders import legends_for, result_folders, whereabouts, written_folder
 from rethink_heads.study import Key, Study, study
 
 if TYPE_CHECKING:
@@ -56,16 +56,21 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     result = Report(NAME, found.measurements.provenance)
     result.data(objects=objects, hardest=hardest)
     tables, figures = result_folders(found.runs, found.names)
-    with hold(written_folder(found.runs)), redirect_stdout(), legends_for(found.runs):
-        path = tables / "objects.csv"
-        write_csv(objects, path)
-        result.files.append(path)
-        drawn = list(heads.names)[:MOST_HEADS_DRAWN]
-        first = hardest.head(MOST_DRAWN)
-        if len(first) and any(len(found.selected.rows(key)) for key in drawn):
-            views = list(object_views(found, objects, first, drawn))
-            series = [each for each in series_of(objects) if (each.detector, each.head) in drawn]
-            result.files += save_figure(draw_objects(views, series), figures / "objects")
+    drawn = list(heads.names)[:MOST_HEADS_DRAWN]
+    failure = None
+    try:
+        with hold(written_folder(found.runs)), redirect_stdout(), legends_for(found.runs):
+            path = tables / "objects.csv"
+            write_csv(objects, path)
+            result.files.append(path)
+            # Without sampled proposals (measuring.rows_per_bin=0) there is nothing to draw.
+            if all(len(found.selected.rows(key)) for key in drawn):
+                views = list(object_views(found, objects, hardest.head(MOST_DRAWN), drawn))
+                series = [one for one in series_of(objects) if (one.detector, one.head) in drawn]
+                result.files += save_figure(draw_objects(views, series), figures / "objects")
+    except UserError as error:
+        # What was found is still printed.
+        failure = error
 
     names = ", ".join(heads.names.values())
     undefined = objects[objects["pcc"].isna()]["object_id"].nunique()
@@ -90,10 +95,9 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
         ),
         SIZES,
     )
-    places = " and ".join(dict.fromkeys(str(path.parent) for path in result.files))
-    result.end(
-        screen.as_json, screen.full, f"every object's numbers and the figure are in {places}"
-    )
+    result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
+    if failure is not None:
+        raise failure
 
 
 def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:
@@ -106,11 +110,13 @@ def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:
     Raises:
         UserError: no object has a PCC by every head.
     """
-    by_object = objects.groupby(OBJECT, sort=False)["pcc"] if len(objects) else None
-    mean = (
-        None if by_object is None else by_object.agg(lambda pccs: pccs.mean(skipna=False)).dropna()
-    )
-    if mean is None or mean.empty:
+    import pandas as pd
+
+    mean = pd.Series(dtype=float)
+    if len(objects):
+        by_object = objects.groupby(OBJECT, sort=False)["pcc"]
+        mean = by_object.agg(lambda pccs: pccs.mean(skipna=False)).dropna()
+    if mean.empty:
         raise UserError(
             "no object has a PCC of score and IoU by every head: none was measured, or scores do not vary; look at"
             " other heads (--head) or more images (--max-images)"
