@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import log
-from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
     from rethink_heads.measure.store import Measurements
-    from rethink_heads.study import Subject
 
 # By entry of the provenance: how a message calls it, and the options that make it equal.
 COMPARED = {
@@ -43,36 +40,6 @@ def check_names(runs: Sequence[Run]) -> None:
                 f"two of the detectors are called {name!r}; rename one of the folders, or name a model:"
                 " --model NAME=MODEL"
             )
-
-
-def on_common_classes(subjects: list[Subject]) -> list[Subject]:
-    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
-
-    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
-
-    Raises:
-        UserError: there is none.
-    """
-    if (
-        len({split_paths(subject.config.data, "test") for subject in subjects}) > 1
-        or len(subjects) == 1
-    ):
-        return subjects
-    matches = [subject.match() for subject in subjects]
-    names, matched = matches[0].dataset_names, [match.matched for match in matches]
-    common = tuple(name for name in names if all(name in each for each in matched))
-    if all(each == common for each in matched):
-        return subjects
-    if not common:
-        raise UserError(
-            "the detectors have no class of the data in common; say which classes are which with --class-map"
-        )
-    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
-    log(f"compared on the classes that all have; some lack {name_some(left_out)}")
-    return [
-        subject if each == common else dataclasses.replace(subject, classes=common)
-        for subject, each in zip(subjects, matched, strict=True)
-    ]
 
 
 def name_some(names: Sequence[str]) -> str:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.bounds import HEADS, head_name
-from rethink_heads.comparable import (
-    MOST_NAMED,
-    check_comparable,
-    merge_measurements,
-    name_some,
-    on_common_classes,
-)
+from rethink_heads.comparable import MOST_NAMED, check_comparable, merge_measurements, name_some
 from rethink_heads.config import MeasuringConfig, StudyConfig
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
@@ -307,16 +301,47 @@ class Study:
         found = [subject.measure() for subject in self.subjects]
         return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
 
-    def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
-        """Compare the heads; options as of ``rethink_heads.statistics.comparison``."""
+    def compare(
+        self, statistic: str, keys: Sequence[Key] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """Compare the heads, or ``keys``, by a statistic; options as of ``statistics.comparison.compare``."""
+        from rethink_heads.statistics.comparison import compare
+
+        keys = self.keys if keys is None else keys
+        return self.compare_by(compare, keys, statistic, statistic=statistic, **options)
+
+    def compare_by(
+        self,
+        compared: Callable[..., pd.DataFrame],
+        keys: Sequence[Key],
+        what: str = "",
+        optional: str = "",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Compare heads or branches, pair by pair.
+
+        Args:
+            compared: a function of ``rethink_heads.statistics.comparison``.
+            keys: (detector, head) or (detector, branch).
+            what: is compared: see ``compared_pairs``.
+            optional: how messages call what some pairs may lack, which are then left out; empty: none may.
+            options: of the function.
+
+        Raises:
+            UserError: a pair cannot be compared and must be.
+        """
         import pandas as pd
 
-        from rethink_heads.statistics.comparison import compare, compared_pairs
+        from rethink_heads.statistics.comparison import compared_pairs
 
-        frames = [
-            compare(self.measurements, statistic, a, b, seed=self.seed, **options)
-            for a, b in compared_pairs(self.keys, statistic)
-        ]
+        frames = []
+        for a, b in compared_pairs(keys, what):
+            try:
+                frames.append(compared(self.measurements, a=a, b=b, seed=self.seed, **options))
+            except UserError as reason:
+                if not optional:
+                    raise
+                log(f"no comparison of {optional}: {reason}")
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -331,14 +356,6 @@ def in_order(
         or sorted(run.heads, key=lambda each: HEADS.index(each) if each in HEADS else len(HEADS))
         if (run.name, head) in there
     ]
-
-
-def is_of_detectors(runs: Sequence[Run]) -> bool:
-    """Whether detectors are compared of which some were not trained here.
-
-    Detectors trained here are compared for their heads, whose names say enough.
-    """
-    return len(runs) > 1 and any(run.is_external for run in runs)
 
 
 def fuses(head: str) -> bool:
@@ -395,6 +412,36 @@ def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
             datasets,
         )
         for run, class_map in zip(runs, maps, strict=True)
+    ]
+
+
+def on_common_classes(subjects: list[Subject]) -> list[Subject]:
+    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
+
+    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (
+        len({split_paths(subject.config.data, "test") for subject in subjects}) > 1
+        or len(subjects) == 1
+    ):
+        return subjects
+    matches = [subject.match() for subject in subjects]
+    names, matched = matches[0].dataset_names, [match.matched for match in matches]
+    common = tuple(name for name in names if all(name in each for each in matched))
+    if all(each == common for each in matched):
+        return subjects
+    if not common:
+        raise UserError(
+            "the detectors have no class of the data in common; say which classes are which with --class-map"
+        )
+    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
+    log(f"compared on the classes that all have; some lack {name_some(left_out)}")
+    return [
+        subject if each == common else dataclasses.replace(subject, classes=common)
+        for subject, each in zip(subjects, matched, strict=True)
     ]
 
 

@@ -11,16 +11,9 @@ from rethink_heads.comparable import check_comparable
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.locking import hold
 from rethink_heads.options import ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import (
-    legends_for,
-    note_comparison,
-    result_folders,
-    whereabouts,
-    written_folder,
-)
+from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
 from rethink_heads.study import Key, Study, in_order, open_study
 
 if TYPE_CHECKING:
@@ -136,16 +129,16 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
 
     # Final detections differ by the regressor, too.
     pairs = compared_pairs(found.keys)
+    runs, names = found.study.runs, found.study.names
     with redirect_stdout():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
         )
-        suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-        tables_folders, figures_folders = result_folders(found.study.runs, found.study.names)
-        with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
-            named = {f"{name}{suffix}": table for name, table in tables.items()}
-            written = write_results(named, tables_folders, figures_folders)
-            note_comparison(found.study.runs, found.study.names, tables_folders)
+    suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
+    tables_folder, figures_folder = result_folders(runs, names)
+    with writing(shared_folder(runs), runs, names, tables_folder):
+        named = {f"{name}{suffix}": table for name, table in tables.items()}
+        written = write_results(named, tables_folder, figures_folder)
     result = Report("correlate", _provenance(found))
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
     for name, table in tables.items():
