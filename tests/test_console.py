@@ -18,6 +18,7 @@ from rethink_heads.console import (
     LONGEST_WORD,
     prepare_streams,
     print_error,
+    redirect_stdout,
 )
 from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.report.output import print_table
@@ -106,3 +107,15 @@ def test_errors_are_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str
     # Values are cut one by one.
     assert re.fullmatch(r"error: no x+ \.\.\. x+\.yaml in y+ \.\.\. y+\.d; give another", third)
     assert len(third) < 2 * LONGEST_WORD + 50
+
+
+def test_what_libraries_print_is_kept_from_standard_output(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with redirect_stdout():
+        print("from Python")
+        subprocess.run(["echo", "from outside"], check=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "from outside" in err
+    assert "from Python" in err
