@@ -82,7 +82,11 @@ def test_all_stages_of_two_runs(
     compared = pd.read_csv(both / "tables" / "stage_comparisons.csv")
     assert set(compared["a"]) == {"fc-1/fc"}
     # The second time the boxes are read.
-    monkeypatch.setattr(RCNN, "extract", None)
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the boxes are there")
+
+    monkeypatch.setattr(RCNN, "propose", refuse)
     call("correlate", *runs, "--stage", "rpn")
 
 
