@@ -128,6 +128,20 @@ def test_arguments_beyond_reason(
     assert len(message) <= 1000
 
 
+COUNTS = ("--max-images", "--objects-per-image", "--proposals-per-object", "--grid-steps")
+NO_COUNT = ["-1", "abc", "", "1.5", "nan", "inf", "1e3", "0x10", "½", "\udcff", "9" * 5000]
+
+
+@pytest.mark.parametrize("option", [*COUNTS, "--memory-mb", "--seed"])
+def test_what_is_no_count_is_refused(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
+    for value in NO_COUNT:
+        result = runner.invoke(app, ["regress", option, value])
+        assert result.exit_code == 2, value
+        assert (result.stdout, "Traceback" in result.stderr) == ("", False)
+        assert 0 < len(result.stderr) < 3000
+
+
 @pytest.mark.parametrize("arguments", [["x" * 5000], ["describe", f"--{'x' * 5000}"]])
 def test_usage_errors_are_cut(arguments: list[str]) -> None:
     result = runner.invoke(app, arguments, env={"COLUMNS": "100"})

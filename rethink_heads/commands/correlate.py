@@ -128,11 +128,7 @@ def report(
     )
     where = "" if screen.full else ", all sizes"
     cells, said = heads.differences(differences, full=screen.full)
-    result.table(
-        f"Differences on the same objects{where} [95% interval]",
-        cells,
-        *said,
-    )
+    result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, more or whereabouts(found.runs, result.files))
 
 

@@ -36,14 +36,7 @@ from rethink_heads.results import (
 )
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
-from rethink_heads.study import (
-    Detected,
-    Subject,
-    asked_heads,
-    fuses,
-    on_common_classes,
-    resolve,
-)
+from rethink_heads.study import Detected, Subject, asked_heads, fuses, on_common_classes, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,8 +67,7 @@ Tables = dict[str, "pd.DataFrame"]
 FUSION_RULES = ("complementary", "max", "mean")
 
 ErrorsOption = Annotated[
-    bool,
-    typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error."),
+    bool, typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error.")
 ]
 ErrorIouOption = Annotated[
     float,

@@ -51,10 +51,7 @@ BUDGET = 60.0
 class OneDetectorOptions(DetectorOptions):
     """A detector to plan for, where it is no preset's."""
 
-    run: Annotated[
-        list[Path] | None,
-        option("--run", "DIR", "Run folder."),
-    ] = None
+    run: Annotated[list[Path] | None, option("--run", "DIR", "Run folder.")] = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +69,7 @@ class PlannedMeasuringOptions(MeasuringOptions):
     ] = None
 
 
-HeadOption = Annotated[
-    str | None,
-    option("--head", "|".join(HEADS), "The preset's head."),
-]
+HeadOption = Annotated[str | None, option("--head", "|".join(HEADS), "The preset's head.")]
 DevicesOption = Annotated[
     int | None,
     option(

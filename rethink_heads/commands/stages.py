@@ -179,11 +179,7 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
             full=True,
         )
     cells, said = heads.differences(*frames, full=screen.full)
-    result.table(
-        f"Differences on the same images{where} [95% interval]",
-        cells,
-        *said,
-    )
+    result.table(f"Differences on the same images{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, whereabouts(found.study.runs, written))
 
 
