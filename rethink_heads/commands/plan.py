@@ -232,7 +232,7 @@ def _show_estimates(
     result: Report, estimates: Sequence[Estimate], grid: int, sizes: Sequence[str]
 ) -> None:
     """Add the tables of time, and of memory and disk: a row for each number of proposals."""
-    from rethink_heads.progress import duration
+    from rethink_heads.console import duration
     from rethink_heads.report.cells import estimate
 
     proposals = [
