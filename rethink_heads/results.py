@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.comparable import check_names, merge_measurements
 from rethink_heads.config import CONFIG_NAME
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_csv, write_text
 from rethink_heads.locking import hold
+from rethink_heads.run_options import check_names
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 from rethink_heads.settings import read_mapping
+from rethink_heads.study import merge_measurements
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from rethink_heads import __version__
 from rethink_heads.cli import app
 from rethink_heads.commands.figures import is_drawn
-from rethink_heads.comparable import check_comparable
 from rethink_heads.config import Config, load_preset
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
+from rethink_heads.study import check_comparable
 from tests.command_line import all_sizes, call, call_json, fails, rows, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_annotations, write_coco
 

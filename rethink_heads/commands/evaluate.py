@@ -36,7 +36,8 @@ from rethink_heads.results import (
 )
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
-from rethink_heads.study import Detected, Subject, asked_heads, fuses, on_common_classes, resolve
+from rethink_heads.study import asked_heads, on_common_classes, resolve
+from rethink_heads.subject import Detected, Subject, fuses
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,8 @@ from rethink_heads.options import (
 )
 from rethink_heads.report.output import Report
 from rethink_heads.run_options import one_each, open_runs, with_options
-from rethink_heads.study import Datasets, resolve
+from rethink_heads.study import resolve
+from rethink_heads.subject import Datasets
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset

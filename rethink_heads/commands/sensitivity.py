@@ -9,7 +9,8 @@ from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
 from rethink_heads.results import whereabouts, write_comparison
-from rethink_heads.study import Key, Study, study
+from rethink_heads.study import Study, study
+from rethink_heads.subject import Key
 
 if TYPE_CHECKING:
     import pandas as pd
