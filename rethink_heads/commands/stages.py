@@ -103,7 +103,7 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     for subject in found.subjects:
         subject.match_stages()
     rank_zero_only()
-    from rethink_heads.measure.stages import load_stages
+    from rethink_heads.measure.stage_boxes import load_stages
 
     frames, provenances = zip(*(load_stages(each.folder) for each in found.subjects), strict=True)
     boxes = pd.concat(frames, ignore_index=True)

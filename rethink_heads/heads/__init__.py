@@ -1,5 +1,6 @@
 """R-CNN box heads on RoI features: fc-head, conv-head, Double-Head, their losses and score fusion."""
 
+from rethink_heads.heads.branches import BoxHeads, build_heads, enlargements, regression_loss
 from rethink_heads.heads.heads import (
     Bottleneck,
     BoxPredictor,
@@ -8,20 +9,16 @@ from rethink_heads.heads.heads import (
     NonLocal,
     ResidualBlock,
 )
-from rethink_heads.heads.structures import (
+from rethink_heads.structures import (
     BRANCHES,
     FUSION_RULES,
     HEAD_CONFIGURATIONS,
     STRUCTURES,
-    BoxHeads,
     HeadConfiguration,
     Structure,
     TaskWeights,
-    build_heads,
-    enlargements,
     fuse,
     kind_of,
-    regression_loss,
     trained_heads,
 )
 
