@@ -249,7 +249,7 @@ class Subject:
 
 def fuses(head: str) -> bool:
     """Whether a head fuses the scores of two classifiers."""
-    from rethink_heads.heads import HEAD_CONFIGURATIONS
+    from rethink_heads.structures import HEAD_CONFIGURATIONS
 
     return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 

@@ -9,7 +9,7 @@ import pytest
 
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.measure.stages import load_stages
+from rethink_heads.measure.stage_boxes import load_stages
 from rethink_heads.runs import Run
 from tests.command_line import call, call_json, fails, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
