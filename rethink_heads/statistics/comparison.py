@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.heads.structures import HEAD_CONFIGURATIONS
+from rethink_heads.heads import HEAD_CONFIGURATIONS
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (

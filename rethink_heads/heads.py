@@ -1,7 +1,10 @@
-"""Head structures: which branches a detector has, what each is trained for, and who classifies and who regresses.
+"""R-CNN box heads on RoI features (N, C, S, S): fc-head, conv-head, and the structures that detectors are made of.
 
-The structures are the rows of the paper's comparison of "which head does which task". They differ in this one table
-only: backbone, RPN, sampling and schedule are a preset's, whatever the structure.
+Layer by layer as in the authors' code of Wu et al. (CVPR 2020): a conv-head's convolutions carry no bias, each is
+followed by batch normalisation, and ReLU comes after the residual sum. A structure says which branches a detector has,
+what each is trained for, and who classifies and who regresses: the rows of the paper's comparison of "which head does
+which task". They differ in this one table only: backbone, RPN, sampling and schedule are a preset's, whatever the
+structure.
 """
 
 from __future__ import annotations
@@ -16,10 +19,212 @@ from torch.nn import functional as F
 
 from rethink_heads.config import ModelConfig
 from rethink_heads.errors import UserError
-from rethink_heads.heads.heads import ConvHead, FCHead
 
 BRANCHES = ("fc", "fc2", "conv", "conv2")
 FUSION_RULES = ("complementary", "max", "mean")
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
+    """Convolution without bias that keeps the resolution, then batch normalisation."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(conv, nn.BatchNorm2d(out_channels))
+
+
+class ResidualBlock(nn.Module):
+    """Residual block that widens the RoI features: 3x3 then 1x1 on the main path, 1x1 on the shortcut.
+
+    The paper's sizes, 256 to 1024 channels, hold 1.0625 x 2^20 convolution weights.
+
+    Args:
+        in_channels: channels of the RoI features.
+        out_channels: channels of the output.
+    """
+
+    def __init__(self, in_channels: int = 256, out_channels: int = 1024) -> None:
+        super().__init__()
+        self.expand = conv_bn(in_channels, in_channels, 3)
+        self.project = conv_bn(in_channels, out_channels, 1)
+        self.shortcut = conv_bn(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, in_channels, S, S) to (N, out_channels, S, S)."""
+        main = self.project(F.relu(self.expand(x)))
+        return F.relu(main + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """Bottleneck residual block: 1x1 down, 3x3, 1x1 up, each with batch normalisation.
+
+    The paper's sizes, 1024 and 256 channels, hold 1.0625 x 2^20 convolution weights.
+
+    Args:
+        channels: channels of input and output.
+        bottleneck: channels of the 3x3 convolution.
+    """
+
+    def __init__(self, channels: int = 1024, bottleneck: int = 256) -> None:
+        super().__init__()
+        self.reduce = conv_bn(channels, bottleneck, 1)
+        self.spatial = conv_bn(bottleneck, bottleneck, 3)
+        self.restore = conv_bn(bottleneck, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, S, S) to the same shape."""
+        main = F.relu(self.reduce(x))
+        main = F.relu(self.spatial(main))
+        return F.relu(x + self.restore(main))
+
+
+class NonLocal(nn.Module):
+    """Grouped non-local block with embedded dot products divided by the number of positions.
+
+    Each of the groups has its own affinity between all S*S positions. The output convolution starts at zero, so a new
+    block is ReLU of the identity. The paper's sizes hold 2 x 2^20 convolution weights (authors' code).
+
+    Args:
+        channels: channels of input and output.
+        inner: channels of theta, phi and g together; divisible by ``groups``.
+        groups: number of independent affinities.
+
+    Raises:
+        ValueError: if ``inner`` is not divisible by ``groups``.
+    """
+
+    def __init__(self, channels: int = 1024, inner: int = 512, groups: int = 4) -> None:
+        super().__init__()
+        if inner % groups:
+            raise ValueError(f"non-local inner width {inner} is not divisible by {groups} groups")
+        self.groups, self.inner = groups, inner
+        self.theta = nn.Conv2d(channels, inner, 1)
+        self.phi = nn.Conv2d(channels, inner, 1)
+        self.g = nn.Conv2d(channels, inner, 1)
+        for conv in (self.theta, self.phi, self.g):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.out = conv_bn(inner, channels, 1)
+        for parameter in self.out[0].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (N, channels, S, S) to the same shape."""
+        n, _, height, width = x.shape
+        positions = height * width
+        # No size is left open, since it could not be told where there is no RoI at all.
+        shape = (n, self.groups, self.inner // self.groups, positions)
+        theta, phi, g = (conv(x).reshape(shape) for conv in (self.theta, self.phi, self.g))
+        affinity = theta.transpose(-1, -2) @ phi / positions
+        mixed = torch.einsum("ngab,ngcb->ngca", affinity, g).reshape(n, self.inner, height, width)
+        return F.relu(x + self.out(mixed))
+
+
+class BoxPredictor(nn.Module):
+    """Linear classifier and class-specific linear box regressor over one vector per RoI, which end every head.
+
+    Background is class 0 (torchvision's order). Initialised as in the authors' code: weights from N(0, 0.01^2) for
+    the logits and N(0, 0.001^2) for the deltas, biases zero.
+
+    Args:
+        in_features: width of the vector.
+        num_classes: foreground classes K.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(in_features, num_classes + 1)
+        self.bbox_pred = nn.Linear(in_features, 4 * (num_classes + 1))
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, in_features) to logits (N, K + 1) and deltas (N, 4 (K + 1))."""
+        return self.cls_score(x), self.bbox_pred(x)
+
+
+class FCHead(nn.Module):
+    """Two hidden layers, then the predictor (Wu et al.; torchvision's ``TwoMLPHead``).
+
+    With the paper's sizes fc6 and fc7 hold 13.25 x 2^20 weights.
+
+    Args:
+        num_classes: foreground classes K.
+        channels: channels C of the RoI features.
+        resolution: side S of the RoI features.
+        width: units of each hidden layer.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int = 256, resolution: int = 7, width: int = 1024
+    ) -> None:
+        super().__init__()
+        self.channels, self.resolution, self.width = channels, resolution, width
+        self.fc6 = nn.Linear(channels * resolution**2, width)
+        self.fc7 = nn.Linear(width, width)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+        self.predictor = BoxPredictor(width, num_classes)
+
+    def forward(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, S, S) to logits (N, K + 1) and box deltas (N, 4 (K + 1))."""
+        hidden = F.relu(self.fc7(F.relu(self.fc6(roi_features.flatten(1)))))
+        return self.predictor(hidden)
+
+    def weight_map(self) -> Tensor:
+        """fc6's weights by RoI position, (width, C, S, S)."""
+        return self.fc6.weight.view(self.width, self.channels, self.resolution, self.resolution)
+
+    def output_map(self, roi_features: Tensor) -> Tensor:
+        """fc-head's output rebuilt by position: (N, width, S, S), position (i, j) holding W_ij x_ij.
+
+        The sum over positions plus the bias is fc6's output before ReLU (Wu et al., Figure 4).
+        """
+        return torch.einsum("ncij,ocij->noij", roi_features, self.weight_map())
+
+
+class ConvHead(nn.Module):
+    """Residual block, K bottlenecks (each optionally after a non-local block), average pool, predictor.
+
+    The defaults are those of the authors' released model without its non-local blocks.
+
+    Args:
+        num_classes: foreground classes.
+        channels: channels C of the RoI features.
+        width: channels of every block's output.
+        bottleneck: channels inside a bottleneck.
+        blocks: number K of bottlenecks.
+        non_local: put a non-local block before each bottleneck.
+        non_local_groups: affinities of each non-local block.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 256,
+        width: int = 1024,
+        bottleneck: int = 256,
+        blocks: int = 2,
+        non_local: bool = False,
+        non_local_groups: int = 4,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [ResidualBlock(channels, width)]
+        for _ in range(blocks):
+            if non_local:
+                layers.append(NonLocal(width, width // 2, non_local_groups))
+            layers.append(Bottleneck(width, bottleneck))
+        self.blocks = nn.Sequential(*layers)
+        self.predictor = BoxPredictor(width, num_classes)
+
+    def output_map(self, roi_features: Tensor) -> Tensor:
+        """Maps (N, C, S, S) to conv-head's output before pooling, (N, width, S, S)."""
+        return self.blocks(roi_features)
+
+    def forward(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (N, C, S, S) to logits (N, classes + 1) and box deltas (N, 4 (classes + 1))."""
+        return self.predictor(self.output_map(roi_features).mean(dim=(2, 3)))
 
 
 def fuse(fc_scores: Tensor, conv_scores: Tensor, rule: str = "complementary") -> Tensor:
