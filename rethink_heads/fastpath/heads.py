@@ -14,7 +14,7 @@ from torch.profiler import record_function
 from rethink_heads.fastpath.conv import FastConv
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.pooling import PyramidRoIs, pool_blocks
-from rethink_heads.heads import HeadConfiguration
+from rethink_heads.structures import HeadConfiguration
 
 MEBIBYTE = 2**20
 COORDINATES = 4

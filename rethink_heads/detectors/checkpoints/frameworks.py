@@ -35,7 +35,7 @@ from rethink_heads.detectors.checkpoints.layouts import (
     shape,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import BRANCHES, STRUCTURES, kind_of
+from rethink_heads.structures import BRANCHES, STRUCTURES, kind_of
 
 OUR_HEADS = "roi_heads.heads."
 BOX_DELTAS = 4

@@ -34,13 +34,8 @@ from rethink_heads.detectors.detectron2.config import (
     refuse_what_heads_lack,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import (
-    HEAD_CONFIGURATIONS,
-    BoxHeads,
-    build_heads,
-    enlargements,
-    trained_heads,
-)
+from rethink_heads.heads import BoxHeads, build_heads, enlargements
+from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
