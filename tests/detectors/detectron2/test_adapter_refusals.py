@@ -201,29 +201,20 @@ def _transform(detector: Detectron2Detector) -> None:
     detector.model.roi_heads.box_predictor.box2box_transform.weights = (1.0, 1.0, 1.0, 1.0)
 
 
-def _eps(detector: Detectron2Detector) -> None:
-    detector.model.backbone.bottom_up.stem.conv1.norm.eps = 0.0
-
-
 def _anchors(detector: Detectron2Detector) -> None:
     next(detector.model.proposal_generator.anchor_generator.cell_anchors.buffers()).add_(1)
 
 
 CHANGES: dict[str, Callable[[Detectron2Detector], None]] = {
     "score": _set("roi_heads.box_predictor.test_score_thresh", 0.3),
-    "nms": _set("roi_heads.box_predictor.test_nms_thresh", 0.4),
-    "detections": _set("roi_heads.box_predictor.test_topk_per_image", 7),
     "size": _set("min_size", 100),
     "most": _set("max_size", 200),
     "channels": _set("channel_order", "RGB"),
     "names": _set("class_names", ("c", "b", "a")),
     "mean": _pixels,
     "transform": _transform,
-    "rpn": _set("proposal_generator.nms_thresh", 0.5),
     "proposals": _set("proposal_generator.post_nms_topk", {True: 10, False: 10}),
     "anchors": _anchors,
-    "samples": _set("roi_heads.box_pooler.level_poolers.0.sampling_ratio", 2),
-    "eps": _eps,
 }
 
 
