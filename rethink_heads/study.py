@@ -77,9 +77,21 @@ class Detected:
     heads: list[str]
 
     @property
+    def detector(self) -> str:
+        """What tables call it."""
+        return self.run.name
+
+    @property
     def keys(self) -> list[Key]:
         """(detector, head) of the heads that are looked at."""
         return [(self.run.name, head) for head in self.heads]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The detections, in DETECTION_COLUMNS."""
+        from rethink_heads.measure.detections import detections_of
+
+        return detections_of(self.dataset, self.run.measurements(self.name))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ TOGETHER = {
     "__main__": "cli",
     "analysis_inputs": "study",
     "comparable": "study",
+    "detection_files": "study",
     "result_folders": "study",
     "run_options": "study",
     "paper": "plots",
