@@ -16,7 +16,7 @@ from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError, shorten
 from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
-from rethink_heads.options import DataOptions, ResultsOptions
+from rethink_heads.options import DataOptions, DetectorOptions, ResultsOptions
 from rethink_heads.run_options import one_each, with_data
 
 if TYPE_CHECKING:
@@ -70,20 +70,29 @@ class DetectionFile:
         return replace(self, dataset=dataset, detections=chosen)
 
 
+def files_alone(options: ResultsOptions, detectors: DetectorOptions) -> bool:
+    """Whether files are looked at without any detector; none at all means the demo's run.
+
+    Raises:
+        UserError: ways of reading are given without a file.
+    """
+    given = [name for name, value in vars(options).items() if value]
+    if given and not options.detections:
+        raise UserError(
+            f"--{given[0].replace('_', '-')} belongs to --detections, which is not given"
+        )
+    return bool(options.detections) and not detectors.run and not detectors.model
+
+
 def open_files(
     options: ResultsOptions, data: DataOptions, subjects: Sequence[Subject] = ()
 ) -> list[DetectionFile]:
     """Read the files that options name, if any, against the data of a command's detectors, or the data named.
 
     Raises:
-        UserError: as of :func:`open_data` and :func:`open_detections`, or ways of reading are given without a file.
+        UserError: as of :func:`open_data` and :func:`open_detections`.
     """
     if not options.detections:
-        given = [name for name, value in vars(options).items() if value]
-        if given:
-            raise UserError(
-                f"--{given[0].replace('_', '-')} belongs to --detections, which is not given"
-            )
         return []
     if not subjects:
         return open_detections(options, open_data(data, options))

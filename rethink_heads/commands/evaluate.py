@@ -14,6 +14,7 @@ from rethink_heads.comparable import on_common_classes
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.detection_files import (
     DetectionFile,
+    files_alone,
     on_same_data,
     open_files,
     write_files_results,
@@ -179,8 +180,7 @@ def command(
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         _check_folder(output)
-    alone = bool(results.detections) and not detectors.run and not detectors.model
-    subjects = [] if alone else resolve(open_runs(chosen), chosen)
+    subjects = [] if files_alone(results, detectors) else resolve(open_runs(chosen), chosen)
     files = open_files(results, data, subjects)
     compare = compare or bool(files) or is_of_detectors([subject.run for subject in subjects])
     if compare and subjects:

@@ -49,10 +49,30 @@ LEAST_SHARE, LEAST_RATIO, LARGEST_CHANCE, LEAST_CHI_SQUARE = 0.15, 2.0, 1e-6, 3.
 LEAST_ACCIDENT = 0.03
 # Boxes that reach beyond their image by this part of its sides, and the share of boxes at which one wonders.
 BEYOND, MANY_BEYOND, FEW_BEYOND = 0.1, 0.4, 0.02
+MANY_AWAY = 0.6
+"""Share of boxes with their centre outside the image at which one wonders, though no reading fits."""
 LEAST_BOXES = 8
 CLEARLY = 0.02
 FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
-COMMON_SIDES = (300, 320, 416, 448, 512, 600, 608, 640, 672, 736, 768, 800, 896, 960, 1024, 1280)
+COMMON_SIDES = (
+    300,
+    320,
+    416,
+    448,
+    512,
+    600,
+    608,
+    640,
+    672,
+    736,
+    768,
+    800,
+    896,
+    960,
+    1024,
+    1280,
+    1333,
+)
 COMMON_SHORT = ((800, 1333), (600, 1000), (640, 1333), (640, 640), (480, 800), (512, 1024))
 # Beyond rounding.
 ABOVE_ONE, LARGEST_LOGIT, LARGEST_PERCENT = 1.0001, 20.0, 100.0001
@@ -231,6 +251,11 @@ class _Sample:
         )
         return float((out | (corners[:, 2:] < corners[:, :2]).any(axis=1)).mean())
 
+    def away(self, corners: Array) -> float:
+        """The share of boxes whose centre lies outside the image."""
+        centres = (corners[:, :2] + corners[:, 2:]) / 2
+        return float(((centres < 0) | (centres > self.sizes)).any(axis=1).mean())
+
     def same_class(self, corners: Array, labels: Indices) -> tuple[Flags, Flags]:
         """Of each box (n,) whether it overlaps an object, and whether one of its class."""
         overlaps = self._own.ious(corners) >= OVERLAP
@@ -341,11 +366,11 @@ def _candidates(results: Results, reading: Reading) -> Iterator[Reading]:
 def _frames(results: Results, box_format: str) -> Iterator[str]:
     """Usual sizes of resized images, and those that the boxes just fill."""
     # Detectors cut boxes at the border, so that the farthest corners lie on it.
-    far = np.ceil(np.quantile(to_corners(results.boxes, box_format)[:, 2:], 0.9995, axis=0) - 0.5)
+    corners = to_corners(results.boxes, box_format)[:, 2:]
+    far = np.ceil(np.quantile(corners, 0.9995, axis=0, method="higher") - 0.5)
     width, height = np.clip(far, 1, 10**5).astype(int).tolist()
     yield f"{width}x{height}"
-    longest = max(width, height)
-    sides = dict.fromkeys((longest, *COMMON_SIDES))
+    sides = dict.fromkeys((*COMMON_SIDES, max(width, height)))
     for kind in ("long:{0}", "{0}x{0}", "letterbox:{0}"):
         for side in sides:
             if kind.format(side) != f"{width}x{height}":
@@ -396,10 +421,12 @@ def _beyond(sample: _Sample) -> tuple[Finding, Reading] | None:
                 f" {1 - out:.0%}"
             )
             return Finding(evidence, f"--box-format {box_format}"), fitting
+    away = sample.away(sample.asked)
+    if away < MANY_AWAY:
+        return None
     evidence = (
-        f"{out:.0%} of the boxes reach beyond their image by a tenth of it or more, or have negative sides, and in no"
-        " usual format or size of resized images do they fit: results of another split or another size, it seems"
-        " (see --box-frame)"
+        f"{away:.0%} of the boxes have their centre outside the image, and in no usual format or size of resized images"
+        " do they fit: of another split or another size, it seems (see --box-frame)"
     )
     return Finding(evidence), reading
 
@@ -447,9 +474,12 @@ def _classes(
         )
         if fits and (best is None or share > best[0]):
             best = share, how
-    has = first_few(
-        list(dataset.category_ids if reading.category_ids == "file" else dataset.class_names)
-    )
+    first = {"contiguous": 0, "contiguous-from-1": 1}.get(reading.category_ids)
+    if first is not None:
+        has = f"{first} to {first + len(dataset.category_ids) - 1}"
+    else:
+        by_id = reading.category_ids == "file"
+        has = first_few([*(dataset.category_ids if by_id else dataset.class_names)])
     lacks = f"{len(unknown)} of its {len(asked)} classes ({first_few(unknown)}) are none of the annotations' ({has})"
     if best is not None:
         share, how = best
