@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.study import Detected, Subject
+    from rethink_heads.subject import Detected, Subject
 
 READINGS = ("box_format", "box_frame", "category_ids", "image_ids", "score_scale")
 MOST_NAME_LETTERS = 80

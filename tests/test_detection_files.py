@@ -9,30 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from rethink_heads.cli import app
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import AP_NAMES
-from tests.json_tables import heads, rows
+from tests.command_line import call_json, fails, heads, rows
 from tests.made_detections import as_results, make_dataset, make_detections, pycocotools_precision
 from tests.results_files import Detector, make_results, make_truth, write_json
 from tests.test_evaluate import make_run
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-runner = CliRunner()
-
-
-def call(*arguments: object) -> Any:
-    result = runner.invoke(app, ["evaluate", *map(str, arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
-
-
-def refused(*arguments: object) -> str:
-    result = runner.invoke(app, ["evaluate", *map(str, arguments)])
-    assert result.exit_code == 2, result.stdout
-    return result.stderr.splitlines()[-1]
 
 
 def precision(result: Any, detector: str) -> dict[str, float]:
@@ -62,7 +47,9 @@ def test_files_have_pycocotools_precision_and_are_compared(
     truth, near, far = dataset.annotations_path, *files
     asked = ("--detections", near, "--detections", f"other={far}", "--annotations", truth)
     output = tmp_path / "results"
-    found = call(*asked, "--errors", "--calibration", "--output", output, "--seed", 3)
+    found = call_json(
+        "evaluate", *asked, "--errors", "--calibration", "--output", output, "--seed", 3
+    )
     assert heads(found, "ap") == [("near", "detections"), ("other", "detections")]
     for path, name in ((near, "near"), (far, "other")):
         expected = pycocotools_precision(truth, json.loads(path.read_text()))
@@ -80,7 +67,8 @@ def test_files_have_pycocotools_precision_and_are_compared(
 def test_without_draws_there_are_no_intervals(dataset: CocoDataset, files: list[Path]) -> None:
     asked = ("--detections", files[0], "--annotations", dataset.annotations_path)
     whole, quick = (
-        call(*asked, "--errors", "--calibration", *more) for more in ((), ("--draws", 0))
+        call_json("evaluate", *asked, "--errors", "--calibration", *more)
+        for more in ((), ("--draws", 0))
     )
     assert precision(quick, "near") == precision(whole, "near")
     for table in ("ap", "detection_errors", "calibration"):
@@ -116,15 +104,19 @@ def test_saved_detections_of_a_run_have_its_precision(tmp_path: Path) -> None:
     """And a file stands beside the run that it came from."""
     run = make_run(tmp_path, "both", seed=0, images=6)
     saved = tmp_path / "saved.json"
-    found = call("--run", run.path, "--save-detections", saved)
+    found = call_json("evaluate", "--run", run.path, "--save-detections", saved)
     data = Path(str(run.config.data.source)) / "annotations" / "instances_val.json"
     for head in ("fc", "double-ext"):
         path = tmp_path / f"saved.{head}.json"
-        again = call("--detections", f"again={path}", "--annotations", data, "--as-written")
+        again = call_json(
+            "evaluate", "--detections", f"again={path}", "--annotations", data, "--as-written"
+        )
         expected = {row["metric"]: row["value"] for row in rows(found, "ap", head=head)}
         assert precision(again, "again") == expected
     path = tmp_path / "saved.fc.json"
-    mixed = call("--run", run.path, "--head", "fc", "--detections", path, "--as-written")
+    mixed = call_json(
+        "evaluate", "--run", run.path, "--head", "fc", "--detections", path, "--as-written"
+    )
     assert heads(mixed, "ap") == [("both", "fc"), ("saved.fc", "detections")]
     (difference,) = rows(mixed, "ap_comparisons", metric="AP")
     assert difference["difference"] == 0
@@ -140,16 +132,19 @@ def test_the_doctor_speaks_before_anything_is_counted(tmp_path: Path) -> None:
         x, y, w, h = entry["bbox"]
         entry["bbox"], entry["score"] = [x, y, x + w, y + h], 100 * entry["score"]
     wrong = write_json(entries, tmp_path / "wrong.json")
-    said = refused("--detections", wrong, "--annotations", data)
-    assert "give --box-format xyxy --score-scale percent, or --as-written" in said
+    says = "give --box-format xyxy --score-scale percent, or --as-written"
+    fails("evaluate", "--detections", wrong, "--annotations", data, says=says)
     both = ("--detections", wrong, "--detections", right, "--annotations", data, "--draws", 0)
-    found = call(
+    found = call_json(
+        "evaluate",
         *both,
         *("--box-format", "xyxy", "--box-format", "none"),
         *("--score-scale", "percent", "--score-scale", "none"),
     )
     assert precision(found, "wrong") == pytest.approx(precision(found, "right"))
-    as_written = call("--detections", wrong, "--annotations", data, "--as-written", "--draws", 0)
+    as_written = call_json(
+        "evaluate", "--detections", wrong, "--annotations", data, "--as-written", "--draws", 0
+    )
     assert precision(as_written, "wrong")["AP"] < 0.1
     assert "xyxy" in found["provenance"]["wrong"]["reading"]
 
@@ -158,14 +153,25 @@ def test_options_that_do_not_fit_are_refused(
     dataset: CocoDataset, files: list[Path], tmp_path: Path
 ) -> None:
     file, truth = ("--detections", files[0]), ("--annotations", dataset.annotations_path)
-    assert "--detections needs the ground truth" in refused(*file)
-    assert "--box-format belongs to --detections" in refused("--box-format", "xyxy")
-    assert "--box-format 'xywh2' is none of" in refused(*file, *truth, "--box-format", "xywh2")
-    assert "--box-frame 'long' is none of" in refused(*file, *truth, "--box-frame", "long")
-    assert "3 times --score-scale for 1" in refused(*file, *truth, *("--score-scale", "logit") * 3)
-    assert "no such results file" in refused("--detections", tmp_path / "no.json", *truth)
-    assert "two of the files are called 'a'" in refused(
-        *("--detections", f"a={files[0]}", "--detections", f"a={files[1]}"), *truth
+    fails("evaluate", *file, says="--detections needs the ground truth")
+    fails("evaluate", "--box-format", "xyxy", says="--box-format belongs to --detections")
+    fails(
+        "evaluate", *file, *truth, "--box-format", "xywh2", says="--box-format 'xywh2' is none of"
+    )
+    fails("evaluate", *file, *truth, "--box-frame", "long", says="--box-frame 'long' is none of")
+    fails(
+        "evaluate",
+        *file,
+        *truth,
+        *("--score-scale", "logit") * 3,
+        says="3 times --score-scale for 1",
+    )
+    fails("evaluate", "--detections", tmp_path / "no.json", *truth, says="no such results file")
+    fails(
+        "evaluate",
+        *("--detections", f"a={files[0]}", "--detections", f"a={files[1]}"),
+        *truth,
+        says="two of the files are called 'a'",
     )
 
 
@@ -182,7 +188,8 @@ def test_real_ground_truth(name: str, split: str, tmp_path: Path) -> None:
     healthy = write_json(entries, tmp_path / "healthy.json")
     expected = pycocotools_precision(found[0], entries)
     ap = precision(
-        call("--detections", healthy, "--annotations", found[0], "--draws", 0), "healthy"
+        call_json("evaluate", "--detections", healthy, "--annotations", found[0], "--draws", 0),
+        "healthy",
     )
     assert ap == pytest.approx(expected, abs=1e-9)
     assert list(ap) == list(AP_NAMES)
@@ -192,6 +199,6 @@ def test_real_ground_truth(name: str, split: str, tmp_path: Path) -> None:
         entry["category_id"] = ids.index(entry["category_id"])
         entry["image_id"] = images.index(entry["image_id"])
     counted = write_json(entries, tmp_path / "counted.json")
-    said = refused("--detections", counted, "--annotations", found[0])
-    assert "--category-ids contiguous" in said
+    asked = ("evaluate", "--detections", counted, "--annotations", found[0])
+    said = fails(*asked, says="--category-ids contiguous")
     assert "--image-ids order" in said
