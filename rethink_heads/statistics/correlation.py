@@ -20,12 +20,7 @@ from rethink_heads.statistics.bootstrap import (
     Array,
     ImageBootstrap,
 )
-from rethink_heads.statistics.ranks import (
-    RANK_REPLICATES,
-    ranked_rows,
-    resampled_spearman,
-    spearman_sampling_error,
-)
+from rethink_heads.statistics.ranks import RankedRows, ranked_rows
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
     Covariances,
@@ -120,13 +115,13 @@ def spearman(
     measurements: Measurements,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
-    replicates: int = RANK_REPLICATES,
+    replicates: int = REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Spearman's rank correlation of score and proposal IoU, from the sampled proposals.
 
     A row stands for ``weight`` equal proposals, and equal values share the mean of their ranks.
-    Ranks are taken anew in every replicate of the bootstrap, which is why its default count is 200.
+    Replicates are to the first order in the images' weights (see :mod:`~rethink_heads.statistics.ranks`).
 
     Returns:
         One row per detector, head and size with "spearman", "spearman_low", "spearman_high",
@@ -140,19 +135,19 @@ def spearman(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in measurements.keys:
-        rows_of_head = ranked_rows(measurements, (detector, head), iou_range)
+        whole = RankedRows.of(ranked_rows(measurements, (detector, head), iou_range))
         for size, chosen in by_size(measurements):
-            rows = rows_of_head[chosen[rows_of_head["object"]]]
-            estimate = resampled_spearman(rows, measurements, bootstrap).estimate()
+            rows = whole.select(chosen)
+            estimate = rows.resample(chosen, measurements, bootstrap).estimate()
             results.append(
                 {
                     "detector": detector,
                     "head": head,
                     "size": size,
                     **estimate.columns("spearman"),
-                    "spearman_sampling_error": spearman_sampling_error(rows),
-                    "objects": len(np.unique(rows["object"])),
-                    "rows": len(rows),
+                    "spearman_sampling_error": rows.sampling_error,
+                    "objects": len(np.unique(rows.object)),
+                    "rows": len(rows.object),
                 }
             )
     return pd.DataFrame(results)

@@ -16,7 +16,6 @@ from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.ranks import RANK_REPLICATES
 from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
 
 PREDEFINED = "predefined"
@@ -31,7 +30,6 @@ def stage_correlation(
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Pearson's and Spearman's correlation of score and IoU at each stage (paper Figure 3).
@@ -42,8 +40,7 @@ def stage_correlation(
         measurements: of the predefined proposals. Either may be None.
         iou_range: boxes of an IoU from the first to below the second (1 included) count; multiples
             of 0.05. For RPN's proposals it is the proposal's IoU, for detections the final box's.
-        replicates, rank_replicates, seed: of the bootstrap over images; ranks are taken anew in
-            every replicate.
+        replicates, seed: of the bootstrap over images.
 
     Returns:
         One row per detector, head, "stage" ("predefined", "rpn", "detections") and size ("small",
@@ -61,7 +58,7 @@ def stage_correlation(
         rows = pearson(found, iou_range, replicates=replicates, seed=seed)
         rows = rows.rename(columns={"measured": "n"}).assign(stage=stage)
         if found.has_rows:
-            ranks = spearman(found, iou_range, replicates=rank_replicates, seed=seed)
+            ranks = spearman(found, iou_range, replicates=replicates, seed=seed)
             keys = ["detector", "head", "size"]
             rows = rows.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")
         parts.append(rows.reindex(columns=[*order, *_ESTIMATES, "n", "objects"]))
@@ -77,7 +74,6 @@ def compare_stages(
     *,
     statistics: Sequence[str] = STATISTICS,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The correlations of two heads at each stage on the same draws of images, and a - b.
@@ -89,8 +85,7 @@ def compare_stages(
     Args:
         a, b: (detector, head).
         statistics: of STATISTICS.
-        stages, measurements, iou_range, replicates, rank_replicates, seed: as of
-            :func:`stage_correlation`.
+        stages, measurements, iou_range, replicates, seed: as of :func:`stage_correlation`.
 
     Returns:
         One row per statistic, "stage" and "size" with "a", "b" (as "detector/head"), "value_a",
@@ -105,7 +100,6 @@ def compare_stages(
     for statistic in statistics:
         if statistic not in STATISTICS:
             raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-    counts = {"pcc": replicates, "spearman": rank_replicates}
     if stages is not None:
         _check_there(stages, measurements, a, b)
     parts = []
@@ -114,7 +108,7 @@ def compare_stages(
             # Ranks are of the sampled proposals.
             if statistic == "spearman" and not found.has_rows:
                 continue
-            bootstrap = ImageBootstrap(found.image_ids, counts[statistic], seed)
+            bootstrap = ImageBootstrap(found.image_ids, replicates, seed)
             compared_heads = [compared_head(found, statistic, key, iou_range) for key in (a, b)]
             if stage == PREDEFINED:
                 check_common(statistic, a, b, *compared_heads)
