@@ -218,12 +218,10 @@ def _opened(
     folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    import pandas as pd
-
-    from rethink_heads.measure.stages import load_stages
+    from rethink_heads.measure.stages import join_stages, load_stages
 
     frames, provenances = zip(*map(load_stages, folders), strict=True)
-    boxes = pd.concat(frames, ignore_index=True)
+    boxes = join_stages(frames)
     kept = boxes["stage"].isin(list(stages))
     if heads is not None:
         kept &= boxes["head"].isin(list(heads))

@@ -8,7 +8,7 @@ boxes that they get, and that they give, in use.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from pandas.api.types import union_categoricals
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -26,7 +27,7 @@ from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
-from rethink_heads.files import read_parquet
+from rethink_heads.files import read_table
 from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.detections import (
     CORNERS,
@@ -64,6 +65,7 @@ STAGE_TYPES: Mapping[str, str] = {
     "true_positive_iou": "float64",
 }
 STAGE_COLUMNS = tuple(STAGE_TYPES)
+_NAMES = [name for name, kind in STAGE_TYPES.items() if kind == "str"]
 DEFAULT_MEMORY_MB = 512
 
 POSITIVE_IOU = 0.5
@@ -170,15 +172,29 @@ def load_stages(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read the stages that :func:`measure_stages` left in ``folder``, and their provenance.
 
     Returns:
-        The boxes in STAGE_COLUMNS, sorted by detector, head, stage and image; those of one image as they came.
+        The boxes in STAGE_COLUMNS, names as categories, sorted by detector, head, stage and image; those of one image
+        as they came.
 
     Raises:
         UserError: there are none, or the file is damaged.
     """
-    frame, provenance = read_parquet(Path(folder) / STAGES_NAME)
-    keys = ["detector", "head", "stage", "image_id"]
-    ordered = frame.sort_values(keys, kind="stable", ignore_index=True)
-    return ordered.astype(STAGE_TYPES)[list(STAGE_COLUMNS)], provenance
+    table, provenance = read_table(Path(folder) / STAGES_NAME)
+    frame = join_stages([table.select(STAGE_COLUMNS).to_pandas(categories=_NAMES)])
+    keys = [frame["image_id"], *(frame[name].cat.codes for name in ("stage", "head", "detector"))]
+    return frame.take(np.lexsort(keys)).reset_index(drop=True), provenance
+
+
+def join_stages(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Boxes of several detectors one below the other, their names as categories: text would take most of the time."""
+    columns: dict[str, Any] = {}
+    for name, kind in STAGE_TYPES.items():
+        parts = [frame[name] for frame in frames]
+        if name in _NAMES:
+            named = [part.astype("category") for part in parts]
+            columns[name] = union_categoricals(named, sort_categories=True)
+        else:
+            columns[name] = np.concatenate([part.to_numpy(kind) for part in parts])
+    return pd.DataFrame(columns)
 
 
 def detection_frames(
@@ -299,22 +315,26 @@ def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measureme
         stage: "rpn" or "detections".
         keys: (detector, head) of further heads, which may have no boxes at any stage.
     """
-    matched = boxes[boxes["object_id"] >= 0]
-    objects = matched[list(OBJECT_COLUMNS)].drop_duplicates(IDS).sort_values(IDS)
-    number = matched.groupby(IDS, sort=True).ngroup().to_numpy()
+    is_matched = (boxes["object_id"] >= 0).to_numpy()
+    number = boxes.loc[is_matched, IDS].groupby(IDS, sort=True).ngroup().to_numpy()
+    first = np.empty(number.max(initial=-1) + 1, np.int64)
+    first[number[::-1]] = np.flatnonzero(is_matched)[::-1]
+    objects = boxes[list(OBJECT_COLUMNS)].take(first)
+    object_of = np.full(len(boxes), -1)
+    object_of[is_matched] = number
     arrays: dict[Name, npt.NDArray[Any] | View] = {}
-    at_stage = (matched["stage"] == stage).to_numpy()
+    chosen_boxes = is_matched & (boxes["stage"] == stage).to_numpy()
     heads = boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
     for detector, head in dict.fromkeys([*heads, *keys]):
-        is_head = (matched["detector"] == detector) & (matched["head"] == head)
-        chosen = np.flatnonzero(at_stage & is_head.to_numpy())
-        rows = np.ones(len(chosen), ROW_TYPE)
-        rows["object"], rows["proposal"] = number[chosen], -1
-        for field in ("iou", "score"):
-            rows[field] = matched[field].to_numpy()[chosen]
-        rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
+        is_head = (boxes["detector"] == detector) & (boxes["head"] == head)
+        chosen = np.flatnonzero(chosen_boxes & is_head.to_numpy())
         # An object's boxes one below the other, the best first.
-        rows = rows[np.lexsort([-rows["iou"], rows["object"]])]
+        iou = boxes["iou"].to_numpy()
+        chosen = chosen[np.lexsort([-iou[chosen], object_of[chosen]])]
+        rows = np.ones(len(chosen), ROW_TYPE)
+        rows["object"], rows["proposal"] = object_of[chosen], -1
+        rows["iou"], rows["score"] = iou[chosen], boxes["score"].to_numpy()[chosen]
+        rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
         arrays[ROWS, detector, head] = rows
         # Added up when they are asked for: they take more than the boxes.
         arrays[MOMENTS, detector, head] = View(partial(_moments, rows, len(objects)))
@@ -333,11 +353,12 @@ def _moments(rows: npt.NDArray[Any], objects: int) -> npt.NDArray[np.float64]:
         "sum_iou_score": iou * score,
     }
     place = rows["object"].astype(np.int64) * IOU_BINS + rows["bin"]
-    moments = np.zeros((objects, IOU_BINS, len(VALUE_COLUMNS)))
+    # A moment after another: those that are not there then take no memory.
+    moments = np.zeros((len(VALUE_COLUMNS), objects, IOU_BINS))
     for name, column in values.items():
         total = np.bincount(place, column, objects * IOU_BINS)
-        moments[..., VALUE_COLUMNS.index(name)] = total.reshape(objects, IOU_BINS)
-    return moments
+        moments[VALUE_COLUMNS.index(name)] = total.reshape(objects, IOU_BINS)
+    return np.moveaxis(moments, 0, -1)
 
 
 def ious_with(boxes: Tensor, objects: Tensor) -> Array:

@@ -281,7 +281,7 @@ def level_correlation(
         ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
-    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
+    bootstrap = _bootstrap(stages, replicates, seed)
     rows: list[dict[str, Any]] = []
     for (detector, head), (level, stage) in product(_keys(stages), _measures(stages)):
         found = _resampled(positives(stages, (detector, head), stage), level, bootstrap)
@@ -318,7 +318,7 @@ def compare_levels(
     Raises:
         UserError: a head has no boxes at all.
     """
-    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
+    bootstrap = _bootstrap(stages, replicates, seed)
     there = _keys(stages)
     for key in (a, b):
         if key not in there:
@@ -336,11 +336,11 @@ def compare_levels(
 
 def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
     """The positive boxes of a head at a stage: image_id, class_name, score and iou, the IoU that counts."""
-    boxes = _matched(stages)
-    chosen = (boxes["detector"] == key[0]) & (boxes["head"] == key[1]) & (boxes["stage"] == stage)
-    found = boxes.loc[chosen, ["image_id", "class_name", "score", _IOU[stage]]]
-    found = found.rename(columns={_IOU[stage]: "iou"})
-    return found[found["iou"] >= POSITIVE_IOU]
+    is_positive = (stages["object_id"] >= 0) & (stages[_IOU[stage]] >= POSITIVE_IOU)
+    for name, value in zip(("detector", "head", "stage"), (*key, stage), strict=True):
+        is_positive &= stages[name] == value
+    found = stages.loc[is_positive, ["image_id", "class_name", "score", _IOU[stage]]]
+    return found.rename(columns={_IOU[stage]: "iou"})
 
 
 class _Level(NamedTuple):
@@ -351,8 +351,10 @@ class _Level(NamedTuple):
     boxes: int
 
 
-def _matched(stages: pd.DataFrame) -> pd.DataFrame:
-    return stages[stages["object_id"] >= 0]
+def _bootstrap(stages: pd.DataFrame, replicates: int, seed: int) -> ImageBootstrap:
+    """Replicates of the images of which a box is matched to an object."""
+    images = stages["image_id"].to_numpy()[(stages["object_id"] >= 0).to_numpy()]
+    return ImageBootstrap(images, replicates, seed)
 
 
 def _keys(stages: pd.DataFrame) -> list[Key]:
