@@ -96,7 +96,7 @@ def _data_name(run: Run, name: str) -> str:
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stages import STAGES_NAME, join_stages, load_stages
+    from rethink_heads.measure.stage_boxes import STAGES_NAME, join_stages, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]

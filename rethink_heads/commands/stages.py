@@ -218,7 +218,7 @@ def _opened(
     folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    from rethink_heads.measure.stages import join_stages, load_stages
+    from rethink_heads.measure.stage_boxes import join_stages, load_stages
 
     frames, provenances = zip(*map(load_stages, folders), strict=True)
     boxes = join_stages(frames)
