@@ -220,16 +220,14 @@ def true_positives(ious: Array, least: float = POSITIVE_IOU) -> Indices:
     return matches
 
 
-def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measurements:
-    """The boxes of one stage as measurements of the objects that they are matched to, each box of weight 1.
+def stage_measurements(boxes: pd.DataFrame) -> dict[str, Measurements]:
+    """By stage: its boxes as measurements of the objects that they are matched to, each box of weight 1.
 
     Of the moments those of score and IoU are there; the others are 0. A head without boxes at the stage has zeros.
 
     Args:
         boxes: of any stages, in STAGE_COLUMNS. The objects are those that a box of any stage is matched to, so that the
             bootstrap draws the same images at each.
-        stage: "rpn" or "detections".
-        keys: (detector, head) of further heads, which may have no boxes at any stage.
     """
     is_matched = (boxes["object_id"] >= 0).to_numpy()
     number = boxes.loc[is_matched, IDS].groupby(IDS, sort=True).ngroup().to_numpy()
@@ -238,23 +236,38 @@ def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measureme
     objects = boxes[list(OBJECT_COLUMNS)].take(first)
     object_of = np.full(len(boxes), -1)
     object_of[is_matched] = number
-    arrays: dict[Name, npt.NDArray[Any] | View] = {}
-    chosen_boxes = is_matched & (boxes["stage"] == stage).to_numpy()
-    heads = boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
-    for detector, head in dict.fromkeys([*heads, *keys]):
-        is_head = (boxes["detector"] == detector) & (boxes["head"] == head)
-        chosen = np.flatnonzero(chosen_boxes & is_head.to_numpy())
-        # An object's boxes one below the other, the best first.
-        iou = boxes["iou"].to_numpy()
-        chosen = chosen[np.lexsort([-iou[chosen], object_of[chosen]])]
-        rows = np.ones(len(chosen), ROW_TYPE)
-        rows["object"], rows["proposal"] = object_of[chosen], -1
-        rows["iou"], rows["score"] = iou[chosen], boxes["score"].to_numpy()[chosen]
-        rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
-        arrays[ROWS, detector, head] = rows
-        # Added up when they are asked for: they take more than the boxes.
-        arrays[MOMENTS, detector, head] = View(partial(_moments, rows, len(objects)))
-    return Measurements(objects, arrays)
+    stages, iou, score = boxes["stage"], boxes["iou"].to_numpy(), boxes["score"].to_numpy()
+    keys = [*boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)]
+    is_head = {
+        key: ((boxes["detector"] == key[0]) & (boxes["head"] == key[1])).to_numpy() & is_matched
+        for key in keys
+    }
+    found = {}
+    for stage in (each for each in (RPN, DETECTIONS) if (stages == each).any()):
+        arrays: dict[Name, npt.NDArray[Any] | View] = {}
+        for key in keys:
+            chosen = np.flatnonzero(is_head[key] & (stages == stage).to_numpy())
+            # An object's boxes one below the other, the best first.
+            chosen = chosen[np.lexsort([-iou[chosen], object_of[chosen]])]
+            rows = np.ones(len(chosen), ROW_TYPE)
+            rows["object"], rows["proposal"] = object_of[chosen], -1
+            rows["iou"], rows["score"] = iou[chosen], score[chosen]
+            rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
+            arrays[ROWS, *key] = rows
+            # Added up when they are asked for: they take more than the boxes.
+            arrays[MOMENTS, *key] = View(partial(_moments, rows, len(objects)))
+        found[stage] = Measurements(objects, arrays)
+    return found
+
+
+def with_head(measurements: Measurements, key: Key) -> Measurements:
+    """Measurements in which a head is, too: without a box, where it was not measured."""
+    if key in measurements.keys:
+        return measurements
+    rows = np.ones(0, ROW_TYPE)
+    moments = View(partial(_moments, rows, len(measurements.objects)))
+    arrays: dict[Name, npt.NDArray[Any] | View] = {(ROWS, *key): rows, (MOMENTS, *key): moments}
+    return Measurements.merge([measurements, Measurements(measurements.objects, arrays)])
 
 
 def _moments(rows: npt.NDArray[Any], objects: int) -> npt.NDArray[np.float64]:

@@ -221,7 +221,13 @@ class ImageBootstrap:
         """Sums (I, ...) of each image to sums (B, ...) of each replicate."""
         return np.concatenate([np.tensordot(w, sums, axes=1) for w in self.weight_blocks()])
 
-    def resample(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Resampled:
+    def resample(
+        self,
+        sums: Array,
+        statistic: Statistic,
+        limits: Limits = ANY,
+        replicated: Array | None = None,
+    ) -> Resampled:
         """A statistic of all images and of the replicates.
 
         An image bears on the statistic where the first of its M sums, a count, is not zero; of a statistic of several
@@ -231,11 +237,13 @@ class ImageBootstrap:
             sums: (I, ..., M) per image.
             statistic: (R, ..., M) -> (R, ...), nan where it is not defined.
             limits: within which the statistic lies.
+            replicated: (B, ..., M) what :meth:`replicate` gives of the sums, where it is known.
         """
+        replicated = self.replicate(sums) if replicated is None else replicated
         value = statistic(sums.sum(axis=0)[None])[0]
         bears = sums[..., 0] > 0
         images = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim))).sum(axis=0)
-        return Resampled(value, statistic(self.replicate(sums)), images, limits)
+        return Resampled(value, statistic(replicated), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""

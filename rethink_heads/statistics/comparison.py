@@ -25,7 +25,7 @@ from rethink_heads.statistics.bootstrap import (
     difference_columns,
 )
 from rethink_heads.statistics.correlation import object_pccs
-from rethink_heads.statistics.ranks import RankedRows, ranked_rows
+from rethink_heads.statistics.ranks import RankedRows, ranked_head, ranked_rows
 from rethink_heads.statistics.response import RESPONSE_KINDS, response_columns
 from rethink_heads.statistics.spatial import (
     OF_OBJECTS,
@@ -348,10 +348,13 @@ def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, f
     rows, (first, after) = measurements.rows(key), bin_range(iou_range)
     objects = np.zeros(len(measurements.objects), bool)
     objects[rows["object"][(rows["bin"] >= first) & (rows["bin"] < after)]] = True
-    return Compared(
-        objects,
-        lambda compared: RankedRows.of(ranked_rows(measurements, key, iou_range, compared)),
-    )
+
+    def rank(compared: Flags) -> RankedRows:
+        if compared[objects].all():
+            return ranked_head(measurements, key, iou_range)
+        return RankedRows.of(ranked_rows(measurements, key, iou_range, compared))
+
+    return Compared(objects, rank)
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:

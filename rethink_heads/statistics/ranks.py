@@ -24,8 +24,9 @@ can only have a correlation of -1 or 1, so that this one is noisy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -192,6 +193,12 @@ class RankedRows:
         return float(np.sqrt((np.bincount(self.stratum, unseen) * size / (size - 1).clip(1)).sum()))
 
 
+@lru_cache(maxsize=2)
+def ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> RankedRows:
+    """The rows of :func:`ranked_rows` of all objects, ranked; the latest are kept for the differences of a table."""
+    return RankedRows.of(ranked_rows(measurements, key, iou_range))
+
+
 def rank_correlation(
     x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
 ) -> Resampled:
@@ -281,31 +288,11 @@ def level_correlation(
         ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
-    bootstrap = _bootstrap(stages, replicates, seed)
-    rows: list[dict[str, Any]] = []
-    for (detector, head), (level, stage) in product(_keys(stages), _measures(stages)):
-        found = _resampled(positives(stages, (detector, head), stage), level, bootstrap)
-        rows.append(
-            {
-                "detector": detector,
-                "head": head,
-                "level": level,
-                "stage": stage,
-                **found.resampled.estimate().columns("spearman"),
-                "groups": found.groups,
-                "boxes": found.boxes,
-            }
-        )
-    return pd.DataFrame(rows)
+    return level_tables(stages, replicates=replicates, seed=seed)[0]
 
 
 def compare_levels(
-    stages: pd.DataFrame,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
+    stages: pd.DataFrame, a: Key, b: Key, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """The rank correlations of two heads on the same draws of images, and their difference a - b.
 
@@ -318,20 +305,43 @@ def compare_levels(
     Raises:
         UserError: a head has no boxes at all.
     """
-    bootstrap = _bootstrap(stages, replicates, seed)
-    there = _keys(stages)
-    for key in (a, b):
-        if key not in there:
-            names = ", ".join("/".join(pair) for pair in there) or "nothing"
-            raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
-    rows = []
-    for level, stage in _measures(stages):
-        resampled_levels = [
-            _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
-        ]
-        columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
-        rows.append(pd.DataFrame({**columns, **difference_columns(*resampled_levels)}))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return level_tables(stages, [(a, b)], replicates=replicates, seed=seed)[1]
+
+
+def level_tables(
+    stages: pd.DataFrame,
+    pairs: Iterable[tuple[Key, Key]] = (),
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What :func:`level_correlation` gives, and :func:`compare_levels` of some pairs, of the same resampled heads."""
+    images = stages["image_id"].to_numpy()[(stages["object_id"] >= 0).to_numpy()]
+    bootstrap = ImageBootstrap(images, replicates, seed)
+    keys = sorted(stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None))
+    present = set(stages["stage"].unique())
+    measures = [(level, stage) for level, stage in MEASURES if stage in present]
+    rows: list[dict[str, Any]] = []
+    resampled: dict[tuple[Key, str, str], Resampled] = {}
+    for key, (level, stage) in product(keys, measures):
+        boxes = positives(stages, key, stage)
+        found = (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
+        resampled[key, level, stage] = found.resampled
+        named = {"detector": key[0], "head": key[1], "level": level, "stage": stage}
+        counts = {"groups": found.groups, "boxes": len(boxes)}
+        rows.append(named | found.resampled.estimate().columns("spearman") | counts)
+    differences = []
+    for a, b in pairs:
+        for key in (a, b):
+            if key not in keys:
+                names = ", ".join("/".join(pair) for pair in keys) or "nothing"
+                raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
+        for level, stage in measures:
+            named = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
+            both = (resampled[key, level, stage] for key in (a, b))
+            differences.append(pd.DataFrame(named | difference_columns(*both)))
+    compared = pd.concat(differences, ignore_index=True) if differences else pd.DataFrame()
+    return pd.DataFrame(rows), compared
 
 
 def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
@@ -344,33 +354,10 @@ def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
 
 
 class _Level(NamedTuple):
-    """A level's correlation, resampled; how many images or classes have one; the positives."""
+    """A level's correlation, resampled, and how many images or classes have one."""
 
     resampled: Resampled
     groups: int
-    boxes: int
-
-
-def _bootstrap(stages: pd.DataFrame, replicates: int, seed: int) -> ImageBootstrap:
-    """Replicates of the images of which a box is matched to an object."""
-    images = stages["image_id"].to_numpy()[(stages["object_id"] >= 0).to_numpy()]
-    return ImageBootstrap(images, replicates, seed)
-
-
-def _keys(stages: pd.DataFrame) -> list[Key]:
-    """(detector, head) of all that has boxes, in rising order."""
-    found = stages[["detector", "head"]].drop_duplicates()
-    return sorted(found.itertuples(index=False, name=None))
-
-
-def _measures(stages: pd.DataFrame) -> list[tuple[str, str]]:
-    """The measures whose stage has boxes."""
-    present = set(stages["stage"].unique())
-    return [(level, stage) for level, stage in MEASURES if stage in present]
-
-
-def _resampled(boxes: pd.DataFrame, level: str, bootstrap: ImageBootstrap) -> _Level:
-    return (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
 
 
 def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
@@ -384,7 +371,7 @@ def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     values = np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1)), 0)
     sums = np.stack([varies, values], axis=1)
     resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
-    return _Level(resampled, int(varies.sum()), len(boxes))
+    return _Level(resampled, int(varies.sum()))
 
 
 def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
@@ -409,4 +396,4 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
         np.array(boxes["image_id"].nunique() if is_enough else 0),
         MEAN_CORRELATION,
     )
-    return _Level(resampled, len(defined), len(boxes))
+    return _Level(resampled, len(defined))

@@ -6,12 +6,12 @@ heads are compared on the same images, not on the same boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements
+from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements, with_head
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows
@@ -21,11 +21,13 @@ from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
 PREDEFINED = "predefined"
 STAGES = (PREDEFINED, RPN, DETECTIONS)
 STATISTICS = ("pcc", "spearman")
+Stages = pd.DataFrame | Mapping[str, Measurements] | None
+"""Boxes of later stages, or what ``stage_measurements`` makes of them: once for several tables."""
 _ESTIMATES = [f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_high")]
 
 
 def stage_correlation(
-    stages: pd.DataFrame | None,
+    stages: Stages,
     measurements: Measurements | None = None,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
@@ -54,7 +56,7 @@ def stage_correlation(
     bin_range(iou_range)
     order = ["detector", "head", "stage", "size"]
     parts = []
-    for stage, found in _stages(stages, measurements):
+    for stage, found in _by_stage(stages, measurements).items():
         rows = pearson(found, iou_range, replicates=replicates, seed=seed)
         rows = rows.rename(columns={"measured": "n"}).assign(stage=stage)
         if found.has_rows:
@@ -66,7 +68,7 @@ def stage_correlation(
 
 
 def compare_stages(
-    stages: pd.DataFrame | None,
+    stages: Stages,
     measurements: Measurements | None,
     a: Key,
     b: Key,
@@ -100,10 +102,13 @@ def compare_stages(
     for statistic in statistics:
         if statistic not in STATISTICS:
             raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
+    by_stage = _by_stage(stages, measurements)
     if stages is not None:
-        _check_there(stages, measurements, a, b)
+        _check_there(by_stage, a, b)
     parts = []
-    for stage, found in _stages(stages, measurements, a, b):
+    for stage, found in by_stage.items():
+        if stage != PREDEFINED:
+            found = with_head(with_head(found, a), b)
         for statistic in statistics:
             # Ranks are of the sampled proposals.
             if statistic == "spearman" and not found.has_rows:
@@ -117,22 +122,18 @@ def compare_stages(
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _stages(
-    stages: pd.DataFrame | None, measurements: Measurements | None, *keys: Key
-) -> Iterator[tuple[str, Measurements]]:
-    """Each stage that there are boxes of, as measurements, in which these heads are, too."""
-    if measurements is not None:
-        yield PREDEFINED, measurements
-    for stage in (RPN, DETECTIONS):
-        if stages is not None and (stages["stage"] == stage).any():
-            yield stage, stage_measurements(stages, stage, *keys)
+def _by_stage(stages: Stages, measurements: Measurements | None) -> dict[str, Measurements]:
+    """Each stage that there are boxes of, as measurements."""
+    predefined = {} if measurements is None else {PREDEFINED: measurements}
+    if isinstance(stages, pd.DataFrame):
+        stages = stage_measurements(stages)
+    return {**predefined, **(stages or {})}
 
 
-def _check_there(stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key) -> None:
+def _check_there(found: Mapping[str, Measurements], a: Key, b: Key) -> None:
     """Raise UserError for a head without boxes; one that was measured may have found nothing at all."""
-    there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
-    there |= set(() if measurements is None else measurements.keys)
+    there = sorted({key for each in found.values() for key in each.keys})
     for key in (a, b):
         if key not in there:
-            names = ", ".join("/".join(each) for each in sorted(there)) or "nothing"
+            names = ", ".join("/".join(each) for each in there) or "nothing"
             raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
