@@ -351,7 +351,7 @@ def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, f
 
     def rank(compared: Flags) -> RankedRows:
         if compared[objects].all():
-            return ranked_head(measurements, key, iou_range)
+            return ranked_head(measurements, key, (iou_range[0], iou_range[1]))
         return RankedRows.of(ranked_rows(measurements, key, iou_range, compared))
 
     return Compared(objects, rank)

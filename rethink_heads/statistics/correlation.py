@@ -139,7 +139,7 @@ def spearman(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in measurements.keys:
-        whole = ranked_head(measurements, (detector, head), iou_range)
+        whole = ranked_head(measurements, (detector, head), (iou_range[0], iou_range[1]))
         for size, chosen in by_size(measurements):
             rows = whole.select(chosen)
             estimate = rows.resample(chosen, measurements, bootstrap).estimate()

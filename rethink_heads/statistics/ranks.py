@@ -193,7 +193,7 @@ class RankedRows:
         return float(np.sqrt((np.bincount(self.stratum, unseen) * size / (size - 1).clip(1)).sum()))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> RankedRows:
     """The rows of :func:`ranked_rows` of all objects, ranked; the latest are kept for the differences of a table."""
     return RankedRows.of(ranked_rows(measurements, key, iou_range))
