@@ -11,7 +11,8 @@ import pandas as pd
 
 from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
-from rethink_heads.sweeps.plan import Plan, Point
+from rethink_heads.sweeps.description import Point
+from rethink_heads.sweeps.plan import Plan
 from rethink_heads.sweeps.precision import Read, Size
 
 MEAN, ALL_SEEDS = "mean", "all"
@@ -59,10 +60,8 @@ def sweep_table(
             "title": point.title,
             **point.values,
             "head": point.head,
-            "reading": read.reading,
-            "fusion": read.fusion,
-            "parameters": size.parameters,
-            "head_parameters": size.head_parameters,
+            **vars(read),
+            **vars(size),
         }
         by_seed = []
         for seed in plan.seeds:
