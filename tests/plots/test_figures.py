@@ -346,19 +346,11 @@ def test_figure3_has_a_panel_a_stage(statistic: str) -> None:
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
 
-def test_figure3_of_many_heads_is_legible() -> None:
-    long = tuple(
-        (f"bccd-small-{head}-with-a-long-name-{seed}", head)
-        for head in ("fc", "conv", "double-ext")
-        for seed in (0, 1)
-    )
-    for frame in (made_stages(long), made_stages()):
-        drawn = draw(figures.figure3(frame))
-        assert drawn.misplaced() == []
-        assert min(text.get_fontsize() for text in drawn.texts) >= 7
-    (legend,) = drawn.figure.legends
-    names = [text.get_text() for text in legend.get_texts()]
-    assert names == ["fc-head", "conv-head", "95% interval"]
+def test_figure3_is_legible() -> None:
+    drawn = draw(figures.figure3(made_stages()))
+    assert drawn.misplaced() == []
+    assert min(text.get_fontsize() for text in drawn.texts) >= 7
+    assert legend_labels(drawn.figure) == ["fc-head", "conv-head", "95% interval"]
 
 
 def test_stages_that_are_not_there_have_no_panel() -> None:
