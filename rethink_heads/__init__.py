@@ -123,6 +123,18 @@ _PUBLIC = {
             "evaluation.errors",
             "TIDE's errors and what AP would gain without them",
         ),
+        (
+            "lost_precision",
+            "evaluation.lost_precision",
+            "what each of six causes costs, in shares that add up to 1 - AP",
+        ),
+        ("lost_by_threshold", "evaluation.lost_precision", "the same at each IoU threshold"),
+        ("lost_by_class", "evaluation.lost_precision", "the same of each class"),
+        (
+            "exchange_rate",
+            "evaluation.lost_precision",
+            "AP while the ranking moves to that of the IoU",
+        ),
         ("calibration_errors", "evaluation.calibration", "D-ECE, LaECE and overconfidence"),
         ("reliability", "evaluation.calibration", "precision and IoU by score"),
     ),
@@ -134,6 +146,9 @@ _PUBLIC = {
         ("compare_levels", "statistics.ranks", "rank correlations within images and classes"),
         ("compare_precision", "evaluation.average_precision", "average precisions"),
         ("compare_errors", "evaluation.errors", "TIDE's errors"),
+        ("compare_lost_precision", "evaluation.lost_precision", "what each cause costs"),
+        ("compare_oracles", "evaluation.lost_precision", "AP with a cause mended"),
+        ("compare_exchange_rate", "evaluation.lost_precision", "AP by step of the ranking"),
         ("compare_calibration", "evaluation.calibration", "calibration errors"),
     ),
     "Sweeps": (

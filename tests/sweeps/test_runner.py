@@ -20,8 +20,8 @@ from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch
-from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
+from rethink_heads.structures import fuse
 from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import make_plan
 from rethink_heads.sweeps.precision import Precision
