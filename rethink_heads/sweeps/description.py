@@ -228,16 +228,21 @@ class SweepDescription(_Description):
         )
 
     def _combinations(self) -> Iterator[Point]:
-        for name, values in self.axes.items():
+        known = list(setting_names(Config))
+        for name in self.axes:
             if name != "head":
                 _check_free(name, f"sweep {self.name}")
-                _check_known(name, f"sweep {self.name}")
-            _check_values(name, values)
+                if name not in known:
+                    hint = nearest_setting(name, known)
+                    raise UserError(f"unknown setting {name!r} (sweep {self.name}); {hint}")
         readings: dict[str, tuple[Any, ...]] = {
             name: values for name, values in self.read_only if values
         }
-        for name, values in readings.items():
-            _check_values(name, values)
+        for name, values in (*self.axes.items(), *readings.items()):
+            if not values:
+                raise UserError(f"axis {name!r} has no values")
+            if len({value_text(value) for value in values}) < len(values):
+                raise UserError(f"axis {name!r} has a value twice")
         points = math.prod(map(len, [*self.axes.values(), *readings.values()]))
         if points > bounds.MOST_POINTS:
             raise UserError(
@@ -296,19 +301,6 @@ def _check_free(name: str, where: str) -> None:
     for fixed, remedy in FIXED.items():
         if name == fixed or name.startswith(f"{fixed}."):
             raise UserError(f"{where} cannot change {name!r}; {remedy}")
-
-
-def _check_known(name: str, where: str) -> None:
-    known = list(setting_names(Config))
-    if name not in known:
-        raise UserError(f"unknown setting {name!r} ({where}); {nearest_setting(name, known)}")
-
-
-def _check_values(name: str, values: Sequence[Value]) -> None:
-    if not values:
-        raise UserError(f"axis {name!r} has no values")
-    if len({value_text(value) for value in values}) < len(values):
-        raise UserError(f"axis {name!r} has a value twice")
 
 
 def _named(settings: Mapping[str, Value]) -> str:
