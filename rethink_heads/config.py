@@ -34,6 +34,7 @@ from rethink_heads.settings import (
     split_preset,
     validate,
 )
+from rethink_heads.timm_models import PREFIX, normalisation, timm_name
 
 Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection", "detectron2"]
 
@@ -140,6 +141,21 @@ of the best 100.
 """
 
 
+BACKBONES = ("tiny", "resnet18", "resnet34", "resnet50", "resnet101")
+LITE0, LITE0_BACKBONE = "lite0", "tf_efficientnet_lite0"
+"""Weights that an installed package has, and timm's name of the backbone that they are for."""
+
+
+def _backbone_name(name: str) -> str:
+    if name not in BACKBONES and not timm_name(name):
+        raise ValueError(f"must be {', '.join(BACKBONES)}, or {PREFIX}NAME for one of timm's")
+    return name
+
+
+def _absolute_weights(source: str) -> str:
+    return source if source == LITE0 else str(expand_home(source).absolute())
+
+
 Head = Annotated[HeadName, BeforeValidator(head_name)]
 SHAPES = "shapes"
 CONFIG_NAME = "config.yaml"
@@ -205,7 +221,12 @@ class DataConfig(Settings):
 class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
-    Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the residual block).
+    Sizes are in pixels. ``backbone`` is the ``tiny`` network, a ResNet of torchvision, or ``timm:NAME``, any network of
+    timm with feature maps of strides 4, 8, 16 and 32 or some of them; :func:`load_preset` takes ``image_mean`` and
+    ``image_std`` of those from timm, unless they are set. ``backbone_weights`` is a file of the backbone's weights, as
+    torchvision or timm names them, or ``lite0``, EfficientNet-Lite0's from a package; it takes the place of
+    ``pretrained``, which downloads those of that name. ``trainable_layers`` of the stem and four stages are trained,
+    the last first. ``conv_blocks`` is the paper's K (bottlenecks after the residual block).
     ``canonical_size`` is the side of a square RoI that is pooled from P4: levels are floor(4 + log2(sqrt(area) /
     ``canonical_size``)), P2 to P5. The paper's 224 is for images of 800 pixels: scale it with ``min_size``, or small
     images have all their RoIs on P2 and P3.
@@ -217,8 +238,9 @@ class ModelConfig(Settings):
     its weights were imported.
     """
 
-    backbone: Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
+    backbone: Annotated[str, AfterValidator(_backbone_name)] = "resnet50"
     pretrained: bool = True
+    backbone_weights: Annotated[str, AfterValidator(_absolute_weights)] | None = None
     norm: Literal["frozen", "batch"] = "frozen"
     trainable_layers: Annotated[int, AfterValidator(Bounds(0, 5))] = 3
     fpn_channels: Channels = 256
@@ -268,6 +290,17 @@ class ModelConfig(Settings):
         if self.min_size > self.max_size:
             raise ValueError(
                 f"model.min_size ({self.min_size}) is above model.max_size ({self.max_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_a_backbone(self) -> ModelConfig:
+        if self.backbone_weights is not None and self.backbone == "tiny":
+            raise ValueError("model.backbone_weights is for a ResNet or a network of timm")
+        name = (timm_name(self.backbone) or "").partition(".")[0]
+        if self.backbone_weights == LITE0 and name != LITE0_BACKBONE:
+            raise ValueError(
+                f"model.backbone_weights={LITE0} is for model.backbone={PREFIX}{LITE0_BACKBONE}"
             )
         return self
 
@@ -435,10 +468,12 @@ def load_preset(
         values["seed"] = seed
     apply_overrides(values, overrides or [])
     config = validate(Config, values, f"preset {name}")
-    conventions = config.model.conventions
-    if "roi_level_from" in conventions.model_fields_set:
-        return config
-    # Where nothing else is said, RoIs of a new run take their level as in the authors' code.
-    chosen = conventions.model_copy(update={"roi_level_from": "proposal"})
-    model = config.model.model_copy(update={"conventions": chosen})
-    return config.model_copy(update={"model": model})
+    said, conventions = config.model.model_fields_set, config.model.conventions
+    changes: dict[str, Any] = {}
+    if "roi_level_from" not in conventions.model_fields_set:
+        # Where nothing else is said, RoIs of a new run take their level as in the authors' code.
+        changes["conventions"] = conventions.model_copy(update={"roi_level_from": "proposal"})
+    if own := timm_name(config.model.backbone):
+        of_timm = zip(("image_mean", "image_std"), normalisation(own), strict=True)
+        changes |= {name: value for name, value in of_timm if name not in said}
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})

@@ -368,8 +368,9 @@ def _pool(pyramid: dict[str, Tensor], rois: int, resolution: int) -> Tensor:
     """RoI features as ``PyramidPooler`` makes them, with as many RoIs from each level."""
     first = next(iter(pyramid.values()))
     pooled = first.new_zeros(rois, first.shape[1], resolution, resolution)
-    for index, (name, stride) in enumerate(STRIDES.items()):
-        begin, end = (rois * step // len(STRIDES) for step in (index, index + 1))
+    levels = [(name, stride) for name, stride in STRIDES.items() if name in pyramid]
+    for index, (name, stride) in enumerate(levels):
+        begin, end = (rois * step // len(levels) for step in (index, index + 1))
         chosen = torch.zeros(end - begin, dtype=torch.int64)
         corners = torch.empty(rois, 5)[chosen]
         pooled[chosen] = roi_align(pyramid[name], corners, resolution, 1 / stride, 2).to(pooled)

@@ -54,7 +54,7 @@ NOT_MEASURED = {"memory_mb"}
 NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
 # At their defaults no part of what results depend on: measurements of runs that were made without them stay valid.
-NEWER_SETTINGS = ("canonical_size", "fpn_norm")
+NEWER_SETTINGS = ("backbone_weights", "canonical_size", "fpn_norm")
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ PresetOption = Annotated[
     option(
         "--preset",
         "NAME|FILE",
-        "shapes-tiny, bccd-small, coco-r50, coco-r101, voc07-r50, voc0712-r50, all also with a head's name"
+        "shapes-tiny, bccd-small, voc-lite, coco-r50, coco-r101, voc07-r50, voc0712-r50, all also with a head's name"
         " after a hyphen, as coco-r50-double-head; or a YAML file of your own."
         " [default: shapes-tiny]",
     ),

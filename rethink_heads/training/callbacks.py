@@ -131,6 +131,9 @@ def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> R
         model = config.model.model_copy(update={"norm": norm})
         detector = build_detector(config.model_copy(update={"model": model}), class_names, False)
         detector.load_state_dict(state)
+    except UserError:
+        # Of the configuration: a network of timm, say, which is not installed here.
+        raise
     except PermissionError as error:
         raise cannot_read(path, "file", error) from error
     except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.

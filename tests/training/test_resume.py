@@ -104,6 +104,25 @@ def test_the_end_is_the_same(
         assert_same_weights(kept["state_dict"], expected["state_dict"])
 
 
+def test_of_a_network_of_timm_the_end_is_the_same(data: Path, tmp_path: Path) -> None:
+    """Also where the file that it began with is gone."""
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    name = "test_resnet.r160_in1k"
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "weights.pth")
+    network = [f"model.backbone=timm:{name}", f"model.backbone_weights={tmp_path / 'weights.pth'}"]
+    config = tiny_config(
+        data, "double", *network, "model.fpn_norm=group", "model.canonical_size=18"
+    )
+    undisturbed = Run.create(tmp_path / "undisturbed", config)
+    train(config, undisturbed, "cpu")
+    run = Run.create(tmp_path / "run", config)
+    interrupt(run, stop_at=3)
+    (tmp_path / "weights.pth").unlink()
+    assert go_on(run).iterations == [2, 3, 4, 5]
+    assert sha256(run.detector_path) == sha256(undisturbed.detector_path)
+    assert load_detector(run.detector_path).backbone.strides == (4, 8, 16, 32)
+
+
 def test_a_worker_reads_the_same_batches(whole: Whole, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", whole.run.config.with_overrides(["training.workers=1"]))
     interrupt(run, stop_at=3)

@@ -1,21 +1,30 @@
-"""Backbones with a feature pyramid: torchvision's ResNets, and a tiny residual network for CPUs."""
+"""Backbones with a feature pyramid: torchvision's ResNets, timm's networks, and a tiny residual network for CPUs."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TypeVar
 from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import get_model_weights, resnet
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from rethink_heads.config import ModelConfig
+from rethink_heads.detectors.rcnn.body_weights import read_body_weights
+from rethink_heads.detectors.rcnn.roi_heads import STRIDES
+from rethink_heads.detectors.rcnn.timm_body import build_timm_body
 from rethink_heads.errors import UserError
+from rethink_heads.timm_models import timm_name
+
+Loaded = TypeVar("Loaded")
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +72,66 @@ class TinyResNet(nn.Module):
         return x
 
 
+class PyramidBackbone(nn.Module):
+    """A body and the feature pyramid on its maps, with a level of twice the last one's stride beyond.
+
+    Its state dict has the names of torchvision's ``BackboneWithFPN``.
+
+    Attributes:
+        out_channels: of every level.
+        strides: of the body's levels, ascending.
+
+    Args:
+        body: maps images to feature maps by the names in ``STRIDES``.
+        channels: of each of the body's levels.
+        model: channels and normalisation of the pyramid.
+        strides: of the body's levels.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        channels: Sequence[int],
+        model: ModelConfig,
+        strides: Sequence[int] = tuple(STRIDES.values()),
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = FeaturePyramidNetwork(
+            list(channels),
+            model.fpn_channels,
+            LastLevelMaxPool(),
+            FPN_NORMS[model.fpn_norm],
+        )
+        self.out_channels, self.strides = model.fpn_channels, tuple(strides)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps images (N, 3, H, W) to the pyramid's levels, the finest first."""
+        levels: dict[str, Tensor] = self.fpn(self.body(x))
+        return levels
+
+
 def imagenet_state(name: str) -> dict[str, Tensor] | None:
     """torchvision's ImageNet weights (V1) of a ResNet, or None, with a warning, where they cannot be had."""
     weights = get_model_weights(name)["IMAGENET1K_V1"]
+    return downloaded(
+        lambda: weights.get_state_dict(progress=False, check_hash=True), name, "TORCH_HOME"
+    )
+
+
+def downloaded(load: Callable[[], Loaded], name: str, variable: str) -> Loaded | None:
+    """What ``load`` downloads and returns, or None, with a warning, where it cannot be had.
+
+    Args:
+        load: downloads ImageNet weights.
+        name: of the network, for messages.
+        variable: the environment variable that names the folder where they are kept.
+
+    Raises:
+        UserError: they cannot be kept.
+    """
     try:
-        return weights.get_state_dict(progress=False, check_hash=True)
+        return load()
     except (OSError, RuntimeError) as error:
         if (
             isinstance(error, OSError)
@@ -77,7 +141,7 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
             # Not the network's matter: a training from scratch would be another one without need.
             raise UserError(
                 f"cannot keep the ImageNet weights of {name} in {error.filename or torch.hub.get_dir()}:"
-                f" {error.strerror}; free some space, or name another folder in the environment variable TORCH_HOME"
+                f" {error.strerror}; free some space, or name another folder in the environment variable {variable}"
             ) from error
         logger.warning(
             "ImageNet weights of %s could not be downloaded (%s): the backbone trains from scratch, "
@@ -88,27 +152,26 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
         return None
 
 
-def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[BackboneWithFPN, str]:
+def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[PyramidBackbone, str]:
     """Backbone with FPN, levels P2 to P6, and the normalisation that it ended up with, ``frozen`` or ``batch``.
 
-    The tiny network always has batch normalisation. Where ImageNet weights cannot be downloaded a ResNet is trained
+    The tiny network always has batch normalisation. Where ImageNet weights cannot be downloaded another is trained
     from scratch and its normalisation becomes ``batch``, since frozen statistics mean nothing without weights.
 
     Args:
         model: the settings.
         pretrained: False begins without ImageNet weights whatever the settings say.
     """
+    if timm_name(model.backbone):
+        of_timm, norm = build_timm_body(model, pretrained, downloaded)
+        return PyramidBackbone(of_timm, of_timm.channels, model, of_timm.strides), norm
     levels = {f"layer{i}": str(i - 1) for i in range(1, 5)}
-    fpn_norm = FPN_NORMS[model.fpn_norm]
     if model.backbone == "tiny":
-        channels = list(TINY_CHANNELS)
-        with_fpn = BackboneWithFPN(
-            TinyResNet(), levels, channels, model.fpn_channels, norm_layer=fpn_norm
-        )
-        return with_fpn, "batch"
+        tiny = IntermediateLayerGetter(TinyResNet(), levels)
+        return PyramidBackbone(tiny, TINY_CHANNELS, model), "batch"
     norm, trainable_layers = model.norm, model.trainable_layers
     state = None
-    if model.pretrained and pretrained:
+    if model.pretrained and pretrained and model.backbone_weights is None:
         state = imagenet_state(model.backbone)
         if state is None:
             norm, trainable_layers = "batch", 5
@@ -120,6 +183,10 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Backbon
         for module in body.modules():
             if isinstance(module, resnet.Bottleneck):
                 module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    if pretrained and model.backbone_weights is not None:
+        state = read_body_weights(
+            model.backbone_weights, body.state_dict(), ["fc"], f"torchvision's {model.backbone}"
+        )
     if state is not None:
         body.load_state_dict(state, strict=norm != "frozen")
     trainable = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
@@ -129,4 +196,4 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Backbon
         parameter.requires_grad_(name.startswith(tuple(trainable)))
     widest = body.inplanes
     channels = [widest // 8, widest // 4, widest // 2, widest]
-    return BackboneWithFPN(body, levels, channels, model.fpn_channels, norm_layer=fpn_norm), norm
+    return PyramidBackbone(IntermediateLayerGetter(body, levels), channels, model), norm

@@ -204,7 +204,10 @@ def build_detector(config: Config, class_names: Sequence[str], pretrained: bool 
     """
     model = config.model
     backbone, norm = build_backbone(model, pretrained)
-    roi_heads = BoxRoIHeads(build_heads(model, config.head, len(class_names)), model)
+    built = build_heads(model, config.head, len(class_names))
+    roi_heads = BoxRoIHeads(built, model, backbone.strides)
     heads = trained_heads(config.head, roi_heads.heads.weights)
-    transform, rpn = ImageTransform(model), build_rpn(model)
+    transform = ImageTransform(model)
+    # P6 is every second cell of the last level.
+    rpn = build_rpn(model, (*backbone.strides, 2 * backbone.strides[-1]))
     return RCNN(class_names, heads, transform, backbone, rpn, roi_heads, norm)

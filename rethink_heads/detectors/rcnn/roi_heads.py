@@ -55,6 +55,8 @@ class PyramidPooler(nn.Module):
         sampling_ratio: samples along each side of a position; 0 takes as many as the RoI has map cells there.
         conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
         canonical_size: side of the least square RoI on P4, in pixels.
+        strides: of the levels that there are, of ``STRIDES``. A RoI for another level is on the next finer one, or, if
+            there is none, on the finest.
     """
 
     def __init__(
@@ -63,19 +65,24 @@ class PyramidPooler(nn.Module):
         sampling_ratio: int,
         conventions: ConventionsConfig | None = None,
         canonical_size: int = 224,
+        strides: Sequence[int] = tuple(STRIDES.values()),
     ) -> None:
         super().__init__()
+        self.strides = {name: stride for name, stride in STRIDES.items() if stride in strides}
         self.canonical_size = canonical_size
         self.conventions = conventions or ConventionsConfig()
         self.resolution = resolution
         self.rule = RoIAlignRule(resolution, sampling_ratio, self.conventions.roi_align_aligned)
 
     def place(self, boxes: Tensor, enlargement: float = 1.0) -> tuple[Tensor, Tensor]:
-        """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level."""
+        """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``strides`` of each one's level."""
         rois = enlarge(boxes, enlargement)
         from_proposal = self.conventions.roi_level_from == "proposal"
         sized = boxes if from_proposal else rois
         level = pyramid_level(sized, self.conventions.roi_level_rule, self.canonical_size)
+        if len(self.strides) < len(STRIDES):
+            there = [sum(own <= s for own in self.strides.values()) for s in STRIDES.values()]
+            level = (torch.tensor(there, device=level.device) - 1).clamp(min=0)[level]
         if self.conventions.box_ends == "pixel":
             rois = torch.cat([rois[:, :2], rois[:, 2:] - 1], dim=1)
         return rois, level
@@ -84,8 +91,8 @@ class PyramidPooler(nn.Module):
         self, features: ImageFeatures, boxes: Tensor, enlargement: float = 1.0
     ) -> PyramidRoIs:
         """RoIs of one image's boxes (N, 4) on the levels of its pyramid."""
-        maps = [features.pyramid[name][0] for name in STRIDES]
-        scales = [1 / stride for stride in STRIDES.values()]
+        maps = [features.pyramid[name][0] for name in self.strides]
+        scales = [1 / stride for stride in self.strides.values()]
         return PyramidRoIs(maps, scales, *self.place(boxes, enlargement), self.rule)
 
     def forward(
@@ -93,16 +100,16 @@ class PyramidPooler(nn.Module):
     ) -> Tensor:
         """RoI features (N, C, S, S) of all images' boxes [(N_i, 4)], one image after the other.
 
-        Of the feature maps those of ``STRIDES`` are read. The result's channels may be last in memory.
+        Of the feature maps those of ``strides`` are read. The result's channels may be last in memory.
         """
         corners, level = self.place(torch.cat(list(boxes)), enlargement)
         counts = torch.tensor([len(b) for b in boxes], device=corners.device)
         images = torch.arange(len(boxes), device=corners.device)
         images = images.repeat_interleave(counts, output_size=len(corners))
-        first = pyramid[next(iter(STRIDES))]
+        first = pyramid[next(iter(self.strides))]
         shape = (len(corners), first.shape[1], self.resolution, self.resolution)
         pooled: Tensor | None = None
-        for index, (name, stride) in enumerate(STRIDES.items()):
+        for index, (name, stride) in enumerate(self.strides.items()):
             chosen = torch.where(level == index)[0]
             # In training all levels are part of the graph.
             if not len(chosen) and not torch.is_grad_enabled():
@@ -130,12 +137,22 @@ class BoxRoIHeads(RoIHeads):
     Args:
         heads: the branches and their losses.
         model: sampling, thresholds, NMS, pooling, enlargement, fusion and conventions.
+        strides: of the levels that RoIs are pooled from.
     """
 
-    def __init__(self, heads: BoxHeads, model: ModelConfig) -> None:
+    def __init__(
+        self,
+        heads: BoxHeads,
+        model: ModelConfig,
+        strides: Sequence[int] = tuple(STRIDES.values()),
+    ) -> None:
         super().__init__(
             box_roi_pool=PyramidPooler(
-                model.roi_resolution, model.sampling_ratio, model.conventions, model.canonical_size
+                model.roi_resolution,
+                model.sampling_ratio,
+                model.conventions,
+                model.canonical_size,
+                strides,
             ),
             box_head=None,
             box_predictor=None,

@@ -69,23 +69,29 @@ class StrideAnchors(AnchorGenerator):
         sizes: one for each level, in pixels.
         ratios: height over width.
         conventions: the framework, and how its boxes end.
+        strides: of the levels.
     """
 
     def __init__(
-        self, sizes: Sequence[float], ratios: Sequence[float], conventions: ConventionsConfig
+        self,
+        sizes: Sequence[float],
+        ratios: Sequence[float],
+        conventions: ConventionsConfig,
+        strides: Sequence[int] = ANCHOR_STRIDES,
     ) -> None:
         super().__init__(tuple((size,) for size in sizes), (tuple(ratios),) * len(sizes))
         self.cell_anchors = [
             cell_anchors(conventions.anchors, stride, size, ratios, conventions.box_ends)
-            for stride, size in zip(ANCHOR_STRIDES, sizes, strict=True)
+            for stride, size in zip(strides, sizes, strict=True)
         ]
+        self.strides = tuple(strides)
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
         """For each image the anchors (N, 4) of all levels, row by row, cell by cell."""
         first = feature_maps[0]
         self.set_cell_anchors(first.dtype, first.device)
         grids = [list(feature.shape[-2:]) for feature in feature_maps]
-        strides = [[torch.tensor(s, device=first.device)] * 2 for s in ANCHOR_STRIDES]
+        strides = [[torch.tensor(s, device=first.device)] * 2 for s in self.strides]
         anchors = torch.cat(self.grid_anchors(grids, strides))
         return [anchors for _ in image_list.image_sizes]
 
@@ -183,16 +189,16 @@ class AnchorRPN(RegionProposalNetwork):
         return boxes, scores
 
 
-def build_rpn(model: ModelConfig) -> AnchorRPN:
-    """An untrained RPN for the settings."""
+def build_rpn(model: ModelConfig, strides: Sequence[int] = ANCHOR_STRIDES) -> AnchorRPN:
+    """An untrained RPN for the settings, whose anchor sizes are P2's to P6's: levels have those of their strides."""
     conventions = model.conventions
     ratios = tuple(model.anchor_ratios)
+    by_stride = dict(zip(ANCHOR_STRIDES, model.anchor_sizes, strict=True))
+    sizes = [by_stride[stride] for stride in strides]
     if conventions.anchors == "torchvision":
-        anchors = AnchorGenerator(
-            tuple((size,) for size in model.anchor_sizes), (ratios,) * len(model.anchor_sizes)
-        )
+        anchors = AnchorGenerator(tuple((size,) for size in sizes), (ratios,) * len(sizes))
     else:
-        anchors = StrideAnchors(model.anchor_sizes, ratios, conventions)
+        anchors = StrideAnchors(sizes, ratios, conventions, strides)
     counts = {"training": model.rpn_proposals_train, "testing": model.rpn_proposals_test}
     rpn = AnchorRPN(
         anchors,

