@@ -135,6 +135,14 @@ _PUBLIC = {
             "evaluation.lost_precision",
             "AP while the ranking moves to that of the IoU",
         ),
+        ("class_table", "evaluation.by_class", "AP, recall, LRP and PCC by class and size"),
+        ("precision_recall", "evaluation.by_class", "precision-recall curves by class"),
+        ("confusion_matrix", "evaluation.by_class", "which class is taken for which"),
+        (
+            "localization_recall_precision",
+            "evaluation.lrp",
+            "oLRP and its parts",
+        ),
         ("calibration_errors", "evaluation.calibration", "D-ECE, LaECE and overconfidence"),
         ("reliability", "evaluation.calibration", "precision and IoU by score"),
     ),
@@ -149,6 +157,8 @@ _PUBLIC = {
         ("compare_lost_precision", "evaluation.lost_precision", "what each cause costs"),
         ("compare_oracles", "evaluation.lost_precision", "AP with a cause mended"),
         ("compare_exchange_rate", "evaluation.lost_precision", "AP by step of the ranking"),
+        ("compare_classes", "evaluation.by_class", "AP by class and size"),
+        ("compare_lrp", "evaluation.lrp", "oLRP and its parts"),
         ("compare_calibration", "evaluation.calibration", "calibration errors"),
     ),
     "Sweeps": (

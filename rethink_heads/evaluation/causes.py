@@ -92,11 +92,11 @@ class Faults:
 def find_faults(head: HeadDetections, truth: GroundTruth) -> list[Faults]:
     """The faults of one head's detections at each of :data:`THRESHOLDS`."""
     matches = match_detections(truth, head, sizes=1)
-    objects, ious, same = _objects(head, truth, matches.objects[0], matches.true[0, 0])
+    objects, ious, same = _objects(head, truth, matches.objects[0, 0], matches.true[0, 0])
     found = []
     for number, threshold in enumerate(THRESHOLDS):
         true, counted = matches.true[0, number], matches.counted[0, number]
-        matched = np.where(true, matches.objects[number], NO_OBJECT)
+        matched = np.where(true, matches.objects[0, number], NO_OBJECT)
         found.append(_faults(head, truth, (objects, ious, same), true, counted, matched, threshold))
     return found
 

@@ -221,7 +221,7 @@ def _class_precision(
     between = dealt[1:-1]
     steps = np.zeros((len(between), *true.shape[1:]), bool)
     steps[:, places] = true[0, between]
-    values, slopes, area = _precision(
+    values, slopes, area = precision_and_derivatives(
         np.vstack([true, steps]),
         np.vstack([there, np.repeat(there[:1], len(between), axis=0)]),
         objects,
@@ -246,7 +246,9 @@ def _recalls_reached(recall: Array) -> Indices:
     return nearest + (RECALLS[nearest] <= recall)
 
 
-def _precision(true: Flags, there: Flags, objects: int) -> tuple[Array, Array, Array]:
+def precision_and_derivatives(
+    true: Flags, there: Flags, objects: int
+) -> tuple[Array, Array, Array]:
     """COCO's AP of S settings of N ranked detections, and the derivatives of the area under the same precision.
 
     Args:
