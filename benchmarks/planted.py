@@ -209,7 +209,7 @@ def diagnose(objects: Results, found: Results) -> tuple[pd.Series, pd.Series]:
 
 def try_one(number: int, faults: tuple[str, ...]) -> dict[str, object]:
     """Plant faults and look for them."""
-    generator = np.random.default_rng([2, number])
+    generator = np.random.default_rng([3, number])
     objects = make_objects(generator)
     found = detect(generator, objects)
     before = diagnose(objects, found)[0].sum()

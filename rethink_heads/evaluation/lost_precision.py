@@ -7,10 +7,11 @@ be mended (Shapley's value): all sets of them, 64 at each threshold, are evaluat
 1 - AP.
 
 A false positive that stands before true ones is a fault of its kind and of the ranking at once: it costs nothing when
-it is gone, nor when it is last. So the ranking is mended after another cause in two of three orders (Kalai and Samet's
-weights, "On weighted Shapley values", 1987): of such a loss the kind has two thirds, the ranking one. By halves, the
-ranking would have as much of it as the kind, and something of each other kind, so that results with too many duplicates
-or too much background would never show it; benchmarks/README.md has both.
+it is gone, nor when it is last. So the ranking is mended after another cause in three of four orders (Kalai and Samet's
+weights, "On weighted Shapley values", 1987): of such a loss the kind has three quarters, the ranking one. Where false
+positives of one or two kinds stand too high, that kind has the greater share; where those of all kinds do, the ranking.
+By halves, the ranking would have as much as any kind and something of each other one, and too many duplicates or too
+much background would never show; benchmarks/README.md has both.
 
 The *exchange rate* is AP while the scores of a class are dealt out in an order that moves in ten equal steps from their
 own to that of the mended ranking (true positives by their IoU, then false ones by theirs with an object of their

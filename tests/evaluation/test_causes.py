@@ -196,18 +196,17 @@ def test_every_mended_set_has_pycocotools_ap(tmp_path: Path, number: int) -> Non
         for mended in range(64)
     ]
     assert ap[ALL] == pytest.approx(1.0, abs=1e-12)
-    # Two rankings, of which the later counts, come after each other cause in two of three orders.
-    shares = np.zeros(6)
-    orders = list(itertools.permutations(range(7)))
+    # Of three rankings the last is mended: it comes after each other cause in three of four orders.
+    shares, rankings = np.zeros(6), (0, 6, 7)
+    orders = list(itertools.permutations(range(8)))
     for order in orders:
         mended = 0
-        later = max(order.index(0), order.index(6))
-        for place, cause in enumerate(order):
-            if cause in (0, 6) and place != later:
-                continue
-            cause %= 6
-            shares[cause] += ap[mended | 1 << cause] - ap[mended]
-            mended |= 1 << cause
+        last = max(order.index(each) for each in rankings)
+        for place, number in enumerate(order):
+            cause = 0 if number in rankings else number
+            if cause or place == last:
+                shares[cause] += ap[mended | 1 << cause] - ap[mended]
+                mended |= 1 << cause
     table = lost_by_threshold(frame, dataset, replicates=2)
     table = table[np.isclose(table["iou"], threshold)]
     assert table["cause"].tolist() == list(CAUSES)
