@@ -81,6 +81,12 @@ _PUBLIC = {
         ("load_stages", "measure.stages", "read these again"),
         ("detect_dataset", "measure.detections", "final detections on a dataset"),
         ("load_detections", "measure.detections", "read these again"),
+        (
+            "measure_candidates",
+            "measure.candidate_runner",
+            "scores and boxes of all heads before NMS, for the proposals of all detectors",
+        ),
+        ("load_candidates", "measure.candidates", "read these again"),
         ("open_detections", "measure.detections", "the detections of several detectors"),
     ),
     "Correlation of score and IoU": (
@@ -123,6 +129,30 @@ _PUBLIC = {
             "evaluation.errors",
             "TIDE's errors and what AP would gain without them",
         ),
+        (
+            "fate_tables",
+            "evaluation.fate_counts",
+            "what became of every object, and the recall ladder",
+        ),
+        (
+            "object_fates",
+            "evaluation.fates",
+            "a row an object and head: found, or where it was lost",
+        ),
+        ("detection_fates", "evaluation.fates", "the same, as far as final detections tell"),
+        (
+            "fate_counts",
+            "evaluation.fate_counts",
+            "how many objects were lost where, by size and class",
+        ),
+        ("write_object_fates", "evaluation.fates", "the objects' fates as CSV and Parquet"),
+        (
+            "recall_ladder",
+            "evaluation.ladder",
+            "recall of proposals, regressed boxes, NMS, detections",
+        ),
+        ("swap_tables", "evaluation.swaps", "AP of one head's scores with another head's boxes"),
+        ("swap_matrix", "evaluation.swaps", "the same without comparisons"),
         ("calibration_errors", "evaluation.calibration", "D-ECE, LaECE and overconfidence"),
         ("reliability", "evaluation.calibration", "precision and IoU by score"),
     ),
@@ -134,6 +164,8 @@ _PUBLIC = {
         ("compare_levels", "statistics.ranks", "rank correlations within images and classes"),
         ("compare_precision", "evaluation.average_precision", "average precisions"),
         ("compare_errors", "evaluation.errors", "TIDE's errors"),
+        ("compare_fates", "evaluation.fate_counts", "shares of objects by fate"),
+        ("compare_ladders", "evaluation.ladder", "recalls at each stage"),
         ("compare_calibration", "evaluation.calibration", "calibration errors"),
     ),
     "Sweeps": (

@@ -34,6 +34,7 @@ from rethink_heads.fastpath.fc import fast_fc, is_unmodified
 from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
 from rethink_heads.heads import FCHead
+from rethink_heads.suppression import Suppression
 
 Levels = dict[str, Tensor]
 ROI = "box"
@@ -120,6 +121,11 @@ class SharedPoolingStage:
         found, _ = predictor.inference(predicted, [_proposals(boxes, size)])
         return {self.heads[0]: found[0]}
 
+    @property
+    def suppression(self) -> Suppression:
+        """The predictor's threshold, NMS and cut."""
+        return _suppression(self.roi_heads.box_predictor)
+
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """The maps that the box head's kind has; of a C4 model, what res5 gives."""
         if self.parts is None:
@@ -165,6 +171,11 @@ class RethinkStage:
             check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
         return {name: self.roi_heads.select(output, size) for name, output in outputs.items()}
 
+    @property
+    def suppression(self) -> Suppression:
+        """The RoI heads' threshold, NMS and cut."""
+        return _suppression(self.roi_heads)
+
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps, an fc-head's rebuilt from its first layer."""
         heads = self.roi_heads.heads
@@ -179,6 +190,13 @@ class RethinkStage:
             for name, branch in branches.items()
             if isinstance(branch, FCHead)
         }
+
+
+def _suppression(settings: Any) -> Suppression:
+    """The rule of ``fast_rcnn_inference`` with these settings, which has no least side."""
+    return Suppression(
+        settings.test_score_thresh, settings.test_nms_thresh, settings.test_topk_per_image, 0.0
+    )
 
 
 def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:
