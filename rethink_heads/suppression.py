@@ -26,6 +26,9 @@ class Suppression:
         nms_iou: a box is suppressed by a better one of its class that it overlaps by more.
         most: detections of an image, of all classes together.
         least_side: pixels of a box's sides, at least.
+
+    A detector takes IoUs in its resized image, where they are the same but for rounding, unless its framework's boxes
+    end at pixels (``conventions.box_ends``): then a box's IoUs differ by what a part of a pixel makes of them.
     """
 
     score_threshold: float = 0.05

@@ -188,7 +188,7 @@ class BoxRoIHeads(RoIHeads):
 
     @property
     def suppression(self) -> Suppression:
-        """The rule of :meth:`suppress`."""
+        """The rule of :meth:`suppress`, up to what a resized image changes of IoUs where boxes end at pixels."""
         return Suppression(
             self.score_thresh,
             self.nms_thresh,
