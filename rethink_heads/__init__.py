@@ -78,7 +78,7 @@ _PUBLIC = {
             "measure.stages",
             "RPN's proposals and final detections, matched to objects",
         ),
-        ("load_stages", "measure.stages", "read these again"),
+        ("load_stages", "measure.stage_boxes", "read these again"),
         ("detect_dataset", "measure.detections", "final detections on a dataset"),
         ("load_detections", "measure.detections", "read these again"),
         (

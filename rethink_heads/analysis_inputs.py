@@ -98,7 +98,7 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     import pandas as pd
 
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stages import STAGES_NAME, load_stages
+    from rethink_heads.measure.stage_boxes import STAGES_NAME, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]

@@ -343,7 +343,7 @@ def is_of_detectors(runs: Sequence[Run]) -> bool:
 
 def fuses(head: str) -> bool:
     """Whether a head fuses the scores of two classifiers."""
-    from rethink_heads.heads import HEAD_CONFIGURATIONS
+    from rethink_heads.structures import HEAD_CONFIGURATIONS
 
     return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 

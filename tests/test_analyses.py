@@ -21,7 +21,7 @@ from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME
-from rethink_heads.measure.stages import STAGES_NAME
+from rethink_heads.measure.stage_boxes import STAGES_NAME
 from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import AnalysisInputs, MissingInputError, TableSet, analyses, paper_heads
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError

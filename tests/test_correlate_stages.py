@@ -15,7 +15,7 @@ from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.measure.stages import load_stages
+from rethink_heads.measure.stage_boxes import load_stages
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 

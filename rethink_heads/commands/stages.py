@@ -220,7 +220,7 @@ def _opened(
     """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
     import pandas as pd
 
-    from rethink_heads.measure.stages import load_stages
+    from rethink_heads.measure.stage_boxes import load_stages
 
     frames, provenances = zip(*map(load_stages, folders), strict=True)
     boxes = pd.concat(frames, ignore_index=True)

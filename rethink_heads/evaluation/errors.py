@@ -53,7 +53,7 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
-from rethink_heads.measure.stages import POSITIVE_IOU
+from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
 

@@ -224,7 +224,8 @@ def _near(boxes: Tensor, sample: Sample, classes: int) -> Tensor:
     near = torch.zeros((len(boxes), classes), dtype=torch.bool)
     for label in sample.labels.unique().tolist():
         own = boxes[:, label if boxes.shape[1] > 1 else 0]
-        ious = ious_with(own, sample.boxes[sample.labels == label])
+        objects = sample.boxes[sample.labels == label]
+        ious = ious_with(own.double().numpy(), objects.double().numpy())
         near[:, label] = torch.from_numpy((ious >= LEAST_IOU).any(axis=1))
     return near
 

@@ -17,26 +17,23 @@ Results = dict[str, list[dict[str, float]]]
 """By head: detections in COCO's result format."""
 
 
-def coco_results(
-    image_id: int, detections: Detections, category_ids: Sequence[int]
-) -> list[dict[str, float]]:
-    """One image's detections as COCO writes them: boxes as x, y, width, height."""
-    boxes = detections.boxes.double().cpu()
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(
-            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
-    ]
-
-
 def add_detections(
     results: Results, sample: Sample, found: Mapping[str, Detections], category_ids: Sequence[int]
 ) -> None:
-    """Adds an image's detections by head to the results."""
+    """Adds an image's detections by head to the results, boxes as x, y, width, height."""
     for head, detections in found.items():
-        results.setdefault(head, []).extend(coco_results(sample.image_id, detections, category_ids))
+        boxes = detections.boxes.double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        columns = (boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
+        results.setdefault(head, []).extend(
+            {
+                "image_id": sample.image_id,
+                "category_id": category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for box, score, label in zip(*columns, strict=True)
+        )
 
 
 def precision_by_head(

@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rethink_heads.bounds import HEAD_ALIASES, HEADS
-from rethink_heads.heads import (
-    FUSION_RULES,
-    HEAD_CONFIGURATIONS,
-    STRUCTURES,
-    BoxPredictor,
-    ConvHead,
-    FCHead,
-    NonLocal,
-    fuse,
-    regression_loss,
-)
+from rethink_heads.heads import BoxPredictor, ConvHead, FCHead, NonLocal, regression_loss
+from rethink_heads.structures import FUSION_RULES, HEAD_CONFIGURATIONS, STRUCTURES, fuse
 from tests.heads import reference
 
 M = 2**20

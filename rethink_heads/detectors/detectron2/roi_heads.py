@@ -34,15 +34,8 @@ from rethink_heads.detectors.detectron2.config import (
     refuse_what_heads_lack,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import (
-    HEAD_CONFIGURATIONS,
-    BoxHeads,
-    ConvHead,
-    FCHead,
-    build_heads,
-    enlargements,
-    trained_heads,
-)
+from rethink_heads.heads import BoxHeads, build_heads, enlargements
+from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -284,7 +277,7 @@ class RethinkFCHead(_VectorHead):
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         model = model_settings(cfg, input_shape.channels, input_shape.height)
-        head = FCHead(1, model.fpn_channels, model.roi_resolution, model.fc_width)
+        head: Any = build_heads(model, "fc", 1)["fc"]
         layers: dict[str, nn.Module] = {
             "flatten": nn.Flatten(),
             "fc6": head.fc6,
@@ -301,15 +294,7 @@ class RethinkConvHead(_VectorHead):
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         model = model_settings(cfg, input_shape.channels, input_shape.height)
-        head = ConvHead(
-            1,
-            model.fpn_channels,
-            model.conv_width,
-            model.conv_bottleneck,
-            model.conv_blocks,
-            model.non_local,
-            model.non_local_groups,
-        )
+        head: Any = build_heads(model, "conv", 1)["conv"]
         layers: dict[str, nn.Module] = {
             "blocks": head.blocks,
             "pool": nn.AdaptiveAvgPool2d(1),

@@ -26,12 +26,8 @@ from rethink_heads.detectors.rcnn.transform import ImageTransform
 from rethink_heads.fastpath.conv import FastConv, fold_norms
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, HeadsFastPath
-from rethink_heads.heads import (
-    HEAD_CONFIGURATIONS,
-    FCHead,
-    build_heads,
-    trained_heads,
-)
+from rethink_heads.heads import FCHead, build_heads
+from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
 from rethink_heads.suppression import Suppression
 
 

@@ -15,7 +15,8 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
 from rethink_heads.detectors.rcnn.rpn import box_coder
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
-from rethink_heads.heads import HEAD_CONFIGURATIONS, BoxHeads, enlargements
+from rethink_heads.heads import BoxHeads, enlargements
+from rethink_heads.structures import HEAD_CONFIGURATIONS
 from rethink_heads.suppression import Suppression
 
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
