@@ -46,7 +46,8 @@ from rethink_heads.measure.candidates import (
 )
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import chunk_size
-from rethink_heads.measure.stages import DEFAULT_MEMORY_MB, ious_with
+from rethink_heads.measure.stage_boxes import ious_with
+from rethink_heads.measure.stages import DEFAULT_MEMORY_MB
 from rethink_heads.suppression import Suppression
 
 logger = logging.getLogger(__name__)
