@@ -141,6 +141,7 @@ _PUBLIC = {
             "evaluation.lost_precision",
             "AP while the ranking moves to that of the IoU",
         ),
+        (
             "fate_tables",
             "evaluation.fate_counts",
             "what became of every object, and the recall ladder",
