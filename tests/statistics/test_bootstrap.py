@@ -194,8 +194,8 @@ def test_weights_are_those_of_one_draw_however_many_at_once(
     monkeypatch: pytest.MonkeyPatch, images: int, block_bytes: int
 ) -> None:
     monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", block_bytes)
-    bootstrap = ImageBootstrap(range(images), 30, seed=5)
-    drawn = np.random.default_rng(5).integers(0, max(images, 1), size=(30, images))
+    bootstrap = ImageBootstrap(range(images), 30, seed=block_bytes)
+    drawn = np.random.default_rng(block_bytes).integers(0, max(images, 1), size=(30, images))
     expected = np.stack([np.bincount(row, minlength=images) for row in drawn])
     np.testing.assert_array_equal(bootstrap.weights, expected)
     np.testing.assert_array_equal(np.concatenate(list(bootstrap.weight_blocks())), expected)
