@@ -177,13 +177,13 @@ def _rows_per_block(images: int, bytes_per_image: int) -> int:
 
 
 class ImageBootstrap:
-    """Replicates of a set of images, the same for the same images, count and seed."""
+    """Replicates of a set of images, the same for the same images, count and seed; without any, no intervals."""
 
     def __init__(
         self, image_ids: Iterable[int], replicates: int = REPLICATES, seed: int = 0
     ) -> None:
-        if replicates < 1:
-            raise ValueError(f"a bootstrap needs at least one replicate, not {replicates}")
+        if replicates < 0:
+            raise ValueError(f"a bootstrap cannot have {replicates} replicates")
         ids = image_ids if isinstance(image_ids, np.ndarray) else [*image_ids]
         self.image_ids = np.unique(np.asarray(ids, np.int64))
         self.replicates = replicates
@@ -197,7 +197,8 @@ class ImageBootstrap:
     def weight_blocks(self) -> Iterator[Array]:
         """The weights of some replicates after another, (b, I) each, of about BLOCK_BYTES."""
         rows = _rows_per_block(len(self.image_ids), 8)
-        for start in range(0, self.replicates, rows):
+        # A block at least, though it may be of none.
+        for start in range(0, max(1, self.replicates), rows):
             yield self.counts[start : start + rows].astype(np.float64)
 
     @property

@@ -163,9 +163,13 @@ def test_no_image_gives_nan() -> None:
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
-def test_at_least_one_replicate() -> None:
-    with pytest.raises(ValueError, match="at least one replicate"):
-        ImageBootstrap([1], 0)
+def test_without_replicates_there_is_a_value_and_no_interval() -> None:
+    bootstrap = ImageBootstrap(range(9), 0)
+    estimate = bootstrap.estimate(np.random.default_rng(0).random((9, 4, 2)), ratio)
+    assert np.isfinite(estimate.value).all()
+    assert np.isnan([estimate.low, estimate.high]).all()
+    with pytest.raises(ValueError, match="-1 replicates"):
+        ImageBootstrap([1], -1)
 
 
 def test_intervals_cover_the_truth_and_those_over_proposals_do_not() -> None:
