@@ -61,7 +61,7 @@ _PUBLIC = {
         "load_stages: measure.stage_boxes: read these again",
         "detect_dataset: measure.detections: final detections on a dataset",
         "load_detections: measure.detections: read these again",
-        "measure_candidates: measure.candidate_runner: scores and boxes of all heads before NMS, for all detectors' proposals",
+        "measure_candidates: measure.candidate_runner: all heads' scores and boxes before NMS on all proposals",
         "load_candidates: measure.candidates: read these again",
         "open_detections: measure.detections: the detections of several detectors",
     ),

@@ -107,18 +107,11 @@ class Followed:
     def present(self) -> Flags:
         """(S, T, G) whether an object is there at each stage and each of COCO's IoU thresholds."""
         present = self.best_ious[:, None] >= THRESHOLDS[:, None]
-        head = self.detections
-        for number, threshold in enumerate(THRESHOLDS):
-            present[-1, number] = found_objects(self.truth, head, threshold)
+        matches = match_detections(self.truth, self.detections, sizes=1)
+        present[-1] = False
+        threshold, detection = np.nonzero(matches.true[0])
+        present[-1, threshold, matches.objects[threshold, detection]] = True
         return np.asarray(present)
-
-
-def found_objects(truth: GroundTruth, head: HeadDetections, threshold: float) -> Flags:
-    """(G,) whether each object is matched to a detection."""
-    matches = match_detections(truth, head, np.array([threshold]), sizes=1)
-    found = np.zeros(len(truth.labels), bool)
-    found[matches.objects[matches.true[0, 0]]] = True
-    return found
 
 
 def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:

@@ -32,7 +32,7 @@ from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import METADATA_KEY, atomic_path, read_table, until_visible, write_parquet
-from rethink_heads.measure.by_image import ImageWork, work_by_image
+from rethink_heads.measure.by_image import IMAGES_AT_ONCE, ImageWork, work_by_image
 from rethink_heads.measure.candidates import (
     CANDIDATES_NAME,
     CORNERS,
@@ -119,10 +119,10 @@ def measure_candidates(
             atomic_path(path) as temporary,
             pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
         ):
-            for part in parts:
-                table, _ = read_table(part)
-                if len(table):
-                    writer.write_table(table.select(schema.names).cast(schema))
+            for start in range(0, len(parts), IMAGES_AT_ONCE):
+                some = [read_table(part)[0] for part in parts[start : start + IMAGES_AT_ONCE]]
+                whole = [each.select(schema.names).cast(schema) for each in some]
+                writer.write_table(pa.concat_tables(whole))
 
     together = processes()
     title = f"asking {', '.join(detectors)} about proposals"
