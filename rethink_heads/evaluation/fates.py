@@ -244,7 +244,7 @@ def _judge(head: HeadDetections, truth: GroundTruth, threshold: float) -> _Found
         best = true[ranked].cumsum() / places
         best = np.maximum.accumulate(best[::-1])[::-1]
         is_true = true[ranked]
-        matched = matches.objects[0, ranked[is_true]]
+        matched = matches.objects[0, 0, ranked[is_true]]
         found[matched] = True
         score[matched] = head.scores[ranked[is_true]]
         rank[matched], precision[matched] = places[is_true], best[is_true]

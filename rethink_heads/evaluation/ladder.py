@@ -110,7 +110,7 @@ class Followed:
         matches = match_detections(self.truth, self.detections, sizes=1)
         present[-1] = False
         threshold, detection = np.nonzero(matches.true[0])
-        present[-1, threshold, matches.objects[threshold, detection]] = True
+        present[-1, threshold, matches.objects[0, threshold, detection]] = True
         return np.asarray(present)
 
 
