@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.subject import Detected, Subject
+    from rethink_heads.subject import Subject
 
 READINGS = ("box_format", "box_frame", "category_ids", "image_ids", "score_scale")
 MOST_NAME_LETTERS = 80
@@ -101,14 +101,12 @@ def open_files(
 
 
 def on_same_data(
-    files: Sequence[DetectionFile], others: Sequence[Detected], max_images: int | None = None
+    files: Sequence[DetectionFile], dataset: CocoDataset | None, max_images: int | None = None
 ) -> list[DetectionFile]:
-    """Files on the images and classes that a command's detectors are looked at on, or on the first images."""
-    if others:
-        return [each.on(others[0].dataset) for each in files]
-    if max_images is None:
+    """Files on the images and classes that a command's detectors are looked at on; without any, on the first images."""
+    if dataset is None and max_images is None:
         return list(files)
-    return [each.on(each.dataset.subset(max_images)) for each in files]
+    return [each.on(dataset or each.dataset.subset(max_images or 1)) for each in files]
 
 
 def write_files_results(
