@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -155,6 +155,24 @@ def open_data(data: DataOptions, options: ResultsOptions) -> CocoDataset:
     return dataset
 
 
+def read_detections(path: Path, dataset: CocoDataset, **reading: str) -> pd.DataFrame:
+    """Final detections of a file on a data set, after the doctor has looked at them.
+
+    Args:
+        path: as of :func:`.result_files.read_results`.
+        dataset: what was detected on; its images need not be there (``CocoDataset(annotations, None)``).
+        reading: ways of reading that the file does not say, as of :class:`.results.Reading`: ``box_format="xyxy"``.
+
+    Returns:
+        A row a detection, in DETECTION_COLUMNS; the detector is called like the file, its head "detections".
+
+    Raises:
+        UserError: the file cannot be read, or does not fit the data as it is read.
+    """
+    path = Path(path)
+    return _read(path.stem, path, dataset, ResultsOptions(), reading).detections
+
+
 def open_detections(options: ResultsOptions, dataset: CocoDataset) -> list[DetectionFile]:
     """Read the files that options name, each in the reading asked for.
 
@@ -165,35 +183,45 @@ def open_detections(options: ResultsOptions, dataset: CocoDataset) -> list[Detec
     Raises:
         UserError: a file cannot be read, does not fit the data as it is read, or an option is bad.
     """
+    named = _named(options.detections or [])
+    readings = _readings(options, len(named))
+    return [
+        _read(name, path, dataset, options, reading)
+        for (name, path), reading in zip(named, readings, strict=True)
+    ]
+
+
+def _read(
+    name: str,
+    path: Path,
+    dataset: CocoDataset,
+    options: ResultsOptions,
+    asked: Mapping[str, str],
+) -> DetectionFile:
     from rethink_heads.data.doctor import check_reading
     from rethink_heads.data.result_files import read_results
 
-    named = _named(options.detections or [])
-    chosen = _readings(options, len(named))
-    found = []
-    for (name, path), asked in zip(named, chosen, strict=True):
-        results = read_results(path, options.label_names)
-        reading = replace(results.reading, **asked)
-        if not options.as_written:
-            check_reading(results, dataset, reading, options.leave_out_unknown)
-        frame = results.detections(dataset, reading, name, options.leave_out_unknown)
-        less = len(results) - len(frame)
-        log(
-            f"{name}: {len(frame):,} detections in {frame['image_id'].nunique():,} of {len(dataset):,} images"
-            + (
-                f"; {less:,} of images or classes that the annotations lack are left out"
-                if less
-                else ""
-            )
+    results = read_results(path, options.label_names)
+    reading = replace(results.reading, **asked)
+    if not options.as_written:
+        check_reading(results, dataset, reading, options.leave_out_unknown)
+    frame = results.detections(dataset, reading, name, options.leave_out_unknown)
+    less = len(results) - len(frame)
+    log(
+        f"{name}: {len(frame):,} detections in {frame['image_id'].nunique():,} of {len(dataset):,} images"
+        + (
+            f"; {less:,} of images or classes that the annotations lack are left out"
+            if less
+            else ""
         )
-        provenance = {
-            "detections": results.fingerprint,
-            "reading": ", ".join(vars(reading).values()),
-            "data": dataset.file_fingerprint,
-            "images": str(len(dataset)),
-        }
-        found.append(DetectionFile(name, path, dataset, frame, provenance))
-    return found
+    )
+    provenance = {
+        "detections": results.fingerprint,
+        "reading": ", ".join(vars(reading).values()),
+        "data": dataset.file_fingerprint,
+        "images": str(len(dataset)),
+    }
+    return DetectionFile(name, path, dataset, frame, provenance)
 
 
 def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import rethink_heads as rh
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.doctor import check_reading
 from rethink_heads.data.result_files import read_results, write_coco_results
@@ -310,6 +311,19 @@ def test_wrong_lines_and_names_of_voc_are_named(tmp_path: Path) -> None:
     other.write_text("a 0.5 1 2 3 4\n")
     with pytest.raises(UserError, match=r"is not named like VOC's results"):
         read_results(other)
+
+
+def test_from_python(
+    truth: Truth, dataset: CocoDataset, expected: pd.DataFrame, tmp_path: Path
+) -> None:
+    entries = make_results(truth)
+    for entry in entries:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w, y + h]
+    path = write_json(entries, tmp_path / "file.json")
+    with pytest.raises(UserError, match="--box-format xyxy"):
+        rh.read_detections(path, dataset)
+    assert_same(rh.read_detections(path, dataset, box_format="xyxy"), expected)
 
 
 def test_no_detections_are_none(dataset: CocoDataset, tmp_path: Path) -> None:
