@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
-from rethink_heads.errors import UserError, shorten
+from rethink_heads.errors import UserError, shorten, shown
 from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOptions, DetectorOptions, ResultsOptions
@@ -67,7 +67,8 @@ class DetectionFile:
         )
         known = labels.notna()
         chosen = self.detections[known].assign(label=labels[known].astype("int64"))
-        return replace(self, dataset=dataset, detections=chosen)
+        provenance = self.provenance | {"images": str(len(dataset))}
+        return replace(self, dataset=dataset, detections=chosen, provenance=provenance)
 
 
 def files_alone(options: ResultsOptions, detectors: DetectorOptions) -> bool:
@@ -97,7 +98,14 @@ def open_files(
     if not subjects:
         return open_detections(options, open_data(data, options))
     first = subjects[0]
-    return open_detections(options, first.datasets[split_paths(first.config.data, "test")])
+    files = open_detections(options, first.datasets[split_paths(first.config.data, "test")])
+    for file in files:
+        if any(file.detector == subject.run.name for subject in subjects):
+            raise UserError(
+                f"{shown(file.path)} and a detector are both called {file.detector!r}; name the file otherwise:"
+                " --detections NAME=FILE"
+            )
+    return files
 
 
 def on_same_data(

@@ -157,6 +157,27 @@ def test_saved_detections_of_a_run_have_its_precision(tmp_path: Path) -> None:
     assert mixed["files"] == []
 
 
+def test_a_file_has_another_name_than_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "both", seed=0)
+    path = write_json([], tmp_path / "both.json")
+    says = "both.json and a detector are both called 'both'"
+    fails("evaluate", "--run", run.path, "--detections", path, says=says)
+
+
+def test_yolo_folders_from_the_command_line(tmp_path: Path) -> None:
+    labels, found = tmp_path / "labels", tmp_path / "found"
+    labels.mkdir()
+    found.mkdir()
+    for number in range(6):
+        (labels / f"{number}.txt").write_text("1 0.5 0.5 0.2 0.4\n0 0.2 0.2 0.1 0.1\n")
+        (found / f"{number}.txt").write_text("1 0.5 0.5 0.2 0.4 0.9\n")
+    asked = ("evaluate", "--annotations", labels, "--detections", found, "--draws", 0)
+    fails(*asked, "--image-size", "640x480", says="give --label-names FILE")
+    fails(*asked, "--label-names", "ant,bee", says="--image-size WIDTHxHEIGHT or a file")
+    sizes = ("--image-size", "640x480", "--label-names", "ant,bee")
+    assert precision(call_json(*asked, *sizes), "found")["AP"] == 0.5
+
+
 def test_the_doctor_speaks_before_anything_is_counted(tmp_path: Path) -> None:
     truth = make_truth(seed=1, images=60)
     entries = make_results(truth)
