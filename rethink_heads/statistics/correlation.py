@@ -13,10 +13,9 @@ from rethink_heads.measure.moments import SAMPLED_TOTALS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
-    MEAN_CORRELATION,
+    DEVIATION,
     REPLICATES,
     SHARE,
-    SPREAD,
     Array,
     ImageBootstrap,
 )
@@ -191,7 +190,7 @@ def mean_and_spread(
         moments = moments_of(measurements, (detector, head), names)
         quantities = {
             "mean": Columns(moments[..., :2], ratio, SHARE),
-            "std": Columns(moments[..., :3], standard_deviation, SPREAD),
+            "std": Columns(moments[..., :3], standard_deviation, DEVIATION),
         }
         if gain:
             quantities["gain"] = Columns(moments[..., [0, 1, 3]], difference_of_means)
@@ -267,7 +266,7 @@ class ObjectPccs:
         """Their mean over the objects that have one."""
         defined = np.isfinite(self.pcc)
         values = np.stack([defined, np.where(defined, self.pcc, 0)], 1).astype(np.float64)
-        return Columns(values, ratio, MEAN_CORRELATION)
+        return Columns(values, ratio, CORRELATION)
 
     def sampling_error(self, chosen: np.ndarray) -> float:
         """Standard error of the mean over some objects (O,)."""

@@ -38,11 +38,11 @@ from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
-    MEAN_CORRELATION,
     Array,
     ImageBootstrap,
     Resampled,
     difference_columns,
+    effective_images,
 )
 from rethink_heads.statistics.sums import NO_VARIANCE, WHOLE_RANGE, Flags, bin_range, ratio
 
@@ -166,10 +166,9 @@ def rank_correlation(
 def _rank_correlation(
     x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
 ) -> Resampled:
-    images = np.array(len(np.unique(image_ids)))
     if not len(x):
         nothing = np.full(bootstrap.replicates, np.nan)
-        return Resampled(np.array(np.nan), nothing, images, CORRELATION)
+        return Resampled(np.array(np.nan), nothing, np.array(0), CORRELATION)
     image, images_drawn = bootstrap.index(image_ids), len(bootstrap.image_ids)
     by_x, by_y = (_InOrder(values, weight, image, images_drawn) for values in (x, y))
     value = weighted_spearman(by_x.places, by_y.places, weight)
@@ -182,6 +181,7 @@ def _rank_correlation(
         _drawn_spearman(by_x, by_y, place, bootstrap.counts[start : start + at_once])
         for start in range(0, bootstrap.replicates, at_once)
     ]
+    images = effective_images(by_x.totals)
     return Resampled(np.array(value), np.concatenate(replicates), images, CORRELATION)
 
 
@@ -455,7 +455,7 @@ def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
         )
         if np.isfinite(value):
             sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
-    resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
+    resampled = bootstrap.resample(sums, ratio, limits=CORRELATION)
     return _Level(resampled, int(sums[:, 0].sum()), len(boxes))
 
 
@@ -478,8 +478,8 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     resampled = Resampled(
         _mean_of_defined(values),
         _mean_of_defined(replicates.reshape(len(values), bootstrap.replicates)),
-        np.array(boxes["image_id"].nunique() if is_enough else 0),
-        MEAN_CORRELATION,
+        effective_images(boxes["image_id"].value_counts().to_numpy() * is_enough),
+        CORRELATION,
     )
     return _Level(resampled, int(np.isfinite(values).sum()), len(boxes))
 

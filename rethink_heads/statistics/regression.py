@@ -8,7 +8,7 @@ import pandas as pd
 
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import Measurements
-from rethink_heads.statistics.bootstrap import ANY, REPLICATES, SPREAD, ImageBootstrap
+from rethink_heads.statistics.bootstrap import ANY, MAGNITUDE, REPLICATES, ImageBootstrap
 from rethink_heads.statistics.correlation import mean_and_spread
 from rethink_heads.statistics.sums import (
     Columns,
@@ -68,8 +68,8 @@ def error_components(
                 moments = moments.sum(axis=1, keepdims=True)
             components[error] = {
                 "mean": Columns(moments[..., [0, 1]], ratio, ANY),
-                "rms": Columns(moments[..., [0, 2]], root_mean_square, SPREAD),
-                "mae": Columns(moments[..., [0, 3]], ratio, SPREAD),
+                "rms": Columns(moments[..., [0, 2]], root_mean_square, MAGNITUDE),
+                "mae": Columns(moments[..., [0, 3]], ratio, MAGNITUDE),
             }
         for size, chosen in by_size(measurements):
             counted = counts_of(counts[chosen], by_bin)
