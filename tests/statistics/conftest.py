@@ -104,11 +104,15 @@ def few_images_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def interval_by_hand() -> Callable[..., tuple[float, float]]:
-    """The 95% interval of one number, written down a second time: replicates, value, images that bear on it."""
+    """The 95% interval of one number, written down a second time: replicates, value, weights of the images."""
 
     def interval(
-        replicates: Sequence[float], value: float, images: float, is_correlation: bool = False
+        replicates: Sequence[float],
+        value: float,
+        weights: Sequence[float],
+        is_correlation: bool = False,
     ) -> tuple[float, float]:
+        images = sum(weights) ** 2 / sum(w**2 for w in weights)
         found = [r for r in replicates if not math.isnan(r)]
         if is_correlation:
             found, value = [math.atanh(r) for r in found], math.atanh(value)
