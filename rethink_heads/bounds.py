@@ -70,6 +70,7 @@ PIXEL_RANGE = Bounds(1e-6, 1e6)
 PADDING = Bounds(32, 1024)
 EPSILON = Bounds(0.0, 1.0)
 LEAST_SIDE = Bounds(0.0, 10_000.0)
+CANONICAL_SIZE = Bounds(1, 10_000)
 MOST_HEAD_WEIGHTS = 2**30
 
 # Training.
@@ -84,6 +85,7 @@ GRADIENT = Bounds(1e-9, 1e9)
 CLASSES = Bounds(1, 100_000)
 FRAME_SIDE = Bounds(1, 20_000)
 REPLICATES = Bounds(1, 100_000)
+DRAWS = Bounds(0, 100_000)
 DEVICES = Bounds(1, 100_000)
 SECONDS = Bounds(0, 10**6)
 ERROR_IOU = Bounds(0.1, 1.0)

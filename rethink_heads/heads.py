@@ -6,14 +6,14 @@ followed by batch normalisation, and ReLU comes after the residual sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rethink_heads.config import ModelConfig
-from rethink_heads.structures import BRANCHES, STRUCTURES, TaskWeights, kind_of
+from rethink_heads.structures import BRANCHES, HEAD_CONFIGURATIONS, STRUCTURES, TaskWeights, kind_of
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -257,6 +257,52 @@ class BoxHeads(nn.ModuleDict):
     def forward(self, roi_features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """Logits (N, K + 1) and deltas (N, 4 (K + 1)) by branch, from its RoI features (N, C, S, S)."""
         return {name: self[name](roi_features[name]) for name in self.names}
+
+    def pool(
+        self, enlargement: Mapping[str, float], pool: Callable[[float], Tensor]
+    ) -> dict[str, Tensor]:
+        """RoI features (N, C, S, S) by branch, pooled once for each factor by which RoIs are enlarged."""
+        factors = {name: enlargement.get(name, 1.0) for name in self.names}
+        pooled = {factor: pool(factor) for factor in dict.fromkeys(factors.values())}
+        return {name: pooled[factor] for name, factor in factors.items()}
+
+    def predict(
+        self,
+        roi_features: Mapping[str, Tensor],
+        head_names: Iterable[str],
+        fusion: str,
+        decode: Callable[[Tensor], Tensor],
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores (N, K) and boxes (N, K, 4) by head of ``HEAD_CONFIGURATIONS``, from RoI features by branch.
+
+        Args:
+            roi_features: (N, C, S, S) by branch.
+            head_names: those that are asked.
+            fusion: rule for a head that fuses two classifiers.
+            decode: from deltas (N, 4 (K + 1)) to boxes (N, K, 4).
+        """
+        outputs = self(roi_features)
+        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
+        heads = {name: HEAD_CONFIGURATIONS[name] for name in head_names}
+        regressors = {each.regressor for each in heads.values()}
+        boxes = {name: decode(outputs[name][1].float()) for name in regressors}
+        return {
+            name: (each.scores(scores, fusion), boxes[each.regressor])
+            for name, each in heads.items()
+        }
+
+    def output_maps(self, roi_features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Output maps (N, C, S, S) by branch, an fc-head's rebuilt from fc6 (paper Figure 4)."""
+        return {name: self.branch(name).output_map(roi_features[name]) for name in self.names}
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """fc6's weights by RoI position, (width * C, S, S), by fc branch."""
+        branches = {name: self.branch(name) for name in self.names}
+        return {
+            name: branch.weight_map().detach().flatten(0, 1)
+            for name, branch in branches.items()
+            if isinstance(branch, FCHead)
+        }
 
     def losses(
         self,

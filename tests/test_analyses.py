@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rethink_heads.analysis_inputs import read_detections, read_inputs
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.voc import VOC_CLASSES
@@ -26,6 +25,7 @@ from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import AnalysisInputs, MissingInputError, TableSet, analyses, paper_heads
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.report.results import compute, read_tables
+from rethink_heads.results import read_detections, read_inputs
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.spatial import correlation_map
@@ -85,13 +85,12 @@ def sweep_rows(name: str, seeds: tuple[str, ...] = ("0", "1")) -> pd.DataFrame:
     """A table as a sweep leaves it, with made-up numbers."""
     random = np.random.default_rng(0)
     rows = []
-    for variant in load_sweep(name).expand():
-        head = variant.point.head or str(variant.values.get("head", "double"))
+    for point in load_sweep(name).expand():
+        head = point.head or "double"
         for seed in seeds:
             value = float(random.uniform(0.3, 0.4))
             estimates = {"AP": value, "AP_low": value - 0.02, "AP_high": value + 0.02}
-            title = variant.point.title or variant.point.label
-            keys = {"point": variant.point.label, "title": title, **variant.values}
+            keys = {"point": point.label, "title": point.title, **point.values}
             rows.append({**keys, "head": head, "reading": head, "seed": seed, **estimates})
     return pd.DataFrame(rows)
 

@@ -11,13 +11,7 @@ from rethink_heads import bounds
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    OverridesArgument,
-    option,
-)
+from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, option
 from rethink_heads.report.output import Report
 from rethink_heads.runs import default_runs_root
 
@@ -192,7 +186,7 @@ def _report(plan: Plan, found: SweepResult, as_json: bool) -> None:
     result = Report(NAME)
     result.data(
         table=found.table,
-        ordering=[] if found.ordering is None else found.ordering,
+        ordering=found.ordering,
         failures=[{"part": part, "reason": reason} for part, reason in found.failures.items()],
     )
     result.files = list(found.files)

@@ -23,7 +23,7 @@ from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.calibration import calibration_of
 from rethink_heads.evaluation.errors import errors_of
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU
+from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU, stage_measurements
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
     AnalysisInputs,
@@ -48,7 +48,7 @@ from rethink_heads.statistics.comparison import (
     compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.ranks import RANK_REPLICATES, compare_levels, level_correlation
+from rethink_heads.statistics.ranks import level_tables
 from rethink_heads.statistics.regression import error_components
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import distinct_pairs
@@ -122,14 +122,12 @@ def stage_tables(
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Every table of the three stages.
 
     Args:
-        stages, measurements, iou_range, replicates, rank_replicates, seed: as of
-            ``stage_correlation``.
+        stages, measurements, iou_range, replicates, seed: as of ``stage_correlation``.
         pairs: the heads to compare, each (detector, head).
 
     Returns:
@@ -139,25 +137,21 @@ def stage_tables(
         Without pairs the comparisons have no rows.
     """
     correlate, compared_by = (
-        partial(each, replicates=replicates, rank_replicates=rank_replicates, seed=seed)
+        partial(each, replicates=replicates, seed=seed)
         for each in (stage_correlation, compare_stages)
     )
-    compared = [compared_by(stages, measurements, a, b, iou_range) for a, b in pairs]
+    by_stage = None if stages is None else stage_measurements(stages)
+    compared = [compared_by(by_stage, measurements, a, b, iou_range) for a, b in pairs]
     tables = {
-        "stage_correlation": correlate(stages, measurements, iou_range),
+        "stage_correlation": correlate(by_stage, measurements, iou_range),
         "stage_comparisons": _stack(compared),
     }
     if stages is not None and (stages["stage"] == DETECTIONS).any():
-        levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
-        tables["rank_levels"] = levels
         # A head that found nothing at all has no boxes, only predefined proposals.
-        there = set(zip(levels["detector"], levels["head"], strict=True))
-        tables["rank_level_comparisons"] = _stack(
-            [
-                compare_levels(stages, a, b, replicates=rank_replicates, seed=seed)
-                for a, b in pairs
-                if {a, b} <= there
-            ]
+        there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
+        both = [pair for pair in pairs if there.issuperset(pair)]
+        tables["rank_levels"], tables["rank_level_comparisons"] = level_tables(
+            stages, both, replicates=replicates, seed=seed
         )
     return tables
 
@@ -333,16 +327,13 @@ def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
             scores, tables["regressed_iou"], spread=False
         )
     # What other commands than `figures` make tables of: missed by no one where it is not there.
-    if "ap" in tables:
-        drawings["average_precision"] = partial(drawn_detections.average_precision, tables["ap"])
-    if "detection_errors" in tables:
-        drawings["detection_errors"] = partial(
-            drawn_detections.detection_errors, tables["detection_errors"]
-        )
-    if "reliability" in tables:
-        drawings["reliability"] = lambda: drawn_detections.reliability(
-            tables["reliability"], tables["calibration"]
-        )
+    for draw, needed in (
+        (drawn_detections.average_precision, ["ap"]),
+        (drawn_detections.detection_errors, ["detection_errors"]),
+        (drawn_detections.reliability, ["reliability", "calibration"]),
+    ):
+        if needed[0] in tables:
+            drawings[draw.__name__] = partial(draw, *(tables[each] for each in needed))
     for name in tables:
         if name.startswith("stage_correlation"):
             drawings[name] = partial(figures.figure3, tables[name])
@@ -383,9 +374,8 @@ def _comparisons(
     frames = []
     for statistic in statistics:
         # Correlations of RoI positions are of the object's own box: there is no proposal to choose.
-        once = by_bin or statistic == "spatial_correlation"
-        ranges = IOU_RANGES[:1] if once else IOU_RANGES
         has_maps = statistic == "spatial_correlation"
+        ranges = IOU_RANGES[:1] if by_bin or has_maps else IOU_RANGES
         keys = measurements.map_keys(statistic) if has_maps else measurements.keys
         for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
             try:

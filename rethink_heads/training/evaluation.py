@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import average_precision
-from rethink_heads.progress import ProgressReport
 
 Results = dict[str, list[dict[str, float]]]
 """By head: detections in COCO's result format."""

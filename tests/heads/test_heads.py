@@ -74,17 +74,6 @@ def test_predictor_sizes_and_initialisation() -> None:
     assert not predictor.bbox_pred.bias.any()
 
 
-def test_fc_head_equals_the_reference() -> None:
-    head = randomised(FCHead(3, channels=5, resolution=4, width=11))
-    x = roi_features(6, 5, 4)
-    logits, deltas = head(x)
-    assert logits.shape == (6, 4)
-    assert deltas.shape == (6, 16)
-    expected = reference.fc_head(x.numpy(), reference.arrays(head))
-    np.testing.assert_allclose(logits.detach(), expected[0], atol=1e-12)
-    np.testing.assert_allclose(deltas.detach(), expected[1], atol=1e-12)
-
-
 @pytest.mark.parametrize("non_local", [False, True])
 def test_conv_head_equals_the_reference(non_local: bool) -> None:
     head = ConvHead(

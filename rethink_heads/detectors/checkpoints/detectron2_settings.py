@@ -27,6 +27,7 @@ SIZES = (
     "non_local",
     "non_local_groups",
     "conv_enlargement",
+    "canonical_size",
     "fusion",
 )
 """Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
@@ -79,6 +80,10 @@ STAGES = ("res2", "res3", "res4", "res5")
 WEIGHTS_NAME = "model.pth"
 """The file of weights beside the configuration."""
 WHITE = 255.0
+FPN_NORMS = {"none": "", "group": "GN", "batch": "BN"}
+"""detectron2's names of ``model.fpn_norm``."""
+CANONICAL_SIZE = 224
+"""That of detectron2's own pooler, which no key changes."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +122,25 @@ def read_settings(path: Path) -> SettingsFile | None:
             raise UserError(
                 f"{path} sets {key} to {found}; a detector here has {usual}, so that it cannot be imported"
             )
+    head = None
+    if _get(values, "MODEL.ROI_HEADS.NAME", None) == "RethinkROIHeads":
+        head = head_name(str(_get(values, f"{NODE}.HEAD", "double")))
+        if head not in HEADS:
+            raise UserError(f"{path} sets {NODE}.HEAD to {head}; the heads are {', '.join(HEADS)}")
+    names = tuple(str(name) for name in _get(values, f"{NODE}.CLASS_NAMES", ()))
+    before = _get(values, "MODEL.RPN.PRE_NMS_TOPK_TEST", 6000)
+    after = _get(values, "MODEL.RPN.POST_NMS_TOPK_TEST", 1000)
+    remark = (
+        f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here both are"
+        f" {after} (model.rpn_proposals_test)"
+    )
     return SettingsFile(
         Path(path),
         _model(values, path),
         _conventions(values, path),
-        _head(values, path),
-        _class_names(values),
-        tuple(_remarks(values)),
+        head,
+        names or None,
+        (remark,) if before != after else (),
     )
 
 
@@ -172,7 +189,15 @@ def _tuples(value: Any) -> Any:
 
 def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     model = {name: _get(values, key, usual) for name, key, usual in SETTINGS}
-    model["anchor_sizes"] = _one_each(model["anchor_sizes"], path)
+    # One size for each level, from detectron2's list of lists.
+    sizes = model["anchor_sizes"]
+    levels = sizes if isinstance(sizes, tuple) else ()
+    if len(levels) != LEVELS or any(not isinstance(e, tuple) or len(e) != 1 for e in levels):
+        raise UserError(
+            f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
+            f" {LEVELS} levels"
+        )
+    model["anchor_sizes"] = [level[0] for level in levels]
     ratios = set(model["anchor_ratios"])
     if len(ratios) != 1:
         raise UserError(
@@ -186,19 +211,6 @@ def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
             model[name] = None if name in TASK_WEIGHTS and value < 0 else value
     model["rpn_cross_boundary_anchors"] = _get(values, "MODEL.RPN.BOUNDARY_THRESH", -1) != 0
     return model
-
-
-def _one_each(sizes: Any, path: Path) -> list[Any]:
-    """One anchor size for each level, from detectron2's list of lists."""
-    levels = sizes if isinstance(sizes, tuple) else ()
-    if len(levels) != LEVELS or any(
-        not isinstance(level, tuple) or len(level) != 1 for level in levels
-    ):
-        raise UserError(
-            f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
-            f" {LEVELS} levels"
-        )
-    return [level[0] for level in sizes]
 
 
 def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -221,29 +233,9 @@ def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
-def _head(values: Mapping[str, Any], path: Path) -> str | None:
-    if _get(values, "MODEL.ROI_HEADS.NAME", None) != "RethinkROIHeads":
-        return None
-    head = head_name(str(_get(values, f"{NODE}.HEAD", "double")))
-    if head not in HEADS:
-        raise UserError(f"{path} sets {NODE}.HEAD to {head}; the heads are {', '.join(HEADS)}")
-    return head
-
-
-def _class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
-    names = _get(values, f"{NODE}.CLASS_NAMES", ())
-    return tuple(str(name) for name in names) or None
-
-
-def _remarks(values: Mapping[str, Any]) -> list[str]:
-    before = _get(values, "MODEL.RPN.PRE_NMS_TOPK_TEST", 6000)
-    after = _get(values, "MODEL.RPN.POST_NMS_TOPK_TEST", 1000)
-    if before == after:
-        return []
-    return [
-        f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here"
-        f" both are {after} (model.rpn_proposals_test)"
-    ]
+def has_standard_heads(config: Config) -> bool:
+    """Whether detectron2's own box head and pooler are all that a detector needs."""
+    return config.head == "fc" and config.model.canonical_size == CANONICAL_SIZE
 
 
 def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dict[str, Any]:
@@ -262,7 +254,7 @@ def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dic
         values[key] = float(value) if isinstance(usual, float) else value
     # detectron2 is given pixels up to 255, whatever white is here.
     factor = WHITE / conventions.pixel_range
-    standard = config.head == "fc"
+    standard = has_standard_heads(config)
     values |= {
         "VERSION": 2,
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
@@ -279,6 +271,7 @@ def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dic
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if model.backbone in BASIC_BLOCKS else 256,
         "MODEL.FPN.IN_FEATURES": list(STAGES),
         "MODEL.FPN.OUT_CHANNELS": model.fpn_channels,
+        "MODEL.FPN.NORM": FPN_NORMS[model.fpn_norm],
         "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in model.anchor_sizes],
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[float(ratio) for ratio in model.anchor_ratios]],
         "MODEL.RPN.IN_FEATURES": list(_FIXED["MODEL.RPN.IN_FEATURES"]),

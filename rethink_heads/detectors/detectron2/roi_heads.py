@@ -35,7 +35,7 @@ from rethink_heads.detectors.detectron2.config import (
 )
 from rethink_heads.errors import UserError
 from rethink_heads.heads import BoxHeads, build_heads, enlargements
-from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
+from rethink_heads.structures import trained_heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -144,6 +144,7 @@ class RethinkROIHeads(StandardROIHeads):
             scales=tuple(1 / input_shape[level].stride for level in levels),
             sampling_ratio=box.POOLER_SAMPLING_RATIO,
             pooler_type=box.POOLER_TYPE,
+            canonical_box_size=model.canonical_size,
         )
         pooler.level_from = model.conventions.roi_level_from
         try:
@@ -176,12 +177,10 @@ class RethinkROIHeads(StandardROIHeads):
             boxes: by image, in pixels of the resized image.
         """
         levels = [features[name] for name in self.box_in_features]
-        pooled: dict[float, Tensor] = {}
-        for branch in self.heads.names:
-            factor = self.enlargement.get(branch, 1.0)
-            if factor not in pooled:
-                pooled[factor] = self.box_pooler(levels, [Boxes(each) for each in boxes], factor)
-        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+        return self.heads.pool(
+            self.enlargement,
+            lambda factor: self.box_pooler(levels, [Boxes(each) for each in boxes], factor),
+        )
 
     def predict(
         self,
@@ -198,20 +197,15 @@ class RethinkROIHeads(StandardROIHeads):
             image_size: (height, width) of the image there.
             head_names: by default all.
         """
-        chosen = self.head_names if head_names is None else tuple(head_names)
-        outputs = self.heads(roi_features)
-        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
-        decoded: dict[str, Tensor] = {}
-        configurations = {name: HEAD_CONFIGURATIONS[name] for name in chosen}
-        for name in {each.regressor for each in configurations.values()}:
-            deltas = outputs[name][1].float()
+
+        def decode(deltas: Tensor) -> Tensor:
             regressed = self.box_transform.apply_deltas(deltas, boxes)
             regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)[:, 1:]
-            decoded[name] = clip_boxes_to_image(regressed, image_size)
-        return {
-            name: HeadOutput(each.scores(scores, self.fusion), decoded[each.regressor])
-            for name, each in configurations.items()
-        }
+            return clip_boxes_to_image(regressed, image_size)
+
+        chosen = self.head_names if head_names is None else head_names
+        outputs = self.heads.predict(roi_features, chosen, self.fusion, decode)
+        return {name: HeadOutput(*output) for name, output in outputs.items()}
 
     def select(self, output: HeadOutput, image_size: Size) -> Instances:
         """Final detections of one image, best first, by detectron2's NMS on a head's output for its proposals."""

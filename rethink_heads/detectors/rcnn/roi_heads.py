@@ -16,7 +16,6 @@ from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
 from rethink_heads.detectors.rcnn.rpn import box_coder
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
 from rethink_heads.heads import BoxHeads, enlargements
-from rethink_heads.structures import HEAD_CONFIGURATIONS
 
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
@@ -26,21 +25,22 @@ TINY = 1e-6
 DETECTRON2_TINY = 1e-8
 
 
-def pyramid_level(boxes: Tensor, rule: str) -> Tensor:
-    """(N,) index into ``STRIDES`` of boxes (N, 4): floor(4 + log2(sqrt(area) / 224)) - 2, kept within 0 to 3.
+def pyramid_level(boxes: Tensor, rule: str, canonical_size: int = 224) -> Tensor:
+    """(N,) index into ``STRIDES`` of boxes (N, 4): floor(4 + log2(sqrt(area) / canonical)) - 2, within 0 to 3.
 
     Args:
         boxes: by their edges, in pixels of the resized image.
         rule: the framework whose small constant keeps a box of exactly a level's least size on that level.
+        canonical_size: side of the least square box on P4, in pixels.
     """
     side = box_area(boxes).clamp(min=0).sqrt()
     if rule == "torchvision":
-        level = torch.floor(4 + torch.log2(side / 224) + TINY) - 2
+        level = torch.floor(4 + torch.log2(side / canonical_size) + TINY) - 2
     elif rule == "mmdetection":
-        level = torch.floor(torch.log2(side / 56 + TINY))
+        level = torch.floor(torch.log2(side / (canonical_size / 4) + TINY))
     else:
         tiny = DETECTRON2_TINY if rule == "detectron2" else TINY
-        level = torch.floor(4 + torch.log2(side / 224 + tiny)) - 2
+        level = torch.floor(4 + torch.log2(side / canonical_size + tiny)) - 2
     return level.clamp(0, len(STRIDES) - 1).long()
 
 
@@ -54,12 +54,18 @@ class PyramidPooler(nn.Module):
         resolution: positions along each side of the output.
         sampling_ratio: samples along each side of a position; 0 takes as many as the RoI has map cells there.
         conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
+        canonical_size: side of the least square RoI on P4, in pixels.
     """
 
     def __init__(
-        self, resolution: int, sampling_ratio: int, conventions: ConventionsConfig | None = None
+        self,
+        resolution: int,
+        sampling_ratio: int,
+        conventions: ConventionsConfig | None = None,
+        canonical_size: int = 224,
     ) -> None:
         super().__init__()
+        self.canonical_size = canonical_size
         self.conventions = conventions or ConventionsConfig()
         self.resolution = resolution
         self.rule = RoIAlignRule(resolution, sampling_ratio, self.conventions.roi_align_aligned)
@@ -68,7 +74,8 @@ class PyramidPooler(nn.Module):
         """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level."""
         rois = enlarge(boxes, enlargement)
         from_proposal = self.conventions.roi_level_from == "proposal"
-        level = pyramid_level(boxes if from_proposal else rois, self.conventions.roi_level_rule)
+        sized = boxes if from_proposal else rois
+        level = pyramid_level(sized, self.conventions.roi_level_rule, self.canonical_size)
         if self.conventions.box_ends == "pixel":
             rois = torch.cat([rois[:, :2], rois[:, 2:] - 1], dim=1)
         return rois, level
@@ -128,7 +135,7 @@ class BoxRoIHeads(RoIHeads):
     def __init__(self, heads: BoxHeads, model: ModelConfig) -> None:
         super().__init__(
             box_roi_pool=PyramidPooler(
-                model.roi_resolution, model.sampling_ratio, model.conventions
+                model.roi_resolution, model.sampling_ratio, model.conventions, model.canonical_size
             ),
             box_head=None,
             box_predictor=None,
@@ -149,12 +156,9 @@ class BoxRoIHeads(RoIHeads):
 
     def pool(self, pyramid: dict[str, Tensor], boxes: list[Tensor]) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)] one after the other."""
-        pooled: dict[float, Tensor] = {}
-        for branch in self.heads.names:
-            factor = self.enlargement.get(branch, 1.0)
-            if factor not in pooled:
-                pooled[factor] = self.box_roi_pool(pyramid, boxes, factor)
-        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+        return self.heads.pool(
+            self.enlargement, lambda factor: self.box_roi_pool(pyramid, boxes, factor)
+        )
 
     def training_losses(
         self,
@@ -171,20 +175,15 @@ class BoxRoIHeads(RoIHeads):
         self, roi_features: RoIFeatures, boxes: Tensor, heads: tuple[str, ...], image_size: Size
     ) -> dict[str, HeadOutput]:
         """Scores and boxes, clipped to the image, of each head for one image's boxes (N, 4)."""
-        configurations = {name: HEAD_CONFIGURATIONS[name] for name in heads}
-        outputs = self.heads(roi_features)
-        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
-        decoded: dict[str, Tensor] = {}
-        for name in {each.regressor for each in configurations.values()}:
-            deltas = outputs[name][1].float()
+
+        def decode(deltas: Tensor) -> Tensor:
             regressed = self.box_coder.decode(deltas, [boxes])
             # torchvision's coder leaves the boxes of no RoI at all without their last dimension.
             regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)
-            decoded[name] = clip_boxes(regressed, image_size, self.conventions.box_ends)[:, 1:]
-        return {
-            name: HeadOutput(each.scores(scores, self.fusion), decoded[each.regressor])
-            for name, each in configurations.items()
-        }
+            return clip_boxes(regressed, image_size, self.conventions.box_ends)[:, 1:]
+
+        outputs = self.heads.predict(roi_features, heads, self.fusion, decode)
+        return {name: HeadOutput(*output) for name, output in outputs.items()}
 
     def suppress(self, output: HeadOutput) -> Detections:
         """Score threshold, per-class NMS and the cut to the best: one image's final detections."""
