@@ -244,7 +244,10 @@ def detect_asked(
         subject.detect(heads, images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
-    found: list[Evaluated] = [*detected, *on_same_data(files, detected[0].dataset if detected else None, images)]
+    found: list[Evaluated] = [
+        *detected,
+        *on_same_data(files, detected[0].dataset if detected else None, images),
+    ]
     return Asked(subjects, found, compare, _different_data(found))
 
 

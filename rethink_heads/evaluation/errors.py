@@ -54,7 +54,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     Array,
