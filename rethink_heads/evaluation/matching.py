@@ -58,7 +58,7 @@ class Matches:
         true: (A, T, N) whether it is a true positive, by size and IoU threshold.
         counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
             as is one of a class and image that has a hundred better ones.
-        objects: (T, N) row in :class:`GroundTruth` of the object it is matched to, of all sizes, -1 for none.
+        objects: (A, T, N) row in :class:`GroundTruth` of the object it is matched to, -1 for none.
     """
 
     true: Flags
@@ -76,6 +76,7 @@ class GroundTruth:
         labels: (G,) class 0..K-1 of each object; images: (G,) index of its image, ascending.
         boxes: (G, 4) x, y, width, height in px of the original image.
         areas: (G,) px^2, the box's where the file gives none; crowd: (G,) whether it is one.
+        ids: (G,) the file's.
     """
 
     def __init__(self, dataset: CocoDataset, detections: pd.DataFrame | None = None) -> None:
@@ -96,6 +97,7 @@ class GroundTruth:
         areas = annotated.areas[order]
         self.areas: Array = np.where(np.isnan(areas), self.boxes[:, 2:].prod(axis=1), areas)
         self.crowd: Flags = annotated.crowd[order]
+        self.ids: Indices = annotated.ids[order]
         if detections is not None:
             self.check(detections)
 
@@ -205,7 +207,7 @@ def match_detections(
     is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
     is_ignored |= ~is_matched & ~_within(head.boxes[:, 2:].prod(axis=1), limits)[:, None]
     counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
-    return Matches(is_matched & counted, counted, objects[0])
+    return Matches(is_matched & counted, counted, objects)
 
 
 def _within(areas: Array, limits: Array) -> Flags:
