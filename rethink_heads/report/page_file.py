@@ -12,9 +12,11 @@ import gzip
 import hashlib
 import json
 import math
+import posixpath
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -32,16 +34,24 @@ MODULES = (
     "format.js",
     "charts.js",
     "table.js",
+    "screens/common.js",
     "screens/verdict.js",
+    "screens/lost.js",
     "screens/score.js",
+    "screens/boxes.js",
+    "screens/space.js",
+    "screens/stages.js",
     "screens/objects.js",
+    "screens/compare.js",
+    "screens/classes.js",
+    "screens/thresholds.js",
     "screens/methods.js",
     "screens/all.js",
     "app.js",
 )
 """The scripts, each after those that it imports."""
-_IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)
-_EXPORT = re.compile(r"^export (?=const|function|class|async)", re.MULTILINE)
+_IMPORT = re.compile(r'^import (\{[^}]*\}) from "([^"]*)";$', re.MULTILINE)
+_EXPORT = re.compile(r"^export ((?:const|function|class|async function) (\w+))", re.MULTILINE)
 # Columns of 16 bits: the code of a value that is not a number.
 ABSENT = 2**16 - 1
 
@@ -161,8 +171,21 @@ def _plain(value: Any) -> Any:
 
 
 def _script() -> str:
-    """All modules as one, in the order of their imports."""
-    return "\n".join(_EXPORT.sub("", _IMPORT.sub("", _asset(name))) for name in MODULES)
+    """All modules in one script, each a function of its own that gives what it exports."""
+    parts = ["const modules = {};"]
+    for name in MODULES:
+        text = _asset(name)
+        folder = name.rpartition("/")[0]
+        exports = ", ".join(found[2] for found in _EXPORT.finditer(text))
+        text = _IMPORT.sub(partial(_imported, folder), _EXPORT.sub(r"\1", text))
+        parts.append(f'modules["{name}"] = (() => {{\n{text}\nreturn {{ {exports} }};\n}})();')
+    return "\n".join(parts)
+
+
+def _imported(folder: str, found: re.Match[str]) -> str:
+    """The line that takes what a module imports from one that stands before it."""
+    name = posixpath.normpath(posixpath.join(folder, found[2]))
+    return f'const {found[1]} = modules["{name}"];'
 
 
 def _asset(name: str) -> str:
