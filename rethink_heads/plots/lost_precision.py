@@ -6,6 +6,7 @@ Each function takes result frames and returns a matplotlib figure; frames withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -272,7 +273,7 @@ def _value(rows: pd.DataFrame, cause: str) -> float:
     return float(rows.loc[rows["cause"] == cause, "share"].sum())
 
 
-def _look(cause: str) -> dict[str, object]:
+def _look(cause: str) -> dict[str, Any]:
     hatched = list(CAUSE_COLOURS).index(cause) % 2
     return {
         "facecolor": CAUSE_COLOURS[cause],
@@ -283,4 +284,4 @@ def _look(cause: str) -> dict[str, object]:
 
 
 def _patch(cause: str, label: str) -> Patch:
-    return Patch(label=label, **_look(cause))  # type: ignore[arg-type]
+    return Patch(label=label, **_look(cause))
