@@ -27,6 +27,6 @@ def draw(tables: Tables):
 
 
 if __name__ == "__main__":
-    from rethink_heads.commands.analyse import main
+    from rethink_heads.commands.figures import run_script
 
-    main(__file__)
+    run_script(__file__)

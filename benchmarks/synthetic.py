@@ -17,7 +17,7 @@ from rethink_heads.measure.moments import (
     VALUE_COLUMNS,
     VARIABLES,
 )
-from rethink_heads.measure.stages import DETECTIONS, RPN, STAGE_TYPES
+from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, STAGE_TYPES
 from rethink_heads.measure.store import SIZES
 from rethink_heads.measure.store_files import (
     MAPS,

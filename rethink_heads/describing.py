@@ -37,13 +37,7 @@ from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.roi_heads import STRIDES
 from rethink_heads.errors import UserError
-from rethink_heads.heads import (
-    Bottleneck,
-    ConvHead,
-    FCHead,
-    NonLocal,
-    ResidualBlock,
-)
+from rethink_heads.heads import Bottleneck, ConvHead, FCHead, NonLocal, ResidualBlock
 from rethink_heads.settings import split_preset
 
 PRECISIONS = ("32-true", "16-mixed")

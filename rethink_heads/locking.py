@@ -95,9 +95,7 @@ _held = threading.local()
 
 @contextlib.contextmanager
 def hold(
-    folder: Path,
-    is_done: Callable[[], bool] = lambda: False,
-    together: Processes | None = None,
+    folder: Path, is_done: Callable[[], bool] = lambda: False, together: Processes | None = None
 ) -> Iterator[None]:
     """Be the only command that writes into a folder; while another one does, wait and say for whom.
 

@@ -112,23 +112,17 @@ DataOption = Annotated[
     ),
 ]
 AnnotationsOption = Annotated[
-    Path | None,
-    option("--annotations", "FILE", "Annotations in COCO's JSON; with --images."),
+    Path | None, option("--annotations", "FILE", "Annotations in COCO's JSON; with --images.")
 ]
-ImagesOption = Annotated[
-    Path | None,
-    option("--images", "DIR", "Folder of the images."),
-]
+ImagesOption = Annotated[Path | None, option("--images", "DIR", "Folder of the images.")]
 MaxImagesOption = Annotated[
-    int | None,
-    option("--max-images", "N", "First N images only.", bounds.IMAGES),
+    int | None, option("--max-images", "N", "First N images only.", bounds.IMAGES)
 ]
 DeviceOption = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to compute.")
 ]
 SeedOption = Annotated[
-    int | None,
-    option("--seed", "N", "Seed of every random choice.", bounds.SEED),
+    int | None, option("--seed", "N", "Seed of every random choice.", bounds.SEED)
 ]
 JsonOption = Annotated[
     bool,
@@ -137,8 +131,7 @@ JsonOption = Annotated[
     ),
 ]
 FullOption = Annotated[
-    bool,
-    typer.Option("--full", help="Print all tables, not only those that fit on a screen."),
+    bool, typer.Option("--full", help="Print all tables, not only those that fit on a screen.")
 ]
 
 
@@ -221,8 +214,7 @@ class DataOptions:
     annotations: AnnotationsOption = None
     images: ImagesOption = None
     split: Annotated[
-        str | None,
-        option("--split", "NAME", "Split to read. Without it: the run's test split."),
+        str | None, option("--split", "NAME", "Split to read. Without it: the run's test split.")
     ] = None
 
 
@@ -240,8 +232,7 @@ class MeasuringOptions:
     ] = None
     max_images: MaxImagesOption = None
     objects_per_image: Annotated[
-        int | None,
-        option("--objects-per-image", "N", "N objects an image.", bounds.OBJECTS),
+        int | None, option("--objects-per-image", "N", "N objects an image.", bounds.OBJECTS)
     ] = None
     proposals_per_object: Annotated[
         int | None,

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from rethink_heads.config import MeasuringConfig
-from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.objects import ObjectMeasurer
@@ -97,6 +97,17 @@ class Calibration:
     base_memory_mb: float = 0.0
     memory_mb: float = 0.0
     device_memory_mb: float | None = None
+
+    def weigh(
+        self, detector: Detector, parts: Sequence[Measurements], provenance: dict[str, str]
+    ) -> None:
+        """Write what was measured of some objects, and note the bytes and the seconds that it takes."""
+        weight_values = sum(values.numel() for values in weight_correlations(detector).values())
+        empty, _, _ = _written([Measurements.empty()], provenance)
+        merged, apart, seconds = _written(parts, provenance)
+        self.fixed_bytes = empty + FLOAT_BYTES * weight_values
+        self.object_bytes = (merged - empty) / len(parts)
+        self.part_bytes, self.part_seconds = apart / len(parts), seconds / len(parts)
 
 
 @dataclass(frozen=True)
@@ -183,20 +194,14 @@ def calibrate(
     base = restart_peak(detector.device)
     # Weights are laid out once for all settings, as a study does it once for all images: no part of any object's time.
     responder = Responder(detector, config.memory_mb, config.precision)
-
-    def measurer(proposals: int | None) -> ObjectMeasurer:
+    measurers = []
+    for proposals in (*settings, WARM_UP_PROPOSALS):
         own = config.model_copy(update={"proposals_per_object": proposals})
-        made = ObjectMeasurer(detector, dataset, "calibration", own, seed)
+        measurers.append(ObjectMeasurer(detector, dataset, "calibration", own, seed))
         # In the place of the one that it would make of the same detector, memory and precision.
-        vars(made)["responder"] = responder
-        return made
-
-    def extract(sample: Sample) -> None:
-        with torch.inference_mode():
-            responder.extract(sample.image)
-
+        vars(measurers[-1])["responder"] = responder
+    warm_up = measurers.pop()
     found = [Calibration(proposals, base_memory_mb=base) for proposals in settings]
-    measurers = [measurer(proposals) for proposals in settings]
     measured: list[list[Measurements]] = [[] for _ in settings]
     begun = time.perf_counter()
     for number, objects in enumerate(islice(_rounds(dataset, seed), MOST_ROUNDS)):
@@ -211,8 +216,9 @@ def calibrate(
             sample = dataclasses.replace(sample, **one)
             if not number:
                 # The first time memory is got and kernels are chosen.
-                measurer(WARM_UP_PROPOSALS).measure(sample)
-            _, extracting = _timed(extract, sample)
+                warm_up.measure(sample)
+            with torch.inference_mode():
+                _, extracting = _timed(responder.extract, sample.image)
             for each, its, parts in zip(found, measurers, measured, strict=True):
                 restart_peak(detector.device)
                 part, seconds = _timed(its.measure, sample)
@@ -223,15 +229,9 @@ def calibrate(
                 if detector.device.type == "cuda":
                     peak = torch.cuda.max_memory_allocated(detector.device) / MIB
                     each.device_memory_mb = max(peak, each.device_memory_mb or 0.0)
-    weight_values = sum(values.numel() for values in weight_correlations(detector).values())
     for each, its, parts in zip(found, measurers, measured, strict=True):
         # Of one image: only its length counts here, and images are not all to be read for it.
-        provenance = provenance_of(dataset.subset(1), its.config, seed)
-        empty, _, _ = _written([Measurements.empty()], provenance)
-        merged, apart, seconds = _written(parts, provenance)
-        each.fixed_bytes = empty + FLOAT_BYTES * weight_values
-        each.object_bytes = (merged - empty) / len(parts)
-        each.part_bytes, each.part_seconds = apart / len(parts), seconds / len(parts)
+        each.weigh(detector, parts, provenance_of(dataset.subset(1), its.config, seed))
     return found
 
 

@@ -21,11 +21,10 @@ not.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from rethink_heads.boxes import MIN_SIZE, outer_boxes, outer_iou
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IOU_BINS = 20
 GRID_STEPS = 11
@@ -63,6 +62,8 @@ def grid(box: Tensor, image_size: tuple[int, int], steps: int = GRID_STEPS) -> P
     The object's own box is on it exactly, with IoU 1. Raises ValueError if `steps` is even, which
     would leave that box out, or less than 3, or if the box is empty.
     """
+    from rethink_heads.boxes import MIN_SIZE, outer_boxes, outer_iou
+
     if steps < 3 or steps % 2 == 0:
         raise ValueError(
             f"the proposal grid needs an odd number of steps of at least 3, not {steps}"
@@ -85,6 +86,10 @@ def iou_bin(ious: Tensor) -> Tensor:
 
 def _intervals(low: float, high: float, limit: int, steps: int) -> Tensor:
     """Return sides (steps^2 or fewer, 2) of one axis, clipped to [0, limit], size fastest, float32."""
+    import torch
+
+    from rethink_heads.boxes import MIN_SIZE
+
     t = torch.linspace(-1, 1, steps, dtype=torch.float64)
     t[steps // 2] = 0
     shifts = (MAX_OFFSET * t.sign() * t.abs() ** OFFSET_POWER)[:, None]

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rethink_heads.comparable import check_names
 from rethink_heads.config import Config, DataConfig, StudyConfig, load_preset
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
@@ -135,6 +134,21 @@ def open_runs(options: StudyOptions) -> list[Run]:
         check_names(runs)
     check_names(runs)
     return runs
+
+
+def check_names(runs: Sequence[Run]) -> None:
+    """Measurements call a detector by its run's name, so no two may be equal.
+
+    Raises:
+        UserError: two runs have the same name.
+    """
+    names = [run.name for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"two of the detectors are called {name!r}; rename one of the folders, or name a model:"
+                " --model NAME=MODEL"
+            )
 
 
 def _open_run(path: Path) -> Run:

@@ -238,7 +238,7 @@ class Run:
         """The heads that the detector may have, known without it; task weights may have left some untrained."""
         if isinstance(self.config, ExternalConfig):
             return tuple(self.config.detector.heads)
-        from rethink_heads.heads import STRUCTURES
+        from rethink_heads.structures import STRUCTURES
 
         return STRUCTURES[self.config.head].heads
 
@@ -247,7 +247,7 @@ class Run:
         """The branches of a trained detector; an external one's are known when it was measured."""
         if isinstance(self.config, ExternalConfig):
             return ()
-        from rethink_heads.heads import HEAD_CONFIGURATIONS
+        from rethink_heads.structures import HEAD_CONFIGURATIONS
 
         head = HEAD_CONFIGURATIONS[self.config.head]
         return (*head.classifiers, head.regressor)

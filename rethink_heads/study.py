@@ -1,263 +1,39 @@
-"""Resolves a command's options into subjects, once: detectors with the data that they are asked about."""
+"""Resolves a command's options into a study, once: subjects that can be compared, and what was measured of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads.bounds import HEADS, head_name
-from rethink_heads.comparable import (
-    MOST_NAMED,
-    check_comparable,
-    merge_measurements,
-    name_some,
-    on_common_classes,
-)
-from rethink_heads.config import MeasuringConfig, StudyConfig
-from rethink_heads.console import log, redirect_stdout
-from rethink_heads.data.sources import split_paths
-from rethink_heads.distributed import is_first_process, rank_zero_only
+from rethink_heads.config import MeasuringConfig
+from rethink_heads.console import log
+from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.files import csv_bytes, write_csv
-from rethink_heads.locking import hold, results_folder
 from rethink_heads.options import StudyOptions
 from rethink_heads.run_options import one_each, open_runs, with_options
-from rethink_heads.runs import NOT_MEASURED, Run, measurements_name, with_fusion
+from rethink_heads.runs import Run
+from rethink_heads.subject import Datasets, Key, Subject, name_some
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.detectors.base import Detector
-    from rethink_heads.detectors.classes import ClassMatch, SharedClasses
     from rethink_heads.measure.store import Measurements
 
-Key = tuple[str, str]
-"""(detector, head)."""
-
-
-class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
-    """Data sets by annotation file and image folder: each is read once a command, and told of on standard error."""
-
-    def __missing__(self, paths: tuple[Path, Path]) -> CocoDataset:
-        from rethink_heads.data.coco import CocoDataset
-
-        self[paths] = CocoDataset(*paths)
-        return self[paths]
-
-    def tell(self, config: StudyConfig) -> CocoDataset:
-        """Return the test data of the settings, and say what is measured of it and what was left out."""
-        dataset, measuring = self[split_paths(config.data, "test")], config.measuring
-        chosen = dataset if measuring.images is None else dataset.subset(measuring.images)
-        counts = chosen.box_counts
-        total = f" of {len(dataset)}" if len(chosen) < len(dataset) else ""
-        each = measuring.objects_per_image
-        at_most = "" if each is None else f", of which at most {each} an image are measured"
-        log(
-            f"{dataset.where}: {len(chosen)}{total} images, {counts.objects} objects{at_most}"
-            f" ({counts.clipped} clipped to the image); left out: {counts.crowd} crowd boxes,"
-            f" {counts.degenerate} of zero size, {counts.outside} outside the image"
-        )
-        return dataset
-
-
-@dataclass(frozen=True)
-class Detected:
-    """Final detections of a run's heads on a data set, in the folder ``name`` of its measurements."""
-
-    run: Run
-    dataset: CocoDataset
-    name: str
-    provenance: dict[str, str]
-    heads: list[str]
-
-    @property
-    def keys(self) -> list[Key]:
-        """(detector, head) of the heads that are looked at."""
-        return [(self.run.name, head) for head in self.heads]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A detector with the data that it is asked about; both are opened when they are first needed.
-
-    Attributes:
-        run: the detector's folder.
-        config: its settings with what the command line changes.
-        seed: of the measuring.
-        device: where the detector computes.
-        datasets: those of the command.
-        classes: of the data, those that all detectors of a study have; None for all that this one has.
-    """
-
-    run: Run
-    config: StudyConfig
-    seed: int
-    device: str
-    datasets: Datasets
-    classes: tuple[str, ...] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its measurements (see :mod:`rethink_heads.runs`)."""
-        return measurements_name(self.run.config, self.config, self.seed, self.classes)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of its measurements."""
-        return self.run.measurements(self.name)
-
-    def match(self) -> ClassMatch:
-        """Which class of the data is which of the detector's; the detector itself is not opened."""
-        from rethink_heads.detectors.classes import match_classes, read_class_map
-
-        names = self.datasets[split_paths(self.config.data, "test")].class_names
-        given = read_class_map(self.config.measuring.class_map)
-        return match_classes(names, self.run.class_names, given)
-
-    def share_classes(self) -> SharedClasses:
-        """Open the detector and the data with the classes that both have; what is left out is said.
-
-        Raises:
-            UserError: they have no class in common, or something cannot be read.
-        """
-        from rethink_heads.detectors.classes import read_class_map, share_classes
-
-        dataset = self.datasets.tell(self.config)
-        class_map = read_class_map(self.config.measuring.class_map)
-        shared = share_classes(self.load(), dataset, class_map)
-        _say_unmatched(shared, self.run.name)
-        return shared
-
-    @cached_property
-    def opened(self) -> SharedClasses:
-        """The detector, and the objects of the classes that are looked at.
-
-        The detector's folder is there afterwards, with ``classes.csv`` beside its measurements.
-
-        Raises:
-            UserError: they have no class in common, or something cannot be read or written.
-        """
-        shared = self.share_classes()
-        if self.classes is not None:
-            chosen = shared.dataset.with_classes(self.classes)
-            shared = dataclasses.replace(shared, dataset=chosen)
-        images = self.config.measuring.images or len(shared.dataset)
-        counts = shared.dataset.subset(images).box_counts
-        if counts.other_classes:
-            log(
-                f"{self.run.name}: {counts.objects} objects are of the {len(shared.dataset.class_names)} of"
-                f" {len(shared.match.dataset_names)} classes that are looked at"
-            )
-        if self.run.is_external:
-            Run.create(self.run.path, self.run.config)
-        _keep_match(shared.match, self.folder)
-        return shared
-
-    def load(self) -> Detector:
-        """The detector, on the device asked for."""
-        from rethink_heads.machine import resolve_device
-
-        with redirect_stdout():
-            return self.run.load(resolve_device(self.device))
-
-    @property
-    def provenance(self) -> dict[str, str]:
-        """What anything that the detector says of the data depends on."""
-        shared = self.opened
-        found = self.run.provenance() | shared.provenance
-        if self.classes is not None:
-            found["annotations"] = shared.dataset.file_fingerprint
-            found["classes"] = json.dumps(shared.dataset.class_names)
-        return found
-
-    def measure(self) -> Measurements:
-        """Measure the detector's heads, or read what was measured before.
-
-        Raises:
-            UserError: data and detector do not fit, or something cannot be read or written.
-        """
-        from rethink_heads.measure.runner import measure
-
-        shared, measuring = self.opened, self.config.measuring
-        with self.run.logged(f"measuring {self.name}"), redirect_stdout():
-            measurements = measure(
-                shared.detector,
-                shared.dataset,
-                self.run.name,
-                measuring,
-                self.seed,
-                self.folder,
-                self.provenance,
-            )
-        if self.run.is_external:
-            log(
-                f"kept in {self.folder}; its tables and figures: rethink-heads figures --run {self.run.path}"
-            )
-        return measurements
-
-    def match_stages(self) -> None:
-        """Match the boxes of the detector's own stages to objects, where it was not done before."""
-        from rethink_heads.measure.stages import keep_stages
-
-        shared, measuring = self.opened, self.config.measuring
-        dataset = shared.dataset
-        if measuring.images is not None:
-            dataset = dataset.subset(measuring.images)
-        name, folder, provenance = self.run.name, self.folder, self.provenance
-        with self.run.logged(f"matching boxes {self.name}"), redirect_stdout():
-            keep_stages(shared.detector, dataset, name, folder, provenance, measuring.memory_mb)
-
-    def detect(
-        self, heads: Sequence[str], images: int | None = None, fusion: str | None = None
-    ) -> Detected:
-        """Detect with the detector, where it was not done before.
-
-        Args:
-            heads: those that are looked at.
-            images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
-            fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
-
-        Raises:
-            UserError: none of the heads is trained, or something cannot be read or written.
-        """
-        from rethink_heads.detectors.rcnn import RCNN
-        from rethink_heads.measure.detections import keep_detections
-
-        run, detector, dataset = self.run, self.opened.detector, self.opened.dataset
-        name, provenance = self.name, self.provenance
-        if images is not None:
-            dataset = dataset.subset(images)
-        # Task weights may have left a head configuration of the structure untrained.
-        trained = [head for head in heads if head in detector.heads]
-        if not trained:
-            raise UserError(
-                f"the task weights of {run.path} left {', '.join(heads)} untrained;"
-                f" it has {', '.join(detector.heads)}"
-            )
-        if fusion is not None and isinstance(detector, RCNN) and any(map(fuses, trained)):
-            if fusion != detector.roi_heads.fusion:
-                name, provenance = with_fusion(name, provenance, fusion)
-            detector.roi_heads.fusion = fusion
-        with run.logged(f"detecting {name}"), redirect_stdout():
-            keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
-        return Detected(run, dataset, name, provenance, trained)
-
-    def planned_provenance(self) -> dict[str, str]:
-        """What the provenance of its measurements will say, as far as detectors must have it equal.
-
-        The number of images is left out: it also depends on how many the data has.
-        """
-        return {
-            "data": self.datasets[split_paths(self.config.data, "test")].file_fingerprint,
-            "measuring": self.config.measuring.model_dump_json(exclude={*NOT_MEASURED, "images"}),
-            "seed": str(self.seed),
-        }
+# By entry of the provenance: how a message calls it, and the options that make it equal.
+COMPARED = {
+    "data": ("annotations", "--data FOLDER, or --annotations FILE and --images DIR,"),
+    "images": ("number of images", "--max-images N"),
+    "image files": ("content of the images", "the same images"),
+    "seed": ("measuring seed", "--seed N"),
+}
+# Each detector has classes of its own.
+NOT_COMPARED = ("class_map",)
+SHOWN_OF_A_HASH = 8
+HASHES = ("data", "image files")
 
 
 @dataclass(frozen=True)
@@ -307,16 +83,47 @@ class Study:
         found = [subject.measure() for subject in self.subjects]
         return dataclasses.replace(self, measured=merge_measurements(self.runs, found))
 
-    def compare(self, statistic: str, **options: Any) -> pd.DataFrame:
-        """Compare the heads; options as of ``rethink_heads.statistics.comparison``."""
+    def compare(
+        self, statistic: str, keys: Sequence[Key] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """Compare the heads, or ``keys``, by a statistic; options as of ``statistics.comparison.compare``."""
+        from rethink_heads.statistics.comparison import compare
+
+        keys = self.keys if keys is None else keys
+        return self.compare_by(compare, keys, statistic, statistic=statistic, **options)
+
+    def compare_by(
+        self,
+        compared: Callable[..., pd.DataFrame],
+        keys: Sequence[Key],
+        what: str = "",
+        optional: str = "",
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Compare heads or branches, pair by pair.
+
+        Args:
+            compared: a function of ``rethink_heads.statistics.comparison``.
+            keys: (detector, head) or (detector, branch).
+            what: is compared: see ``compared_pairs``.
+            optional: how messages call what some pairs may lack, which are then left out; empty: none may.
+            options: of the function.
+
+        Raises:
+            UserError: a pair cannot be compared and must be.
+        """
         import pandas as pd
 
-        from rethink_heads.statistics.comparison import compare, compared_pairs
+        from rethink_heads.statistics.comparison import compared_pairs
 
-        frames = [
-            compare(self.measurements, statistic, a, b, seed=self.seed, **options)
-            for a, b in compared_pairs(self.keys, statistic)
-        ]
+        frames = []
+        for a, b in compared_pairs(keys, what):
+            try:
+                frames.append(compared(self.measurements, a=a, b=b, seed=self.seed, **options))
+            except UserError as reason:
+                if not optional:
+                    raise
+                log(f"no comparison of {optional}: {reason}")
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -331,21 +138,6 @@ def in_order(
         or sorted(run.heads, key=lambda each: HEADS.index(each) if each in HEADS else len(HEADS))
         if (run.name, head) in there
     ]
-
-
-def is_of_detectors(runs: Sequence[Run]) -> bool:
-    """Whether detectors are compared of which some were not trained here.
-
-    Detectors trained here are compared for their heads, whose names say enough.
-    """
-    return len(runs) > 1 and any(run.is_external for run in runs)
-
-
-def fuses(head: str) -> bool:
-    """Whether a head fuses the scores of two classifiers."""
-    from rethink_heads.heads import HEAD_CONFIGURATIONS
-
-    return head in HEAD_CONFIGURATIONS and len(HEAD_CONFIGURATIONS[head].classifiers) > 1
 
 
 def study(options: StudyOptions, branches: bool = False) -> Study:
@@ -398,6 +190,33 @@ def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
     ]
 
 
+def on_common_classes(subjects: list[Subject]) -> list[Subject]:
+    """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
+
+    Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
+
+    Raises:
+        UserError: there is none.
+    """
+    if len(subjects) == 1 or len({subject.data_paths for subject in subjects}) > 1:
+        return subjects
+    matches = [subject.match() for subject in subjects]
+    names, matched = matches[0].dataset_names, [match.matched for match in matches]
+    common = tuple(name for name in names if all(name in each for each in matched))
+    if all(each == common for each in matched):
+        return subjects
+    if not common:
+        raise UserError(
+            "the detectors have no class of the data in common; say which classes are which with --class-map"
+        )
+    left_out = [name for name in names if name not in common and any(name in m for m in matched)]
+    log(f"compared on the classes that all have; some lack {name_some(left_out)}")
+    return [
+        subject if each == common else dataclasses.replace(subject, classes=common)
+        for subject, each in zip(subjects, matched, strict=True)
+    ]
+
+
 def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[Subject]:
     """Take what there is of external detectors that were measured with other settings, where none are asked for.
 
@@ -418,7 +237,7 @@ def _as_measured_before(subjects: list[Subject], options: StudyOptions) -> list[
     for own, each in zip(subjects, taken, strict=True):
         if each is not own:
             images = each.config.measuring.images
-            total = len(each.datasets[split_paths(each.config.data, "test")])
+            total = len(each.datasets[each.data_paths])
             log(
                 f"{own.run.name}: what is there is shown, {each.name}: {total if images is None else images} of"
                 f" {total} images; measuring.images=none measures all with the settings in {own.run.path}"
@@ -478,42 +297,83 @@ def _check_heads(runs: Sequence[Run], heads: Sequence[str] | None, branches: boo
             raise UserError(f"no head {head!r} here: {has}")
 
 
-def _keep_match(match: ClassMatch, folder: Path) -> None:
-    """Write which class is which, and which have no counterpart, as ``classes.csv`` beside measurements."""
-    if match.is_identity:
-        return
-    table, path = match.table(), folder / "classes.csv"
+def check_comparable(
+    runs: Sequence[Run], provenances: Sequence[Mapping[str, str]], drawing: bool = False
+) -> None:
+    """Refuse to compare measurements of different data, measuring settings or seeds.
 
-    def is_kept() -> bool:
-        return path.is_file() and path.read_bytes() == csv_bytes(table)
+    Objects are paired by their ids; other data or other sampled proposals would be paired silently.
 
-    with hold(results_folder(folder), is_kept):
-        if is_first_process() and not is_kept():
-            write_csv(table, path)
+    Args:
+        runs: whose measurements they are.
+        provenances: of each run; entries that are not given are not compared.
+        drawing: whether nothing is measured here, so that the remedy is another command.
 
-
-def _say_unmatched(shared: SharedClasses, name: str) -> None:
-    match = shared.match
-    if match.only_dataset:
-        table = match.table()
-        rows = table[(table["detector_class"] == "") & (table["dataset_class"] != "")]
-        # Of many, those that are near to something: the others are named in a line.
-        if len(rows) > MOST_NAMED:
-            far = rows[rows["note"] == ""]["dataset_class"].to_list()
-            rows = rows[rows["note"] != ""]
-            log(
-                f"{name} lacks {len(far)} classes of the data that none of its own is like: {name_some(far)}"
+    Raises:
+        UserError: two runs differ; the message says in what, and which options make them equal.
+    """
+    first, *others = [_settings(provenance) for provenance in provenances]
+    for run, other in zip(runs[1:], others, strict=True):
+        names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
+        if not names:
+            continue
+        found = "; ".join(
+            f"{COMPARED.get(name, (name,))[0]} {_shown(first, name)} and {_shown(other, name)}"
+            for name in names
+        )
+        options = " ".join(COMPARED.get(name, ("", f"{name}=VALUE"))[1] for name in names)
+        remedy = f"give {options} to measure all runs alike"
+        if drawing:
+            remedy = (
+                "measure them alike first (rethink-heads correlate"
+                f" {' '.join(f'--run {each.path}' for each in runs)} {options.rstrip(',')})"
+                " and give a --measurements NAME for each run"
             )
-        if len(rows):
-            from rethink_heads.report.output import print_table
+        raise UserError(
+            f"{runs[0].name} and {run.name} cannot be compared object by object,"
+            f" they differ in: {found}; {remedy}"
+        )
 
-            title = f"Classes of the data that {name} lacks; --class-map FILE says which of its own they are"
-            cells = rows[["dataset_class", "note"]].set_axis(["class of the data", "note"], axis=1)
-            # On standard error, with everything else that is no result.
-            with redirect_stdout():
-                print_table(title, cells)
-        left_out = shared.dataset.box_counts.other_classes
-        log(f"{name}: {left_out} objects of classes that it lacks are left out")
-    if match.only_detector:
-        named = name_some(match.only_detector)
-        log(f"{name}: classes that the data lacks, whose detections do not count: {named}")
+
+def merge_measurements(
+    runs: Sequence[Run], found: Sequence[Measurements], drawing: bool = False
+) -> Measurements:
+    """Merge the measurements of several runs after :func:`check_comparable`.
+
+    Detectors with other classes have measured other objects: the objects that all have measured are kept.
+    """
+    from rethink_heads.measure.store import Measurements
+
+    check_comparable(runs, [measurements.provenance for measurements in found], drawing)
+    objects = [_objects(measurements) for measurements in found]
+    shared = set.intersection(*objects)
+    if any(each != shared for each in objects):
+        if not shared:
+            raise UserError(
+                "the detectors have measured no object in common: their classes differ; give --class-map"
+            )
+        counts = ", ".join(f"{len(o)} of {r.name}" for r, o in zip(runs, objects, strict=True))
+        log(f"compared on the {len(shared)} objects that all have measured ({counts})")
+        found = [measurements.restrict(shared) for measurements in found]
+    return Measurements.merge(found)
+
+
+def _objects(measurements: Measurements) -> set[tuple[int, int]]:
+    frame = measurements.objects[["image_id", "object_id"]]
+    return set(frame.itertuples(index=False, name=None))
+
+
+def _settings(provenance: Mapping[str, str]) -> dict[str, str]:
+    settings = {name: provenance[name] for name in COMPARED if name in provenance}
+    if "annotations" in provenance:
+        # The file, of which only some classes were measured: the objects that all have are compared.
+        settings["data"] = provenance["annotations"]
+    for name, value in json.loads(provenance.get("measuring", "{}")).items():
+        if name not in NOT_COMPARED:
+            settings[f"measuring.{name}"] = json.dumps(value)
+    return settings
+
+
+def _shown(settings: Mapping[str, str], name: str) -> str:
+    text = settings.get(name, "not stated")
+    return f"{text[:SHOWN_OF_A_HASH]}..." if name in HASHES else text

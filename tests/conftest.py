@@ -37,6 +37,12 @@ def default_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds, and other tests see to it."""
+    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images beside the repository; the test is skipped where there is none."""

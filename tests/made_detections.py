@@ -15,11 +15,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.detections import DETECTION_TYPES, in_order
 from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.evaluation.detections import keys_of
 from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
 from rethink_heads.files import write_parquet
-from rethink_heads.measure.detections import DETECTION_TYPES, DETECTIONS_NAME, in_order
+from rethink_heads.measure.detections import DETECTIONS_NAME
 
 CLASSES = ("cat", "dog", "owl")
 SIDE = 300

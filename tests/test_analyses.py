@@ -14,18 +14,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from rethink_heads.analysis_inputs import read_detections, read_inputs
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.voc import VOC_CLASSES
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv, write_parquet, write_text
 from rethink_heads.measure.detections import DETECTIONS_NAME
-from rethink_heads.measure.stages import STAGES_NAME
+from rethink_heads.measure.stage_boxes import STAGES_NAME
 from rethink_heads.measure.store import Measurements
 from rethink_heads.paper import AnalysisInputs, MissingInputError, TableSet, analyses, paper_heads
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawError
 from rethink_heads.report.results import compute, read_tables
+from rethink_heads.results import read_detections, read_inputs
 from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import pearson, score_by_iou
 from rethink_heads.statistics.spatial import correlation_map

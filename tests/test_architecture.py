@@ -15,10 +15,9 @@ DRAWING = Path(__file__).parents[1] / "docs" / "architecture.md"
 # Modules that are drawn together; a module without a place of its own is of the foundation.
 TOGETHER = {
     "__main__": "cli",
-    "analysis_inputs": "study",
-    "comparable": "study",
-    "result_folders": "study",
+    "results": "study",
     "run_options": "study",
+    "subject": "study",
     "paper": "plots",
 }
 FOUNDATION = "foundation"

@@ -16,16 +16,13 @@ from typer.testing import CliRunner
 from rethink_heads import __version__
 from rethink_heads.cli import app
 from rethink_heads.commands.figures import is_drawn
-from rethink_heads.comparable import check_comparable
 from rethink_heads.config import Config, load_preset
-from rethink_heads.console import redirect_stdout
-from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
-from tests.json_tables import all_sizes, rows
-from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
+from rethink_heads.study import check_comparable
+from tests.command_line import all_sizes, call, call_json, fails, rows, untrained_run
+from tests.tiny_coco import SMALL_SETTINGS, write_annotations, write_coco
 
 COMMANDS = ("demo", "train", "evaluate", "correlate", "regress", "sensitivity", "figures")
 READS_DATA = ("evaluate", "correlate", "regress", "sensitivity")
@@ -45,23 +42,7 @@ def data(tmp_path: Path) -> Path:
 def run(tmp_path: Path, data: Path) -> Run:
     """A run with an untrained fc-head, as if trained."""
     config = load_preset("shapes-tiny", "fc", [*SMALL_SETTINGS, f"data.source={data}"])
-    made = Run.create(tmp_path / "runs" / "fc", config)
-    torch.manual_seed(0)
-    save_detector(build_detector(config, CLASSES), config, made.detector_path)
-    return made
-
-
-def fails(*arguments: object, says: str) -> str:
-    """Run a command that must fail with one sentence, and return the sentence."""
-    result = runner.invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
-    assert result.stderr.splitlines()[-1] == errors[0]
-    assert says in errors[0]
-    return errors[0]
+    return untrained_run(tmp_path / "runs" / "fc", config)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -99,14 +80,6 @@ def test_version_is_the_packages() -> None:
         (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     )
     assert project["project"]["scripts"]["rethink-heads"] == "rethink_heads.cli:main"
-
-
-def test_exit_codes_of_the_real_command(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "rethink_heads", "evaluate", "--run", str(tmp_path / "none")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: no such run: ")
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +128,20 @@ def test_arguments_beyond_reason(
     assert len(message) <= 1000
 
 
+COUNTS = ("--max-images", "--objects-per-image", "--proposals-per-object", "--grid-steps")
+NO_COUNT = ["-1", "abc", "", "1.5", "nan", "inf", "1e3", "0x10", "½", "\udcff", "9" * 5000]
+
+
+@pytest.mark.parametrize("option", [*COUNTS, "--memory-mb", "--seed"])
+def test_what_is_no_count_is_refused(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rethink_heads.run_options.train_run", refuse_to_train)
+    for value in NO_COUNT:
+        result = runner.invoke(app, ["regress", option, value])
+        assert result.exit_code == 2, value
+        assert (result.stdout, "Traceback" in result.stderr) == ("", False)
+        assert 0 < len(result.stderr) < 3000
+
+
 @pytest.mark.parametrize("arguments", [["x" * 5000], ["describe", f"--{'x' * 5000}"]])
 def test_usage_errors_are_cut(arguments: list[str]) -> None:
     result = runner.invoke(app, arguments, env={"COLUMNS": "100"})
@@ -183,6 +170,8 @@ def test_options_that_a_run_cannot_follow(command: str, run: Run, data: Path) ->
     fails(*with_run, "--split", "test", says='no split "test"')
     fails(*with_run, *none, says="no such annotation file")
     fails(*with_run, "--device", "tpu", says="'tpu'")
+    if command == "correlate":
+        fails(*with_run, "training.flip=no", says="begin with measuring.")
     if not torch.cuda.is_available():
         fails(*with_run, "--device", "cuda", says="'cuda'")
 
@@ -222,17 +211,9 @@ def test_unusable_boxes_are_counted_and_reported(run: Run, data: Path) -> None:
         content["annotations"].append(annotation)
     write_annotations(data, content)
     result = runner.invoke(app, ["correlate", "--run", str(run.path), "--json"])
-    assert result.exit_code == 0, result.stderr
     assert "1 images, 2 objects (1 clipped to the image)" in result.stderr
     assert "1 of zero size, 1 outside the image" in result.stderr
     assert all_sizes(json.loads(result.stdout))["objects"] == 2
-
-
-def test_measuring_settings_only_on_a_trained_run(run: Run) -> None:
-    fails("correlate", "--run", run.path, "training.flip=no", says="begin with measuring.")
-    fails("correlate", "--run", run.path, "measuring.image=3", says="'measuring.images'")
-    fails("regress", "--run", run.path, "--grid-steps", "4", says="must be odd")
-    fails("regress", "--run", run.path, "--max-images", "0", says="--max-images 0 is out of bounds")
 
 
 @pytest.mark.parametrize("ends", [("0.5", "0.5"), ("-1", "1"), ("0.5", "0.77")])
@@ -241,18 +222,14 @@ def test_ranges_of_iou(run: Run, ends: tuple[str, str]) -> None:
 
 
 def test_two_runs_of_one_name(run: Run, tmp_path: Path) -> None:
-    twin = Run.create(tmp_path / "other" / "fc", run.config)
-    twin.checkpoints.mkdir()
-    twin.detector_path.write_bytes(run.detector_path.read_bytes())
+    twin = untrained_run(tmp_path / "other" / "fc", run.trained_config)
     both = ("--run", run.path, "--run", twin.path)
     fails("correlate", *both, says="two of the detectors are called 'fc'")
 
 
 def second(run: Run, name: str, *overrides: str) -> Run:
     """A run like another, as if trained with other settings."""
-    made = Run.create(run.path.parent / name, run.config.with_overrides(list(overrides)))
-    save_detector(run.load(), made.config, made.detector_path)
-    return made
+    return untrained_run(run.path.parent / name, run.trained_config.with_overrides(list(overrides)))
 
 
 @pytest.mark.parametrize(
@@ -281,17 +258,15 @@ def test_runs_that_would_not_be_measured_alike(
 def test_figures_of_runs_measured_unlike_and_then_alike(run: Run, tmp_path: Path) -> None:
     other = second(run, "b", "seed=1")
     for each in (run, other):
-        assert runner.invoke(app, ["correlate", "--run", str(each.path)]).exit_code == 0
-    both = ("--run", str(run.path), "--run", str(other.path))
-    to = ("--output", str(tmp_path / "both"))
+        call("correlate", "--run", each.path)
+    both = ("--run", run.path, "--run", other.path)
+    to = ("--output", tmp_path / "both")
     says = "measuring seed 0 and 1; measure them alike first (rethink-heads correlate"
     fails("figures", *both, *to, says=says)
-    result = runner.invoke(app, ["correlate", *both, "--seed", "0"])
-    assert result.exit_code == 0, result.stderr
+    call("correlate", *both, "--seed", "0")
     (name,) = {path.name for path in other.measurements_dir.iterdir()} - {"default"}
     names = ("--measurements", "default", "--measurements", name)
-    result = runner.invoke(app, ["figures", *both, *to, *names])
-    assert result.exit_code == 0, result.stderr
+    call("figures", *both, *to, *names)
     fails("figures", *both, *to, *names, "--measurements", "x", says="3 times --measurements")
 
 
@@ -303,18 +278,11 @@ def test_other_numbers_of_images_are_not_compared(run: Run, data: Path) -> None:
         check_comparable([run, run], [few, all_of_them])
 
 
-@pytest.fixture
-def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
-
-
 @pytest.mark.usefixtures("tables_only")
 def test_what_was_drawn_is_known_by_all_files_and_the_seed(run: Run) -> None:
-    assert runner.invoke(app, ["correlate", "--run", str(run.path)]).exit_code == 0
+    call("correlate", "--run", run.path)
     assert not is_drawn(run, "default", 0)
-    result = runner.invoke(app, ["figures", "--run", str(run.path), "--device", "cpu"])
-    assert result.exit_code == 0, result.stderr
+    call("figures", "--run", run.path, "--device", "cpu")
     assert is_drawn(run, "default", 0)
     assert not is_drawn(run, "default", 1)
     meta = run.measurements() / "meta.json"
@@ -325,7 +293,7 @@ def test_what_was_drawn_is_known_by_all_files_and_the_seed(run: Run) -> None:
 def test_the_log_says_what_was_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["correlate", "--run", str(run.path)]
     monkeypatch.setattr("sys.argv", ["/somewhere/rethink-heads", *words])
-    assert runner.invoke(app, words).exit_code == 0
+    call(*words)
     lines = run.log_path.read_text().splitlines()
     command = f"rethink-heads correlate --run {run.path}"
     assert [line.partition(f" rethink-heads {__version__} ")[2] for line in lines] == [
@@ -353,18 +321,16 @@ def test_evaluate_checks_all_heads_first(run: Run, monkeypatch: pytest.MonkeyPat
     def refuse(*args: object) -> None:
         raise AssertionError("nothing is to be evaluated before all heads are known")
 
-    other = Run.create(run.path.parent / "conv", run.config.model_copy(update={"head": "conv"}))
-    save_detector(build_detector(other.config, CLASSES), other.config, other.detector_path)
+    config = run.trained_config.model_copy(update={"head": "conv"})
+    other = untrained_run(run.path.parent / "conv", config)
     monkeypatch.setattr("rethink_heads.measure.detections.keep_detections", refuse)
     both = ("--run", run.path, "--run", other.path)
     fails("evaluate", *both, "--head", "fc", says="conv has no head 'fc'; it has conv")
 
 
 def test_scores_by_iou_are_printed(run: Run) -> None:
-    options = ("--run", str(run.path), "--iou-range", "0.9", "1", "--full")
-    result = runner.invoke(app, ["correlate", *options])
-    assert result.exit_code == 0, result.stderr
-    _, _, table = result.stdout.partition("mean [95% interval] ± standard deviation")
+    output = call("correlate", "--run", run.path, "--iou-range", "0.9", "1", "--full")
+    _, _, table = output.partition("mean [95% interval] ± standard deviation")
     assert re.findall(r"\d\.\d\d - \d\.\d\d", table) == ["0.90 - 0.95", "0.95 - 1.00"]
     assert table.count("±") >= 1
 
@@ -402,10 +368,7 @@ def test_help_on_a_full_disk(words: list[str]) -> None:
 
 
 def test_without_sampled_rows_there_are_no_ranks(run: Run) -> None:
-    options = ("--run", str(run.path), "--json", "measuring.rows_per_bin=0")
-    result = runner.invoke(app, ["correlate", *options])
-    assert result.exit_code == 0, result.stderr
-    found = all_sizes(json.loads(result.stdout))
+    found = all_sizes(call_json("correlate", "--run", run.path, "measuring.rows_per_bin=0"))
     assert found["spearman"] is None
     assert found["pcc"] is not None
 
@@ -420,16 +383,10 @@ def test_train_refuses_what_it_cannot_do(tmp_path: Path, data: Path, run: Run) -
     fails("train", "--head", "conv", "--run", run.path, says="other settings")
 
 
-def config_of(path: Path) -> Config:
-    return Run.open(path).config
-
-
 def test_train_without_options_goes_on_with_the_runs_own(run: Run) -> None:
-    before = config_of(run.path)
-    result = runner.invoke(app, ["train", "--run", str(run.path), "--json"])
-    assert result.exit_code == 0, result.stderr
-    assert rows(json.loads(result.stdout), "run")[0]["head"] == "fc"
-    assert config_of(run.path) == before
+    before = Run.open(run.path).config
+    assert rows(call_json("train", "--run", run.path), "run")[0]["head"] == "fc"
+    assert Run.open(run.path).config == before
 
 
 def test_no_run_yet_trains_the_demos_detector_first(
@@ -449,9 +406,7 @@ def test_no_run_yet_trains_the_demos_detector_first(
     fails("correlate", "--head", "zork", says="unknown head 'zork'")
     assert trained == []
     for _ in range(2):
-        result = runner.invoke(app, ["correlate", "--head", "fc", "--json"])
-        assert result.exit_code == 0, result.stderr
-        assert all_sizes(json.loads(result.stdout))["head"] == "fc"
+        assert all_sizes(call_json("correlate", "--head", "fc"))["head"] == "fc"
     assert trained == [Path("runs/demo")]
 
 
@@ -504,15 +459,3 @@ def test_the_demo_refuses_a_run_of_another_seed(run: Run, monkeypatch: pytest.Mo
     fails("demo", "--run", run.path, "--seed", "1", says=says)
     run.detector_path.unlink()
     fails("demo", "--run", run.path, "--seed", "1", says=says)
-
-
-def test_what_libraries_print_is_kept_from_standard_output(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    with redirect_stdout():
-        print("from Python")
-        subprocess.run(["echo", "from outside"], check=True)
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "from outside" in err
-    assert "from Python" in err

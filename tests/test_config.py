@@ -173,6 +173,35 @@ def test_what_is_out_of_bounds_is_told_in_a_line(override: str, message: str) ->
     assert "\n" not in str(raised.value)
 
 
+MODEL_NUMBERS = (
+    "fpn_channels roi_resolution sampling_ratio fc_width conv_width conv_bottleneck conv_blocks"
+    " rpn_proposals_train rpn_proposals_test rois_per_image detections_per_image min_size max_size"
+)
+NUMBERS = [f"model.{name}" for name in MODEL_NUMBERS.split()]
+NUMBERS += ["training.max_iterations", "training.batch_size", "training.workers", "seed"]
+NUMBERS += ["measuring.grid_steps", "measuring.rows_per_bin", "measuring.memory_mb"]
+ABSURD = [str(10**12), str(2**63), "9" * 400, "1" + "0" * 5000, "-1", "nan", "inf", "1.5", ""]
+ABSURD += [
+    "²",
+    "[1, 1]",
+    "&a [*a]",
+    "!!int x",
+    "2001-99-99",
+    "x" * 300_000,
+    "[" * 50_000,
+    '"\\ud800"',
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_taken_that_no_machine_has(name: str) -> None:
+    for value in ABSURD:
+        with pytest.raises(UserError) as raised:
+            load_preset("shapes-tiny", overrides=[f"{name}={value}"])
+        assert len(str(raised.value)) < 600
+        assert str(raised.value).isprintable()
+
+
 def test_further_mistakes_are_counted() -> None:
     wrong = ["model.fc_width=0", "training.batch_size=x"]
     with pytest.raises(UserError, match=r"model.fc_width .*1 to 16,384 \(and one more\)$"):

@@ -1,4 +1,4 @@
-"""Texts that cannot be printed, streams that are closed or full, and messages of any length."""
+"""Texts that cannot be printed, streams that are closed or full, messages of any length, and lines of progress."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ import typer
 from rethink_heads.console import (
     LONGEST_ERROR,
     LONGEST_WORD,
+    ProgressReport,
+    duration,
     prepare_streams,
     print_error,
+    redirect_stdout,
 )
 from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.report.output import print_table
@@ -106,3 +109,62 @@ def test_errors_are_one_line_of_bounded_length(capsys: pytest.CaptureFixture[str
     # Values are cut one by one.
     assert re.fullmatch(r"error: no x+ \.\.\. x+\.yaml in y+ \.\.\. y+\.d; give another", third)
     assert len(third) < 2 * LONGEST_WORD + 50
+
+
+def test_what_libraries_print_is_kept_from_standard_output(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with redirect_stdout():
+        print("from Python")
+        subprocess.run(["echo", "from outside"], check=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "from outside" in err
+    assert "from Python" in err
+
+
+def test_a_line_every_tenth(capsys: pytest.CaptureFixture[str]):
+    with ProgressReport("measuring", 40, "images", counted="objects") as report:
+        for _ in range(40):
+            report.advance(counted=3)
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("measuring: 4/40 images (10%), 12 objects, ")
+    assert "objects/s" in lines[0]
+    assert lines[0].endswith(" left")
+    assert lines[-1].startswith("measuring: 40/40 images (100%), 120 objects, ")
+    assert " took " in lines[-1]
+
+
+def test_earlier_work_is_counted_but_not_timed(capsys: pytest.CaptureFixture[str]):
+    with ProgressReport("measuring", 4, "images", start=3) as report:
+        report.advance()
+        assert report.done == 4
+        assert report.counted == 1
+    with ProgressReport("measuring", 2, "images", enabled=False) as report:
+        report.advance(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == "measuring: 3/4 images done by an earlier run"
+    assert lines[1].startswith("measuring: 4/4 images (100%)")
+
+
+def test_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with ProgressReport("measuring", 2, "images", counted="objects") as report:
+        report.advance(counted=5)
+        report.advance(counted=5)
+    shown = capsys.readouterr().err
+    assert "measuring" in shown
+    assert "2/2" in shown
+    assert "objects/s" in shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_in_words(seconds: float, words: str):
+    assert duration(seconds) == words

@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from typer.testing import CliRunner, Result
 
-from rethink_heads.cli import app
 from rethink_heads.config import load_preset
-from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.measure.stages import load_stages
+from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.measure.stage_boxes import load_stages
 from rethink_heads.runs import Run
-from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
-
-runner = CliRunner()
+from tests.command_line import call, call_json, fails, untrained_run
+from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 
 def make_run(folder: Path, head: str, seed: int) -> Run:
     settings = [*SMALL_SETTINGS, f"data.source={folder / 'data'}", "model.score_threshold=0.0"]
     settings.append("measuring.rows_per_bin=1")
     config = load_preset("shapes-tiny", head, settings)
-    made = Run.create(folder / f"{head}-{seed}", config)
-    torch.manual_seed(seed)
-    save_detector(build_detector(config, CLASSES), config, made.detector_path)
-    return made
+    return untrained_run(folder / f"{head}-{seed}", config, seed)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +39,9 @@ def apart(folder: Path) -> list[Run]:
     return [make_run(folder, "fc", 1), make_run(folder, "conv", 2)]
 
 
-def correlate(*arguments: object) -> Result:
-    result = runner.invoke(app, ["correlate", *map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def as_json(*arguments: object) -> Any:
-    return json.loads(correlate(*arguments, "--json").stdout)
-
-
 def test_later_stages_of_one_run(double: Run) -> None:
     """Without the predefined proposals, which are not measured then; files go into the run."""
-    found = as_json("--run", double.path, "--head", "fc", "--head", "conv", "--stage", "rpn",
+    found = call_json("correlate", "--run", double.path, "--head", "fc", "--head", "conv", "--stage", "rpn",
                     "--stage", "detections")  # fmt: skip
     rows = pd.DataFrame(found["tables"]["stage_correlation"])
     assert set(rows["stage"]) == {"rpn", "detections"}
@@ -87,26 +67,31 @@ def test_later_stages_of_one_run(double: Run) -> None:
     assert table["n"].tolist() == rows["n"].tolist()
 
 
-def test_all_stages_of_two_runs(apart: list[Run], folder: Path) -> None:
+def test_all_stages_of_two_runs(
+    apart: list[Run], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = [word for run in apart for word in ("--run", run.path)]
-    result = correlate(*runs, "--stage", "all")
+    output = call("correlate", *runs, "--stage", "all")
     for word in ("predefined", "rpn", "detections", "images, before NMS", "classes, after NMS"):
-        assert word in result.stdout
-    assert "fc-1/fc - conv-2/conv" in result.stdout
+        assert word in output
+    assert "fc-1/fc - conv-2/conv" in output
     both = folder / "fc-1-conv-2"
-    assert f"tables and figures are in {both / 'tables'} and {both / 'figures'};" in result.stdout
+    assert f"tables and figures are in {both / 'tables'} and {both / 'figures'};" in output
     table = pd.read_csv(both / "tables" / "stage_correlation.csv")
     assert table["stage"].unique().tolist() == ["predefined", "rpn", "detections"]
     compared = pd.read_csv(both / "tables" / "stage_comparisons.csv")
     assert set(compared["a"]) == {"fc-1/fc"}
     # The second time the boxes are read.
-    again = correlate(*runs, "--stage", "rpn")
-    assert "matching proposals" in result.stderr
-    assert "matching proposals" not in again.stderr
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("the boxes are there")
+
+    monkeypatch.setattr(RCNN, "propose", refuse)
+    call("correlate", *runs, "--stage", "rpn")
 
 
 def test_a_range_of_iou_has_files_of_its_own(double: Run) -> None:
-    found = as_json("--run", double.path, "--stage", "rpn", "--iou-range", 0, 0.5)
+    found = call_json("correlate", "--run", double.path, "--stage", "rpn", "--iou-range", 0, 0.5)
     assert {row["iou_high"] for row in found["tables"]["stage_correlation"]} == {0.5}
     assert "rank_levels" not in found["tables"]
     assert (double.tables() / "stage_correlation_iou_0_0.5.csv").is_file()
@@ -114,22 +99,12 @@ def test_a_range_of_iou_has_files_of_its_own(double: Run) -> None:
 
 def test_the_predefined_stage_is_the_command_without_stage(apart: list[Run]) -> None:
     few = ("--run", apart[0].path)
-    assert as_json(*few, "--stage", "predefined") == as_json(*few)
+    assert call_json("correlate", *few, "--stage", "predefined") == call_json("correlate", *few)
 
 
-def test_an_unknown_stage_is_told(double: Run) -> None:
-    result = runner.invoke(app, ["correlate", "--run", str(double.path), "--stage", "nms"])
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr == (
-        "error: unknown stage 'nms'; the stages are predefined, rpn, detections, or all of them\n"
-    )
-
-
-def test_later_stages_in_another_arithmetic_are_refused(double: Run) -> None:
-    for stage in ("rpn", "all"):
-        command = ["correlate", "--run", str(double.path), "--stage", stage]
-        for given in (["--precision", "bfloat16"], ["measuring.precision=bfloat16"]):
-            result = runner.invoke(app, [*command, *given])
-            assert result.exit_code == 2, result.output
-            assert "the later stages are read in float32 only" in result.stderr
+def test_stages_that_cannot_be_looked_at(double: Run) -> None:
+    says = "unknown stage 'nms'; the stages are predefined, rpn, detections, or all of them"
+    fails("correlate", "--run", double.path, "--stage", "nms", says=says)
+    for stage, given in (("rpn", "--precision=bfloat16"), ("all", "measuring.precision=bfloat16")):
+        says = "the later stages are read in float32 only"
+        fails("correlate", "--run", double.path, "--stage", stage, given, says=says)

@@ -14,10 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from typer.testing import CliRunner
 
 from rethink_heads.bounds import HEADS
-from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.describing import (
     Description,
@@ -32,8 +30,8 @@ from rethink_heads.describing import (
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.heads import ConvHead, FCHead
+from tests.command_line import call, call_json, fails
 
-runner = CliRunner()
 CPU_SECONDS = 60
 M = 2**20  # the paper's
 IMAGES, SIDE = 2, 192
@@ -136,20 +134,11 @@ def test_overrides_classes_and_frame() -> None:
         (["coco-r50", "--head", "triple"], "head"),
         (["coco-r50-fc", "--head", "conv"], "is of head fc, not of head conv"),
         (["shapes-tiny", "--frame", "big"], "cannot read --frame big as HEIGHTxWIDTH"),
-        (
-            ["shapes-tiny", "--frame", "0x9"],
-            "a frame's side of 0 is out of bounds: give 1 to 20,000",
-        ),
         (["shapes-tiny", "model.widths=3"], "unknown setting 'model.widths'"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], says: str) -> None:
-    result = runner.invoke(app, ["describe", *arguments])
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    assert says in line
+    fails("describe", *arguments, says=says)
 
 
 def test_a_preset_of_ones_own_needs_its_classes(tmp_path: Path) -> None:
@@ -162,17 +151,15 @@ def test_a_preset_of_ones_own_needs_its_classes(tmp_path: Path) -> None:
 
 def test_the_command_prints_and_writes_the_tables(tmp_path: Path) -> None:
     arguments = ["describe", "shapes-tiny-double-head", "--output", str(tmp_path / "tables")]
-    result = runner.invoke(app, arguments)
-    assert result.exit_code == 0, result.output
-    assert "residual block" in result.stdout
-    assert "double" in result.stdout
+    output = call(*arguments)
+    assert "residual block" in output
+    assert "double" in output
     summary = pd.read_csv(tmp_path / "tables" / "summary.csv")
     expected = describe("shapes-tiny", ["double"])
     pd.testing.assert_frame_equal(summary, expected.summary(), check_dtype=False)
     parts = pd.read_csv(tmp_path / "tables" / "parts.csv")
     pd.testing.assert_frame_equal(parts, expected.parts, check_dtype=False)
-    result = runner.invoke(app, ["describe", "shapes-tiny-double-head", "--json"])
-    content = json.loads(result.stdout)["tables"]
+    content = call_json("describe", "shapes-tiny-double-head")["tables"]
     assert content["summary"] == json.loads(expected.summary().to_json(orient="records"))
     assert content["description"][0]["frame"] == [192, 192]
 
@@ -259,18 +246,6 @@ def test_a_real_step_saves_as_much(head: str, precision: str) -> None:
     assert all(torch.isfinite(loss) for loss in losses.values())
     # Only what depends on values differs: how many anchors are positive, a few rows of four numbers.
     assert saved.bytes["all"] == pytest.approx(sum(computed(head, precision).values()), rel=1e-3)
-
-
-def test_the_trunk_is_the_same_to_the_byte() -> None:
-    real = detector("fc")
-    saved = SavedTensors(real)
-    with saved.part("trunk"):
-        pyramid = real.backbone(torch.rand(IMAGES, 3, SIDE, SIDE))
-        real.rpn.head(list(pyramid.values()))
-    found = computed("fc", "32-true")
-    losses = 2 * 256 * 8 + 2 * 256 * 4 * 4  # indices; scores, deltas and their targets
-    expected = found["backbone"] + found["FPN"] + found["RPN"]
-    assert saved.bytes["trunk"] <= expected <= saved.bytes["trunk"] + 3 * losses
 
 
 def test_a_saved_tensor_counts_once_and_weights_do_not() -> None:

@@ -14,10 +14,8 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 from torchvision.ops import box_iou
-from typer.testing import CliRunner
 
 from rethink_heads import run_options
-from rethink_heads.cli import app
 from rethink_heads.commands.objects import object_views, rank
 from rethink_heads.config import load_preset
 from rethink_heads.measure.store import Measurements
@@ -27,7 +25,7 @@ from rethink_heads.runs import Run
 from rethink_heads.statistics.correlation import object_correlations
 from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
-from tests.json_tables import all_sizes, heads, rows
+from tests.command_line import all_sizes, call, call_json, heads, rows
 from tests.measure.conftest import assert_same
 from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
 
@@ -56,17 +54,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load_preset("shapes-tiny", "double-ext", [*SETTINGS, f"data.source={made / 'data'}"])
     (made / "small.yaml").write_text(config.to_yaml())
     return made
-
-
-def call(*arguments: object, code: int = 0) -> str:
-    """Run a command and return its standard output."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exit_code == code, result.output
-    return result.stdout
-
-
-def call_json(*arguments: object) -> dict[str, Any]:
-    return json.loads(call(*arguments, "--json"))
 
 
 @pytest.fixture(scope="module")
@@ -258,12 +245,6 @@ def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
     assert written
     for path in map(Path, written):
         assert path.read_bytes() == (run.path / path.relative_to(copy)).read_bytes()
-
-
-@pytest.fixture
-def tables_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes seconds, and other tests see to it."""
-    monkeypatch.setattr("rethink_heads.report.results.write_figures", lambda *args, **kwargs: [])
 
 
 @pytest.mark.usefixtures("tables_only")

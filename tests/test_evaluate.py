@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from typer.testing import CliRunner
 
-from rethink_heads.cli import app
 from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
-from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.rcnn import RCNN
+from rethink_heads.detectors.rcnn.checkpoints import load_detector
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate
-from tests.json_tables import heads, rows
-from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
+from tests.command_line import call, call_json, fails, heads, rows, untrained_run
+from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 IMAGES = 4
 READINGS = ["fc", "conv", "double", "double-ext"]
-runner = CliRunner()
 
 
 @pytest.fixture
@@ -45,17 +39,7 @@ def make_run(
     data = folder / f"data-{images}"
     write_coco(data, images=images)
     own = [*SMALL_SETTINGS, f"data.source={data}", "model.score_threshold=0.3", *settings]
-    config = load_preset("shapes-tiny", head, own)
-    run = Run.create(folder / "runs" / name, config)
-    torch.manual_seed(seed)
-    save_detector(build_detector(config, CLASSES), config, run.detector_path)
-    return run
-
-
-def call(*arguments: object) -> Any:
-    result = runner.invoke(app, ["evaluate", *map(str, arguments), "--json"])
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
+    return untrained_run(folder / "runs" / name, load_preset("shapes-tiny", head, own), seed)
 
 
 def refuse(*args: object) -> None:
@@ -63,7 +47,7 @@ def refuse(*args: object) -> None:
 
 
 def test_precision_is_that_of_training(run: Run) -> None:
-    found = call("--run", run.path)
+    found = call_json("evaluate", "--run", run.path)
     assert heads(found, "ap") == [(run.name, head) for head in READINGS]
     dataset = CocoDataset(*split_paths(run.config.data, "test"))
     expected = evaluate(load_detector(run.detector_path), dataset, progress=False)
@@ -80,10 +64,10 @@ def test_precision_is_that_of_training(run: Run) -> None:
 def test_all_kinds_of_tables_without_detecting_again(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = call("--run", run.path, "--head", "fc")
+    first = call_json("evaluate", "--run", run.path, "--head", "fc")
     assert first["files"] == []
     monkeypatch.setattr(RCNN, "detect", refuse)
-    result = call("--run", run.path, "--errors", "--calibration")
+    result = call_json("evaluate", "--run", run.path, "--errors", "--calibration")
     tables = {Path(path).name for path in result["files"] if path.endswith("csv")}
     names = ("ap", "detection_errors", "calibration")
     assert tables == {
@@ -97,20 +81,17 @@ def test_all_kinds_of_tables_without_detecting_again(
     assert found["fp"] == sum(found[kind] for kind in ("cls", "loc", "both", "dupe", "bkg"))
     # Six pairs of four heads, six metrics each.
     assert len(rows(result, "ap_comparisons")) == 36
-    printed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--errors"]).stdout
+    printed = call("evaluate", "--run", run.path, "--errors")
     assert printed.startswith("AP (average precision): ")
     assert "bkg: on background" in printed
     assert len(printed.splitlines()) <= 40
-    assert (
-        "fc - double-ext"
-        in runner.invoke(app, ["evaluate", "--run", str(run.path), "--full"]).stdout
-    )
+    assert "fc - double-ext" in call("evaluate", "--run", run.path, "--full")
 
 
 def test_another_fusion_is_kept_apart(run: Run) -> None:
-    call("--run", run.path)
+    call_json("evaluate", "--run", run.path)
     before = (run.measurements() / "detections.parquet").read_bytes()
-    result = call("--run", run.path, "--fusion", "mean")
+    result = call_json("evaluate", "--run", run.path, "--fusion", "mean")
     assert rows(result, "runs")[0]["measurements"] == "fusion-mean"
     assert (run.measurements() / "detections.parquet").read_bytes() == before
     assert (run.tables("fusion-mean") / "ap.csv").is_file()
@@ -123,58 +104,50 @@ def test_another_fusion_is_kept_apart(run: Run) -> None:
         pd.testing.assert_frame_equal(complementary.loc[[head]], mean.loc[[head]])
     assert complementary.loc["double-ext", "score"].max() > mean.loc["double-ext", "score"].max()
     # The run's own rule is the default.
-    own = call("--run", run.path, "--fusion", "complementary")
+    own = call_json("evaluate", "--run", run.path, "--fusion", "complementary")
     assert rows(own, "runs")[0]["measurements"] == "default"
 
 
 def test_runs_are_compared_on_the_same_data(tmp_path: Path, run: Run) -> None:
     other = make_run(tmp_path, "other", seed=1)
     both = ["--run", run.path, "--run", other.path, "--head", "double"]
-    result = call(*both, "--compare", "--output", tmp_path / "out")
+    result = call_json("evaluate", *both, "--compare", "--output", tmp_path / "out")
     assert heads(result, "ap") == [("double", "double"), ("other", "double")]
     assert rows(result, "ap_comparisons")[0]["a"] == "double/double"
     # As where it is not asked for, since their data are the same.
-    assert call(*both)["tables"] == result["tables"]
+    assert call_json("evaluate", *both)["tables"] == result["tables"]
     assert (tmp_path / "out" / "tables" / "ap_comparisons.csv").is_file()
     assert not run.tables_dir.exists()
     elsewhere = make_run(tmp_path, "elsewhere", seed=1, images=2)
-    arguments = ["evaluate", "--run", str(run.path), "--run", str(elsewhere.path), "--compare"]
-    failed = runner.invoke(app, arguments)
-    assert failed.exit_code == 2
-    assert "were evaluated on different data" in failed.stderr
-    assert "ap_comparisons" not in call(*map(str, arguments[1:-1]))["tables"]
-
-
-def test_mistakes(run: Run) -> None:
-    failed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--fusion", "sum"])
-    assert failed.exit_code == 2
-    assert "unknown fusion rule 'sum'; the rules are complementary, max, mean" in failed.stderr
-    for words, message in [
-        (["--head", "fc", "--fusion", "max"], "--fusion is for heads that fuse two classifiers"),
-        (["--head", "fc", "--head", "double-fc"], "has no head 'double-fc'"),
-        (["--output", run.path / "config.yaml" / "out"], "is not a folder"),
-    ]:
-        failed = runner.invoke(app, ["evaluate", "--run", str(run.path), *map(str, words)])
-        assert failed.exit_code == 2
-        assert message in failed.stderr
-    # Told before anything is detected.
-    assert not run.measurements_dir.exists()
+    apart = ["evaluate", "--run", run.path, "--run", elsewhere.path]
+    fails(*apart, "--compare", says="were evaluated on different data")
+    assert "ap_comparisons" not in call_json(*apart)["tables"]
 
 
 def test_a_head_that_the_task_weights_left_untrained(tmp_path: Path) -> None:
     run = make_run(tmp_path, "weights", seed=0, images=1, settings=["model.l_fc=0"])
-    assert heads(call("--run", run.path), "ap") == [("weights", "conv")]
-    failed = runner.invoke(app, ["evaluate", "--run", str(run.path), "--head", "fc"])
-    assert failed.exit_code == 2
-    assert "left fc untrained; it has conv" in failed.stderr
+    assert heads(call_json("evaluate", "--run", run.path), "ap") == [("weights", "conv")]
+    fails("evaluate", "--run", run.path, "--head", "fc", says="left fc untrained; it has conv")
 
 
 def test_each_run_is_read_as_the_heads_it_has(tmp_path: Path) -> None:
     single = [make_run(tmp_path, name, seed=0, images=1, head=name) for name in ("fc", "conv")]
     runs = [word for one in single for word in ("--run", one.path)]
-    found = call(*runs, "--head", "fc", "--head", "conv")
+    found = call_json("evaluate", *runs, "--head", "fc", "--head", "conv")
     assert heads(found, "ap") == [("fc", "fc"), ("conv", "conv")]
-    words = ["evaluate", *map(str, runs), "--head", "fc"]
-    failed = runner.invoke(app, words)
-    assert failed.exit_code == 2
-    assert "has no head 'fc'; it has conv" in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--fusion", "sum"], "unknown fusion rule 'sum'; the rules are complementary, max, mean"),
+        (["--head", "fc", "--fusion", "max"], "--fusion is for heads that fuse two classifiers"),
+        (["--head", "fc", "--head", "double-fc"], "has no head 'double-fc'"),
+        (["--output", Path(__file__) / "out"], "is not a folder"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_detected(
+    run: Run, words: list[object], says: str
+) -> None:
+    fails("evaluate", "--run", run.path, *words, says=says)
+    assert not run.measurements_dir.exists()

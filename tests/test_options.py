@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from rethink_heads.cli import COMMANDS, app, load_command
 from rethink_heads.config import StudyConfig
-from rethink_heads.errors import UserError
 from rethink_heads.options import DataOptions, JsonOption, MeasuringOptions, StudyOptions, grouped
 from rethink_heads.run_options import with_measuring
 
@@ -57,18 +56,3 @@ def test_flags_set_what_is_measured_and_how() -> None:
     assert measuring.precision == "bfloat16"
     # What is not given stays.
     assert with_measuring(StudyConfig(), MeasuringOptions()).measuring == StudyConfig().measuring
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        MeasuringOptions(precision="float16"),
-        MeasuringOptions(memory_mb=0),
-        MeasuringOptions(proposals_per_object=0),
-        MeasuringOptions(grid_steps=4),
-        MeasuringOptions(max_images=10**400),
-    ],
-)
-def test_a_bad_value_is_told_with_its_setting(options: MeasuringOptions) -> None:
-    with pytest.raises(UserError, match=r"bad value for measuring\.(\w+) \(--[a-z-]+\)"):
-        with_measuring(StudyConfig(), options)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from rethink_heads.cli import app
 from rethink_heads.config import Config, MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
-from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.runner import measure
 from rethink_heads.planning import (
     Calibration,
@@ -31,7 +25,7 @@ from rethink_heads.planning import (
     peak_mb,
     restart_peak,
 )
-from rethink_heads.runs import Run
+from tests.command_line import call, call_json, fails, untrained_run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_annotations, write_coco
 
 IMAGES, OBJECTS_OF_LAST = 10, 5
@@ -40,7 +34,6 @@ DISK_TOLERANCE = 0.2
 COUNTS = Counts(
     images=10, empty_images=2, objects={"small": 20, "medium": 5, "large": 0}, most_objects=4
 )
-runner = CliRunner()
 
 
 def calibration(image_seconds: list[float], **object_seconds: list[float]) -> Calibration:
@@ -175,30 +168,6 @@ def test_disk_is_that_of_a_real_run(
     assert found.memory_mb > 100
 
 
-def test_the_responder_is_made_once_and_gives_the_features(
-    detector: RCNN, dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, extracted = [], []
-    own_init, own_extract = Responder.__init__, Responder.extract
-
-    def init(self: Responder, *arguments: Any) -> None:
-        made.append(self)
-        own_init(self, *arguments)
-
-    def extract(self: Responder, image: torch.Tensor) -> Any:
-        extracted.append(self)
-        return own_extract(self, image)
-
-    monkeypatch.setattr(Responder, "__init__", init)
-    monkeypatch.setattr(Responder, "extract", extract)
-    own = MeasuringConfig(grid_steps=3, rows_per_bin=0)
-    found = calibrate(detector, dataset, own, [None, 20], budget=0.0)
-    assert len(made) == 1
-    # Of each of the three objects: alone, under both settings, and the first one to be warm.
-    assert len(extracted) == 3 * (1 + 2) + 3
-    assert all(each.memory_mb >= 100 for each in found)
-
-
 def test_calibration_goes_on_while_there_is_time(detector: RCNN, dataset: CocoDataset) -> None:
     own = MeasuringConfig(grid_steps=3, rows_per_bin=0)
     short, long = (
@@ -210,9 +179,7 @@ def test_calibration_goes_on_while_there_is_time(detector: RCNN, dataset: CocoDa
 
 
 def planned(*arguments: object) -> dict[str, object]:
-    result = runner.invoke(app, ["plan", *map(str, arguments), "--seconds", "0", "--json"])
-    assert result.exit_code == 0, result.output
-    tables = json.loads(result.stdout)["tables"]
+    tables = call_json("plan", *arguments, "--seconds", "0")["tables"]
     return {**tables["study"][0], "estimates": tables["estimates"]}
 
 
@@ -227,9 +194,8 @@ def test_a_preset_is_planned_for_all_proposals_and_samples(data: Path) -> None:
     assert all(list(each["seconds"]) == ["1", "2", "4", "8"] for each in estimates)
 
 
-def test_a_run_is_planned_for_what_is_asked(config: Config, detector: RCNN, tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", config)
-    save_detector(detector, config, run.detector_path)
+def test_a_run_is_planned_for_what_is_asked(config: Config, tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", config)
     before = sorted(tmp_path.rglob("*"))
     found = planned("--run", run.path, "--proposals-per-object", 40, "--devices", 16)
     (only,) = found["estimates"]  # type: ignore[misc]
@@ -240,10 +206,9 @@ def test_a_run_is_planned_for_what_is_asked(config: Config, detector: RCNN, tmp_
 
 def test_tables_name_all_that_was_asked_for(data: Path) -> None:
     arguments = ["shapes-tiny", "--head", "fc", "--data", str(data), *SMALL_SETTINGS]
-    result = runner.invoke(app, ["plan", *arguments, "--seconds", "0"])
-    assert result.exit_code == 0, result.output
+    output = call("plan", *arguments, "--seconds", "0")
     for text in ("9 images with 13 objects", "81 (all)", "8 (1/10.1)", "8 devices", "disk (MiB)"):
-        assert text in result.stdout
+        assert text in output
 
 
 @pytest.mark.parametrize(
@@ -257,8 +222,4 @@ def test_tables_name_all_that_was_asked_for(data: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_one_sentence(arguments: list[str], says: str) -> None:
-    result = runner.invoke(app, ["plan", *arguments])
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert result.stderr.splitlines()[-1].startswith("error: ")
-    assert says in result.stderr
+    fails("plan", *arguments, says=says)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,13 +15,15 @@ from rethink_heads.commands.stages import (
     report_stages,
     stage_study,
 )
-from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import whereabouts, write_comparison
-from rethink_heads.study import Key, Study, study
+from rethink_heads.results import whereabouts, write_comparison
+from rethink_heads.study import Study, study
+from rethink_heads.subject import Key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
 NAME = "correlate"
@@ -99,7 +100,8 @@ def report(
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
     result.data(correlations=by_size.assign(**ends), comparisons=differences.assign(**ends))
     result.data(score_by_iou=curves)
-    result.files, failure = _write_comparison(found, differences, iou_range)
+    with result.attempt():
+        result.files = _write_comparison(found, differences, iou_range)
 
     heads = Heads(found.keys, by_size)
     all_sizes = by_size[by_size["size"] == "all"]
@@ -127,14 +129,8 @@ def report(
     )
     where = "" if screen.full else ", all sizes"
     cells, said = heads.differences(differences, full=screen.full)
-    result.table(
-        f"Differences on the same objects{where} [95% interval]",
-        cells,
-        *said,
-    )
+    result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, more or whereabouts(found.runs, result.files))
-    if failure is not None:
-        raise failure
 
 
 def _sampling(found: Study, all_sizes: pd.DataFrame, names: Mapping[Key, str]) -> str:
@@ -161,10 +157,10 @@ def _sampling(found: Study, all_sizes: pd.DataFrame, names: Mapping[Key, str]) -
 
 def _write_comparison(
     found: Study, differences: pd.DataFrame, iou_range: tuple[float, float]
-) -> tuple[list[Path], UserError | None]:
+) -> list[Path]:
     """The tables and the figure that ``rethink-heads figures`` makes too; of a range that is asked for, apart."""
     if len(found.runs) == 1:
-        return [], None
+        return []
     from rethink_heads.report.results import IOU_RANGES, over_ranges
     from rethink_heads.statistics.correlation import pearson, spearman
 

@@ -6,11 +6,10 @@ import time
 
 from rethink_heads.commands import correlate
 from rethink_heads.commands.figures import draw_run, is_drawn
-from rethink_heads.console import log
+from rethink_heads.console import duration, log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.options import DeviceOption, RunOption, ScreenOptions, SeedOption, StudyOptions
-from rethink_heads.progress import duration
 from rethink_heads.report.output import print_lines
 from rethink_heads.run_options import demo_run
 from rethink_heads.study import Study, resolve

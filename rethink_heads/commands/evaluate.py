@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.comparable import on_common_classes
-from rethink_heads.console import log, redirect_stdout
+from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.locking import hold
 from rethink_heads.options import (
     DataOptions,
     DetectorOptions,
@@ -29,23 +27,17 @@ from rethink_heads.options import (
     within,
 )
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import (
-    legends_for,
-    note_comparison,
+from rethink_heads.results import (
+    is_of_detectors,
     result_folders,
+    shared_folder,
     whereabouts,
-    written_folder,
+    writing,
 )
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
-from rethink_heads.study import (
-    Detected,
-    Subject,
-    asked_heads,
-    fuses,
-    is_of_detectors,
-    resolve,
-)
+from rethink_heads.study import asked_heads, on_common_classes, resolve
+from rethink_heads.subject import Detected, Subject, fuses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +68,7 @@ Tables = dict[str, "pd.DataFrame"]
 FUSION_RULES = ("complementary", "max", "mean")
 
 ErrorsOption = Annotated[
-    bool,
-    typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error."),
+    bool, typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error.")
 ]
 ErrorIouOption = Annotated[
     float,
@@ -330,18 +321,14 @@ def _write(
 ) -> list[Path]:
     from rethink_heads.report.results import write_results
 
-    runs = [each.run for each in found]
+    runs, names = [each.run for each in found], [each.name for each in found]
     if output is not None:
         folders = output / "tables", output / "figures"
-    elif is_of_detectors(runs):
-        folders = result_folders(runs, [each.name for each in found])
-    elif len(found) == 1 and complete:
-        run, name = found[0].run, found[0].name
-        folders = run.tables(name), run.figures(name)
+    elif is_of_detectors(runs) or (len(found) == 1 and complete):
+        folders = result_folders(runs, names)
     else:
         return []
-    with hold(output or written_folder(runs)), redirect_stdout(), legends_for(runs):
+    with writing(output or shared_folder(runs), runs, names, folders[0]):
         written = write_results(tables, *folders)
-        note_comparison(runs, [each.name for each in found], folders[0])
     log(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
     return written

@@ -1,7 +1,8 @@
-"""``rethink-heads figures``: draw everything again from a run's files."""
+"""``rethink-heads figures``: draw everything again from a run's files; and one script of ``analyses/`` by itself."""
 
 from __future__ import annotations
 
+import ast
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.analysis_inputs import measured_names, read_inputs
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
+from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption, SeedOption, option
-from rethink_heads.report.output import Report
-from rethink_heads.result_folders import NOTE_NAME as COMPARISON_NAME
-from rethink_heads.result_folders import legends_for, note_comparison, shared_folder
+from rethink_heads.options import JsonOption, SeedOption, grouped, option
+from rethink_heads.report.output import Report, print_lines
+from rethink_heads.results import NOTE_NAME as COMPARISON_NAME
+from rethink_heads.results import measured_names, read_inputs, shared_folder, writing
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run, default_runs_root
 
 if TYPE_CHECKING:
@@ -123,9 +124,7 @@ class InputOptions:
         """The folder that gets tables/ and figures/."""
         if self.output is not None:
             return self.output
-        if len(self.runs) > 1:
-            return shared_folder(self.runs)
-        return self.runs[0].path if self.runs else Path((self.sweep or [Path()])[0])
+        return shared_folder(self.runs) if self.runs else Path((self.sweep or [Path()])[0])
 
     def read(self) -> AnalysisInputs:
         """Read what the analyses need.
@@ -162,9 +161,8 @@ def command(
             written += draw_run(run, name, options.bootstrap_seed, skipped)
     else:
         found, target = options.read(), options.target
-        with hold(target), legends_for(options.runs):
+        with writing(target, options.runs, options.names, target / TABLES):
             written = draw(found, target / TABLES, target / FIGURES, skipped)
-            note_comparison(options.runs, options.names, target / TABLES)
     result = Report(NAME)
     result.data(skipped=[{"name": name, "reason": reason} for name, reason in skipped.items()])
     result.files = written
@@ -256,3 +254,34 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
         with hold(target):
             write_text(target / VERSIONS_NAME, json.dumps(drawing_versions(), indent=2) + "\n")
     return [*written, target / VERSIONS_NAME]
+
+
+def run_script(file: str) -> None:
+    """Run a script of ``analyses/`` as a program, with its own tables and figure; its docstring is the help text.
+
+    Args:
+        file: the script's ``__file__``.
+    """
+
+    def command(options: InputOptions) -> None:
+        from rethink_heads.paper import load_analysis
+        from rethink_heads.plots.layout import save_figure
+        from rethink_heads.plots.style import NothingToDrawError
+        from rethink_heads.report.results import write_tables
+
+        rank_zero_only()
+        analysis = load_analysis(Path(file))
+        found, target = options.read(), options.target
+        with redirect_stdout():
+            computed = analysis.complete(found)
+            written = list(write_tables(computed, target / TABLES).values())
+            try:
+                written += save_figure(analysis.draw(computed), target / FIGURES / analysis.name)
+            except NothingToDrawError as error:
+                raise UserError(f"no figure {analysis.name}: {error}") from error
+        print_lines(*map(str, written))
+
+    about = ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8")))
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=about or "")(reporting_errors(grouped(command)))
+    app()

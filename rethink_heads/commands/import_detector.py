@@ -15,7 +15,7 @@ from rethink_heads.locking import hold
 from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption, option
 from rethink_heads.report.output import Report
 from rethink_heads.runs import Run, default_runs_root
-from rethink_heads.study import Datasets
+from rethink_heads.subject import Datasets
 
 if TYPE_CHECKING:
     from rethink_heads.detectors.checkpoints.importing import Imported

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rethink_heads.console import redirect_stdout
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import legends_for, result_folders, whereabouts, written_folder
-from rethink_heads.study import Key, Study, study
+from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
+from rethink_heads.study import Study, study
+from rethink_heads.subject import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,6 @@ def command(options: StudyOptions, screen: ScreenOptions, worst: WorstOption = 1
 def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     """Print the objects that the heads of a study find hardest, and draw the first of them."""
     from rethink_heads.files import write_csv
-    from rethink_heads.locking import hold
     from rethink_heads.plots.layout import save_figure
     from rethink_heads.plots.objects import draw_objects
     from rethink_heads.plots.style import series_of
@@ -57,20 +56,16 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     result.data(objects=objects, hardest=hardest)
     tables, figures = result_folders(found.runs, found.names)
     drawn = list(heads.names)[:MOST_HEADS_DRAWN]
-    failure = None
-    try:
-        with hold(written_folder(found.runs)), redirect_stdout(), legends_for(found.runs):
-            path = tables / "objects.csv"
-            write_csv(objects, path)
-            result.files.append(path)
-            # Without sampled proposals (measuring.rows_per_bin=0) there is nothing to draw.
-            if all(len(found.selected.rows(key)) for key in drawn):
-                views = list(object_views(found, objects, hardest.head(MOST_DRAWN), drawn))
-                series = [one for one in series_of(objects) if (one.detector, one.head) in drawn]
-                result.files += save_figure(draw_objects(views, series), figures / "objects")
-    except UserError as error:
-        # What was found is still printed.
-        failure = error
+    folder = shared_folder(found.runs)
+    with result.attempt(), writing(folder, found.runs, found.names, tables):
+        path = tables / "objects.csv"
+        write_csv(objects, path)
+        result.files.append(path)
+        # Without sampled proposals (measuring.rows_per_bin=0) there is nothing to draw.
+        if all(len(found.selected.rows(key)) for key in drawn):
+            views = list(object_views(found, objects, hardest.head(MOST_DRAWN), drawn))
+            series = [one for one in series_of(objects) if (one.detector, one.head) in drawn]
+            result.files += save_figure(draw_objects(views, series), figures / "objects")
 
     names = ", ".join(heads.names.values())
     undefined = objects[objects["pcc"].isna()]["object_id"].nunique()
@@ -96,8 +91,6 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
         SIZES,
     )
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
-    if failure is not None:
-        raise failure
 
 
 def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:

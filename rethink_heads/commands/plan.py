@@ -29,7 +29,8 @@ from rethink_heads.options import (
 )
 from rethink_heads.report.output import Report
 from rethink_heads.run_options import one_each, open_runs, with_options
-from rethink_heads.study import Datasets, resolve
+from rethink_heads.study import resolve
+from rethink_heads.subject import Datasets
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
@@ -51,10 +52,7 @@ BUDGET = 60.0
 class OneDetectorOptions(DetectorOptions):
     """A detector to plan for, where it is no preset's."""
 
-    run: Annotated[
-        list[Path] | None,
-        option("--run", "DIR", "Run folder."),
-    ] = None
+    run: Annotated[list[Path] | None, option("--run", "DIR", "Run folder.")] = None
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,7 @@ class PlannedMeasuringOptions(MeasuringOptions):
     ] = None
 
 
-HeadOption = Annotated[
-    str | None,
-    option("--head", "|".join(HEADS), "The preset's head."),
-]
+HeadOption = Annotated[str | None, option("--head", "|".join(HEADS), "The preset's head.")]
 DevicesOption = Annotated[
     int | None,
     option(
@@ -107,21 +102,6 @@ class Subject:
     seed: int
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a study of a subject takes, one estimate for each number of proposals, from ``tried`` objects."""
-
-    subject: Subject
-    counts: Counts
-    estimates: Sequence[Estimate]
-    tried: int
-
-    @property
-    def grid(self) -> int:
-        """Proposals of an object."""
-        return self.subject.config.measuring.grid_steps**4
-
-
 def command(
     detectors: OneDetectorOptions,
     data: DataOptions,
@@ -141,7 +121,11 @@ def command(
     seconds to minutes after the measuring.
     """
     rank_zero_only()
-    name, overrides = _arguments(measuring.overrides or ())
+    given = measuring.overrides or ()
+    overrides, names = ([text for text in given if ("=" in text) is sets] for sets in (True, False))
+    if len(names) > 1:
+        raise UserError(f"{', '.join(names)}: give one preset, and settings as KEY=VALUE")
+    name = names[0] if names else None
     if (name is not None) + len(detectors.run or ()) + len(detectors.model or ()) != 1:
         raise UserError("give one preset, one --run or one --model to plan for")
     # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
@@ -150,22 +134,24 @@ def command(
     if name is None:
         if head is not None:
             raise UserError("--head belongs to a preset; of a run or model all heads are measured")
-        subject = _run_subject(options)
+        (opened,) = resolve(open_runs(options), options)
+        shared = opened.share_classes()
+        subject = Subject(
+            str(opened.run.path), shared.detector, shared.dataset, opened.config, opened.seed
+        )
     else:
         subject = _preset_subject(name, head, overrides, options)
     settings = _settings(subject.config, measuring.proposals_per_object)
     numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
-    plan = _planned(subject, settings, numbers, seconds)
-    report(plan, as_json)
 
+    from rethink_heads.planning import calibrate, count, estimate
 
-def _arguments(given: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The preset, if there is one, and the settings to change."""
-    overrides = [text for text in given if "=" in text]
-    names = [text for text in given if "=" not in text]
-    if len(names) > 1:
-        raise UserError(f"{', '.join(names)}: give one preset, and settings as KEY=VALUE")
-    return (names[0] if names else None), overrides
+    own = subject.config.measuring
+    counts = count(subject.dataset, own, subject.seed)
+    with redirect_stdout():
+        found = calibrate(subject.detector, subject.dataset, own, settings, subject.seed, seconds)
+    estimates = [estimate(each, counts, numbers, own.memory_mb) for each in found]
+    report(subject, counts, estimates, len(found[0].image_seconds), as_json)
 
 
 def _preset_subject(
@@ -187,14 +173,6 @@ def _preset_subject(
     return Subject(title, detector, dataset, config, config.seed)
 
 
-def _run_subject(options: StudyOptions) -> Subject:
-    (subject,) = resolve(open_runs(options), options)
-    shared = subject.share_classes()
-    return Subject(
-        str(subject.run.path), shared.detector, shared.dataset, subject.config, subject.seed
-    )
-
-
 def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:
     """Proposals an object that are planned for; None is the whole grid."""
     if asked is not None:
@@ -206,29 +184,20 @@ def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:
     return [None, *sorted(samples, reverse=True)]
 
 
-def _planned(
-    subject: Subject, settings: Sequence[int | None], devices: Sequence[int], seconds: float
-) -> Plan:
-    """Calibrate on a few objects, count all of them, and put the two together."""
-    from rethink_heads.planning import calibrate, count, estimate
+def report(
+    subject: Subject, counts: Counts, estimates: Sequence[Estimate], tried: int, as_json: bool
+) -> None:
+    """Print what was counted, and the tables of time, memory and disk.
 
-    measuring = subject.config.measuring
-    counts = count(subject.dataset, measuring, subject.seed)
-    with redirect_stdout():
-        found = calibrate(
-            subject.detector, subject.dataset, measuring, settings, subject.seed, seconds
-        )
-    estimates = [estimate(each, counts, devices, measuring.memory_mb) for each in found]
-    return Plan(subject, counts, estimates, len(found[0].image_seconds))
-
-
-def report(plan: Plan, as_json: bool) -> None:
-    """Print what was counted, and the tables of time, memory and disk."""
-    from rethink_heads.progress import duration
-    from rethink_heads.report.cells import estimate
-
-    subject, counts, grid = plan.subject, plan.counts, plan.grid
+    Args:
+        subject: what is planned for.
+        counts: of its images and objects.
+        estimates: what a study takes, one for each number of proposals.
+        tried: objects that they come from.
+        as_json: JSON instead of the screen.
+    """
     measuring, machine = subject.config.measuring, _machine(subject.detector)
+    grid = measuring.grid_steps**4
     result = Report(NAME)
     study = {
         "subject": subject.title,
@@ -240,31 +209,47 @@ def report(plan: Plan, as_json: bool) -> None:
         "grid": grid,
         "precision": measuring.precision,
         "device": machine,
-        "calibrated_on_objects": plan.tried,
+        "calibrated_on_objects": tried,
     }
-    result.data(study=[study], estimates=map(vars, plan.estimates))
+    result.data(study=[study], estimates=map(vars, estimates))
     sizes = ", ".join(f"{number} {size}" for size, number in counts.objects.items())
     result.lines(
         f"{subject.title} (heads: {', '.join(subject.detector.heads)}) on {subject.dataset.annotations_path}",
         f"{counts.images} images with {counts.all_objects} objects ({sizes});"
         f" {counts.empty_images} images without; {grid} proposals an object, or fewer where the image ends",
-        f"calibrated on {plan.tried} objects: {machine}, {measuring.precision}",
+        f"calibrated on {tried} objects: {machine}, {measuring.precision}",
         "",
     )
+    _show_estimates(result, estimates, grid, list(counts.objects))
+    result.lines(
+        "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
+        " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
+        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once.",
+    )
+    result.end(as_json)
+
+
+def _show_estimates(
+    result: Report, estimates: Sequence[Estimate], grid: int, sizes: Sequence[str]
+) -> None:
+    """Add the tables of time, and of memory and disk: a row for each number of proposals."""
+    from rethink_heads.console import duration
+    from rethink_heads.report.cells import estimate
+
     proposals = [
         f"{grid} (all)"
         if each.proposals is None
         else f"{each.proposals} (1/{grid / each.proposals:.3g})"
-        for each in plan.estimates
+        for each in estimates
     ]
     time: dict[str, list[str]] = {"proposals": proposals}
-    for size in counts.objects:
-        seconds = (each.object_seconds.get(size) for each in plan.estimates)
+    for size in sizes:
+        seconds = (each.object_seconds.get(size) for each in estimates)
         time[f"{size} (s)"] = ["-" if each is None else f"{each:.3g}" for each in seconds]
-    for number in plan.estimates[0].seconds:
+    for number in estimates[0].seconds:
         devices = "1 device" if number == 1 else f"{number} devices"
-        time[devices] = [duration(each.seconds[number]) for each in plan.estimates]
-    time["+-"] = [f"{each.uncertainty:.0%}" for each in plan.estimates]
+        time[devices] = [duration(each.seconds[number]) for each in estimates]
+    time["+-"] = [f"{each.uncertainty:.0%}" for each in estimates]
     result.table(
         "Time: seconds an object by its size, and of the whole study by number of devices", time
     )
@@ -275,17 +260,11 @@ def report(plan: Plan, as_json: bool) -> None:
         ("disk (MiB)", "disk_mb", 1),
         ("while measuring (MiB)", "disk_while_measuring_mb", 1),
     ):
-        values = [getattr(each, name) for each in plan.estimates]
+        values = [getattr(each, name) for each in estimates]
         # On a CPU there is no memory of a GPU.
         if None not in values:
             space[title] = [estimate(value, digits=digits) for value in values]
     result.table("Memory of each process, and disk", space)
-    result.lines(
-        "+- is two standard errors from how much the calibrating objects differ; a machine that has more or less to"
-        " do than now is not in it. Devices are like the one at hand, a CPU being a machine of its own.",
-        f"The memory has room for --memory-mb ({measuring.memory_mb} MiB), which the heads may hold at once.",
-    )
-    result.end(as_json)
 
 
 def _machine(detector: Detector) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import whereabouts, write_comparison
+from rethink_heads.results import whereabouts, write_comparison
 from rethink_heads.study import Study, study
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
     result = Report(NAME, found.measurements.provenance)
     result.data(regressed_iou=curves, error_components=errors, comparisons=differences)
     tables = {"regressed_iou": curves, "error_components": errors}
-    result.files, failure = write_comparison(found.runs, found.names, NAME, differences, tables)
+    with result.attempt():
+        result.files = write_comparison(found.runs, found.names, NAME, differences, tables)
 
     heads = Heads(found.keys, curves, errors)
     result.lines(_answer(heads, curves), *_leads(heads, differences))
@@ -78,8 +79,6 @@ def report(found: Study, screen: ScreenOptions) -> None:
     cells, _ = heads.differences(differences, full=True)
     result.table("Differences on the same objects [95% interval]", cells, full=True)
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
-    if failure is not None:
-        raise failure
 
 
 def _answer(heads: Heads, curves: pd.DataFrame) -> str:

@@ -8,8 +8,9 @@ from rethink_heads.console import log
 from rethink_heads.errors import UserError
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import whereabouts, write_comparison
-from rethink_heads.study import Key, Study, study
+from rethink_heads.results import whereabouts, write_comparison
+from rethink_heads.study import Study, study
+from rethink_heads.subject import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,12 @@ def report(found: Study, screen: ScreenOptions) -> None:
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
-    from rethink_heads.report.heads import SIZES, Heads, interval, select
+    from rethink_heads.report.heads import Heads, interval
+    from rethink_heads.statistics.comparison import (
+        COMPARED_RESPONSES,
+        compare_decay,
+        compare_responses,
+    )
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
@@ -53,46 +59,32 @@ def report(found: Study, screen: ScreenOptions) -> None:
     by_distance = _selected_rows(found, decay(measurements, seed=seed))
     summaries = [response_summary(measurements, kind, seed=seed) for kind in RESPONSE_KINDS]
     responses = _selected_rows(found, pd.concat(summaries, ignore_index=True))
-    differences, response_differences = (
-        _differences(found, correlations),
-        _response_differences(found),
+    branches = _keys(correlations[correlations["kind"] == "spatial_correlation"])
+    differences = found.compare("spatial_correlation", branches)
+    # A detector need not show its RoI features.
+    response_frames = [
+        found.compare_by(compare_responses, found.keys, kind, optional=kind, kind=kind)
+        for kind in COMPARED_RESPONSES
+    ]
+    response_differences = pd.concat(
+        [each for each in response_frames if len(each)] or [pd.DataFrame()], ignore_index=True
     )
     result = Report(NAME, measurements.provenance)
     result.data(spatial_correlation=correlations, decay=by_distance, responses=responses)
     result.data(comparisons=differences, response_comparisons=response_differences)
     if screen.as_json:
-        result.data(decay_comparisons=_decay_differences(found, correlations))
+        # Detectors may have other numbers of RoI positions.
+        about = "the decay with distance"
+        result.data(decay_comparisons=found.compare_by(compare_decay, branches, optional=about))
     compared = pd.concat([differences, response_differences], ignore_index=True)
-    result.files, failure = write_comparison(
-        found.runs, found.names, NAME, compared, {"decay": by_distance}
-    )
-
-    if correlations.empty:
-        log("no spatial correlation: none of the heads has an output map with RoI positions")
-    branches, heads = Heads(_keys(correlations)), Heads(found.keys, responses)
-    object_rows = correlations[correlations["kind"] == "spatial_correlation"]
-    if len(object_rows):
-        label = "Most spatially sensitive, by the lowest correlation of its output map"
-        all_sizes, branch_pairs = (select(each, size="all") for each in (object_rows, differences))
-        result.lines(branches.leader(all_sizes, branch_pairs, "mean", label, lowest=True))
-
-    result.table(
-        "Correlation of two different RoI positions, mean [95% interval]",
-        branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
-        f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
-    )
-    result.table(
-        "The same by distance of the positions, all sizes [95% interval]",
-        branches.rows(
-            by_distance[by_distance["size"] == "all"].replace({"kind": KINDS}),
-            ["kind", "distance", "mean", "pairs"],
-            formats={"distance": ".2f"},
-        ),
-        full=True,
-    )
+    with result.attempt():
+        tables = {"decay": by_distance}
+        result.files = write_comparison(found.runs, found.names, NAME, compared, tables)
+    _show_branches(result, correlations, by_distance, differences)
     shown = responses[responses["size"] == "all"]
     if not screen.full:
         shown = shown[shown["quantity"].isin(MAIN_QUANTITIES)]
+    heads = Heads(found.keys, responses)
     result.table(
         "Response to a displaced box and to zeroed RoI positions, all sizes [95% interval]",
         heads.columns(
@@ -108,8 +100,36 @@ def report(found: Study, screen: ScreenOptions) -> None:
     where = "" if screen.full else ", all sizes"
     result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))
-    if failure is not None:
-        raise failure
+
+
+def _show_branches(
+    result: Report, correlations: pd.DataFrame, by_distance: pd.DataFrame, differences: pd.DataFrame
+) -> None:
+    """Add which branch's output map tells RoI positions apart most, and the tables of correlations."""
+    from rethink_heads.report.heads import SIZES, Heads, select
+
+    if correlations.empty:
+        log("no spatial correlation: none of the heads has an output map with RoI positions")
+    branches = Heads(_keys(correlations))
+    object_rows = correlations[correlations["kind"] == "spatial_correlation"]
+    if len(object_rows):
+        label = "Most spatially sensitive, by the lowest correlation of its output map"
+        all_sizes, branch_pairs = (select(each, size="all") for each in (object_rows, differences))
+        result.lines(branches.leader(all_sizes, branch_pairs, "mean", label, lowest=True))
+    result.table(
+        "Correlation of two different RoI positions, mean [95% interval]",
+        branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
+        f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
+    )
+    result.table(
+        "The same by distance of the positions, all sizes [95% interval]",
+        branches.rows(
+            by_distance[by_distance["size"] == "all"].replace({"kind": KINDS}),
+            ["kind", "distance", "mean", "pairs"],
+            formats={"distance": ".2f"},
+        ),
+        full=True,
+    )
 
 
 def _check_measured(found: Study) -> None:
@@ -133,60 +153,3 @@ def _selected_rows(found: Study, frame: pd.DataFrame) -> pd.DataFrame:
 def _keys(correlations: pd.DataFrame) -> list[Key]:
     """The branches that have spatial correlations."""
     return list(dict.fromkeys(zip(correlations["detector"], correlations["head"], strict=True)))
-
-
-def _branch_pairs(correlations: pd.DataFrame) -> list[tuple[Key, Key]]:
-    """The branches that are compared."""
-    from rethink_heads.statistics.comparison import compared_pairs
-
-    return compared_pairs(_keys(correlations[correlations["kind"] == "spatial_correlation"]))
-
-
-def _differences(found: Study, correlations: pd.DataFrame) -> pd.DataFrame:
-    """Compare the spatial correlation of every two branches."""
-    import pandas as pd
-
-    from rethink_heads.statistics.comparison import compare
-
-    frames = [
-        compare(found.measurements, "spatial_correlation", a, b, seed=found.seed)
-        for a, b in _branch_pairs(correlations)
-    ]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _decay_differences(found: Study, correlations: pd.DataFrame) -> pd.DataFrame:
-    """Compare the spatial correlation of every two branches, distance by distance."""
-    import pandas as pd
-
-    from rethink_heads.statistics.comparison import compare_decay
-
-    frames = []
-    for a, b in _branch_pairs(correlations):
-        try:
-            frames.append(compare_decay(found.measurements, a, b, seed=found.seed))
-        except UserError as reason:
-            # Detectors may have other numbers of RoI positions.
-            log(f"no comparison of the decay with distance: {reason}")
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _response_differences(found: Study) -> pd.DataFrame:
-    """Compare the responses of the pairs of heads that a study compares."""
-    import pandas as pd
-
-    from rethink_heads.statistics.comparison import (
-        COMPARED_RESPONSES,
-        compare_responses,
-        compared_pairs,
-    )
-
-    frames = []
-    for kind in COMPARED_RESPONSES:
-        for a, b in compared_pairs(found.keys, kind):
-            try:
-                frames.append(compare_responses(found.measurements, kind, a, b, seed=found.seed))
-            except UserError as reason:
-                # A detector need not show its RoI features.
-                log(f"no comparison of {kind}: {reason}")
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

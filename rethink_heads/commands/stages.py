@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from rethink_heads.comparable import check_comparable
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.locking import hold
 from rethink_heads.options import ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
-from rethink_heads.result_folders import (
-    legends_for,
-    note_comparison,
-    result_folders,
-    whereabouts,
-    written_folder,
-)
-from rethink_heads.study import Key, Study, in_order, open_study
+from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
+from rethink_heads.study import Study, check_comparable, in_order, open_study
+from rethink_heads.subject import Key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,12 +46,12 @@ class StageStudy:
 
     Attributes:
         study: the detectors; what was measured of the predefined proposals is None where not asked for.
-        boxes: of RPN and of the final detections; None where not asked for.
+        boxes: of RPN and of the final detections, as far as asked for.
         provenance: of the boxes of each detector, by its name.
     """
 
     study: Study
-    boxes: pd.DataFrame | None
+    boxes: pd.DataFrame
     provenance: dict[str, dict[str, str]]
 
     @property
@@ -70,12 +62,9 @@ class StageStudy:
     @property
     def keys(self) -> list[Key]:
         """(detector, head) of each head that is looked at, detectors in the order given."""
-        there: set[Key] = set()
+        there = set(zip(self.boxes["detector"], self.boxes["head"], strict=True))
         if self.measurements is not None:
             there |= set(self.measurements.keys)
-        if self.boxes is not None:
-            pairs = self.boxes[["detector", "head"]].drop_duplicates()
-            there |= set(pairs.itertuples(index=False, name=None))
         return in_order(self.study.runs, there)
 
 
@@ -98,26 +87,29 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     """Measure runs at some stages, or read what was measured before; then only the first process goes on.
 
     Args:
-        stages: of STAGES.
+        stages: of STAGES, one at least after the predefined one.
         options: as on the command line.
 
     Raises:
         UserError: as of ``study.study``.
     """
+    import pandas as pd
+
     later = [stage for stage in stages if stage != PREDEFINED]
     found = open_study(options)
-    if later:
-        _check_precision(found)
+    _check_precision(found)
     if PREDEFINED in stages:
         found = found.measure()
-    if later:
-        for subject in found.subjects:
-            subject.match_stages()
+    for subject in found.subjects:
+        subject.match_stages()
     rank_zero_only()
-    if not later:
-        return StageStudy(found, None, {})
-    folders = [subject.folder for subject in found.subjects]
-    boxes, provenances = _opened(folders, later, found.heads)
+    from rethink_heads.measure.stage_boxes import load_stages
+
+    frames, provenances = zip(*(load_stages(each.folder) for each in found.subjects), strict=True)
+    boxes = pd.concat(frames, ignore_index=True)
+    boxes = boxes[boxes["stage"].isin(later)]
+    if found.heads is not None:
+        boxes = boxes[boxes["head"].isin(found.heads)]
     check_comparable(found.runs, provenances)
     for stage in later:
         if not (boxes["stage"] == stage).any():
@@ -136,17 +128,19 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
 
     # Final detections differ by the regressor, too.
     pairs = compared_pairs(found.keys)
+    runs, names = found.study.runs, found.study.names
     with redirect_stdout():
         tables = stage_tables(
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
         )
-        suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-        tables_folders, figures_folders = result_folders(found.study.runs, found.study.names)
-        with hold(written_folder(found.study.runs)), legends_for(found.study.runs):
-            named = {f"{name}{suffix}": table for name, table in tables.items()}
-            written = write_results(named, tables_folders, figures_folders)
-            note_comparison(found.study.runs, found.study.names, tables_folders)
-    result = Report("correlate", _provenance(found))
+    suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
+    tables_folder, figures_folder = result_folders(runs, names)
+    with writing(shared_folder(runs), runs, names, tables_folder):
+        named = {f"{name}{suffix}": table for name, table in tables.items()}
+        written = write_results(named, tables_folder, figures_folder)
+    predefined = {} if found.measurements is None else found.measurements.provenance
+    made_of = {"predefined": predefined, "later stages": found.provenance}
+    result = Report("correlate", made_of)
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
     for name, table in tables.items():
         # The levels are of all IoUs from 0.5, whatever the range.
@@ -186,11 +180,7 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
             full=True,
         )
     cells, said = heads.differences(*frames, full=screen.full)
-    result.table(
-        f"Differences on the same images{where} [95% interval]",
-        cells,
-        *said,
-    )
+    result.table(f"Differences on the same images{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, whereabouts(found.study.runs, written))
 
 
@@ -212,24 +202,3 @@ def _check_precision(found: Study) -> None:
                 f"{subject.run.name}: the later stages are read in float32 only; give --precision float32, or leave out"
                 f" --stage to have the predefined proposals in {precision}"
             )
-
-
-def _opened(
-    folders: Sequence[Path], stages: Sequence[str], heads: Sequence[str] | None
-) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """The boxes of some stages and heads (None: all) in folders, and each one's provenance."""
-    import pandas as pd
-
-    from rethink_heads.measure.stages import load_stages
-
-    frames, provenances = zip(*map(load_stages, folders), strict=True)
-    boxes = pd.concat(frames, ignore_index=True)
-    kept = boxes["stage"].isin(list(stages))
-    if heads is not None:
-        kept &= boxes["head"].isin(list(heads))
-    return boxes[kept], list(provenances)
-
-
-def _provenance(found: StageStudy) -> dict[str, Any]:
-    predefined = {} if found.measurements is None else found.measurements.provenance
-    return {"predefined": predefined, "later stages": found.provenance}

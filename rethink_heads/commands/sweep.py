@@ -11,13 +11,7 @@ from rethink_heads import bounds
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DataOption,
-    DeviceOption,
-    JsonOption,
-    OverridesArgument,
-    option,
-)
+from rethink_heads.options import DataOption, DeviceOption, JsonOption, OverridesArgument, option
 from rethink_heads.report.output import Report
 from rethink_heads.runs import default_runs_root
 

@@ -12,12 +12,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from rethink_heads.data.coco_json import (
     CONVERTED_FROM,
@@ -35,6 +32,9 @@ from rethink_heads.data.coco_json import (
 from rethink_heads.data.images import SETTLED_NS, check_size, image_hashes, read_image
 from rethink_heads.errors import UserError, shown
 from rethink_heads.files import cannot_read, is_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A side below this is degenerate: float32 coordinates near 1000 px are 6e-5 px apart, so the IoUs
 # of a thinner box would be rounding noise.
@@ -137,7 +137,7 @@ class AnnotationFile:
     annotations: Annotations
 
 
-class CocoDataset(Dataset[Sample]):
+class CocoDataset:
     """Images and boxes of one split in COCO format.
 
     The annotation file is read once; images are read when asked for. Crowd, degenerate and outside
@@ -202,11 +202,13 @@ class CocoDataset(Dataset[Sample]):
             UserError: the image is missing, truncated or unreadable, or its size is not the one
                 that the annotation file states.
         """
+        import torch
+
         index = range(len(self))[index]
         pixels = read_image(
             self.images_path / self._file_names[index], self._sizes[index], self.where
         )
-        objects = self._objects(index)
+        objects = self.objects(index)
         return Sample(
             image_id=self.image_ids[index],
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
@@ -216,7 +218,8 @@ class CocoDataset(Dataset[Sample]):
             object_ids=torch.from_numpy(objects.ids),
         )
 
-    def _objects(self, index: int) -> Annotations:
+    def objects(self, index: int) -> Annotations:
+        """Return the usable objects of image ``index``, without reading it."""
         return self._annotations[self._rows[self._offsets[index] : self._offsets[index + 1]]]
 
     @property
@@ -273,7 +276,7 @@ class CocoDataset(Dataset[Sample]):
 
     def object_areas(self, index: int) -> np.ndarray:
         """Return the areas (N,) in px^2 of the objects of image ``index``, without reading it."""
-        return self._objects(index).object_areas
+        return self.objects(index).object_areas
 
     def indices_with_objects(self) -> list[int]:
         """Return the indices of the images that hold at least one object."""

@@ -34,12 +34,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.distributed import single_process
 from rethink_heads.errors import UserError, shown
 from rethink_heads.files import cache_folder, cannot_read, open_file, sha256, write_text
 from rethink_heads.locking import hold
 from rethink_heads.machine import core_count
-from rethink_heads.progress import ProgressReport
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.data.shapes_drawing import (
     CLASS_NAMES,
     Part,
@@ -33,7 +34,6 @@ from rethink_heads.distributed import single_process
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE, atomic_path, cache_folder, is_folder
 from rethink_heads.locking import hold
-from rethink_heads.progress import ProgressReport
 
 # Raise it with every change that alters an image or a box: it is in the cache folder's name.
 SHAPES_VERSION = 1

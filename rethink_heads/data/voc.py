@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.data.coco_json import CONVERTED_FROM, LARGEST_COORDINATE, parse_flag, text
 from rethink_heads.data.images import SUFFIXES, Size, true_size
 from rethink_heads.distributed import single_process
@@ -44,7 +45,6 @@ from rethink_heads.files import (
     write_text,
 )
 from rethink_heads.locking import hold
-from rethink_heads.progress import ProgressReport
 
 log = logging.getLogger(__name__)
 

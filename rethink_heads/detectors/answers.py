@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sysconfig
 import traceback
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from rethink_heads.detectors.base import (
     Features,
     HeadOutput,
     RoIFeatures,
-    SupportsPropose,
 )
 from rethink_heads.errors import UserError
 
@@ -61,41 +60,81 @@ def on_image(detector_name: str, image_id: int) -> Iterator[None]:
 
 
 def predict(
-    detector: Detector, features: Features, roi_features: RoIFeatures, boxes: Tensor
+    detector: Detector,
+    features: Features,
+    roi_features: RoIFeatures,
+    boxes: Tensor,
+    name: str = "`predict`",
 ) -> dict[str, HeadOutput]:
     """What each head says of boxes (N, 4), without gradients.
 
+    Args:
+        detector, features, roi_features, boxes: as of :class:`~rethink_heads.detectors.base.Detector`.
+        name: how messages call what gave it.
+
     Raises:
-        UserError: it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for.
+        UserError: it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for: finite scores (N, K) from
+            0 to 1 and boxes (N, K, 4) of each head.
     """
-    outputs = detector.predict(features, roi_features, boxes)
-    check_outputs(outputs, detector.heads, len(boxes), len(detector.class_names), "`predict`")
+    outputs: Any = detector.predict(features, roi_features, boxes)
+    heads, rows, classes = detector.heads, len(boxes), len(detector.class_names)
+    if not isinstance(outputs, dict) or set(outputs) != set(heads):
+        raise UserError(
+            f"{name} gave {brief(outputs)}, where a dict with the heads {', '.join(heads)} is expected"
+        )
+    for head, output in outputs.items():
+        said = f"{name} ({head})"
+        if not isinstance(output, HeadOutput):
+            raise UserError(f"{said} gave {brief(output)}, where a HeadOutput is expected")
+        for attribute, expected in (("scores", (rows, classes)), ("boxes", (rows, classes, 4))):
+            value = getattr(output, attribute)
+            fits = _are_numbers(value) and value.is_floating_point()
+            if not fits or tuple(value.shape) != expected:
+                raise UserError(
+                    f"{said} gave {attribute} of {brief(value)}, where floating-point numbers of the shape {expected}"
+                    f" are expected: {rows} boxes, {classes} classes without background"
+                )
+            check_finite(f"{said} gave {attribute}", value)
+        _check_range(output.scores, said)
     return {
         head: HeadOutput(output.scores.detach().clamp(0, 1), output.boxes.detach())
         for head, output in outputs.items()
     }
 
 
-def propose(detector: SupportsPropose, image: Tensor) -> tuple[Features, Tensor]:
+def propose(detector: Any, image: Tensor, name: str = "`propose`") -> tuple[Features, Tensor]:
     """Features of a uint8 RGB image (3, H, W) and the detector's own proposals (M, 4), without gradients.
 
     Raises:
-        UserError: it gives something else.
+        UserError: ``name``, which the message begins with, gives something else.
     """
     answer = detector.propose(image)
-    check_proposals(answer, "`propose`")
+    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
+    if not is_pair or not _are_boxes(answer[1]):
+        raise UserError(
+            f"{name} gave {brief(answer)}, where the image's features and boxes (M, 4) are expected"
+        )
     features, boxes = answer
+    _check_corners(boxes, name)
     return features, boxes.detach() if boxes.is_floating_point() else boxes.float()
 
 
-def detect(detector: Any, image: Tensor) -> dict[str, Detections]:
-    """By head: final detections in a uint8 RGB image (3, H, W), without gradients.
+def detect(detector: Any, image: Tensor, name: str = "`detect`") -> dict[str, Detections]:
+    """By head, of one or more: final detections in a uint8 RGB image (3, H, W), without gradients.
 
     Raises:
-        UserError: they are not what :class:`~rethink_heads.detectors.base.Detections` asks for.
+        UserError: ``name``, which the message begins with, gives something else than
+            :class:`~rethink_heads.detectors.base.Detections`, whose labels are 0..K-1.
     """
     answer = detector.detect(image)
-    check_detections(answer, detector.heads, len(detector.class_names), "`detect`")
+    heads, classes = detector.heads, len(detector.class_names)
+    is_by_head = isinstance(answer, dict) and set(answer) <= set(heads)
+    if not is_by_head or not all(isinstance(each, Detections) for each in answer.values()):
+        raise UserError(
+            f"{name} gave {brief(answer)}, where a dict of Detections by the heads {', '.join(heads)} is expected"
+        )
+    for head, each in answer.items():
+        _check_detections(each, classes, f"{name} ({head})")
     return {
         head: Detections(each.boxes.detach(), each.scores.detach().clamp(0, 1), each.labels)
         for head, each in answer.items()
@@ -134,68 +173,7 @@ def check_loaded(weights: Iterable[tuple[str, Tensor]], where: str) -> None:
         )
 
 
-def check_outputs(
-    outputs: Any, heads: Collection[str], boxes: int, classes: int, name: str
-) -> None:
-    """Raise UserError unless there are finite scores (N, K) from 0 to 1 and boxes (N, K, 4) of each head.
-
-    Args:
-        outputs: what ``predict`` gave.
-        heads: the detector's.
-        boxes, classes: N and K.
-        name: how messages call what gave it.
-    """
-    if not isinstance(outputs, dict) or set(outputs) != set(heads):
-        raise UserError(
-            f"{name} gave {brief(outputs)}, where a dict with the heads {', '.join(heads)} is expected"
-        )
-    for head, output in outputs.items():
-        _check_output(output, boxes, classes, f"{name} ({head})")
-
-
-def _check_output(output: Any, boxes: int, classes: int, name: str) -> None:
-    if not isinstance(output, HeadOutput):
-        raise UserError(f"{name} gave {brief(output)}, where a HeadOutput is expected")
-    for attribute, expected in (("scores", (boxes, classes)), ("boxes", (boxes, classes, 4))):
-        value = getattr(output, attribute)
-        if not _are_floats(value) or tuple(value.shape) != expected:
-            raise UserError(
-                f"{name} gave {attribute} of {brief(value)}, where floating-point numbers of the shape {expected} are"
-                f" expected: {boxes} boxes, {classes} classes without background"
-            )
-        check_finite(f"{name} gave {attribute}", value)
-    _check_range(output.scores, name)
-
-
-def check_proposals(answer: Any, name: str) -> None:
-    """Raise UserError unless ``propose`` gave features and finite boxes (M, 4)."""
-    is_pair = isinstance(answer, tuple | list) and len(answer) == 2
-    if not is_pair or not _are_boxes(answer[1]):
-        raise UserError(
-            f"{name} gave {brief(answer)}, where the image's features and boxes (M, 4) are expected"
-        )
-    _check_corners(answer[1], name)
-
-
-def check_detections(answer: Any, heads: Collection[str], classes: int, name: str) -> None:
-    """Raise UserError unless ``detect`` gave boxes (M, 4), scores and labels (M,) of one or more heads.
-
-    Args:
-        answer: what it gave.
-        heads: the detector's.
-        classes: K; labels are 0..K-1.
-        name: how messages call what gave it.
-    """
-    is_by_head = isinstance(answer, dict) and set(answer) <= set(heads)
-    if not is_by_head or not all(isinstance(each, Detections) for each in answer.values()):
-        raise UserError(
-            f"{name} gave {brief(answer)}, where a dict of Detections by the heads {', '.join(heads)} is expected"
-        )
-    for head, each in answer.items():
-        _check_head(each, classes, f"{name} ({head})")
-
-
-def _check_head(found: Detections, classes: int, name: str) -> None:
+def _check_detections(found: Detections, classes: int, name: str) -> None:
     boxes, scores, labels = found.boxes, found.scores, found.labels
     fine = _are_boxes(boxes) and all(
         _are_numbers(each) and tuple(each.shape) == (len(boxes),) for each in (scores, labels)
@@ -232,10 +210,6 @@ def _check_range(scores: Tensor, name: str) -> None:
 
 def _are_boxes(boxes: Any) -> bool:
     return _are_numbers(boxes) and boxes.dim() == 2 and boxes.shape[1] == 4
-
-
-def _are_floats(value: Any) -> bool:
-    return _are_numbers(value) and value.is_floating_point()
 
 
 def _are_numbers(value: Any) -> bool:

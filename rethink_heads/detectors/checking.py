@@ -10,14 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rethink_heads.detectors.answers import (
-    brief,
-    check_detections,
-    check_outputs,
-    check_proposals,
-    first_line,
-    user_code,
-)
+from rethink_heads.detectors.answers import brief, detect, first_line, predict, propose, user_code
 from rethink_heads.detectors.base import Detector, HeadOutput, RoIFeatures, supports
 from rethink_heads.detectors.fingerprint import modules_in
 from rethink_heads.errors import UserError
@@ -51,7 +44,7 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
             raises something; the message says which method gave what.
     """
     with user_code(f"`class_names`, `heads` or `device` of {name}"):
-        classes = _names(detector.class_names, "class_names", name)
+        _names(detector.class_names, "class_names", name)
         heads = _names(detector.heads, "heads", name)
         if len(set(heads)) < len(heads) or not all(HEAD_NAME.fullmatch(head) for head in heads):
             raise UserError(
@@ -73,27 +66,22 @@ def check_detector(detector: Detector, name: str = "the detector") -> None:
             f"`device` of {name} is {device}, which cannot be used here ({first_line(error)[:200]})"
         ) from error
     with _unchanged(detector, device, name), torch.inference_mode():
-        first, pooled = _outputs_of(detector, image, boxes, heads, len(classes), name)
-        again, _ = _outputs_of(detector, image, boxes, heads, len(classes), name)
+        first, pooled = _outputs_of(detector, image, boxes, name)
+        again, _ = _outputs_of(detector, image, boxes, name)
         _check_same(
             first, again, f"`predict` of {name} gave other {{}} for the same image and boxes again"
         )
-        alone, _ = _outputs_of(detector, image, boxes[:1], heads, len(classes), name)
+        alone, _ = _outputs_of(detector, image, boxes[:1], name)
         _check_same(
             {head: HeadOutput(each.scores[:1], each.boxes[:1]) for head, each in first.items()},
             alone,
             f"`predict` of {name} gave other {{}} for a box alone than for the same box among three",
         )
-        _check_optional(detector, image, pooled, heads, len(classes), name)
+        _check_optional(detector, image, pooled, name)
 
 
 def _outputs_of(
-    detector: Detector,
-    image: Tensor,
-    boxes: Tensor,
-    heads: tuple[str, ...],
-    classes: int,
-    name: str,
+    detector: Detector, image: Tensor, boxes: Tensor, name: str
 ) -> tuple[dict[str, HeadOutput], RoIFeatures]:
     """By head the outputs for boxes of an image, and their RoI features, all of the right shapes."""
     with user_code(f"`extract` of {name}"):
@@ -101,11 +89,11 @@ def _outputs_of(
     with user_code(f"`pool` of {name}"):
         pooled = detector.pool(features, boxes)
     _check_maps(pooled, 4, len(boxes), f"`pool` of {name}", f" for {len(boxes)} boxes")
-    with user_code(f"`predict` of {name}"):
-        outputs = detector.predict(features, pooled, boxes)
-    check_outputs(outputs, heads, len(boxes), classes, f"`predict` of {name}")
+    said = f"`predict` of {name}"
+    with user_code(said):
+        outputs = predict(detector, features, pooled, boxes, said)
     for head, output in outputs.items():
-        _check_place(output, f"`predict` of {name} ({head})")
+        _check_place(output, f"{said} ({head})")
     return outputs, pooled
 
 
@@ -180,37 +168,25 @@ def _check_place(output: HeadOutput, name: str) -> None:
         )
 
 
-def _check_optional(
-    detector: Detector,
-    image: Tensor,
-    pooled: RoIFeatures,
-    heads: tuple[str, ...],
-    classes: int,
-    name: str,
-) -> None:
+def _check_optional(detector: Detector, image: Tensor, pooled: RoIFeatures, name: str) -> None:
     """Call each optional method that a detector has, and look at what it gives."""
-    arguments: dict[str, tuple[Any, ...]] = {"propose": (image,), "detect": (image,)}
-    arguments |= {"output_maps": (pooled,), "weight_maps": ()}
-    for method, given in arguments.items():
-        if not supports(detector, method):
-            continue
-        said = f"`{method}` of {name}"
-        with user_code(said):
-            answer = getattr(detector, method)(*given)
-        if method == "propose":
-            check_proposals(answer, said)
-        elif method == "output_maps":
-            count = len(next(iter(pooled.values()))) if pooled else None
-            _check_maps(answer, 4, count, said)
-        elif method == "weight_maps":
-            _check_maps(answer, 3, None, said)
-        else:
-            check_detections(answer, heads, classes, said)
-            for head, found in answer.items():
-                if bool((found.scores[1:] > found.scores[:-1]).any()):
-                    raise UserError(
-                        f"{said} ({head}) gave detections out of order; the best first, by falling score, are expected"
-                    )
+    if supports(detector, "propose"):
+        with user_code(said := f"`propose` of {name}"):
+            propose(detector, image, said)
+    if supports(detector, "detect"):
+        with user_code(said := f"`detect` of {name}"):
+            by_head = detect(detector, image, said)
+        for head, found in by_head.items():
+            if bool((found.scores[1:] > found.scores[:-1]).any()):
+                raise UserError(
+                    f"{said} ({head}) gave detections out of order; the best first, by falling score, are expected"
+                )
+    count = len(next(iter(pooled.values()))) if pooled else None
+    for method, given, dimensions in (("output_maps", (pooled,), 4), ("weight_maps", (), 3)):
+        if supports(detector, method):
+            with user_code(said := f"`{method}` of {name}"):
+                maps = getattr(detector, method)(*given)
+            _check_maps(maps, dimensions, count if dimensions == 4 else None, said)
 
 
 def _check_maps(maps: Any, dimensions: int, count: int | None, name: str, about: str = "") -> None:

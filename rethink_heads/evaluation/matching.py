@@ -35,7 +35,7 @@ MOST_DETECTIONS = 100
 NO_OBJECT = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadDetections:
     """One head's N detections, by image and in each by falling score, those of equal score as they were found.
 
@@ -58,7 +58,7 @@ class Matches:
         true: (A, T, N) whether it is a true positive, by size and IoU threshold.
         counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
             as is one of a class and image that has a hundred better ones.
-        objects: (N,) row in :class:`GroundTruth` of the object it is matched to at the first threshold, -1 for none.
+        objects: (T, N) row in :class:`GroundTruth` of the object it is matched to, of all sizes, -1 for none.
     """
 
     true: Flags
@@ -103,6 +103,11 @@ class GroundTruth:
     def class_count(self) -> int:
         """K."""
         return len(self.dataset.category_ids)
+
+    @property
+    def findable(self) -> Flags:
+        """(G,) whether an object is to be found at all: it is no crowd."""
+        return ~self.crowd & _within(self.areas, _AREA_LIMITS[:1])[0]
 
     def index(self, image_ids: Any) -> Indices:
         """Positions (N,) of image ids (N,) in ``image_ids``."""
@@ -200,7 +205,7 @@ def match_detections(
     is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
     is_ignored |= ~is_matched & ~_within(head.boxes[:, 2:].prod(axis=1), limits)[:, None]
     counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
-    return Matches(is_matched & counted, counted, objects[0, 0])
+    return Matches(is_matched & counted, counted, objects[0])
 
 
 def _within(areas: Array, limits: Array) -> Flags:

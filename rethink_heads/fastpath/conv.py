@@ -44,7 +44,12 @@ MAPS_OF_NON_LOCAL = 1
 
 
 class FastConv:
-    """The blocks of a conv-head and the average over the RoI.
+    """The blocks of a conv-head and the average over the RoI; ``FastFC`` has the same methods and attributes.
+
+    Attributes:
+        pooled_dtype: of the RoI features that it takes, and of pooling them.
+        hidden_dtype: of the hidden features that it gives.
+        width: their length.
 
     Args:
         head: in evaluation mode; its weights are copied.

@@ -4,44 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from rethink_heads.fastpath.pooling import LevelRoIs, PyramidRoIs, pool_blocks
-from rethink_heads.heads import HeadConfiguration
+from rethink_heads.fastpath.conv import FastConv
+from rethink_heads.fastpath.fc import FastFC
+from rethink_heads.fastpath.pooling import PyramidRoIs, pool_blocks
+from rethink_heads.structures import HeadConfiguration
 
 MEBIBYTE = 2**20
 COORDINATES = 4
 
 
-class BranchLayers(Protocol):
-    """A branch's layers up to its predictor.
-
-    Attributes:
-        pooled_dtype: of the RoI features that it takes, and of pooling them.
-        hidden_dtype: of the hidden features that it gives.
-        width: their length.
-    """
-
-    pooled_dtype: torch.dtype
-    hidden_dtype: torch.dtype
-    width: int
-
-    def batch_size(self, device: torch.device, memory: int) -> int:
-        """RoIs to take at once where ``memory`` bytes may be held."""
-        ...
-
-    def from_level(self, level: LevelRoIs, memory: int) -> Tensor | None:
-        """(N, width) for all of a level's RoIs without their features, or None where that does not pay."""
-        ...
-
-    def from_features(self, pooled: Tensor) -> Tensor:
-        """(N, width) for RoI features (N, S, S, C)."""
-        ...
+BranchLayers: TypeAlias = FastFC | FastConv
+"""A branch's layers up to its predictor."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.distributed import Processes, is_first_process, processes
 from rethink_heads.errors import UserError
@@ -38,7 +39,6 @@ from rethink_heads.files import (
 from rethink_heads.locking import hold, results_folder
 from rethink_heads.measure.provenance import differences, file_provenance
 from rethink_heads.measure.store_files import OBJECTS_NAME, relabel, stored_provenance
-from rethink_heads.progress import ProgressReport
 
 logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
+from rethink_heads.data.detections import CORNERS, DETECTION_COLUMNS, DETECTION_TYPES, in_order
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
@@ -20,20 +21,6 @@ from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.provenance import IMAGE_FILES, dataset_provenance, file_provenance
 
 DETECTIONS_NAME = "detections.parquet"
-DETECTION_TYPES: Mapping[str, str] = {
-    "image_id": "int64",
-    "detector": "str",
-    "head": "str",
-    "label": "int64",
-    "x1": "float64",
-    "y1": "float64",
-    "x2": "float64",
-    "y2": "float64",
-    "score": "float64",
-}
-DETECTION_COLUMNS = tuple(DETECTION_TYPES)
-CORNERS = ["x1", "y1", "x2", "y2"]
-"""``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
 
 def detect_dataset(
@@ -158,11 +145,3 @@ def detection_frame(
         frames.append(pd.DataFrame(columns, index=range(len(corners))))
     merged = pd.concat(frames) if frames else pd.DataFrame(columns=list(DETECTION_COLUMNS))
     return merged[list(DETECTION_COLUMNS)].astype(DETECTION_TYPES).reset_index(drop=True)
-
-
-def in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """Detections sorted by detector, head, image and falling score, equal scores as they came."""
-    falling = frame.assign(falling=-frame["score"])
-    keys = ["detector", "head", "image_id", "falling"]
-    ordered = falling.sort_values(keys, kind="stable").drop(columns="falling")
-    return ordered.astype(DETECTION_TYPES).reset_index(drop=True)

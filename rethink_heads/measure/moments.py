@@ -13,9 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from rethink_heads.detectors.answers import NOT_FINITE
 from rethink_heads.errors import UserError
 from rethink_heads.proposals import IOU_BINS
 
@@ -87,6 +85,8 @@ def proposal_values(
     values = {"iou": _float64(iou), "score": _float64(score)}
     wrong = ~(np.isfinite(values["score"]) & np.isfinite(boxes).all(axis=1))
     if wrong.any():
+        from rethink_heads.detectors.answers import NOT_FINITE
+
         raise UserError(
             f"the head gave scores or boxes for {int(wrong.sum())} of {len(wrong)} proposals {NOT_FINITE}"
         )
@@ -181,7 +181,7 @@ def _iou_with(boxes: Array, target: Array) -> Array:
 
 
 def _float64(values: ArrayLike) -> Array:
-    if isinstance(values, torch.Tensor):
-        # By torch, because numpy lacks bfloat16.
+    if hasattr(values, "detach"):
+        # A tensor, turned by torch, because numpy lacks bfloat16.
         values = values.detach().double().cpu().numpy()
     return np.asarray(values, dtype=np.float64)

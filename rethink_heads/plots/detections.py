@@ -15,13 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from rethink_heads.plots.correlation import (
-    draw_curves,
-    draw_dots,
-    from_zero,
-    name_categories,
-    unit_axes,
-)
 from rethink_heads.plots.layout import (
     bar_handle,
     caption_below,
@@ -29,6 +22,13 @@ from rethink_heads.plots.layout import (
     legend_above,
     line_handles,
     panel_grid,
+)
+from rethink_heads.plots.panels import (
+    draw_curves,
+    draw_dots,
+    from_zero,
+    name_categories,
+    unit_axes,
 )
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,

@@ -14,15 +14,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rethink_heads.plots.correlation import (
-    COEFFICIENTS,
-    curve_handles,
-    draw_curves,
-    draw_dots,
-    plot_pcc,
-    plot_score_by_iou,
-    unit_axes,
-)
 from rethink_heads.plots.layout import (
     add_colour_bar,
     caption_below,
@@ -35,10 +26,17 @@ from rethink_heads.plots.layout import (
     title_maps,
     trim_height,
 )
-from rethink_heads.plots.regression import (
+from rethink_heads.plots.panels import (
+    COEFFICIENTS,
+    curve_handles,
+    draw_curves,
+    draw_dots,
     plot_error_components,
     plot_gain,
+    plot_pcc,
     plot_regressed_iou_by_iou,
+    plot_score_by_iou,
+    unit_axes,
 )
 from rethink_heads.plots.spatial import (
     change_norm,

@@ -33,8 +33,10 @@ from rethink_heads.plots.style import (
 )
 
 VERSIONS_NAME = "drawn-with.json"
-# Width of a letter of a title, in inches.
+# Width of a letter of a title, and at most of a legend, in inches.
 TITLE_LETTER = 0.065
+# Width of what stands beside a legend's labels, in inches.
+LEGEND_HANDLE = 0.5
 # Width of a letter and height of a line of a caption, in inches.
 CAPTION_LETTER, CAPTION_LINE = 0.046, 0.115
 CAPTION_PADDING = 0.07
@@ -174,19 +176,24 @@ def title_maps(
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend above all panels, in as few rows as the figure's width allows.
+    """One legend above all panels, in as few rows as the figure's width allows; labels that are wider go on below.
 
     A figure grows by what more than two rows need, so that many heads do not squeeze its panels.
     """
     for columns in range(len(handles), 0, -1):
         with paper_style():
             legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns)
-        width = legend.get_window_extent().width / figure.dpi
-        if width <= figure.get_figwidth() - 0.2 or columns == 1:
-            height = legend.get_window_extent().height / figure.dpi
-            figure.set_figheight(figure.get_figheight() + max(0.0, height - TWO_ROWS))
-            return
-        legend.remove()
+        if legend.get_window_extent().width / figure.dpi <= figure.get_figwidth() - 0.2:
+            break
+        if columns > 1:
+            legend.remove()
+    else:
+        letters = int((figure.get_figwidth() - LEGEND_HANDLE) / TITLE_LETTER)
+        for text in legend.get_texts():
+            text.set_text("\n".join(_NameWrapper(letters).wrap(text.get_text())))
+            text.set_linespacing(TIGHT_LINES)
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + max(0.0, height - TWO_ROWS))
 
 
 def caption_below(figure: Figure, *sentences: str) -> None:

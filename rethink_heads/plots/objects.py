@@ -12,8 +12,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from rethink_heads.plots.correlation import unit_axes
 from rethink_heads.plots.layout import legend_above, panel_grid
+from rethink_heads.plots.panels import unit_axes
 from rethink_heads.plots.style import (
     INK,
     PAGE_WIDTH,

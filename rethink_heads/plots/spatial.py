@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from rethink_heads.plots.correlation import draw_curves, from_zero
 from rethink_heads.plots.layout import line_handles, map_panel, panel
+from rethink_heads.plots.panels import draw_curves, from_zero
 from rethink_heads.plots.style import FAINT, GRID, INK, Series, dress
 
 Array = npt.NDArray[Any]

@@ -19,8 +19,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from rethink_heads.plots.correlation import dodge
 from rethink_heads.plots.layout import bar_handle, legend_above, panel_grid
+from rethink_heads.plots.panels import dodge
 from rethink_heads.plots.style import (
     FAINT,
     GRID,

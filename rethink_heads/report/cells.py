@@ -141,23 +141,19 @@ def to_markdown(
     frame: pd.DataFrame,
     *,
     names: Mapping[str, str] | None = None,
-    digits: int = 3,
-    scale: float = 1.0,
-    formats: Mapping[str, str] | None = None,
     note: str | None = None,
+    **settings: Any,
 ) -> str:
     """Return a frame as a Markdown table (GitHub's), a line a row.
 
     Args:
-        frame, digits, scale, formats: as of :func:`text_cells`.
+        frame, settings: as of :func:`text_cells`.
         names: headers, by column; a column is its own header by default.
         note: a paragraph under the table.
     """
-    cells = text_cells(frame, digits=digits, scale=scale, formats=formats)
     # The brackets of an interval are no link.
-    rows = _escaped(frame, cells, _markdown, estimates=str)
-    dashes = ["---:" if right else "---" for right in _numeric(frame, cells)]
-    headers = [_markdown((names or {}).get(str(name), str(name))) for name in cells]
+    headers, rows, numeric = _table(frame, names, settings, _markdown, estimates=str)
+    dashes = ["---:" if right else "---" for right in numeric]
     lines = [f"| {' | '.join(row)} |" for row in (headers, dashes, *rows)]
     if note:
         lines += ["", " ".join(note.split())]
@@ -168,31 +164,29 @@ def to_latex(
     frame: pd.DataFrame,
     *,
     names: Mapping[str, str] | None = None,
-    digits: int = 3,
-    scale: float = 1.0,
-    formats: Mapping[str, str] | None = None,
     note: str | None = None,
     caption: str | None = None,
     label: str | None = None,
     groups: Sequence[object] | None = None,
     wide: bool = False,
+    **settings: Any,
 ) -> str:
     """Return a frame as a LaTeX table with booktabs' rules, which needs ``\\usepackage{booktabs}``.
 
     Args:
-        frame, names, digits, scale, formats: as of :func:`to_markdown`.
+        frame, names, settings: as of :func:`to_markdown`.
         note: added to the caption, or a line under the table where there is none.
         caption, label: of the float; the table stands alone, without one, where both are None.
         groups: of each row; a little space is left between rows of different groups.
         wide: over both columns of the page.
     """
-    cells = text_cells(frame, digits=digits, scale=scale, formats=formats)
-    # The brackets of an interval come after a number, so that no command takes them for its option.
-    rows = _escaped(
-        frame, cells, _latex, lambda text: _latex(text).replace("{[}", "[").replace("{]}", "]")
-    )
-    headers = [_latex((names or {}).get(str(name), str(name))) for name in cells]
-    alignment = "".join("r" if right else "l" for right in _numeric(frame, cells))
+
+    def with_brackets(text: str) -> str:
+        """Those of an interval come after a number, so that no command takes them for its option."""
+        return _latex(text).replace("{[}", "[").replace("{]}", "]")
+
+    headers, rows, numeric = _table(frame, names, settings, _latex, with_brackets)
+    alignment = "".join("r" if right else "l" for right in numeric)
     lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _latex_row(headers), r"\midrule"]
     for index, row in enumerate(rows):
         if groups is not None and index and groups[index] != groups[index - 1]:
@@ -211,24 +205,27 @@ def to_latex(
     return "\n".join([*above, *lines, rf"\end{{{float_name}}}"]) + "\n"
 
 
-def _escaped(
+def _table(
     frame: pd.DataFrame,
-    cells: pd.DataFrame,
+    names: Mapping[str, str] | None,
+    settings: Mapping[str, Any],
     escape: Callable[[str], str],
     estimates: Callable[[str], str],
-) -> list[list[str]]:
-    """The rows of cells, those of estimates escaped in their own way."""
-    escapes = [estimates if name in estimate_columns(frame) else escape for name in cells]
-    return [
+) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Headers, rows of cells, those of estimates escaped in their own way, and which columns are of numbers."""
+    cells = text_cells(frame, **settings)
+    headers = [escape((names or {}).get(str(name), str(name))) for name in cells]
+    are_estimates = [name in estimate_columns(frame) for name in cells]
+    escapes = [estimates if each else escape for each in are_estimates]
+    rows = [
         [each(cell) for each, cell in zip(escapes, row, strict=True)]
         for row in cells.itertuples(index=False, name=None)
     ]
-
-
-def _numeric(frame: pd.DataFrame, cells: pd.DataFrame) -> list[bool]:
-    """Whether each column of cells is of numbers."""
-    estimates = estimate_columns(frame)
-    return [name in estimates or bool(pd.api.types.is_numeric_dtype(frame[name])) for name in cells]
+    numeric = [
+        each or bool(pd.api.types.is_numeric_dtype(frame[name]))
+        for name, each in zip(cells, are_estimates, strict=True)
+    ]
+    return headers, rows, numeric
 
 
 def _scaled(value: Any, scale: float) -> float:

@@ -10,10 +10,11 @@ A row has the columns of the CSV file of that table; what is not a finite number
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rethink_heads.distributed import is_first_process
+from rethink_heads.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +54,7 @@ class Report:
         self.files: list[Path] = []
         self._parts: list[tuple[bool, Callable[[], None]]] = []
         self._marks: set[str] = set()
+        self._failure: UserError | None = None
 
     def data(self, **tables: pd.DataFrame | Iterable[Mapping[str, Any]]) -> None:
         """Add tables to the JSON: frames, or rows."""
@@ -79,6 +82,14 @@ class Report:
         if legend:
             self.lines(*legend, full=full)
 
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Keep a UserError of writing files until what was found is printed; :meth:`end` raises it."""
+        try:
+            yield
+        except UserError as error:
+            self._failure = error
+
     def end(self, as_json: bool = False, full: bool = False, more: str = "") -> None:
         """Print it.
 
@@ -86,11 +97,19 @@ class Report:
             as_json: JSON instead of the screen.
             full: the rest of the tables, too.
             more: where everything else lies.
+
+        Raises:
+            UserError: an :meth:`attempt` failed.
         """
         if as_json:
             shape = {"tables": self.tables, "files": self.files}
             print_json({"command": self.command, **shape, "provenance": self.provenance})
-            return
+        else:
+            self._show(full, more)
+        if self._failure is not None:
+            raise self._failure
+
+    def _show(self, full: bool, more: str) -> None:
         shown = [part for only_full, part in self._parts if full or not only_full]
         for part in shown:
             part()

@@ -23,7 +23,7 @@ from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.calibration import calibration_of
 from rethink_heads.evaluation.errors import errors_of
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.stages import DETECTIONS, POSITIVE_IOU
+from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
     AnalysisInputs,

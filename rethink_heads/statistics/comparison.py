@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.heads.structures import HEAD_CONFIGURATIONS
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
@@ -53,6 +52,7 @@ from rethink_heads.statistics.sums import (
     root_mean_square,
     standard_deviation,
 )
+from rethink_heads.structures import HEAD_CONFIGURATIONS
 
 ON_BINS: Mapping[str, tuple[tuple[str, ...], Statistic]] = {
     "pcc": (PEARSON_SUMS, pearson_correlation),

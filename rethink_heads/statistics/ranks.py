@@ -33,7 +33,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.stages import DETECTIONS, POSITIVE_IOU, RPN
+from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU, RPN
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import (

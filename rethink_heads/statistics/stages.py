@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.stages import DETECTIONS, RPN, stage_measurements
+from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows

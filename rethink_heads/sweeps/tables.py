@@ -73,11 +73,7 @@ def sweep_table(
                 by_seed.append(row)
         rows += by_seed
         if len(plan.seeds) > 1 and by_seed:
-            mean = {**columns, "seed": MEAN}
-            for name in AP_NAMES:
-                values = pd.Series([row[name] for row in by_seed], dtype=float)
-                mean |= _estimate(name, values.mean(skipna=False), spread=values.std(skipna=False))
-            rows.append(mean)
+            rows.append({**columns, "seed": MEAN, **_over_seeds(by_seed, AP_NAMES)})
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=["point", "seed", *AP_NAMES])
 
 
@@ -85,6 +81,15 @@ def _estimate(
     name: str, value: float, low: float = np.nan, high: float = np.nan, spread: float = np.nan
 ) -> dict[str, float]:
     return {name: value, f"{name}{LOW}": low, f"{name}{HIGH}": high, f"{name}{SPREAD}": spread}
+
+
+def _over_seeds(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
+    """Mean and standard deviation over the rows of seeds."""
+    found: dict[str, float] = {}
+    for name in names:
+        values = pd.Series([row[name] for row in rows], dtype=float)
+        found |= _estimate(name, values.mean(skipna=False), spread=values.std(skipna=False))
+    return found
 
 
 def _ends(frame: pd.DataFrame, metric: str, name: str) -> list[float]:
@@ -130,10 +135,7 @@ def ordering_table(
                 by_seed.append({**names, "seed": str(seed), **estimate, "verdict": verdict})
         rows += by_seed
         if len(by_seed) > 1:
-            values = pd.Series([row["difference"] for row in by_seed], dtype=float)
-            estimate = _estimate(
-                "difference", values.mean(skipna=False), spread=values.std(skipna=False)
-            )
+            estimate = _over_seeds(by_seed, ["difference"])
             verdicts = {row["verdict"] for row in by_seed}
             verdict = verdicts.pop() if len(verdicts) == 1 else UNDECIDED
             rows.append({**names, "seed": ALL_SEEDS, **estimate, "verdict": verdict})

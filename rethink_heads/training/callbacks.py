@@ -14,10 +14,10 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from rethink_heads.config import Config
+from rethink_heads.console import duration
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read, write_torch
-from rethink_heads.progress import duration
 
 # What DetectionModule adds to Lightning's checkpoints.
 BACKBONE_KEY = "backbone"

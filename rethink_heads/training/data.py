@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -133,4 +133,6 @@ class DetectionData(lightning.LightningDataModule):
                 "give more images (training.validate_images) or start fewer processes"
             )
         mine = range(self.trainer.global_rank, len(self.val), self.trainer.world_size)
-        return DataLoader(self.val, sampler=list(mine), collate_fn=operator.itemgetter(0))
+        # Any list of images will do; its type alone says otherwise.
+        images = cast(Dataset[Any], self.val)
+        return DataLoader(images, sampler=list(mine), collate_fn=operator.itemgetter(0))

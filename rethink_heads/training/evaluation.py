@@ -6,37 +6,34 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from rethink_heads.console import ProgressReport
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import average_precision
-from rethink_heads.progress import ProgressReport
 
 Results = dict[str, list[dict[str, float]]]
 """By head: detections in COCO's result format."""
 
 
-def coco_results(
-    image_id: int, detections: Detections, category_ids: Sequence[int]
-) -> list[dict[str, float]]:
-    """One image's detections as COCO writes them: boxes as x, y, width, height."""
-    boxes = detections.boxes.double().cpu()
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": image_id, "category_id": category_ids[label], "bbox": box, "score": score}
-        for box, score, label in zip(
-            boxes.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True
-        )
-    ]
-
-
 def add_detections(
     results: Results, sample: Sample, found: Mapping[str, Detections], category_ids: Sequence[int]
 ) -> None:
-    """Adds an image's detections by head to the results."""
+    """Adds an image's detections by head to the results, boxes as x, y, width, height."""
     for head, detections in found.items():
-        results.setdefault(head, []).extend(coco_results(sample.image_id, detections, category_ids))
+        boxes = detections.boxes.double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        columns = (boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
+        results.setdefault(head, []).extend(
+            {
+                "image_id": sample.image_id,
+                "category_id": category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
+            for box, score, label in zip(*columns, strict=True)
+        )
 
 
 def precision_by_head(

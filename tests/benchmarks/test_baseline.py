@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 from typer.testing import CliRunner
 
-from benchmarks import bounds, comparison, machine, precision, report, scaling, speed, stages
-from benchmarks.baseline import tuned, using_threads
+from benchmarks import bounds, comparison, precision, report, scaling, speed
 from benchmarks.peak import growth
 from benchmarks.random_weights import SCORE_SPREAD, random_detector, settings
 from benchmarks.sides import Options, Sides, Variant, make_sides, ours
 from benchmarks.subjects import Moments, pcc, pooled_pcc, sampled, subjects
-from benchmarks.timing import in_turn
 from rethink_heads.config import Config
 from rethink_heads.fastpath.conv import FastConv
 from rethink_heads.heads import ConvHead, FCHead
@@ -113,52 +109,6 @@ def test_what_a_conv_head_does_in_place_is_counted(non_local: bool) -> None:
     assert done >= 0.98 * 10 * bounds.operations(head, 16)
 
 
-def test_stages_add_up_to_the_whole() -> None:
-    class Slow(nn.Module):
-        def __init__(self, seconds: float) -> None:
-            super().__init__()
-            self.seconds = seconds
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            time.sleep(self.seconds)
-            return x
-
-    pooler, head = Slow(0.02), nn.Module()
-    head.add_module("fc6", Slow(0.03))
-    head.add_module("fc7", Slow(0.01))
-    x = torch.zeros(1)
-    found = stages.module_seconds(
-        pooler, head, lambda: [layer(x) for layer in (pooler, *head.children(), Slow(0.02))]
-    )
-    assert found["pool"] >= 0.02
-    assert found["linear"] >= 0.04
-    assert found["rest"] >= 0.02
-    assert found["total"] == pytest.approx(sum(found[name] for name in ("pool", "linear", "rest")))
-
-
-def test_tuning_takes_the_quickest(sides: Sides) -> None:
-    slow = {64: 0.02, 128: 0.0, 256: 0.01}
-    best, seconds = tuned(
-        sides.baseline, lambda tried: time.sleep(slow[tried.chunk]), 1, tuple(slow)
-    )
-    assert best.chunk == 128
-    assert set(seconds) == {(1, chunk) for chunk in slow}
-
-
-def test_threads_are_as_before_afterwards() -> None:
-    before = torch.get_num_threads()
-    with using_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before
-
-
-def test_works_are_done_in_turn() -> None:
-    done: list[str] = []
-    times = in_turn({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, 2)
-    assert done == ["a", "b", "a", "b"]
-    assert set(times) == {"a", "b"}
-
-
 def test_peak_memory_is_that_of_the_work() -> None:
     assert growth(prepare_block, 50) == pytest.approx(100, abs=15)
 
@@ -233,15 +183,6 @@ def test_pooled_correlation_is_that_of_all_together() -> None:
     a, b = torch.cat(pairs, dim=1)
     found = pooled_pcc(Moments.of(*pair) for pair in pairs)
     assert found == pytest.approx(pcc(a, b), abs=1e-9)
-
-
-def test_the_machine_says_what_it_is() -> None:
-    said = machine.description(torch.device("cpu"), 1)
-    assert said["threads"].startswith("1 of ")
-    assert torch.__version__ in said["torch"]
-    assert (
-        machine.best_rate({"a float32": 2.0, "b float32": 3.0, "c bfloat16": 9.0}, "float32") == 3e9
-    )
 
 
 def test_the_figure_of_growth_has_a_panel_for_each_series() -> None:

@@ -16,7 +16,7 @@ from benchmarks.synthetic import (
     write_measurements,
     write_parts,
 )
-from rethink_heads.measure.stages import STAGE_COLUMNS
+from rethink_heads.measure.stage_boxes import STAGE_COLUMNS
 from rethink_heads.measure.store import Measurements
 
 

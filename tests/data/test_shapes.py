@@ -1,4 +1,4 @@
-"""The generated set: the same from the same seed, written whole or not at all, and hard enough."""
+"""The generated set: the same from the same seed, written whole or not at all, and hard enough; its boxes are tight."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rethink_heads.data import shapes
 from rethink_heads.data.coco import CocoDataset
@@ -20,7 +22,14 @@ from rethink_heads.data.shapes import (
     scene_generator,
     shapes_root,
 )
-from rethink_heads.data.shapes_drawing import CLASS_NAMES
+from rethink_heads.data.shapes_drawing import (
+    CLASS_NAMES,
+    Part,
+    contrasting_colour,
+    extent,
+    make_parts,
+    rasterise,
+)
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE
 
@@ -163,3 +172,64 @@ def test_the_scenes_are_as_varied_as_they_should_be(scenes: list[list[SceneObjec
     assert 0.08 < (visible < 0.97).mean() < 0.4
     at_border = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == IMAGE_SIZE).any(1)
     assert 0.02 < at_border.mean() < 0.25
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    class_name=st.sampled_from(CLASS_NAMES),
+    size=st.floats(11, 150),
+    seed=st.integers(0, 2**31),
+    x=st.floats(-40, 300),
+    y=st.floats(-40, 300),
+)
+def test_box_is_tight(class_name: str, size: float, seed: int, x: float, y: float) -> None:
+    parts = make_parts(class_name, size, np.random.default_rng(seed))
+    stamp = rasterise(parts, (x, y))
+    rows, columns = np.flatnonzero(stamp.mask.any(1)), np.flatnonzero(stamp.mask.any(0))
+    left, top = stamp.left + columns[0], stamp.top + rows[0]
+    right, bottom = stamp.left + columns[-1] + 1, stamp.top + rows[-1] + 1
+    # The box lies in the outermost pixels that the mask touches ...
+    assert left <= stamp.box[0] < left + 1
+    assert top <= stamp.box[1] < top + 1
+    assert right - 1 < stamp.box[2] <= right
+    assert bottom - 1 < stamp.box[3] <= bottom
+    # ... and is the polygons' own box, to within a sample (PIL fills the samples on a border).
+    points = np.concatenate([part.outline for part in parts]) + np.array([x, y])
+    exact = [*points.min(0), *points.max(0)]
+    sample = 0.25 if max(stamp.mask.shape) < 96 else 0.5
+    np.testing.assert_allclose(stamp.box, exact, atol=1.01 * sample)
+
+
+@pytest.mark.parametrize("class_name", CLASS_NAMES)
+def test_size_is_the_root_of_the_box_area(class_name: str) -> None:
+    rng = np.random.default_rng(3)
+    ratios = []
+    for _ in range(50):
+        width, height = extent(make_parts(class_name, 60.0, rng))
+        ratios.append(np.sqrt(width * height) / 60)
+    # Rotation by up to 12 degrees widens the box a little.
+    assert min(ratios) > 0.97
+    assert max(ratios) < 1.3
+
+
+@pytest.mark.parametrize("side", [20.0, 150.0])
+def test_coverage_of_known_areas(side: float) -> None:
+    half = side / 2
+    corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+    assert rasterise([Part(corners)], (0.3, 0.6)).mask.sum() == pytest.approx(side**2, rel=0.03)
+    angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    circle = half * np.stack([np.cos(angle), np.sin(angle)], 1)
+    ring = rasterise([Part(circle, circle / 2)], (0.0, 0.0))
+    assert ring.mask.sum() == pytest.approx(np.pi * half**2 * 0.75, rel=0.04)
+    middle = np.array(ring.mask.shape) // 2
+    assert ring.mask[tuple(middle)] == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    background=st.tuples(*[st.floats(0, 255)] * 3),
+    seed=st.integers(0, 2**31),
+)
+def test_colours_stand_out(background: tuple[float, float, float], seed: int) -> None:
+    colour = contrasting_colour(np.array(background), np.random.default_rng(seed))
+    assert np.linalg.norm(colour - background) >= 55

@@ -148,31 +148,85 @@ def roi_align(
 
 
 def pool(
-    levels: list[Tensor], rois: Tensor, index: list[int], samples: int, aligned: bool
+    levels: list[Tensor],
+    boxes: Tensor,
+    level_of: Callable[[float], float],
+    factor: float,
+    samples: int,
+    aligned: bool,
+    one: int,
 ) -> Tensor:
-    """(N, C, 7, 7): RoIAlign of each RoI from its level."""
-    return torch.stack(
-        [
-            roi_align(levels[level][0], roi, 1 / (4 * 2**level), samples, aligned)
-            for roi, level in zip(rois, index, strict=True)
-        ]
-    )
+    """(N, C, 7, 7): RoI features of boxes grown by a factor, from the levels of the boxes as they are.
+
+    ``level_of`` is the framework's rule: from the root of a box's area to the level, P2 being 0.
+    """
+    pooled = []
+    for box, roi in zip(boxes, enlarge(boxes, factor, one), strict=True):
+        side = math.sqrt(float((box[2:] - box[:2] + one).prod()))
+        level = min(max(math.floor(level_of(side)), 0), 3)
+        pooled.append(roi_align(levels[level][0], roi, 1 / (4 * 2**level), samples, aligned))
+    return torch.stack(pooled)
+
+
+def padded(pixels: Tensor) -> Tensor:
+    """A batch (1, C, H, W) of pixels (height, width, C), zeros up to whole multiples of 32."""
+    height, width = pixels.shape[:2]
+    batch = pixels.new_zeros(1, pixels.shape[2], -(-height // 32) * 32, -(-width // 32) * 32)
+    batch[0, :, :height, :width] = pixels.permute(2, 0, 1)
+    return batch
+
+
+def bottleneck(state: State, x: Tensor, convolutions: list[str], norms: list[str]) -> Tensor:
+    """Three convolutions with their normalisations, ReLU but for the last, added to what came in."""
+    y = x
+    for place, (name, norm_name) in enumerate(zip(convolutions, norms, strict=True)):
+        y = norm(state, norm_name, conv(state, name, y))
+        if place < 2:
+            y = F.relu(y)
+    return F.relu(x + y)
+
+
+def anchors(
+    rows: int, columns: int, stride: int, halves: list[tuple[float, float]], offset: float = 0.0
+) -> Tensor:
+    """(rows * columns * A, 4): in every cell boxes of A half sides, about a place ``offset`` pixels from its corner."""
+    found = []
+    for y in range(rows):
+        for x in range(columns):
+            for half_x, half_y in halves:
+                centre_x, centre_y = x * stride + offset, y * stride + offset
+                found.append(
+                    (centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
+                )
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def area_anchors(rows: int, columns: int, stride: int, size: int) -> Tensor:
+    """Those of one area and of ratios (height over width) 1/2, 1 and 2, about a cell's corner."""
+    roots = [math.sqrt(ratio) for ratio in (0.5, 1.0, 2.0)]
+    halves = [(size / root / 2, size * root / 2) for root in roots]
+    return anchors(rows, columns, stride, halves)
 
 
 def propose(
-    objectness: list[Tensor],
-    deltas: list[Tensor],
+    state: State,
+    names: tuple[str, str, str],
+    levels: list[Tensor],
     anchors: list[Tensor],
     size: tuple[int, int],
     count: int,
     one: int,
     both: bool,
 ) -> Tensor:
-    """Proposals (M, 4), best first: each level's best ``count``, decoded, clipped, suppressed, then the best of all."""
+    """Proposals (M, 4), best first: each level's best ``count``, decoded, clipped, suppressed, then the best of all.
+
+    ``names`` are those of the RPN's convolution, and of its layers of logits and deltas.
+    """
     boxes, scores = [], []
-    for logits, codes, level_anchors in zip(objectness, deltas, anchors, strict=True):
-        logits = logits[0].permute(1, 2, 0).flatten()
-        codes = codes[0].permute(1, 2, 0).reshape(-1, 4)
+    for x, level_anchors in zip(levels, anchors, strict=True):
+        hidden = F.relu(conv(state, names[0], x))
+        logits = conv(state, names[1], hidden)[0].permute(1, 2, 0).flatten()
+        codes = conv(state, names[2], hidden)[0].permute(1, 2, 0).reshape(-1, 4)
         best = logits.argsort(descending=True, stable=True)[:count]
         chosen = decode(codes[best, None], level_anchors[best], (1, 1, 1, 1), one, both)[:, 0]
         chosen = clip(chosen, size, one)

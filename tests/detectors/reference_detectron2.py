@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.detectors import reference_arithmetic as plain
-from tests.detectors.reference_arithmetic import State, conv, linear
+from tests.detectors.reference_arithmetic import State, linear
 
 MEAN = (103.53, 116.28, 123.675)  # blue, green, red
 
@@ -28,9 +28,7 @@ def network_input(pixels: np.ndarray, shorter: int, longest: int) -> tuple[Tenso
     size = (int(new_height + 0.5), int(new_width + 0.5))
     picture = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     bgr = torch.from_numpy(np.array(picture)[:, :, ::-1].copy()).double() - torch.tensor(MEAN)
-    batch = bgr.new_zeros(1, 3, *(math.ceil(side / 32) * 32 for side in size))
-    batch[0, :, : size[0], : size[1]] = bgr.permute(2, 0, 1)
-    return batch, size
+    return plain.padded(bgr), size
 
 
 def pyramid(state: State, x: Tensor) -> list[Tensor]:
@@ -53,29 +51,17 @@ def pyramid(state: State, x: Tensor) -> list[Tensor]:
     )
 
 
-def anchors(rows: int, columns: int, stride: int, size: int) -> Tensor:
-    """(rows * columns * 3, 4), with ratios (height over width) 1/2, 1 and 2 in every cell."""
-    found = []
-    for y in range(rows):
-        for x in range(columns):
-            for ratio in (0.5, 1.0, 2.0):
-                width = math.sqrt(size**2 / ratio)
-                half_x, half_y = width / 2, width * ratio / 2
-                left, top = x * stride - half_x, y * stride - half_y
-                found.append((left, top, left + 2 * half_x, top + 2 * half_y))
-    return torch.tensor(found, dtype=torch.float64)
-
-
 def propose(
     state: State, levels: list[Tensor], size: tuple[int, int], sizes: list[int], count: int
 ) -> Tensor:
     head = "proposal_generator.rpn_head"
-    hidden = [F.relu(conv(state, f"{head}.conv", x)) for x in levels]
-    logits = [conv(state, f"{head}.objectness_logits", x) for x in hidden]
-    deltas = [conv(state, f"{head}.anchor_deltas", x) for x in hidden]
-    grid = [anchors(*x.shape[-2:], 4 * 2**level, sizes[level]) for level, x in enumerate(levels)]
+    names = (f"{head}.conv", f"{head}.objectness_logits", f"{head}.anchor_deltas")
+    grid = [
+        plain.area_anchors(*x.shape[-2:], 4 * 2**level, sizes[level])
+        for level, x in enumerate(levels)
+    ]
     # In double precision a probability ranks as its logit does.
-    return plain.propose(logits, deltas, grid, size, count, one=0, both=False)
+    return plain.propose(state, names, levels, grid, size, count, one=0, both=False)
 
 
 def fc_head(state: State, rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,11 +77,9 @@ def read(
     state: State, levels: list[Tensor], boxes: Tensor, size: tuple[int, int]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """By reading: scores (N, K) and boxes (N, K, 4) in the resized frame."""
-    index = []
-    for x1, y1, x2, y2 in boxes.tolist():
-        side = math.sqrt((x2 - x1) * (y2 - y1))
-        index.append(min(max(math.floor(4 + math.log2(side / 224 + 1e-8)) - 2, 0), 3))
-    rois = plain.pool(levels, boxes, index, samples=0, aligned=True)
+    rois = plain.pool(
+        levels, boxes, lambda side: 2 + math.log2(side / 224 + 1e-8), 1.0, 0, aligned=True, one=0
+    )
     logits, deltas = fc_head(state, rois)
     by_class = deltas.reshape(len(boxes), -1, 4)
     decoded = plain.decode(by_class, boxes, (10.0, 10.0, 5.0, 5.0), one=0, both=False)

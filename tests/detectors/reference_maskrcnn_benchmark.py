@@ -32,9 +32,7 @@ def network_input(pixels: np.ndarray, shorter: int, longest: int) -> tuple[Tenso
     bgr = (
         torch.from_numpy(np.array(picture)[..., ::-1].copy()).double() - torch.tensor(MEAN).double()
     )
-    batch = bgr.new_zeros(1, 3, *(math.ceil(side / 32) * 32 for side in size))
-    batch[0, :, : size[0], : size[1]] = bgr.permute(2, 0, 1)
-    return batch, size
+    return plain.padded(bgr), size
 
 
 def pyramid(state: State, x: Tensor) -> list[Tensor]:
@@ -50,39 +48,26 @@ def pyramid(state: State, x: Tensor) -> list[Tensor]:
 
 def anchors(rows: int, columns: int, stride: int, size: int) -> Tensor:
     """(rows * columns * 3, 4), with ratios (height over width) 1/2, 1 and 2 in every cell."""
-    found = []
-    for y in range(rows):
-        for x in range(columns):
-            for ratio in (0.5, 1.0, 2.0):
-                width = round((stride * stride / ratio) ** 0.5)
-                height = round(width * ratio)
-                width, height = width * size / stride, height * size / stride
-                centre_x, centre_y = x * stride + (stride - 1) / 2, y * stride + (stride - 1) / 2
-                half_x, half_y = (width - 1) / 2, (height - 1) / 2
-                found.append(
-                    (centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
-                )
-    return torch.tensor(found, dtype=torch.float64)
+    halves = []
+    for ratio in (0.5, 1.0, 2.0):
+        width = round((stride * stride / ratio) ** 0.5)
+        height = round(width * ratio)
+        halves.append(((width * size / stride - 1) / 2, (height * size / stride - 1) / 2))
+    return plain.anchors(rows, columns, stride, halves, offset=(stride - 1) / 2)
 
 
 def propose(
     state: State, levels: list[Tensor], size: tuple[int, int], sizes: list[int], count: int
 ) -> Tensor:
-    hidden = [F.relu(conv(state, "rpn.head.conv", x)) for x in levels]
-    logits = [conv(state, "rpn.head.cls_logits", x) for x in hidden]
-    deltas = [conv(state, "rpn.head.bbox_pred", x) for x in hidden]
+    names = ("rpn.head.conv", "rpn.head.cls_logits", "rpn.head.bbox_pred")
     grid = [anchors(*x.shape[-2:], 4 * 2**level, sizes[level]) for level, x in enumerate(levels)]
-    return plain.propose(logits, deltas, grid, size, count, one=1, both=False)
+    return plain.propose(state, names, levels, grid, size, count, one=1, both=False)
 
 
 def pool(levels: list[Tensor], boxes: Tensor, factor: float) -> Tensor:
-    """RoI features of boxes grown by a factor, from the levels of the boxes as they are."""
-    index = []
-    for x1, y1, x2, y2 in boxes.tolist():
-        side = math.sqrt((x2 - x1 + 1) * (y2 - y1 + 1))
-        index.append(min(max(math.floor(4 + math.log2(side / 224 + 1e-6)), 2), 5) - 2)
-    grown = plain.enlarge(boxes, factor, one=1)
-    return plain.pool(levels, grown, index, samples=2, aligned=False)
+    return plain.pool(
+        levels, boxes, lambda side: 2 + math.log2(side / 224 + 1e-6), factor, 2, False, one=1
+    )
 
 
 def fc_head(state: State, rois: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,13 +89,10 @@ def conv_head(state: State, rois: Tensor, groups: int = 4) -> tuple[Tensor, Tens
         name = f"{EXTRACTOR}.shared_nonlocal.{block}"
         if f"{name}.g.weight" in state:
             x = non_local(state, name, x, groups)
-        y = x
-        for place in (0, 3, 6):
-            part = f"{name}.ffconv.bottleneck.{place}"
-            y = norm(state, f"{name}.ffconv.bottleneck.{place + 1}", conv(state, part, y))
-            if place < 6:
-                y = F.relu(y)
-        x = F.relu(x + y)
+        parts = f"{EXTRACTOR}.shared_nonlocal.{block}.ffconv.bottleneck"
+        x = plain.bottleneck(
+            state, x, [f"{parts}.{n}" for n in (0, 3, 6)], [f"{parts}.{n}" for n in (1, 4, 7)]
+        )
         block += 1
     x = F.avg_pool2d(x, 7)[..., 0, 0]
     predictor = "roi_heads.box.predictor"

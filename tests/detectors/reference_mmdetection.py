@@ -24,9 +24,7 @@ def network_input(pixels: np.ndarray, shorter: int, longest: int) -> tuple[Tenso
     rgb = (
         torch.from_numpy(resize(pixels, size)).double() - torch.tensor(MEAN).double()
     ) / torch.tensor(DEVIATION).double()
-    batch = rgb.new_zeros(1, 3, *(math.ceil(side / 32) * 32 for side in size))
-    batch[0, :, : size[0], : size[1]] = rgb.permute(2, 0, 1)
-    return batch, size
+    return plain.padded(rgb), size
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -68,38 +66,21 @@ def pyramid(state: State, x: Tensor) -> list[Tensor]:
     )
 
 
-def anchors(rows: int, columns: int, stride: int, size: int) -> Tensor:
-    """(rows * columns * 3, 4), with ratios (height over width) 1/2, 1 and 2 in every cell."""
-    found = []
-    for y in range(rows):
-        for x in range(columns):
-            for ratio in (0.5, 1.0, 2.0):
-                half_x, half_y = size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
-                centre_x, centre_y = x * stride, y * stride
-                found.append(
-                    (centre_x - half_x, centre_y - half_y, centre_x + half_x, centre_y + half_y)
-                )
-    return torch.tensor(found, dtype=torch.float64)
-
-
 def propose(
     state: State, levels: list[Tensor], size: tuple[int, int], sizes: list[int], count: int
 ) -> Tensor:
-    hidden = [F.relu(conv(state, "rpn_head.rpn_conv", x)) for x in levels]
-    logits = [conv(state, "rpn_head.rpn_cls", x) for x in hidden]
-    deltas = [conv(state, "rpn_head.rpn_reg", x) for x in hidden]
-    grid = [anchors(*x.shape[-2:], 4 * 2**level, sizes[level]) for level, x in enumerate(levels)]
-    return plain.propose(logits, deltas, grid, size, count, one=0, both=True)
+    names = ("rpn_head.rpn_conv", "rpn_head.rpn_cls", "rpn_head.rpn_reg")
+    grid = [
+        plain.area_anchors(*x.shape[-2:], 4 * 2**level, sizes[level])
+        for level, x in enumerate(levels)
+    ]
+    return plain.propose(state, names, levels, grid, size, count, one=0, both=True)
 
 
 def pool(levels: list[Tensor], boxes: Tensor, factor: float) -> Tensor:
-    """RoI features of boxes grown by a factor, from the levels of the boxes as they are."""
-    index = []
-    for x1, y1, x2, y2 in boxes.tolist():
-        side = math.sqrt((x2 - x1) * (y2 - y1))
-        index.append(min(max(math.floor(math.log2(side / 56 + 1e-6)), 0), 3))
-    grown = plain.enlarge(boxes, factor, one=0)
-    return plain.pool(levels, grown, index, samples=0, aligned=True)
+    return plain.pool(
+        levels, boxes, lambda side: math.log2(side / 56 + 1e-6), factor, 0, aligned=True, one=0
+    )
 
 
 def fc_head(state: State, rois: Tensor) -> Tensor:
@@ -119,13 +100,10 @@ def conv_head(state: State, rois: Tensor) -> Tensor:
     x = F.relu(unit(f"{HEAD}.res_block.conv2", x) + unit(f"{HEAD}.res_block.conv_identity", rois))
     block = 0
     while f"{HEAD}.conv_branch.{block}.conv1.weight" in state:
-        y = x
-        for number in (1, 2, 3):
-            name = f"{HEAD}.conv_branch.{block}"
-            y = norm(state, f"{name}.bn{number}", conv(state, f"{name}.conv{number}", y))
-            if number < 3:
-                y = F.relu(y)
-        x = F.relu(x + y)
+        name = f"{HEAD}.conv_branch.{block}"
+        x = plain.bottleneck(
+            state, x, [f"{name}.conv{n}" for n in (1, 2, 3)], [f"{name}.bn{n}" for n in (1, 2, 3)]
+        )
         block += 1
     return linear(state, f"{HEAD}.fc_reg", x.mean((2, 3)))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 from torchvision.models.resnet import Bottleneck
 
-from rethink_heads.detectors.box_heads import parts_of
+from rethink_heads.detectors.box_heads import parts_of, pooled_size
 
 
 class OwnHead(nn.Module):
@@ -71,7 +71,14 @@ def test_heads_are_recognised_by_their_layers(name: str) -> None:
         "conv-fc": {"conv": (2, 5, 3, 3), "fc": (2, 6, 3, 3)},
         "box": {},
     }[kind]
-    maps = parts.output_maps(torch.randn(2, 4, 3, 3))
+    features = torch.randn(2, 4, 3, 3)
+    maps = parts.output_maps(features)
+    if name in ("averaged", "residual"):
+        torch.testing.assert_close(maps["conv"].mean((2, 3)), head(features).flatten(1))
+    elif name in ("conv-fc", "conv-fc-bias"):
+        # Its only fully connected layer, whose output the map adds up to.
+        summed = maps["fc"].sum((2, 3)) + parts.first_layer.bias
+        torch.testing.assert_close(summed.relu(), head(features))
     assert {part: tuple(found.shape) for part, found in maps.items()} == expected
     none = parts.output_maps(torch.zeros(0, 4, 3, 3))
     assert {part: (2, *found.shape[1:]) for part, found in none.items()} == expected
@@ -130,3 +137,10 @@ def test_weights_that_no_positions_fit_give_no_map() -> None:
 def test_a_map_of_one_position_is_none() -> None:
     head = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU())
     assert parts_of(head).output_maps(torch.zeros(2, 4, 3, 3)) == {}
+
+
+@pytest.mark.parametrize("sides", [7, (7, 7), [7, 7]])
+def test_a_pooler_says_one_number_of_positions_or_two(sides: object) -> None:
+    pooler = nn.Identity()
+    pooler.output_size = sides
+    assert pooled_size(pooler) == (7, 7)

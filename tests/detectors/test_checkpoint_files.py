@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import check_loaded
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
-from rethink_heads.detectors.torchvision.opening import open_torchvision
 from rethink_heads.errors import UserError
 
 STATE = {"body.weight": torch.arange(6.0).reshape(2, 3), "body.bias": torch.ones(2)}
@@ -239,59 +238,6 @@ def test_an_outline_runs_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(UserError):
         read_checkpoint(path)
     assert capsys.readouterr().out == ""
-
-
-SMALLEST = "fasterrcnn_mobilenet_v3_large_320_fpn"
-CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
-
-
-@pytest.fixture(scope="module")
-def detector_state() -> dict[str, Tensor]:
-    return open_torchvision(SMALLEST, "random", ("a", "b")).model.state_dict()
-
-
-def opened(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    torch.save({"model_state_dict": state}, path)
-    return open_torchvision(SMALLEST, str(path), ("a", "b")).model.state_dict()
-
-
-def test_other_precisions_are_computed_in_float32(
-    detector_state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    for kind in (torch.float64, torch.float16, torch.bfloat16):
-        converted = {
-            f"model.{name}": value.to(kind) if value.is_floating_point() else value
-            for name, value in detector_state.items()
-        }
-        # A module of a training framework may hold more than the model.
-        held = converted | {"metric": torch.ones(2)}
-        found = opened(held, tmp_path / "file.pth")[CLASS_WEIGHT]
-        assert found.dtype == torch.float32
-        torch.testing.assert_close(found, converted[f"model.{CLASS_WEIGHT}"].float())
-
-
-NAN = float("nan")
-NO_DETECTOR: dict[str, tuple[str, Any]] = {
-    rf"has weights that are not finite numbers \({CLASS_WEIGHT}\): its training diverged": (
-        CLASS_WEIGHT, lambda value: value.index_fill(0, torch.tensor([1]), NAN)),
-    rf"not finite numbers \({CLASS_WEIGHT}\)": (
-        CLASS_WEIGHT, lambda value: torch.full_like(value, 1e300, dtype=torch.float64)),
-    rf"{CLASS_WEIGHT} has the shape \(100000000, 0\), which is no layer's": (
-        CLASS_WEIGHT, lambda value: torch.zeros(10**8, 0)),
-    rf"no floating-point numbers: {CLASS_WEIGHT} of torch\.int8": (
-        CLASS_WEIGHT, lambda value: value.to(torch.int8)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("says", NO_DETECTOR)
-def test_weights_that_are_no_detectors(
-    says: str, detector_state: dict[str, Tensor], tmp_path: Path
-) -> None:
-    name, change = NO_DETECTOR[says]
-    changed = {**detector_state, name: change(detector_state[name])}
-    with pytest.raises(UserError, match=says) as raised:
-        opened(changed, tmp_path / "file.pth")
-    assert "learning_rate" not in str(raised.value)
 
 
 def test_what_a_module_has_loaded_is_finite() -> None:

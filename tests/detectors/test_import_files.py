@@ -19,7 +19,6 @@ from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
-from tests.detectors import reference_detectron2 as reference
 from tests.detectors.foreign_states import (
     CLASSES,
     State,
@@ -27,6 +26,7 @@ from tests.detectors.foreign_states import (
     maskrcnn_benchmark_state,
     mmdetection_state,
 )
+from tests.detectors.reference_arithmetic import area_anchors
 from tests.tiny_coco import write_annotations, write_coco
 
 NAMES = ("cat", "dog", "cow")
@@ -214,9 +214,6 @@ def test_the_command_on_no_file(tmp_path: Path) -> None:
     assert "error: no such file" in missing.stderr
 
 
-NAMES = ("cat", "dog", "cow")
-
-
 def test_one_box_for_all_classes(tmp_path: Path) -> None:
     shared = dict(detectron2_state())
     for part in ("weight", "bias"):
@@ -288,7 +285,7 @@ def test_what_older_versions_keep_beside_the_weights() -> None:
     kept = {"pixel_mean": mean, "pixel_std": torch.ones(3, 1, 1)}
     found = DETECTRON2_LAYOUT.settings({**detectron2_state(), **kept})
     assert (found["image_mean"], found["image_std"]) == ((103.0, 116.0, 123.0), (1.0, 1.0, 1.0))
-    levels = [reference.anchors(1, 1, 4, size) for size in (32, 64, 128, 256, 512)]
+    levels = [area_anchors(1, 1, 4, size) for size in (32, 64, 128, 256, 512)]
     anchors = {
         f"proposal_generator.anchor_generator.cell_anchors.{level}": each.float()
         for level, each in enumerate(levels)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.data.detections import DETECTION_TYPES
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import (
     AP_NAMES,
@@ -20,7 +21,6 @@ from rethink_heads.evaluation.average_precision import (
 from rethink_heads.evaluation.calibration import calibration_errors
 from rethink_heads.evaluation.errors import detection_errors
 from rethink_heads.evaluation.matching import GroundTruth, box_ious, match_detections
-from rethink_heads.measure.detections import DETECTION_TYPES
 from rethink_heads.statistics.bootstrap import ImageBootstrap
 from tests.made_detections import (
     as_dataset,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,6 +14,7 @@ from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConf
 from rethink_heads.detectors.rcnn.roi_heads import STRIDES, PyramidPooler
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool, roi_align
 from rethink_heads.proposals import grid
+from tests.detectors import reference_arithmetic as reference
 from tests.fastpath.rois import Case, always, by_operator, cases
 
 RULE = RoIAlignRule(7, 2)
@@ -30,47 +29,6 @@ def by_factors(case: Case, dtype: torch.dtype, most: int = 512) -> Tensor:
         case.feature_map.to(dtype), case.rois.to(dtype), case.scale, case.rule, dtype
     )
     return pool(level, most)
-
-
-def by_loop(case: Case) -> Tensor:
-    """(N, C, S, S) by the definition: bilinear samples of each position, one after the other."""
-    rule = case.rule
-    shift = 0.5 if rule.aligned else 0.0
-    found = torch.zeros(
-        len(case.rois), len(case.feature_map), rule.resolution, rule.resolution, dtype=torch.float64
-    )
-    for number, roi in enumerate(case.rois.tolist()):
-        x1, y1, x2, y2 = (side * case.scale - shift for side in roi)
-        width, height = x2 - x1, y2 - y1
-        if not rule.aligned:
-            width, height = max(width, 1.0), max(height, 1.0)
-        columns = rule.sampling_ratio or math.ceil(width / rule.resolution)
-        rows = rule.sampling_ratio or math.ceil(height / rule.resolution)
-        for i in range(rule.resolution):
-            for j in range(rule.resolution):
-                for a in range(rows):
-                    for b in range(columns):
-                        y = y1 + (i + (a + 0.5) / rows) * height / rule.resolution
-                        x = x1 + (j + (b + 0.5) / columns) * width / rule.resolution
-                        sample = bilinear(case.feature_map, y, x)
-                        found[number, :, i, j] += sample / (rows * columns)
-    return found
-
-
-def bilinear(feature_map: Tensor, y: float, x: float) -> Tensor:
-    _, height, width = feature_map.shape
-    if not (-1 <= y <= height and -1 <= x <= width):
-        return torch.zeros(len(feature_map), dtype=torch.float64)
-    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
-    low_y, low_x = int(y), int(x)
-    high_y, high_x = min(low_y + 1, height - 1), min(low_x + 1, width - 1)
-    ly, lx = y - low_y, x - low_x
-    return (
-        (1 - ly) * (1 - lx) * feature_map[:, low_y, low_x]
-        + (1 - ly) * lx * feature_map[:, low_y, high_x]
-        + ly * (1 - lx) * feature_map[:, high_y, low_x]
-        + ly * lx * feature_map[:, high_y, high_x]
-    )
 
 
 def assert_equal(found: Tensor, expected: Tensor, case: Case) -> None:
@@ -97,7 +55,14 @@ def test_equals_the_operator(dtype: torch.dtype, case: Case, most: int, factors:
 def test_equals_the_definition(case: Case) -> None:
     small = case.rois.clamp(-40 / case.scale, 40 / case.scale)
     case = Case(case.feature_map[:2], small, case.scale, case.rule)
-    assert_equal(by_factors(case, torch.float64), by_loop(case), case)
+    rule = case.rule
+    by_definition = [
+        reference.roi_align(
+            case.feature_map, roi, case.scale, rule.sampling_ratio, rule.aligned, rule.resolution
+        )
+        for roi in case.rois
+    ]
+    assert_equal(by_factors(case, torch.float64), torch.stack(by_definition), case)
 
 
 def test_repeated_rois_are_no_grid() -> None:

@@ -14,8 +14,8 @@ from rethink_heads.config import (
     load_preset,
 )
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.heads import STRUCTURES
 from rethink_heads.measure.responses import Responder
+from rethink_heads.structures import STRUCTURES
 from tests.detectors.small_rcnn import CLASSES, small_detector
 from tests.fastpath.rois import boxes_of_all_levels, image
 

@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rethink_heads.bounds import HEAD_ALIASES, HEADS
-from rethink_heads.heads import (
-    FUSION_RULES,
-    HEAD_CONFIGURATIONS,
-    STRUCTURES,
-    BoxPredictor,
-    ConvHead,
-    FCHead,
-    NonLocal,
-    fuse,
-    regression_loss,
-)
+from rethink_heads.heads import BoxPredictor, ConvHead, FCHead, NonLocal, regression_loss
+from rethink_heads.structures import FUSION_RULES, HEAD_CONFIGURATIONS, STRUCTURES, fuse
 from tests.heads import reference
 
 M = 2**20
@@ -81,17 +72,6 @@ def test_predictor_sizes_and_initialisation() -> None:
     assert predictor.bbox_pred.weight.std().item() == pytest.approx(0.001, rel=0.02)
     assert not predictor.cls_score.bias.any()
     assert not predictor.bbox_pred.bias.any()
-
-
-def test_fc_head_equals_the_reference() -> None:
-    head = randomised(FCHead(3, channels=5, resolution=4, width=11))
-    x = roi_features(6, 5, 4)
-    logits, deltas = head(x)
-    assert logits.shape == (6, 4)
-    assert deltas.shape == (6, 16)
-    expected = reference.fc_head(x.numpy(), reference.arrays(head))
-    np.testing.assert_allclose(logits.detach(), expected[0], atol=1e-12)
-    np.testing.assert_allclose(deltas.detach(), expected[1], atol=1e-12)
 
 
 @pytest.mark.parametrize("non_local", [False, True])

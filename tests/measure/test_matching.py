@@ -6,27 +6,26 @@ import io
 from contextlib import redirect_stdout
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rethink_heads.measure.stages import (
+from rethink_heads.measure.stage_boxes import (
     UNMATCHED,
     ious_with,
     most_overlapping,
-    same_class_ious,
     true_positives,
 )
 
 
-def boxes_on_a_grid(generator: np.random.Generator, count: int) -> torch.Tensor:
+def boxes_on_a_grid(generator: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
     """Boxes with corners at multiples of 4 px: many overlap, and many IoUs are equal."""
     corner = generator.integers(0, 6, (count, 2)) * 4.0
     size = generator.integers(2, 6, (count, 2)) * 4.0
-    return torch.tensor(np.concatenate([corner, corner + size], axis=1))
+    return np.concatenate([corner, corner + size], axis=1)
 
 
 def iou(a: list[float], b: list[float]) -> float:
@@ -56,11 +55,6 @@ def test_without_objects_or_boxes_nothing_is_matched() -> None:
     assert found.tolist() == [0.0] * 3
     assert true_positives(np.zeros((2, 0))).tolist() == [UNMATCHED] * 2
     assert len(most_overlapping(np.zeros((0, 2)))[0]) == 0
-
-
-def test_other_classes_do_not_match() -> None:
-    same = same_class_ious(np.full((2, 3), 0.7), torch.tensor([1, 0]), torch.tensor([0, 1, 1]))
-    assert same.tolist() == [[0.0, 0.7, 0.7], [0.7, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("seed", range(20))

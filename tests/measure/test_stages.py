@@ -20,7 +20,8 @@ from rethink_heads.detectors.base import Detections
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
 from rethink_heads.measure.detections import detect_dataset
-from rethink_heads.measure.stages import STAGE_COLUMNS, load_stages, measure_stages
+from rethink_heads.measure.stage_boxes import STAGE_COLUMNS, load_stages
+from rethink_heads.measure.stages import measure_stages
 from rethink_heads.measure.store import size_name
 from rethink_heads.proposals import grid
 

@@ -17,7 +17,7 @@ from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson
-from tests.json_tables import all_sizes, heads, rows
+from tests.command_line import all_sizes, heads, rows
 from tests.models.commands import FEW, compared, fails, invoke, kept, model, runner
 
 ANALYSES = ("correlate", "regress", "sensitivity")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.json_tables import all_sizes, heads, rows
+from tests.command_line import all_sizes, heads, rows
 from tests.models.commands import FEW, fails, invoke, kept, model
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rethink_heads.files import read_csv
-from tests import json_tables
+from tests import command_line
 from tests.models.commands import compared, invoke, kept
 
 FEW = ("--max-images", "2", "--objects-per-image", "1", "--grid-steps", "3")
@@ -63,7 +63,7 @@ def test_detectors_of_several_frameworks(
     assert len(first.objects) == 2
     for other in others:
         assert other.objects.equals(first.objects)
-    assert set(json_tables.heads(found, "correlations")) == set(heads.items())
+    assert set(command_line.heads(found, "correlations")) == set(heads.items())
     shared = tmp_path / "runs" / "-".join(heads)
     assert (compared(shared, "figures") / "correlations.png").is_file()
     table = read_csv(compared(shared, "tables") / "correlate_comparisons.csv")

@@ -13,11 +13,12 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rethink_heads.plots.correlation import plot_pcc, plot_score_by_iou
-from rethink_heads.plots.regression import (
+from rethink_heads.plots.panels import (
     plot_error_components,
     plot_gain,
+    plot_pcc,
     plot_regressed_iou_by_iou,
+    plot_score_by_iou,
 )
 from rethink_heads.plots.spatial import (
     change_norm,
@@ -60,6 +61,13 @@ def edges(band: PolyCollection, count: int) -> tuple[np.ndarray, np.ndarray]:
     return y[1 : count + 1], y[count + 2 : 2 * count + 2][::-1]
 
 
+def six(frame: pd.DataFrame) -> pd.DataFrame:
+    """The fc-head's rows for six heads; with the place no two have the same numbers."""
+    rows = frame[frame["head"] == "fc"]
+    heads = [rows.assign(head=head, place=place) for place, head in enumerate(HEAD_COLOURS)]
+    return pd.concat(heads[:6], ignore_index=True)
+
+
 @pytest.mark.parametrize(
     ("plot", "name", "value"),
     [
@@ -98,8 +106,8 @@ def test_standard_deviation_is_a_band_with_edges_unless_left_out(
     assert len(with_spread.collections) == len(without.collections) + 2
 
 
-def test_many_heads_show_their_deviation_as_lines_only(ax: Axes, many_tables: Tables):
-    frame = many_tables["score_by_iou"]
+def test_many_heads_show_their_deviation_as_lines_only(ax: Axes, tables: Tables):
+    frame = six(tables["score_by_iou"])
     plot_score_by_iou(frame, ax=ax)
     heads = len(series_of(frame))
     assert heads == 6
@@ -107,8 +115,8 @@ def test_many_heads_show_their_deviation_as_lines_only(ax: Axes, many_tables: Ta
     assert len(ax.get_lines()) == 3 * heads
 
 
-def test_coinciding_curves_have_markers_in_different_places(ax: Axes, many_tables: Tables):
-    plot_gain(many_tables["regressed_iou"], ax=ax)
+def test_coinciding_curves_have_markers_in_different_places(ax: Axes, tables: Tables):
+    plot_gain(six(tables["regressed_iou"]), ax=ax)
     starts = [one.get_markevery()[0] for one in ax.get_lines() if one.get_marker() != "None"]
     assert set(starts) == {0, 1, 2}
 
@@ -131,8 +139,8 @@ def test_coefficients_and_their_intervals_are_those_of_the_frame(
         np.testing.assert_array_equal(ends, rows[[f"{value}_low", f"{value}_high"]])
 
 
-def test_dots_of_different_heads_stand_side_by_side(ax: Axes, many_tables: Tables):
-    frame = many_tables["pcc"]
+def test_dots_of_different_heads_stand_side_by_side(ax: Axes, tables: Tables):
+    frame = six(tables["pcc"])
     plot_pcc(frame[frame["iou_low"] == 0], ax=ax)
     places = np.sort(np.concatenate([one.get_xdata() for one in ax.get_lines()]))
     assert len(places) == 6 * 4

@@ -16,6 +16,7 @@ from rethink_heads.plots.style import (
     NothingToDrawError,
     naming_data,
 )
+from rethink_heads.statistics.stages import STAGES
 from tests.plots.drawn import Drawn, draw
 
 Tables = dict[str, pd.DataFrame]
@@ -58,20 +59,6 @@ def test_figures_are_a_page_wide_at_most_and_not_blank(drawn: dict[str, Drawn], 
         box = ax.get_window_extent()
         rows = slice(int(len(image) - box.y1), int(len(image) - box.y0))
         assert inked[rows, int(box.x0) : int(box.x1)].any()
-
-
-@pytest.mark.parametrize("name", MAKE)
-def test_heads_have_their_colours_in_every_figure(drawn: dict[str, Drawn], name: str):
-    labels = {"fc-head": "fc", "conv-head": "conv"}
-    found = {
-        (labels[line.get_label()], to_rgb(line.get_color()))
-        for ax in drawn[name].figure.axes
-        for line in ax.get_lines()
-        if line.get_label() in labels
-    }
-    expected = {(head, to_rgb(HEAD_COLOURS[head])) for head in labels.values()}
-    # Maps need no colour of a head's own.
-    assert found == (set() if name in ("cells", "figure4") else expected)
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -166,6 +153,9 @@ def test_figure2_draws_the_sizes_asked_for(tables: Tables):
     figure = figures.figure2(scores, regressed, sizes=("small", "medium", "large"))
     assert titles(figure) == SIZE_TITLES[:3]
     assert figure.get_figwidth() == PAGE_WIDTH
+    # Of sizes without all the objects are added up.
+    two = draw(figures.figure2(scores, regressed, sizes=("small", "large")))
+    assert two.texts_below() == ["10 objects; run demo"]
     with pytest.raises(NothingToDrawError):
         figures.figure2(scores, regressed, sizes=())
 
@@ -224,18 +214,6 @@ def test_error_components_have_their_units(drawn: dict[str, Drawn]):
         for line in ax.get_lines():
             if "head" in line.get_label():
                 assert low <= min(line.get_ydata()) <= max(line.get_ydata()) <= high
-
-
-@pytest.mark.parametrize("name", ["figure2", "correlations", "figure4", "displacement", "cells"])
-def test_many_heads_with_long_names_fit_too(many_tables: Tables, name: str):
-    found = draw(MAKE[name](many_tables))
-    assert found.figure.get_figwidth() <= PAGE_WIDTH
-    assert found.misplaced() == []
-    if name == "figure2":
-        labels = legend_labels(found.figure)
-        assert labels.count("fc-head (bccd-small-fc-seed0)") == 1
-        assert "fc-head (bccd-small-double-ext-with-a-long-name)" in labels
-        assert r"$\pm$ 1 standard deviation" in labels
 
 
 @pytest.mark.parametrize("name", ["figure2", "correlations", "error_components", "cells"])
@@ -321,7 +299,81 @@ def test_heads_with_the_same_numbers_are_drawn_once_and_named_together(shared: T
     assert found.misplaced() == []
 
 
-def test_objects_of_some_sizes_are_added_up(tables: Tables):
-    scores, regressed = tables["score_by_iou"], tables["regressed_iou"]
-    found = draw(figures.figure2(scores, regressed, sizes=("small", "large")))
-    assert found.texts_below() == ["10 objects; run demo"]
+STAGE_TITLES = ["Predefined proposals", "RPN's proposals", "Final detections"]
+
+
+def made_stages(
+    keys: tuple[tuple[str, str], ...] = (("demo", "fc"), ("demo", "conv")),
+    stages: tuple[str, ...] = STAGES,
+    lowest: float = 0.3,
+) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
+    rows = []
+    for detector, head in keys:
+        for stage in stages:
+            for size in ("small", "medium", "large", "all"):
+                row = {"detector": detector, "head": head, "stage": stage, "size": size}
+                for name in ("pcc", "spearman"):
+                    value = generator.uniform(lowest, 0.9)
+                    row |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.03}
+                rows.append({**row, "n": 100, "objects": 10})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("statistic", ["pcc", "spearman"])
+def test_figure3_has_a_panel_a_stage(statistic: str) -> None:
+    frame = made_stages()
+    figure = figures.figure3(frame, statistic)
+    assert figure.get_figwidth() == PAGE_WIDTH
+    assert [ax.get_title() for ax in figure.axes] == STAGE_TITLES
+    for ax, stage in zip(figure.axes, STAGES, strict=True):
+        for label, head in (("fc-head", "fc"), ("conv-head", "conv")):
+            rows = frame[(frame["head"] == head) & (frame["stage"] == stage)]
+            (dots,) = [line for line in ax.get_lines() if line.get_label() == label]
+            np.testing.assert_allclose(dots.get_ydata(), rows[statistic])
+            assert to_rgb(dots.get_color()) == to_rgb(HEAD_COLOURS[head])
+        bars = np.concatenate([bar.get_segments() for bar in ax.collections])
+        ends = frame.loc[
+            frame["stage"] == stage, [f"{statistic}_low", f"{statistic}_high"]
+        ].to_numpy()
+        np.testing.assert_allclose(bars[:, :, 1], ends)
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+
+
+def test_figure3_of_many_heads_is_legible() -> None:
+    long = tuple(
+        (f"bccd-small-{head}-with-a-long-name-{seed}", head)
+        for head in ("fc", "conv", "double-ext")
+        for seed in (0, 1)
+    )
+    for frame in (made_stages(long), made_stages()):
+        drawn = draw(figures.figure3(frame))
+        assert drawn.misplaced() == []
+        assert min(text.get_fontsize() for text in drawn.texts) >= 7
+    (legend,) = drawn.figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["fc-head", "conv-head", "95% interval"]
+
+
+def test_stages_that_are_not_there_have_no_panel() -> None:
+    figure = figures.figure3(made_stages(stages=("rpn", "detections")))
+    assert [ax.get_title() for ax in figure.axes] == STAGE_TITLES[1:]
+    assert figures.figure3(made_stages(stages=("rpn",))).get_figwidth() == COLUMN_WIDTH
+
+
+def test_zero_is_marked_where_correlations_come_below_it() -> None:
+    def at_zero(frame: pd.DataFrame) -> int:
+        lines = figures.figure3(frame).axes[0].get_lines()
+        return sum(list(line.get_ydata()) == [0, 0] for line in lines)
+
+    assert at_zero(made_stages()) == 0
+    assert at_zero(made_stages(lowest=-0.9)) == 1
+
+
+def test_figure3_of_nothing() -> None:
+    with pytest.raises(NothingToDrawError):
+        figures.figure3(pd.DataFrame())
+    with pytest.raises(NothingToDrawError):
+        figures.figure3(made_stages().assign(objects=0))
+    with pytest.raises(ValueError, match="unknown statistic 'kendall'"):
+        figures.figure3(made_stages(), "kendall")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.figures import figure3
-from rethink_heads.plots.style import PAGE_WIDTH, series_of
+from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, series_of
 from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import Drawn, draw
-from tests.plots.test_figures import MAKE
-from tests.plots.test_stages import correlations
+from tests.plots.test_figures import MAKE, made_stages
 
 Tables = dict[str, pd.DataFrame]
 PAIRS = [
@@ -42,14 +41,19 @@ DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
 }
 
 
+def for_each(pairs: Sequence[tuple[str, str]], tables: Tables) -> Tables:
+    """The made-up fc-head's rows for each detector and head."""
+    fc_rows = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
+    return {
+        name: pd.concat([rows.assign(detector=d, head=h) for d, h in pairs], ignore_index=True)
+        for name, rows in fc_rows.items()
+    }
+
+
 @pytest.fixture(scope="module")
 def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
     """Every figure, of the made-up fc-head's rows for each detector and head."""
-    fc_rows = {name: t[t["head"] == "fc"] for name, t in tables.items() if "head" in t}
-    every = {
-        name: pd.concat([rows.assign(detector=d, head=h) for d, h in PAIRS], ignore_index=True)
-        for name, rows in fc_rows.items()
-    }
+    every = for_each(PAIRS, tables)
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
     frames = [
         make_detections(dataset, seed, d, h, 0.05 + 0.02 * seed)
@@ -63,7 +67,7 @@ def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         calibration=True,
         replicates=5,
     )
-    every["stages"] = correlations(tuple(PAIRS), STAGES)
+    every["stages"] = made_stages(tuple(PAIRS), STAGES)
     return {name: draw(make(every)) for name, make in DRAWINGS.items()}
 
 
@@ -108,3 +112,19 @@ def test_names_in_titles_break_after_punctuation(drawn: dict[str, Drawn]) -> Non
         assert "".join(lines[1:]) in {f"({detector})" for detector, _ in PAIRS}
         assert all(line[-1] in "_-.:)/" for line in lines[1:])
     assert np.mean([title.count("\n") for title in named]) >= 1
+
+
+@pytest.mark.parametrize("name", ["figure2", "decay", "gain"])
+def test_a_label_wider_than_a_column_goes_on_in_the_next_line(tables: Tables, name: str) -> None:
+    names = [f"detector-{number}-with_a_very_long_name" * 3 for number in range(7)]
+    every = for_each([(name, "double-reverse") for name in names], tables)
+    # One panel, a column wide.
+    every |= {key: t[t["size"] == "all"] for key, t in every.items() if "size" in t}
+    found = draw(MAKE[name](every))
+    assert found.figure.get_figwidth() == COLUMN_WIDTH
+    assert found.misplaced() == []
+    (legend,) = found.figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    shown = [f"Double-Head-Reverse ({name[:39]}…)" for name in names]
+    assert [label.replace("\n", "") for label in labels[:7]] == shown
+    assert all(label.count("\n") == 1 for label in labels[:7])

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from rethink_heads.errors import UserError
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import paper_style
 
@@ -44,9 +42,3 @@ def test_saving_again_leaves_the_figure_as_it_was(tmp_path: Path):
     assert figure.get_layout_engine() is engine
     second = save_figure(figure, tmp_path / "b")
     assert first[0].read_bytes() == second[0].read_bytes()
-
-
-def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        save_figure(figure_with_a_curve(), tmp_path / "file" / "figure")

@@ -23,17 +23,6 @@ from rethink_heads.plots.style import (
     sizes_in,
 )
 
-OKABE_ITO = {
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#000000",
-}
-
 
 def frame(*pairs: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=["detector", "head"])
@@ -42,8 +31,6 @@ def frame(*pairs: tuple[str, str]) -> pd.DataFrame:
 def test_heads_have_colours_and_markers_of_their_own():
     assert set(HEAD_MARKERS) == set(HEAD_COLOURS)
     assert len(set(HEAD_COLOURS.values())) == len(set(HEAD_MARKERS.values())) == 9
-    papers = set(HEAD_COLOURS) - {"conv-fc", "box"}
-    assert {HEAD_COLOURS[head] for head in papers} <= OKABE_ITO
 
 
 # What colours become to red-green blind eyes, in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
@@ -127,14 +114,6 @@ def test_a_detector_has_one_line_style_and_heads_apart_are_solid():
     styles = {(s.detector, s.head): s.look.line_style for s in series_of(frame(*pairs))}
     assert styles["a", "fc"] == styles["b", "conv"] == "-"
     assert styles["c", "fc"] == styles["c", "conv"] != "-"
-
-
-def test_other_heads_get_colours_of_their_own_that_stay():
-    series = series_of(frame(("d", "mine"), ("d", "yours"), ("d", "fc")))
-    colours = [s.look.colour for s in series]
-    assert len(set(colours)) == 3
-    assert not set(colours[1:]) & set(HEAD_COLOURS.values())
-    assert series_of(frame(("d", "mine")))[0].look.colour == series[1].look.colour
 
 
 def look(series: Series) -> tuple[Any, ...]:

@@ -19,8 +19,8 @@ from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch
-from rethink_heads.heads import fuse
 from rethink_heads.runs import Run
+from rethink_heads.structures import fuse
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate

@@ -22,7 +22,8 @@ from torchvision.ops import roi_align
 
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.heads import STRUCTURES, FCHead
+from rethink_heads.heads import FCHead
+from rethink_heads.structures import STRUCTURES
 from tests.heads import reference
 from tests.heads.reference import Array, iou
 

@@ -12,23 +12,7 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.detectors.base import Detections
-from rethink_heads.training.evaluation import coco_results, evaluate
-
-
-def test_boxes_become_x_y_width_height() -> None:
-    found = Detections(
-        torch.tensor([[1.5, 2.0, 11.5, 5.25], [0.0, 0.0, 64.0, 48.0]]),
-        torch.tensor([0.75, 0.5]),
-        torch.tensor([1, 0]),
-    )
-    before = found.boxes.clone()
-    assert coco_results(7, found, (3, 90)) == [
-        {"image_id": 7, "category_id": 90, "bbox": [1.5, 2.0, 10.0, 3.25], "score": 0.75},
-        {"image_id": 7, "category_id": 3, "bbox": [0.0, 0.0, 64.0, 48.0], "score": 0.5},
-    ]
-    assert torch.equal(found.boxes, before)
-    nothing = Detections(found.boxes[:0], found.scores[:0], found.labels[:0])
-    assert coco_results(1, nothing, (1,)) == []
+from rethink_heads.training.evaluation import evaluate
 
 
 class FromAnnotations:

@@ -117,13 +117,25 @@ def read_settings(path: Path) -> SettingsFile | None:
             raise UserError(
                 f"{path} sets {key} to {found}; a detector here has {usual}, so that it cannot be imported"
             )
+    head = None
+    if _get(values, "MODEL.ROI_HEADS.NAME", None) == "RethinkROIHeads":
+        head = head_name(str(_get(values, f"{NODE}.HEAD", "double")))
+        if head not in HEADS:
+            raise UserError(f"{path} sets {NODE}.HEAD to {head}; the heads are {', '.join(HEADS)}")
+    names = tuple(str(name) for name in _get(values, f"{NODE}.CLASS_NAMES", ()))
+    before = _get(values, "MODEL.RPN.PRE_NMS_TOPK_TEST", 6000)
+    after = _get(values, "MODEL.RPN.POST_NMS_TOPK_TEST", 1000)
+    remark = (
+        f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here both are"
+        f" {after} (model.rpn_proposals_test)"
+    )
     return SettingsFile(
         Path(path),
         _model(values, path),
         _conventions(values, path),
-        _head(values, path),
-        _class_names(values),
-        tuple(_remarks(values)),
+        head,
+        names or None,
+        (remark,) if before != after else (),
     )
 
 
@@ -172,7 +184,15 @@ def _tuples(value: Any) -> Any:
 
 def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     model = {name: _get(values, key, usual) for name, key, usual in SETTINGS}
-    model["anchor_sizes"] = _one_each(model["anchor_sizes"], path)
+    # One size for each level, from detectron2's list of lists.
+    sizes = model["anchor_sizes"]
+    levels = sizes if isinstance(sizes, tuple) else ()
+    if len(levels) != LEVELS or any(not isinstance(e, tuple) or len(e) != 1 for e in levels):
+        raise UserError(
+            f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
+            f" {LEVELS} levels"
+        )
+    model["anchor_sizes"] = [level[0] for level in levels]
     ratios = set(model["anchor_ratios"])
     if len(ratios) != 1:
         raise UserError(
@@ -186,19 +206,6 @@ def _model(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
             model[name] = None if name in TASK_WEIGHTS and value < 0 else value
     model["rpn_cross_boundary_anchors"] = _get(values, "MODEL.RPN.BOUNDARY_THRESH", -1) != 0
     return model
-
-
-def _one_each(sizes: Any, path: Path) -> list[Any]:
-    """One anchor size for each level, from detectron2's list of lists."""
-    levels = sizes if isinstance(sizes, tuple) else ()
-    if len(levels) != LEVELS or any(
-        not isinstance(level, tuple) or len(level) != 1 for level in levels
-    ):
-        raise UserError(
-            f"{path} sets MODEL.ANCHOR_GENERATOR.SIZES to {sizes}; a detector here has one size for each of"
-            f" {LEVELS} levels"
-        )
-    return [level[0] for level in sizes]
 
 
 def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -219,31 +226,6 @@ def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
         **({"least_proposal_side": least} if least > 0 else {}),
         **({LEVEL_FROM: level_from} if level_from is not None else {}),
     }
-
-
-def _head(values: Mapping[str, Any], path: Path) -> str | None:
-    if _get(values, "MODEL.ROI_HEADS.NAME", None) != "RethinkROIHeads":
-        return None
-    head = head_name(str(_get(values, f"{NODE}.HEAD", "double")))
-    if head not in HEADS:
-        raise UserError(f"{path} sets {NODE}.HEAD to {head}; the heads are {', '.join(HEADS)}")
-    return head
-
-
-def _class_names(values: Mapping[str, Any]) -> tuple[str, ...] | None:
-    names = _get(values, f"{NODE}.CLASS_NAMES", ())
-    return tuple(str(name) for name in names) or None
-
-
-def _remarks(values: Mapping[str, Any]) -> list[str]:
-    before = _get(values, "MODEL.RPN.PRE_NMS_TOPK_TEST", 6000)
-    after = _get(values, "MODEL.RPN.POST_NMS_TOPK_TEST", 1000)
-    if before == after:
-        return []
-    return [
-        f"detectron2 keeps {before} proposals of a level before NMS and {after} of an image after it; here"
-        f" both are {after} (model.rpn_proposals_test)"
-    ]
 
 
 def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dict[str, Any]:

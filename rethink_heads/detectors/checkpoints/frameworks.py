@@ -35,7 +35,7 @@ from rethink_heads.detectors.checkpoints.layouts import (
     shape,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import BRANCHES, STRUCTURES, kind_of
+from rethink_heads.structures import BRANCHES, STRUCTURES, kind_of
 
 OUR_HEADS = "roi_heads.heads."
 BOX_DELTAS = 4
@@ -112,14 +112,12 @@ def benchmark_rules(model: Mapping[str, Any]) -> Rules:
     # A plain Faster R-CNN's only predictor has no suffix.
     suffix = "" if model["head"] == "fc" else "_fc"
     predictor = r"predictor\.(cls_score|bbox_pred)"
-    fpn = [
-        (rf"backbone\.fpn\.{kind}_blocks\.{level}\.0\.", f"backbone.fpn.fpn_{kind}{level + 1}.")
-        for kind in ("inner", "layer")
-        for level in range(4)
-    ]
     return (
         (r"backbone\.body\.(conv1|bn1)\.", r"backbone.body.stem.\1."),
-        *fpn,
+        (
+            r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.0\.",
+            lambda match: f"backbone.fpn.fpn_{match[1]}{int(match[2]) + 1}.",
+        ),
         (r"rpn\.head\.conv\.0\.0\.", "rpn.head.conv."),
         (rf"roi_heads\.heads\.fc\.{predictor}", rf"{BENCHMARK_PREDICTOR}\1{suffix}"),
         (rf"roi_heads\.heads\.conv\.{predictor}", rf"{BENCHMARK_PREDICTOR}\1"),
@@ -196,32 +194,15 @@ def mmdetection_settings(state: State) -> dict[str, Any]:
     if blocks:
         found["conv_bottleneck"] = shape(state, BBOX_HEAD + "conv_branch.0.conv1.weight")[0]
     task_weights = {"w_fc": 2.0, "w_conv": 2.0}
-    return {
-        **found,
-        **task_weights,
-        "conv_blocks": len(blocks),
-        "non_local": False,
-        "head": "double",
-    }
+    return found | task_weights | {"conv_blocks": len(blocks), "non_local": False, "head": "double"}
 
 
 def mmdetection_rules(model: Mapping[str, Any]) -> Rules:
     """From our names to mmdetection's, whose double head has one task for each branch."""
-    layers = (("expand", "conv1"), ("project", "conv2"), ("shortcut", "conv_identity"))
-    residual = [
-        rule
-        for ours, theirs in layers
-        for rule in (
-            (
-                rf"roi_heads\.heads\.conv\.blocks\.0\.{ours}\.1\.",
-                f"{BBOX_HEAD}res_block.{theirs}.bn.",
-            ),
-            (
-                rf"roi_heads\.heads\.conv\.blocks\.0\.{ours}\.\d\.",
-                f"{BBOX_HEAD}res_block.{theirs}.conv.",
-            ),
-        )
-    ]
+
+    def residual(match: re.Match[str]) -> str:
+        layer = {"expand": "conv1", "project": "conv2", "shortcut": "conv_identity"}[match[1]]
+        return f"{BBOX_HEAD}res_block.{layer}.{'bn' if match[2] == '1' else 'conv'}."
 
     def bottleneck(match: re.Match[str]) -> str:
         layer = ("reduce", "spatial", "restore").index(match[2]) + 1
@@ -246,7 +227,10 @@ def mmdetection_rules(model: Mapping[str, Any]) -> Rules:
         (r"roi_heads\.heads\.conv\.predictor\.cls_score\.", None),
         (r"roi_heads\.heads\.fc\.predictor\.cls_score\.", BBOX_HEAD + "fc_cls."),
         (r"roi_heads\.heads\.conv\.predictor\.bbox_pred\.", BBOX_HEAD + "fc_reg."),
-        *residual,
+        (
+            r"roi_heads\.heads\.conv\.blocks\.0\.(expand|project|shortcut)\.(\d)\.",
+            residual,
+        ),
         (r"roi_heads\.heads\.conv\.blocks\.(\d+)\.(\w+)\.(\d)\.", bottleneck),
     )
 
@@ -381,24 +365,17 @@ def detectron2_rules(model: Mapping[str, Any]) -> Rules:
     Args:
         model: ``standard`` of ``settings``: whether the box head is detectron2's own.
     """
-    levels = [
-        rule
-        for level in range(1, 5)
-        for body, theirs in (
-            (rf"backbone\.body\.layer{level}\.(\d+)\.", rf"{BODY}res{level + 1}.\1."),
-        )
-        for rule in (
-            (
-                rf"backbone\.fpn\.inner_blocks\.{level - 1}\.0\.",
-                f"backbone.fpn_lateral{level + 1}.",
-            ),
-            (rf"backbone\.fpn\.layer_blocks\.{level - 1}\.0\.", f"backbone.fpn_output{level + 1}."),
-            (rf"{body}conv(\d)\.", rf"{theirs}conv\2."),
-            (rf"{body}bn(\d)\.", rf"{theirs}conv\2.norm."),
-            (rf"{body}downsample\.0\.", rf"{theirs}shortcut."),
-            (rf"{body}downsample\.1\.", rf"{theirs}shortcut.norm."),
-        )
-    ]
+
+    def layer(match: re.Match[str]) -> str:
+        stage, block, kind, number = match.groups()
+        name = "shortcut" if kind == "downsample." else f"conv{number}"
+        is_norm = kind == "bn" or (kind, number) == ("downsample.", "1")
+        return f"{BODY}res{int(stage) + 1}.{block}.{name}." + ("norm." if is_norm else "")
+
+    def fpn(match: re.Match[str]) -> str:
+        kind = {"inner": "lateral", "layer": "output"}[match[1]]
+        return f"backbone.fpn_{kind}{int(match[2]) + 2}."
+
     standard = (
         (r"roi_heads\.heads\.fc\.fc6\.", "roi_heads.box_head.fc1."),
         (r"roi_heads\.heads\.fc\.fc7\.", "roi_heads.box_head.fc2."),
@@ -407,7 +384,8 @@ def detectron2_rules(model: Mapping[str, Any]) -> Rules:
     return (
         (r"backbone\.body\.conv1\.", BODY + "stem.conv1."),
         (r"backbone\.body\.bn1\.", BODY + "stem.conv1.norm."),
-        *levels,
+        (r"backbone\.body\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.", layer),
+        (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.0\.", fpn),
         (r"rpn\.head\.conv\.0\.0\.", RPN_HEAD + "conv."),
         (r"rpn\.head\.cls_logits\.", RPN_HEAD + "objectness_logits."),
         (r"rpn\.head\.bbox_pred\.", RPN_HEAD + "anchor_deltas."),

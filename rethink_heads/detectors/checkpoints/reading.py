@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import re
@@ -52,6 +53,7 @@ NO_WEIGHTS = ("optim", "sched", "scaler", "callbacks", "loops")
 MOST_WRAPPED = 3
 LONGEST_MISFIT = 150
 PICKLE_SUFFIX, SAFETENSORS = ".pkl", ".safetensors"
+CHECKPOINT = "checkpoint of PyTorch"
 NUMBER_KINDS = "biuf"
 PREFIXES = ("module.", "_orig_mod.")
 """What distributed training and ``torch.compile`` put before the names of weights."""
@@ -96,7 +98,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
             start = stream.read(64)
     except OSError as error:
         raise cannot_read(path, "file", error) from error
-    _check_kind(start, path)
+    # What is downloaded in place of weights.
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(
+            f"{path} is a pointer of Git LFS, not the weights: get them with git lfs pull"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{path} is a web page, not the weights: download the file itself")
     if path.suffix == SAFETENSORS:
         return _unwrap(_load_safetensors(path), path)
     # Under either name it may be the other's: torch.save writes an archive, which no pickle is.
@@ -108,38 +116,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return _unwrap(_load_tensors(path, is_archive), path)
 
 
-def _check_kind(start: bytes, path: Path) -> None:
-    """Raise UserError for what is downloaded in place of weights."""
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(
-            f"{path} is a pointer of Git LFS, not the weights: get them with git lfs pull"
-        )
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{path} is a web page, not the weights: download the file itself")
-
-
 def _check_archive(path: Path) -> None:
     """Raise UserError for an archive that ``torch.save`` did not write, or whose bytes have changed since.
 
     Its parts are not compressed, so that reading it takes no more than its size.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-            if any(part.filename.endswith("/constants.pkl") for part in parts):
-                raise UserError(
-                    f"{path} is an archive of TorchScript: write its weights alone:"
-                    " torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
-                )
-            size = sum(part.file_size for part in parts)
-            is_stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-            if not is_stored or size > path.stat().st_size:
-                raise UserError(f"{path} is compressed, and so no file that torch.save wrote")
-            damaged = archive.testzip()
-    except UserError:
-        raise
-    except Exception as error:  # Bytes that are no archive can make the reader raise anything.
-        raise _unreadable(path) from error
+    with _telling_damage(path, CHECKPOINT), zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        if any(part.filename.endswith("/constants.pkl") for part in parts):
+            raise UserError(
+                f"{path} is an archive of TorchScript: write its weights alone:"
+                " torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+            )
+        size = sum(part.file_size for part in parts)
+        is_stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
+        if not is_stored or size > path.stat().st_size:
+            raise UserError(f"{path} is compressed, and so no file that torch.save wrote")
+        damaged = archive.testzip()
     if damaged is not None:
         raise UserError(
             f"{path} is damaged, since the check sum of {damaged} does not match: download or copy it again"
@@ -147,20 +140,19 @@ def _check_archive(path: Path) -> None:
 
 
 def _load_tensors(path: Path, is_archive: bool) -> Any:
-    try:
-        # Mapped, an archive's tensors cannot reach beyond what it holds of them.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL ([\w.]+\w)", str(error))
-        if refused is None and not is_archive:
-            raise _unreadable(path) from error
-        what = f" ({refused[1]})" if refused else ""
-        raise UserError(
-            f"{path} holds more than weights and plain values, which only code that comes with the file could"
-            f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
-        ) from error
-    except Exception as error:  # Bytes that are no checkpoint can make the reader raise anything.
-        raise _unreadable(path) from error
+    with _telling_damage(path, CHECKPOINT):
+        try:
+            # Mapped, an archive's tensors cannot reach beyond what it holds of them.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        except pickle.UnpicklingError as error:
+            refused = re.search(r"GLOBAL ([\w.]+\w)", str(error))
+            if refused is None and not is_archive:
+                raise
+            what = f" ({refused[1]})" if refused else ""
+            raise UserError(
+                f"{path} holds more than weights and plain values, which only code that comes with the file could"
+                f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
+            ) from error
 
 
 def _advice(path: Path) -> str:
@@ -168,7 +160,7 @@ def _advice(path: Path) -> str:
     load = "torch.load(FILE, map_location='cpu', weights_only=False)"
     try:
         content = load_outline(path)
-    except Exception:  # As above.
+    except Exception:  # Bytes that are no checkpoint can make the reader raise anything.
         content = None
     if isinstance(content, Outline):
         return f"torch.save({load}.state_dict(), NEW_FILE), as it is a whole {content.name}"
@@ -192,30 +184,32 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} needs the package safetensors: pip install 'rethink-heads[safetensors]'"
         ) from error
-    try:
+    with _telling_damage(path, "safetensors file"):
         # Its header is checked against the file's size.
         return load_file(path)
-    except Exception as error:  # As above.
-        raise UserError(f"{path} is damaged or no safetensors file: download it again") from error
 
 
 def _load_arrays(path: Path) -> Any:
+    with _telling_damage(path, "pickle of NumPy arrays"):
+        try:
+            return load_arrays(path)
+        except ForbiddenObject as error:
+            raise UserError(
+                f"{path} holds more than NumPy arrays and plain values, which only code that comes with the file could"
+                f" read ({error}); where you trust it, write its weights alone:"
+                " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
+            ) from error
+
+
+@contextlib.contextmanager
+def _telling_damage(path: Path, kind: str) -> Iterator[None]:
+    """Turn what bytes that are no file of that kind make its reader raise, which may be anything, into a sentence."""
     try:
-        return load_arrays(path)
-    except ForbiddenObject as error:
-        raise UserError(
-            f"{path} holds more than NumPy arrays and plain values, which only code that comes with the file could"
-            f" read ({error}); where you trust it, write its weights alone:"
-            " torch.save(pickle.load(open(FILE, 'rb'))['model'], NEW_FILE)"
-        ) from error
-    except Exception as error:  # Bytes that are no pickle can make the reader raise anything.
-        raise UserError(
-            f"{path} is damaged or no pickle of NumPy arrays: download it again"
-        ) from error
-
-
-def _unreadable(path: Path) -> UserError:
-    return UserError(f"{path} is damaged or no checkpoint of PyTorch: download it again")
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path} is damaged or no {kind}: download it again") from error
 
 
 def _unwrap(content: Any, path: Path) -> Checkpoint:

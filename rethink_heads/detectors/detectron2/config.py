@@ -19,7 +19,7 @@ from rethink_heads.detectors.checkpoints.detectron2_settings import (
     TASK_WEIGHTS,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import STRUCTURES
+from rethink_heads.structures import STRUCTURES
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode

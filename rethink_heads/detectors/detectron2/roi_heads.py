@@ -34,15 +34,8 @@ from rethink_heads.detectors.detectron2.config import (
     refuse_what_heads_lack,
 )
 from rethink_heads.errors import UserError
-from rethink_heads.heads import (
-    HEAD_CONFIGURATIONS,
-    BoxHeads,
-    ConvHead,
-    FCHead,
-    build_heads,
-    enlargements,
-    trained_heads,
-)
+from rethink_heads.heads import BoxHeads, build_heads, enlargements
+from rethink_heads.structures import trained_heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -183,12 +176,10 @@ class RethinkROIHeads(StandardROIHeads):
             boxes: by image, in pixels of the resized image.
         """
         levels = [features[name] for name in self.box_in_features]
-        pooled: dict[float, Tensor] = {}
-        for branch in self.heads.names:
-            factor = self.enlargement.get(branch, 1.0)
-            if factor not in pooled:
-                pooled[factor] = self.box_pooler(levels, [Boxes(each) for each in boxes], factor)
-        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+        return self.heads.pool(
+            self.enlargement,
+            lambda factor: self.box_pooler(levels, [Boxes(each) for each in boxes], factor),
+        )
 
     def predict(
         self,
@@ -205,20 +196,15 @@ class RethinkROIHeads(StandardROIHeads):
             image_size: (height, width) of the image there.
             head_names: by default all.
         """
-        chosen = self.head_names if head_names is None else tuple(head_names)
-        outputs = self.heads(roi_features)
-        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
-        decoded: dict[str, Tensor] = {}
-        configurations = {name: HEAD_CONFIGURATIONS[name] for name in chosen}
-        for name in {each.regressor for each in configurations.values()}:
-            deltas = outputs[name][1].float()
+
+        def decode(deltas: Tensor) -> Tensor:
             regressed = self.box_transform.apply_deltas(deltas, boxes)
             regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)[:, 1:]
-            decoded[name] = clip_boxes_to_image(regressed, image_size)
-        return {
-            name: HeadOutput(each.scores(scores, self.fusion), decoded[each.regressor])
-            for name, each in configurations.items()
-        }
+            return clip_boxes_to_image(regressed, image_size)
+
+        chosen = self.head_names if head_names is None else head_names
+        outputs = self.heads.predict(roi_features, chosen, self.fusion, decode)
+        return {name: HeadOutput(*output) for name, output in outputs.items()}
 
     def select(self, output: HeadOutput, image_size: Size) -> Instances:
         """Final detections of one image, best first, by detectron2's NMS on a head's output for its proposals."""
@@ -284,7 +270,7 @@ class RethinkFCHead(_VectorHead):
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         model = model_settings(cfg, input_shape.channels, input_shape.height)
-        head = FCHead(1, model.fpn_channels, model.roi_resolution, model.fc_width)
+        head: Any = build_heads(model, "fc", 1)["fc"]
         layers: dict[str, nn.Module] = {
             "flatten": nn.Flatten(),
             "fc6": head.fc6,
@@ -301,15 +287,7 @@ class RethinkConvHead(_VectorHead):
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
         model = model_settings(cfg, input_shape.channels, input_shape.height)
-        head = ConvHead(
-            1,
-            model.fpn_channels,
-            model.conv_width,
-            model.conv_bottleneck,
-            model.conv_blocks,
-            model.non_local,
-            model.non_local_groups,
-        )
+        head: Any = build_heads(model, "conv", 1)["conv"]
         layers: dict[str, nn.Module] = {
             "blocks": head.blocks,
             "pool": nn.AdaptiveAvgPool2d(1),

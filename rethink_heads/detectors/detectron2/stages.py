@@ -33,7 +33,6 @@ from rethink_heads.errors import UserError
 from rethink_heads.fastpath.fc import fast_fc, is_unmodified
 from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
-from rethink_heads.heads import FCHead
 
 Levels = dict[str, Tensor]
 ROI = "box"
@@ -167,18 +166,11 @@ class RethinkStage:
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps, an fc-head's rebuilt from its first layer."""
-        heads = self.roi_heads.heads
-        return {name: heads.branch(name).output_map(roi_features[name]) for name in heads.names}
+        return self.roi_heads.heads.output_maps(roi_features)
 
     def weight_maps(self) -> dict[str, Tensor]:
         """By fc branch: its first layer's weights by RoI position."""
-        heads = self.roi_heads.heads
-        branches = {name: heads.branch(name) for name in heads.names}
-        return {
-            name: branch.weight_map().detach().flatten(0, 1)
-            for name, branch in branches.items()
-            if isinstance(branch, FCHead)
-        }
+        return self.roi_heads.heads.weight_maps()
 
 
 def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:

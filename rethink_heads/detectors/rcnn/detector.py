@@ -26,12 +26,8 @@ from rethink_heads.detectors.rcnn.transform import ImageTransform
 from rethink_heads.fastpath.conv import FastConv, fold_norms
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, HeadsFastPath
-from rethink_heads.heads import (
-    HEAD_CONFIGURATIONS,
-    FCHead,
-    build_heads,
-    trained_heads,
-)
+from rethink_heads.heads import FCHead, build_heads
+from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
 
 
 class RCNN(nn.Module):
@@ -174,19 +170,11 @@ class RCNN(nn.Module):
 
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps (N, C, S, S), fc-head's rebuilt from fc6 (paper Figure 4)."""
-        return {
-            name: self.roi_heads.heads.branch(name).output_map(roi_features[name])
-            for name in self.branches
-        }
+        return self.roi_heads.heads.output_maps(roi_features)
 
     def weight_maps(self) -> dict[str, Tensor]:
         """By fc branch: fc6's weights by RoI position, (width * C, S, S)."""
-        maps = {}
-        for name in self.branches:
-            branch = self.roi_heads.heads.branch(name)
-            if isinstance(branch, FCHead):
-                maps[name] = branch.weight_map().detach().flatten(0, 1)
-        return maps
+        return self.roi_heads.heads.weight_maps()
 
     @torch.inference_mode()
     def detect(self, image: Tensor) -> dict[str, Detections]:

@@ -15,7 +15,7 @@ from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
 from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
 from rethink_heads.detectors.rcnn.rpn import box_coder
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
-from rethink_heads.heads import HEAD_CONFIGURATIONS, BoxHeads, enlargements
+from rethink_heads.heads import BoxHeads, enlargements
 
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
@@ -148,12 +148,9 @@ class BoxRoIHeads(RoIHeads):
 
     def pool(self, pyramid: dict[str, Tensor], boxes: list[Tensor]) -> RoIFeatures:
         """By branch: RoI features (N, C, S, S) of all images' boxes [(N_i, 4)] one after the other."""
-        pooled: dict[float, Tensor] = {}
-        for branch in self.heads.names:
-            factor = self.enlargement.get(branch, 1.0)
-            if factor not in pooled:
-                pooled[factor] = self.box_roi_pool(pyramid, boxes, factor)
-        return {name: pooled[self.enlargement.get(name, 1.0)] for name in self.heads.names}
+        return self.heads.pool(
+            self.enlargement, lambda factor: self.box_roi_pool(pyramid, boxes, factor)
+        )
 
     def training_losses(
         self,
@@ -170,20 +167,15 @@ class BoxRoIHeads(RoIHeads):
         self, roi_features: RoIFeatures, boxes: Tensor, heads: tuple[str, ...], image_size: Size
     ) -> dict[str, HeadOutput]:
         """Scores and boxes, clipped to the image, of each head for one image's boxes (N, 4)."""
-        configurations = {name: HEAD_CONFIGURATIONS[name] for name in heads}
-        outputs = self.heads(roi_features)
-        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
-        decoded: dict[str, Tensor] = {}
-        for name in {each.regressor for each in configurations.values()}:
-            deltas = outputs[name][1].float()
+
+        def decode(deltas: Tensor) -> Tensor:
             regressed = self.box_coder.decode(deltas, [boxes])
             # torchvision's coder leaves the boxes of no RoI at all without their last dimension.
             regressed = regressed.reshape(len(boxes), deltas.shape[1] // 4, 4)
-            decoded[name] = clip_boxes(regressed, image_size, self.conventions.box_ends)[:, 1:]
-        return {
-            name: HeadOutput(each.scores(scores, self.fusion), decoded[each.regressor])
-            for name, each in configurations.items()
-        }
+            return clip_boxes(regressed, image_size, self.conventions.box_ends)[:, 1:]
+
+        outputs = self.heads.predict(roi_features, heads, self.fusion, decode)
+        return {name: HeadOutput(*output) for name, output in outputs.items()}
 
     def suppress(self, output: HeadOutput) -> Detections:
         """Score threshold, per-class NMS and the cut to the best: one image's final detections."""

@@ -15,7 +15,7 @@ import detectron2
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN
 from detectron2.modeling.box_regression import Box2BoxTransformRotated
 from detectron2.modeling.roi_heads import RROIHeads, StandardROIHeads
-from torch import Tensor, nn
+from torch import nn
 
 from rethink_heads.detectors.base import supports
 from rethink_heads.detectors.detectron2 import opening
@@ -201,29 +201,20 @@ def _transform(detector: Detectron2Detector) -> None:
     detector.model.roi_heads.box_predictor.box2box_transform.weights = (1.0, 1.0, 1.0, 1.0)
 
 
-def _eps(detector: Detectron2Detector) -> None:
-    detector.model.backbone.bottom_up.stem.conv1.norm.eps = 0.0
-
-
 def _anchors(detector: Detectron2Detector) -> None:
     next(detector.model.proposal_generator.anchor_generator.cell_anchors.buffers()).add_(1)
 
 
 CHANGES: dict[str, Callable[[Detectron2Detector], None]] = {
     "score": _set("roi_heads.box_predictor.test_score_thresh", 0.3),
-    "nms": _set("roi_heads.box_predictor.test_nms_thresh", 0.4),
-    "detections": _set("roi_heads.box_predictor.test_topk_per_image", 7),
     "size": _set("min_size", 100),
     "most": _set("max_size", 200),
     "channels": _set("channel_order", "RGB"),
     "names": _set("class_names", ("c", "b", "a")),
     "mean": _pixels,
     "transform": _transform,
-    "rpn": _set("proposal_generator.nms_thresh", 0.5),
     "proposals": _set("proposal_generator.post_nms_topk", {True: 10, False: 10}),
     "anchors": _anchors,
-    "samples": _set("roi_heads.box_pooler.level_poolers.0.sampling_ratio", 2),
-    "eps": _eps,
 }
 
 
@@ -268,29 +259,6 @@ def test_predict_leaves_the_roi_features_as_they_were(detector: Detectron2Detect
         changed.predict(features, pooled, BOXES)
     assert before.abs().max() > 0.01
     assert torch.equal(pooled["box"], before)
-
-
-class OwnPooler(nn.Module):
-    """detectron2's, with one number for the cells along both sides."""
-
-    output_size = 7
-
-    def __init__(self, pooler: nn.Module) -> None:
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, *given: Any) -> Tensor:
-        return self.pooler(*given)
-
-
-def test_a_pooler_may_say_one_number_of_cells(detector: Detectron2Detector) -> None:
-    heads = detector.model.roi_heads
-    expected = detector.weight_maps()["fc"]
-    heads.box_pooler = OwnPooler(heads.box_pooler)
-    changed = Detectron2Detector(detector.model, NAMES, 64, 128)
-    assert torch.equal(changed.weight_maps()["fc"], expected)
-    with torch.inference_mode():
-        assert changed.pool(changed.extract(noise()), BOXES)["box"].shape[-2:] == (7, 7)
 
 
 def test_random_weights_are_made_on_the_cpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

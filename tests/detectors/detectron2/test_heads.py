@@ -29,7 +29,8 @@ from rethink_heads.detectors.detectron2.config import (
 )
 from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
 from rethink_heads.errors import UserError
-from rethink_heads.heads import STRUCTURES, build_heads
+from rethink_heads.heads import build_heads
+from rethink_heads.structures import STRUCTURES
 from tests.detectors.detectron2.small_detectors import (
     CLASSES,
     SMALL,

@@ -117,44 +117,6 @@ def test_a_whole_model_gives_its_own_results(
     torch.testing.assert_close(proposals, own[1], rtol=1e-5, atol=1e-4)
 
 
-def test_maps_are_those_of_an_independent_computation(
-    detector: TorchvisionDetector, photograph: Tensor
-) -> None:
-    height, width = photograph.shape[1:]
-    boxes = torch.tensor([[0.1, 0.2, 0.6, 0.9], [0.3, 0.1, 0.9, 0.5]])
-    boxes = boxes * torch.tensor([width, height, width, height])
-    with torch.inference_mode():
-        pooled = detector.pool(detector.extract(photograph), boxes)
-        maps = detector.output_maps(pooled)
-    values = pooled["box"].double()
-    head = detector.model.roi_heads.box_head
-    if detector.heads == ("conv-fc",):
-        for block in list(head)[:4]:
-            layer, norm = block[0], block[1]
-            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            shift = norm.bias.double() - norm.running_mean.double() * scale
-            values = F.conv2d(values, layer.weight.double(), padding=1)
-            values = (values * scale[:, None, None] + shift[:, None, None]).clamp(min=0)
-        close_in_norm(maps.pop("conv"), values)
-    first = next(layer for layer in head.modules() if isinstance(layer, nn.Linear))
-    assert set(maps) == {"fc"}
-    assert maps["fc"].shape == (2, first.out_features, 7, 7)
-    # By the columns of the weights that meet each cell.
-    columns = first.weight.detach().double().reshape(first.out_features, -1, 49)
-    cells = values.reshape(2, -1, 49)
-    for cell in range(49):
-        expected = cells[:, :, cell] @ columns[:, :, cell].T
-        close_in_norm(maps["fc"][:, :, cell // 7, cell % 7], expected)
-    (weights,) = detector.weight_maps().values()
-    assert torch.equal(weights.reshape(first.out_features, -1), first.weight)
-
-
-def close_in_norm(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert (found - expected).norm() <= 1e-4 * expected.norm()
-    assert expected.norm() > 0
-
-
 BOXES = torch.tensor([[10.0, 10.0, 60.0, 80.0], [5.0, 30.0, 120.0, 110.0]])
 
 
@@ -265,27 +227,63 @@ class OwnRules(RoIHeads):
         raise NotImplementedError
 
 
+class OwnForward(FasterRCNN):
+    def forward(self, images: Any, targets: Any = None) -> Any:
+        return super().forward([1 - each for each in images], targets)
+
+
+class OwnResults(FasterRCNN):
+    def eager_outputs(self, losses: Any, detections: Any) -> Any:
+        return super().eager_outputs(losses, detections)
+
+
+class OwnParts(FasterRCNN):
+    def said(self) -> str:
+        return "nothing of what it makes of an image"
+
+
+def small_with(place: str, name: str, value: Any) -> FasterRCNN:
+    """A small model with another attribute."""
+    model = small_model()
+    setattr(model.get_submodule(place), name, value)
+    return model
+
+
 @pytest.mark.parametrize(
     ("model", "says"),
     [
         (lambda: RetinaNet(OneLevel(), 3), "RetinaNet is no two-stage detector"),
         (lambda: nn.DataParallel(small_model()), "DataParallel is no two-stage"),
-        (lambda: with_roi_heads(OwnRules), "OwnRules has a postprocess_detections of its own"),
-        (lambda: with_roi_heads(None), "Identity is no RoIHeads"),
+        (
+            lambda: small_with("roi_heads", "__class__", OwnRules),
+            "OwnRules has a postprocess_detections of its own",
+        ),
+        (lambda: small_with("", "roi_heads", nn.Identity()), "Identity is no RoIHeads"),
+        (
+            lambda: small_with("", "__class__", OwnForward),
+            "this OwnForward .* has a forward of its own",
+        ),
+        (
+            lambda: small_with("", "__class__", OwnResults),
+            "this OwnResults .* has a eager_outputs of its own",
+        ),
+        (lambda: small_with("", "forward", lambda images: []), "has a forward of its own"),
+        (lambda: small_model().half(), r"FasterRCNN are in float16, .* by its method float\(\)"),
+        (lambda: small_model().bfloat16(), "FasterRCNN are in bfloat16, "),
+        (
+            lambda: small_with("", "backbone", OneLevel().half()),
+            "FasterRCNN are in float16 and float32, ",
+        ),
     ],
 )
-def test_what_is_no_two_stage_detector_is_refused(model: Any, says: str) -> None:
+def test_models_that_are_refused(model: Any, says: str) -> None:
     with pytest.raises(UserError, match=says):
         TorchvisionDetector(model(), CLASSES)
 
 
-def with_roi_heads(kind: type[RoIHeads] | None) -> nn.Module:
-    model = small_model()
-    if kind is None:
-        model.roi_heads = nn.Identity()
-    else:
-        model.roi_heads.__class__ = kind
-    return model
+def test_a_subclass_that_changes_no_step_is_taken() -> None:
+    model = small_with("", "__class__", OwnParts)
+    assert TorchvisionDetector(model, CLASSES).heads == ("box",)
 
 
 def test_class_names_must_fit_in_number() -> None:
@@ -304,57 +302,6 @@ def test_one_box_for_all_classes_is_refused() -> None:
     detector = TorchvisionDetector(model, CLASSES)
     with pytest.raises(UserError, match="4 box deltas for 4 classes with background"):
         through(detector, image_of(), torch.tensor([[10.0, 10.0, 60.0, 80.0]]))
-
-
-class OwnForward(FasterRCNN):
-    def forward(self, images: Any, targets: Any = None) -> Any:
-        return super().forward([1 - each for each in images], targets)
-
-
-class OwnResults(FasterRCNN):
-    def eager_outputs(self, losses: Any, detections: Any) -> Any:
-        return super().eager_outputs(losses, detections)
-
-
-class OwnParts(FasterRCNN):
-    def said(self) -> str:
-        return "nothing of what it makes of an image"
-
-
-@pytest.mark.parametrize(("kind", "step"), [(OwnForward, "forward"), (OwnResults, "eager_outputs")])
-def test_a_model_with_steps_of_its_own_is_refused(kind: type[FasterRCNN], step: str) -> None:
-    model = small_model()
-    model.__class__ = kind
-    with pytest.raises(UserError, match=f"this {kind.__name__} .* has a {step} of its own"):
-        TorchvisionDetector(model, CLASSES)
-    model.__class__ = OwnParts
-    assert TorchvisionDetector(model, CLASSES).heads == ("box",)
-    model.forward = lambda images: []  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="has a forward of its own"):
-        TorchvisionDetector(model, CLASSES)
-
-
-class OwnPooler(nn.Module):
-    """torchvision's, with one number for the cells along both sides."""
-
-    output_size = CELLS
-
-    def __init__(self, pooler: nn.Module) -> None:
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, *given: Any) -> Tensor:
-        return self.pooler(*given)
-
-
-def test_a_pooler_may_say_one_number_of_cells(image: Tensor) -> None:
-    model = small_model(TwoMLPHead(CHANNELS * CELLS**2, WIDTH))
-    model.roi_heads.box_roi_pool = OwnPooler(model.roi_heads.box_roi_pool)
-    detector = TorchvisionDetector(model, CLASSES)
-    assert detector.weight_maps()["fc"].shape == (WIDTH * CHANNELS, CELLS, CELLS)
-    with torch.inference_mode():
-        pooled = detector.pool(detector.extract(image), BOXES)
-    assert pooled["box"].shape == (2, CHANNELS, CELLS, CELLS)
 
 
 def test_a_model_in_float64_says_what_it_says_in_float64(image: Tensor) -> None:
@@ -376,21 +323,6 @@ def test_a_model_in_float64_says_what_it_says_in_float64(image: Tensor) -> None:
         features = single.extract(image)
         near = single.predict(features, single.pool(features, BOXES), BOXES)["box"]
     torch.testing.assert_close(output.scores, near.scores, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda model: model.half(), "float16"),
-        (lambda model: model.bfloat16(), "bfloat16"),
-        (lambda model: model.backbone.half(), "float16 and float32"),
-    ],
-)
-def test_other_precisions_are_refused(change: Callable[[FasterRCNN], Any], named: str) -> None:
-    model = small_model()
-    change(model)
-    with pytest.raises(UserError, match=f"FasterRCNN are in {named}, .* by its method float()"):
-        TorchvisionDetector(model, CLASSES)
 
 
 def _set(path: str, value: Any) -> Callable[[nn.Module], None]:

@@ -4,9 +4,7 @@ import argparse
 import hashlib
 import re
 import urllib.error
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,6 +24,7 @@ from tests.detectors.torchvision.small_models import WIDTH, OwnPredictor, small_
 
 SMALLEST = "fasterrcnn_mobilenet_v3_large_320_fpn"
 FIVE = ("a", "b", "c", "d", "e")
+CLASS_WEIGHT = "roi_heads.box_predictor.cls_score.weight"
 
 
 @pytest.fixture(scope="module")
@@ -78,32 +77,46 @@ def test_a_file_of_classes_without_names_asks_for_them(
         open_torchvision(SMALLEST, str(path), ("a", "b"))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (
-            lambda s: s.pop("rpn.head.bbox_pred.bias"),
-            "lacks weights of .*: rpn.head.bbox_pred.bias;",
-        ),
-        (lambda s: s.update(extra=torch.ones(1)), "has weights that .* lacks: extra;"),
-        (
-            lambda s: s.update({"rpn.head.bbox_pred.bias": torch.ones(8)}),
-            "other sizes than .*: rpn.head.bbox_pred.bias 8 instead of 60;",
-        ),
-        (
-            lambda s: s.pop("roi_heads.box_predictor.cls_score.weight"),
-            "has no roi_heads.box_predictor.cls_score.weight",
-        ),
-    ],
-)
+def test_other_precisions_are_computed_in_float32(state: dict[str, Tensor], tmp_path: Path) -> None:
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        converted = {
+            f"model.{name}": value.to(kind) if value.is_floating_point() else value
+            for name, value in state.items()
+        }
+        # A module of a training framework may hold more than the model.
+        path = write_plain(converted | {"metric": torch.ones(2)}, tmp_path)
+        found = open_torchvision(SMALLEST, str(path), FIVE).model.state_dict()[CLASS_WEIGHT]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, converted[f"model.{CLASS_WEIGHT}"].float())
+
+
+NAN = torch.full((6, 1024), torch.nan)
+MISFITS: list[tuple[dict[str, Tensor | None], str]] = [
+    ({"rpn.head.bbox_pred.bias": None}, "lacks weights of .*: rpn.head.bbox_pred.bias;"),
+    ({"extra": torch.ones(1)}, "has weights that .* lacks: extra;"),
+    (
+        {"rpn.head.bbox_pred.bias": torch.ones(8)},
+        "other sizes than .*: rpn.head.bbox_pred.bias 8 instead of 60;",
+    ),
+    ({CLASS_WEIGHT: None}, f"has no {CLASS_WEIGHT}"),
+    ({CLASS_WEIGHT: NAN}, rf"not finite numbers \({CLASS_WEIGHT}\): its training diverged"),
+    ({CLASS_WEIGHT: NAN.double().fill_(1e300)}, rf"not finite numbers \({CLASS_WEIGHT}\)"),
+    (
+        {CLASS_WEIGHT: torch.zeros(10**8, 0)},
+        rf"{CLASS_WEIGHT} has the shape \(100000000, 0\), which is no layer's",
+    ),
+    (
+        {CLASS_WEIGHT: torch.ones(6, 1024, dtype=torch.int8)},
+        rf"no floating-point numbers: {CLASS_WEIGHT} of torch\.int8",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), MISFITS)
 def test_weights_that_do_not_fit_are_named(
-    change: Callable[[dict[str, Tensor]], Any],
-    message: str,
-    state: dict[str, Tensor],
-    tmp_path: Path,
+    changes: dict[str, Tensor | None], message: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    changed = dict(state)
-    change(changed)
+    changed = {n: value for n, value in (state | changes).items() if value is not None}
     with pytest.raises(UserError, match=message):
         open_torchvision(SMALLEST, str(write_plain(changed, tmp_path)), FIVE)
 

@@ -1,7 +1,8 @@
-"""How a head's score follows the proposal's IoU, and what such panels are made of: curves with bands, dots with bars.
+"""How a head's score follows the proposal's IoU and how well it regresses boxes: curves with bands, dots with bars.
 
 Each ``plot_...`` draws the heads in ``series``, by default all that the frame holds, into ``ax``, by default new axes a
-column wide with a legend, and returns the axes. An estimate X of a frame has its 95% interval in X_low and X_high.
+column wide with a legend, and returns the axes. ``size`` says which objects: "small", "medium", "large" or "all". An
+estimate X of a frame has its 95% interval in X_low and X_high.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rethink_heads.plots.layout import dot_handles, line_handles, panel
-from rethink_heads.plots.style import FAINT, Series, sizes_in
+from rethink_heads.plots.style import FAINT, FONT, INK, TIGHT_LINES, Series, sizes_in
 
 # Column of the frame -> the axis label.
 COEFFICIENTS: dict[str, str] = {
@@ -24,6 +25,13 @@ COEFFICIENTS: dict[str, str] = {
     "object_pcc": "PCC, mean of objects",
     "spearman": "Spearman, all proposals",
 }
+ERROR_LABELS: dict[str, str] = {
+    "mae": "Mean absolute error",
+    "mean": "Mean error (bias)",
+    "rms": "Root mean square error",
+}
+COMPONENTS: tuple[str, ...] = ("dx", "dy", "dw", "dh")
+UNITS = "(object sizes; ln ratio)"
 # Light bands of more heads than these lie over each other and cannot be told apart.
 MOST_SPREAD_BANDS = 2
 INTERVAL_ALPHA = 0.35
@@ -46,9 +54,7 @@ def plot_score_by_iou(
 
     Args:
         frame: what :func:`rethink_heads.statistics.correlation.score_by_iou` returns.
-        size: which objects: "small", "medium", "large" or "all".
         spread: draw the standard deviation.
-        series, ax: as of all functions here.
     """
     with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
         draw_by_iou(ax, frame[frame["size"] == size], series, "mean", spread)
@@ -69,12 +75,92 @@ def plot_pcc(
     Args:
         frame: what :func:`rethink_heads.statistics.correlation.pearson` or ``spearman`` returns.
         value: "pcc", "object_pcc" (a frame of ``pearson``) or "spearman".
-        series, ax: as of all functions here.
     """
     with panel(frame, series, ax, dot_handles, height=2.1) as (ax, series):
         draw_dots(ax, frame, series, sizes_in(frame), category="size", value=value)
         ax.set_xlabel("Object size")
         ax.set_ylabel(COEFFICIENTS[value])
+    return ax
+
+
+def plot_regressed_iou_by_iou(
+    frame: pd.DataFrame,
+    size: str = "all",
+    *,
+    spread: bool = True,
+    series: Sequence[Series] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the regressed box's mean IoU against the proposal's (paper, Figure 2, row 2).
+
+    The dark band is the mean's 95% interval; the light band (thin lines where there are more than
+    two heads) is one standard deviation to either side. On the grey diagonal the regressed box is
+    as good as the proposal.
+
+    Args:
+        frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
+        spread: draw the standard deviation.
+    """
+    with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
+        ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8, label="proposal")
+        draw_by_iou(ax, frame[frame["size"] == size], series, "mean", spread)
+        ax.set_ylabel("Regressed IoU")
+        unit_axes(ax)
+    return ax
+
+
+def plot_gain(
+    frame: pd.DataFrame,
+    size: str = "all",
+    *,
+    series: Sequence[Series] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the gain, regressed less proposal IoU, against the proposal's IoU, with 95% bands.
+
+    Args:
+        frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
+    """
+    with panel(frame, series, ax, lambda heads: curve_handles(heads, False)) as (ax, series):
+        ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
+        draw_by_iou(ax, frame[frame["size"] == size], series, "gain")
+        ax.set_ylabel("Gain in IoU")
+        unit_axes(ax, "x")
+    return ax
+
+
+def plot_error_components(
+    frame: pd.DataFrame,
+    size: str = "all",
+    value: str = "mae",
+    *,
+    series: Sequence[Series] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the regressed box's error in centre (dx, dy) and scale (dw, dh), with 95% intervals.
+
+    dx and dy are in widths and heights of the object, dw and dh natural logarithms of the ratio of
+    the widths and heights.
+
+    Args:
+        frame: what :func:`rethink_heads.statistics.regression.error_components` returns for all
+            bins together.
+        value: "mae" (mean absolute error), "mean" (bias) or "rms".
+    """
+    with panel(frame, series, ax, dot_handles, height=2.2) as (ax, series):
+        # Centre and scale have different units: a line keeps them apart.
+        ax.axvline(1.5, color=FAINT, linewidth=0.5, linestyle=(0, (2, 2)), zorder=1.4)
+        rows = frame[frame["size"] == size]
+        draw_dots(ax, rows, series, COMPONENTS, category="component", value=value)
+        if value == "mean":
+            ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
+        else:
+            from_zero(ax)
+        ax.set_xticks([0.5, 2.5], ["centre", "scale"], minor=True)
+        ax.tick_params(axis="x", which="minor", length=0, pad=12, labelcolor=INK)
+        ax.tick_params(axis="x", which="minor", labelsize=8, labelfontfamily=FONT)
+        ax.set_xlabel("")
+        ax.set_ylabel(f"{ERROR_LABELS[value]}\n{UNITS}", linespacing=TIGHT_LINES)
     return ax
 
 

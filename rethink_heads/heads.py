@@ -1,4 +1,4 @@
-"""fc-head and conv-head on RoI features (N, C, S, S), and the residual blocks that conv-head is made of.
+"""R-CNN box heads on RoI features (N, C, S, S): fc-head, conv-head, and the branches of a detector with their losses.
 
 Layer by layer as in the authors' code of Wu et al. (CVPR 2020): a conv-head's convolutions carry no bias, each is
 followed by batch normalisation, and ReLU comes after the residual sum.
@@ -6,9 +6,14 @@ followed by batch normalisation, and ReLU comes after the residual sum.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rethink_heads.config import ModelConfig
+from rethink_heads.structures import BRANCHES, HEAD_CONFIGURATIONS, STRUCTURES, TaskWeights, kind_of
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -212,3 +217,158 @@ class ConvHead(nn.Module):
     def forward(self, roi_features: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (N, C, S, S) to logits (N, classes + 1) and box deltas (N, 4 (classes + 1))."""
         return self.predictor(self.output_map(roi_features).mean(dim=(2, 3)))
+
+
+class BoxHeads(nn.ModuleDict):
+    """The branches of a detector by name (one or two of ``BRANCHES``), each on RoI features of its own.
+
+    A single fc- or conv-head has one branch; Double-Head has one of each kind (Wu et al.). Layers that no loss
+    of nonzero weight reaches are frozen, so that no gradient, momentum or weight decay moves them.
+
+    Args:
+        branches: modules that map (N, C, S, S) to logits (N, K + 1) and deltas (N, 4 (K + 1)).
+        weights: each branch's loss weights.
+        beta: smooth L1's turning point.
+    """
+
+    def __init__(
+        self, branches: Mapping[str, FCHead | ConvHead], weights: TaskWeights, beta: float = 1.0
+    ) -> None:
+        super().__init__(dict(branches))
+        self.weights, self.beta = weights, beta
+        for name, branch in branches.items():
+            cls_weight, reg_weight = weights[name]
+            branch.predictor.cls_score.requires_grad_(cls_weight != 0)
+            branch.predictor.bbox_pred.requires_grad_(reg_weight != 0)
+            if not (cls_weight or reg_weight):
+                branch.requires_grad_(False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The branches that are there, in the order of ``BRANCHES``."""
+        return tuple(name for name in BRANCHES if name in self)
+
+    def branch(self, name: str) -> FCHead | ConvHead:
+        """The branch of that name."""
+        module = self[name]
+        assert isinstance(module, FCHead | ConvHead)
+        return module
+
+    def forward(self, roi_features: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Logits (N, K + 1) and deltas (N, 4 (K + 1)) by branch, from its RoI features (N, C, S, S)."""
+        return {name: self[name](roi_features[name]) for name in self.names}
+
+    def pool(
+        self, enlargement: Mapping[str, float], pool: Callable[[float], Tensor]
+    ) -> dict[str, Tensor]:
+        """RoI features (N, C, S, S) by branch, pooled once for each factor by which RoIs are enlarged."""
+        factors = {name: enlargement.get(name, 1.0) for name in self.names}
+        pooled = {factor: pool(factor) for factor in dict.fromkeys(factors.values())}
+        return {name: pooled[factor] for name, factor in factors.items()}
+
+    def predict(
+        self,
+        roi_features: Mapping[str, Tensor],
+        head_names: Iterable[str],
+        fusion: str,
+        decode: Callable[[Tensor], Tensor],
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Scores (N, K) and boxes (N, K, 4) by head of ``HEAD_CONFIGURATIONS``, from RoI features by branch.
+
+        Args:
+            roi_features: (N, C, S, S) by branch.
+            head_names: those that are asked.
+            fusion: rule for a head that fuses two classifiers.
+            decode: from deltas (N, 4 (K + 1)) to boxes (N, K, 4).
+        """
+        outputs = self(roi_features)
+        scores = {name: logits.float().softmax(-1)[:, 1:] for name, (logits, _) in outputs.items()}
+        heads = {name: HEAD_CONFIGURATIONS[name] for name in head_names}
+        regressors = {each.regressor for each in heads.values()}
+        boxes = {name: decode(outputs[name][1].float()) for name in regressors}
+        return {
+            name: (each.scores(scores, fusion), boxes[each.regressor])
+            for name, each in heads.items()
+        }
+
+    def output_maps(self, roi_features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Output maps (N, C, S, S) by branch, an fc-head's rebuilt from fc6 (paper Figure 4)."""
+        return {name: self.branch(name).output_map(roi_features[name]) for name in self.names}
+
+    def weight_maps(self) -> dict[str, Tensor]:
+        """fc6's weights by RoI position, (width * C, S, S), by fc branch."""
+        branches = {name: self.branch(name) for name in self.names}
+        return {
+            name: branch.weight_map().detach().flatten(0, 1)
+            for name, branch in branches.items()
+            if isinstance(branch, FCHead)
+        }
+
+    def losses(
+        self,
+        outputs: Mapping[str, tuple[Tensor, Tensor]],
+        labels: Tensor,
+        target_deltas: Tensor,
+    ) -> dict[str, Tensor]:
+        """Weighted losses, named ``<branch>_classification`` (softmax cross-entropy) and ``<branch>_regression``.
+
+        Args:
+            outputs: of ``forward`` for the N sampled RoIs.
+            labels: (N,), 0 for background.
+            target_deltas: (N, 4).
+        """
+        losses: dict[str, Tensor] = {}
+        for name, (logits, deltas) in outputs.items():
+            cls_weight, reg_weight = self.weights[name]
+            if cls_weight:
+                loss = F.cross_entropy(logits.float(), labels)
+                losses[f"{name}_classification"] = cls_weight * loss
+            if reg_weight:
+                loss = regression_loss(deltas.float(), labels, target_deltas, self.beta)
+                losses[f"{name}_regression"] = reg_weight * loss
+        return losses
+
+
+def build_heads(model: ModelConfig, head: str, classes: int) -> BoxHeads:
+    """Untrained branches of a head of ``STRUCTURES`` for K foreground classes, with their losses."""
+    structure = STRUCTURES[head]
+    branches: dict[str, FCHead | ConvHead] = {}
+    for name in structure.branches:
+        if kind_of(name) == "fc":
+            branches[name] = FCHead(
+                classes, model.fpn_channels, model.roi_resolution, model.fc_width
+            )
+        else:
+            branches[name] = ConvHead(
+                classes,
+                model.fpn_channels,
+                model.conv_width,
+                model.conv_bottleneck,
+                model.conv_blocks,
+                model.non_local,
+                model.non_local_groups,
+            )
+    weights = structure.weights(model.l_fc, model.l_conv, model.w_fc, model.w_conv)
+    return BoxHeads(branches, weights, model.smooth_l1_beta)
+
+
+def enlargements(model: ModelConfig) -> dict[str, float]:
+    """By branch: the factor by which an RoI grows about its centre before pooling, where there is one."""
+    return {"conv": model.conv_enlargement, "conv2": model.conv_enlargement}
+
+
+def regression_loss(
+    box_deltas: Tensor, labels: Tensor, target_deltas: Tensor, beta: float = 1.0
+) -> Tensor:
+    """Smooth L1 of the true class's deltas, summed over positives and divided by all sampled RoIs.
+
+    Args:
+        box_deltas: (N, 4 (K + 1)).
+        labels: (N,), 0 for background.
+        target_deltas: (N, 4), encoded with the detector's box coder.
+        beta: where smooth L1 turns from quadratic to linear; 1 in the authors' code, 1/9 in torchvision.
+    """
+    positive = torch.where(labels > 0)[0]
+    deltas = box_deltas.reshape(len(labels), -1, 4)[positive, labels[positive]]
+    loss = F.smooth_l1_loss(deltas, target_deltas[positive], beta=beta, reduction="sum")
+    return loss / labels.numel()

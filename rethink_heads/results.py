@@ -1,17 +1,24 @@
-"""Reads what runs and sweeps hold for the paper's analyses; nothing is measured."""
+"""What runs leave in their folders: read for the paper's analyses, and written where several detectors are compared."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rethink_heads.comparable import check_names, merge_measurements
-from rethink_heads.console import log
+from rethink_heads.config import CONFIG_NAME
+from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError
+from rethink_heads.files import read_csv, write_text
+from rethink_heads.locking import hold
+from rethink_heads.run_options import check_names
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
+from rethink_heads.settings import read_mapping
+from rethink_heads.study import merge_measurements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +28,121 @@ if TYPE_CHECKING:
     from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
+NOTE_NAME = "comparison.json"
+"""Beside the tables of a comparison of detectors: what was compared. Figures drawn from them name the detectors."""
+LONGEST_NAME = 100
+HASH_DIGITS = 8
+
+
+def is_of_detectors(runs: Sequence[Run]) -> bool:
+    """Whether detectors are compared of which some were not trained here.
+
+    Detectors trained here are compared for their heads, whose names say enough.
+    """
+    return len(runs) > 1 and any(run.is_external for run in runs)
+
+
+def shared_folder(runs: Sequence[Run]) -> Path:
+    """The folder that results of one detector, or of several, are written into.
+
+    That of several is beside the first and named after all.
+    """
+    if len(runs) == 1:
+        return runs[0].path
+    name = "-".join(folder.name for folder in runs)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - HASH_DIGITS - 1]}-{_digits(name)}"
+    path = runs[0].path.parent / name
+    # Where a detector has that name of its own.
+    return path.with_name(f"{name}-compared") if (path / CONFIG_NAME).exists() else path
+
+
+def result_folders(runs: Sequence[Run], names: Sequence[str]) -> tuple[Path, Path]:
+    """Where tables and figures of measurements go, given each detector's name of them.
+
+    Into the detector's folder, or the shared one; results of other measurements than the detectors' own in a folder
+    that is named after these.
+    """
+    if len(runs) == 1:
+        return runs[0].tables(names[0]), runs[0].figures(names[0])
+    shared, different = shared_folder(runs), {*names}
+    inner = names[0] if len(different) == 1 else _digits(" ".join(names))
+    if different == {DEFAULT_MEASUREMENTS}:
+        inner = ""
+    return shared / "tables" / inner, shared / "figures" / inner
+
+
+@contextlib.contextmanager
+def writing(
+    folder: Path, runs: Sequence[Run], names: Sequence[str], tables: Path
+) -> Iterator[None]:
+    """Be the one that writes results of detectors into a folder; libraries' words go to standard error.
+
+    Where detectors are what is compared, figures name them, and a note beside the tables says which measurements.
+
+    Args:
+        folder: of the results.
+        runs: the detectors'.
+        names: of their measurements.
+        tables: the folder in it that gets the tables.
+    """
+    from rethink_heads.plots.style import naming_detectors
+
+    with hold(folder), redirect_stdout():
+        if not is_of_detectors(runs):
+            yield
+            return
+        with naming_detectors():
+            yield
+        compared = {run.name: name for run, name in zip(runs, names, strict=True)}
+        write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
+
+
+def write_comparison(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    analysis: str,
+    differences: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    inner: str = "",
+) -> list[Path]:
+    """Write the paired table and the figures of an analysis of several detectors; nothing for one.
+
+    Args:
+        runs: the detectors'.
+        names: of their measurements.
+        analysis: what the table of differences is called after.
+        differences: of the pairs of heads on the same objects.
+        tables: of all the heads, by the names under which ``rethink-heads figures`` draws them.
+        inner: folder within those of tables and figures.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    if len(runs) == 1:
+        return []
+    from rethink_heads.report.results import write_results
+
+    tables_folder, figures_folder = (each / inner for each in result_folders(runs, names))
+    found = {name: table for name, table in tables.items() if len(table)}
+    if len(differences):
+        found[f"{analysis}_comparisons"] = differences
+    with writing(shared_folder(runs), runs, names, tables_folder):
+        return write_results(found, tables_folder, figures_folder)
+
+
+def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:
+    """Say where the tables and figures of results are."""
+    if written:
+        return f"tables and figures are in {' and '.join(dict.fromkeys(str(p.parent) for p in written))}"
+    return f"rethink-heads figures --run {runs[0].path} draws all figures"
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
 def measured_names(run: Run) -> list[str]:
@@ -98,7 +220,7 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     import pandas as pd
 
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stages import STAGES_NAME, load_stages
+    from rethink_heads.measure.stage_boxes import STAGES_NAME, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
@@ -149,8 +271,6 @@ def read_detections(
 
 def _sweep_tables(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
     """Each sweep's table by its name, and its ordering, if it has one, by ``NAME_ordering``."""
-    from rethink_heads.files import read_csv
-    from rethink_heads.settings import read_mapping
 
     tables = {}
     for folder in map(Path, folders):

@@ -1,0 +1,195 @@
+"""Where average precision is lost: the share of each cause, what mending it wins, and what a better ranking is worth.
+
+The mean over COCO's ten IoU thresholds and over classes loses 1 - AP. Each of the six causes of :mod:`.causes` can be
+mended alone, which is its *oracle*; but what two mends win together is not what they win one by one, and a mend wins
+more after others than before. A cause's *share* is what mending it wins on average over all orders in which the six can
+be mended (Shapley's value): all sets of them, 64 at each threshold, are evaluated. Shares are at least 0 and add up to
+1 - AP.
+
+The *exchange rate* is AP while the scores of the detections that stand for an object are dealt out in an order that
+moves in ten equal steps from their own to that of their IoU: an order's place is the mean, weighted by the step, of the
+places in both.
+
+Intervals come from the derivatives of AP by the weight of each image (the infinitesimal jackknife: Efron,
+"Nonparametric standard errors and confidence intervals", 1981), one pass for all of them. A replicate's value is the
+first-order one, the value plus the derivatives times what its weights differ from 1, and goes the way of all
+replicates (:mod:`.bootstrap`), paired between heads as they are. The derivative takes AP as the area under the same
+precision, not as its mean at 101 recalls, whose steps have no derivative; and classes stay in the mean whose images a
+replicate does not draw. benchmarks/README.md has how often these intervals hold the truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.causes import CAUSES
+from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.matching import THRESHOLDS, GroundTruth, HeadDetections
+from rethink_heads.evaluation.mending import (
+    ORACLES,
+    SHARES,
+    STEP_VALUES,
+    STEPS,
+    LostPrecision,
+    analyse,
+)
+from rethink_heads.measure.store import Key
+from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
+
+
+def lost_precision(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What each cause costs every head, with 95% intervals over images.
+
+    Args:
+        detections, dataset: as of ``average_precision.precision_table``.
+        replicates, seed: of the bootstrap over images, in which each detection keeps its faults.
+
+    Returns:
+        A row a head and cause with "detector", "head", "cause" (one of CAUSES), "share" (of 1 - AP, to which the
+        shares of a head add up; 0..1), "oracle" (AP with that cause alone mended), each with "..._low" and
+        "..._high", and "count" (detections, or missed objects, with the cause at IoU 0.5; of "ranking" the places that
+        go from a false to a true positive or back). The mean is over the classes that have objects, as in COCO. An
+        interval needs five images that have the cause.
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    return head_table(lost_precision_of, detections, dataset, replicates, seed)
+
+
+def lost_by_threshold(
+    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """The rows of :func:`lost_precision` at each IoU threshold, "iou", without the counts."""
+    return head_table(lost_precision_of, detections, dataset, replicates, seed, "lost_by_threshold")
+
+
+def lost_by_class(
+    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """Shares of each class that has objects, "label": those of a class add up to 1 - its AP."""
+    return head_table(lost_precision_of, detections, dataset, replicates, seed, "lost_by_class")
+
+
+def exchange_rate(
+    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
+) -> pd.DataFrame:
+    """AP of every head while its ranking moves to that of the true IoU.
+
+    Returns:
+        A row a head and step with "detector", "head", "step" (0..1), "ap", "ap_low", "ap_high", and "pcc", Pearson's
+        correlation of score and IoU of the detections that stand for an object at IoU 0.5, as the step deals out the
+        scores.
+    """
+    return head_table(exchange_rate_of, detections, dataset, replicates, seed)
+
+
+def compare_lost_precision(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    a: Key,
+    b: Key,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The shares of two heads and their differences a - b on the same draws of images.
+
+    Returns:
+        A row a cause with "cause" and the columns of ``average_precision.compare_precision``; positive where a
+        loses more to it.
+    """
+    return head_differences(lost_precision_of, detections, dataset, a, b, replicates, seed)
+
+
+def compare_oracles(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    a: Key,
+    b: Key,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The same of AP with each cause alone mended."""
+    return head_differences(oracles_of, detections, dataset, a, b, replicates, seed)
+
+
+def compare_exchange_rate(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    a: Key,
+    b: Key,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The same of AP at each "step" of the ranking."""
+    return head_differences(exchange_rate_of, detections, dataset, a, b, replicates, seed)
+
+
+def lost_precision_of(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """One head's rows of :func:`lost_precision`, and its curves of the same by threshold and by class."""
+    lost = analyse(head, truth)
+    shares = lost.resampled(bootstrap, SHARES)
+    oracles = lost.resampled(bootstrap, ORACLES).estimate().columns("oracle")
+    curves = {
+        "lost_by_threshold": _by_threshold(lost, bootstrap),
+        "lost_by_class": _by_class(lost, bootstrap),
+    }
+    return Quantities(shares, "cause", CAUSES, "share", {**oracles, "count": lost.counts}, curves)
+
+
+def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
+    """One head's AP with each cause alone mended: for comparisons."""
+    return Quantities(analyse(head, truth).resampled(bootstrap, ORACLES), "cause", CAUSES, "oracle")
+
+
+def exchange_rate_of(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """One head's rows of :func:`exchange_rate`."""
+    lost = analyse(head, truth)
+    steps = lost.resampled(bootstrap, STEP_VALUES)
+    return Quantities(steps, "step", STEPS.tolist(), "ap", {"pcc": lost.pcc})
+
+
+def _by_threshold(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
+    """Columns of :func:`lost_by_threshold` of one head."""
+    columns: dict[str, Any] = {
+        "iou": np.repeat(THRESHOLDS.round(2), len(CAUSES)),
+        "cause": np.tile(CAUSES, len(THRESHOLDS)),
+    }
+    for name, cut in {"share": SHARES, "oracle": ORACLES}.items():
+        each = [lost.resampled(bootstrap, cut, number) for number in range(len(THRESHOLDS))]
+        frames = [pd.DataFrame(one.estimate().columns(name)) for one in each]
+        columns |= {str(end): column.to_numpy() for end, column in pd.concat(frames).items()}
+    return columns
+
+
+def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
+    """Columns of :func:`lost_by_class` of one head."""
+    by_image = lost.class_derivatives
+    changes = [by_image.T @ (weights - 1).T for weights in bootstrap.weight_blocks()]
+    replicates = lost.class_values.ravel() + np.hstack(changes).T
+    images = np.bincount(
+        by_image.tocoo().col[by_image.tocoo().data != 0], minlength=by_image.shape[1]
+    )
+    shares = Resampled(lost.class_values.ravel(), replicates, images, SHARE, is_zero_without=True)
+    return {
+        "label": np.repeat(lost.labels, len(CAUSES)),
+        "cause": np.tile(CAUSES, len(lost.labels)),
+        **shares.estimate().columns("share"),
+    }

@@ -1,0 +1,375 @@
+"""Average precision of all mended sets of detections at once, with its derivatives by the weight of each image.
+
+A class's detections are ranked once, with those that mending classification brings into it and those that mending
+misses finds; a set of mended causes (:mod:`.causes`) is then which of them are there and which are true positives.
+That is 57 settings: 32 sets without ranking; 16 with it, since with localization mended all that stand for an object
+are true positives, in any order; and nine steps of the ranking between the first of each. AP as COCO has it, the shares
+and what else is made of it are sums of settings with fixed weights, and so are their derivatives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from rethink_heads.evaluation.average_precision import RECALLS
+from rethink_heads.evaluation.causes import (
+    CAUSES,
+    CLASSIFICATION,
+    LOCALIZATION,
+    MISSES,
+    RANKING,
+    Causes,
+    Faults,
+    find_faults,
+)
+from rethink_heads.evaluation.matching import Flags, GroundTruth, HeadDetections, Indices
+from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Resampled
+
+STEPS = np.linspace(0, 1, 11)
+"""Of the exchange rate: 0 is the detector's own order, 1 that of the true IoU."""
+
+
+def _shapley() -> Array:
+    """Weights (6, 64) of the 64 sets of mended causes in the share of each cause."""
+    count = len(CAUSES)
+    weights = np.zeros((count, 2**count))
+    for mended in range(2**count):
+        size = mended.bit_count()
+        for cause in range(count):
+            if not mended >> cause & 1:
+                orders = math.factorial(size) * math.factorial(count - 1 - size)
+                weights[cause, mended | 1 << cause] += orders / math.factorial(count)
+                weights[cause, mended] -= orders / math.factorial(count)
+    return weights
+
+
+# What AP is taken of: the sets without ranking; the sets with it but without localization, which leaves only true
+# positives to be ranked; and the steps between the first of both.
+_PLAIN = np.array([s for s in range(2 ** len(CAUSES)) if not s & RANKING], np.uint8)
+_RANKED = np.array([s for s in _PLAIN if not s & LOCALIZATION], np.uint8)
+_SETTINGS = len(_PLAIN) + len(_RANKED) + len(STEPS) - 2
+
+
+def _quantities() -> Array:
+    """Weights (24, settings) of the settings in AP, the shares, the oracles, and AP by step."""
+    setting_of = np.zeros((2 ** len(CAUSES), _SETTINGS))
+    for mended in range(2 ** len(CAUSES)):
+        plain = mended & ~RANKING
+        if mended & RANKING and not mended & LOCALIZATION:
+            place = len(_PLAIN) + np.flatnonzero(plain == _RANKED)[0]
+        else:
+            place = np.flatnonzero(plain == _PLAIN)[0]
+        setting_of[mended, place] = 1
+    oracles = setting_of[[1 << number for number in range(len(CAUSES))]]
+    between = np.eye(_SETTINGS)[len(_PLAIN) + len(_RANKED) :]
+    none, ranking = setting_of[:1], setting_of[RANKING : RANKING + 1]
+    return np.vstack([none, _shapley() @ setting_of, oracles, none, between, ranking])
+
+
+_QUANTITIES = _quantities()
+SHARES = slice(1, 1 + len(CAUSES))
+ORACLES = slice(SHARES.stop, SHARES.stop + len(CAUSES))
+STEP_VALUES = slice(ORACLES.stop, ORACLES.stop + len(STEPS))
+
+
+@dataclass(frozen=True)
+class LostPrecision:
+    """One head's analysis: M quantities (AP, shares, oracles, AP by step) and their derivatives by image weights.
+
+    Attributes:
+        values: (T, M) at each IoU threshold; derivatives: (I, T, M).
+        labels: (K,) classes that have objects.
+        class_values: (K, 6) shares, means over thresholds; class_derivatives: (I, K * 6), sparse.
+        counts: (6,) detections with each cause at the first threshold; images: (6,) images that have it at any.
+        bearing: images that bear on AP; images_each: on that of one class, on average.
+        pcc: (11,) Pearson's correlation at each of STEPS.
+    """
+
+    values: Array
+    derivatives: Array
+    labels: Indices
+    class_values: Array
+    class_derivatives: Any
+    counts: Indices
+    images: Indices
+    bearing: int
+    images_each: float
+    pcc: Array
+
+    def resampled(
+        self, bootstrap: ImageBootstrap, cut: slice, threshold: int | None = None
+    ) -> Resampled:
+        """Some quantities at one threshold, or their means over thresholds, and their replicates."""
+        at = slice(None) if threshold is None else slice(threshold, threshold + 1)
+        value = self.values[at, cut].mean(axis=0)
+        derivatives = self.derivatives[:, at, cut].mean(axis=1)
+        replicates = value + bootstrap.replicate(derivatives) - derivatives.sum(axis=0)
+        is_share = cut == SHARES
+        images = self.images if is_share else np.full(len(value), self.bearing)
+        return Resampled(
+            value, replicates, images, SHARE, self.images_each, is_zero_without=is_share
+        )
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """N detections of all mended sets of one class, by falling score.
+
+    Attributes:
+        images, scores, ious: (N,).
+        causes: (N,) that have to be mended for it to change; true: (N,) whether it is a true positive then, or else
+            gone; there: (N,) whether it is there before.
+        stands: (N,) whether it stands for an object, so that ranking deals out its score.
+    """
+
+    labels: Indices
+    images: Indices
+    scores: Array
+    ious: Array
+    causes: Causes
+    true: Flags
+    there: Flags
+    stands: Flags
+
+    def take(self, rows: Indices | slice) -> _Entries:
+        """Some of them, in a new order."""
+        return _Entries(*(column[rows] for column in vars(self).values()))
+
+
+def _entries(faults: Faults, head: HeadDetections, truth: GroundTruth) -> _Entries:
+    """All classes' detections of all mended sets at one threshold, by class and falling score."""
+    counted = np.flatnonzero(faults.counted)
+    moves = faults.claims & (faults.causes & CLASSIFICATION > 0)
+    moved, missed = np.flatnonzero(moves), np.flatnonzero(faults.missed)
+    parts = (
+        _Entries(
+            head.labels[counted],
+            head.images[counted],
+            head.scores[counted],
+            faults.ious[counted],
+            faults.causes[counted],
+            (faults.true | faults.claims & ~moves)[counted],
+            np.ones(len(counted), bool),
+            faults.stands()[counted],
+        ),
+        _Entries(
+            truth.labels[faults.objects[moved]],
+            head.images[moved],
+            head.scores[moved],
+            faults.ious[moved],
+            faults.causes[moved],
+            *_flags(len(moved), True, False, False),
+        ),
+        _Entries(
+            truth.labels[missed],
+            truth.images[missed],
+            np.full(len(missed), np.inf),
+            np.ones(len(missed)),
+            np.full(len(missed), MISSES, np.uint8),
+            *_flags(len(missed), True, False, False),
+        ),
+    )
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    every = _Entries(*(np.concatenate(column) for column in columns))
+    return every.take(np.lexsort((every.images, -every.scores, every.labels)))
+
+
+def _flags(count: int, *values: bool) -> Iterator[Flags]:
+    """Each value (count,) times."""
+    return (np.full(count, value) for value in values)
+
+
+def _deal(entries: _Entries) -> tuple[Indices, Indices]:
+    """The places (m,) that detections which stand for an object have by score, and whose they are at each of STEPS.
+
+    Returns:
+        Rows (m,) of one class's entries, and the row (11, m) that each of these places goes to.
+    """
+    places = np.flatnonzero(entries.stands)
+    own = np.arange(len(places))
+    by_iou = np.empty_like(own)
+    by_iou[np.argsort(-entries.ious[places], kind="stable")] = own
+    # Whole numbers, so that ties stay ties: they go by score.
+    step = np.arange(len(STEPS))[:, None]
+    mixed = (len(STEPS) - 1 - step) * own + step * by_iou
+    return places, places[np.argsort(mixed, axis=1, kind="stable")]
+
+
+def _class_precision(
+    entries: _Entries, places: Indices, dealt: Indices, objects: int
+) -> tuple[Array, Array, Array]:
+    """The quantities (24,) of one class, and their derivatives by the weight of entries (24, N) and of an object (24,).
+
+    Args:
+        entries: the class's detections; places, dealt: of :func:`_deal`.
+        objects: how many are to be found.
+    """
+    is_mended = (entries.causes & ~_PLAIN[:, None]) == 0
+    true, there = is_mended & entries.true, np.where(is_mended, entries.true, entries.there)
+    is_ranked = (_PLAIN & LOCALIZATION) == 0
+    steps = len(STEPS) - 2
+    true = np.vstack([true, true[is_ranked], np.repeat(true[:1], steps, axis=0)])
+    there = np.vstack([there, there[is_ranked], np.repeat(there[:1], steps, axis=0)])
+    # Which entry has which place, in the settings after the plain ones.
+    ranked = np.full(is_ranked.sum(), len(STEPS) - 1)
+    dealt = dealt[np.append(ranked, np.arange(1, len(STEPS) - 1))]
+    true[len(_PLAIN) :, places] = true[0, dealt]
+    values, slopes, area = _precision(true, there, objects)
+    setting = np.arange(len(_PLAIN), len(true))[:, None]
+    slopes[setting, dealt] = slopes[setting, places]
+    return _QUANTITIES @ values, _QUANTITIES @ slopes, -_QUANTITIES @ area / objects
+
+
+def _precision(true: Flags, there: Flags, objects: int) -> tuple[Array, Array, Array]:
+    """COCO's AP of S settings of N ranked detections, and the derivatives of the area under the same precision.
+
+    Args:
+        true: (S, N) whether a detection is a true positive; there: (S, N) whether it is there.
+        objects: how many are to be found.
+
+    Returns:
+        AP (S,), its derivatives by the weights of the detections (S, N), and the area (S,): that divided by the number
+        of objects is lost with the weight of one.
+    """
+    found, seen = true.cumsum(axis=1, dtype=float), there.cumsum(axis=1, dtype=float)
+    precision = np.where(true, found / np.maximum(seen, 1), 0.0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = found / objects
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int64)
+    reached = nearest + (RECALLS[nearest] <= recall)
+    values = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
+    # The envelope is that of the next peak, over the true positives since the peak before.
+    setting, place = np.nonzero(true & (precision == envelope))
+    to_peak = found[setting, place]
+    same_setting = np.diff(setting, prepend=-1) == 0
+    since = to_peak - np.where(same_setting, np.roll(to_peak, 1), 0.0)
+    by_peak = np.zeros((2, *true.shape))
+    by_peak[0, setting, place] = since / (objects * seen[setting, place])
+    by_peak[1, setting, place] = by_peak[0, setting, place] * precision[setting, place]
+    gain, loss = by_peak[..., ::-1].cumsum(axis=-1)[..., ::-1]
+    each = envelope / objects
+    return values, true * (each + gain) - there * loss, (true * each).sum(axis=1)
+
+
+@lru_cache(maxsize=2)
+def analyse(head: HeadDetections, truth: GroundTruth) -> LostPrecision:
+    """Evaluate all mended sets of one head's detections, once for all tables of the head."""
+    sums = _Sums(head, truth)
+    for faults in find_faults(head, truth):
+        sums.add(faults)
+    return sums.result()
+
+
+class _Sums:
+    """Quantities at each threshold, and their derivatives added up by image, and by image and class."""
+
+    def __init__(self, head: HeadDetections, truth: GroundTruth) -> None:
+        self._head, self._truth = head, truth
+        self._classes, self._images = truth.class_count, len(truth.image_ids)
+        self._object_labels = truth.labels[truth.findable]
+        self._object_images = truth.images[truth.findable]
+        self._objects = np.bincount(self._object_labels, minlength=self._classes)
+        self._pairs = np.unique(
+            np.append(
+                self._object_images * self._classes + self._object_labels,
+                head.images * self._classes + head.labels,
+            )
+        )
+        self._by_pair = np.zeros((len(CAUSES), len(self._pairs)))
+        self._class_values = np.zeros((self._classes, len(CAUSES)))
+        self._values: list[Array] = []
+        self._derivatives: list[Array] = []
+        self._counts: list[list[int]] = []
+        self._has_cause = np.zeros((len(CAUSES), self._images), bool)
+        self._has_detection = np.zeros(self._images, bool)
+        self._pcc: list[Array] = []
+
+    def add(self, faults: Faults) -> None:
+        """Add what one head's detections come to at one threshold."""
+        entries = _entries(faults, self._head, self._truth)
+        values = np.zeros((self._classes, len(_QUANTITIES)))
+        slopes = np.zeros((len(_QUANTITIES), len(entries.labels)))
+        object_slopes = np.zeros((len(_QUANTITIES), self._classes))
+        is_displaced = np.zeros(len(entries.labels), bool)
+        ends = np.searchsorted(entries.labels, np.arange(self._classes + 1))
+        dealt_out = []
+        for label in np.flatnonzero(self._objects).tolist():
+            rows = slice(ends[label], ends[label + 1])
+            one = entries.take(rows)
+            places, dealt = _deal(one)
+            found = _class_precision(one, places, dealt, self._objects[label])
+            values[label], slopes[:, rows], object_slopes[:, label] = found
+            is_displaced[rows][places] = one.causes[places] != one.causes[dealt[-1]]
+            dealt_out.append((one.scores[places], one.ious[dealt]))
+        self._pcc.append(_correlations(dealt_out))
+        # Without any object there is no AP.
+        of_class = values[self._objects > 0]
+        missing = np.full_like(values[:1], np.nan)
+        self._values.append((of_class if len(of_class) else missing).mean(axis=0))
+        self._class_values += values[:, SHARES]
+        self._add_slopes(entries, np.hstack([slopes, object_slopes[:, self._object_labels]]))
+        self._has_detection[entries.images[self._objects[entries.labels] > 0]] = True
+        images = [self._head.images[(faults.causes >> n & 1) > 0] for n in range(len(CAUSES))]
+        images[0], images[-1] = entries.images[is_displaced], self._truth.images[faults.missed]
+        self._counts.append([len(each) for each in images])
+        for cause, each in enumerate(images):
+            self._has_cause[cause, each] = True
+
+    def _add_slopes(self, entries: _Entries, slopes: Array) -> None:
+        """Add the derivatives (24, N + G) of entries and objects."""
+        images = np.append(entries.images, self._object_images)
+        labels = np.append(entries.labels, self._object_labels)
+        by_image = [np.bincount(images, each, self._images) for each in slopes]
+        self._derivatives.append(np.stack(by_image, axis=1) / max(1, (self._objects > 0).sum()))
+        places = np.searchsorted(self._pairs, images * self._classes + labels)
+        for total, each in zip(self._by_pair, slopes[SHARES], strict=True):
+            total += np.bincount(places, each, len(self._pairs))
+
+    def result(self) -> LostPrecision:
+        """All of it."""
+        labels = np.flatnonzero(self._objects)
+        images, its_label = np.divmod(self._pairs, self._classes)
+        has_objects = self._objects[its_label] > 0
+        columns = np.searchsorted(labels, its_label[has_objects]) * len(CAUSES)
+        by_class = scipy.sparse.csr_array(
+            (
+                self._by_pair[:, has_objects].ravel() / len(self._values),
+                (
+                    np.tile(images[has_objects], len(CAUSES)),
+                    (columns + np.arange(len(CAUSES))[:, None]).ravel(),
+                ),
+            ),
+            (self._images, len(labels) * len(CAUSES)),
+        )
+        bears = self._has_detection.copy()
+        bears[self._object_images] = True
+        return LostPrecision(
+            np.stack(self._values),
+            np.stack(self._derivatives, axis=1),
+            labels,
+            self._class_values[labels] / len(self._values),
+            by_class,
+            np.array(self._counts[0]),
+            self._has_cause.sum(axis=1),
+            int(bears.sum()),
+            self._truth.images_each(),
+            self._pcc[0],
+        )
+
+
+def _correlations(dealt_out: list[tuple[Array, Array]]) -> Array:
+    """Pearson's (11,) of scores (m,) and IoUs (11, m) of all classes, nan where either is constant."""
+    scores = np.concatenate([np.zeros(0), *(scores for scores, _ in dealt_out)])
+    ious = np.concatenate([np.zeros((len(STEPS), 0)), *(ious for _, ious in dealt_out)], axis=1)
+    if not len(scores):
+        return np.full(len(STEPS), np.nan)
+    scores, ious = scores - scores.mean(), ious - ious.mean(axis=1, keepdims=True)
+    scale = np.sqrt((scores**2).sum() * (ious**2).sum(axis=1))
+    return np.where(scale > 0, ious @ scores / np.where(scale > 0, scale, 1), np.nan)

@@ -1,0 +1,67 @@
+"""Derivatives of AP by the weight of images, against the area of weighted detections and against the bootstrap."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rethink_heads.evaluation.average_precision import (
+    Ranking,
+    precision_at_recalls,
+    precision_table,
+)
+from rethink_heads.evaluation.lost_precision import exchange_rate
+from rethink_heads.evaluation.mending import _precision
+from tests.made_detections import make_dataset, make_detections
+
+
+def area(true: np.ndarray, there: np.ndarray, weights: np.ndarray, objects: float) -> float:
+    """Area under the best precision at each recall or above it, one weighted detection after another."""
+    found = seen = 0.0
+    points = []
+    for hit, here, weight in zip(true, there, weights, strict=True):
+        found, seen = found + weight * hit, seen + weight * here
+        points.append((weight * hit / objects, found / seen if hit else 0.0))
+    best = [max(p for _, p in points[k:]) for k in range(len(points))]
+    return sum(width * p for (width, _), p in zip(points, best, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_derivatives_are_those_of_the_area(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    there = generator.random((3, 30)) < 0.8
+    true = there & (generator.random((3, 30)) < 0.5)
+    objects = 20
+    values, slopes, areas = _precision(true, there, objects)
+    ranking = Ranking(np.arange(30), true, there, np.arange(20), np.ones((3, 20), bool))
+    expected = precision_at_recalls(ranking).mean(axis=1)
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+    for setting in range(3):
+        flags = true[setting], there[setting]
+        assert areas[setting] == pytest.approx(area(*flags, np.ones(30), objects), abs=1e-12)
+        # Equal precisions are peaks alike, of which the last would be lifted: no derivative from both sides.
+        precision = (flags[0].cumsum() / np.maximum(flags[1].cumsum(), 1))[flags[0]]
+        if len(np.unique(precision)) < len(precision):
+            continue
+        for place in range(30):
+            ends = []
+            for change in (1e-6, -1e-6):
+                weights = np.ones(30)
+                weights[place] += change
+                ends.append(area(*flags, weights, objects))
+            slope = (ends[0] - ends[1]) / 2e-6
+            assert slopes[setting, place] == pytest.approx(slope, abs=1e-6)
+
+
+def test_intervals_are_as_wide_as_the_bootstraps(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, images=150, seed=4)
+    frame = make_detections(dataset, 4)
+    by_bootstrap = precision_table(frame, dataset, replicates=1500).iloc[0]
+    ours = exchange_rate(frame, dataset, replicates=1500).iloc[0]
+    widths = (
+        ours["ap_high"] - ours["ap_low"],
+        by_bootstrap["value_high"] - by_bootstrap["value_low"],
+    )
+    assert widths[0] == pytest.approx(widths[1], rel=0.05)
