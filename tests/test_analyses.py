@@ -85,13 +85,12 @@ def sweep_rows(name: str, seeds: tuple[str, ...] = ("0", "1")) -> pd.DataFrame:
     """A table as a sweep leaves it, with made-up numbers."""
     random = np.random.default_rng(0)
     rows = []
-    for variant in load_sweep(name).expand():
-        head = variant.point.head or str(variant.values.get("head", "double"))
+    for point in load_sweep(name).expand():
+        head = point.head or "double"
         for seed in seeds:
             value = float(random.uniform(0.3, 0.4))
             estimates = {"AP": value, "AP_low": value - 0.02, "AP_high": value + 0.02}
-            title = variant.point.title or variant.point.label
-            keys = {"point": variant.point.label, "title": title, **variant.values}
+            keys = {"point": point.label, "title": point.title, **point.values}
             rows.append({**keys, "head": head, "reading": head, "seed": seed, **estimates})
     return pd.DataFrame(rows)
 

@@ -186,7 +186,7 @@ def _report(plan: Plan, found: SweepResult, as_json: bool) -> None:
     result = Report(NAME)
     result.data(
         table=found.table,
-        ordering=[] if found.ordering is None else found.ordering,
+        ordering=found.ordering,
         failures=[{"part": part, "reason": reason} for part, reason in found.failures.items()],
     )
     result.files = list(found.files)

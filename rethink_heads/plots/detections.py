@@ -99,7 +99,7 @@ def detection_errors(table: pd.DataFrame) -> Figure:
         figure, axes = panel_grid(1, 2, height=2.3, width=width)
         axes[0, 0].get_gridspec().set_width_ratios([len(MAIN_LABELS), len(SPECIAL_LABELS)])
         for ax, labels in zip(axes[0], (MAIN_LABELS, SPECIAL_LABELS), strict=True):
-            draw_bars(ax, frame, series, labels, category="error", value="delta_ap")
+            _draw_gains(ax, frame, series, labels)
         axes[0, 0].set_ylabel("Gain in AP without the error (points)")
         bars = [Patch(label=one.label, **_bar_look(one)) for one in series]
         legend_above(figure, [*bars, bar_handle(color=INK)])
@@ -138,41 +138,28 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_bars(
-    ax: Axes,
-    frame: pd.DataFrame,
-    series: Sequence[Series],
-    labels: Mapping[str, str],
-    *,
-    category: str,
-    value: str,
+def _draw_gains(
+    ax: Axes, frame: pd.DataFrame, series: Sequence[Series], labels: Mapping[str, str]
 ) -> None:
-    """Draw ``value`` as bars from zero, a group a category, a bar a head, with its interval as a line.
+    """Draw gains in AP as bars from zero, a group an error, a bar a head, with their intervals as lines.
 
-    Args:
-        frame: columns detector, head, ``category``, ``value`` and its ends.
-        labels: the categories to draw, and what the axis calls them.
+    ``labels``: the errors to draw, and what the axis calls them.
     """
     width = BAR_WIDTH / max(len(series), 1)
     for place, one in enumerate(series):
-        rows = one.rows(frame).set_index(category).reindex(list(labels)).astype({value: float})
+        rows = one.rows(frame).set_index("error").reindex(list(labels))
+        gain, low, high = (rows[f"delta_ap{end}"].to_numpy(float) for end in ("", "_low", "_high"))
         at = np.arange(len(labels)) + (place - (len(series) - 1) / 2) * width
-        ax.bar(at, rows[value], width=width * 0.92, zorder=2.2, **_bar_look(one))
-        low, high = (rows[f"{value}_{end}"].to_numpy(float) for end in ("low", "high"))
+        ax.bar(at, gain, width=width * 0.92, zorder=2.2, **_bar_look(one))
         ax.vlines(at, low, high, color=INK, linewidth=0.8, zorder=3)
     ax.axhline(0, color=INK, linewidth=0.5, zorder=3)
     name_categories(ax, list(labels.values()))
 
 
 def _bar_look(one: Series) -> dict[str, Any]:
-    look = one.look
-    hatch = "//////" if look.hollow else None
-    return {
-        "facecolor": look.marker_face,
-        "edgecolor": look.colour,
-        "hatch": hatch,
-        "linewidth": 0.5,
-    }
+    hatch = "//////" if one.look.hollow else None
+    colours = {"facecolor": one.look.marker_face, "edgecolor": one.look.colour}
+    return {**colours, "hatch": hatch, "linewidth": 0.5}
 
 
 def _contents(table: pd.DataFrame) -> tuple[list[Series], float]:

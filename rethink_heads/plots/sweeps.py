@@ -78,27 +78,23 @@ def sweep_figure(
         figure, ((ax,),) = panel_grid(1, 1, height=height)
         handles: list[Artist] = []
         if kind == "points":
-            handles = plot_points(rows, metric=metric, ax=ax)
+            handles = _draw_points(ax, rows, metric)
         elif kind == "line":
             assert x is not None
-            handles = plot_line(rows, x, series, labels=names, metric=metric, ax=ax)
+            handles = _draw_lines(ax, rows, metric, names, x, series)
         else:
             assert x is not None
             assert y is not None
-            plot_heat_map(rows, x, y, labels=names, metric=metric, ax=ax)
+            _draw_heat_map(ax, rows, metric, names, x, y)
         if handles:
             legend_above(figure, handles)
     return figure
 
 
-def plot_points(table: pd.DataFrame, *, metric: str = "AP", ax: Axes) -> list[Artist]:
+def _draw_points(ax: Axes, table: pd.DataFrame, metric: str) -> list[Artist]:
     """Draw ``metric`` a point, a row each from the top down: every seed with its interval, and their mean.
 
-    Args:
-        table: rows of seeds, ``metric`` in percent.
-
-    Returns:
-        The legend's entries.
+    Returns the legend's entries.
     """
     titles = dict(zip(table["point"], table["title"], strict=True))
     seeds = list(dict.fromkeys(table["seed"]))
@@ -120,7 +116,7 @@ def plot_points(table: pd.DataFrame, *, metric: str = "AP", ax: Axes) -> list[Ar
     ax.grid(False)
     ax.grid(True, axis="x", color=GRID, linewidth=0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.set_xlabel(f"{metric_name(metric)} (%)")
+    ax.set_xlabel(f"{_metric_name(metric)} (%)")
     means = [
         bar_handle("mean of seeds", markersize=8, markeredgewidth=1.8, color=FAINT)
         for _ in seeds[1:2]
@@ -128,23 +124,17 @@ def plot_points(table: pd.DataFrame, *, metric: str = "AP", ax: Axes) -> list[Ar
     return [_training_handle(), *means]
 
 
-def plot_line(
-    table: pd.DataFrame,
-    x: str,
-    series: str | None = None,
-    *,
-    labels: Mapping[str, str],
-    metric: str = "AP",
+def _draw_lines(
     ax: Axes,
+    table: pd.DataFrame,
+    metric: str,
+    labels: Mapping[str, str],
+    x: str,
+    series: str | None,
 ) -> list[Artist]:
     """Draw ``metric`` over an axis of numbers, a line through the means of a series' seeds.
 
-    Args:
-        table: rows of seeds, ``metric`` in percent, with the columns ``x`` and ``series``.
-        labels: as of :func:`sweep_figure`.
-
-    Returns:
-        The legend's entries.
+    Returns the legend's entries.
     """
     values: Sequence[Any] = [None] if series is None else list(dict.fromkeys(table[series]))
     seeds = list(dict.fromkeys(table["seed"]))
@@ -170,34 +160,24 @@ def plot_line(
         )
         if series is not None:
             text = str(value).lower() if isinstance(value, bool | np.bool_) else str(value)
-            line.set_label(labels.get(f"{series}={text}", f"{axis_name(series)} {value}"))
+            line.set_label(labels.get(f"{series}={text}", f"{_axis_name({}, series)} {value}"))
             handles.append(line)
     ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.set_xlim(places[0] - 0.55 * step, places[-1] + 0.55 * step)
-    ax.set_xlabel(labels.get(x, axis_name(x)))
-    ax.set_ylabel(f"{metric_name(metric)} (%)")
+    ax.set_xlabel(_axis_name(labels, x))
+    ax.set_ylabel(f"{_metric_name(metric)} (%)")
     handles.append(_training_handle())
     if len(seeds) > 1 and series is None:
         handles.append(Line2D([], [], color=INK, linewidth=1.2, label="mean of seeds"))
     return handles
 
 
-def plot_heat_map(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    *,
-    labels: Mapping[str, str],
-    metric: str = "AP",
-    ax: Axes,
+def _draw_heat_map(
+    ax: Axes, table: pd.DataFrame, metric: str, labels: Mapping[str, str], x: str, y: str
 ) -> None:
     """Draw the mean of ``metric`` over seeds as a map of two axes, y upwards, with the numbers in the cells.
 
     Under the mean, where there are several seeds, is the standard deviation over them. The best cell is framed.
-
-    Args:
-        table: rows of seeds, ``metric`` in percent, with the columns ``x`` and ``y``.
-        labels: as of :func:`sweep_figure`.
     """
     grouped = table.groupby([y, x])[metric]
     mean = grouped.mean().unstack(x)
@@ -227,11 +207,11 @@ def plot_heat_map(
     ax.set_yticks(range(len(mean.index)), [f"{value:g}" for value in mean.index])
     ax.tick_params(length=0)
     ax.spines[["left", "bottom"]].set_visible(False)
-    ax.set_xlabel(labels.get(x, axis_name(x)))
-    ax.set_ylabel(labels.get(y, axis_name(y)))
+    ax.set_xlabel(_axis_name(labels, x))
+    ax.set_ylabel(_axis_name(labels, y))
     count = table["seed"].nunique()
     what = f", mean $\\pm$ s.d. of {count} seeds" if count > 1 else ""
-    ax.set_title(f"{metric_name(metric)} (%){what}; best framed")
+    ax.set_title(f"{_metric_name(metric)} (%){what}; best framed")
 
 
 def _draw_trainings(
@@ -272,12 +252,11 @@ def _training_handle() -> Line2D:
     )
 
 
-def axis_name(column: str) -> str:
-    """What an axis is called where it has no better name."""
-    return column.rpartition(".")[2]
+def _axis_name(labels: Mapping[str, str], column: str) -> str:
+    return labels.get(column, column.rpartition(".")[2])
 
 
-def metric_name(metric: str) -> str:
+def _metric_name(metric: str) -> str:
     """An average precision as a paper writes it."""
     subscripts = {"APs": "S", "APm": "M", "APl": "L", "AP50": "50", "AP75": "75"}
     return f"AP$_{{{subscripts[metric]}}}$" if metric in subscripts else metric

@@ -333,16 +333,13 @@ def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
             scores, tables["regressed_iou"], spread=False
         )
     # What other commands than `figures` make tables of: missed by no one where it is not there.
-    if "ap" in tables:
-        drawings["average_precision"] = partial(drawn_detections.average_precision, tables["ap"])
-    if "detection_errors" in tables:
-        drawings["detection_errors"] = partial(
-            drawn_detections.detection_errors, tables["detection_errors"]
-        )
-    if "reliability" in tables:
-        drawings["reliability"] = lambda: drawn_detections.reliability(
-            tables["reliability"], tables["calibration"]
-        )
+    for draw, needed in (
+        (drawn_detections.average_precision, ["ap"]),
+        (drawn_detections.detection_errors, ["detection_errors"]),
+        (drawn_detections.reliability, ["reliability", "calibration"]),
+    ):
+        if needed[0] in tables:
+            drawings[draw.__name__] = partial(draw, *(tables[each] for each in needed))
     for name in tables:
         if name.startswith("stage_correlation"):
             drawings[name] = partial(figures.figure3, tables[name])
@@ -383,9 +380,8 @@ def _comparisons(
     frames = []
     for statistic in statistics:
         # Correlations of RoI positions are of the object's own box: there is no proposal to choose.
-        once = by_bin or statistic == "spatial_correlation"
-        ranges = IOU_RANGES[:1] if once else IOU_RANGES
         has_maps = statistic == "spatial_correlation"
+        ranges = IOU_RANGES[:1] if by_bin or has_maps else IOU_RANGES
         keys = measurements.map_keys(statistic) if has_maps else measurements.keys
         for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
             try:

@@ -20,8 +20,8 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,18 +94,26 @@ class PointDescription(_Description):
 
 
 @dataclass(frozen=True)
-class Variant:
-    """A point of a sweep, expanded.
+class Point:
+    """A row of the table: a training, and how its detector is read.
 
     Attributes:
-        point: how it is trained and read.
         values: of the sweep's axes by name; empty in a sweep of points.
-        training: the name of its training's folder; None where the sweep does not say.
+        training: the label of its trainings; where the sweep does not say, empty until it is planned.
+        head: that is trained; where the sweep does not say, None until it is planned.
+        overrides: settings of the training.
+        reading: None is the fullest that the training makes meaningful.
+        fusion: None is the training's own rule.
     """
 
-    point: PointDescription
-    values: Mapping[str, Value] = field(default_factory=dict)
-    training: str | None = None
+    label: str
+    title: str
+    values: Mapping[str, Value]
+    training: str
+    head: str | None
+    overrides: tuple[str, ...]
+    reading: str | None
+    fusion: str | None
 
 
 class ReadOnlyAxes(_Description):
@@ -184,40 +192,62 @@ class SweepDescription(_Description):
             raise ValueError("a seed is given twice")
         return self
 
-    def expand(self) -> tuple[Variant, ...]:
+    def expand(self) -> tuple[Point, ...]:
         """Return the points, those of axes in the order of their values, the last axis fastest.
 
         Raises:
             UserError: an axis or a label cannot be used, or two points have the same label.
         """
-        variants = tuple(map(Variant, self.points)) or tuple(self._combinations())
-        labels = [variant.point.label for variant in variants]
-        for variant in variants:
-            point = variant.point
+        points = tuple(map(self._point, self.points)) or tuple(self._combinations())
+        labels = [point.label for point in points]
+        for point in points:
             if labels.count(point.label) > 1:
                 raise UserError(f"sweep {self.name}: two points are called {point.label!r}")
             for override in point.overrides:
                 _check_free(override.partition("=")[0].strip(), f"point {point.label}")
         self._check_names(labels)
-        return variants
+        return points
 
-    def _combinations(self) -> list[Variant]:
-        for name, values in self.axes.items():
+    def _point(
+        self, point: PointDescription, values: Mapping[str, Value] | None = None, training: str = ""
+    ) -> Point:
+        """The point, titled by the names that the figure gives the values of the axes, where it gives all."""
+        values, names = values or {}, self.figure.labels
+        keys = [f"{name}={value_text(value)}" for name, value in values.items()]
+        called = ", ".join(names[key] for key in keys) if names.keys() >= set(keys) else ""
+        head = point.head or self.base.head
+        return Point(
+            point.label,
+            point.title or called or point.label,
+            values,
+            training,
+            head,
+            point.overrides,
+            point.reading,
+            point.fusion,
+        )
+
+    def _combinations(self) -> Iterator[Point]:
+        known = list(setting_names(Config))
+        for name in self.axes:
             if name != "head":
                 _check_free(name, f"sweep {self.name}")
-                _check_known(name, f"sweep {self.name}")
-            _check_values(name, values)
+                if name not in known:
+                    hint = nearest_setting(name, known)
+                    raise UserError(f"unknown setting {name!r} (sweep {self.name}); {hint}")
         readings: dict[str, tuple[Any, ...]] = {
             name: values for name, values in self.read_only if values
         }
-        for name, values in readings.items():
-            _check_values(name, values)
+        for name, values in (*self.axes.items(), *readings.items()):
+            if not values:
+                raise UserError(f"axis {name!r} has no values")
+            if len({value_text(value) for value in values}) < len(values):
+                raise UserError(f"axis {name!r} has a value twice")
         points = math.prod(map(len, [*self.axes.values(), *readings.values()]))
         if points > bounds.MOST_POINTS:
             raise UserError(
                 f"sweep {self.name} has {points:,} points, more than {bounds.MOST_POINTS:,}: give its axes fewer values"
             )
-        variants = []
         for chosen in itertools.product(*self.axes.values(), *readings.values()):
             settings = dict(zip([*self.axes, *readings], chosen, strict=True))
             trained = {name: settings[name] for name in self.axes}
@@ -228,8 +258,7 @@ class SweepDescription(_Description):
                 **{name: settings[name] for name in WITHOUT_SETTING if name in settings},
             }
             point = validate(PointDescription, fields, f"sweep {self.name}, point {label}")
-            variants.append(Variant(point, settings, _named(trained) or None))
-        return variants
+            yield self._point(point, settings, _named(trained))
 
     def _check_names(self, labels: Sequence[str]) -> None:
         """Names of points and axes elsewhere in the file must be those of the sweep."""
@@ -272,19 +301,6 @@ def _check_free(name: str, where: str) -> None:
     for fixed, remedy in FIXED.items():
         if name == fixed or name.startswith(f"{fixed}."):
             raise UserError(f"{where} cannot change {name!r}; {remedy}")
-
-
-def _check_known(name: str, where: str) -> None:
-    known = list(setting_names(Config))
-    if name not in known:
-        raise UserError(f"unknown setting {name!r} ({where}); {nearest_setting(name, known)}")
-
-
-def _check_values(name: str, values: Sequence[Value]) -> None:
-    if not values:
-        raise UserError(f"axis {name!r} has no values")
-    if len({value_text(value) for value in values}) < len(values):
-        raise UserError(f"axis {name!r} has a value twice")
 
 
 def _named(settings: Mapping[str, Value]) -> str:

@@ -18,7 +18,7 @@ from rethink_heads.runs import (
     changed_settings,
     fixed_changes,
 )
-from rethink_heads.sweeps.description import SweepDescription, Value, Variant, value_text
+from rethink_heads.sweeps.description import Point, SweepDescription
 
 State = Literal["done", "interrupted", "to do"]
 
@@ -56,26 +56,6 @@ class Training:
         if run.detector_path.is_file():
             return "done"
         return "interrupted" if run.last_checkpoint.is_file() else "to do"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A row of the table: a training, and how its detector is read.
-
-    Attributes:
-        values: of the sweep's axes.
-        training: the label of its trainings.
-        reading: None is the fullest that the training makes meaningful.
-        fusion: None is the training's own rule.
-    """
-
-    label: str
-    title: str
-    values: Mapping[str, Value]
-    training: str
-    head: str
-    reading: str | None
-    fusion: str | None
 
 
 @dataclass(frozen=True)
@@ -135,20 +115,12 @@ def make_plan(
     if chosen is None:
         raise UserError(f"sweep {description.name} names no preset: give one with --preset NAME")
     seeds = tuple(dict.fromkeys(seeds)) or description.seeds
-    variants = description.expand()
-    configs = [_config(description, one, chosen, overrides, data) for one in variants]
-    labels = _training_labels(variants, configs)
+    expanded = description.expand()
+    configs = [_config(description, point, chosen, overrides, data) for point in expanded]
+    labels = _training_labels(expanded, configs)
     points = tuple(
-        Point(
-            one.point.label,
-            one.point.title or _title(description, one),
-            one.values,
-            label,
-            config.head,
-            one.point.reading,
-            one.point.fusion,
-        )
-        for one, config, label in zip(variants, configs, labels, strict=True)
+        replace(point, training=label, head=config.head)
+        for point, config, label in zip(expanded, configs, labels, strict=True)
     )
     trainings = {
         (label, seed): Training(
@@ -168,51 +140,34 @@ def make_plan(
 
 def _config(
     description: SweepDescription,
-    variant: Variant,
+    point: Point,
     preset: str,
     overrides: Sequence[str],
     data: str | None,
 ) -> Config:
-    base, point = description.base, variant.point
     for override in overrides:
         name = override.partition("=")[0].strip()
         if name in SAID_ELSEWHERE:
             raise UserError(f"cannot change {name!r} of a sweep; use {SAID_ELSEWHERE[name]}")
-    head = point.head or base.head
-    every = [*base.overrides, *overrides, *point.overrides]
-    config = load_preset(preset, head, every)
+    every = [*description.base.overrides, *overrides, *point.overrides]
+    config = load_preset(preset, point.head, every)
     return config if data is None else config.with_data(source=data)
 
 
-def _title(description: SweepDescription, variant: Variant) -> str:
-    """The values of the axes by the names that the figure gives them; the label where it gives none."""
-    names = description.figure.labels
-    keys = [f"{name}={value_text(value)}" for name, value in variant.values.items()]
-    if keys and all(key in names for key in keys):
-        return ", ".join(names[key] for key in keys)
-    return variant.point.label
-
-
-def _training_labels(variants: Sequence[Variant], configs: Sequence[Config]) -> list[str]:
+def _training_labels(points: Sequence[Point], configs: Sequence[Config]) -> list[str]:
     """The name of each point's training; points of the same settings share one."""
-    labels = []
-    for index, (variant, config) in enumerate(zip(variants, configs, strict=True)):
-        same = [other for other, its in enumerate(configs) if its == config]
-        if variant.training is not None and len(same) == 1:
-            labels.append(variant.training)
-        elif same[0] < index:
-            labels.append(labels[same[0]])
-        elif len(same) == 1:
-            labels.append(variant.point.label)
-        else:
-            # Shared: by what it is, where no other training is called so.
-            others = {
-                v.training or v.point.label
-                for v, c in zip(variants, configs, strict=True)
-                if c != config
-            }
-            own = variant.training or config.head
-            labels.append(own if own not in others else variant.point.label)
+    labels: list[str] = []
+    for point, config in zip(points, configs, strict=True):
+        first = configs.index(config)
+        if first < len(labels):
+            labels.append(labels[first])
+            continue
+        # A shared one is called by what it is, where no other training is called so.
+        is_shared = configs.count(config) > 1
+        own = point.training or (config.head if is_shared else point.label)
+        pairs = zip(points, configs, strict=True)
+        others = {other.training or other.label for other, its in pairs if its != config}
+        labels.append(point.label if own in others else own)
     return labels
 
 

@@ -25,7 +25,8 @@ from rethink_heads.measure.detections import detections_of, keep_detections
 from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, with_fusion
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
-from rethink_heads.sweeps.plan import Plan, Point, Training
+from rethink_heads.sweeps.description import Point
+from rethink_heads.sweeps.plan import Plan, Training
 
 PRECISION_FOLDER = "precision"
 BOOTSTRAP_SEED = 0
@@ -90,8 +91,7 @@ class Precision:
 
     def resampled(self, point: Point, seed: int) -> Resampled:
         """A point's average precisions (6,) and those of each draw of images; read again where nothing has changed."""
-        path = self._path(point, seed)
-        provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
+        path, provenance = self._file(point, seed)
         kept = _kept(path, provenance)
         if kept is None:
             key = self.plan.training_of(point, seed).path.name, self.reads[point.label].reading
@@ -103,13 +103,21 @@ class Precision:
 
     def detect(self, point: Point, seed: int) -> None:
         """Have what :meth:`resampled` reads there; all processes share the images."""
-        path = self._path(point, seed)
-        provenance = self._provenance(self.plan.training_of(point, seed), self.reads[point.label])
+        path, provenance = self._file(point, seed)
         if not processes().broadcast(lambda: _kept(path, provenance) is not None):
             self.detections(point, seed)
 
-    def _path(self, point: Point, seed: int) -> Path:
-        return self.plan.output / PRECISION_FOLDER / f"{point.label}-{seed}.parquet"
+    def _file(self, point: Point, seed: int) -> tuple[Path, dict[str, str]]:
+        """Where a point's precision is kept, and what it depends on."""
+        training = self.plan.training_of(point, seed)
+        provenance = {
+            **dataset_provenance(self.dataset),
+            **Run(training.path, training.config).provenance(),
+            **vars(self.reads[point.label]),
+            "replicates": str(self.replicates),
+        }
+        path = self.plan.output / PRECISION_FOLDER / f"{point.label}-{seed}.parquet"
+        return path, provenance
 
     @cached_property
     def _images(self) -> tuple[GroundTruth, ImageBootstrap]:
@@ -147,16 +155,6 @@ class Precision:
         config = self.plan.training_of(point, self.plan.seeds[0]).config
         # The last is the fullest: both heads' scores where both are trained.
         return Read(point.reading or readings[-1], point.fusion or config.model.fusion)
-
-    def _provenance(self, training: Training, read: Read) -> Mapping[str, str]:
-        run = Run(training.path, training.config)
-        return {
-            **dataset_provenance(self.dataset),
-            **run.provenance(),
-            "reading": read.reading,
-            "fusion": read.fusion,
-            "replicates": str(self.replicates),
-        }
 
 
 def _outline(config: Config, class_names: tuple[str, ...]) -> tuple[tuple[str, ...], Size]:

@@ -41,13 +41,13 @@ class SweepResult:
 
     Attributes:
         table: see :func:`rethink_heads.sweeps.tables.sweep_table`.
-        ordering: see :func:`rethink_heads.sweeps.tables.ordering_table`; None where the sweep has no ranking.
+        ordering: see :func:`rethink_heads.sweeps.tables.ordering_table`; without rows where the sweep has no ranking.
         failures: by ``<label>-<seed>``, the sentence of what went wrong.
         files: what was written.
     """
 
     table: pd.DataFrame
-    ordering: pd.DataFrame | None
+    ordering: pd.DataFrame
     failures: Mapping[str, str]
     files: list[Path] = field(default_factory=list)
 
@@ -108,11 +108,10 @@ def _run(plan: Plan, device: str, train: Train) -> SweepResult:
             f"no point of sweep {plan.description.name} could be read; {key}: {reason}{more}"
         )
     sizes = {point.label: precision.size(point) for point in plan.points}
-    table, ordering = sweep_table(plan, precision.reads, sizes, found), None
-    if plan.description.paper_order:
-        ordering = ordering_table(
-            plan, lambda point, seed: (point.label, seed) in found, precision.difference
-        )
+    table = sweep_table(plan, precision.reads, sizes, found)
+    ordering = ordering_table(
+        plan, lambda point, seed: (point.label, seed) in found, precision.difference
+    )
     dataset = precision.dataset
     texts = write_up(plan, table, ordering, len(dataset), dataset.annotations_path.name)
     return SweepResult(table, ordering, failures, write_results(plan, table, ordering, texts))
@@ -131,7 +130,7 @@ def prepare(plan: Plan) -> list[Training]:
 
 
 def write_results(
-    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame | None, texts: Mapping[str, str]
+    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame, texts: Mapping[str, str]
 ) -> list[Path]:
     """Write the table and the ordering as CSV, the texts by file name, the figure, and what was run.
 
@@ -140,7 +139,7 @@ def write_results(
     """
     output, written = plan.output, []
     for name, frame in (("table.csv", table), ("ordering.csv", ordering)):
-        if frame is not None and len(frame):
+        if len(frame):
             write_csv(frame, output / name)
             written.append(output / name)
     for name, content in {"sweep.yaml": _record(plan), **texts}.items():

@@ -11,7 +11,8 @@ import pandas as pd
 
 from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
-from rethink_heads.sweeps.plan import Plan, Point
+from rethink_heads.sweeps.description import Point
+from rethink_heads.sweeps.plan import Plan
 from rethink_heads.sweeps.precision import Read, Size
 
 MEAN, ALL_SEEDS = "mean", "all"
@@ -59,10 +60,8 @@ def sweep_table(
             "title": point.title,
             **point.values,
             "head": point.head,
-            "reading": read.reading,
-            "fusion": read.fusion,
-            "parameters": size.parameters,
-            "head_parameters": size.head_parameters,
+            **vars(read),
+            **vars(size),
         }
         by_seed = []
         for seed in plan.seeds:
@@ -143,7 +142,7 @@ def ordering_table(
 
 
 def write_up(
-    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame | None, images: int, data: str
+    plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame, images: int, data: str
 ) -> dict[str, str]:
     """The tables in Markdown and LaTeX, in percent, by file name.
 
@@ -161,34 +160,36 @@ def write_up(
         "formats": FORMATS,
         "note": _note(plan, table, images, data),
     }
-    shown = _shown_table(table, [name for name in axes if name in table])
-    texts = {
-        "table.md": f"## {description.title}\n\n{to_markdown(shown, **settings)}",
-        "table.tex": to_latex(
-            shown,
-            **settings,
-            caption=f"{description.title}.",
-            label=f"tab:{description.name}",
-            groups=table["point"].tolist(),
-            wide=True,
-        ),
-    }
-    if ordering is not None and len(ordering):
-        shown = _shown_ordering(plan, ordering)
-        title = f"{description.title}: the paper's order and ours"
+    texts = _texts(
+        "table",
+        description.title,
+        _shown_table(table, [name for name in axes if name in table]),
+        settings,
+        label=f"tab:{description.name}",
+        groups=table["point"].tolist(),
+        wide=True,
+    )
+    if len(ordering):
         note = f"{_ordering_summary(plan, table, ordering)} {ORDERING_NOTE}"
-        body = to_markdown(shown, digits=1, scale=100, note=note)
-        texts["ordering.md"] = f"## {title}\n\n{body}"
-        texts["ordering.tex"] = to_latex(
-            shown,
-            digits=1,
-            scale=100,
-            note=note,
-            caption=f"{title}.",
+        texts |= _texts(
+            "ordering",
+            f"{description.title}: the paper's order and ours",
+            _shown_ordering(plan, ordering),
+            {"digits": 1, "scale": 100, "note": note},
             label=f"tab:{description.name}-ordering",
             wide=len(plan.seeds) > 1,
         )
     return texts
+
+
+def _texts(
+    name: str, title: str, cells: pd.DataFrame, settings: Mapping[str, Any], **latex: Any
+) -> dict[str, str]:
+    """A table in Markdown and in LaTeX, by file name."""
+    return {
+        f"{name}.md": f"## {title}\n\n{to_markdown(cells, **settings)}",
+        f"{name}.tex": to_latex(cells, caption=f"{title}.", **settings, **latex),
+    }
 
 
 def _shown_table(table: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:

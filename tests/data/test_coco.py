@@ -142,8 +142,8 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
 
 
 def test_subsets_and_classes(tmp_path: Path, content: dict[str, Any]) -> None:
-    late = {**box_record(2, [0, 0, 4, 5], image_id=3, segmentation=[[0, 0, 4, 0, 4, 5]])}
-    content["annotations"] += [{**late, "category_id": 9, "area": 7.5}]
+    late = box_record(2, [0, 0, 4, 5], image_id=3, segmentation=[[0, 0, 4, 0, 4, 5]], area=7.5)
+    content["annotations"] += [{**late, "category_id": 9}]
     dataset = CocoDataset(*write(tmp_path, content))
     subset = dataset.subset(1)
     assert (len(dataset), len(subset), len(dataset.subset(99))) == (2, 1, 2)
@@ -236,15 +236,12 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("annotations", {"category_id": 99}, "annotation 1 names category 99"),
         ("annotations", {"id": "x"}, "id 'x' of annotation number 1 of the list is not a whole"),
         ("annotations", {"bbox": [1, 2, 3]}, r"bbox \[1, 2, 3\] of annotation 1"),
-        ("annotations", {"bbox": [1, 2, 3, "4 px"]}, "of annotation 1 is not four numbers"),
         ("annotations", {"area": float("nan")}, "area nan of annotation 1"),
         ("annotations", {"bbox": [1, 2, float("nan"), 3]}, "nan, 3] of annotation 1 is not four"),
         ("annotations", {"bbox": [1, 2, 1e300, 3]}, "annotation 1 is not .* at most 16,777,216 px"),
         ("annotations", {"bbox": [1, 2, True, 3]}, "of annotation 1 is not four numbers"),
-        ("annotations", {"iscrowd": "no"}, "iscrowd of annotation 1 is 'no', not 0 or 1"),
         ("annotations", {"iscrowd": 2}, "iscrowd of annotation 1 is 2, not 0 or 1"),
         ("annotations", {"image_id": 7.5}, "image_id 7.5 of annotation 1 is not a whole number"),
-        ("annotations", {"image_id": True}, "image_id True of annotation 1 is not a whole number"),
         ("images", {"width": 0}, "states 0x30 px for image 7, which cannot be"),
         ("images", {"width": 13000, "height": 13000}, "for image 7, more than 67,108,864 pixels"),
         ("images", {"width": "wide"}, "width 'wide' of image 7 is not a whole number"),
@@ -252,22 +249,17 @@ def test_files_that_are_not_coco(tmp_path: Path, text: str, message: str) -> Non
         ("images", {"file_name": "a\0.png"}, r"of image 7 is 'a\\x00.png', with characters"),
         ("images", {"file_name": "\ud800.png"}, "file_name of image 7 is .*, with characters"),
         ("images", {"file_name": "x" * 300}, r"image x+ \.\.\. x+ is not in"),
-        ("images", {"file_name": ".."}, r"image \.\. is not in"),
         ("images", {"file_name": "b.png"}, "2 image entries share the file_name b.png"),
         ("categories", {"name": ["late"]}, r"the name of category 9 is \['late'\], not a text"),
         ("categories", {"name": " "}, "the name of category 9 is ' ', not a text"),
-        ("categories", {"name": "\ud800"}, "the name of category 9 is .*cannot be written"),
-        ("annotations", {"bbox": [1, 2, 10**400, 3]}, r"\[1, 2, 10+\.\.\.0+, 3\] of .* not four"),
         ("annotations", {"area": 1e300}, r"area 1e\+300 of annotation 1 is not a size"),
         ("annotations", {"id": 2**63}, "id 9223372036854775808 of annotation number 1 .* 64 bits"),
-        ("annotations", {"image_id": 2**70}, "image_id 1180.* of annotation 1 is beyond 64 bits"),
         ("images", {"width": 10**400}, r"width 10+\.\.\.0+ of image 7 is beyond 64 bits"),
         ("annotations", {"bbox": None}, "annotation 1 has no 'bbox'"),
         ("annotations", {"iscrowd": 1}, r"no usable objects \(1 crowd, 0 of zero size"),
         ("annotations", {"bbox": [90, 90, 5, 5]}, "no usable objects .*1 outside the image"),
         ("images", {"id": 3}, "2 image entries share the id 3; give"),
         ("images", {"width": None}, "image 7 has no 'width'"),
-        ("images", {"file_name": None}, "image 7 has no 'file_name'"),
         ("categories", {"id": 5}, "2 category entries share the id 5; give"),
         ("categories", {"name": None}, "category 9 has no 'name'"),
         # Not a class called None.

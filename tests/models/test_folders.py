@@ -10,7 +10,7 @@ import pytest
 from rethink_heads.cli import app
 from rethink_heads.runs import ExternalConfig, Run
 from tests.command_line import all_sizes
-from tests.models.commands import FEW, fails, invoke, kept, model, runner
+from tests.models.conftest import FEW, fails, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
 
 

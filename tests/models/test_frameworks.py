@@ -8,7 +8,7 @@ import pytest
 
 from rethink_heads.files import read_csv
 from tests import command_line
-from tests.models.commands import compared, invoke, kept
+from tests.models.conftest import compared, invoke, kept
 
 FEW = ("--max-images", "2", "--objects-per-image", "1", "--grid-steps", "3")
 SMALL_C4 = """\

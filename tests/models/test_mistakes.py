@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.commands import fails
+from tests.models.conftest import fails
 
 
 @pytest.mark.parametrize(

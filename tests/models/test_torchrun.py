@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch.distributed
 
-from tests.models.commands import FEW, invoke, model
+from tests.models.conftest import FEW, invoke, model
 from tests.tiny_coco import write_coco
 from tests.torchrun import torchrun
 

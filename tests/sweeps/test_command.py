@@ -27,12 +27,6 @@ def call(*arguments: str, code: int = 0) -> tuple[str, str]:
     return result.stdout, result.stderr
 
 
-def test_help_shows_an_example() -> None:
-    text, _ = call("sweep", "--help")
-    for words in ("Example: rethink-heads sweep", "--use", "--dry-run", "--prepare", "--axis"):
-        assert words in text
-
-
 def test_a_dry_run_writes_nothing(arguments: list[str], tmp_path: Path) -> None:
     text, _ = call(*arguments, "--dry-run")
     assert "3 points, 3 trainings, 0 done" in text

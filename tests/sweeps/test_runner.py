@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.distributed
 import yaml
 
 from rethink_heads.data.coco import CocoDataset
@@ -21,13 +22,16 @@ from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precisi
 from rethink_heads.files import write_torch
 from rethink_heads.runs import Run
 from rethink_heads.structures import fuse
+from rethink_heads.sweeps.description import load_sweep
+from rethink_heads.sweeps.plan import make_plan
 from rethink_heads.sweeps.precision import Precision
 from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train as train_for_real
 from tests.report.test_cells import read_latex, read_markdown
-from tests.sweeps.conftest import TEST_IMAGES, FakeTraining, MakePlan
+from tests.sweeps.conftest import SETTINGS, TEST_IMAGES, FakeTraining, MakePlan
 from tests.tiny_coco import CLASSES
+from tests.torchrun import torchrun
 from tests.training.recorded import assert_same_weights, recording, weights
 
 KEYS = [
@@ -174,7 +178,6 @@ def test_a_failed_point_stops_no_other(make: MakePlan, train: FakeTraining) -> N
     result = run_sweep(plan, "cpu", train)
     assert result.failures == {"single-conv-0": "CUDA out of memory"}
     assert list(result.table["point"]) == ["single-fc", "double-head-ext"]
-    assert result.ordering is not None
     assert list(result.ordering["worse"]) == ["single-fc"]
     assert "Missing: single-conv (seed 0)." in (plan.output / "table.md").read_text()
     kept = plan.output / "failures" / "single-conv-0.txt"
@@ -230,7 +233,9 @@ def test_new_weights_and_a_damaged_precision_are_read_again(
     assert first["AP"].iloc[1:].tolist() == second["AP"].iloc[1:].tolist()
     # Undefined precision leaves a table and no figure.
     estimates = [name for name in first if name.split("_")[0] in AP_NAMES]
-    written = write_results(plan, first.assign(**dict.fromkeys(estimates, np.nan)), None, {})
+    written = write_results(
+        plan, first.assign(**dict.fromkeys(estimates, np.nan)), pd.DataFrame(), {}
+    )
     assert plan.output / "table.csv" in written
     assert "no figure: no AP to draw" in caplog.text
 
@@ -288,3 +293,32 @@ def test_a_device_that_is_not_there_is_told_before_any_training(
         run_sweep(plan, "gpu", train)
     assert not train.trained
     assert not plan.output.exists()
+
+
+@pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="this PyTorch has no distributed package"
+)
+def test_two_processes_make_the_table_of_one(data: Path, tmp_path: Path) -> None:
+    description, output = tmp_path / "two.yaml", tmp_path / "out"
+    points = "[{label: single-fc, head: fc}, {label: single-conv, head: conv}]"
+    description.write_text(f"name: two\ntitle: Two structures\npoints: {points}\n")
+    # Read on the three images that are trained on.
+    settings = [*SETTINGS, "data.test_split=train"]
+    options = ["--preset", "shapes-tiny", "--data", data, "--output", output, "--seed", 3]
+    done = torchrun("rethink_heads", "sweep", description, *options, "--device", "cpu", *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("## Two structures") == 1
+    assert done.stderr.count("training: iteration 2/2") == 2
+    assert "GLOBAL_RANK" not in done.stderr
+    together = (output / "table.csv").read_bytes()
+
+    for kept in [output / "precision", *output.glob("*/measurements")]:
+        shutil.rmtree(kept)
+    plan = make_plan(
+        load_sweep(description), output, "shapes-tiny", settings, seeds=(3,), data=str(data)
+    )
+    assert [each.state for each in plan.trainings.values()] == ["done", "done"]
+    result = run_sweep(plan, "cpu", None)  # type: ignore[arg-type]
+    assert result.failures == {}
+    assert (output / "table.csv").read_bytes() == together
+    assert set(pd.read_csv(output / "table.csv")["point"]) == {"single-fc", "single-conv"}
