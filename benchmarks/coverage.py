@@ -191,7 +191,6 @@ def measurement_values(
     """Every statistic of predefined proposals and some differences: statistic, value, low, high."""
     m = make_measurements(generator, images, objects)
     options: dict[str, Any] = {"replicates": replicates}
-    rank_options: dict[str, Any] = {"replicates": min(replicates, 200)}
     rows = []
 
     def add(frame: pd.DataFrame, label: str, value: str) -> None:
@@ -203,7 +202,7 @@ def measurement_values(
     correlations = pearson(m, **options)
     add(correlations, "PCC, pooled", "pcc")
     add(correlations, "PCC, mean of objects", "object_pcc")
-    add(spearman(m, **rank_options), "Spearman", "spearman")
+    add(spearman(m, **options), "Spearman", "spearman")
     for frame, variable in (
         (score_by_iou(m, **options), "score"),
         (regressed_iou_by_iou(m, **options), "box"),
@@ -224,7 +223,7 @@ def measurement_values(
         "rms_dx",
         "spatial_correlation",
     ):
-        table = compare(m, name, *KEYS, **(rank_options if name == "spearman" else options))
+        table = compare(m, name, *KEYS, **options)
         add(table, f"{name}, difference", "difference")
     return pd.concat(rows, ignore_index=True)
 

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of the tables of all analyses, of as many objects as COCO's val2017 has.
+"""Seconds of CPU and peak memory of the tables of all analyses, of as many objects as COCO's val2017 has.
 
     python -m benchmarks.memory --objects 36000 --images 5000 --output benchmarks/results/memory
 
@@ -117,9 +117,9 @@ def prepare(step: str, folder: Path) -> Callable[[], object]:
             prepare(step, Path(passing))()
 
     def timed() -> None:
-        begun = time.perf_counter()
+        begun = time.process_time()
         work()
-        (folder / f"{step}.seconds").write_text(str(time.perf_counter() - begun))
+        (folder / f"{step}.seconds").write_text(str(time.process_time() - begun))
 
     return timed
 
@@ -140,7 +140,7 @@ def write(folder: Path, amount: Amount, step: str) -> None:
 
 
 def use(step: str, folder: Path, amount: Amount) -> dict[str, Any]:
-    """A step's name, seconds, and MiB by which it raises the memory of a process of its own."""
+    """A step's name, seconds of CPU, and MiB by which it raises the memory of a process of its own."""
     write(folder, amount, step)
     grown = growth(prepare, step, folder)
     return {
@@ -167,7 +167,7 @@ def main(
         if folder is None:
             shutil.rmtree(where)
     lines = [f"{objects} objects in {images} images, {len(HEADS)} heads", ""]
-    lines += ["| step | seconds | memory (MiB) |", "|---|---|---|"]
+    lines += ["| step | seconds of CPU | memory (MiB) |", "|---|---|---|"]
     lines += [f"| {each['step']} | {each['seconds']:.1f} | {each['mib']:.0f} |" for each in uses]
     target = [each for each in uses if each["step"] in TARGET]
     seconds, most = sum(t["seconds"] for t in target), max((t["mib"] for t in target), default=0)

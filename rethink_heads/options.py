@@ -275,6 +275,93 @@ class MeasuringOptions:
 
 
 @dataclass(frozen=True)
+class ResultsOptions:
+    """Files of final detections beside or in place of detectors, and how they are read.
+
+    Of the ways of reading each is given once for all files, or once for each; ``none`` leaves it to the kind of file.
+    """
+
+    detections: Annotated[
+        list[str] | None,
+        option(
+            "--detections",
+            "[NAME=]FILE",
+            "Final detections, without a model: COCO's results JSON, a folder of YOLO's labels with confidences, VOC's"
+            " comp3_det_test_CLASS.txt or a folder of them; repeat it to compare several. --annotations is then COCO's"
+            " JSON, or a folder of VOC's XML or YOLO's labels, and needs no --images.",
+        ),
+    ] = None
+    box_format: Annotated[
+        list[str] | None,
+        option(
+            "--box-format", "xywh|xyxy|cxcywh|yxyx|voc", "The numbers of a box of --detections."
+        ),
+    ] = None
+    box_frame: Annotated[
+        list[str] | None,
+        option(
+            "--box-frame",
+            "image|normalised|640x480|long:640|letterbox:640|short:800:1333",
+            "Which image these boxes are in: the original, one of sides 1, or a resized one: stretched, scaled to a"
+            " longer side, so in the middle of a square, or to a shorter side with a longest.",
+        ),
+    ] = None
+    category_ids: Annotated[
+        list[str] | None,
+        option(
+            "--category-ids",
+            "file|contiguous|contiguous-from-1|names",
+            "Which class an entry names: by the annotation file's ids, by their order from 0 or 1, or by name.",
+        ),
+    ] = None
+    image_ids: Annotated[
+        list[str] | None,
+        option(
+            "--image-ids",
+            "ids|names|order",
+            "Which image an entry names: by the annotation file's ids, by file name (or the id as text), or by the"
+            " order of the annotation file from 0.",
+        ),
+    ] = None
+    score_scale: Annotated[
+        list[str] | None,
+        option("--score-scale", "probability|percent|logit", "What the scores are."),
+    ] = None
+    leave_out_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out-unknown",
+            help="Leave out detections of images and classes that the annotations lack.",
+        ),
+    ] = False
+    as_written: Annotated[
+        bool,
+        typer.Option(
+            "--as-written",
+            help="Read --detections as these options say without asking whether another reading fits better.",
+        ),
+    ] = False
+    label_names: Annotated[
+        str | None,
+        option(
+            "--label-names",
+            "FILE|NAME,...",
+            "Names of YOLO's classes: a data.yaml, or a file with a name a line. Without it: what lies beside the"
+            " labels or above them.",
+        ),
+    ] = None
+    image_size: Annotated[
+        str | None,
+        option(
+            "--image-size",
+            "WIDTHxHEIGHT|FILE",
+            "Size of the images of YOLO's ground truth where the images are not there: one for all, or a file with a"
+            " line `image width height` each.",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class StudyOptions:
     """Detectors, their heads, the data, and how they are measured."""
 

@@ -217,10 +217,8 @@ def _data_name(run: Run, name: str) -> str:
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
-    import pandas as pd
-
     from rethink_heads.measure.provenance import file_provenance
-    from rethink_heads.measure.stage_boxes import STAGES_NAME, load_stages
+    from rethink_heads.measure.stage_boxes import STAGES_NAME, join_stages, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
     without = [folder for folder in folders if not (folder / STAGES_NAME).is_file()]
@@ -233,7 +231,7 @@ def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
         log("only predefined proposals: the detectors' later stages were measured on other classes")
         return None
     frames = [load_stages(folder)[0] for folder in folders]
-    return pd.concat(frames, ignore_index=True) if frames else None
+    return join_stages(frames) if frames else None
 
 
 def read_detections(

@@ -20,6 +20,8 @@ from rethink_heads.locking import hold, results_folder
 from rethink_heads.runs import NOT_MEASURED, Run, measurements_name, with_fusion
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.base import Detector
     from rethink_heads.detectors.classes import ClassMatch, SharedClasses
@@ -64,6 +66,18 @@ class Detected:
     name: str
     provenance: dict[str, str]
     heads: list[str]
+
+    @property
+    def detector(self) -> str:
+        """What tables call it."""
+        return self.run.name
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The detections, in DETECTION_COLUMNS."""
+        from rethink_heads.measure.detections import detections_of
+
+        return detections_of(self.dataset, self.run.measurements(self.name))
 
     @property
     def keys(self) -> list[Key]:

@@ -15,6 +15,7 @@ DRAWING = Path(__file__).parents[1] / "docs" / "architecture.md"
 # Modules that are drawn together; a module without a place of its own is of the foundation.
 TOGETHER = {
     "__main__": "cli",
+    "detection_files": "study",
     "results": "study",
     "run_options": "study",
     "subject": "study",

@@ -11,6 +11,13 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.console import log
+from rethink_heads.detection_files import (
+    DetectionFile,
+    files_alone,
+    on_same_data,
+    open_files,
+    write_files_results,
+)
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
@@ -20,6 +27,7 @@ from rethink_heads.options import (
     HeadsOption,
     MaxImagesOption,
     MeasuringOptions,
+    ResultsOptions,
     ScreenOptions,
     SeedOption,
     StudyOptions,
@@ -46,7 +54,9 @@ NAME = "evaluate"
 EXAMPLE = (
     "Examples: rethink-heads evaluate --run runs/demo --head fc --head conv\n\n"
     "rethink-heads evaluate --run runs/fc --run runs/conv --errors --calibration --compare"
-    " --output results/fc-and-conv"
+    " --output results/fc-and-conv\n\n"
+    "rethink-heads evaluate --detections old=old.bbox.json --detections new=new.bbox.json --annotations"
+    " instances_val2017.json --draws 0"
 )
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -65,6 +75,7 @@ CALIBRATION_MEANS = (
     " precision."
 )
 Tables = dict[str, "pd.DataFrame"]
+Evaluated = Detected | DetectionFile
 FUSION_RULES = ("complementary", "max", "mean")
 
 ErrorsOption = Annotated[
@@ -91,6 +102,23 @@ CompareOption = Annotated[
         " classes are the same. Heads of one run, and several models, are always compared.",
     ),
 ]
+DrawsOption = Annotated[
+    int | None,
+    option(
+        "--draws",
+        "N",
+        "Draws of images for the intervals (1,000 unless given); 0 for no intervals, which is quicker.",
+        bounds.DRAWS,
+    ),
+]
+SaveOption = Annotated[
+    Path | None,
+    option(
+        "--save-detections",
+        "FILE",
+        "Write the detections as COCO's results JSON; of several heads into FILE with the head before its suffix.",
+    ),
+]
 FusionOption = Annotated[
     str | None,
     option(
@@ -113,6 +141,7 @@ OutputOption = Annotated[
 def command(
     detectors: DetectorOptions,
     data: DataOptions,
+    results: ResultsOptions,
     screen: ScreenOptions,
     head: HeadsOption = None,
     errors: ErrorsOption = False,
@@ -124,10 +153,13 @@ def command(
     max_images: MaxImagesOption = None,
     device: DeviceOption = "auto",
     seed: SeedOption = None,
+    draws: DrawsOption = None,
+    save_detections: SaveOption = None,
 ) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
-    With 95% intervals from a bootstrap over images. Detections are kept in the run and used again.
+    With 95% intervals from a bootstrap over images. Detections are kept in the run and used again; those of a file
+    (--detections) need neither a model nor images.
     """
     # Before the heavy imports, so that a mistake is told at once.
     # What is detected does not depend on the seed.
@@ -139,45 +171,51 @@ def command(
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         _check_folder(output)
-    subjects = resolve(open_runs(chosen), chosen)
-    compare = compare or is_of_detectors([subject.run for subject in subjects])
-    if compare:
+    subjects = [] if files_alone(results, detectors) else resolve(open_runs(chosen), chosen)
+    files = open_files(results, data, subjects)
+    compare = compare or bool(files) or is_of_detectors([subject.run for subject in subjects])
+    if compare and subjects:
         subjects = _with_detections(subjects)
     runs = [subject.run for subject in subjects]
     heads_of = _heads(runs, heads_asked)
     if fusion is not None:
         _check_fused(runs, heads_of)
-    if compare:
+    if compare and subjects:
         subjects = on_common_classes(subjects)
-    found = [
+    found: list[Evaluated] = [
         subject.detect(heads, max_images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
+    found += on_same_data(files, [each for each in found if isinstance(each, Detected)], max_images)
     rank_zero_only()
+    if save_detections is not None:
+        _save(found, save_detections)
     different = _different_data(found)
     if different and (compare or output is not None):
         raise UserError(different)
-    options = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
-    options["seed"] = runs[0].config.seed if seed is None else seed
+    options: dict[str, Any] = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
+    options["seed"] = (runs[0].config.seed if runs else 0) if seed is None else seed
+    if draws is not None:
+        options["replicates"] = draws
     tables = _tables(found, options, compare=not different)
     written = _write(found, tables, output, complete=head is None)
     report(found, tables, written, screen)
 
 
 def report(
-    found: Sequence[Detected], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+    found: Sequence[Evaluated], tables: Tables, written: Sequence[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
     from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
 
-    result = Report(NAME, {each.run.name: each.provenance for each in found})
+    result = Report(NAME, {each.detector: each.provenance for each in found})
     result.data(
         runs=[
             {
-                "detector": each.run.name,
+                "detector": each.detector,
                 "annotations": each.dataset.annotations_path,
                 "images": len(each.dataset),
-                "measurements": each.name,
+                "measurements": each.name if isinstance(each, Detected) else each.path,
             }
             for each in found
         ],
@@ -223,7 +261,8 @@ def report(
     most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
     cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
-    where = whereabouts([each.run for each in found], written)
+    runs = [each.run for each in found if isinstance(each, Detected)]
+    where = whereabouts(runs, written) if runs else ""
     result.end(
         screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
     )
@@ -279,7 +318,7 @@ def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None
         )
 
 
-def _different_data(found: Sequence[Detected]) -> str:
+def _different_data(found: Sequence[Evaluated]) -> str:
     """Say which detectors were evaluated on other images or classes than the first; nothing where none was."""
     first = found[0].dataset
     for other in found[1:]:
@@ -289,24 +328,22 @@ def _different_data(found: Sequence[Detected]) -> str:
         ]
         if same[0] != same[1]:
             return (
-                f"{found[0].run.name} and {other.run.name} were evaluated on different data and cannot be compared;"
+                f"{found[0].detector} and {other.detector} were evaluated on different data and cannot be compared;"
                 " give --data FOLDER, or --annotations FILE and --images DIR, to evaluate all runs alike"
             )
     return ""
 
 
-def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -> Tables:
+def _tables(found: Sequence[Evaluated], options: dict[str, Any], compare: bool) -> Tables:
     """All runs' tables, those of the same data made together."""
     import pandas as pd
 
-    from rethink_heads.measure.detections import detections_of
     from rethink_heads.report.results import detection_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    def made(group: Sequence[Detected]) -> Tables:
+    def made(group: Sequence[Evaluated]) -> Tables:
         keys, dataset = [key for each in group for key in each.keys], group[0].dataset
-        frames = [detections_of(dataset, each.run.measurements(each.name)) for each in group]
-        detections = pd.concat(frames, ignore_index=True)
+        detections = pd.concat([each.frame for each in group], ignore_index=True)
         pairs = compared_pairs(keys) if compare else []
         return detection_tables(detections, dataset, keys, pairs=pairs, **options)
 
@@ -316,12 +353,30 @@ def _tables(found: Sequence[Detected], options: dict[str, Any], compare: bool) -
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
+def _save(found: Sequence[Evaluated], path: Path) -> None:
+    """Write each head's detections as COCO's results JSON."""
+    from rethink_heads.data.result_files import write_coco_results
+
+    keys = [key for each in found for key in each.keys]
+    for each in found:
+        frame = each.frame
+        for detector, head in each.keys:
+            rows = frame[(frame["detector"] == detector) & (frame["head"] == head)]
+            own = [detector] * (len(found) > 1) + [head]
+            target = path.with_suffix(f".{'.'.join(own)}{path.suffix}") if len(keys) > 1 else path
+            write_coco_results(rows, each.dataset.category_ids, target)
+            log(f"written: {len(rows):,} detections of {detector}/{head} in {target}")
+
+
 def _write(
-    found: Sequence[Detected], tables: Tables, output: Path | None, complete: bool
+    found: Sequence[Evaluated], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
     from rethink_heads.report.results import write_results
 
-    runs, names = [each.run for each in found], [each.name for each in found]
+    detected = [each for each in found if isinstance(each, Detected)]
+    runs, names = [each.run for each in detected], [each.name for each in detected]
+    if len(runs) < len(found):
+        return write_files_results(tables, output, several=len(found) > 1)
     if output is not None:
         folders = output / "tables", output / "figures"
     elif is_of_detectors(runs) or (len(found) == 1 and complete):

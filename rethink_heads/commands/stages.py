@@ -93,8 +93,6 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     Raises:
         UserError: as of ``study.study``.
     """
-    import pandas as pd
-
     later = [stage for stage in stages if stage != PREDEFINED]
     found = open_study(options)
     _check_precision(found)
@@ -103,10 +101,10 @@ def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
     for subject in found.subjects:
         subject.match_stages()
     rank_zero_only()
-    from rethink_heads.measure.stage_boxes import load_stages
+    from rethink_heads.measure.stage_boxes import join_stages, load_stages
 
     frames, provenances = zip(*(load_stages(each.folder) for each in found.subjects), strict=True)
-    boxes = pd.concat(frames, ignore_index=True)
+    boxes = join_stages(frames)
     boxes = boxes[boxes["stage"].isin(later)]
     if found.heads is not None:
         boxes = boxes[boxes["head"].isin(found.heads)]

@@ -29,9 +29,11 @@ from rethink_heads.data.coco_json import (
     records,
     text,
 )
+from rethink_heads.data.ground_truth import read_folder
 from rethink_heads.data.images import SETTLED_NS, check_size, image_hashes, read_image
+from rethink_heads.data.yolo import LabelOptions
 from rethink_heads.errors import UserError, shown
-from rethink_heads.files import cannot_read, is_file
+from rethink_heads.files import cannot_read, is_file, is_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,15 +160,27 @@ class CocoDataset:
         file_fingerprint: SHA-256 of the annotation file.
     """
 
-    def __init__(self, annotations: Path, images: Path) -> None:
+    def __init__(
+        self, annotations: Path, images: Path | None, labels: LabelOptions | None = None
+    ) -> None:
         """Read ``annotations`` and check that every image it names is in ``images``.
+
+        Args:
+            annotations: COCO's JSON, or a folder as of :func:`.ground_truth.read_folder`.
+            images: the folder of images; None for a set of boxes alone, whose images cannot be asked for.
+            labels: what a folder of YOLO's labels leaves open.
 
         Raises:
             UserError: a file or image is missing, the JSON is not COCO, the set has no images or
                 no objects, or an annotation names an unknown image or category.
         """
-        self.annotations_path, self.images_path = Path(annotations), Path(images)
-        file = read_annotations(self.annotations_path)
+        self.annotations_path = Path(annotations)
+        self.images_path = None if images is None else Path(images)
+        if is_folder(self.annotations_path):
+            found = read_folder(self.annotations_path, self.images_path, labels or LabelOptions())
+            file = _parse_file(*found, self.annotations_path)
+        else:
+            file = read_annotations(self.annotations_path)
         self.fingerprint = self.file_fingerprint = file.fingerprint
         self.where, self.image_ids, self._sizes = file.where, file.image_ids, file.sizes
         self.category_ids = tuple(sorted(file.categories))
@@ -181,7 +195,9 @@ class CocoDataset:
                 f"{self.where} has no usable objects ({counts.crowd} crowd, {counts.degenerate} of zero size,"
                 f" {counts.outside} outside the image); give a split with annotated objects"
             )
-        self._file_names = _find_images(file.file_names, self.images_path, self.where)
+        self._file_names = file.file_names
+        if self.images_path is not None:
+            self._file_names = _find_images(file.file_names, self.images_path, self.where)
         self._image_hashes: list[str] = []
 
     def _set_annotations(self, annotations: Annotations) -> None:
@@ -205,9 +221,8 @@ class CocoDataset:
         import torch
 
         index = range(len(self))[index]
-        pixels = read_image(
-            self.images_path / self._file_names[index], self._sizes[index], self.where
-        )
+        path = self._images_folder() / self._file_names[index]
+        pixels = read_image(path, self._sizes[index], self.where)
         objects = self.objects(index)
         return Sample(
             image_id=self.image_ids[index],
@@ -217,6 +232,21 @@ class CocoDataset:
             areas=torch.from_numpy(objects.object_areas),
             object_ids=torch.from_numpy(objects.ids),
         )
+
+    def _images_folder(self) -> Path:
+        if self.images_path is None:
+            raise UserError(f"the images of {self.where} are needed here: give --images DIR")
+        return self.images_path
+
+    @property
+    def file_names(self) -> list[str]:
+        """Each image's file, relative to the folder of images, in the order of ``image_ids``."""
+        return self._file_names[: len(self)]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Each image's width and height in px, in the order of ``image_ids``."""
+        return self._sizes[: len(self)]
 
     def objects(self, index: int) -> Annotations:
         """Return the usable objects of image ``index``, without reading it."""
@@ -293,7 +323,7 @@ class CocoDataset:
         names = self._file_names[: len(self) if image_count is None else image_count]
         if len(self._image_hashes) < len(names):
             # In place: subsets of a dataset have it in common.
-            self._image_hashes[:] = image_hashes(self.images_path, names)
+            self._image_hashes[:] = image_hashes(self._images_folder(), names)
         content = json.dumps([names, self._image_hashes[: len(names)]])
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -366,7 +396,10 @@ def read_annotations(path: Path) -> AnnotationFile:
 
 @functools.lru_cache(maxsize=4)
 def _read_annotations(path: Path, state: tuple[int, ...]) -> AnnotationFile:
-    content, fingerprint = read_json(path)
+    return _parse_file(*read_json(path), path)
+
+
+def _parse_file(content: dict[str, Any], fingerprint: str, path: Path) -> AnnotationFile:
     info = content.get("info")
     converted = info.get(CONVERTED_FROM) if isinstance(info, dict) else None
     where = converted if isinstance(converted, str) else str(path)

@@ -311,8 +311,8 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
     """
     draws = max(_FEWEST_DRAWS, _WEIGHTS_AT_ONCE // max(1, len(bootstrap.image_ids)))
     # At least two blocks, for two cores.
-    draws = min(draws, -(-bootstrap.replicates // 2))
-    starts = range(0, bootstrap.replicates, draws)
+    draws = max(1, min(draws, -(-bootstrap.replicates // 2)))
+    starts = range(0, max(1, bootstrap.replicates), draws)
 
     def run_block(start: int) -> Array:
         block = bootstrap.counts[start : start + draws]

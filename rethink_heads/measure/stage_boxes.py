@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pandas.api.types import union_categoricals
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.detections import CORNERS
-from rethink_heads.files import read_parquet
+from rethink_heads.files import read_table
 from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.store import Key, Measurements, View, size_name
 from rethink_heads.measure.store_files import (
@@ -48,6 +49,7 @@ STAGE_TYPES: Mapping[str, str] = {
     "true_positive_iou": "float64",
 }
 STAGE_COLUMNS = tuple(STAGE_TYPES)
+_NAMES = [name for name, kind in STAGE_TYPES.items() if kind == "str"]
 
 POSITIVE_IOU = 0.5
 """Least IoU of a true positive."""
@@ -71,15 +73,29 @@ def load_stages(folder: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read the stages that :func:`measure_stages` left in ``folder``, and their provenance.
 
     Returns:
-        The boxes in STAGE_COLUMNS, sorted by detector, head, stage and image; those of one image as they came.
+        The boxes in STAGE_COLUMNS, names as categories, sorted by detector, head, stage and image; those of one image
+        as they came.
 
     Raises:
         UserError: there are none, or the file is damaged.
     """
-    frame, provenance = read_parquet(Path(folder) / STAGES_NAME)
-    keys = ["detector", "head", "stage", "image_id"]
-    ordered = frame.sort_values(keys, kind="stable", ignore_index=True)
-    return ordered.astype(STAGE_TYPES)[list(STAGE_COLUMNS)], provenance
+    table, provenance = read_table(Path(folder) / STAGES_NAME)
+    frame = join_stages([table.select(STAGE_COLUMNS).to_pandas(categories=_NAMES)])
+    keys = [frame["image_id"], *(frame[name].cat.codes for name in ("stage", "head", "detector"))]
+    return frame.take(np.lexsort(keys)).reset_index(drop=True), provenance
+
+
+def join_stages(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Boxes of several detectors one below the other, their names as categories: text would take most of the time."""
+    columns: dict[str, Any] = {}
+    for name, kind in STAGE_TYPES.items():
+        parts = [frame[name] for frame in frames]
+        if name in _NAMES:
+            named = [part.astype("category") for part in parts]
+            columns[name] = union_categoricals(named, sort_categories=True)
+        else:
+            columns[name] = np.concatenate([part.to_numpy(kind) for part in parts])
+    return pd.DataFrame(columns)
 
 
 def match_detections(
@@ -204,37 +220,54 @@ def true_positives(ious: Array, least: float = POSITIVE_IOU) -> Indices:
     return matches
 
 
-def stage_measurements(boxes: pd.DataFrame, stage: str, *keys: Key) -> Measurements:
-    """The boxes of one stage as measurements of the objects that they are matched to, each box of weight 1.
+def stage_measurements(boxes: pd.DataFrame) -> dict[str, Measurements]:
+    """By stage: its boxes as measurements of the objects that they are matched to, each box of weight 1.
 
     Of the moments those of score and IoU are there; the others are 0. A head without boxes at the stage has zeros.
 
     Args:
         boxes: of any stages, in STAGE_COLUMNS. The objects are those that a box of any stage is matched to, so that the
             bootstrap draws the same images at each.
-        stage: "rpn" or "detections".
-        keys: (detector, head) of further heads, which may have no boxes at any stage.
     """
-    matched = boxes[boxes["object_id"] >= 0]
-    objects = matched[list(OBJECT_COLUMNS)].drop_duplicates(IDS).sort_values(IDS)
-    number = matched.groupby(IDS, sort=True).ngroup().to_numpy()
-    arrays: dict[Name, npt.NDArray[Any] | View] = {}
-    at_stage = (matched["stage"] == stage).to_numpy()
-    heads = boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)
-    for detector, head in dict.fromkeys([*heads, *keys]):
-        is_head = (matched["detector"] == detector) & (matched["head"] == head)
-        chosen = np.flatnonzero(at_stage & is_head.to_numpy())
-        rows = np.ones(len(chosen), ROW_TYPE)
-        rows["object"], rows["proposal"] = number[chosen], -1
-        for field in ("iou", "score"):
-            rows[field] = matched[field].to_numpy()[chosen]
-        rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
-        # An object's boxes one below the other, the best first.
-        rows = rows[np.lexsort([-rows["iou"], rows["object"]])]
-        arrays[ROWS, detector, head] = rows
-        # Added up when they are asked for: they take more than the boxes.
-        arrays[MOMENTS, detector, head] = View(partial(_moments, rows, len(objects)))
-    return Measurements(objects, arrays)
+    is_matched = (boxes["object_id"] >= 0).to_numpy()
+    number = boxes.loc[is_matched, IDS].groupby(IDS, sort=True).ngroup().to_numpy()
+    first = np.empty(number.max(initial=-1) + 1, np.int64)
+    first[number[::-1]] = np.flatnonzero(is_matched)[::-1]
+    objects = boxes[list(OBJECT_COLUMNS)].take(first)
+    object_of = np.full(len(boxes), -1)
+    object_of[is_matched] = number
+    stages, iou, score = boxes["stage"], boxes["iou"].to_numpy(), boxes["score"].to_numpy()
+    keys = [*boxes[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)]
+    is_head = {
+        key: ((boxes["detector"] == key[0]) & (boxes["head"] == key[1])).to_numpy() & is_matched
+        for key in keys
+    }
+    found = {}
+    for stage in (each for each in (RPN, DETECTIONS) if (stages == each).any()):
+        arrays: dict[Name, npt.NDArray[Any] | View] = {}
+        for key in keys:
+            chosen = np.flatnonzero(is_head[key] & (stages == stage).to_numpy())
+            # An object's boxes one below the other, the best first.
+            chosen = chosen[np.lexsort([-iou[chosen], object_of[chosen]])]
+            rows = np.ones(len(chosen), ROW_TYPE)
+            rows["object"], rows["proposal"] = object_of[chosen], -1
+            rows["iou"], rows["score"] = iou[chosen], score[chosen]
+            rows["bin"] = np.minimum((rows["iou"] * IOU_BINS).astype(np.int64), IOU_BINS - 1)
+            arrays[ROWS, *key] = rows
+            # Added up when they are asked for: they take more than the boxes.
+            arrays[MOMENTS, *key] = View(partial(_moments, rows, len(objects)))
+        found[stage] = Measurements(objects, arrays)
+    return found
+
+
+def with_head(measurements: Measurements, key: Key) -> Measurements:
+    """Measurements in which a head is, too: without a box, where it was not measured."""
+    if key in measurements.keys:
+        return measurements
+    rows = np.ones(0, ROW_TYPE)
+    moments = View(partial(_moments, rows, len(measurements.objects)))
+    arrays: dict[Name, npt.NDArray[Any] | View] = {(ROWS, *key): rows, (MOMENTS, *key): moments}
+    return Measurements.merge([measurements, Measurements(measurements.objects, arrays)])
 
 
 def _moments(rows: npt.NDArray[Any], objects: int) -> npt.NDArray[np.float64]:
@@ -249,8 +282,9 @@ def _moments(rows: npt.NDArray[Any], objects: int) -> npt.NDArray[np.float64]:
         "sum_iou_score": iou * score,
     }
     place = rows["object"].astype(np.int64) * IOU_BINS + rows["bin"]
-    moments = np.zeros((objects, IOU_BINS, len(VALUE_COLUMNS)))
+    # A moment after another: those that are not there then take no memory.
+    moments = np.zeros((len(VALUE_COLUMNS), objects, IOU_BINS))
     for name, column in values.items():
         total = np.bincount(place, column, objects * IOU_BINS)
-        moments[..., VALUE_COLUMNS.index(name)] = total.reshape(objects, IOU_BINS)
-    return moments
+        moments[VALUE_COLUMNS.index(name)] = total.reshape(objects, IOU_BINS)
+    return np.moveaxis(moments, 0, -1)

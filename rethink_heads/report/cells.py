@@ -78,11 +78,14 @@ def estimate(
 
     Args:
         value, low, high, spread: NaN where there is none.
-        digits: decimals.
+        digits: decimals; more where a value that is not 0 would be shown as 0, so that two are significant.
         without: put in the interval's place where there is none.
     """
     if not math.isfinite(value):
         return UNDEFINED
+    # Below a millionth it is rounding.
+    if 1e-6 <= abs(value) < 0.5 * 10**-digits:
+        digits = 1 - math.floor(math.log10(abs(value)))
     text = f"{value:.{digits}f}"
     if math.isfinite(low) and math.isfinite(high):
         text += f" [{low:.{digits}f}, {high:.{digits}f}]"

@@ -23,7 +23,7 @@ from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.calibration import calibration_of
 from rethink_heads.evaluation.errors import errors_of
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU
+from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU, stage_measurements
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
     AnalysisInputs,
@@ -48,7 +48,7 @@ from rethink_heads.statistics.comparison import (
     compared_pairs,
 )
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.ranks import RANK_REPLICATES, compare_levels, level_correlation
+from rethink_heads.statistics.ranks import level_tables
 from rethink_heads.statistics.regression import error_components
 from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
 from rethink_heads.statistics.spatial import distinct_pairs
@@ -122,14 +122,12 @@ def stage_tables(
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """Every table of the three stages.
 
     Args:
-        stages, measurements, iou_range, replicates, rank_replicates, seed: as of
-            ``stage_correlation``.
+        stages, measurements, iou_range, replicates, seed: as of ``stage_correlation``.
         pairs: the heads to compare, each (detector, head).
 
     Returns:
@@ -139,25 +137,21 @@ def stage_tables(
         Without pairs the comparisons have no rows.
     """
     correlate, compared_by = (
-        partial(each, replicates=replicates, rank_replicates=rank_replicates, seed=seed)
+        partial(each, replicates=replicates, seed=seed)
         for each in (stage_correlation, compare_stages)
     )
-    compared = [compared_by(stages, measurements, a, b, iou_range) for a, b in pairs]
+    by_stage = None if stages is None else stage_measurements(stages)
+    compared = [compared_by(by_stage, measurements, a, b, iou_range) for a, b in pairs]
     tables = {
-        "stage_correlation": correlate(stages, measurements, iou_range),
+        "stage_correlation": correlate(by_stage, measurements, iou_range),
         "stage_comparisons": _stack(compared),
     }
     if stages is not None and (stages["stage"] == DETECTIONS).any():
-        levels = level_correlation(stages, replicates=rank_replicates, seed=seed)
-        tables["rank_levels"] = levels
         # A head that found nothing at all has no boxes, only predefined proposals.
-        there = set(zip(levels["detector"], levels["head"], strict=True))
-        tables["rank_level_comparisons"] = _stack(
-            [
-                compare_levels(stages, a, b, replicates=rank_replicates, seed=seed)
-                for a, b in pairs
-                if {a, b} <= there
-            ]
+        there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
+        both = [pair for pair in pairs if there.issuperset(pair)]
+        tables["rank_levels"], tables["rank_level_comparisons"] = level_tables(
+            stages, both, replicates=replicates, seed=seed
         )
     return tables
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -155,15 +155,37 @@ def _deviation(replicates: Array) -> Array:
     return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
 
 
+@lru_cache(maxsize=2)
+def _counts(replicates: int, images: int, seed: int) -> npt.NDArray[np.uint16]:
+    """How often each replicate drew each image (B, I): every table of some images asks for the same."""
+    generator = np.random.default_rng(seed)
+    counts = np.zeros((replicates, images), np.uint16)
+    # The drawn images, their places and the counts are integers of 8 bytes each.
+    rows = _rows_per_block(images, 3 * 8)
+    for start in range(0, replicates, rows):
+        block = counts[start : start + rows]
+        # Block by block the generator draws what it draws at once.
+        drawn = generator.integers(0, max(images, 1), size=block.shape)
+        drawn += np.arange(len(block))[:, None] * images
+        block[:] = np.bincount(drawn.ravel(), minlength=block.size).reshape(block.shape)
+    counts.flags.writeable = False
+    return counts
+
+
+def _rows_per_block(images: int, bytes_per_image: int) -> int:
+    return max(1, BLOCK_BYTES // max(1, images * bytes_per_image))
+
+
 class ImageBootstrap:
-    """Replicates of a set of images, the same for the same images, count and seed."""
+    """Replicates of a set of images, the same for the same images, count and seed; without any, no intervals."""
 
     def __init__(
         self, image_ids: Iterable[int], replicates: int = REPLICATES, seed: int = 0
     ) -> None:
-        if replicates < 1:
-            raise ValueError(f"a bootstrap needs at least one replicate, not {replicates}")
-        self.image_ids = np.unique(np.fromiter(image_ids, np.int64))
+        if replicates < 0:
+            raise ValueError(f"a bootstrap cannot have {replicates} replicates")
+        ids = image_ids if isinstance(image_ids, np.ndarray) else [*image_ids]
+        self.image_ids = np.unique(np.asarray(ids, np.int64))
         self.replicates = replicates
         self.seed = seed
 
@@ -174,28 +196,15 @@ class ImageBootstrap:
 
     def weight_blocks(self) -> Iterator[Array]:
         """The weights of some replicates after another, (b, I) each, of about BLOCK_BYTES."""
-        rows = self._rows_per_block(8)
-        for start in range(0, self.replicates, rows):
+        rows = _rows_per_block(len(self.image_ids), 8)
+        # A block at least, though it may be of none.
+        for start in range(0, max(1, self.replicates), rows):
             yield self.counts[start : start + rows].astype(np.float64)
 
-    @cached_property
+    @property
     def counts(self) -> npt.NDArray[np.uint16]:
         """The weights (B, I) in a quarter of the memory. 65,536 draws of one image do not happen."""
-        images = len(self.image_ids)
-        generator = np.random.default_rng(self.seed)
-        counts = np.zeros((self.replicates, images), np.uint16)
-        # The drawn images, their places and the counts are integers of 8 bytes each.
-        rows = self._rows_per_block(3 * 8)
-        for start in range(0, self.replicates, rows):
-            block = counts[start : start + rows]
-            # Block by block the generator draws what it draws at once.
-            drawn = generator.integers(0, max(images, 1), size=block.shape)
-            drawn += np.arange(len(block))[:, None] * images
-            block[:] = np.bincount(drawn.ravel(), minlength=block.size).reshape(block.shape)
-        return counts
-
-    def _rows_per_block(self, bytes_per_image: int) -> int:
-        return max(1, BLOCK_BYTES // max(1, len(self.image_ids) * bytes_per_image))
+        return _counts(self.replicates, len(self.image_ids), self.seed)
 
     def index(self, image_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Positions (N,) in ``self.image_ids`` of images (N,), all of which are there."""
@@ -213,7 +222,13 @@ class ImageBootstrap:
         """Sums (I, ...) of each image to sums (B, ...) of each replicate."""
         return np.concatenate([np.tensordot(w, sums, axes=1) for w in self.weight_blocks()])
 
-    def resample(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Resampled:
+    def resample(
+        self,
+        sums: Array,
+        statistic: Statistic,
+        limits: Limits = ANY,
+        replicated: Array | None = None,
+    ) -> Resampled:
         """A statistic of all images and of the replicates.
 
         An image bears on the statistic where the first of its M sums, a count, is not zero; of a statistic of several
@@ -223,11 +238,13 @@ class ImageBootstrap:
             sums: (I, ..., M) per image.
             statistic: (R, ..., M) -> (R, ...), nan where it is not defined.
             limits: within which the statistic lies.
+            replicated: (B, ..., M) what :meth:`replicate` gives of the sums, where it is known.
         """
+        replicated = self.replicate(sums) if replicated is None else replicated
         value = statistic(sums.sum(axis=0)[None])[0]
         bears = sums[..., 0] > 0
         images = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim))).sum(axis=0)
-        return Resampled(value, statistic(self.replicate(sums)), images, limits)
+        return Resampled(value, statistic(replicated), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""

@@ -21,12 +21,11 @@ from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     ImageBootstrap,
-    Resampled,
     Statistic,
     difference_columns,
 )
 from rethink_heads.statistics.correlation import object_pccs
-from rethink_heads.statistics.ranks import RANK_REPLICATES, ranked_rows, resampled_spearman
+from rethink_heads.statistics.ranks import RankedRows, ranked_head, ranked_rows
 from rethink_heads.statistics.response import RESPONSE_KINDS, response_columns
 from rethink_heads.statistics.spatial import (
     OF_OBJECTS,
@@ -131,11 +130,12 @@ class Compared:
 
     Attributes:
         objects: (O,) those that it has what is compared of; in bins (O, 20) where compared bin by bin.
-        for_objects: from the objects (O,) that are compared, what gives the statistic of some of them (O,).
+        quantity: what the statistic is made of; of ranks from the objects (O,) that are compared, of which there may
+            be too many rows.
     """
 
     objects: Flags
-    for_objects: Callable[[Flags], Callable[[Flags, ImageBootstrap], Resampled]]
+    quantity: Columns | Callable[[Flags], RankedRows]
 
     @property
     def there(self) -> Flags:
@@ -151,7 +151,7 @@ def compare(
     *,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     by_bin: bool = False,
-    replicates: int | None = None,
+    replicates: int = REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A statistic of two heads on the objects that both have, and its difference a - b.
@@ -164,7 +164,7 @@ def compare(
         a, b: (detector, head); for "spatial_correlation" (detector, branch).
         iou_range: proposals that count; multiples of 0.05; ignored by "spatial_correlation".
         by_bin: one row per IoU bin; not for the correlations.
-        replicates, seed: of the bootstrap over images; 1000 replicates, 200 for "spearman".
+        replicates, seed: of the bootstrap over images.
 
     Returns:
         One row per size ("small", "medium", "large", "all") (and bin) with "statistic", "size",
@@ -177,8 +177,6 @@ def compare(
     """
     if by_bin and (statistic not in ON_BINS or statistic == "pcc"):
         raise UserError(f"the statistic {statistic!r} cannot be compared bin by bin")
-    if replicates is None:
-        replicates = RANK_REPLICATES if statistic == "spearman" else REPLICATES
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     compared_heads = [
         compared_head(measurements, statistic, key, iou_range, by_bin) for key in (a, b)
@@ -219,7 +217,7 @@ def compare_responses(
     results = []
     for quantity in COMPARED_RESPONSES[kind]:
         columns = [response_columns(measurements, kind, quantity, key) for key in (a, b)]
-        compared_heads = [_compared_head(measurements, each, there) for each, there in columns]
+        compared_heads = [Compared(there, each) for each, there in columns]
         check_common(kind, a, b, *compared_heads)
         keys = {"kind": kind, "quantity": quantity}
         results.append(difference_rows(measurements, keys, {}, (a, b), compared_heads, bootstrap))
@@ -246,8 +244,7 @@ def compare_decay(
     maps = [_check_map(measurements, OF_OBJECTS, key) for key in (a, b)]
     columns = [map_columns(each, means_by_distance) for each in maps]
     compared_heads = [
-        _compared_head(measurements, each, has_map(drawn))
-        for each, drawn in zip(columns, maps, strict=True)
+        Compared(has_map(drawn), each) for each, drawn in zip(columns, maps, strict=True)
     ]
     check_common(OF_OBJECTS, a, b, *compared_heads)
     if maps[0].shape[1] != maps[1].shape[1]:
@@ -280,20 +277,20 @@ def compared_head(
         maps = _check_map(measurements, OF_OBJECTS, key)
         columns = map_columns(maps, distinct_means)
         mean = Columns(columns.values[:, 0], columns.formula)
-        return _compared_head(measurements, mean, has_map(maps))
-    measured = moments_of(measurements, key, ["measured"], iou_range)[..., 0] > 0
+        return Compared(has_map(maps), mean)
     if statistic == "spearman":
         return _ranked_head(measurements, key, iou_range)
+    names, formula = ON_BINS.get(statistic, ((), ratio))
+    values = moments_of(measurements, key, [*names, "measured"], iou_range)
+    measured = values[..., -1] > 0
+    has_any = np.asarray(measured.any(axis=1))
     if statistic == "object_pcc":
         own = object_pccs(measurements, key, iou_range)
-        return _compared_head(measurements, own.columns, np.asarray(measured.any(axis=1)))
-    names, formula = ON_BINS[statistic]
-    values = moments_of(measurements, key, names, iou_range)
+        return Compared(has_any, own.columns)
+    values = values[..., :-1]
     if by_bin:
-        return _compared_head(measurements, Columns(values, formula), measured)
-    return _compared_head(
-        measurements, Columns(values.sum(axis=1), formula), np.asarray(measured.any(axis=1))
-    )
+        return Compared(measured, Columns(values, formula))
+    return Compared(has_any, Columns(values.sum(axis=1), formula))
 
 
 def check_common(what: str, a: Key, b: Key, first: Compared, second: Compared) -> None:
@@ -328,39 +325,36 @@ def difference_rows(
         own_objects: each head is taken of all objects that it has, not of those that both have.
     """
     common = compared_heads[0].there & compared_heads[1].there
-    resample = [each.for_objects(each.there if own_objects else common) for each in compared_heads]
+    objects_of = [each.there if own_objects else common for each in compared_heads]
+    quantities = [
+        each.quantity if isinstance(each.quantity, Columns) else each.quantity(objects)
+        for each, objects in zip(compared_heads, objects_of, strict=True)
+    ]
     rows = []
     for size, chosen in by_size(measurements):
         columns: dict[str, Any] = {**keys, "size": size, **ends}
         columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
-        columns |= difference_columns(*(each(chosen, bootstrap) for each in resample))
+        resampled = (
+            each.resample(chosen & objects, measurements, bootstrap)
+            for each, objects in zip(quantities, objects_of, strict=True)
+        )
+        columns |= difference_columns(*resampled)
         objects = compared_heads[0].objects[chosen & common].sum(axis=0)
         rows.append(pd.DataFrame(columns | {"objects": objects}))
     return pd.concat(rows, ignore_index=True)
 
 
-def _compared_head(measurements: Measurements, columns: Columns, objects: Flags) -> Compared:
-    return Compared(
-        objects,
-        lambda compared: (
-            lambda chosen, bootstrap: columns.resample(chosen & compared, measurements, bootstrap)
-        ),
-    )
-
-
 def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
-    rows = measurements.rows(key)
-    first, after = bin_range(iou_range)
+    rows, (first, after) = measurements.rows(key), bin_range(iou_range)
     objects = np.zeros(len(measurements.objects), bool)
     objects[rows["object"][(rows["bin"] >= first) & (rows["bin"] < after)]] = True
 
-    def for_objects(compared: Flags) -> Callable[[Flags, ImageBootstrap], Resampled]:
-        ranked = ranked_rows(measurements, key, iou_range, compared)
-        return lambda chosen, bootstrap: resampled_spearman(
-            ranked[chosen[ranked["object"]]], measurements, bootstrap
-        )
+    def rank(compared: Flags) -> RankedRows:
+        if compared[objects].all():
+            return ranked_head(measurements, key, (iou_range[0], iou_range[1]))
+        return RankedRows.of(ranked_rows(measurements, key, iou_range, compared))
 
-    return Compared(objects, for_objects)
+    return Compared(objects, rank)
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:

@@ -20,12 +20,7 @@ from rethink_heads.statistics.bootstrap import (
     Array,
     ImageBootstrap,
 )
-from rethink_heads.statistics.ranks import (
-    RANK_REPLICATES,
-    ranked_rows,
-    resampled_spearman,
-    spearman_sampling_error,
-)
+from rethink_heads.statistics.ranks import ranked_head
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
     Covariances,
@@ -38,6 +33,7 @@ from rethink_heads.statistics.sums import (
     PEARSON_SUMS,
     WHOLE_RANGE,
     Columns,
+    Quantity,
     bin_ends,
     bin_range,
     by_size,
@@ -46,6 +42,7 @@ from rethink_heads.statistics.sums import (
     moments_of,
     pearson_correlation,
     ratio,
+    resample_by_size,
     standard_deviation,
 )
 
@@ -83,29 +80,31 @@ def pearson(
     """
     bin_range(iou_range)
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    quantities = {
+        "pcc": Quantity(range(6), pearson_correlation, CORRELATION),
+        "object_pcc": Quantity([6, 7], ratio, MEAN_CORRELATION),
+    }
     results = []
     for detector, head in measurements.keys:
         key = detector, head
         own = object_pccs(measurements, key, iou_range)
-        pooled = Columns(own.sums, pearson_correlation, CORRELATION)
+        values = np.concatenate([own.sums, own.columns.values], axis=1)
         counts = moments_of(measurements, key, ["n", "measured"], iou_range)
         covariances = Covariances.of(measurements, key, SCORE_TOTALS, iou_range)
-        for size, chosen in by_size(measurements):
+        for size, chosen, resampled in resample_by_size(
+            values, quantities, measurements, bootstrap
+        ):
             total, defined = own.sums[chosen].sum(axis=0), np.isfinite(own.pcc[chosen])
             counted = counts_of(counts[chosen])
             error = pearson_error(total, covariances.by_bin(chosen).sum(axis=0))
-            estimate, own_estimate = (
-                each.resample(chosen, measurements, bootstrap).estimate()
-                for each in (pooled, own.columns)
-            )
             results.append(
                 {
                     "detector": detector,
                     "head": head,
                     "size": size,
-                    **estimate.columns("pcc"),
+                    **resampled["pcc"].estimate().columns("pcc"),
                     "pcc_sampling_error": float(error),
-                    **own_estimate.columns("object_pcc"),
+                    **resampled["object_pcc"].estimate().columns("object_pcc"),
                     "object_pcc_sampling_error": own.sampling_error(chosen),
                     "objects": int(counted["objects"]),
                     "constant_objects": int(counted["objects"] - defined.sum()),
@@ -120,13 +119,13 @@ def spearman(
     measurements: Measurements,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
-    replicates: int = RANK_REPLICATES,
+    replicates: int = REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Spearman's rank correlation of score and proposal IoU, from the sampled proposals.
 
     A row stands for ``weight`` equal proposals, and equal values share the mean of their ranks.
-    Ranks are taken anew in every replicate of the bootstrap, which is why its default count is 200.
+    Replicates are to the first order in the images' weights (see :mod:`~rethink_heads.statistics.ranks`).
 
     Returns:
         One row per detector, head and size with "spearman", "spearman_low", "spearman_high",
@@ -140,19 +139,19 @@ def spearman(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in measurements.keys:
-        rows_of_head = ranked_rows(measurements, (detector, head), iou_range)
+        whole = ranked_head(measurements, (detector, head), (iou_range[0], iou_range[1]))
         for size, chosen in by_size(measurements):
-            rows = rows_of_head[chosen[rows_of_head["object"]]]
-            estimate = resampled_spearman(rows, measurements, bootstrap).estimate()
+            rows = whole.select(chosen)
+            estimate = rows.resample(chosen, measurements, bootstrap).estimate()
             results.append(
                 {
                     "detector": detector,
                     "head": head,
                     "size": size,
                     **estimate.columns("spearman"),
-                    "spearman_sampling_error": spearman_sampling_error(rows),
-                    "objects": len(np.unique(rows["object"])),
-                    "rows": len(rows),
+                    "spearman_sampling_error": rows.sampling_error,
+                    "objects": len(np.unique(rows.object)),
+                    "rows": len(rows.object),
                 }
             )
     return pd.DataFrame(results)
@@ -186,17 +185,19 @@ def mean_and_spread(
     totals = next(names for names in SAMPLED_TOTALS if variable in names)
     of, squared, iou = map(totals.index, (variable, squares, "iou"))
     names = ("n", f"sum_{variable}", f"sum_{squares}", "sum_iou", "measured")
+    quantities = {
+        "mean": Quantity([0, 1], ratio, SHARE),
+        "std": Quantity([0, 1, 2], standard_deviation, SPREAD),
+    }
+    if gain:
+        quantities["gain"] = Quantity([0, 1, 3], difference_of_means)
     results = []
     for detector, head in measurements.keys:
         moments = moments_of(measurements, (detector, head), names)
-        quantities = {
-            "mean": Columns(moments[..., :2], ratio, SHARE),
-            "std": Columns(moments[..., :3], standard_deviation, SPREAD),
-        }
-        if gain:
-            quantities["gain"] = Columns(moments[..., [0, 1, 3]], difference_of_means)
         covariances = Covariances.of(measurements, (detector, head), totals)
-        for size, chosen in by_size(measurements):
+        for size, chosen, resampled in resample_by_size(
+            moments, quantities, measurements, bootstrap
+        ):
             total, covariance = moments[chosen].sum(axis=0), covariances.by_bin(chosen)
             errors = {
                 "mean": mean_error(total[:, 0], covariance, of),
@@ -205,9 +206,8 @@ def mean_and_spread(
             }
             columns: dict[str, Any] = {"detector": detector, "head": head, "size": size}
             columns |= bin_ends()
-            for name, quantity in quantities.items():
-                estimate = quantity.resample(chosen, measurements, bootstrap).estimate()
-                columns |= estimate.columns(name) | {f"{name}_sampling_error": errors[name]}
+            for name, each in resampled.items():
+                columns |= each.estimate().columns(name) | {f"{name}_sampling_error": errors[name]}
             counts = counts_of(moments[chosen][..., [0, 4]], by_bin=True)
             results.append(pd.DataFrame(columns | counts))
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()

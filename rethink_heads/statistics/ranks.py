@@ -24,7 +24,9 @@ can only have a correlation of -1 or 1, so that this one is noisy.
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from typing import Any, NamedTuple
 
@@ -39,6 +41,7 @@ from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
     MEAN_CORRELATION,
+    REPLICATES,
     Array,
     ImageBootstrap,
     Resampled,
@@ -52,15 +55,8 @@ Rows = npt.NDArray[np.void]
 # More rows of a head than these change nothing that could be seen: the interval is of the images.
 MOST_RANKED = 1_000_000
 _OBJECTS_AT_ONCE = 1000
-# The rows are sorted once, but ranks are recomputed in every replicate.
-RANK_REPLICATES = 200
-# Of replicates that are ranked at once: numbers in cache, and the fewest, where rows are many.
-_CACHED, _FEWEST_AT_ONCE = 2**16, 16
-# The latest resampled correlations, by a digest of all that they are made of.
-_known: dict[bytes, Resampled] = {}
-_MOST_KNOWN = 256
-# Parts of the rows that are left out in turn.
-_GROUPS = 10
+# Of 1 and -1, so that Fisher's scale is finite there.
+ROUNDING = 1e-9
 IMAGE, CLASS = "image", "class"
 # Level and stage of each measure: the first and the last are the paper's.
 MEASURES = ((IMAGE, RPN), (IMAGE, DETECTIONS), (CLASS, DETECTIONS))
@@ -136,251 +132,167 @@ def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def resampled_spearman(
-    rows: Rows, measurements: Measurements, bootstrap: ImageBootstrap
-) -> Resampled:
-    """Spearman's correlation of sampled proposals of some measurements' objects, and of each replicate."""
-    image_ids = measurements.objects["image_id"].to_numpy()[rows["object"]]
-    return rank_correlation(rows["iou"], rows["score"], rows["weight"], image_ids, bootstrap)
+@dataclass(frozen=True)
+class RankedRows:
+    """Sampled proposals (N,) ranked by IoU and by score: those of some objects keep the order, so that one sort serves.
+
+    Attributes:
+        object, stratum: (N,) row of the object, and number of the object's IoU bin, that each is of.
+        weight: (N,) how many proposals each stands for.
+        iou, score: (N,) number of each value among the different ones, in rising order.
+    """
+
+    object: npt.NDArray[np.int32]
+    stratum: npt.NDArray[np.int64]
+    weight: Array
+    iou: npt.NDArray[np.int64]
+    score: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Rows) -> RankedRows:
+        """Rank the rows of :func:`ranked_rows`."""
+        stratum = rows["object"].astype(np.int64) * IOU_BINS + rows["bin"]
+        weight = rows["weight"].astype(np.float64)
+        places = numbered(rows["iou"]), numbered(rows["score"])
+        return cls(rows["object"].copy(), stratum, weight, *places)
+
+    def select(self, objects: Flags) -> RankedRows:
+        """The rows of some objects (O,)."""
+        if objects.all():
+            return self
+        chosen = objects[self.object]
+        return RankedRows(*(getattr(self, each.name)[chosen] for each in fields(self)))
+
+    @cached_property
+    def spearman(self) -> tuple[float, Array]:
+        """Spearman's correlation and its derivatives, see :func:`weighted_spearman`."""
+        return weighted_spearman(self.iou, self.score, self.weight)
+
+    def resample(
+        self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
+    ) -> Resampled:
+        """Spearman's correlation of some objects (O,), and of the replicates of their images."""
+        rows = self.select(objects)
+        image_ids = measurements.objects["image_id"].to_numpy()[rows.object]
+        return _replicates(*rows.spearman, image_ids, bootstrap)
+
+    @property
+    def sampling_error(self) -> float:
+        """Standard error of Spearman's correlation that comes of ranking some proposals in place of all.
+
+        That of the sum of the derivatives, rows being drawn without replacement from each object and bin (Cochran,
+        Sampling Techniques, 3rd edition, section 5.3). Bins of which every proposal is a row have none. nan where one
+        row stands for a bin's proposals, which does not tell how they differ.
+        """
+        value, slope = self.spearman
+        size = np.bincount(self.stratum)
+        if not np.isfinite(value) or (self.weight[size[self.stratum] == 1] > 1).any():
+            return float("nan")
+        mean = np.bincount(self.stratum, slope) / np.maximum(size, 1)
+        unseen = (1 - 1 / self.weight).clip(min=0) * (slope - mean[self.stratum]) ** 2
+        return float(np.sqrt((np.bincount(self.stratum, unseen) * size / (size - 1).clip(1)).sum()))
+
+
+@lru_cache(maxsize=4)
+def ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> RankedRows:
+    """The rows of :func:`ranked_rows` of all objects, ranked; the latest are kept for the differences of a table."""
+    return RankedRows.of(ranked_rows(measurements, key, iou_range))
 
 
 def rank_correlation(
     x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
 ) -> Resampled:
-    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,).
-
-    The latest answers are kept: the rows of a table of heads come again in that of their differences.
-    """
-    digest = hashlib.blake2b(repr((len(x), bootstrap.replicates, bootstrap.seed)).encode())
-    for values in (x, y, weight, image_ids, bootstrap.image_ids):
-        digest.update(str(values.dtype).encode())
-        digest.update(np.ascontiguousarray(values).data)
-    name = digest.digest()
-    if name not in _known:
-        if len(_known) >= _MOST_KNOWN:
-            del _known[next(iter(_known))]
-        _known[name] = _rank_correlation(x, y, weight, image_ids, bootstrap)
-    return _known[name]
+    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,)."""
+    value, slope = weighted_spearman(numbered(x), numbered(y), weight)
+    return _replicates(value, slope, image_ids, bootstrap)
 
 
-def _rank_correlation(
-    x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
+def _replicates(
+    value: float, slope: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
 ) -> Resampled:
-    images = np.array(len(np.unique(image_ids)))
-    if not len(x):
-        nothing = np.full(bootstrap.replicates, np.nan)
-        return Resampled(np.array(np.nan), nothing, images, CORRELATION)
-    image, images_drawn = bootstrap.index(image_ids), len(bootstrap.image_ids)
-    by_x, by_y = (_InOrder(values, weight, image, images_drawn) for values in (x, y))
-    value = weighted_spearman(by_x.places, by_y.places, weight)
-    # Where in the order of y the rows are, in that of x.
-    place = np.empty_like(image)
-    place[by_y.order] = np.arange(len(place))
-    place = place[by_x.order]
-    at_once = max(_FEWEST_AT_ONCE, 16 * _CACHED // len(x))
-    replicates = [
-        _drawn_spearman(by_x, by_y, place, bootstrap.counts[start : start + at_once])
-        for start in range(0, bootstrap.replicates, at_once)
-    ]
-    return Resampled(np.array(value), np.concatenate(replicates), images, CORRELATION)
+    """A rank correlation and its replicates, to the first order in how often each image (N,) was drawn.
 
-
-class _InOrder:
-    """Rows (N,) in the rising order of a variable, in which every draw of images weights them anew.
-
-    Attributes:
-        order: (N,) row numbers.
-        is_new: (N,) whether a value is not the one before.
-        image, weight: (N,) positions of the rows' images, and (N, 1) weights.
-        totals, cubes: (I,) by image, the sum of the weights, and of the cubed weights of values that one row has.
+    On Fisher's scale, so that they stay between -1 and 1. Ranking the rows of each draw anew takes a hundred times as
+    long for intervals that hold as often (benchmarks/README.md, "Intervals").
     """
-
-    def __init__(
-        self, values: Array, weight: Array, image: npt.NDArray[np.int64], images: int
-    ) -> None:
-        self.order = np.argsort(values, kind="stable")
-        found = values[self.order]
-        self.is_new = np.append(True, found[1:] != found[:-1])
-        self.image, of_rows = image[self.order], weight[self.order].astype(np.float64)
-        self.weight = of_rows[:, None]
-        is_single = self.is_new & np.append(self.is_new[1:], True)
-        self.totals = np.bincount(self.image, of_rows, images)
-        self.cubes = np.bincount(self.image, np.where(is_single, of_rows**3, 0), images)
-
-    @property
-    def places(self) -> npt.NDArray[np.int64]:
-        """Number (N,) of each value among the different ones, by row, as of :func:`numbered`."""
-        places = np.empty(len(self.order), np.int64)
-        places[self.order] = np.cumsum(self.is_new) - 1
-        return places
-
-    def parts(self, size: int) -> list[slice]:
-        """About ``size`` rows after another, equal values together."""
-        starts = np.flatnonzero(self.is_new)
-        ends = np.searchsorted(starts, np.arange(size, len(self.order), size))
-        edges = np.unique([0, *starts[ends[ends < len(starts)]], len(self.order)])
-        return [slice(*edge) for edge in pairwise(edges.tolist())]
+    images = bootstrap.index(image_ids)
+    by_image = np.bincount(images, slope, len(bootstrap.image_ids)).astype(np.float64)
+    replicates = np.full(bootstrap.replicates, np.nan)
+    if np.isfinite(value):
+        change = bootstrap.replicate(by_image) - by_image.sum()
+        bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)
+        replicates = np.tanh(np.arctanh(bounded) + change / (1 - bounded**2))
+    return Resampled(np.array(value), replicates, np.array(len(np.unique(images))), CORRELATION)
 
 
-def _drawn_spearman(
-    x: _InOrder, y: _InOrder, place: npt.NDArray[np.int64], counts: npt.NDArray[np.uint16]
-) -> Array:
-    """Spearman's correlation (b,) of rows (N,) in draws of images (b, I): a pass in either order, without a sort.
-
-    A row of mass m at the midrank r adds m (r_x - T/2) (r_y - T/2) to the covariance, where T is the mass of all. The
-    variance is (T^3 - sum of the masses of different values cubed) / 12.
-    """
-    drawn = np.ascontiguousarray(counts.T, dtype=np.float64)
-    draws = drawn.shape[1]
-    total = x.totals @ drawn
-    ranks = np.empty((len(place), draws))
-    covariance, variance = np.zeros(draws), np.ones(draws)
-    for side in (y, x):
-        parts = side.parts(max(1, _CACHED // draws))
-        # Written over part by part, so that they stay in cache.
-        most = max(part.stop - part.start for part in parts)
-        buffers = np.zeros((3, most + 1, draws))
-        cubes, reached = side.cubes @ drawn**3, np.zeros(draws)
-        for part in parts:
-            mass, sums, other = buffers[:, : part.stop - part.start + 1]
-            mass, centred, is_new = mass[1:], other[1:], side.is_new[part]
-            drawn.take(side.image[part], axis=0, out=mass, mode="clip")
-            mass *= side.weight[part]
-            _add_up(mass, sums[1:])
-            if is_new.all():
-                np.add(sums[1:], sums[:-1], out=centred)
-            else:
-                starts = np.append(np.flatnonzero(is_new), len(is_new))
-                ends = sums[starts]
-                shared = np.diff(ends, axis=0)[np.diff(starts) > 1]
-                cubes += (shared**3).sum(axis=0)
-                np.take(ends[1:] + ends[:-1], np.cumsum(is_new) - 1, 0, out=centred, mode="clip")
-            # Twice the midranks less their mean.
-            centred -= total - 2 * reached
-            reached += sums[-1]
-            if side is y:
-                ranks[part] = centred
-            else:
-                mass *= centred
-                ranks.take(place[part], axis=0, out=centred, mode="clip")
-                covariance += np.einsum("ij,ij->j", mass, centred)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = 1 - cubes / reached**3
-        variance *= np.where(share > NO_VARIANCE, share, np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(3 * covariance / total**3 / np.sqrt(variance))
-
-
-def _add_up(values: Array, out: Array) -> None:
-    """Cumulative sums (N, b) over the first axis; two draws at a time, as each sum waits for the one before."""
-    kind = np.complex128 if values.shape[1] % 2 == 0 else np.float64
-    np.cumsum(values.view(kind), axis=0, out=out.view(kind))
-
-
-def spearman_sampling_error(rows: Rows) -> float:
-    """Standard error of Spearman's correlation that comes of ranking some proposals in place of all.
-
-    Of each object and bin so many rows stand for all of its proposals. They are dealt out to ten groups, and each
-    group is left out in turn, the other rows of its bins standing for more (the jackknife by groups; of bins of fewer
-    rows a part is left out: Kott, The Delete-a-Group Jackknife, 2001). Bins of which every proposal is a row have no
-    error. nan where one row stands for a bin's proposals, which does not tell how they differ.
-    """
-    if not len(rows):
-        return float("nan")
-    weight = rows["weight"]
-    strata = pd.Series(weight).groupby([rows["object"], rows["bin"]])
-    stratum = strata.ngroup().to_numpy()
-    number, size = strata.cumcount().to_numpy(), strata.transform("size").to_numpy()
-    # Small bins give their rows to different groups.
-    group = (number + stratum) % _GROUPS
-    is_drawn = weight > 1
-    if (is_drawn & (size == 1)).any():
-        return float("nan")
-    part = np.sqrt(_GROUPS * (size - 1) / ((_GROUPS - 1) * size)).clip(max=1)
-    places = numbered(rows["iou"]), numbered(rows["score"])
-    left_out = []
-    for out in range(_GROUPS):
-        is_out = is_drawn & (group == out)
-        gone = np.bincount(stratum, is_out)[stratum]
-        others = weight * (1 + part * gone / np.maximum(size - gone, 1))
-        left_out.append(weighted_spearman(*places, np.where(is_out, weight * (1 - part), others)))
-    variance = (_GROUPS - 1) * np.var(left_out)
-    # What a bin's rows are of its proposals, their error lacks.
-    unseen = np.average(1 - 1 / weight[is_drawn], weights=weight[is_drawn]) if is_drawn.any() else 0
-    return float(np.sqrt(variance * unseen))
-
-
-def numbered(values: Array) -> npt.NDArray[np.int64]:
+def numbered(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """Number (N,) of each value among the different values (N,), in rising order."""
     return np.unique(values, return_inverse=True)[1]
 
 
 def weighted_spearman(
-    places_x: npt.NDArray[np.int64], places_y: npt.NDArray[np.int64], weight: Array
-) -> float:
-    """Rank correlation of rows (N,) that each stand for ``weight`` equal ones.
+    x: npt.NDArray[np.int64], y: npt.NDArray[np.int64], weight: Array
+) -> tuple[float, Array]:
+    """Rank correlation of rows (N,) that each stand for ``weight`` equal ones, and its derivatives.
 
-    ``places`` number the different values of a variable from 0 in rising order, so that equal
-    values, which share the mean of their ranks, have one number. nan where one variable does not
-    vary.
+    With the midranks r_x and r_y, centred, of the share u of all weight that a row has, the correlation is
+    C / sqrt(V_x V_y), C the sum of u r_x r_y and V = (1 - sum of the shares of different values cubed) / 12. More
+    weight of a row adds to C its own product, and moves the ranks of all others: by the sum of u r_y over the rows with
+    a larger x less that with a smaller, halved, and likewise for y.
+
+    Args:
+        x, y: (N,) places of the rows in the rising order of a variable; equal values, which share the mean of their
+            ranks, have one number, and numbers may be left out.
+        weight: (N,).
+
+    Returns:
+        The correlation, and (N,) how fast it changes with the logarithm of each row's weight, 0 in sum. nan and zeros
+        where one variable does not vary.
     """
     total = weight.sum()
     if total <= 0:
-        return float("nan")
-    ranks = []
-    for places in (places_x, places_y):
-        mass = np.bincount(places, weight)
-        # Less half the total, which is the mean of midranks: centred without a second pass.
-        midranks = (np.cumsum(mass) - mass / 2 - total / 2) / total
-        ranks.append(midranks[places])
-    x, y = ranks
-    spread = (weight @ (x * x)) * (weight @ (y * y))
+        return float("nan"), np.zeros(len(weight))
+    share = weight / total
+    shares = [np.bincount(places, share).astype(np.float64) for places in (x, y)]
+    ranks = [_centred(each)[places] for each, places in zip(shares, (x, y), strict=True)]
+    spreads = [share @ (each * each) for each in ranks]
     # Centred ranks span [-1/2, 1/2]: a spread of next to nothing is a single value.
-    if spread <= (NO_VARIANCE * total) ** 2:
-        return float("nan")
-    return float(weight @ (x * y) / np.sqrt(spread))
+    if spreads[0] * spreads[1] <= NO_VARIANCE**2:
+        return float("nan"), np.zeros(len(weight))
+    spread = np.sqrt(spreads[0] * spreads[1])
+    product = ranks[0] * ranks[1] / spread
+    value = share @ product
+    slope = product
+    for places, of_value, other, own in zip((x, y), shares, ranks[::-1], spreads, strict=True):
+        moved = -_centred(np.bincount(places, share * other).astype(np.float64)) / spread
+        slope = slope + (moved - value * (1 - of_value**2) / (8 * own))[places]
+    return float(value), share * slope
+
+
+def _centred(sums: Array) -> Array:
+    """Of each value (V,) the sums up to it, half of its own included, less half of all: midranks, of shares."""
+    return np.asarray(np.cumsum(sums) - sums / 2 - sums.sum() / 2)
 
 
 def level_correlation(
-    stages: pd.DataFrame, *, replicates: int = RANK_REPLICATES, seed: int = 0
+    stages: pd.DataFrame, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """Image- and class-level rank correlation of positive boxes (Kahraman et al., see the module).
 
     Args:
         stages: what ``measure_stages`` returns.
-        replicates, seed: of the bootstrap over images; at the class level ranks are taken anew in
-            every replicate.
+        replicates, seed: of the bootstrap over images.
 
     Returns:
         One row per detector, head, "level" ("image" or "class") and "stage" that the frame holds
         ("rpn": before NMS, "detections": after it) with "spearman", "spearman_low", "spearman_high", "groups" (images
         or classes that have a correlation) and "boxes" (positives, in any image or class).
     """
-    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
-    rows: list[dict[str, Any]] = []
-    for (detector, head), (level, stage) in product(_keys(stages), _measures(stages)):
-        found = _resampled(positives(stages, (detector, head), stage), level, bootstrap)
-        rows.append(
-            {
-                "detector": detector,
-                "head": head,
-                "level": level,
-                "stage": stage,
-                **found.resampled.estimate().columns("spearman"),
-                "groups": found.groups,
-                "boxes": found.boxes,
-            }
-        )
-    return pd.DataFrame(rows)
+    return level_tables(stages, replicates=replicates, seed=seed)[0]
 
 
 def compare_levels(
-    stages: pd.DataFrame,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = RANK_REPLICATES,
-    seed: int = 0,
+    stages: pd.DataFrame, a: Key, b: Key, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
     """The rank correlations of two heads on the same draws of images, and their difference a - b.
 
@@ -393,74 +305,77 @@ def compare_levels(
     Raises:
         UserError: a head has no boxes at all.
     """
-    bootstrap = ImageBootstrap(_matched(stages)["image_id"], replicates, seed)
-    there = _keys(stages)
-    for key in (a, b):
-        if key not in there:
-            names = ", ".join("/".join(pair) for pair in there) or "nothing"
-            raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
-    rows = []
-    for level, stage in _measures(stages):
-        resampled_levels = [
-            _resampled(positives(stages, key, stage), level, bootstrap).resampled for key in (a, b)
-        ]
-        columns = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
-        rows.append(pd.DataFrame({**columns, **difference_columns(*resampled_levels)}))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    return level_tables(stages, [(a, b)], replicates=replicates, seed=seed)[1]
+
+
+def level_tables(
+    stages: pd.DataFrame,
+    pairs: Iterable[tuple[Key, Key]] = (),
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What :func:`level_correlation` gives, and :func:`compare_levels` of some pairs, of the same resampled heads."""
+    images = stages["image_id"].to_numpy()[(stages["object_id"] >= 0).to_numpy()]
+    bootstrap = ImageBootstrap(images, replicates, seed)
+    keys = sorted(stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None))
+    present = set(stages["stage"].unique())
+    measures = [(level, stage) for level, stage in MEASURES if stage in present]
+    rows: list[dict[str, Any]] = []
+    resampled: dict[tuple[Key, str, str], Resampled] = {}
+    for key, (level, stage) in product(keys, measures):
+        boxes = positives(stages, key, stage)
+        found = (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
+        resampled[key, level, stage] = found.resampled
+        named = {"detector": key[0], "head": key[1], "level": level, "stage": stage}
+        counts = {"groups": found.groups, "boxes": len(boxes)}
+        rows.append(named | found.resampled.estimate().columns("spearman") | counts)
+    differences = []
+    for a, b in pairs:
+        for key in (a, b):
+            if key not in keys:
+                names = ", ".join("/".join(pair) for pair in keys) or "nothing"
+                raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")
+        for level, stage in measures:
+            named = {"level": level, "stage": stage, "a": "/".join(a), "b": "/".join(b)}
+            both = (resampled[key, level, stage] for key in (a, b))
+            differences.append(pd.DataFrame(named | difference_columns(*both)))
+    compared = pd.concat(differences, ignore_index=True) if differences else pd.DataFrame()
+    return pd.DataFrame(rows), compared
 
 
 def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
     """The positive boxes of a head at a stage: image_id, class_name, score and iou, the IoU that counts."""
-    boxes = _matched(stages)
-    chosen = (boxes["detector"] == key[0]) & (boxes["head"] == key[1]) & (boxes["stage"] == stage)
-    found = boxes.loc[chosen, ["image_id", "class_name", "score", _IOU[stage]]]
-    found = found.rename(columns={_IOU[stage]: "iou"})
-    return found[found["iou"] >= POSITIVE_IOU]
+    is_positive = (stages["object_id"] >= 0) & (stages[_IOU[stage]] >= POSITIVE_IOU)
+    for name, value in zip(("detector", "head", "stage"), (*key, stage), strict=True):
+        is_positive &= stages[name] == value
+    found = stages.loc[is_positive, ["image_id", "class_name", "score", _IOU[stage]]]
+    return found.rename(columns={_IOU[stage]: "iou"})
 
 
 class _Level(NamedTuple):
-    """A level's correlation, resampled; how many images or classes have one; the positives."""
+    """A level's correlation, resampled, and how many images or classes have one."""
 
     resampled: Resampled
     groups: int
-    boxes: int
-
-
-def _matched(stages: pd.DataFrame) -> pd.DataFrame:
-    return stages[stages["object_id"] >= 0]
-
-
-def _keys(stages: pd.DataFrame) -> list[Key]:
-    """(detector, head) of all that has boxes, in rising order."""
-    found = stages[["detector", "head"]].drop_duplicates()
-    return sorted(found.itertuples(index=False, name=None))
-
-
-def _measures(stages: pd.DataFrame) -> list[tuple[str, str]]:
-    """The measures whose stage has boxes."""
-    present = set(stages["stage"].unique())
-    return [(level, stage) for level, stage in MEASURES if stage in present]
-
-
-def _resampled(boxes: pd.DataFrame, level: str, bootstrap: ImageBootstrap) -> _Level:
-    return (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
 
 
 def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     """The mean of the images' own correlations: they do not change from draw to draw."""
-    sums = np.zeros((len(bootstrap.image_ids), 2))
-    for image_id, rows in boxes.groupby("image_id"):
-        value = weighted_spearman(
-            numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy()), np.ones(len(rows))
-        )
-        if np.isfinite(value):
-            sums[bootstrap.index(np.array([image_id]))[0]] = 1, value
+    image = bootstrap.index(boxes["image_id"].to_numpy())
+    ranks = boxes.groupby("image_id")[["iou", "score"]].rank().to_numpy().T
+    count = np.bincount(image, minlength=len(bootstrap.image_ids))
+    x, y = (each - (count[image] + 1) / 2 for each in ranks)
+    xx, yy, xy = (np.bincount(image, each, len(count)) for each in (x * x, y * y, x * y))
+    varies = (xx > 0) & (yy > 0)
+    values = np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1)), 0)
+    sums = np.stack([varies, values], axis=1)
     resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
-    return _Level(resampled, int(sums[:, 0].sum()), len(boxes))
+    return _Level(resampled, int(varies.sum()))
 
 
 def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
-    """The mean of the classes' correlations, each taken anew in every draw of images."""
+    """The mean of the classes' correlations."""
     found = [
         rank_correlation(
             rows["iou"].to_numpy(),
@@ -469,24 +384,16 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
             rows["image_id"].to_numpy(np.int64),
             bootstrap,
         )
-        for _, rows in boxes.groupby("class_name")
+        for _, rows in boxes.groupby("class_name", observed=True)
     ]
-    values = np.array([each.value for each in found], dtype=float)
-    replicates = np.array([each.replicates for each in found], dtype=float)
+    defined = [each for each in found if np.isfinite(each.value)]
     # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
-    is_enough = len(boxes) >= FEWEST_BOXES * max(1, len(values))
+    is_enough = defined and len(boxes) >= FEWEST_BOXES * len(found)
+    nothing = np.full(bootstrap.replicates, np.nan)
     resampled = Resampled(
-        _mean_of_defined(values),
-        _mean_of_defined(replicates.reshape(len(values), bootstrap.replicates)),
+        np.array(np.mean([each.value for each in defined]) if defined else np.nan),
+        np.mean([each.replicates for each in defined], axis=0) if defined else nothing,
         np.array(boxes["image_id"].nunique() if is_enough else 0),
         MEAN_CORRELATION,
     )
-    return _Level(resampled, int(np.isfinite(values).sum()), len(boxes))
-
-
-def _mean_of_defined(values: Array) -> Array:
-    """Mean over the first axis of what is not nan; nan where nothing is left."""
-    defined = np.isfinite(values)
-    count = defined.sum(axis=0)
-    total = np.where(defined, values, 0.0).sum(axis=0)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+    return _Level(resampled, len(defined))

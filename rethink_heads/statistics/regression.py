@@ -8,15 +8,15 @@ import pandas as pd
 
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import Measurements
-from rethink_heads.statistics.bootstrap import ANY, REPLICATES, SPREAD, ImageBootstrap
+from rethink_heads.statistics.bootstrap import REPLICATES, SPREAD, ImageBootstrap
 from rethink_heads.statistics.correlation import mean_and_spread
 from rethink_heads.statistics.sums import (
-    Columns,
+    Quantity,
     bin_ends,
-    by_size,
     counts_of,
     moments_of,
     ratio,
+    resample_by_size,
     root_mean_square,
 )
 
@@ -56,29 +56,29 @@ def error_components(
         ``by_bin`` also "bin", "iou_low", "iou_high".
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
+    columns, quantities = ["n"], {}
+    for error in ERRORS:
+        first = len(columns)
+        columns += [f"sum_{error}", f"sum_{error}_{error}", f"sum_abs_{error}"]
+        quantities[error, "mean"] = Quantity([0, first], ratio)
+        quantities[error, "rms"] = Quantity([0, first + 1], root_mean_square, SPREAD)
+        quantities[error, "mae"] = Quantity([0, first + 2], ratio, SPREAD)
     results = []
     for detector, head in measurements.keys:
         key = detector, head
         counts = moments_of(measurements, key, ["n", "measured"])
-        components = {}
-        for error in ERRORS:
-            columns = ("n", f"sum_{error}", f"sum_{error}_{error}", f"sum_abs_{error}")
-            moments = moments_of(measurements, key, columns)
-            if not by_bin:
-                moments = moments.sum(axis=1, keepdims=True)
-            components[error] = {
-                "mean": Columns(moments[..., [0, 1]], ratio, ANY),
-                "rms": Columns(moments[..., [0, 2]], root_mean_square, SPREAD),
-                "mae": Columns(moments[..., [0, 3]], ratio, SPREAD),
-            }
-        for size, chosen in by_size(measurements):
+        moments = moments_of(measurements, key, columns)
+        if not by_bin:
+            moments = moments.sum(axis=1, keepdims=True)
+        for size, chosen, resampled in resample_by_size(
+            moments, quantities, measurements, bootstrap
+        ):
             counted = counts_of(counts[chosen], by_bin)
-            for error, quantities in components.items():
+            for error in ERRORS:
                 found: dict[str, Any] = {"detector": detector, "head": head, "size": size}
                 found |= bin_ends() if by_bin else {}
                 found["component"] = error
-                for name, quantity in quantities.items():
-                    estimate = quantity.resample(chosen, measurements, bootstrap).estimate()
-                    found |= estimate.columns(name)
+                for name in ("mean", "rms", "mae"):
+                    found |= resampled[error, name].estimate().columns(name)
                 results.append(pd.DataFrame(found | counted))
     return pd.concat(results, ignore_index=True) if results else pd.DataFrame()

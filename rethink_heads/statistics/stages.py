@@ -6,32 +6,32 @@ heads are compared on the same images, not on the same boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from rethink_heads.errors import UserError
-from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements
+from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements, with_head
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
 from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows
 from rethink_heads.statistics.correlation import pearson, spearman
-from rethink_heads.statistics.ranks import RANK_REPLICATES
 from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
 
 PREDEFINED = "predefined"
 STAGES = (PREDEFINED, RPN, DETECTIONS)
 STATISTICS = ("pcc", "spearman")
+Stages = pd.DataFrame | Mapping[str, Measurements] | None
+"""Boxes of later stages, or what ``stage_measurements`` makes of them: once for several tables."""
 _ESTIMATES = [f"{name}{end}" for name in STATISTICS for end in ("", "_low", "_high")]
 
 
 def stage_correlation(
-    stages: pd.DataFrame | None,
+    stages: Stages,
     measurements: Measurements | None = None,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     *,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Pearson's and Spearman's correlation of score and IoU at each stage (paper Figure 3).
@@ -42,8 +42,7 @@ def stage_correlation(
         measurements: of the predefined proposals. Either may be None.
         iou_range: boxes of an IoU from the first to below the second (1 included) count; multiples
             of 0.05. For RPN's proposals it is the proposal's IoU, for detections the final box's.
-        replicates, rank_replicates, seed: of the bootstrap over images; ranks are taken anew in
-            every replicate.
+        replicates, seed: of the bootstrap over images.
 
     Returns:
         One row per detector, head, "stage" ("predefined", "rpn", "detections") and size ("small",
@@ -57,11 +56,11 @@ def stage_correlation(
     bin_range(iou_range)
     order = ["detector", "head", "stage", "size"]
     parts = []
-    for stage, found in _stages(stages, measurements):
+    for stage, found in _by_stage(stages, measurements).items():
         rows = pearson(found, iou_range, replicates=replicates, seed=seed)
         rows = rows.rename(columns={"measured": "n"}).assign(stage=stage)
         if found.has_rows:
-            ranks = spearman(found, iou_range, replicates=rank_replicates, seed=seed)
+            ranks = spearman(found, iou_range, replicates=replicates, seed=seed)
             keys = ["detector", "head", "size"]
             rows = rows.merge(ranks.drop(columns=["objects", "rows"]), on=keys, how="left")
         parts.append(rows.reindex(columns=[*order, *_ESTIMATES, "n", "objects"]))
@@ -69,7 +68,7 @@ def stage_correlation(
 
 
 def compare_stages(
-    stages: pd.DataFrame | None,
+    stages: Stages,
     measurements: Measurements | None,
     a: Key,
     b: Key,
@@ -77,7 +76,6 @@ def compare_stages(
     *,
     statistics: Sequence[str] = STATISTICS,
     replicates: int = REPLICATES,
-    rank_replicates: int = RANK_REPLICATES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The correlations of two heads at each stage on the same draws of images, and a - b.
@@ -89,8 +87,7 @@ def compare_stages(
     Args:
         a, b: (detector, head).
         statistics: of STATISTICS.
-        stages, measurements, iou_range, replicates, rank_replicates, seed: as of
-            :func:`stage_correlation`.
+        stages, measurements, iou_range, replicates, seed: as of :func:`stage_correlation`.
 
     Returns:
         One row per statistic, "stage" and "size" with "a", "b" (as "detector/head"), "value_a",
@@ -105,16 +102,18 @@ def compare_stages(
     for statistic in statistics:
         if statistic not in STATISTICS:
             raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-    counts = {"pcc": replicates, "spearman": rank_replicates}
+    by_stage = _by_stage(stages, measurements)
     if stages is not None:
-        _check_there(stages, measurements, a, b)
+        _check_there(by_stage, a, b)
     parts = []
-    for stage, found in _stages(stages, measurements, a, b):
+    for stage, found in by_stage.items():
+        if stage != PREDEFINED:
+            found = with_head(with_head(found, a), b)
         for statistic in statistics:
             # Ranks are of the sampled proposals.
             if statistic == "spearman" and not found.has_rows:
                 continue
-            bootstrap = ImageBootstrap(found.image_ids, counts[statistic], seed)
+            bootstrap = ImageBootstrap(found.image_ids, replicates, seed)
             compared_heads = [compared_head(found, statistic, key, iou_range) for key in (a, b)]
             if stage == PREDEFINED:
                 check_common(statistic, a, b, *compared_heads)
@@ -123,22 +122,18 @@ def compare_stages(
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def _stages(
-    stages: pd.DataFrame | None, measurements: Measurements | None, *keys: Key
-) -> Iterator[tuple[str, Measurements]]:
-    """Each stage that there are boxes of, as measurements, in which these heads are, too."""
-    if measurements is not None:
-        yield PREDEFINED, measurements
-    for stage in (RPN, DETECTIONS):
-        if stages is not None and (stages["stage"] == stage).any():
-            yield stage, stage_measurements(stages, stage, *keys)
+def _by_stage(stages: Stages, measurements: Measurements | None) -> dict[str, Measurements]:
+    """Each stage that there are boxes of, as measurements."""
+    predefined = {} if measurements is None else {PREDEFINED: measurements}
+    if isinstance(stages, pd.DataFrame):
+        stages = stage_measurements(stages)
+    return {**predefined, **(stages or {})}
 
 
-def _check_there(stages: pd.DataFrame, measurements: Measurements | None, a: Key, b: Key) -> None:
+def _check_there(found: Mapping[str, Measurements], a: Key, b: Key) -> None:
     """Raise UserError for a head without boxes; one that was measured may have found nothing at all."""
-    there = {*stages[["detector", "head"]].drop_duplicates().itertuples(index=False, name=None)}
-    there |= set(() if measurements is None else measurements.keys)
+    there = sorted({key for each in found.values() for key in each.keys})
     for key in (a, b):
         if key not in there:
-            names = ", ".join("/".join(each) for each in sorted(there)) or "nothing"
+            names = ", ".join("/".join(each) for each in there) or "nothing"
             raise UserError(f"no boxes of {'/'.join(key)}; there are those of {names}")

@@ -6,9 +6,9 @@ defined. They are the same for all images and for each replicate of the bootstra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from rethink_heads.statistics.bootstrap import (
 )
 
 Flags = npt.NDArray[np.bool_]
+Name = TypeVar("Name")
 
 ALL_SIZES = (*SIZES, "all")
 WHOLE_RANGE = (0.0, 1.0)
@@ -92,6 +93,41 @@ class Columns:
         images = measurements.objects["image_id"].to_numpy()[objects]
         sums = bootstrap.sum_by_image(images, self.values[objects])
         return bootstrap.resample(sums, self.formula, limits=self.limits)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A statistic of some of an array's columns, the first of them a count."""
+
+    columns: Sequence[int]
+    formula: Statistic
+    limits: Limits = ANY
+
+
+def resample_by_size(
+    values: Array,
+    quantities: Mapping[Name, Quantity],
+    measurements: Measurements,
+    bootstrap: ImageBootstrap,
+) -> Iterator[tuple[str, Flags, dict[Name, Resampled]]]:
+    """Each size and "all", the objects (O,) of it, and statistics of their values (O, ..., M).
+
+    Replicates are taken once: of all columns, whatever statistics they are of, and of three sizes, which add up to all.
+    """
+    images = measurements.objects["image_id"].to_numpy()
+    sizes = [objects for size, objects in by_size(measurements) if size != "all"]
+    sums = np.stack([bootstrap.sum_by_image(images[each], values[each]) for each in sizes], axis=1)
+    replicates = bootstrap.replicate(sums)
+    for number, (size, objects) in enumerate(by_size(measurements)):
+        part = slice(None) if size == "all" else slice(number, number + 1)
+        of_size, drawn = sums[:, part].sum(axis=1), replicates[:, part].sum(axis=1)
+        found = {
+            name: bootstrap.resample(
+                of_size[..., each.columns], each.formula, each.limits, drawn[..., each.columns]
+            )
+            for name, each in quantities.items()
+        }
+        yield size, objects, found
 
 
 def bin_range(iou_range: tuple[float, float]) -> tuple[int, int]:

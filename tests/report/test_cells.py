@@ -103,6 +103,12 @@ def test_an_estimate() -> None:
     assert estimate(0.5, nan, 0.75, 0.1, 2) == "0.50 ± 0.10"
     assert estimate(0.5, nan, nan, nan) == "0.500"
     assert estimate(nan, 0.2, 0.3, 0.1) == "-"
+    assert estimate(0.00023, 0.00011, 0.0035) == "0.00023 [0.00011, 0.00350]"
+    assert (estimate(-0.00004), estimate(0.0006), estimate(1e-12)) == (
+        "-0.000040",
+        "0.001",
+        "0.000",
+    )
 
 
 def test_a_float_of_latex() -> None:

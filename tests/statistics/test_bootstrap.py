@@ -163,9 +163,13 @@ def test_no_image_gives_nan() -> None:
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
-def test_at_least_one_replicate() -> None:
-    with pytest.raises(ValueError, match="at least one replicate"):
-        ImageBootstrap([1], 0)
+def test_without_replicates_there_is_a_value_and_no_interval() -> None:
+    bootstrap = ImageBootstrap(range(9), 0)
+    estimate = bootstrap.estimate(np.random.default_rng(0).random((9, 4, 2)), ratio)
+    assert np.isfinite(estimate.value).all()
+    assert np.isnan([estimate.low, estimate.high]).all()
+    with pytest.raises(ValueError, match="-1 replicates"):
+        ImageBootstrap([1], -1)
 
 
 def test_intervals_cover_the_truth_and_those_over_proposals_do_not() -> None:
@@ -194,8 +198,8 @@ def test_weights_are_those_of_one_draw_however_many_at_once(
     monkeypatch: pytest.MonkeyPatch, images: int, block_bytes: int
 ) -> None:
     monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", block_bytes)
-    bootstrap = ImageBootstrap(range(images), 30, seed=5)
-    drawn = np.random.default_rng(5).integers(0, max(images, 1), size=(30, images))
+    bootstrap = ImageBootstrap(range(images), 30, seed=block_bytes)
+    drawn = np.random.default_rng(block_bytes).integers(0, max(images, 1), size=(30, images))
     expected = np.stack([np.bincount(row, minlength=images) for row in drawn])
     np.testing.assert_array_equal(bootstrap.weights, expected)
     np.testing.assert_array_equal(np.concatenate(list(bootstrap.weight_blocks())), expected)

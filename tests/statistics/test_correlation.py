@@ -11,15 +11,14 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.statistics import ranks
-from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap
+from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap, Resampled
 from rethink_heads.statistics.correlation import (
     object_correlations,
     pearson,
     score_by_iou,
     spearman,
 )
-from rethink_heads.statistics.ranks import rank_correlation, spearman_sampling_error
+from rethink_heads.statistics.ranks import RankedRows, rank_correlation
 from tests.frames import from_frames
 
 SIZES = ("small", "medium", "large", "all")
@@ -155,25 +154,59 @@ def test_spearman_against_scipy(simulated: Any, head: str, size: str) -> None:
     assert row["objects"] == raw["object_id"].nunique()
 
 
-def test_weighted_spearman_is_that_of_expanded_rows_in_every_replicate() -> None:
-    generator = np.random.default_rng(0)
-    rows = pd.DataFrame(
+def ranked_sample(images: int, rows: int, seed: int = 0) -> pd.DataFrame:
+    generator = np.random.default_rng(seed)
+    found = pd.DataFrame(
         {
-            "image_id": generator.integers(0, 6, size=120),
-            "iou": generator.random(120).round(1),
-            "weight": generator.integers(1, 5, size=120).astype(float),
+            "image_id": generator.integers(0, images, size=rows),
+            "iou": generator.random(rows).round(1),
+            "weight": generator.integers(1, 5, size=rows).astype(float),
         }
     )
-    rows["score"] = (rows["iou"] + generator.normal(size=120) / 2).round(1)
-    bootstrap = ImageBootstrap(range(6), 15)
+    offset = generator.normal(0, 0.3, images)[found["image_id"]]
+    found["score"] = (found["iou"] + offset + generator.normal(0, 0.3, rows)).round(1)
+    return found
+
+
+def rank_correlation_of(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
     arrays = (rows[name].to_numpy() for name in ("iou", "score", "weight", "image_id"))
-    resampled = rank_correlation(*arrays, bootstrap)
-    found_values = [resampled.value, *resampled.replicates]
-    for found, drawn in zip(found_values, [np.ones(6), *bootstrap.weights], strict=True):
+    return rank_correlation(*arrays, bootstrap)
+
+
+def test_weighted_spearman_is_that_of_expanded_rows() -> None:
+    rows = ranked_sample(6, 120)
+    expanded = rows.loc[rows.index.repeat(rows["weight"].astype(int))]
+    expected = scipy.stats.spearmanr(expanded["iou"], expanded["score"]).statistic
+    found = rank_correlation_of(rows, ImageBootstrap(range(6), 1)).value
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_replicates_of_ranks_follow_the_weights_of_images() -> None:
+    """To the first order: the derivative by each image's weight is that of finite differences of the value."""
+    rows, bootstrap, step = ranked_sample(6, 120), ImageBootstrap(range(6), 15), 1e-4
+    resampled = rank_correlation_of(rows, bootstrap)
+
+    def value(image: int, factor: float) -> float:
+        weight = rows["weight"].where(rows["image_id"] != image, rows["weight"] * factor)
+        return float(rank_correlation_of(rows.assign(weight=weight), bootstrap).value)
+
+    slope = [(value(i, 1 + step) - value(i, 1 - step)) / (2 * step) for i in range(6)]
+    change = (bootstrap.weights - 1) @ slope / (1 - resampled.value**2)
+    assert np.arctanh(resampled.replicates) == pytest.approx(
+        np.arctanh(resampled.value) + change, abs=1e-6
+    )
+
+
+def test_replicates_of_ranks_spread_as_those_that_are_ranked_anew() -> None:
+    rows, bootstrap = ranked_sample(100, 2000), ImageBootstrap(range(100), 300)
+    anew = []
+    for drawn in bootstrap.weights:
         copies = (rows["weight"] * drawn[rows["image_id"]]).astype(int)
         expanded = rows.loc[rows.index.repeat(copies)]
-        expected = scipy.stats.spearmanr(expanded["iou"], expanded["score"]).statistic
-        assert found == pytest.approx(expected, abs=1e-12)
+        anew.append(scipy.stats.spearmanr(expanded["iou"], expanded["score"]).statistic)
+    found = rank_correlation_of(rows, bootstrap).replicates
+    assert np.corrcoef(found, anew)[0, 1] > 0.99
+    assert np.std(found) == pytest.approx(np.std(anew), rel=0.05)
 
 
 def test_spearman_of_a_score_that_does_not_vary_is_nan(simulate: Callable[..., Any]) -> None:
@@ -228,11 +261,10 @@ def test_the_error_of_ranking_some_proposals_is_the_spread_of_such_ranks(per_bin
     whole = whole.rename(columns={"object_id": "object"})
 
     def value(rows: pd.DataFrame) -> float:
-        arrays = (rows[name].to_numpy() for name in ("iou", "score", "weight", "image_id"))
-        return float(rank_correlation(*arrays, ImageBootstrap(whole["image_id"], 1)).value)
+        return float(rank_correlation_of(rows, ImageBootstrap(whole["image_id"], 1)).value)
 
     def error(rows: pd.DataFrame) -> float:
-        return spearman_sampling_error(rows.to_records(index=False))
+        return RankedRows.of(rows.to_records(index=False)).sampling_error
 
     draws = [drawn_rows(whole, per_bin, seed) for seed in range(80)]
     found = [value(rows) for rows in draws]
@@ -258,23 +290,3 @@ def test_each_objects_numbers_against_raw_rows(simulated: Any) -> None:
             assert row["regressed_iou"] == pytest.approx(high["regressed_iou"].mean())
             assert (row["proposals"], row["size"]) == (len(rows), rows["size"].iloc[0])
         assert head_rows["pcc"].mean() == pytest.approx(row_of(whole, head, "all")["object_pcc"])
-
-
-@pytest.mark.parametrize("digits", [1, 6])
-@pytest.mark.parametrize("replicates", [7, 12])
-def test_replicates_rank_the_rows_that_they_draw(
-    monkeypatch: pytest.MonkeyPatch, digits: int, replicates: int
-) -> None:
-    # Some rows and draws after another, so that sums go on from part to part; equal values stay together.
-    monkeypatch.setattr(ranks, "_CACHED", 64)
-    monkeypatch.setattr(ranks, "_FEWEST_AT_ONCE", 4)
-    generator = np.random.default_rng(digits)
-    image_ids = np.sort(generator.integers(0, 9, 120))
-    x = generator.random(120)
-    y = np.clip(x + generator.normal(0, 0.3, 120), 0, 1).round(digits)
-    x, weight = x.round(digits), generator.integers(1, 6, 120).astype(float)
-    bootstrap = ImageBootstrap(image_ids, replicates, seed=digits)
-    found = rank_correlation(x, y, weight, image_ids, bootstrap).replicates
-    for value, drawn in zip(found, bootstrap.weights, strict=True):
-        copies = np.repeat(np.arange(120), (weight * drawn[image_ids]).astype(int))
-        assert value == pytest.approx(scipy.stats.spearmanr(x[copies], y[copies]).statistic, 1e-9)

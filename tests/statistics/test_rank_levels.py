@@ -80,21 +80,24 @@ def test_values_are_means_of_scipys(count: int) -> None:
         assert images < stages["image_id"].nunique()
 
 
-def test_class_level_replicates_rank_the_drawn_images_anew(
+def test_class_level_interval_is_about_that_of_ranking_drawn_images_anew(
     interval_by_hand: Callable[..., tuple[float, float]],
 ) -> None:
-    stages = matched(keys=(("run", "fc"),), stages=("detections",), images=16, count=60)
+    stages = matched(keys=(("run", "fc"),), stages=("detections",), images=40, count=60)
     images = np.sort(stages["image_id"].unique())
-    draws = np.random.default_rng(0).integers(0, len(images), size=(30, len(images)))
+    draws = np.random.default_rng(0).integers(0, len(images), size=(200, len(images)))
     replicates = []
     for draw in draws:
         drawn = pd.concat([stages[stages["image_id"] == images[place]] for place in draw])
         replicates.append(mean_by(drawn, "class_name", "fc", "detections")[0])
-    found = row(level_correlation(stages, replicates=30), level="class")
+    found = row(level_correlation(stages, replicates=200), level="class")
     positive = stages[stages["true_positive_iou"] >= 0.5]
     expected = interval_by_hand(replicates, found["spearman"], positive["image_id"].nunique())
     assert found["boxes"] >= FEWEST_BOXES * found["groups"]
-    assert (found["spearman_low"], found["spearman_high"]) == pytest.approx(expected)
+    width = expected[1] - expected[0]
+    assert (found["spearman_low"], found["spearman_high"]) == pytest.approx(
+        expected, abs=width / 20
+    )
 
 
 def test_a_perfect_ranking_is_one_and_a_reversed_one_minus_one() -> None:

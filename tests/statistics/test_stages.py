@@ -19,7 +19,7 @@ from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
 from tests.frames import from_frames
 
-FEW = {"replicates": 50, "rank_replicates": 10}
+FEW = {"replicates": 50}
 KEYS = (("run", "fc"), ("run", "conv"))
 ESTIMATES = ["pcc", "pcc_low", "pcc_high", "spearman", "spearman_low", "spearman_high"]
 
@@ -117,7 +117,7 @@ def test_predefined_proposals_are_those_of_the_measurements(simulated: Any) -> N
     assert stage_correlation(None, None).empty
     found = every[every["stage"] == "predefined"]
     pooled = pearson(simulated.measurements, replicates=50)
-    ranks = spearman(simulated.measurements, replicates=10)
+    ranks = spearman(simulated.measurements, replicates=50)
     assert found["pcc"].tolist() == pooled["pcc"].tolist()
     assert found["pcc_high"].tolist() == pooled["pcc_high"].tolist()
     assert found["spearman_low"].tolist() == ranks["spearman_low"].tolist()
@@ -199,7 +199,7 @@ def test_the_order_of_boxes_changes_nothing(seed: int, random: Any) -> None:
     stages = boxes(seed, images=3, count=12, keys=KEYS[:1], stages=("rpn",))
     order = list(range(len(stages)))
     random.shuffle(order)
-    counts = {"replicates": 5, "rank_replicates": 5}
+    counts = {"replicates": 5}
     found = stage_correlation(stages, **counts)
     again = stage_correlation(stages.iloc[order], **counts)
     pd.testing.assert_frame_equal(found, again, check_exact=False, rtol=1e-9, atol=1e-12)
