@@ -274,7 +274,7 @@ def detection_table(found: Findings) -> pd.DataFrame:
                 {
                     "detector": detector,
                     "head": head,
-                    "class_name": pd.Categorical.from_codes(own.labels, names).astype(object),
+                    "class_name": [names[label] for label in own.labels.tolist()],
                     "score": own.scores,
                     "iou": faults.ious,
                     "true_positive": faults.true,
