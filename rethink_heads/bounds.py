@@ -70,6 +70,7 @@ PIXEL_RANGE = Bounds(1e-6, 1e6)
 PADDING = Bounds(32, 1024)
 EPSILON = Bounds(0.0, 1.0)
 LEAST_SIDE = Bounds(0.0, 10_000.0)
+CANONICAL_SIZE = Bounds(1, 10_000)
 MOST_HEAD_WEIGHTS = 2**30
 
 # Training.

@@ -206,6 +206,11 @@ class ModelConfig(Settings):
     """The detector: backbone, FPN, RPN, RoIAlign, heads and how they are read.
 
     Sizes are in pixels. ``conv_blocks`` is the paper's K (bottlenecks after the residual block).
+    ``canonical_size`` is the side of a square RoI that is pooled from P4: levels are floor(4 + log2(sqrt(area) /
+    ``canonical_size``)), P2 to P5. The paper's 224 is for images of 800 pixels: scale it with ``min_size``, or small
+    images have all their RoIs on P2 and P3.
+    ``fpn_norm`` follows each convolution of the FPN, ``group`` in 32 groups or their greatest divisor that the
+    channels have. The paper has none; a body whose stages end without an activation needs it to train quickly.
     ``l_fc``, ``l_conv``, ``w_fc`` and ``w_conv`` left at None are the head's own (``heads.STRUCTURES``).
     ``rpn_cross_boundary_anchors`` trains the RPN on anchors that leave the image as well, which the authors'
     code does not; an image that no anchor fits in keeps them. ``conventions`` are another framework's where
@@ -217,8 +222,13 @@ class ModelConfig(Settings):
     norm: Literal["frozen", "batch"] = "frozen"
     trainable_layers: Annotated[int, AfterValidator(Bounds(0, 5))] = 3
     fpn_channels: Channels = 256
+    # An override's "none" is read as no value.
+    fpn_norm: Annotated[
+        Literal["none", "group", "batch"], BeforeValidator(lambda value: value or "none")
+    ] = "none"
     roi_resolution: Annotated[int, AfterValidator(bounds.RESOLUTION)] = 7
     sampling_ratio: Annotated[int, AfterValidator(bounds.SAMPLING_RATIO)] = 2
+    canonical_size: Annotated[int, AfterValidator(bounds.CANONICAL_SIZE)] = 224
     fc_width: Channels = 1024
     conv_width: Channels = 1024
     conv_bottleneck: Channels = 256

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads import __version__, files
-from rethink_heads.config import CONFIG_NAME, Config, Settings, StudyConfig
+from rethink_heads.config import CONFIG_NAME, Config, ModelConfig, Settings, StudyConfig
 from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process
@@ -53,6 +53,8 @@ NOT_MEASURED = {"memory_mb"}
 # What two runs may differ in and still have the same detector, up to the order of random numbers.
 NOT_TRAINED = ("preset", "training.validate_every", "training.validate_images")
 FREE_SETTINGS = ("training.workers", "training.checkpoint_every", "data.test_split")
+# At their defaults no part of what results depend on: measurements of runs that were made without them stay valid.
+NEWER_SETTINGS = ("canonical_size", "fpn_norm")
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +333,7 @@ class Run:
                     "preset": self.config.preset,
                     "trained head": self.config.head,
                     "training seed": str(self.config.seed),
-                    "model": self.config.model.model_dump_json(),
+                    "model": self.config.model.model_dump_json(exclude=_unused(self.config.model)),
                     "training": self.config.training.model_dump_json(),
                 }
             )
@@ -492,6 +494,12 @@ def _flat(config: Config) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
+
+
+def _unused(model: ModelConfig) -> set[str]:
+    """Those of ``NEWER_SETTINGS`` that say nothing."""
+    usual = ModelConfig.model_fields
+    return {name for name in NEWER_SETTINGS if getattr(model, name) == usual[name].default}
 
 
 def _is_free(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from rethink_heads.config import Config, load_preset
 from rethink_heads.data.shapes import shapes_folder
 from rethink_heads.errors import UserError
 from rethink_heads.files import CACHE_VARIABLE
-from rethink_heads.runs import Run, measurements_name
+from rethink_heads.runs import NEWER_SETTINGS, Run, measurements_name
 from tests.command_line import fails, untrained_run
 from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
@@ -115,6 +116,17 @@ def test_settings_that_are_not_the_detectors_are_refused(tmp_path: Path) -> None
         Run.open(run.path).load()
     says = "contradicts"
     assert re.search(sentence, fails("correlate", "--run", run.path, "--head", "conv", says=says))
+
+
+def test_settings_that_older_runs_lack_count_where_they_say_something(tmp_path: Path) -> None:
+    """Else what was measured of such a run would have to be measured again."""
+    config = load_preset("shapes-tiny", "double", [*SMALL_SETTINGS, "data.source=somewhere"])
+    usual = untrained_run(tmp_path / "usual", config)
+    model = json.loads(usual.provenance()["model"])
+    assert not set(NEWER_SETTINGS) & set(model)
+    assert "sampling_ratio" in model
+    other = untrained_run(tmp_path / "other", config.with_overrides(["model.canonical_size=80"]))
+    assert json.loads(other.provenance()["model"]) == {**model, "canonical_size": 80}
 
 
 def test_the_log_gets_a_line_at_a_time(

@@ -166,7 +166,7 @@ def scored_detections(head: HeadDetections, truth: GroundTruth, iou_threshold: f
     found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true, counted = found.true[0, 0], found.counted[0, 0]
     ious = np.zeros(len(true))
-    ious[true] = box_ious(head.boxes[true], truth.boxes[found.objects[0, true]])
+    ious[true] = box_ious(head.boxes[true], truth.boxes[found.objects[0, 0, true]])
     columns = np.stack([np.ones(len(true)), head.scores, true, ious], axis=1)
     return Scored(head.images[counted], head.labels[counted], columns[counted])
 

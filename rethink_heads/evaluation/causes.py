@@ -7,8 +7,8 @@ found the best is its *claimant*: those of its class with an IoU of 0.5 or more 
 
 At t the causes of loss are these, and each is mended in one way:
 
-- **ranking**: of the detections that stand for an object (its true positive, or its claimant where that is of its
-  class) a worse box has a higher score. Mended, their scores are dealt out among them again in the order of their IoU.
+- **ranking**: a true positive has a lower score than a false one. Mended, the class's scores are dealt out again: to
+  true positives first, in the order of their IoU, then to the others.
 - **localization**: a claimant overlaps its object by less than t. Mended, it has the object's box.
 - **classification**: a claimant has another class than its object. Mended, it has the object's class.
 - **duplicates**: a further detection of the object's class overlaps it by 0.5 or more. Mended, it is gone.
@@ -21,17 +21,15 @@ are, and until then is what it was. A detection of another class with an IoU bel
 
 So any set of causes can be mended at once, in any order. With none of them mended the detections are the detector's
 own; with all of them there is one detection of every object, with its box and class, and no other: average precision
-is 1. A false positive that is not mended stays one, even where with other scores it would be matched first. Misses are
-found as new detections, and not struck off the objects as in TIDE, so that each object keeps its own part of recall,
-whatever happens to the others.
+is 1. Each mended set is a results file that COCO's evaluation could read. Misses are found as new detections, and not
+struck off the objects as in TIDE, so that each object keeps its own part of recall, whatever happens to the others.
 
 Detections that COCO does not count, of crowds or of an image and class that has a hundred better ones, are never
 mended, and crowds are nobody's object. Of equal scores, the first in its image goes first, as in matching.
 
 TIDE (:mod:`.errors`) is at home at one threshold. Here an object's second detection stays a duplicate at thresholds
 that it does not reach, for want of NMS and not of a better box; and a claimant of the right class stands before one of
-a wrong class. The scores of duplicates and of background are no fault of the ranking: were they put behind all true
-positives, then ranking would mend these causes too, and always have a greater share than either.
+a wrong class.
 """
 
 from __future__ import annotations
@@ -87,18 +85,18 @@ class Faults:
     missed: Flags
 
     def stands(self) -> Flags:
-        """(N,) whether a detection stands for an object of its class: ranking is among these."""
+        """(N,) whether a detection stands for an object: its true positive, or its claimant of the right class."""
         return self.true | (self.claims & (self.causes == LOCALIZATION))
 
 
 def find_faults(head: HeadDetections, truth: GroundTruth) -> list[Faults]:
     """The faults of one head's detections at each of :data:`THRESHOLDS`."""
     matches = match_detections(truth, head, sizes=1)
-    objects, ious, same = _objects(head, truth, matches.objects[0], matches.true[0, 0])
+    objects, ious, same = _objects(head, truth, matches.objects[0, 0], matches.true[0, 0])
     found = []
     for number, threshold in enumerate(THRESHOLDS):
         true, counted = matches.true[0, number], matches.counted[0, number]
-        matched = np.where(true, matches.objects[number], NO_OBJECT)
+        matched = np.where(true, matches.objects[0, number], NO_OBJECT)
         found.append(_faults(head, truth, (objects, ious, same), true, counted, matched, threshold))
     return found
 

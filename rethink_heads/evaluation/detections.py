@@ -25,18 +25,20 @@ class Quantities:
         value: the column that has the estimates.
         rest: further columns of the table.
         curves: columns of further tables, by their name.
+        keys: further columns of the names, of comparisons, too.
     """
 
     resampled: Resampled
     column: str
-    names: Sequence[str]
+    names: Sequence[str | int]
     value: str
     rest: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    keys: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def rows(self, key: Key) -> pd.DataFrame:
         """A row a quantity: "detector", "head", the name, the estimate with its ends, and the rest."""
-        names = {"detector": key[0], "head": key[1], self.column: list(self.names)}
+        names = {"detector": key[0], "head": key[1], self.column: list(self.names), **self.keys}
         estimate = self.resampled.estimate().columns(self.value)
         return pd.DataFrame({**names, **estimate, **self.rest})
 
@@ -46,7 +48,7 @@ class Quantities:
 
     def less(self, other: Quantities, a: Key, b: Key) -> pd.DataFrame:
         """A row a quantity: the name, "a", "b", and the columns of :func:`~.bootstrap.difference_columns`."""
-        names = {self.column: list(self.names), "a": "/".join(a), "b": "/".join(b)}
+        names = {self.column: list(self.names), **self.keys, "a": "/".join(a), "b": "/".join(b)}
         return pd.DataFrame({**names, **difference_columns(self.resampled, other.resampled)})
 
 

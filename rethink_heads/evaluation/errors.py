@@ -238,7 +238,7 @@ def error_kinds(
     kinds = np.full(len(is_false), NO_ERROR, np.int8)
     targets = np.full(len(is_false), NO_OBJECT, np.int64)
     is_found = np.zeros(len(truth.labels), bool)
-    is_found[matches.objects[0, true]] = True
+    is_found[matches.objects[0, 0, true]] = True
     for rows in _by_image(head.images, np.flatnonzero(is_false)):
         image = head.images[rows[0]]
         objects = np.arange(*np.searchsorted(truth.images, [image, image + 1]))

@@ -6,9 +6,16 @@ more after others than before. A cause's *share* is what mending it wins on aver
 be mended (Shapley's value): all sets of them, 64 at each threshold, are evaluated. Shares are at least 0 and add up to
 1 - AP.
 
-The *exchange rate* is AP while the scores of the detections that stand for an object are dealt out in an order that
-moves in ten equal steps from their own to that of their IoU: an order's place is the mean, weighted by the step, of the
-places in both.
+A false positive that stands before true ones is a fault of its kind and of the ranking at once: it costs nothing when
+it is gone, nor when it is last. So the ranking is mended after another cause in three of four orders (Kalai and Samet's
+weights, "On weighted Shapley values", 1987): of such a loss the kind has three quarters, the ranking one. Where false
+positives of one or two kinds stand too high, that kind has the greater share; where those of all kinds do, the ranking.
+By halves, the ranking would have as much as any kind and something of each other one, and too many duplicates or too
+much background would never show; benchmarks/README.md has both.
+
+The *exchange rate* is AP while the scores of a class are dealt out in an order that moves in ten equal steps from their
+own to that of the mended ranking (true positives by their IoU, then false ones by theirs with an object of their
+class): a detection's place is the mean, weighted by the step, of its places in both.
 
 Intervals come from the derivatives of AP by the weight of each image (the infinitesimal jackknife: Efron,
 "Nonparametric standard errors and confidence intervals", 1981), one pass for all of them. A replicate's value is the
@@ -57,8 +64,8 @@ def lost_precision(
     Returns:
         A row a head and cause with "detector", "head", "cause" (one of CAUSES), "share" (of 1 - AP, to which the
         shares of a head add up; 0..1), "oracle" (AP with that cause alone mended), each with "..._low" and
-        "..._high", and "count" (detections, or missed objects, with the cause at IoU 0.5; of "ranking" the places that
-        go from a false to a true positive or back). The mean is over the classes that have objects, as in COCO. An
+        "..._high", and "count" (detections, or missed objects, with the cause at IoU 0.5; of "ranking" the true
+        positives that have a false one before them). The mean is over the classes that have objects, as in COCO. An
         interval needs five images that have the cause.
 
     Raises:

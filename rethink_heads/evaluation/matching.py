@@ -58,7 +58,7 @@ class Matches:
         true: (A, T, N) whether it is a true positive, by size and IoU threshold.
         counted: (A, T, N) whether it counts at all: a detection of a crowd or of an object of another size is ignored,
             as is one of a class and image that has a hundred better ones.
-        objects: (T, N) row in :class:`GroundTruth` of the object it is matched to, of all sizes, -1 for none.
+        objects: (A, T, N) row in :class:`GroundTruth` of the object it is matched to, -1 for none.
     """
 
     true: Flags
@@ -205,7 +205,7 @@ def match_detections(
     is_ignored = np.take_along_axis(padded[:, None], objects, axis=2)
     is_ignored |= ~is_matched & ~_within(head.boxes[:, 2:].prod(axis=1), limits)[:, None]
     counted = ~is_ignored & (overlaps.rank < MOST_DETECTIONS)
-    return Matches(is_matched & counted, counted, objects[0])
+    return Matches(is_matched & counted, counted, objects)
 
 
 def _within(areas: Array, limits: Array) -> Flags:

@@ -2,14 +2,14 @@
 
 A class's detections are ranked once, with those that mending classification brings into it and those that mending
 misses finds; a set of mended causes (:mod:`.causes`) is then which of them are there and which are true positives.
-That is 57 settings: 32 sets without ranking; 16 with it, since with localization mended all that stand for an object
-are true positives, in any order; and nine steps of the ranking between the first of each. AP as COCO has it, the shares
-and what else is made of it are sums of settings with fixed weights, and so are their derivatives.
+That is 49 settings: 32 sets without ranking; 8 with it, since false positives behind all true ones cost nothing, there
+or not; and nine steps of the ranking between the first of each. AP as COCO has it, the shares and what else is made of
+it are sums of settings with fixed weights, and so are their derivatives.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,26 +34,30 @@ from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Res
 
 STEPS = np.linspace(0, 1, 11)
 """Of the exchange rate: 0 is the detector's own order, 1 that of the true IoU."""
+ORDER_WEIGHTS = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+"""An order of mending is drawn from its end by weight: ranking comes after each other cause in three of four orders."""
 
 
 def _shapley() -> Array:
-    """Weights (6, 64) of the 64 sets of mended causes in the share of each cause."""
+    """Weights (6, 64) of the sets of mended causes in the share of each: Shapley's value with ORDER_WEIGHTS."""
     count = len(CAUSES)
     weights = np.zeros((count, 2**count))
-    for mended in range(2**count):
-        size = mended.bit_count()
-        for cause in range(count):
-            if not mended >> cause & 1:
-                orders = math.factorial(size) * math.factorial(count - 1 - size)
-                weights[cause, mended | 1 << cause] += orders / math.factorial(count)
-                weights[cause, mended] -= orders / math.factorial(count)
+    for order in itertools.permutations(range(count)):
+        so_far = np.cumsum(ORDER_WEIGHTS[list(order)])
+        chance = np.prod(ORDER_WEIGHTS / so_far)
+        mended = 0
+        for cause in order:
+            weights[cause, mended] -= chance
+            mended |= 1 << cause
+            weights[cause, mended] += chance
     return weights
 
 
-# What AP is taken of: the sets without ranking; the sets with it but without localization, which leaves only true
-# positives to be ranked; and the steps between the first of both.
+# What AP is taken of: the sets without ranking; with it the sets of what makes true positives; and the steps between
+# the first of both.
 _PLAIN = np.array([s for s in range(2 ** len(CAUSES)) if not s & RANKING], np.uint8)
-_RANKED = np.array([s for s in _PLAIN if not s & LOCALIZATION], np.uint8)
+_FINDING = LOCALIZATION | CLASSIFICATION | MISSES
+_RANKED = _PLAIN[(_PLAIN & ~np.uint8(_FINDING)) == 0]
 _SETTINGS = len(_PLAIN) + len(_RANKED) + len(STEPS) - 2
 
 
@@ -61,11 +65,10 @@ def _quantities() -> Array:
     """Weights (24, settings) of the settings in AP, the shares, the oracles, and AP by step."""
     setting_of = np.zeros((2 ** len(CAUSES), _SETTINGS))
     for mended in range(2 ** len(CAUSES)):
-        plain = mended & ~RANKING
-        if mended & RANKING and not mended & LOCALIZATION:
-            place = len(_PLAIN) + np.flatnonzero(plain == _RANKED)[0]
+        if mended & RANKING:
+            place = len(_PLAIN) + np.flatnonzero(np.uint8(mended & _FINDING) == _RANKED)[0]
         else:
-            place = np.flatnonzero(plain == _PLAIN)[0]
+            place = np.flatnonzero(np.uint8(mended) == _PLAIN)[0]
         setting_of[mended, place] = 1
     oracles = setting_of[[1 << number for number in range(len(CAUSES))]]
     between = np.eye(_SETTINGS)[len(_PLAIN) + len(_RANKED) :]
@@ -187,15 +190,17 @@ def _flags(count: int, *values: bool) -> Iterator[Flags]:
 
 
 def _deal(entries: _Entries) -> tuple[Indices, Indices]:
-    """The places (m,) that detections which stand for an object have by score, and whose they are at each of STEPS.
+    """The places (m,) that a class's detections have by score, and whose they are at each of STEPS.
 
     Returns:
-        Rows (m,) of one class's entries, and the row (11, m) that each of these places goes to.
+        Rows (m,) of the entries, and the row (11, m) that each of these places goes to.
     """
-    places = np.flatnonzero(entries.stands)
+    places = np.flatnonzero(entries.there)
+    is_own = (entries.causes[places] & CLASSIFICATION) == 0
+    quality = np.where(is_own, entries.ious[places], 0.0) + (entries.causes[places] == 0)
     own = np.arange(len(places))
     by_iou = np.empty_like(own)
-    by_iou[np.argsort(-entries.ious[places], kind="stable")] = own
+    by_iou[np.argsort(-quality, kind="stable")] = own
     # Whole numbers, so that ties stay ties: they go by score.
     step = np.arange(len(STEPS))[:, None]
     mixed = (len(STEPS) - 1 - step) * own + step * by_iou
@@ -213,21 +218,37 @@ def _class_precision(
     """
     is_mended = (entries.causes & ~_PLAIN[:, None]) == 0
     true, there = is_mended & entries.true, np.where(is_mended, entries.true, entries.there)
-    is_ranked = (_PLAIN & LOCALIZATION) == 0
-    steps = len(STEPS) - 2
-    true = np.vstack([true, true[is_ranked], np.repeat(true[:1], steps, axis=0)])
-    there = np.vstack([there, there[is_ranked], np.repeat(there[:1], steps, axis=0)])
-    # Which entry has which place, in the settings after the plain ones.
-    ranked = np.full(is_ranked.sum(), len(STEPS) - 1)
-    dealt = dealt[np.append(ranked, np.arange(1, len(STEPS) - 1))]
-    true[len(_PLAIN) :, places] = true[0, dealt]
-    values, slopes, area = _precision(true, there, objects)
-    setting = np.arange(len(_PLAIN), len(true))[:, None]
-    slopes[setting, dealt] = slopes[setting, places]
+    between = dealt[1:-1]
+    steps = np.zeros((len(between), *true.shape[1:]), bool)
+    steps[:, places] = true[0, between]
+    values, slopes, area = precision_and_derivatives(
+        np.vstack([true, steps]),
+        np.vstack([there, np.repeat(there[:1], len(between), axis=0)]),
+        objects,
+    )
+    step = np.arange(len(true), len(slopes))[:, None]
+    slopes[step, between] = slopes[step, places]
+    # Behind all true positives, false ones are of no account.
+    ranked = true[np.isin(_PLAIN, _RANKED)]
+    found = ranked.sum(axis=1) / objects
+    at = len(true)
+    # Without a true positive, precision is 0 at recall 0, too.
+    reached = np.where(found > 0, _recalls_reached(found), 0)
+    values = np.insert(values, at, reached / len(RECALLS))
+    area = np.insert(area, at, found)
+    slopes = np.insert(slopes, at, ranked / objects, axis=0)
     return _QUANTITIES @ values, _QUANTITIES @ slopes, -_QUANTITIES @ area / objects
 
 
-def _precision(true: Flags, there: Flags, objects: int) -> tuple[Array, Array, Array]:
+def _recalls_reached(recall: Array) -> Indices:
+    """How many of RECALLS a recall is enough for."""
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int64)
+    return nearest + (RECALLS[nearest] <= recall)
+
+
+def precision_and_derivatives(
+    true: Flags, there: Flags, objects: int
+) -> tuple[Array, Array, Array]:
     """COCO's AP of S settings of N ranked detections, and the derivatives of the area under the same precision.
 
     Args:
@@ -241,9 +262,7 @@ def _precision(true: Flags, there: Flags, objects: int) -> tuple[Array, Array, A
     found, seen = true.cumsum(axis=1, dtype=float), there.cumsum(axis=1, dtype=float)
     precision = np.where(true, found / np.maximum(seen, 1), 0.0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = found / objects
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int64)
-    reached = nearest + (RECALLS[nearest] <= recall)
+    reached = _recalls_reached(found / objects)
     values = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     # The envelope is that of the next peak, over the true positives since the peak before.
     setting, place = np.nonzero(true & (precision == envelope))
@@ -306,8 +325,9 @@ class _Sums:
             places, dealt = _deal(one)
             found = _class_precision(one, places, dealt, self._objects[label])
             values[label], slopes[:, rows], object_slopes[:, label] = found
-            is_displaced[rows][places] = one.causes[places] != one.causes[dealt[-1]]
-            dealt_out.append((one.scores[places], one.ious[dealt]))
+            is_true = one.causes[places] == 0
+            is_displaced[rows][places] = is_true & ~np.logical_and.accumulate(is_true)
+            dealt_out.append(_scores_and_ious(one, places, dealt))
         self._pcc.append(_correlations(dealt_out))
         # Without any object there is no AP.
         of_class = values[self._objects > 0]
@@ -364,12 +384,19 @@ class _Sums:
         )
 
 
+def _scores_and_ious(entries: _Entries, places: Indices, dealt: Indices) -> tuple[Array, Array]:
+    """Scores (11, m) and IoUs (11, m) of the detections of one class that stand for an object, at each of STEPS."""
+    stands = entries.stands[dealt]
+    scores = np.broadcast_to(entries.scores[places], dealt.shape)[stands]
+    return scores.reshape(len(STEPS), -1), entries.ious[dealt][stands].reshape(len(STEPS), -1)
+
+
 def _correlations(dealt_out: list[tuple[Array, Array]]) -> Array:
-    """Pearson's (11,) of scores (m,) and IoUs (11, m) of all classes, nan where either is constant."""
-    scores = np.concatenate([np.zeros(0), *(scores for scores, _ in dealt_out)])
-    ious = np.concatenate([np.zeros((len(STEPS), 0)), *(ious for _, ious in dealt_out)], axis=1)
-    if not len(scores):
+    """Pearson's (11,) of scores and IoUs (11, m) of all classes, nan where either is constant."""
+    if not sum(scores.shape[1] for scores, _ in dealt_out):
         return np.full(len(STEPS), np.nan)
-    scores, ious = scores - scores.mean(), ious - ious.mean(axis=1, keepdims=True)
-    scale = np.sqrt((scores**2).sum() * (ious**2).sum(axis=1))
-    return np.where(scale > 0, ious @ scores / np.where(scale > 0, scale, 1), np.nan)
+    scores, ious = (np.concatenate(each, axis=1) for each in zip(*dealt_out, strict=True))
+    scores -= scores.mean(axis=1, keepdims=True)
+    ious -= ious.mean(axis=1, keepdims=True)
+    scale = np.sqrt((scores**2).sum(axis=1) * (ious**2).sum(axis=1))
+    return np.where(scale > 0, (ious * scores).sum(axis=1) / np.where(scale > 0, scale, 1), np.nan)

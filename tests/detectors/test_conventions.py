@@ -103,6 +103,8 @@ def test_levels_of_boxes(rule: str) -> None:
     side = torch.tensor([0.0, 20, 111.9, 112, 223.9, 224, 447.9, 448, 2000])
     boxes = torch.stack([side * 0, side * 0, side, side], dim=1)
     assert pyramid_level(boxes, rule).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    # Half the canonical size: each box one level further on.
+    assert pyramid_level(boxes, rule, 112).tolist() == [0, 0, 1, 2, 2, 3, 3, 3, 3]
 
 
 def test_anchors_of_a_cell() -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, MMDETECTION, Config, load_preset
+from rethink_heads.detectors.checkpoints.detectron2_settings import FPN_NORMS
 from rethink_heads.detectors.checkpoints.exporting import differences, to_detectron2
 from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
@@ -63,6 +64,8 @@ def back(folder: Path, head: str | None = None) -> tuple[dict[str, Tensor], Conf
     resolution=st.sampled_from([3, 7]),
     level_from=st.sampled_from(["proposal", "enlarged"]),
     cross_boundary=st.booleans(),
+    canonical_size=st.sampled_from([96, 224]),
+    fpn_norm=st.sampled_from(["none", "group", "batch"]),
     seed=st.integers(0, 2**16),
 )
 def test_weights_come_back_bit_for_bit(
@@ -73,6 +76,8 @@ def test_weights_come_back_bit_for_bit(
     resolution: int,
     level_from: str,
     cross_boundary: bool,
+    canonical_size: int,
+    fpn_norm: str,
     seed: int,
 ) -> None:
     overrides = [
@@ -82,13 +87,20 @@ def test_weights_come_back_bit_for_bit(
         f"model.roi_resolution={resolution}",
         f"model.conventions.roi_level_from={level_from}",
         f"model.rpn_cross_boundary_anchors={cross_boundary}",
+        f"model.canonical_size={canonical_size}",
+        f"model.fpn_norm={fpn_norm}",
     ]
     detector, config = made(head, overrides, seed)
     with tempfile.TemporaryDirectory() as folder:
-        to_detectron2(detector, config).write(Path(folder) / "exported")
+        exported = to_detectron2(detector, config)
+        exported.write(Path(folder) / "exported")
         again, settings_again = back(Path(folder) / "exported")
     ours = detector.state_dict()
-    if head == "fc":
+    # detectron2's own pooler knows no other canonical size.
+    standard = head == "fc" and canonical_size == 224
+    assert exported.roi_heads == ("StandardROIHeads" if standard else "RethinkROIHeads")
+    assert exported.settings["MODEL"]["FPN"]["NORM"] == FPN_NORMS[fpn_norm]
+    if standard:
         # detectron2's box head has no deltas for background; nothing reads ours.
         for part in ("weight", "bias"):
             name = f"roi_heads.heads.fc.predictor.bbox_pred.{part}"
@@ -99,7 +111,8 @@ def test_weights_come_back_bit_for_bit(
         assert torch.equal(again[name], value), name
     assert settings_again.head == head
     kept = ("backbone", "fc_width", "roi_resolution", "sampling_ratio", "fpn_channels", "max_size")
-    kept += ("anchor_sizes", "anchor_ratios", "trainable_layers", "nms_threshold")
+    kept += ("canonical_size", "fpn_norm", "trainable_layers", "nms_threshold")
+    kept += ("anchor_sizes", "anchor_ratios")
     for name in (*kept, "rpn_cross_boundary_anchors"):
         assert getattr(settings_again.model, name) == getattr(config.model, name), name
     if head != "fc":

@@ -197,6 +197,17 @@ def test_backbones_give_five_levels(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(("norm", "kind"), [("group", nn.GroupNorm), ("batch", nn.BatchNorm2d)])
+def test_normalisation_after_each_convolution_of_the_fpn(norm: str, kind: type) -> None:
+    model = ModelConfig(backbone="tiny", fpn_channels=48, fpn_norm=norm)
+    backbone, _ = build_backbone(model, pretrained=False)
+    for blocks in (backbone.fpn.inner_blocks, backbone.fpn.layer_blocks):
+        assert [[type(layer) for layer in block] for block in blocks] == [[nn.Conv2d, kind]] * 4
+        assert all(block[0].bias is None for block in blocks)
+    if norm == "group":
+        assert backbone.fpn.inner_blocks[0][1].num_groups == 16
+
+
 def test_an_image_without_proposals_has_no_detections(
     image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from rethink_heads.evaluation.average_precision import (
     precision_table,
 )
 from rethink_heads.evaluation.lost_precision import exchange_rate
-from rethink_heads.evaluation.mending import _precision
+from rethink_heads.evaluation.mending import precision_and_derivatives
 from tests.made_detections import make_dataset, make_detections
 
 
@@ -34,7 +34,7 @@ def test_derivatives_are_those_of_the_area(seed: int) -> None:
     there = generator.random((3, 30)) < 0.8
     true = there & (generator.random((3, 30)) < 0.5)
     objects = 20
-    values, slopes, areas = _precision(true, there, objects)
+    values, slopes, areas = precision_and_derivatives(true, there, objects)
     ranking = Ranking(np.arange(30), true, there, np.arange(20), np.ones((3, 20), bool))
     expected = precision_at_recalls(ranking).mean(axis=1)
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)

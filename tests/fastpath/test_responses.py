@@ -65,6 +65,8 @@ def assert_equal(
         ("double-ext", {"non_local": True, "conv_enlargement": 1.0, "sampling_ratio": 0}),
         ("double-conv", {"non_local": True, "fusion": "max", "roi_resolution": 5}),
         ("double-ext", {"fusion": "max", "roi_resolution": 3, "sampling_ratio": 1}),
+        ("double-ext", {"canonical_size": 84, "fpn_norm": "group"}),
+        ("double", {"canonical_size": 500, "fpn_norm": "batch"}),
     ],
     ids=lambda value: value if isinstance(value, str) else ",".join(value),
 )

@@ -27,6 +27,7 @@ SIZES = (
     "non_local",
     "non_local_groups",
     "conv_enlargement",
+    "canonical_size",
     "fusion",
 )
 """Fields of :class:`rethink_heads.config.ModelConfig` that the node has, in capitals."""
@@ -79,6 +80,10 @@ STAGES = ("res2", "res3", "res4", "res5")
 WEIGHTS_NAME = "model.pth"
 """The file of weights beside the configuration."""
 WHITE = 255.0
+FPN_NORMS = {"none": "", "group": "GN", "batch": "BN"}
+"""detectron2's names of ``model.fpn_norm``."""
+CANONICAL_SIZE = 224
+"""That of detectron2's own pooler, which no key changes."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,11 @@ def _conventions(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     }
 
 
+def has_standard_heads(config: Config) -> bool:
+    """Whether detectron2's own box head and pooler are all that a detector needs."""
+    return config.head == "fc" and config.model.canonical_size == CANONICAL_SIZE
+
+
 def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dict[str, Any]:
     """Return a detector's configuration in detectron2, as nested names and values.
 
@@ -244,7 +254,7 @@ def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dic
         values[key] = float(value) if isinstance(usual, float) else value
     # detectron2 is given pixels up to 255, whatever white is here.
     factor = WHITE / conventions.pixel_range
-    standard = config.head == "fc"
+    standard = has_standard_heads(config)
     values |= {
         "VERSION": 2,
         "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
@@ -261,6 +271,7 @@ def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dic
         "MODEL.RESNETS.RES2_OUT_CHANNELS": 64 if model.backbone in BASIC_BLOCKS else 256,
         "MODEL.FPN.IN_FEATURES": list(STAGES),
         "MODEL.FPN.OUT_CHANNELS": model.fpn_channels,
+        "MODEL.FPN.NORM": FPN_NORMS[model.fpn_norm],
         "MODEL.ANCHOR_GENERATOR.SIZES": [[size] for size in model.anchor_sizes],
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[float(ratio) for ratio in model.anchor_ratios]],
         "MODEL.RPN.IN_FEATURES": list(_FIXED["MODEL.RPN.IN_FEATURES"]),

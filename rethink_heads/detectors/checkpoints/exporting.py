@@ -19,6 +19,7 @@ from rethink_heads.config import DETECTRON2, Config
 from rethink_heads.detectors.checkpoints.detectron2_settings import (
     DEPTHS,
     WEIGHTS_NAME,
+    has_standard_heads,
     write_settings,
 )
 from rethink_heads.detectors.checkpoints.frameworks import (
@@ -98,7 +99,7 @@ def to_detectron2(detector: RCNN, config: Config) -> Exported:
             f"detectron2 has no backbone {model.backbone!r}, so this detector cannot be one of its:"
             f" those with {', '.join(DEPTHS)} can"
         )
-    rules = detectron2_rules({"standard": config.head == "fc"})
+    rules = detectron2_rules({"standard": has_standard_heads(config)})
     state: dict[str, Tensor] = {}
     for name, value in detector.state_dict().items():
         theirs = their_name(name, rules) or name

@@ -297,6 +297,7 @@ def detectron2_settings(state: State) -> dict[str, Any]:
     found: dict[str, Any] = {
         "backbone": _backbone(state),
         "fpn_channels": channels,
+        "fpn_norm": _fpn_norm(state),
         "standard": not own,
     }
     for name, key in (("image_mean", "pixel_mean"), ("image_std", "pixel_std")):
@@ -326,6 +327,13 @@ def _backbone(state: State) -> str:
             f" {', '.join(RESNETS.values())} can be imported"
         )
     return RESNETS[blocks, bottlenecks]
+
+
+def _fpn_norm(state: State) -> str:
+    norm = "backbone.fpn_lateral2.norm."
+    if norm + "running_mean" in state:
+        return "batch"
+    return "group" if norm + "weight" in state else "none"
 
 
 def _own_heads(state: State, channels: int) -> dict[str, Any]:
@@ -374,7 +382,8 @@ def detectron2_rules(model: Mapping[str, Any]) -> Rules:
 
     def fpn(match: re.Match[str]) -> str:
         kind = {"inner": "lateral", "layer": "output"}[match[1]]
-        return f"backbone.fpn_{kind}{int(match[2]) + 2}."
+        norm = "norm." if match[3] == "1" else ""
+        return f"backbone.fpn_{kind}{int(match[2]) + 2}.{norm}"
 
     standard = (
         (r"roi_heads\.heads\.fc\.fc6\.", "roi_heads.box_head.fc1."),
@@ -385,7 +394,7 @@ def detectron2_rules(model: Mapping[str, Any]) -> Rules:
         (r"backbone\.body\.conv1\.", BODY + "stem.conv1."),
         (r"backbone\.body\.bn1\.", BODY + "stem.conv1.norm."),
         (r"backbone\.body\.layer(\d)\.(\d+)\.(conv|bn|downsample\.)(\d)\.", layer),
-        (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.0\.", fpn),
+        (r"backbone\.fpn\.(inner|layer)_blocks\.(\d)\.(\d)\.", fpn),
         (r"rpn\.head\.conv\.0\.0\.", RPN_HEAD + "conv."),
         (r"rpn\.head\.cls_logits\.", RPN_HEAD + "objectness_logits."),
         (r"rpn\.head\.bbox_pred\.", RPN_HEAD + "anchor_deltas."),

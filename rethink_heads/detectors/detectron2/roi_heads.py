@@ -144,6 +144,7 @@ class RethinkROIHeads(StandardROIHeads):
             scales=tuple(1 / input_shape[level].stride for level in levels),
             sampling_ratio=box.POOLER_SAMPLING_RATIO,
             pooler_type=box.POOLER_TYPE,
+            canonical_box_size=model.canonical_size,
         )
         pooler.level_from = model.conventions.roi_level_from
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from functools import partial
 from urllib.error import URLError
 
@@ -19,6 +20,15 @@ from rethink_heads.errors import UserError
 logger = logging.getLogger(__name__)
 
 TINY_CHANNELS = (32, 64, 96, 128)
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation in 32 groups, as in detectron2, or in fewer where 32 do not divide the channels."""
+    return nn.GroupNorm(math.gcd(32, channels), channels)
+
+
+FPN_NORMS = {"none": None, "group": group_norm, "batch": nn.BatchNorm2d}
+"""By ``model.fpn_norm``: what makes a layer of normalisation for so many channels."""
 
 
 class TinyResNet(nn.Module):
@@ -89,9 +99,13 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Backbon
         pretrained: False begins without ImageNet weights whatever the settings say.
     """
     levels = {f"layer{i}": str(i - 1) for i in range(1, 5)}
+    fpn_norm = FPN_NORMS[model.fpn_norm]
     if model.backbone == "tiny":
         channels = list(TINY_CHANNELS)
-        return BackboneWithFPN(TinyResNet(), levels, channels, model.fpn_channels), "batch"
+        with_fpn = BackboneWithFPN(
+            TinyResNet(), levels, channels, model.fpn_channels, norm_layer=fpn_norm
+        )
+        return with_fpn, "batch"
     norm, trainable_layers = model.norm, model.trainable_layers
     state = None
     if model.pretrained and pretrained:
@@ -115,4 +129,4 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Backbon
         parameter.requires_grad_(name.startswith(tuple(trainable)))
     widest = body.inplanes
     channels = [widest // 8, widest // 4, widest // 2, widest]
-    return BackboneWithFPN(body, levels, channels, model.fpn_channels), norm
+    return BackboneWithFPN(body, levels, channels, model.fpn_channels, norm_layer=fpn_norm), norm

@@ -25,21 +25,22 @@ TINY = 1e-6
 DETECTRON2_TINY = 1e-8
 
 
-def pyramid_level(boxes: Tensor, rule: str) -> Tensor:
-    """(N,) index into ``STRIDES`` of boxes (N, 4): floor(4 + log2(sqrt(area) / 224)) - 2, kept within 0 to 3.
+def pyramid_level(boxes: Tensor, rule: str, canonical_size: int = 224) -> Tensor:
+    """(N,) index into ``STRIDES`` of boxes (N, 4): floor(4 + log2(sqrt(area) / canonical)) - 2, within 0 to 3.
 
     Args:
         boxes: by their edges, in pixels of the resized image.
         rule: the framework whose small constant keeps a box of exactly a level's least size on that level.
+        canonical_size: side of the least square box on P4, in pixels.
     """
     side = box_area(boxes).clamp(min=0).sqrt()
     if rule == "torchvision":
-        level = torch.floor(4 + torch.log2(side / 224) + TINY) - 2
+        level = torch.floor(4 + torch.log2(side / canonical_size) + TINY) - 2
     elif rule == "mmdetection":
-        level = torch.floor(torch.log2(side / 56 + TINY))
+        level = torch.floor(torch.log2(side / (canonical_size / 4) + TINY))
     else:
         tiny = DETECTRON2_TINY if rule == "detectron2" else TINY
-        level = torch.floor(4 + torch.log2(side / 224 + tiny)) - 2
+        level = torch.floor(4 + torch.log2(side / canonical_size + tiny)) - 2
     return level.clamp(0, len(STRIDES) - 1).long()
 
 
@@ -53,12 +54,18 @@ class PyramidPooler(nn.Module):
         resolution: positions along each side of the output.
         sampling_ratio: samples along each side of a position; 0 takes as many as the RoI has map cells there.
         conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
+        canonical_size: side of the least square RoI on P4, in pixels.
     """
 
     def __init__(
-        self, resolution: int, sampling_ratio: int, conventions: ConventionsConfig | None = None
+        self,
+        resolution: int,
+        sampling_ratio: int,
+        conventions: ConventionsConfig | None = None,
+        canonical_size: int = 224,
     ) -> None:
         super().__init__()
+        self.canonical_size = canonical_size
         self.conventions = conventions or ConventionsConfig()
         self.resolution = resolution
         self.rule = RoIAlignRule(resolution, sampling_ratio, self.conventions.roi_align_aligned)
@@ -67,7 +74,8 @@ class PyramidPooler(nn.Module):
         """RoIs (N, 4) of boxes as RoIAlign takes them, and the index (N,) into ``STRIDES`` of each one's level."""
         rois = enlarge(boxes, enlargement)
         from_proposal = self.conventions.roi_level_from == "proposal"
-        level = pyramid_level(boxes if from_proposal else rois, self.conventions.roi_level_rule)
+        sized = boxes if from_proposal else rois
+        level = pyramid_level(sized, self.conventions.roi_level_rule, self.canonical_size)
         if self.conventions.box_ends == "pixel":
             rois = torch.cat([rois[:, :2], rois[:, 2:] - 1], dim=1)
         return rois, level
@@ -127,7 +135,7 @@ class BoxRoIHeads(RoIHeads):
     def __init__(self, heads: BoxHeads, model: ModelConfig) -> None:
         super().__init__(
             box_roi_pool=PyramidPooler(
-                model.roi_resolution, model.sampling_ratio, model.conventions
+                model.roi_resolution, model.sampling_ratio, model.conventions, model.canonical_size
             ),
             box_head=None,
             box_predictor=None,

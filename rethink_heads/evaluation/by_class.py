@@ -1,0 +1,350 @@
+"""Final detections class by class and size by size: average precision, recall, LRP, correlation of score and IoU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import RECALLS, Weights
+from rethink_heads.evaluation.causes import FOREGROUND_IOU
+from rethink_heads.evaluation.detections import Quantities, head_differences, head_table, keys_of
+from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked
+from rethink_heads.evaluation.matching import (
+    AREAS,
+    NO_OBJECT,
+    Flags,
+    GroundTruth,
+    HeadDetections,
+    Indices,
+    Matches,
+    box_ious,
+    match_detections,
+)
+from rethink_heads.evaluation.mending import precision_and_derivatives
+from rethink_heads.measure.store import Key
+from rethink_heads.statistics.bootstrap import (
+    CORRELATION,
+    REPLICATES,
+    SHARE,
+    Array,
+    ImageBootstrap,
+    Resampled,
+)
+from rethink_heads.statistics.sums import pearson_correlation
+
+CLASS_METRICS = (
+    "ap",
+    "ap50",
+    "ap75",
+    "recall",
+    "olrp",
+    "localization",
+    "false_positives",
+    "misses",
+    "score_threshold",
+    "pcc",
+)
+BACKGROUND = -1
+"""Of a confusion matrix: the class of detections without an object, and of objects without a detection."""
+
+
+def class_table(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What every head makes of the objects of each class and size, with 95% intervals over images.
+
+    Args:
+        detections, dataset: as of ``average_precision.precision_table``.
+        replicates, seed: of the bootstrap over images.
+
+    Returns:
+        A row a head, class and size of which there are objects with "detector", "head", "label", "class_name", "size"
+        (one of COCO's, "all" first), "objects", and with "..._low" and "..._high": "ap", "ap50", "ap75" (pycocotools'
+        own), "recall" (COCO's: the mean over its IoU thresholds), "olrp", "localization", "false_positives", "misses"
+        and "score_threshold" (see :mod:`.lrp`, at IoU 0.5), and "pcc", Pearson's correlation of score and IoU of the
+        true positives at IoU 0.5. Intervals of the first four are from derivatives, as in :mod:`.lost_precision`.
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    return head_table(class_values, detections, dataset, replicates, seed)
+
+
+def compare_classes(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    a: Key,
+    b: Key,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AP of two heads by class and size, and the differences a - b on the same draws of images.
+
+    Returns:
+        A row a class and size with "label", "class_name", "size" and the columns of
+        ``average_precision.compare_precision``.
+    """
+    return head_differences(class_values, detections, dataset, a, b, replicates, seed)
+
+
+def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
+    """One head's rows of :func:`class_table`."""
+    matches = match_detections(truth, head)
+    ious = [matched_ious(head, truth, matches, area) for area in range(len(AREAS))]
+    cells: list[_Cell] = []
+    for label in range(truth.class_count):
+        object_images, within = truth.to_find(label)
+        rows = np.flatnonzero(head.labels == label)
+        rows = rows[np.lexsort((head.images[rows], -head.scores[rows]))]
+        there = np.unique(np.append(head.images[rows], object_images))
+        weights = bootstrap.counts[:, there].T.astype(np.float32)
+        for area in np.flatnonzero(within.any(axis=1)).tolist():
+            one = Ranked(
+                np.searchsorted(there, head.images[rows]),
+                head.scores[rows],
+                matches.true[area, 0, rows],
+                ious[area][rows],
+                np.searchsorted(there, object_images[within[area]]),
+            )
+            flags = matches.true[area][:, rows], matches.counted[area][:, rows]
+            cells.append(_cell((label, area), one, *flags, weights))
+    images = np.array([cell.images for cell in cells], np.int64)
+    of_found = np.array([cell.found_images for cell in cells], np.int64)
+    columns: dict[str, Any] = {"objects": [cell.objects for cell in cells]}
+    resampled = {}
+    for number, metric in enumerate(CLASS_METRICS):
+        value = np.array([cell.values[number] for cell in cells])
+        draws = np.array([cell.replicates[:, number] for cell in cells])
+        draws = draws.reshape(len(cells), bootstrap.replicates).T
+        is_correlation = metric == "pcc"
+        resampled[metric] = Resampled(
+            value,
+            draws,
+            of_found if is_correlation else images,
+            CORRELATION if is_correlation else SHARE,
+        )
+        if number:
+            columns |= resampled[metric].estimate().columns(metric)
+    names = truth.dataset.class_names
+    keys = {
+        "class_name": [names[cell.label] for cell in cells],
+        "size": [AREAS[cell.area] for cell in cells],
+    }
+    labels = [cell.label for cell in cells]
+    return Quantities(resampled["ap"], "label", labels, "ap", columns, keys=keys)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One class and size: CLASS_METRICS of all images (10,) and of each draw (B, 10), and what they rest on."""
+
+    label: int
+    area: int
+    objects: int
+    images: int
+    found_images: int
+    values: Array
+    replicates: Array
+
+
+def _cell(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, weights: Weights) -> _Cell:
+    """CLASS_METRICS ``of`` one class and size.
+
+    Args:
+        of: the class and the size; one: its detections, counted or not.
+        true, counted: (10, N) their flags at each IoU threshold.
+        weights: (I, B) how often each draw has each image that is there.
+    """
+    objects, images = len(one.object_images), len(weights)
+    values, slopes, areas = precision_and_derivatives(true, counted, objects)
+    found = true.sum(axis=1) / objects
+    # The mean over thresholds, the first and the sixth of them.
+    picks = np.stack([np.full(10, 0.1), *np.eye(10)[[0, 5]]])
+    slopes = np.vstack([picks @ slopes, picks[0] @ true / objects])
+    of_objects = -np.append(picks @ areas, picks[0] @ found) / objects
+    derivatives = np.stack([np.bincount(one.images, each, images) for each in slopes], axis=1)
+    derivatives = derivatives + np.outer(
+        np.bincount(one.object_images, minlength=images), of_objects
+    )
+    values = np.append(picks @ values, picks[0] @ found)
+    draws = values + (weights - 1).T @ derivatives
+
+    rows = np.flatnonzero(counted[0])
+    at_half = replace(
+        one,
+        images=one.images[rows],
+        scores=one.scores[rows],
+        true=one.true[rows],
+        ious=one.ious[rows],
+    )
+    sums = np.zeros((images, 6))
+    x, y = one.ious[one.true], one.scores[one.true]
+    moments = np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=1)
+    np.add.at(sums, one.images[one.true], moments)
+    rest = []
+    for each in (np.ones((images, 1), np.float32), weights):
+        lrp, thresholds = optimal_lrp(at_half, each, FOREGROUND_IOU)
+        correlation = pearson_correlation(each.T @ sums)
+        rest.append(np.column_stack([lrp, thresholds, correlation]))
+    bears = np.zeros(images, bool)
+    bears[one.object_images] = True
+    bears[one.images[counted.any(axis=0)]] = True
+    return _Cell(
+        *of,
+        objects,
+        int(bears.sum()),
+        len(np.unique(one.images[one.true])),
+        np.append(values, rest[0][0]),
+        np.hstack([draws, rest[1]]),
+    )
+
+
+def precision_recall(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    iou_thresholds: Sequence[float] = (0.5, 0.75),
+) -> pd.DataFrame:
+    """Precision-recall curves of every head and class, as COCO interpolates them.
+
+    Returns:
+        A row a head, class that has objects, IoU threshold and recall with "detector", "head", "label", "iou",
+        "recall" (0, 0.01 .. 1), "precision" (the best at this recall or above it, 0 where it is not reached) and
+        "score" (the threshold that reaches it, nan where none does).
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    truth = GroundTruth(dataset, detections)
+    frames = []
+    for key in keys_of(detections):
+        head = truth.detections_of(detections, key)
+        matches = match_detections(truth, head, np.array(iou_thresholds), sizes=1)
+        for label in np.unique(truth.labels[truth.findable]).tolist():
+            objects = (truth.findable & (truth.labels == label)).sum()
+            rows = np.flatnonzero(head.labels == label)
+            rows = rows[np.lexsort((head.images[rows], -head.scores[rows]))]
+            for number, threshold in enumerate(iou_thresholds):
+                of = rows[matches.counted[0, number, rows]]
+                found = matches.true[0, number, of].cumsum()
+                precision = found / np.arange(1, len(of) + 1)
+                envelope = np.maximum.accumulate(precision[::-1])[::-1]
+                at = np.searchsorted(found / objects, RECALLS)
+                columns = {
+                    "detector": key[0],
+                    "head": key[1],
+                    "label": label,
+                    "iou": threshold,
+                    "recall": RECALLS,
+                    "precision": np.append(envelope, 0.0)[at],
+                    "score": np.append(head.scores[of], np.nan)[at],
+                }
+                frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def confusion_matrix(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    score_threshold: float | Mapping[int, float] | None = None,
+    iou_threshold: float = FOREGROUND_IOU,
+) -> pd.DataFrame:
+    """Which classes every head takes for which, with the background.
+
+    The detections with a score at or above their class's threshold are matched in two rounds: to objects of their class
+    as COCO matches them, then those that are left, by falling score, each to the free object of any class that it
+    overlaps most, by the IoU threshold or more. Detections of crowds do not count.
+
+    Args:
+        detections, dataset: as of ``average_precision.precision_table``.
+        score_threshold: of all classes, or by label; None: the one at which each class's LRP is least.
+        iou_threshold: least IoU of a match.
+
+    Returns:
+        A row a head and pair of classes that occurs with "detector", "head", "object_label", "detection_label", "count"
+        and "share" (of the objects of that class, or of the detections without an object). BACKGROUND (-1) is the
+        class of a detection without an object, and what a missed object is taken for.
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    truth = GroundTruth(dataset, detections)
+    frames = []
+    for key in keys_of(detections):
+        head = truth.detections_of(detections, key)
+        matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
+        least = _score_thresholds(head, truth, matches, score_threshold, iou_threshold)
+        above = head.scores >= least[head.labels]
+        chosen = above & matches.counted[0, 0]
+        objects = np.where(chosen & matches.true[0, 0], matches.objects[0, 0], NO_OBJECT)
+        _match_any_class(head, truth, chosen, objects, iou_threshold)
+        taken = np.zeros(len(truth.labels), bool)
+        taken[objects[objects != NO_OBJECT]] = True
+        missed = truth.labels[truth.findable & ~taken]
+        of = np.where(objects != NO_OBJECT, truth.labels[objects], BACKGROUND)[chosen]
+        pairs = {
+            "object_label": np.append(of, missed),
+            "detection_label": np.append(head.labels[chosen], np.full(len(missed), BACKGROUND)),
+        }
+        counts = pd.DataFrame(pairs).value_counts().sort_index().rename("count").reset_index()
+        totals = counts.groupby("object_label")["count"].transform("sum")
+        counts = counts.assign(share=counts["count"] / totals)
+        counts.insert(0, "head", key[1])
+        counts.insert(0, "detector", key[0])
+        frames.append(counts)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _score_thresholds(
+    head: HeadDetections,
+    truth: GroundTruth,
+    matches: Matches,
+    given: float | Mapping[int, float] | None,
+    iou_threshold: float,
+) -> Array:
+    """The least score (K,) of each class that counts; of a class without objects the median of the others."""
+    classes = truth.class_count
+    if isinstance(given, Mapping):
+        return np.array([given.get(label, 0.0) for label in range(classes)])
+    if given is not None:
+        return np.full(classes, given)
+    ious = matched_ious(head, truth, matches)
+    once = np.ones((len(truth.image_ids), 1), np.float32)
+    least = np.full(classes, np.nan)
+    has_objects = np.unique(truth.labels[truth.findable])
+    for label in has_objects.tolist():
+        rows = matches.counted[0, 0] & (head.labels == label)
+        images = truth.images[truth.findable & (truth.labels == label)]
+        one = ranked(head, rows, matches.true[0, 0], ious, images)
+        threshold = optimal_lrp(one, once, iou_threshold)[1][0]
+        # Where LRP is best without any detection, none is above the threshold.
+        least[label] = np.inf if np.isnan(threshold) else threshold
+    finite = least[np.isfinite(least)]
+    return np.where(np.isnan(least), np.median(finite) if len(finite) else np.inf, least)
+
+
+def _match_any_class(
+    head: HeadDetections, truth: GroundTruth, chosen: Flags, objects: Indices, least: float
+) -> None:
+    """Fill in the objects (N,) of chosen detections (N,) that have none, from those that no other has."""
+    free = truth.findable.copy()
+    free[objects[objects != NO_OBJECT]] = False
+    # By image, and by falling score in each.
+    for row in np.flatnonzero(chosen & (objects == NO_OBJECT)).tolist():
+        first, after = np.searchsorted(truth.images, [head.images[row], head.images[row] + 1])
+        candidates = first + np.flatnonzero(free[first:after])
+        if not len(candidates):
+            continue
+        ious = box_ious(head.boxes[row], truth.boxes[candidates])
+        if ious.max() >= least:
+            objects[row] = candidates[ious.argmax()]
+            free[objects[row]] = False

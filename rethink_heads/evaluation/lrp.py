@@ -1,0 +1,203 @@
+"""Localisation Recall Precision error of detections, at the score threshold that is best for each class.
+
+Source: Oksuz et al., "One Metric to Measure Them All: Localisation Recall Precision (LRP) for Evaluating Visual
+Detection Tasks", TPAMI 2021.
+
+Of the detections of one class with a score of s or more, matched by COCO's rules at IoU 0.5 (a parameter),
+
+    LRP(s) = (sum over true positives of (1 - IoU) / (1 - 0.5) + false positives + misses)
+             / (true positives + false positives + misses)
+
+and oLRP is its least value over s: 0 where all is found with its very box, 1 where nothing is found. Its parts at that
+threshold are the mean of 1 - IoU over the true positives, the share of false positives among the detections, and the
+share of misses among the objects. Means are over the classes that have objects; the first two parts are of those that
+have true positives, or detections, above their threshold.
+
+Detections of one score are above a threshold together. Each draw of images has a threshold of its own. As a minimum,
+oLRP of few objects a class is lower on average than that of many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
+from rethink_heads.evaluation.causes import FOREGROUND_IOU
+from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.matching import (
+    Flags,
+    GroundTruth,
+    HeadDetections,
+    Indices,
+    Matches,
+    box_ious,
+    match_detections,
+)
+from rethink_heads.measure.store import Key
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    SHARE,
+    Array,
+    ImageBootstrap,
+    Resampled,
+)
+
+LRP_PARTS = ("olrp", "localization", "false_positives", "misses")
+
+
+def localization_recall_precision(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    *,
+    iou_threshold: float = FOREGROUND_IOU,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """oLRP of every head and its parts, with 95% intervals over images.
+
+    Args:
+        detections, dataset: as of ``average_precision.precision_table``.
+        iou_threshold: least IoU of a true positive.
+        replicates, seed: of the bootstrap over images.
+
+    Returns:
+        A row a head and part with "detector", "head", "part" (one of LRP_PARTS), "value", "value_low", "value_high",
+        0..1. By class, with the thresholds: ``by_class.class_table``.
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    measure = partial(lrp_of, iou_threshold=iou_threshold)
+    return head_table(measure, detections, dataset, replicates, seed)
+
+
+def compare_lrp(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    a: Key,
+    b: Key,
+    *,
+    iou_threshold: float = FOREGROUND_IOU,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """oLRP and its parts of two heads and their differences a - b on the same draws of images.
+
+    Returns:
+        A row a part with "part" and the columns of ``average_precision.compare_precision``; positive where a is worse.
+    """
+    measure = partial(lrp_of, iou_threshold=iou_threshold)
+    return head_differences(measure, detections, dataset, a, b, replicates, seed)
+
+
+def lrp_of(
+    head: HeadDetections,
+    truth: GroundTruth,
+    bootstrap: ImageBootstrap,
+    iou_threshold: float = FOREGROUND_IOU,
+) -> Quantities:
+    """One head's rows of :func:`localization_recall_precision`."""
+    matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
+    ious = matched_ious(head, truth, matches)
+    classes = []
+    for label in np.unique(truth.labels[truth.findable]).tolist():
+        rows = matches.counted[0, 0] & (head.labels == label)
+        object_images = truth.images[truth.findable & (truth.labels == label)]
+        classes.append(ranked(head, rows, matches.true[0, 0], ious, object_images))
+
+    def weighted_values(weights: Weights) -> Array:
+        mean = MeanOverClasses()
+        for one in classes:
+            mean.add(optimal_lrp(one, weights, iou_threshold)[0])
+        return np.broadcast_to(mean.value, (weights.shape[1], len(LRP_PARTS)))
+
+    value = weighted_values(np.ones((len(truth.image_ids), 1), np.float32))[0]
+    bears = np.zeros(len(truth.image_ids), bool)
+    for one in classes:
+        bears[one.images], bears[one.object_images] = True, True
+    replicates = in_draws(bootstrap, weighted_values)
+    images = np.full(len(value), bears.sum())
+    resampled = Resampled(value, replicates, images, SHARE, truth.images_each())
+    return Quantities(resampled, "part", LRP_PARTS, "value")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One class's N detections that count, by falling score.
+
+    Attributes:
+        images, scores: (N,); true: (N,) whether it is a true positive; ious: (N,) with its object.
+        object_images: (G,) images of the objects to find.
+    """
+
+    images: Indices
+    scores: Array
+    true: Flags
+    ious: Array
+    object_images: Indices
+
+
+def ranked(
+    head: HeadDetections, rows: Flags, true: Flags, ious: Array, object_images: Indices
+) -> Ranked:
+    """Rank some rows (N,) of a head's detections."""
+    chosen = np.flatnonzero(rows)
+    chosen = chosen[np.argsort(-head.scores[chosen], kind="stable")]
+    return Ranked(
+        head.images[chosen], head.scores[chosen], true[chosen], ious[chosen], object_images
+    )
+
+
+def matched_ious(
+    head: HeadDetections, truth: GroundTruth, matches: Matches, area: int = 0
+) -> Array:
+    """IoU (N,) of each true positive at the first threshold with its object, 0 of the others."""
+    rows = np.flatnonzero(matches.true[area, 0])
+    ious = np.zeros(len(head.scores))
+    ious[rows] = box_ious(head.boxes[rows], truth.boxes[matches.objects[area, 0, rows]])
+    return ious
+
+
+def optimal_lrp(one: Ranked, weights: Weights, iou_threshold: float) -> tuple[Array, Array]:
+    """oLRP and its parts (b, 4) of one class in each of b draws of images, and the best thresholds (b,).
+
+    Args:
+        one: the class's detections.
+        weights: (I, b) how often each draw has each image.
+        iou_threshold: at which the detections are matched.
+
+    Returns:
+        nan where a draw has no object; of parts, also where there is nothing that they are of. The threshold is nan
+        where it is best to have no detection at all.
+    """
+    objects = weights[one.object_images].sum(axis=0, dtype=np.float64)
+    draws = weights.shape[1]
+    # The last detection of each score.
+    ends = np.flatnonzero(np.diff(one.scores, append=-np.inf))
+    of = weights[one.images].astype(np.float64)
+    none = np.zeros((1, draws))
+    detections, true, off = (
+        np.vstack([none, (of * column[:, None]).cumsum(axis=0)[ends]])
+        for column in (np.ones(len(one.true)), one.true, one.true * (1 - one.ious))
+    )
+    # Detections and misses.
+    together = np.maximum(detections + objects - true, 1e-300)
+    lrp = (off / (1 - iou_threshold) + detections + objects - 2 * true) / together
+    best = lrp.argmin(axis=0)[None]
+    least, detections, true, off = (
+        np.take_along_axis(each, best, axis=0)[0] for each in (lrp, detections, true, off)
+    )
+    parts = [
+        least,
+        np.where(true > 0, off / np.maximum(true, 1), np.nan),
+        np.where(detections > 0, 1 - true / np.maximum(detections, 1), np.nan),
+        1 - true / np.maximum(objects, 1),
+    ]
+    values = np.where(objects[:, None] > 0, np.stack(parts, axis=1), np.nan)
+    thresholds = np.append(np.nan, one.scores[ends])[best[0]]
+    return values, np.where(objects > 0, thresholds, np.nan)
