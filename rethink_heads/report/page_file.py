@@ -34,6 +34,7 @@ MODULES = (
     "format.js",
     "charts.js",
     "table.js",
+    "objects.js",
     "screens/common.js",
     "screens/verdict.js",
     "screens/lost.js",
@@ -41,6 +42,7 @@ MODULES = (
     "screens/boxes.js",
     "screens/space.js",
     "screens/stages.js",
+    "screens/detail.js",
     "screens/objects.js",
     "screens/compare.js",
     "screens/classes.js",
@@ -68,7 +70,7 @@ def write_page(
     Args:
         path: of the HTML file.
         header: what the screens need beside tables: "title", "subtitle", "series", "sentences", "warnings",
-            "definitions", "provenance", "absent".
+            "definitions", "provenance", "absent", and "images" (the address of a folder) where images are linked.
         tables: frames by name; columns of floats keep their type.
         quantised: by table the columns that are stored in 16 bits, with the range of their values.
         crops: JPEG files, by the number that the objects' column "crop" has.
@@ -79,7 +81,10 @@ def write_page(
     script, style = _script(), _asset("style.css")
     ends = np.cumsum([len(crop) for crop in crops]).tolist()
     data = pack({**header, "crops": ends}, tables, quantised or {})
-    policy = f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src blob:"
+    # Images beside the page are asked for only where it was made to link them.
+    pictures = "blob: file: 'self'" if header.get("images") else "blob:"
+    allowed = {"script": f"'{_digest(script)}'", "style": f"'{_digest(style)}'", "img": pictures}
+    policy = "default-src 'none'; " + "; ".join(f"{kind}-src {of}" for kind, of in allowed.items())
     parts = {
         "policy": policy,
         "title": escape(str(header["title"])),

@@ -27,7 +27,10 @@ async function start() {
   }
   document.getElementById("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 
+  // Drawing anew keeps the place of the keyboard.
+  const fields = () => [...main.querySelectorAll("a, button, input, select, [tabindex]")];
   const draw = () => {
+    const focused = main.dataset.screen === readState().screen ? fields().indexOf(document.activeElement) : -1;
     const { screen, settings } = readState();
     const name = screen in SCREENS ? screen : Object.keys(SCREENS)[0];
     for (const [other, link] of links) {
@@ -39,9 +42,10 @@ async function start() {
     const { title, about, content, needs = [] } = SCREENS[name];
     const missing = needs.length > 0 && needs.every((table) => !report.tables.has(table));
     const body = missing ? h("p", { class: "about" }, report.absent?.[name] ?? "This was not measured.") : content(report, settings, set);
-    main.replaceChildren(h("h2", {}, title), h("p", { class: "about" }, about ?? ""), body);
+    main.replaceChildren(h("h2", {}, title), about && !missing ? h("p", { class: "about" }, about) : "", body);
     main.dataset.screen = name;
     document.title = `${title}: ${report.title}`;
+    if (focused >= 0) fields()[focused]?.focus({ preventScroll: true });
   };
   let before = null;
   window.addEventListener("hashchange", () => {

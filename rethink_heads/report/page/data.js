@@ -46,13 +46,27 @@ export class Table {
 
   get(row, name) { return this.reader(name)(row); }
 
-  /** The rows, in order, whose columns have these values. */
+  /** The rows, in order, whose columns have these values; texts are compared by their codes. */
   where(wanted) {
-    const tests = Object.entries(wanted).map(([name, value]) => [this.reader(name), value]);
+    const tests = Object.entries(wanted).map(([name, value]) => {
+      const { values, strings } = this.columns.get(name) ?? {};
+      if (strings) return [(row) => values[row], strings.indexOf(value)];
+      return [this.reader(name), value];
+    });
     const found = [];
     for (let row = 0; row < this.rows; row += 1) {
-      if (tests.every(([read, value]) => read(row) === value)) found.push(row);
+      let all = true;
+      for (let at = 0; all && at < tests.length; at += 1) all = tests[at][0](row) === tests[at][1];
+      if (all) found.push(row);
     }
+    return found;
+  }
+
+  /** Numbers of the rows from `first` to before `last`. */
+  numbers(name, first = 0, last = this.rows) {
+    const read = this.reader(name);
+    const found = new Float64Array(last - first);
+    for (let row = first; row < last; row += 1) found[row - first] = read(row);
     return found;
   }
 

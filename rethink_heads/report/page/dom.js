@@ -62,3 +62,12 @@ export function choice(label, values, chosen, onchoice) {
   return h("span", { class: "field" }, h("label", { for: id }, label),
     h("select", { id, onchange: (event) => onchoice(event.target.value) }, options));
 }
+
+/** Two numbers, from and to, as "0.2,0.5" in the address; or one. */
+export function rangeField(label, text, onrange, single = false) {
+  const [low = "", high = ""] = text.split(",");
+  const number = (value, name) => h("input", { type: "number", step: "any", value, "aria-label": `${label}${name}`, onchange: () => onrange(said()) });
+  const inputs = single ? [number(low, "")] : [number(low, " from"), number(high, " to")];
+  const said = () => (inputs.every((input) => input.value === "") ? "" : inputs.map((input) => input.value).join(","));
+  return h("span", { class: "field", role: "group", "aria-label": label }, h("span", {}, label), h("span", { class: "range" }, inputs));
+}

@@ -5,8 +5,11 @@ export const SIZES = ["small", "medium", "large", "all"];
 /** "0.312 [0.290, 0.334]"; a dash where it is undefined, "[-]" where there is no interval. */
 export function estimate(value, low, high, { digits = 3, scale = 1, signed = false, bare = false } = {}) {
   if (!Number.isFinite(value)) return "-";
+  const size = Math.abs(scale * value);
+  // What is not zero is not shown as zero; below a millionth it is rounding.
+  const decimals = size >= 1e-6 && size < 0.5 * 10 ** -digits ? 1 - Math.floor(Math.log10(size)) : digits;
   const text = (number) => {
-    const shown = (scale * number).toFixed(digits);
+    const shown = (scale * number).toFixed(decimals);
     return signed && scale * number > 0 ? `+${shown}` : shown;
   };
   if (bare || low === undefined) return text(value);

@@ -2,23 +2,31 @@
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, percent } from "../format.js";
+import { objectsOf } from "../objects.js";
 import { order, sortable } from "../table.js";
 
-const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", false_negatives: "oLRP FN", threshold: "Threshold", pcc: "PCC" };
+const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", misses: "oLRP misses", score_threshold: "Threshold", pcc: "PCC" };
 const MOST_CONFUSED = 30;
+const LOST_FATES = "cut,suppressed,below_threshold,regressed_away,no_proposal,not_localized,missed";
 
+/** Objects by class and that of their detection; a row or column of the background has label -1. */
 function confusion(report, one) {
   const table = report.tables.get("confusion");
   if (!table) return null;
   const rows = table.where({ detector: one.detector, head: one.head });
+  const [object, detected, count] = ["object_label", "detection_label", "count"].map((name) => table.reader(name));
   const sums = new Map();
-  for (const row of rows) sums.set(table.get(row, "true_class"), (sums.get(table.get(row, "true_class")) ?? 0) + table.get(row, "count"));
-  const names = [...sums.keys()].sort((a, b) => (a === "background") - (b === "background") || sums.get(b) - sums.get(a)).slice(0, MOST_CONFUSED);
-  const predicted = [...names.filter((name) => name !== "background"), "background"];
-  const at = new Map(rows.map((row) => [`${table.get(row, "true_class")}\n${table.get(row, "predicted_class")}`, table.get(row, "count")]));
-  const count = (row, column) => at.get(`${names[row]}\n${predicted[column]}`) ?? 0;
-  return [h("h3", {}, "Confusion matrix"), h("p", { class: "about" }, "Objects by their class (rows) and the class of their detection (columns); background: not found, or found where there is none. A cell opens the class's objects."),
-    heatmap({ rows: names, columns: predicted, rowLabel: "true", columnLabel: "detected", value: (row, column) => (sums.get(names[row]) ? count(row, column) / sums.get(names[row]) : NaN), text: (row, column) => (count(row, column) ? String(count(row, column)) : ""), range: [0, 1], onclick: (row) => (names[row] === "background" ? null : go("objects", { class: names[row] })) })];
+  for (const row of rows) sums.set(object(row), (sums.get(object(row)) ?? 0) + count(row));
+  const labels = [...sums.keys()].filter((label) => label >= 0).sort((a, b) => sums.get(b) - sums.get(a)).slice(0, MOST_CONFUSED);
+  const shownLabels = [...labels, -1];
+  const name = (label) => (label < 0 ? "background" : report.classes[label]);
+  const at = new Map(rows.map((row) => [`${object(row)} ${detected(row)}`, row]));
+  const rowOf = (a, b) => at.get(`${shownLabels[a]} ${shownLabels[b]}`);
+  const fate = (a, b) => (!objectsOf(report).hasFates ? "" : shownLabels[b] < 0 ? LOST_FATES : a === b ? "found,outranked" : "wrong_class,taken,outranked");
+  return [h("h3", {}, "Confusion matrix"), h("p", { class: "about" }, `Objects by their class (rows) and the class of their detection (columns), at each class's optimal threshold; background: not found, or found where there is none. A cell opens objects of its row.${sums.size > shownLabels.length ? ` The ${MOST_CONFUSED} most frequent classes.` : ""}`),
+    heatmap({ rows: shownLabels.map(name), columns: shownLabels.map(name), rowLabel: "object", columnLabel: "detected as", range: [0, 1],
+      value: (a, b) => (rowOf(a, b) === undefined ? NaN : table.get(rowOf(a, b), "share")), text: (a, b) => (rowOf(a, b) === undefined || count(rowOf(a, b)) === 0 ? "" : cell(table, rowOf(a, b), "count", { count: true })),
+      onclick: (a, b) => (shownLabels[a] < 0 ? null : go("objects", { class: name(shownLabels[a]), fate: fate(a, b), head: report.series.indexOf(one) })) })];
 }
 
 export const classes = {
@@ -33,7 +41,7 @@ export const classes = {
     const text = settings.get("text") ?? "";
     const rows = table.where({ detector: one.detector, head: one.head, size }).filter((row) => table.get(row, "class_name").toLowerCase().includes(text.toLowerCase()));
     const there = Object.keys(QUANTITIES).filter((name) => table.has(name));
-    const options = (name) => (["threshold", "pcc"].includes(name) ? {} : percent());
+    const options = (name) => (["score_threshold", "pcc"].includes(name) ? {} : percent());
     const columns = [
       { title: "Class", text: (row) => table.get(row, "class_name") },
       { title: "Objects", text: (row) => cell(table, row, "objects", { count: true }), value: (row) => table.get(row, "objects") },

@@ -2,9 +2,9 @@
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, estimate } from "../format.js";
+import { objectsOf } from "../objects.js";
 import { sortable } from "../table.js";
 import { keyLabel } from "./common.js";
-import { objectsOf } from "./objects.js";
 
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "stage", "fate", "size", "iou"];
 
@@ -18,15 +18,16 @@ function differences(report) {
 }
 
 function movers(report, a, b) {
-  const table = report.tables.get("objects");
   const [first, second] = [a, b].map((key) => report.series.findIndex((one) => `${one.detector}/${one.head}` === key));
-  if (!table || first < 0 || second < 0) return null;
-  const moved = objectsOf(report).filter((object) => object.heads[first] !== null && object.heads[second] !== null)
-    .map((object) => ({ object, change: table.get(object.heads[first], "score") - table.get(object.heads[second], "score") })).filter(({ change }) => Number.isFinite(change));
-  moved.sort((x, y) => y.change - x.change);
-  const list = (title, rows) => sortable({ caption: title, rows, onpick: ({ object }) => go("objects", { object: object.id }), columns: [
-    { title: "Object", text: ({ object }) => `${object.id}` }, { title: "Class", text: ({ object }) => object.name }, { title: "Size", text: ({ object }) => object.size },
-    { title: "Difference in score", text: ({ change }) => estimate(change, undefined, undefined, { signed: true }), value: ({ change }) => change }] });
+  if (first < 0 || second < 0) return null;
+  const all = objectsOf(report);
+  const gap = all.numbers("gap", first, second);
+  const moved = Array.from(gap.keys()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
+  const id = (object) => all.table.get(object, "object_id");
+  const title = all.has("score") ? "Difference in score" : "Difference in best IoU";
+  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree" }), columns: [
+    { title: "Object", text: (object) => String(id(object)) }, { title: "Class", text: (object) => all.text("class_name", object) }, { title: "Size", text: (object) => all.text("size", object) },
+    { title, text: (object) => estimate(gap[object], undefined, undefined, { signed: true }), value: (object) => gap[object] }] });
   return h("div", { class: "charts" }, list(`Higher with ${keyLabel(report, a)}`, moved.slice(0, 8)), list(`Higher with ${keyLabel(report, b)}`, moved.slice(-8).reverse()));
 }
 
@@ -45,7 +46,7 @@ function swaps(report) {
 export const compare = {
   title: "Compare",
   about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images.",
-  needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "swaps"],
+  needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
     const all = differences(report);
     const pairs = [...new Set(all.map(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}`))];

@@ -1,7 +1,8 @@
 // Where average precision is lost: shares by cause, oracles, and the exchange rate of the ranking.
-import { bar, chart, legend, rangeOf } from "../charts.js";
-import { go, h } from "../dom.js";
+import { bar, chart, legend } from "../charts.js";
+import { choice, go, h } from "../dom.js";
 import { percent } from "../format.js";
+import { objectsOf } from "../objects.js";
 import { headCurves, headDots, headRows, headTable } from "./common.js";
 
 export const CAUSES = {
@@ -34,7 +35,7 @@ function stacks(report, one) {
     bar(into, { place, from: 0, to: end, thickness, colour: "var(--line)", level: false, title: `AP at ${name}: ${end.toFixed(1)}` });
     for (const [cause, share] of shares) {
       const { title, colour, fates } = CAUSES[cause];
-      const onclick = report.tables.has("object_fates") ? () => go("objects", { fate: fates.join(","), head: report.series.indexOf(one) }) : null;
+      const onclick = fates.length && objectsOf(report).hasFates ? () => go("objects", { fate: fates.join(","), head: report.series.indexOf(one) }) : null;
       bar(into, { place, from: end, to: end + Math.max(0, share), thickness, colour, level: false, title: `${title} at ${name}: ${share.toFixed(1)} points`, onclick });
       end += Math.max(0, share);
     }
@@ -46,7 +47,7 @@ export const lost = {
   title: "Lost AP",
   about: "100% less AP, divided among causes: a share is what mending one cause gains, averaged over every order of mending them (Shapley), so that the shares add up. A bar opens its objects.",
   needs: ["lost_precision"],
-  content: (report) => {
+  content: (report, settings, set) => {
     const table = report.tables.get("lost_precision");
     const causes = Object.keys(CAUSES);
     const rows = headRows(report, table, "cause");

@@ -7,9 +7,11 @@ import { headCurves, headRows, headTable, sizesIn } from "./common.js";
 /** A grid of numbers as a picture; `diverging` is about zero, else from `low` to 1 or the largest. */
 function map(title, values, side, { diverging = false, low = 0, high = 1, tiles = 0 } = {}) {
   const scale = 4;
-  const canvas = h("canvas", { width: side * scale, height: side * scale, role: "img", "aria-label": `${title}; from ${estimate(Math.min(...values))} to ${estimate(Math.max(...values))}`, class: "map" });
+  const there = values.filter(Number.isFinite);
+  const [least, largest] = [Math.min(...there), Math.max(...there)];
+  const canvas = h("canvas", { width: side * scale, height: side * scale, role: "img", "aria-label": `${title}; from ${estimate(least)} to ${estimate(largest)}`, class: "map" });
   const pen = canvas.getContext("2d");
-  const most = Math.max(...values.map(Math.abs), 1e-9);
+  const most = Math.max(...there.map(Math.abs), 1e-9);
   values.forEach((value, at) => {
     // Light to dark, as the figures': blue below zero and orange above, or one hue.
     const share = diverging ? Math.abs(value) / most : Math.min(1, Math.max(0, (value - low) / (high - low || 1)));
@@ -25,7 +27,7 @@ function map(title, values, side, { diverging = false, low = 0, high = 1, tiles 
     }
   }
   Object.assign(canvas.style, { width: "240px", height: "240px", imageRendering: "pixelated" });
-  return h("figure", {}, h("figcaption", {}, title), canvas);
+  return h("figure", {}, h("figcaption", {}, title), canvas, h("p", { class: "note" }, `from ${estimate(least)} to ${estimate(largest)}`));
 }
 
 function tilings(report) {

@@ -2,15 +2,11 @@
 import { heatmap, legend } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, percent } from "../format.js";
-import { UNIT, headDots, headRows, headTable, sizesIn } from "./common.js";
+import { FATES, objectsOf } from "../objects.js";
+import { headDots, headRows, headTable, sizesIn } from "./common.js";
 
 const LADDER = { proposals: "Proposals", regressed: "Regressed", classified: "Right class", after_nms: "After NMS", detections: "Detections" };
 const STAGES = { predefined: "Predefined", rpn: "RPN", detections: "Detections" };
-export const FATES = {
-  found: "found", outranked: "outranked", taken: "box taken by another object", cut: "cut at the limit an image", suppressed: "suppressed by NMS",
-  below_threshold: "below the score threshold", wrong_class: "wrong class", regressed_away: "regressed away", no_proposal: "no proposal",
-  not_localized: "not localized", missed: "missed",
-};
 
 function ladder(report, settings, set) {
   const table = report.tables.get("recall_ladder");
@@ -36,7 +32,7 @@ function fates(report) {
   return [h("h3", {}, "The fate of every object"), h("p", { class: "about" }, "Share of all objects in per cent [95% interval], and how many; a cell opens them."),
     heatmap({ rows: rows.map(({ one }) => one.label), columns: kinds.map((fate) => FATES[fate]), range: [0, 1],
       value: (row, column) => (rows[row].at.has(kinds[column]) ? table.get(rows[row].at.get(kinds[column]), "share") : NaN), text,
-      onclick: report.tables.has("object_fates") ? (row, column) => go("objects", { head: report.series.indexOf(rows[row].one), fate: kinds[column] }) : null })];
+      onclick: objectsOf(report).hasFates ? (row, column) => go("objects", { head: report.series.indexOf(rows[row].one), fate: kinds[column] }) : null })];
 }
 
 function correlation(report) {
