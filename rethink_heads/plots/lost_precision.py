@@ -15,13 +15,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from rethink_heads.plots.correlation import (
-    draw_curves,
-    draw_dots,
-    from_zero,
-    name_categories,
-    unit_axes,
-)
 from rethink_heads.plots.layout import (
     add_colour_bar,
     caption_below,
@@ -30,6 +23,13 @@ from rethink_heads.plots.layout import (
     legend_above,
     line_handles,
     panel_grid,
+)
+from rethink_heads.plots.panels import (
+    draw_curves,
+    draw_dots,
+    from_zero,
+    name_categories,
+    unit_axes,
 )
 from rethink_heads.plots.spatial import SEQUENTIAL
 from rethink_heads.plots.style import (
@@ -155,7 +155,7 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
         figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78)
         draw_curves(left, frame, series, x="step", value="ap")
         left.set_xlim(0, 1)
-        left.set_xlabel("Ranking, from the detector's own (0) to the true IoU's (1)")
+        left.set_xlabel("Ranking: own (0) to the true IoU's (1)")
         left.set_ylabel("Average precision (%)")
         for one in series:
             rows = one.rows(frame).sort_values("step")

@@ -14,7 +14,7 @@ import pandas as pd
 from rethink_heads.report.heads import Heads, records, rows_of, select
 
 CAUSE_SENTENCES: Mapping[str, str] = {
-    "ranking": "ranking: a worse box has a higher score than a better one",
+    "ranking": "ranking: false positives and worse boxes have higher scores than better ones",
     "localization": "localization: the object has a detection of its class that overlaps it too little",
     "classification": "classification: the object's box is there with another class",
     "duplicates": "duplicates: further detections of an object that has one",
