@@ -28,6 +28,7 @@ COMMANDS = {
     "regress": "Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).",
     "sensitivity": "Spatial sensitivity: how similar RoI positions are, and what a head does when they change.",
     "objects": "Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.",
+    "report": "Write one HTML file that shows what was found of one or several detectors; it opens offline.",
     "sweep": "Train what is missing of a sweep, read all its points, write one table and one figure.",
     "figures": "Draw all figures and write all tables from what was measured. No detector is touched.",
     "describe": "Print what a preset's detectors cost, head by head: computed from shapes, nothing is trained.",

@@ -254,9 +254,8 @@ class CocoDataset:
         Raises:
             UserError: as when it is read with its objects.
         """
-        return read_image(
-            self.images_path / self._file_names[index], self._sizes[index], self.where
-        )
+        path = self._images_folder() / self._file_names[index]
+        return read_image(path, self._sizes[index], self.where)
 
     def objects(self, index: int) -> Annotations:
         """Return the usable objects of image ``index``, without reading it."""

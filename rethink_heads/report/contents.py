@@ -150,7 +150,7 @@ def write_report(
         found: of one or more heads.
         title: of the report; names the detectors and the data by default.
         crops_mb: how much crops of objects may take, in MB; 0 for none.
-        link_images: whether objects without a crop are shown from the images where they lie, which must then stay there.
+        link_images: whether objects without a crop are shown from the images where they lie, which must stay there.
 
     Raises:
         UserError: the file cannot be written.
@@ -192,6 +192,21 @@ def write_report(
     }
     write_page(Path(path), header, tables, QUANTISED, crops)
     return Path(path)
+
+
+def absent_screens(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:
+    """By screen that has nothing to show: which command measures it."""
+    needs = {
+        "lost": ["lost_precision"],
+        "score": ["pcc"],
+        "space": ["correlation_maps", "spatial_correlation"],
+        "stages": ["recall_ladder", "stages"],
+    }
+    return {
+        screen: ABSENT[screen]
+        for screen, names in needs.items()
+        if not any(len(tables.get(name, ())) for name in names)
+    }
 
 
 def _image_table(dataset: CocoDataset) -> pd.DataFrame:

@@ -137,8 +137,8 @@ def with_crops(
     """JPEG crops of the chosen objects, which together take at most ``crops_mb`` MB in base64.
 
     Returns:
-        The crops; and the objects with "crop", the number of each one's (-1 for none), and "crop_x", "crop_y", "crop_w",
-        "crop_h", what it shows in px of the image.
+        The crops; and the objects with "crop", the number of each one's (-1 for none), and "crop_x", "crop_y",
+        "crop_w", "crop_h", what it shows in px of the image.
     """
     allowed = crops_mb * 1e6 * 3 / 4
     most_bytes = min(LARGEST_CROP, allowed / max(1, len(chosen)))
@@ -149,9 +149,10 @@ def with_crops(
     index = {image_id: number for number, image_id in enumerate(dataset.image_ids)}
     boxes = objects[list("xywh")].to_numpy(np.float64)
     # By image, so that each is read once.
-    for image_id, places in objects.iloc[wanted].groupby("image_id").indices.items():
+    image_ids = objects["image_id"].to_numpy(np.int64)[wanted]
+    for image_id in np.unique(image_ids).tolist():
         pixels = _pixels(dataset, index[image_id])
-        for row in wanted[places].tolist() if pixels is not None else ():
+        for row in wanted[image_ids == image_id].tolist() if pixels is not None else ():
             picture, frame = _crop(pixels, boxes[row], most_bytes)
             if picture is not None:
                 numbers[row], frames[row] = len(crops), frame

@@ -112,9 +112,7 @@ def box_table(
                 found = overlaps(frame, dataset, least=0.1, same_class=True, objects=chosen)
                 frames.append(_boxes(frame, dataset, _nearest(found, 1), key, stage))
     filled = [frame for frame in frames if len(frame)]
-    return (
-        pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({}, columns=BOX_COLUMNS)
-    )
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame({}, columns=BOX_COLUMNS)
 
 
 def proposal_table(
@@ -161,9 +159,7 @@ def density_table(
             rows = measurements.rows((detector, head))
             sizes = measurements.objects["size"].to_numpy(object)[rows["object"]]
             own = pd.DataFrame({name: rows[name] for name in ("iou", "score", "weight")})
-            frames.append(
-                own.assign(detector=detector, head=head, stage="predefined", size=sizes)
-            )
+            frames.append(own.assign(detector=detector, head=head, stage="predefined", size=sizes))
     if stages is not None:
         shown = pd.MultiIndex.from_frame(stages[["detector", "head"]]).isin(list(keys))
         later = stages[shown][["detector", "head", "stage", "size", "iou", "score"]]
