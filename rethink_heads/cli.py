@@ -20,7 +20,7 @@ from rethink_heads.exit_handling import ADVICE, end_at_once, explain, reporting_
 from rethink_heads.options import grouped
 
 COMMANDS = {
-    "demo": "Train a small detector with both heads, measure both, draw the figures (some minutes).",
+    "demo": "Train a small detector with both heads, measure both, draw figures and a report (some minutes).",
     "train": "Train a detector, or go on with an interrupted training.",
     "evaluate": "Print COCO's average precisions of each head on a run's test split or other data.",
     "diagnose": "Say where average precision is lost, and what would win it back.",
