@@ -30,6 +30,7 @@ _PUBLIC = {
         "resolve_split: data.sources: annotation file and image folder of a split",
         "split_paths: data.sources: the same by the data settings of a run",
         "shapes_root: data.shapes: folder of the generated set, made on first use",
+        "read_detections: detection_files: final detections of a file, looked at by a doctor",
     ),
     "Detectors": (
         "open_model: detectors.external: the detector that a text names, as --model does",

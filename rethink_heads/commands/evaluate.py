@@ -186,7 +186,7 @@ def command(
         subject.detect(heads, max_images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
-    found += on_same_data(files, [each for each in found if isinstance(each, Detected)], max_images)
+    found += on_same_data(files, found[0].dataset if found else None, max_images)
     rank_zero_only()
     if save_detections is not None:
         _save(found, save_detections)
