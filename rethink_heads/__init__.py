@@ -30,6 +30,7 @@ _PUBLIC = {
         "resolve_split: data.sources: annotation file and image folder of a split",
         "split_paths: data.sources: the same by the data settings of a run",
         "shapes_root: data.shapes: folder of the generated set, made on first use",
+        "read_detections: detection_files: final detections of a file, looked at by a doctor",
     ),
     "Detectors": (
         "open_model: detectors.external: the detector that a text names, as --model does",
@@ -108,6 +109,20 @@ _PUBLIC = {
         "compare_classes: evaluation.by_class: AP by class and size",
         "compare_lrp: evaluation.lrp: oLRP and its parts",
         "compare_calibration: evaluation.calibration: calibration errors",
+    ),
+    "From proposals to detections": (
+        "measure_candidates: measure.candidate_runner: all heads' scores and boxes before NMS on all proposals",
+        "load_candidates: measure.candidates: read these again",
+        "fate_tables: evaluation.fate_counts: what became of every object, and the recall ladder",
+        "object_fates: evaluation.fates: a row an object and head: found, or where it was lost",
+        "detection_fates: evaluation.fates: the same, as far as final detections tell",
+        "fate_counts: evaluation.fate_counts: how many objects were lost where, by size and class",
+        "write_object_fates: evaluation.fates: the objects' fates as CSV and Parquet",
+        "recall_ladder: evaluation.ladder: recall of proposals, regressed boxes, NMS, detections",
+        "compare_fates: evaluation.fate_counts: shares of two heads' objects by fate",
+        "compare_ladders: evaluation.ladder: recalls of two heads at each stage",
+        "swap_tables: evaluation.swaps: AP of one head's scores with another head's boxes",
+        "swap_matrix: evaluation.swaps: the same without comparisons",
     ),
     "Sweeps": (
         "load_sweep: sweeps.description: a sweep's description",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
-from rethink_heads.errors import UserError, shorten
+from rethink_heads.errors import UserError, shorten, shown
 from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOptions, DetectorOptions, ResultsOptions
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.subject import Detected, Subject
+    from rethink_heads.subject import Subject
 
 READINGS = ("box_format", "box_frame", "category_ids", "image_ids", "score_scale")
 MOST_NAME_LETTERS = 80
@@ -67,7 +67,8 @@ class DetectionFile:
         )
         known = labels.notna()
         chosen = self.detections[known].assign(label=labels[known].astype("int64"))
-        return replace(self, dataset=dataset, detections=chosen)
+        provenance = self.provenance | {"images": str(len(dataset))}
+        return replace(self, dataset=dataset, detections=chosen, provenance=provenance)
 
 
 def files_alone(options: ResultsOptions, detectors: DetectorOptions) -> bool:
@@ -97,18 +98,23 @@ def open_files(
     if not subjects:
         return open_detections(options, open_data(data, options))
     first = subjects[0]
-    return open_detections(options, first.datasets[split_paths(first.config.data, "test")])
+    files = open_detections(options, first.datasets[split_paths(first.config.data, "test")])
+    for file in files:
+        if any(file.detector == subject.run.name for subject in subjects):
+            raise UserError(
+                f"{shown(file.path)} and a detector are both called {file.detector!r}; name the file otherwise:"
+                " --detections NAME=FILE"
+            )
+    return files
 
 
 def on_same_data(
-    files: Sequence[DetectionFile], others: Sequence[Detected], max_images: int | None = None
+    files: Sequence[DetectionFile], dataset: CocoDataset | None, max_images: int | None = None
 ) -> list[DetectionFile]:
-    """Files on the images and classes that a command's detectors are looked at on, or on the first images."""
-    if others:
-        return [each.on(others[0].dataset) for each in files]
-    if max_images is None:
+    """Files on the images and classes that a command's detectors are looked at on; without any, on the first images."""
+    if dataset is None and max_images is None:
         return list(files)
-    return [each.on(each.dataset.subset(max_images)) for each in files]
+    return [each.on(dataset or each.dataset.subset(max_images or 1)) for each in files]
 
 
 def write_files_results(
@@ -157,6 +163,24 @@ def open_data(data: DataOptions, options: ResultsOptions) -> CocoDataset:
     return dataset
 
 
+def read_detections(path: Path, dataset: CocoDataset, **reading: str) -> pd.DataFrame:
+    """Final detections of a file on a data set, after the doctor has looked at them.
+
+    Args:
+        path: as of :func:`.result_files.read_results`.
+        dataset: what was detected on; its images need not be there (``CocoDataset(annotations, None)``).
+        reading: ways of reading that the file does not say, as of :class:`.results.Reading`: ``box_format="xyxy"``.
+
+    Returns:
+        A row a detection, in DETECTION_COLUMNS; the detector is called like the file, its head "detections".
+
+    Raises:
+        UserError: the file cannot be read, or does not fit the data as it is read.
+    """
+    path = Path(path)
+    return _read(path.stem, path, dataset, ResultsOptions(), reading).detections
+
+
 def open_detections(options: ResultsOptions, dataset: CocoDataset) -> list[DetectionFile]:
     """Read the files that options name, each in the reading asked for.
 
@@ -167,35 +191,45 @@ def open_detections(options: ResultsOptions, dataset: CocoDataset) -> list[Detec
     Raises:
         UserError: a file cannot be read, does not fit the data as it is read, or an option is bad.
     """
+    named = _named(options.detections or [])
+    readings = _readings(options, len(named))
+    return [
+        _read(name, path, dataset, options, reading)
+        for (name, path), reading in zip(named, readings, strict=True)
+    ]
+
+
+def _read(
+    name: str,
+    path: Path,
+    dataset: CocoDataset,
+    options: ResultsOptions,
+    asked: Mapping[str, str],
+) -> DetectionFile:
     from rethink_heads.data.doctor import check_reading
     from rethink_heads.data.result_files import read_results
 
-    named = _named(options.detections or [])
-    chosen = _readings(options, len(named))
-    found = []
-    for (name, path), asked in zip(named, chosen, strict=True):
-        results = read_results(path, options.label_names)
-        reading = replace(results.reading, **asked)
-        if not options.as_written:
-            check_reading(results, dataset, reading, options.leave_out_unknown)
-        frame = results.detections(dataset, reading, name, options.leave_out_unknown)
-        less = len(results) - len(frame)
-        log(
-            f"{name}: {len(frame):,} detections in {frame['image_id'].nunique():,} of {len(dataset):,} images"
-            + (
-                f"; {less:,} of images or classes that the annotations lack are left out"
-                if less
-                else ""
-            )
+    results = read_results(path, options.label_names)
+    reading = replace(results.reading, **asked)
+    if not options.as_written:
+        check_reading(results, dataset, reading, options.leave_out_unknown)
+    frame = results.detections(dataset, reading, name, options.leave_out_unknown)
+    less = len(results) - len(frame)
+    log(
+        f"{name}: {len(frame):,} detections in {frame['image_id'].nunique():,} of {len(dataset):,} images"
+        + (
+            f"; {less:,} of images or classes that the annotations lack are left out"
+            if less
+            else ""
         )
-        provenance = {
-            "detections": results.fingerprint,
-            "reading": ", ".join(vars(reading).values()),
-            "data": dataset.file_fingerprint,
-            "images": str(len(dataset)),
-        }
-        found.append(DetectionFile(name, path, dataset, frame, provenance))
-    return found
+    )
+    provenance = {
+        "detections": results.fingerprint,
+        "reading": ", ".join(vars(reading).values()),
+        "data": dataset.file_fingerprint,
+        "images": str(len(dataset)),
+    }
+    return DetectionFile(name, path, dataset, frame, provenance)
 
 
 def _named(texts: Sequence[str]) -> list[tuple[str, Path]]:

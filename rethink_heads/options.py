@@ -112,7 +112,12 @@ DataOption = Annotated[
     ),
 ]
 AnnotationsOption = Annotated[
-    Path | None, option("--annotations", "FILE", "Annotations in COCO's JSON; with --images.")
+    Path | None,
+    option(
+        "--annotations",
+        "FILE|DIR",
+        "Annotations: COCO's JSON, or a folder of VOC's XML files or of YOLO's labels; with --images.",
+    ),
 ]
 ImagesOption = Annotated[Path | None, option("--images", "DIR", "Folder of the images.")]
 MaxImagesOption = Annotated[

@@ -202,17 +202,20 @@ class Subject:
             )
         return measurements
 
+    @property
+    def measured_data(self) -> CocoDataset:
+        """The images that are measured, with the objects of the classes that are looked at."""
+        images = self.config.measuring.images
+        return self.opened.dataset if images is None else self.opened.dataset.subset(images)
+
     def match_stages(self) -> None:
         """Match the boxes of the detector's own stages to objects, where it was not done before."""
         from rethink_heads.measure.stages import keep_stages
 
-        shared, measuring = self.opened, self.config.measuring
-        dataset = shared.dataset
-        if measuring.images is not None:
-            dataset = dataset.subset(measuring.images)
+        detector, memory_mb = self.opened.detector, self.config.measuring.memory_mb
         name, folder, provenance = self.run.name, self.folder, self.provenance
         with self.run.logged(f"matching boxes {self.name}"), redirect_stdout():
-            keep_stages(shared.detector, dataset, name, folder, provenance, measuring.memory_mb)
+            keep_stages(detector, self.measured_data, name, folder, provenance, memory_mb)
 
     def detect(
         self, heads: Sequence[str], images: int | None = None, fusion: str | None = None

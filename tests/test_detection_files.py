@@ -78,7 +78,20 @@ def test_without_draws_there_are_no_intervals(dataset: CocoDataset, files: list[
         assert all(row[key] is None for row in rows(quick, table) for key in row if "_low" in key)
 
 
-def test_nothing_imports_torch(dataset: CocoDataset, files: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "figure"),
+    [
+        (("evaluate", "--errors", "--calibration"), "average_precision"),
+        (("correlate", "--stage", "detections"), "stage_correlation"),
+    ],
+)
+def test_nothing_imports_torch(
+    command: tuple[str, ...],
+    figure: str,
+    dataset: CocoDataset,
+    files: list[Path],
+    tmp_path: Path,
+) -> None:
     """With all tables and figures; torch takes longer to import than all of it."""
     program = (
         "import sys\n"
@@ -86,18 +99,39 @@ def test_nothing_imports_torch(dataset: CocoDataset, files: list[Path], tmp_path
         "try:\n    app()\n"
         "finally:\n    print('torch imported' if 'torch' in sys.modules else 'without torch')\n"
     )
-    options = ("--errors", "--calibration", "--output", tmp_path / "out", "--max-images", 9)
-    files_options = ("--detections", files[0], "--detections", files[1])
-    arguments = ("evaluate", *files_options, "--annotations", dataset.annotations_path, *options)
+    options = ("--annotations", dataset.annotations_path, "--max-images", 9)
+    options += ("--output", tmp_path / "out", "--detections", files[0], "--detections", files[1])
     done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
+        [sys.executable, "-c", program, *command, *map(str, options)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "without torch"
-    assert (tmp_path / "out" / "figures" / "average_precision.pdf").is_file()
+    assert (tmp_path / "out" / "figures" / f"{figure}.pdf").is_file()
+
+
+def test_a_file_s_correlation_is_that_of_the_run_it_came_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "both", seed=0, images=6)
+    saved = tmp_path / "saved.json"
+    head = ("--run", run.path, "--head", "fc")
+    call_json("evaluate", *head, "--save-detections", saved)
+    stage = ("correlate", "--stage", "detections")
+    mixed = call_json(*stage, *head, "--detections", saved, "--as-written")
+    assert heads(mixed, "stage_correlation") == [("both", "fc"), ("saved", "detections")]
+    ours, theirs = (rows(mixed, "stage_correlation", detector=name) for name in ("both", "saved"))
+    for row, other in zip(ours, theirs, strict=True):
+        assert row["n"] == other["n"]
+        assert row["pcc"] == pytest.approx(other["pcc"], abs=1e-9)
+    differences = rows(mixed, "stage_comparisons", size="all")
+    assert all(row["difference"] == pytest.approx(0, abs=1e-9) for row in differences)
+    assert mixed["provenance"]["later stages"].keys() == {"both", "saved"}
+    data = Path(str(run.config.data.source)) / "annotations" / "instances_val.json"
+    alone = call_json(*stage, "--detections", saved, "--annotations", data, "--as-written")
+    for row, other in zip(theirs, rows(alone, "stage_correlation"), strict=True):
+        assert row["pcc"] == other["pcc"]
+    fails(*stage[:1], "--detections", saved, says="files have final detections alone")
 
 
 def test_saved_detections_of_a_run_have_its_precision(tmp_path: Path) -> None:
@@ -121,6 +155,27 @@ def test_saved_detections_of_a_run_have_its_precision(tmp_path: Path) -> None:
     (difference,) = rows(mixed, "ap_comparisons", metric="AP")
     assert difference["difference"] == 0
     assert mixed["files"] == []
+
+
+def test_a_file_has_another_name_than_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "both", seed=0)
+    path = write_json([], tmp_path / "both.json")
+    says = "both.json and a detector are both called 'both'"
+    fails("evaluate", "--run", run.path, "--detections", path, says=says)
+
+
+def test_yolo_folders_from_the_command_line(tmp_path: Path) -> None:
+    labels, found = tmp_path / "labels", tmp_path / "found"
+    labels.mkdir()
+    found.mkdir()
+    for number in range(6):
+        (labels / f"{number}.txt").write_text("1 0.5 0.5 0.2 0.4\n0 0.2 0.2 0.1 0.1\n")
+        (found / f"{number}.txt").write_text("1 0.5 0.5 0.2 0.4 0.9\n")
+    asked = ("evaluate", "--annotations", labels, "--detections", found, "--draws", 0)
+    fails(*asked, "--image-size", "640x480", says="give --label-names FILE")
+    fails(*asked, "--label-names", "ant,bee", says="--image-size WIDTHxHEIGHT or a file")
+    sizes = ("--image-size", "640x480", "--label-names", "ant,bee")
+    assert precision(call_json(*asked, *sizes), "found")["AP"] == 0.5
 
 
 def test_the_doctor_speaks_before_anything_is_counted(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import typer
 
 from rethink_heads.commands.stages import (
     PREDEFINED,
+    FilesOutputOption,
     StagesOption,
     chosen_stages,
     report_stages,
     stage_study,
 )
-from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.detection_files import files_alone
+from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
 from rethink_heads.results import whereabouts, write_comparison
 from rethink_heads.study import Study, study
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 NAME = "correlate"
 EXAMPLE = (
     "Examples: rethink-heads correlate --run runs/demo --head fc --head conv --iou-range 0.5 1\n\n"
-    "rethink-heads correlate --run runs/fc --run runs/conv --stage all"
+    "rethink-heads correlate --run runs/fc --run runs/conv --stage all\n\n"
+    "rethink-heads correlate --stage detections --detections results.json --annotations instances_val2017.json"
 )
 
 QUESTIONS = (
@@ -45,9 +48,11 @@ RangeOption = Annotated[
 
 def command(
     options: StudyOptions,
+    results: ResultsOptions,
     screen: ScreenOptions,
     stage: StagesOption = None,
     iou_range: RangeOption = (0.0, 1.0),
+    output: FilesOutputOption = None,
 ) -> None:
     """Correlation of score and IoU, by object size (paper Figures 2 and 3).
 
@@ -57,16 +62,17 @@ def command(
     With --stage also of RPN's proposals and of the final detections after NMS, each matched to the
     object that it overlaps most, and the mean rank correlation of positive boxes within images and
     within classes; tables (CSV) and the figure go into the run, of several runs into a folder
-    beside the first.
+    beside the first. Those of files (--detections) go into --output.
     """
     from rethink_heads.statistics.sums import bin_range
 
     bin_range(iou_range)
     stages = chosen_stages(stage)
-    if stages == [PREDEFINED]:
+    if stages == [PREDEFINED] and not results.detections:
+        files_alone(results, options.detectors)
         report(study(options), iou_range, screen)
     else:
-        report_stages(stage_study(stages, options), iou_range, screen)
+        report_stages(stage_study(stages, options, results), iou_range, screen, output)
 
 
 def report(

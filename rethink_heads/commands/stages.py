@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rethink_heads.console import log, redirect_stdout
+from rethink_heads.detection_files import (
+    DetectionFile,
+    files_alone,
+    on_same_data,
+    open_files,
+    write_files_results,
+)
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import ScreenOptions, StudyOptions, option
+from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
 from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
 from rethink_heads.study import Study, check_comparable, in_order, open_study
@@ -39,20 +47,31 @@ StagesOption = Annotated[
     ),
 ]
 
+FilesOutputOption = Annotated[
+    Path | None,
+    option(
+        "--output",
+        "DIR",
+        "Folder that gets tables/ and figures/ where there are files of detections, which have none of their own.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class StageStudy:
-    """Boxes of one or more detectors at the stages asked for.
+    """Boxes of one or more detectors, or files of detections, at the stages asked for.
 
     Attributes:
         study: the detectors; what was measured of the predefined proposals is None where not asked for.
         boxes: of RPN and of the final detections, as far as asked for.
         provenance: of the boxes of each detector, by its name.
+        files: of detections, beside the detectors or without any.
     """
 
     study: Study
     boxes: pd.DataFrame
     provenance: dict[str, dict[str, str]]
+    files: list[DetectionFile] = field(default_factory=list)
 
     @property
     def measurements(self) -> Measurements | None:
@@ -65,7 +84,7 @@ class StageStudy:
         there = set(zip(self.boxes["detector"], self.boxes["head"], strict=True))
         if self.measurements is not None:
             there |= set(self.measurements.keys)
-        return in_order(self.study.runs, there)
+        return in_order(self.study.runs, there) + [key for file in self.files for key in file.keys]
 
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:
@@ -83,42 +102,70 @@ def chosen_stages(stages: Sequence[str] | None) -> list[str]:
     return [stage for stage in STAGES if stage in asked or ALL in asked]
 
 
-def stage_study(stages: Sequence[str], options: StudyOptions) -> StageStudy:
+def stage_study(
+    stages: Sequence[str], options: StudyOptions, results: ResultsOptions
+) -> StageStudy:
     """Measure runs at some stages, or read what was measured before; then only the first process goes on.
 
     Args:
         stages: of STAGES, one at least after the predefined one.
-        options: as on the command line.
+        options, results: as on the command line.
 
     Raises:
-        UserError: as of ``study.study``.
+        UserError: as of ``study.study`` and ``detection_files.open_files``.
     """
     later = [stage for stage in stages if stage != PREDEFINED]
-    found = open_study(options)
+    if results.detections and "detections" not in later:
+        raise UserError("files have final detections alone: give --stage detections")
+    alone = files_alone(results, options.detectors)
+    found = Study([], None, options.seed or 0) if alone else open_study(options)
+    files = open_files(results, options.data, found.subjects)
     _check_precision(found)
     if PREDEFINED in stages:
         found = found.measure()
     for subject in found.subjects:
         subject.match_stages()
     rank_zero_only()
-    from rethink_heads.measure.stage_boxes import join_stages, load_stages
+    from rethink_heads.measure.stage_boxes import (
+        join_stages,
+        load_stages,
+        match_detections,
+        objects_of,
+    )
 
-    frames, provenances = zip(*(load_stages(each.folder) for each in found.subjects), strict=True)
+    frames, provenances = [], []
+    for subject in found.subjects:
+        boxes, provenance = load_stages(subject.folder)
+        is_asked = boxes["stage"].isin(later)
+        if found.heads is not None:
+            is_asked &= boxes["head"].isin(found.heads)
+        frames.append(boxes[is_asked])
+        provenances.append(provenance)
+    if found.subjects:
+        check_comparable(found.runs, provenances)
+    images = options.measuring.max_images
+    dataset = found.subjects[0].measured_data if found.subjects else None
+    files = on_same_data(files, dataset, images)
+    for file in files:
+        own = file.dataset
+        frames.append(match_detections(file.frame, objects_of(own), own.class_names))
+        provenances.append(file.provenance)
     boxes = join_stages(frames)
-    boxes = boxes[boxes["stage"].isin(later)]
-    if found.heads is not None:
-        boxes = boxes[boxes["head"].isin(found.heads)]
-    check_comparable(found.runs, provenances)
     for stage in later:
         if not (boxes["stage"] == stage).any():
             log(f"there are no boxes at the stage {stage}: nothing to correlate")
     if found.measured is None and boxes.empty:
         raise UserError(f"there is nothing to correlate at the stages {', '.join(later)}")
-    names = [run.name for run in found.runs]
-    return StageStudy(found, boxes, dict(zip(names, provenances, strict=True)))
+    names = [*(run.name for run in found.runs), *(file.detector for file in files)]
+    return StageStudy(found, boxes, dict(zip(names, provenances, strict=True)), files)
 
 
-def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: ScreenOptions) -> None:
+def report_stages(
+    found: StageStudy,
+    iou_range: tuple[float, float],
+    screen: ScreenOptions,
+    output: Path | None = None,
+) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
     from rethink_heads.report.heads import SIZES, Heads, interval, select
     from rethink_heads.report.results import stage_tables, write_results
@@ -132,10 +179,13 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
             found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
         )
     suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-    tables_folder, figures_folder = result_folders(runs, names)
-    with writing(shared_folder(runs), runs, names, tables_folder):
-        named = {f"{name}{suffix}": table for name, table in tables.items()}
-        written = write_results(named, tables_folder, figures_folder)
+    named = {f"{name}{suffix}": table for name, table in tables.items()}
+    if found.files:
+        written = write_files_results(named, output, several=len(found.provenance) > 1)
+    else:
+        tables_folder, figures_folder = result_folders(runs, names)
+        with writing(shared_folder(runs), runs, names, tables_folder):
+            written = write_results(named, tables_folder, figures_folder)
     predefined = {} if found.measurements is None else found.measurements.provenance
     made_of = {"predefined": predefined, "later stages": found.provenance}
     result = Report("correlate", made_of)
@@ -179,7 +229,8 @@ def report_stages(found: StageStudy, iou_range: tuple[float, float], screen: Scr
         )
     cells, said = heads.differences(*frames, full=screen.full)
     result.table(f"Differences on the same images{where} [95% interval]", cells, *said)
-    result.end(screen.as_json, screen.full, whereabouts(found.study.runs, written))
+    where = whereabouts(runs, written) if runs and not found.files else ""
+    result.end(screen.as_json, screen.full, where)
 
 
 def _levels_named(frame: pd.DataFrame) -> pd.DataFrame:

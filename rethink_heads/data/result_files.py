@@ -157,8 +157,10 @@ def _names(
     if {*map(type, values)} <= {str}:
         return values
     for number, value in enumerate(values):
-        is_id = isinstance(value, str) or (math.isfinite(value) and value == int(value))
-        if not is_id or (not isinstance(value, str) and abs(value) > _LARGEST_ID):
+        if isinstance(value, str):
+            continue
+        is_whole = isinstance(value, int) or value.is_integer()
+        if not is_whole or abs(value) > _LARGEST_ID:
             raise refuse(number, f"has the {key} {shorten(str(value), 40)}, not a whole number")
     return [value if isinstance(value, str) else int(value) for value in values]
 

@@ -39,6 +39,7 @@ from rethink_heads.statistics.bootstrap import (
     ImageBootstrap,
     Limits,
     Resampled,
+    effective_images,
 )
 from rethink_heads.statistics.sums import ratio
 
@@ -179,7 +180,7 @@ def calibration_of(
         return np.stack([d_ece, laece, overconfidence], axis=-1)
 
     value = weighted_values(np.ones((images, 1), np.float32))[0]
-    bears = np.full(len(CALIBRATION_ERRORS), (pooled[..., 0].sum(axis=1) > 0).sum())
+    bears = np.full(len(CALIBRATION_ERRORS), effective_images(pooled[..., 0].sum(axis=1)))
     # Overconfidence has a sign.
     limits = Limits(np.array([0.0, 0.0, -1.0]), 1.0)
     resampled = Resampled(value, in_draws(bootstrap, weighted_values), bears, limits)

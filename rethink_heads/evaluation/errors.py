@@ -54,7 +54,14 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    Array,
+    ImageBootstrap,
+    ImagesLeftOut,
+    Resampled,
+    effective_images,
+)
 
 MAIN_ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
 ERRORS = (*MAIN_ERRORS, "fp", "fn")
@@ -86,8 +93,8 @@ def detection_errors(
     Returns:
         A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
         "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The
-        mean is over the classes that have objects, as in COCO. An interval needs five images that have the error. Small
-        negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
+        mean is over the classes that have objects, as in COCO. An interval takes images that have the
+        error (:mod:`.bootstrap`). Small negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
@@ -116,13 +123,13 @@ def errors_of(
     for ranking in rankings:
         precision = precision_at_recalls(ranking).mean(axis=1)
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
-    replicates = in_draws(bootstrap, weighted_values)
-    images = _images_with(head, errors, truth)
+    draws = ImagesLeftOut(bootstrap.image_ids, bootstrap.replicates, bootstrap.seed)
     gains = Resampled(
         value.value[0],
-        replicates,
-        images,
-        images_each=truth.images_each(),
+        draws.spread_out(in_draws(draws, weighted_values)),
+        _images_with(head, errors, truth),
+        # Such draws vary as much as they should.
+        images_each=np.inf,
         is_zero_without=True,
     )
     return Quantities(gains, "error", ERRORS, "delta_ap", {"count": errors.counts})
@@ -132,13 +139,13 @@ compare_errors = HeadComparison(errors_of)
 """What two heads lose to each error: a row an "error", positive where a loses more to it."""
 
 
-def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Indices:
-    """How many images have each of ERRORS (8,): the others say nothing of what it costs."""
+def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:
+    """How many images bear on each of ERRORS (8,): those without it say nothing of what it costs."""
     images, kinds = head.images, errors.kinds
     with_error = {kind: images[kinds == number] for number, kind in enumerate(DETECTION_ERRORS)}
     with_error |= {"miss": truth.images[errors.missed], "fn": truth.images[errors.unmatched]}
     with_error["fp"] = images[kinds != NO_ERROR]
-    return np.array([len(np.unique(with_error[kind])) for kind in ERRORS])
+    return np.array([effective_images(np.bincount(with_error[kind])) for kind in ERRORS])
 
 
 def _rankings(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Iterator[Ranking]:

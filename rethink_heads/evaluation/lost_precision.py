@@ -65,7 +65,7 @@ def lost_precision(
         shares of a head add up; 0..1), "oracle" (AP with that cause alone mended), each with "..._low" and
         "..._high", and "count" (detections, or missed objects, with the cause at IoU 0.5; of "ranking" the true
         positives that have a false one before them). The mean is over the classes that have objects, as in COCO. An
-        interval needs five images that have the cause.
+        interval takes images that have the cause (:mod:`.bootstrap`).
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import rethink_heads as rh
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.doctor import check_reading
 from rethink_heads.data.result_files import read_results, write_coco_results
@@ -248,6 +249,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"category_id": True}, r"has the category_id true, neither a number nor a name"),
     ({"category_id": 1.5}, r"has the category_id 1.5, not a whole number"),
     ({"image_id": [1]}, r"has the image_id \[1\], neither a number nor a name"),
+    ({"image_id": 10**400}, r"has the image_id .*, not a whole number"),
+    ({"image_id": float("inf")}, r"has the image_id inf, not a whole number"),
     ({"image_id": 2**70}, r"has the image_id .*, not a whole number"),
 ]
 
@@ -265,6 +268,42 @@ def test_a_wrong_entry_is_named(change: dict[str, Any], message: str, tmp_path: 
     path = write_json([GOOD, GOOD | change, GOOD], tmp_path / "results.json")
     with pytest.raises(UserError, match=rf"results\.json: entry 2 {message}"):
         read_results(path)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+ANYTHING = SCALARS | st.lists(SCALARS | st.lists(SCALARS, max_size=5), max_size=5)
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "image_id": st.just(1) | ANYTHING,
+        "category_id": st.just(1) | ANYTHING,
+        "bbox": st.lists(st.floats(0, 50) | SCALARS, min_size=4, max_size=4) | ANYTHING,
+        "score": st.floats(0, 1) | ANYTHING,
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ENTRIES | ANYTHING, max_size=4))
+def test_any_json_is_read_or_refused_in_a_line(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    truth = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 60, "height": 60}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20]}],
+    }
+    dataset = CocoDataset(write_json(truth, folder / "truth.json"), None)
+    path = write_json([GOOD, *entries], folder / "results.json")
+    message, frame = "", pd.DataFrame({"score": [0.5], "x1": [0.0], "x2": [1.0]})
+    try:
+        frame = rh.read_detections(path, dataset)
+    except UserError as error:
+        message = str(error)
+    assert "\n" not in message
+    assert frame["score"].between(-1e9, 1e9).all()
+    assert (frame["x2"] >= frame["x1"]).all()
 
 
 @pytest.mark.parametrize("key", GOOD)
@@ -310,6 +349,19 @@ def test_wrong_lines_and_names_of_voc_are_named(tmp_path: Path) -> None:
     other.write_text("a 0.5 1 2 3 4\n")
     with pytest.raises(UserError, match=r"is not named like VOC's results"):
         read_results(other)
+
+
+def test_from_python(
+    truth: Truth, dataset: CocoDataset, expected: pd.DataFrame, tmp_path: Path
+) -> None:
+    entries = make_results(truth)
+    for entry in entries:
+        x, y, w, h = entry["bbox"]
+        entry["bbox"] = [x, y, x + w, y + h]
+    path = write_json(entries, tmp_path / "file.json")
+    with pytest.raises(UserError, match="--box-format xyxy"):
+        rh.read_detections(path, dataset)
+    assert_same(rh.read_detections(path, dataset, box_format="xyxy"), expected)
 
 
 def test_no_detections_are_none(dataset: CocoDataset, tmp_path: Path) -> None:
