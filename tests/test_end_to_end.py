@@ -135,7 +135,7 @@ def test_correlate_of_one_head(run: Run) -> None:
     assert by_size["all"]["pcc"] == pytest.approx(
         pearsonr(found["iou"], found["score"])[0], abs=1e-9
     )
-    # Of fewer than five images there is no interval.
+    # Of so few images there is no interval.
     assert by_size["all"]["pcc_low"] is by_size["all"]["pcc_high"] is None
     assert by_size["all"]["objects"] == IMAGES
     assert by_size["all"]["proposals"] == len(found)

@@ -13,66 +13,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
-import scipy.special
 
+from rethink_heads.data.box_sample import BoxSample, Flags
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.results import (
     NORMALISED,
     UNKNOWN,
-    Array,
-    Indices,
     Reading,
     Results,
     first_few,
     parse_frame,
     to_corners,
-    to_original,
 )
 from rethink_heads.errors import UserError
 
-Flags = npt.NDArray[np.bool_]
-
-MOST_IMAGES = 200
-MOST_BOXES = 20
-"""Of an image's boxes as many as it has objects, the best-scored, and no more than these."""
-OVERLAP = 0.5
 FITS = 0.45
 """Where this share of the boxes overlaps an object, the reading asked for is not doubted."""
-# Another reading must do this much better: share of boxes, times the share as asked for, chance of as many overlaps by
-# accident, and McNemar's chi-square of the difference.
-LEAST_SHARE, LEAST_RATIO, LARGEST_CHANCE, LEAST_CHI_SQUARE = 0.15, 2.0, 1e-6, 3.84
-LEAST_ACCIDENT = 0.03
-# Boxes that reach beyond their image by this part of its sides, and the share of boxes at which one wonders.
-BEYOND, MANY_BEYOND, FEW_BEYOND = 0.1, 0.4, 0.02
+# Another reading must do this much better: share of boxes, times the share as asked for, and McNemar's chi-square of
+# the difference.
+LEAST_SHARE, LEAST_RATIO, LEAST_CHI_SQUARE = 0.15, 2.0, 3.84
+MANY_BEYOND, FEW_BEYOND = 0.4, 0.02
+"""Shares of boxes far beyond their image at which one wonders, and with which another format is held to fit."""
 MANY_AWAY = 0.6
 """Share of boxes with their centre outside the image at which one wonders, though no reading fits."""
 LEAST_BOXES = 8
 CLEARLY = 0.02
 FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx")
-COMMON_SIDES = (
-    300,
-    320,
-    416,
-    448,
-    512,
-    600,
-    608,
-    640,
-    672,
-    736,
-    768,
-    800,
-    896,
-    960,
-    1024,
-    1280,
-    1333,
-)
+_SIDES = "300 320 416 448 512 600 608 640 672 736 768 800 896 960 1024 1280 1333"
+COMMON_SIDES = tuple(map(int, _SIDES.split()))
 COMMON_SHORT = ((800, 1333), (600, 1000), (640, 1333), (640, 640), (480, 800), (512, 1024))
 # Beyond rounding.
 ABOVE_ONE, LARGEST_LOGIT, LARGEST_PERCENT = 1.0001, 20.0, 100.0001
@@ -155,9 +126,9 @@ def _images(
             "names": "as names of the images' files all are",
             "order": "counted from 0 in the order of the annotations all are",
         }[how]
-        if (
-            how == "order"
-            and not _Sample(results, dataset, replace(reading, image_ids=how)).is_plausible
+        counted = how == "order"
+        if counted and not _is_plausible(
+            BoxSample(results, dataset, replace(reading, image_ids=how))
         ):
             continue
         evidence = f"{count} are no {reading.image_ids} of the annotations', {what}"
@@ -173,135 +144,11 @@ def _images(
     return Finding(evidence), None
 
 
-class _Sample:
-    """Well-scored boxes of some images, paired with the objects of these.
-
-    Attributes:
-        rows: (n,) of the results.
-        sizes: (n, 2) width and height of each one's image.
-    """
-
-    def __init__(self, results: Results, dataset: CocoDataset, reading: Reading) -> None:
-        self.results, self.reading = results, reading
-        rows = results.image_rows(dataset, reading.image_ids)[results.images]
-        annotated = dataset.annotated
-        order = np.argsort(annotated.images, kind="stable")
-        starts = np.searchsorted(annotated.images[order], np.arange(len(dataset) + 1))
-        counts = np.diff(starts)
-        # By image, the best scores first; of the first ones of each image.
-        known = np.flatnonzero(rows != UNKNOWN)
-        known = known[counts[rows[known]] > 0]
-        there = np.unique(rows[known])
-        if len(there) > MOST_IMAGES:
-            there = np.sort(np.random.default_rng(0).choice(there, MOST_IMAGES, replace=False))
-            known = known[np.isin(rows[known], there)]
-        known = known[np.lexsort([-results.scores[known], rows[known]])]
-        place = np.arange(len(known)) - np.searchsorted(rows[known], rows[known])
-        self.rows = known[place < np.minimum(counts[rows[known]], MOST_BOXES)]
-        images = rows[self.rows]
-        self.sizes = np.array(dataset.sizes, np.float64)[images]
-        self._own = _Pairs(annotated.boxes, annotated.labels, order, starts, images)
-        # The objects of another image of the sample, as far from the borders as there.
-        following = dict(zip(there.tolist(), np.roll(there, 1).tolist(), strict=True))
-        others = np.array([following[image] for image in images.tolist()], np.int64)
-        self._other = _Pairs(annotated.boxes, annotated.labels, order, starts, others)
-        scale = self.sizes / np.array(dataset.sizes, np.float64)[others]
-        self._other.boxes = self._other.boxes * np.tile(scale, 2)[self._other.detections]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def corners(self, reading: Reading) -> Array:
-        """Corners (n, 4) in px of the original images in a reading."""
-        given = to_corners(self.results.boxes[self.rows], reading.box_format)
-        return to_original(given, parse_frame(reading.box_frame), self.sizes)
-
-    @cached_property
-    def asked(self) -> Array:
-        """Corners (n, 4) in the reading asked for."""
-        return self.corners(self.reading)
-
-    def hits(self, corners: Array) -> Flags:
-        """Whether each box (n,) overlaps an object."""
-        return self._own.any(self._own.ious(corners) >= OVERLAP)
-
-    def accidents(self, corners: Array) -> float:
-        """The share of boxes that overlap an object of another image, in its place."""
-        return float(self._other.any(self._other.ious(corners) >= OVERLAP).mean())
-
-    @property
-    def is_plausible(self) -> bool:
-        """Whether far more boxes overlap an object than would by accident, in this or another reading of the boxes."""
-        if not len(self):
-            return False
-        hits = self.hits(self.asked)
-        return self.beats_accident(self.asked, hits) or _fitting_boxes(self) is not None
-
-    def beats_accident(self, corners: Array, hits: Flags) -> bool:
-        """Whether as many overlaps are not to be had by accident."""
-        rate = max(self.accidents(corners), LEAST_ACCIDENT)
-        chance = scipy.special.bdtrc(int(hits.sum()) - 1, len(hits), min(rate, 1.0))
-        return bool(chance < LARGEST_CHANCE)
-
-    def beyond(self, corners: Array) -> float:
-        """The share of boxes that reach far beyond their image, or have a negative side."""
-        slack = np.tile(self.sizes, 2) * BEYOND
-        out = (corners < -slack).any(axis=1) | (corners > np.tile(self.sizes, 2) + slack).any(
-            axis=1
-        )
-        return float((out | (corners[:, 2:] < corners[:, :2]).any(axis=1)).mean())
-
-    def away(self, corners: Array) -> float:
-        """The share of boxes whose centre lies outside the image."""
-        centres = (corners[:, :2] + corners[:, 2:]) / 2
-        return float(((centres < 0) | (centres > self.sizes)).any(axis=1).mean())
-
-    def same_class(self, corners: Array, labels: Indices) -> tuple[Flags, Flags]:
-        """Of each box (n,) whether it overlaps an object, and whether one of its class."""
-        overlaps = self._own.ious(corners) >= OVERLAP
-        same = self._own.labels == labels[self._own.detections]
-        return self._own.any(overlaps), self._own.any(overlaps & same)
-
-
-class _Pairs:
-    """All pairs of a box of the sample and an object of one image."""
-
-    def __init__(
-        self, boxes: Array, labels: Indices, order: Indices, starts: Indices, images: Indices
-    ) -> None:
-        counts = np.diff(starts)[images]
-        self.detections = np.repeat(np.arange(len(images)), counts)
-        self.first = counts.cumsum() - counts
-        within = np.arange(len(self.detections)) - np.repeat(self.first, counts)
-        objects = order[starts[images][self.detections] + within]
-        sides = boxes[objects]
-        self.boxes = np.hstack([sides[:, :2], sides[:, :2] + sides[:, 2:]])
-        self.labels = labels[objects]
-
-    def ious(self, corners: Array) -> Array:
-        """IoU of each pair."""
-        boxes, objects = corners[self.detections], self.boxes
-        near, far = (
-            np.maximum(boxes[:, :2], objects[:, :2]),
-            np.minimum(boxes[:, 2:], objects[:, 2:]),
-        )
-        common = np.clip(far - near, 0, None).prod(axis=1)
-        sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
-        union = sides.prod(axis=1) + (objects[:, 2:] - objects[:, :2]).prod(axis=1) - common
-        return np.asarray(common / np.where(union > 0, union, 1))
-
-    def any(self, flags: Flags) -> Flags:
-        """Whether any pair of each box is flagged."""
-        if not len(self.first):
-            return np.zeros(0, bool)
-        return np.logical_or.reduceat(flags, self.first)
-
-
 def _boxes(
     results: Results, dataset: CocoDataset, reading: Reading
 ) -> tuple[Finding, Reading] | None:
     """What is wrong with the boxes, and the reading that fits."""
-    sample = _Sample(results, dataset, reading)
+    sample = BoxSample(results, dataset, reading)
     if not len(sample):
         return None
     largest = float(np.abs(results.boxes).max())
@@ -325,7 +172,7 @@ def _boxes(
     return _beyond(sample) or _other_order(sample, results, dataset)
 
 
-def _fitting_boxes(sample: _Sample) -> Reading | None:
+def _fitting_boxes(sample: BoxSample) -> Reading | None:
     """Another reading of the boxes of a sample that fits far better than the one asked for, and than chance."""
     hits = sample.hits(sample.asked)
     best, best_share = None, 0.0
@@ -338,6 +185,14 @@ def _fitting_boxes(sample: _Sample) -> Reading | None:
         if _is_better(found, hits) and sample.beats_accident(corners, found):
             best, best_share = candidate, float(found.mean())
     return best
+
+
+def _is_plausible(sample: BoxSample) -> bool:
+    """Whether far more boxes overlap an object than would by accident, in this or another reading of the boxes."""
+    if not len(sample):
+        return False
+    hits = sample.hits(sample.asked)
+    return sample.beats_accident(sample.asked, hits) or _fitting_boxes(sample) is not None
 
 
 def _is_better(found: Flags, hits: Flags) -> bool:
@@ -406,7 +261,7 @@ def _frame_name(text: str) -> str:
     }[kind]
 
 
-def _beyond(sample: _Sample) -> tuple[Finding, Reading] | None:
+def _beyond(sample: BoxSample) -> tuple[Finding, Reading] | None:
     """Boxes that lie in their images in another format alone: so it shows with a bad detector, too."""
     reading = sample.reading
     out = sample.beyond(sample.asked)
@@ -432,15 +287,15 @@ def _beyond(sample: _Sample) -> tuple[Finding, Reading] | None:
 
 
 def _other_order(
-    asked: _Sample, results: Results, dataset: CocoDataset
+    asked: BoxSample, results: Results, dataset: CocoDataset
 ) -> tuple[Finding, Reading] | None:
     """Images numbered in the order of the annotations, where the numbers are ids of other images, too."""
     other = replace(asked.reading, image_ids="order")
     if asked.reading.image_ids != "ids" or (results.image_rows(dataset, "order") == UNKNOWN).any():
         return None
-    sample, share = _Sample(results, dataset, other), asked.hits(asked.asked).mean()
+    sample, share = BoxSample(results, dataset, other), asked.hits(asked.asked).mean()
     found = sample.hits(sample.asked).mean()
-    if not sample.is_plausible or found < max(LEAST_SHARE, LEAST_RATIO * share):
+    if not _is_plausible(sample) or found < max(LEAST_SHARE, LEAST_RATIO * share):
         return None
     evidence = (
         f"with images counted from 0 in the order of the annotations {found:.0%} of the boxes overlap an object, as"
@@ -457,7 +312,7 @@ def _classes(
     unknown = [
         n for n, label in zip(results.category_names, asked, strict=True) if label == UNKNOWN
     ]
-    sample = _Sample(results, dataset, reading)
+    sample = BoxSample(results, dataset, reading)
     corners = sample.asked
     place = results.categories[sample.rows]
     overlaps, agrees = sample.same_class(corners, asked[place])

@@ -42,7 +42,7 @@ from rethink_heads.evaluation.average_precision import (
     precision_at_recalls,
     weighted_precision,
 )
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     NO_OBJECT,
     Flags,
@@ -54,8 +54,14 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
-from rethink_heads.measure.store import Key
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    Array,
+    ImageBootstrap,
+    ImagesLeftOut,
+    Resampled,
+    effective_images,
+)
 
 MAIN_ERRORS = ("cls", "loc", "both", "dupe", "bkg", "miss")
 ERRORS = (*MAIN_ERRORS, "fp", "fn")
@@ -87,37 +93,14 @@ def detection_errors(
     Returns:
         A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
         "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The
-        mean is over the classes that have objects, as in COCO. An interval needs five images that have the error. Small
-        negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
+        mean is over the classes that have objects, as in COCO. An interval takes images that have the
+        error (:mod:`.bootstrap`). Small negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
 
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
     measure = partial(errors_of, iou_threshold=iou_threshold)
     return head_table(measure, detections, dataset, replicates, seed)
-
-
-def compare_errors(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What two heads lose to each error, and the differences a - b on the same draws of images.
-
-    Returns:
-        A row an error with "error" and the columns of ``average_precision.compare_precision``; positive where a
-        loses more to it.
-
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes.
-    """
-    measure = partial(errors_of, iou_threshold=iou_threshold)
-    return head_differences(measure, detections, dataset, a, b, replicates, seed)
 
 
 def errors_of(
@@ -140,25 +123,29 @@ def errors_of(
     for ranking in rankings:
         precision = precision_at_recalls(ranking).mean(axis=1)
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
-    replicates = in_draws(bootstrap, weighted_values)
-    images = _images_with(head, errors, truth)
+    draws = ImagesLeftOut(bootstrap.image_ids, bootstrap.replicates, bootstrap.seed)
     gains = Resampled(
         value.value[0],
-        replicates,
-        images,
-        images_each=truth.images_each(),
+        draws.spread_out(in_draws(draws, weighted_values)),
+        _images_with(head, errors, truth),
+        # Such draws vary as much as they should.
+        images_each=np.inf,
         is_zero_without=True,
     )
     return Quantities(gains, "error", ERRORS, "delta_ap", {"count": errors.counts})
 
 
-def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Indices:
-    """How many images have each of ERRORS (8,): the others say nothing of what it costs."""
+compare_errors = HeadComparison(errors_of)
+"""What two heads lose to each error: a row an "error", positive where a loses more to it."""
+
+
+def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:
+    """How many images bear on each of ERRORS (8,): those without it say nothing of what it costs."""
     images, kinds = head.images, errors.kinds
     with_error = {kind: images[kinds == number] for number, kind in enumerate(DETECTION_ERRORS)}
     with_error |= {"miss": truth.images[errors.missed], "fn": truth.images[errors.unmatched]}
     with_error["fp"] = images[kinds != NO_ERROR]
-    return np.array([len(np.unique(with_error[kind])) for kind in ERRORS])
+    return np.array([effective_images(np.bincount(with_error[kind])) for kind in ERRORS])
 
 
 def _rankings(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Iterator[Ranking]:

@@ -5,13 +5,19 @@ in an image by how often it was drawn. Images are those of the whole measurement
 objects of the size in question adds nothing to it. A replicate that drew nothing at all for a
 quantity gives nan and is left out of that quantity's interval.
 
-An interval is the value and Student's t times the replicates' standard deviation on either side, with one degree of
-freedom fewer than the images that bear on the value; of a correlation on Fisher's scale. The replicates of n images
-vary by (n - 1) / n of what n images vary, which is made up for; of a mean over classes, n is the images of one class on
-average. It is about the mean of the
-statistic over data sets of as many images. For means, spreads and correlations that is next to the value of all
-images that there could be. AP and calibration errors of few objects a class are larger on average than those of many
-(the ranking of few objects fits them by chance), and no interval mends that: compare AP of equally many images.
+An interval reaches from the value by Student's t times the replicates' standard deviation, with one degree of freedom
+fewer than the images that bear on the value. They count by their part in it, as (sum w)^2 / sum w^2 of the images'
+weights w: one crowded image among empty ones is about one image. The replicates of n images vary by (n - 1) / n of what
+n images vary, which is made up for; of a mean over classes, n is the images of one class on average. Correlations are
+taken on Fisher's scale, spreads on that of their logarithm. Towards the side where the replicates have their longer
+tail the interval reaches further, by Johnson's correction for skewness ("Modified t Tests and Confidence Intervals for
+Asymmetrical Populations", JASA 73, 1978): the mean of few skewed values, such as the PCC of single objects, lies
+mostly on one side of what it estimates, and together with too small a deviation.
+
+It is about the mean of the statistic over data sets of as many images. For means, spreads and correlations that is next
+to the value of all images that there could be. AP and calibration errors of few objects a class are larger on average
+than those of many (the ranking of few objects fits them by chance), and no interval mends that: compare AP of equally
+many images.
 
 Quantiles of the replicates, bias-corrected and accelerated or not, hold the truth less often: copies of an image
 raise each class's AP alike, so that the replicates of a mean over many classes lie beside the value, by more than their
@@ -22,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +40,8 @@ Statistic = Callable[[Array], Array]
 
 LEVEL = 0.95
 REPLICATES = 1000
-FEWEST_IMAGES = 5
-"""Of fewer images that bear on a value there is no interval: they do not tell how images differ."""
+FEWEST_IMAGES = 15
+"""Of fewer images that bear on a value there is no interval: so few do not tell how images differ."""
 # Replicates that differ by less of the value differ by rounding: no interval, since images that are all the same do
 # not tell how others would differ.
 ROUNDING = 1e-9
@@ -44,19 +50,46 @@ ROUNDING = 1e-9
 BLOCK_BYTES = 16 * 2**20
 
 
+class Scale(NamedTuple):
+    """On which the replicates of a statistic spread much the same, whatever its value: a function and its inverse."""
+
+    forth: Callable[[Array], Array]
+    back: Callable[[Array], Array]
+
+
+def _fisher(correlation: Array) -> Array:
+    """Fisher's z; finite at -1 and 1."""
+    return np.asarray(np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6)))
+
+
+def _log(spread: Array) -> Array:
+    """The logarithm; nan of 0."""
+    return np.log(np.where(spread > 0, spread, np.nan))
+
+
+PLAIN = Scale(np.asarray, np.asarray)
+FISHER = Scale(_fisher, np.tanh)
+LOG = Scale(_log, np.exp)
+
+
 class Limits(NamedTuple):
-    """Least and largest value of a statistic, and whether its interval is taken on Fisher's scale."""
+    """Of a statistic its least and largest value, the scale of its interval, and the fewest images that it takes.
+
+    The last is in units of FEWEST_IMAGES.
+    """
 
     low: float | Array
     high: float
-    is_correlation: bool = False
+    scale: Scale = PLAIN
+    fewest: float = 1.0
 
 
 ANY = Limits(-np.inf, np.inf)
-SPREAD = Limits(0.0, np.inf)
+MAGNITUDE = Limits(0.0, np.inf, LOG)
+# That of few images is decided by the one or two that lie farthest out.
+DEVIATION = Limits(0.0, np.inf, LOG, fewest=2.0)
 SHARE = Limits(0.0, 1.0)
-CORRELATION = Limits(-1.0, 1.0, is_correlation=True)
-MEAN_CORRELATION = Limits(-1.0, 1.0)
+CORRELATION = Limits(-1.0, 1.0, FISHER)
 
 
 @dataclass(frozen=True)
@@ -80,16 +113,17 @@ class Resampled:
     Attributes:
         value: (...) of all images.
         replicates: (B, ...).
-        images: (...) how many images bear on the statistic.
+        images: (...) how many images bear on the statistic, as :func:`effective_images`.
         limits: within which it lies.
-        images_each: of a mean over classes, how many images bear on one of them on average; None: it is no such mean.
+        images_each: of a mean over classes, how many images bear on one of them on average; None: it is no such mean;
+            infinitely many: the replicates vary as much as data sets do.
         is_zero_without: whether it is known to be 0 where no image bears on it, so that a difference rests on the
             images of either side.
     """
 
     value: Array
     replicates: Array
-    images: npt.NDArray[np.int64]
+    images: Array | npt.NDArray[np.int64]
     limits: Limits = ANY
     images_each: float | None = None
     is_zero_without: bool = False
@@ -108,23 +142,21 @@ class Resampled:
     def estimate(self, level: float = LEVEL) -> Estimate:
         """The value and its interval; nan where fewer than FEWEST_IMAGES bear on it, or nothing varies."""
         images = np.maximum(self.images, 2)
-        each = images if self.images_each is None else max(self.images_each, 2.0)
-        times = -scipy.special.stdtrit(images - 1, (1 - level) / 2) * np.sqrt(each / (each - 1))
-        reach = times * _deviation(self.replicates)
-        has_interval = (self.images >= FEWEST_IMAGES) & (
-            reach > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
-        )
-        low, high = self.value - reach, self.value + reach
-        if self.limits.is_correlation:
-            centre = _fisher(self.value)
-            reach = times * _deviation(_fisher(self.replicates))
-            low, high = np.tanh(centre - reach), np.tanh(centre + reach)
-        low = np.maximum(low, self.limits.low)
+        each = 1 / (images if self.images_each is None else max(self.images_each, 2.0))
+        forth, back = self.limits.scale
+        centre, replicates = forth(self.value), forth(self.replicates)
+        deviation = _deviation(replicates) / np.sqrt(1 - each)
+        times = -scipy.special.stdtrit(images - 1, (1 - level) / 2)
+        further = np.clip((1 + 2 * times**2) / 6 * _skewness(replicates), -times / 2, times / 2)
+        low = back(centre - (times + np.maximum(-further, 0)) * deviation)
+        high = back(centre + (times + np.maximum(further, 0)) * deviation)
         # Fisher's scale ends a little below 1.
         ends = (
-            np.minimum(low, self.value),
+            np.minimum(np.maximum(low, self.limits.low), self.value),
             np.maximum(np.minimum(high, self.limits.high), self.value),
         )
+        varies = _deviation(self.replicates) > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
+        has_interval = (self.images >= FEWEST_IMAGES * self.limits.fewest) & varies
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
 
 
@@ -141,18 +173,32 @@ def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
     return {name: np.atleast_1d(v) for name, v in (columns | {"excludes_zero": excludes}).items()}
 
 
-def _fisher(correlation: Array) -> Array:
-    """Fisher's z, of which the spread hardly depends on the correlation; finite at -1 and 1."""
-    return np.asarray(np.arctanh(np.clip(correlation, -1 + 1e-6, 1 - 1e-6)))
-
-
 def _deviation(replicates: Array) -> Array:
     """Standard deviation (...) over replicates (B, ...), nan left out; nan of fewer than two."""
+    count, moment = _central_moments(replicates)
+    return np.where(count > 1, np.sqrt(moment(2) * count / np.maximum(count - 1, 1)), np.nan)
+
+
+def _skewness(replicates: Array) -> Array:
+    """Skewness (...) of replicates (B, ...), nan left out; 0 where they do not differ."""
+    _, moment = _central_moments(replicates)
+    cubed = moment(2) ** 1.5
+    return np.asarray(moment(3) / np.where(cubed > 0, cubed, 1.0))
+
+
+def _central_moments(replicates: Array) -> tuple[Array, Callable[[int], Array]]:
+    """How many replicates (...) are not nan, and their central moment (...) of an order."""
     found = np.isfinite(replicates)
     count = found.sum(axis=0)
     mean = np.where(found, replicates, 0.0).sum(axis=0) / np.maximum(count, 1)
-    squares = (np.where(found, replicates - mean, 0.0) ** 2).sum(axis=0)
-    return np.where(count > 1, np.sqrt(squares / np.maximum(count - 1, 1)), np.nan)
+    centred = np.where(found, replicates - mean, 0.0)
+    return count, lambda order: (centred**order).sum(axis=0) / np.maximum(count, 1)
+
+
+def effective_images(weights: npt.NDArray[Any]) -> Array:
+    """How many images of equal weight (...) tell as much as images (I, ...) of these weights: (sum w)^2 / sum w^2."""
+    squares = (weights.astype(np.float64) ** 2).sum(axis=0)
+    return np.asarray(weights.sum(axis=0) ** 2 / np.where(squares > 0, squares, 1.0))
 
 
 @lru_cache(maxsize=2)
@@ -231,8 +277,8 @@ class ImageBootstrap:
     ) -> Resampled:
         """A statistic of all images and of the replicates.
 
-        An image bears on the statistic where the first of its M sums, a count, is not zero; of a statistic of several
-        counts, where any is not.
+        An image bears on the statistic by the first of its M sums, a count; of a statistic of several counts, by their
+        sum.
 
         Args:
             sums: (I, ..., M) per image.
@@ -242,10 +288,38 @@ class ImageBootstrap:
         """
         replicated = self.replicate(sums) if replicated is None else replicated
         value = statistic(sums.sum(axis=0)[None])[0]
-        bears = sums[..., 0] > 0
-        images = bears.any(axis=tuple(range(1 + value.ndim, bears.ndim))).sum(axis=0)
+        counts = sums[..., 0]
+        images = effective_images(counts.sum(axis=tuple(range(1 + value.ndim, counts.ndim))))
         return Resampled(value, statistic(replicated), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""
         return self.resample(sums, statistic, limits).estimate()
+
+
+class ImagesLeftOut(ImageBootstrap):
+    """Draws that leave out some images and have none twice: for statistics of neighbours in a ranking.
+
+    A copy of an image is next to it in every ranking, so that a bootstrap hardly breaks up a duplicate and the true
+    positive before it. Leaving out d of n images, a statistic varies by d / (n - d) of its variance, with its skewness
+    turned round (the delete-d jackknife: Shao and Wu, Annals of Statistics 17, 1989). With d / n = (1 - 1 / sqrt 5) / 2
+    that is as large as the bootstrap's.
+    """
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.uint16]:
+        """Whether each draw has each image: (B, I)."""
+        counts = np.ones((self.replicates, len(self.image_ids)), np.uint16)
+        counts[:, : self._number] = 0
+        return np.random.default_rng(self.seed).permuted(counts, axis=1)
+
+    @property
+    def _number(self) -> int:
+        return max(1, round(len(self.image_ids) * (1 - 5**-0.5) / 2))
+
+    def spread_out(self, draws: Array) -> Array:
+        """Replicates (B, ...) that vary about their mean as data sets do, from values (B, ...) of the draws."""
+        there = np.isfinite(draws)
+        mean = np.where(there, draws, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        left = len(self.image_ids) - self._number
+        return np.asarray(mean - np.sqrt(left / self._number) * (draws - mean))

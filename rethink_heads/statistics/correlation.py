@@ -13,10 +13,9 @@ from rethink_heads.measure.moments import SAMPLED_TOTALS
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
-    MEAN_CORRELATION,
+    DEVIATION,
     REPLICATES,
     SHARE,
-    SPREAD,
     Array,
     ImageBootstrap,
 )
@@ -82,7 +81,7 @@ def pearson(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     quantities = {
         "pcc": Quantity(range(6), pearson_correlation, CORRELATION),
-        "object_pcc": Quantity([6, 7], ratio, MEAN_CORRELATION),
+        "object_pcc": Quantity([6, 7], ratio, CORRELATION),
     }
     results = []
     for detector, head in measurements.keys:
@@ -187,7 +186,7 @@ def mean_and_spread(
     names = ("n", f"sum_{variable}", f"sum_{squares}", "sum_iou", "measured")
     quantities = {
         "mean": Quantity([0, 1], ratio, SHARE),
-        "std": Quantity([0, 1, 2], standard_deviation, SPREAD),
+        "std": Quantity([0, 1, 2], standard_deviation, DEVIATION),
     }
     if gain:
         quantities["gain"] = Quantity([0, 1, 3], difference_of_means)
@@ -267,7 +266,7 @@ class ObjectPccs:
         """Their mean over the objects that have one."""
         defined = np.isfinite(self.pcc)
         values = np.stack([defined, np.where(defined, self.pcc, 0)], 1).astype(np.float64)
-        return Columns(values, ratio, MEAN_CORRELATION)
+        return Columns(values, ratio, CORRELATION)
 
     def sampling_error(self, chosen: np.ndarray) -> float:
         """Standard error of the mean over some objects (O,)."""

@@ -40,12 +40,12 @@ from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
-    MEAN_CORRELATION,
     REPLICATES,
     Array,
     ImageBootstrap,
     Resampled,
     difference_columns,
+    effective_images,
 )
 from rethink_heads.statistics.sums import NO_VARIANCE, WHOLE_RANGE, Flags, bin_range, ratio
 
@@ -174,7 +174,7 @@ class RankedRows:
         """Spearman's correlation of some objects (O,), and of the replicates of their images."""
         rows = self.select(objects)
         image_ids = measurements.objects["image_id"].to_numpy()[rows.object]
-        return _replicates(*rows.spearman, image_ids, bootstrap)
+        return _replicates(*rows.spearman, rows.weight, image_ids, bootstrap)
 
     @property
     def sampling_error(self) -> float:
@@ -204,11 +204,15 @@ def rank_correlation(
 ) -> Resampled:
     """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,)."""
     value, slope = weighted_spearman(numbered(x), numbered(y), weight)
-    return _replicates(value, slope, image_ids, bootstrap)
+    return _replicates(value, slope, weight, image_ids, bootstrap)
 
 
 def _replicates(
-    value: float, slope: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
+    value: float,
+    slope: Array,
+    weight: Array,
+    image_ids: npt.NDArray[np.int64],
+    bootstrap: ImageBootstrap,
 ) -> Resampled:
     """A rank correlation and its replicates, to the first order in how often each image (N,) was drawn.
 
@@ -222,7 +226,8 @@ def _replicates(
         change = bootstrap.replicate(by_image) - by_image.sum()
         bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)
         replicates = np.tanh(np.arctanh(bounded) + change / (1 - bounded**2))
-    return Resampled(np.array(value), replicates, np.array(len(np.unique(images))), CORRELATION)
+    bearing = effective_images(np.bincount(images, weight))
+    return Resampled(np.array(value), replicates, bearing, CORRELATION)
 
 
 def numbered(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -370,7 +375,7 @@ def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     varies = (xx > 0) & (yy > 0)
     values = np.where(varies, xy / np.sqrt(np.where(varies, xx * yy, 1)), 0)
     sums = np.stack([varies, values], axis=1)
-    resampled = bootstrap.resample(sums, ratio, limits=MEAN_CORRELATION)
+    resampled = bootstrap.resample(sums, ratio, limits=CORRELATION)
     return _Level(resampled, int(varies.sum()))
 
 
@@ -393,7 +398,7 @@ def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     resampled = Resampled(
         np.array(np.mean([each.value for each in defined]) if defined else np.nan),
         np.mean([each.replicates for each in defined], axis=0) if defined else nothing,
-        np.array(boxes["image_id"].nunique() if is_enough else 0),
-        MEAN_CORRELATION,
+        effective_images(boxes["image_id"].value_counts().to_numpy() * bool(is_enough)),
+        CORRELATION,
     )
     return _Level(resampled, len(defined))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, SPREAD, ImageBootstrap
+from rethink_heads.statistics.bootstrap import MAGNITUDE, REPLICATES, ImageBootstrap
 from rethink_heads.statistics.correlation import mean_and_spread
 from rethink_heads.statistics.sums import (
     Quantity,
@@ -61,8 +61,8 @@ def error_components(
         first = len(columns)
         columns += [f"sum_{error}", f"sum_{error}_{error}", f"sum_abs_{error}"]
         quantities[error, "mean"] = Quantity([0, first], ratio)
-        quantities[error, "rms"] = Quantity([0, first + 1], root_mean_square, SPREAD)
-        quantities[error, "mae"] = Quantity([0, first + 2], ratio, SPREAD)
+        quantities[error, "rms"] = Quantity([0, first + 1], root_mean_square, MAGNITUDE)
+        quantities[error, "mae"] = Quantity([0, first + 2], ratio, MAGNITUDE)
     results = []
     for detector, head in measurements.keys:
         key = detector, head

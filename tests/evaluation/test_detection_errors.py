@@ -232,7 +232,7 @@ def test_intervals_and_differences(tmp_path: Path) -> None:
     both = pd.concat([a, b], ignore_index=True)
     table = detection_errors(both, dataset, replicates=100).set_index(["head", "error"])
     for head in ("fc", "conv"):
-        # Errors in fewer than five images have no interval.
+        # Errors in few images have no interval.
         rows = table.loc[head].dropna()
         assert {"cls", "miss", "fp", "fn"} <= set(rows.index)
         assert (

@@ -10,10 +10,11 @@ from statistics import stdev
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import t
+from scipy.stats import skew, t
 
 from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.store import SIZES, Measurements
+from rethink_heads.statistics import bootstrap
 from tests.frames import from_frames, reduce_values
 
 
@@ -95,18 +96,31 @@ def simulated() -> Simulated:
     return simulate()
 
 
+@pytest.fixture(autouse=True)
+def few_images_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of fewer images than the package gives any of: these data are small."""
+    monkeypatch.setattr(bootstrap, "FEWEST_IMAGES", 2)
+
+
 @pytest.fixture(scope="session")
 def interval_by_hand() -> Callable[..., tuple[float, float]]:
-    """The 95% interval of one number, written down a second time: replicates, value, images that bear on it."""
+    """The 95% interval of one number, written down a second time: replicates, value, weights of the images."""
 
     def interval(
-        replicates: Sequence[float], value: float, images: int, is_correlation: bool = False
+        replicates: Sequence[float],
+        value: float,
+        weights: Sequence[float],
+        is_correlation: bool = False,
     ) -> tuple[float, float]:
+        images = sum(weights) ** 2 / sum(w**2 for w in weights)
         found = [r for r in replicates if not math.isnan(r)]
         if is_correlation:
             found, value = [math.atanh(r) for r in found], math.atanh(value)
-        reach = t(images - 1).ppf(0.975) * (images / (images - 1)) ** 0.5 * stdev(found)
-        ends = value - reach, value + reach
+        times = t(images - 1).ppf(0.975)
+        deviation = (images / (images - 1)) ** 0.5 * stdev(found)
+        more = float(skew(found)) / 6 * (1 + 2 * times**2)
+        below, above = (times + min(max(each, 0), times / 2) for each in (-more, more))
+        ends = value - below * deviation, value + above * deviation
         return tuple(math.tanh(end) for end in ends) if is_correlation else ends
 
     return interval

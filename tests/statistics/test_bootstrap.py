@@ -7,14 +7,20 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, skew
 
+from rethink_heads.statistics import bootstrap
 from rethink_heads.statistics.bootstrap import (
     ANY,
     CORRELATION,
+    DEVIATION,
+    FEWEST_IMAGES,
     SHARE,
     ImageBootstrap,
+    ImagesLeftOut,
+    Limits,
     Resampled,
+    effective_images,
 )
 from rethink_heads.statistics.sums import pearson_correlation, ratio
 
@@ -95,7 +101,10 @@ def test_interval_against_one_computed_by_hand(
     for place, images in ((0, 9), (1, 5)):
         replicates = [float(mean_score(drawn @ sums[:, place])) for drawn in bootstrap.weights]
         low, high = interval_by_hand(
-            replicates, float(estimate.value[place]), images, is_correlation=limits == CORRELATION
+            replicates,
+            float(estimate.value[place]),
+            [1.0] * images,
+            is_correlation=limits == CORRELATION,
         )
         assert estimate.low[place] == pytest.approx(low)
         assert estimate.high[place] == pytest.approx(high)
@@ -107,6 +116,7 @@ def test_replicates_without_data_are_left_out() -> None:
     replicates[:, 2] = np.nan
     value, images = np.array([50.0, 50.0, np.nan]), np.full(3, 10_000_000)
     estimate = Resampled(value, replicates, images).estimate(level=0.9)
+    # Not skewed.
     reach = [norm.ppf(0.95) * np.std(found, ddof=1) for found in (range(101), range(0, 101, 2))]
     np.testing.assert_allclose(estimate.high - 50, [*reach, np.nan], atol=1e-4)
     np.testing.assert_allclose(50 - estimate.low, [*reach, np.nan], atol=1e-4)
@@ -149,13 +159,66 @@ def test_a_difference_is_taken_replicate_by_replicate() -> None:
     assert a.estimate().high - a.estimate().low > 0.5
 
 
-@pytest.mark.parametrize(("images", "has_interval"), [(1, False), (4, False), (5, True)])
-def test_few_images_give_no_interval(images: int, has_interval: bool) -> None:
-    sums = np.zeros((9, 2))
-    sums[:images] = [[1, place] for place in range(images)]
-    estimate = ImageBootstrap(range(9), 100).estimate(sums, ratio)
-    assert estimate.value == (images - 1) / 2
+@pytest.mark.parametrize(
+    ("images", "limits", "has_interval"),
+    [
+        (1, ANY, False),
+        (FEWEST_IMAGES - 1, ANY, False),
+        (FEWEST_IMAGES, ANY, True),
+        (2 * FEWEST_IMAGES - 1, DEVIATION, False),
+        (2 * FEWEST_IMAGES, DEVIATION, True),
+    ],
+)
+def test_few_images_give_no_interval(
+    monkeypatch: pytest.MonkeyPatch, images: int, limits: Limits, has_interval: bool
+) -> None:
+    monkeypatch.setattr(bootstrap, "FEWEST_IMAGES", FEWEST_IMAGES)
+    sums = np.zeros((40, 2))
+    sums[:images] = [[1, 1 + place] for place in range(images)]
+    estimate = ImageBootstrap(range(40), 100).estimate(sums, ratio, limits)
+    assert estimate.value == (images + 1) / 2
     assert np.isfinite([estimate.low, estimate.high]).tolist() == [has_interval] * 2
+
+
+def test_images_count_by_their_part() -> None:
+    np.testing.assert_allclose(
+        effective_images(np.array([[1, 2, 0], [1, 0, 0], [1, 2, 0]])), [3, 2, 0]
+    )
+    # One image with nearly everything is one image.
+    assert effective_images(np.array([1000, *[1] * 99])) == pytest.approx(1.2, abs=0.01)
+    sums = np.random.default_rng(0).random((30, 2))
+    found = ImageBootstrap(range(30), 10).resample(sums, ratio)
+    assert found.images == pytest.approx(sums[:, 0].sum() ** 2 / (sums[:, 0] ** 2).sum())
+
+
+def test_a_skewed_statistic_reaches_further_towards_its_tail() -> None:
+    values = np.random.default_rng(0).exponential(size=30)
+    for sign in (1, -1):
+        sums = np.stack([np.ones(30), sign * values], axis=-1)
+        found = ImageBootstrap(range(30), 2000).estimate(sums, ratio)
+        above, below = found.high - found.value, found.value - found.low
+        assert (above > 1.1 * below) if sign > 0 else (below > 1.1 * above)
+
+
+def test_draws_that_leave_images_out_vary_as_a_bootstrap_does() -> None:
+    """Deviation and skewness of a mean are those of its images."""
+    values = np.random.default_rng(0).exponential(size=60)
+    draws = ImagesLeftOut(range(60), 20_000)
+    counts = draws.counts.astype(float)
+    assert set(np.unique(counts)) == {0, 1}
+    assert set(counts.sum(axis=1)) == {43}
+    replicates = draws.spread_out(counts @ values / 43)
+    assert replicates.mean() == pytest.approx(values.mean(), abs=0.01)
+    assert replicates.std() == pytest.approx(values.std(ddof=1) / 60**0.5, rel=0.02)
+    assert skew(replicates) == pytest.approx(skew(values) / 60**0.5, rel=0.15)
+
+
+def test_draws_without_a_value_are_left_out_of_what_they_spread_about() -> None:
+    draws = ImagesLeftOut(range(20), 5)
+    values = np.array([1.0, 2.0, np.nan, 3.0, 2.0])
+    found = draws.spread_out(values)
+    assert np.nanmean(found) == pytest.approx(2)
+    assert np.isnan(found).tolist() == np.isnan(values).tolist()
 
 
 def test_no_image_gives_nan() -> None:

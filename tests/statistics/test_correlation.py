@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
-from rethink_heads.statistics.bootstrap import FEWEST_IMAGES, ImageBootstrap, Resampled
+from rethink_heads.statistics import bootstrap
+from rethink_heads.statistics.bootstrap import ImageBootstrap, Resampled
 from rethink_heads.statistics.correlation import (
     object_correlations,
     pearson,
@@ -74,11 +75,11 @@ def test_pearson_interval_against_resampled_raw_rows(
         [drawn_statistics(np.repeat(bootstrap.image_ids, drawn)) for drawn in draws]
     )
     row = row_of(frame, "fc", "medium")
-    for place, name in enumerate(["pcc", "object_pcc"]):
+    proposals = [len(rows) for rows in by_image.values()]
+    objects = [rows["object_id"].nunique() for rows in by_image.values()]
+    for place, (name, weights) in enumerate([("pcc", proposals), ("object_pcc", objects)]):
         value, low, high = row[[name, f"{name}_low", f"{name}_high"]]
-        expected = interval_by_hand(
-            replicates[:, place], value, len(by_image), is_correlation=name == "pcc"
-        )
+        expected = interval_by_hand(replicates[:, place], value, weights, is_correlation=True)
         np.testing.assert_allclose([low, high], expected, atol=1e-10)
 
 
@@ -234,12 +235,14 @@ def test_score_by_iou_against_raw_rows(simulated: Any, size: str) -> None:
         assert row["mean"] == pytest.approx(rows["score"].mean())
         assert row["std"] == pytest.approx(rows["score"].std(ddof=0), abs=1e-7)
         ends = np.array([[row["mean_low"], row["mean_high"]], [row["std_low"], row["std_high"]]])
-        if rows["image_id"].nunique() < FEWEST_IMAGES:
-            assert np.isnan(ends).all()
-        else:
-            # Scores that are all the same have no spread, and it no interval.
-            assert ((ends[:, 0] < ends[:, 1]) | np.isnan(ends).all(axis=1)).all()
-            assert np.isfinite(ends[0]).all() == (rows["score"].std() > 1e-9)
+        weights = rows["image_id"].value_counts()
+        images = weights.sum() ** 2 / (weights**2).sum()
+        # Scores that are all the same have no spread, and it no interval; a spread takes twice as many images.
+        varies = rows["score"].std() > 1e-9
+        for place, fewest in enumerate((1, 2)):
+            low, high = ends[place]
+            has_interval = varies and images >= fewest * bootstrap.FEWEST_IMAGES
+            assert low < high if has_interval else np.isnan([low, high]).all()
 
 
 def drawn_rows(whole: pd.DataFrame, per_bin: int, seed: int) -> pd.DataFrame:

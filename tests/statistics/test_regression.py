@@ -32,7 +32,8 @@ def test_regressed_iou_and_gain_against_raw_rows(
         np.concatenate([by_image.get(i, []) for i in np.repeat(bootstrap.image_ids, drawn)]).mean()
         for drawn in bootstrap.weights.astype(int)
     ]
-    expected = interval_by_hand(means, gain.mean(), len(by_image))
+    weights = [len(values) for values in by_image.values()]
+    expected = interval_by_hand(means, gain.mean(), weights)
     np.testing.assert_allclose([row["gain_low"], row["gain_high"]], expected, atol=1e-12)
 
 

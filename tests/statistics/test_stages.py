@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from rethink_heads.errors import UserError
 from rethink_heads.report.results import stage_tables
-from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
+from rethink_heads.statistics import bootstrap
 from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
 from tests.frames import from_frames
@@ -85,7 +85,8 @@ def test_values_are_scipys(iou_range: tuple[float, float]) -> None:
                 assert of["pcc"] == pytest.approx(pearsonr(iou, score).statistic)
                 assert of["spearman"] == pytest.approx(spearmanr(iou, score).statistic)
                 assert (of["n"], of["objects"]) == (len(iou), chosen["object_id"].nunique())
-                has_interval = chosen["image_id"].nunique() >= FEWEST_IMAGES
+                weights = chosen["image_id"].value_counts()
+                has_interval = weights.sum() ** 2 / (weights**2).sum() >= bootstrap.FEWEST_IMAGES
                 for name in ("pcc", "spearman"):
                     low, high = of[f"{name}_low"], of[f"{name}_high"]
                     assert low < of[name] < high if has_interval else np.isnan([low, high]).all()
@@ -106,7 +107,8 @@ def test_the_interval_is_that_of_resampled_images(
 
     draws = np.random.default_rng(0).integers(0, len(images), size=(50, len(images)))
     replicates = [pcc([images[place] for place in draw]) for draw in draws]
-    low, high = interval_by_hand(replicates, pcc(images), len(images), is_correlation=True)
+    weights = [len(rows) for rows in by_image.values()]
+    low, high = interval_by_hand(replicates, pcc(images), weights, is_correlation=True)
     assert (found["pcc_low"], found["pcc_high"]) == pytest.approx((low, high), abs=1e-9)
 
 
