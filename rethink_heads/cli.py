@@ -23,6 +23,7 @@ COMMANDS = {
     "demo": "Train a small detector with both heads, measure both, draw the figures (some minutes).",
     "train": "Train a detector, or go on with an interrupted training.",
     "evaluate": "Print COCO's average precisions of each head on a run's test split or other data.",
+    "diagnose": "Say where average precision is lost, and what would win it back.",
     "correlate": "Correlation of score and IoU, by object size (paper Figures 2 and 3).",
     "regress": "Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).",
     "sensitivity": "Spatial sensitivity: how similar RoI positions are, and what a head does when they change.",

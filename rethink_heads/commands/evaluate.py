@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -166,13 +167,69 @@ def command(
     chosen = StudyOptions(
         detectors, head, data, MeasuringOptions(max_images=max_images), device=device
     )
-    heads_asked = asked_heads(chosen)
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
-        _check_folder(output)
-    subjects = [] if files_alone(results, detectors) else resolve(open_runs(chosen), chosen)
-    files = open_files(results, data, subjects)
+        check_folder(output)
+    asked = detect_asked(chosen, results, compare=compare, fusion=fusion)
+    found = asked.found
+    rank_zero_only()
+    if save_detections is not None:
+        _save(found, save_detections)
+    if asked.different and (asked.compare or output is not None):
+        raise UserError(asked.different)
+    options: dict[str, Any] = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
+    options["seed"] = asked.seed if seed is None else seed
+    if draws is not None:
+        options["replicates"] = draws
+    tables = _tables(found, options, compare=not asked.different)
+    written = write_evaluation(found, tables, output, complete=head is None)
+    report(found, tables, written, screen)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command is asked about, detected.
+
+    Attributes:
+        subjects: the detectors, in the order of the first entries of ``found``.
+        found: final detections of each detector and file.
+        compare: whether they were asked to be comparable.
+        different: what is said of data that are not the same for all; nothing where they are.
+    """
+
+    subjects: list[Subject]
+    found: list[Evaluated]
+    compare: bool
+    different: str
+
+    @property
+    def seed(self) -> int:
+        """The first detector's seed."""
+        return self.subjects[0].run.config.seed if self.subjects else 0
+
+
+def detect_asked(
+    chosen: StudyOptions,
+    results: ResultsOptions,
+    *,
+    compare: bool = False,
+    fusion: str | None = None,
+) -> Asked:
+    """Open the detectors and files that options name, and detect where it was not done before.
+
+    Args:
+        chosen, results: the options.
+        compare: look at all of them on the classes that all have; files and several models always are.
+        fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
+
+    Raises:
+        UserError: something cannot be read, or a head is not there.
+    """
+    heads_asked = asked_heads(chosen)
+    alone = files_alone(results, chosen.detectors)
+    subjects = [] if alone else resolve(open_runs(chosen), chosen)
+    files = open_files(results, chosen.data, subjects)
     compare = compare or bool(files) or is_of_detectors([subject.run for subject in subjects])
     if compare and subjects:
         subjects = _with_detections(subjects)
@@ -182,24 +239,16 @@ def command(
         _check_fused(runs, heads_of)
     if compare and subjects:
         subjects = on_common_classes(subjects)
-    found: list[Evaluated] = [
-        subject.detect(heads, max_images, fusion)
+    images = chosen.measuring.max_images
+    detected = [
+        subject.detect(heads, images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
-    found += on_same_data(files, found[0].dataset if found else None, max_images)
-    rank_zero_only()
-    if save_detections is not None:
-        _save(found, save_detections)
-    different = _different_data(found)
-    if different and (compare or output is not None):
-        raise UserError(different)
-    options: dict[str, Any] = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
-    options["seed"] = (runs[0].config.seed if runs else 0) if seed is None else seed
-    if draws is not None:
-        options["replicates"] = draws
-    tables = _tables(found, options, compare=not different)
-    written = _write(found, tables, output, complete=head is None)
-    report(found, tables, written, screen)
+    found: list[Evaluated] = [
+        *detected,
+        *on_same_data(files, detected[0].dataset if detected else None, images),
+    ]
+    return Asked(subjects, found, compare, _different_data(found))
 
 
 def report(
@@ -268,7 +317,7 @@ def report(
     )
 
 
-def _check_folder(output: Path) -> None:
+def check_folder(output: Path) -> None:
     """Raise UserError before the detecting, which takes long, where nothing can be written."""
     there = next(place for place in (output, *output.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
@@ -368,7 +417,7 @@ def _save(found: Sequence[Evaluated], path: Path) -> None:
             log(f"written: {len(rows):,} detections of {detector}/{head} in {target}")
 
 
-def _write(
+def write_evaluation(
     found: Sequence[Evaluated], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
     from rethink_heads.report.results import write_results

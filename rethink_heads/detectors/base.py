@@ -18,6 +18,8 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
+from rethink_heads.suppression import Suppression
+
 Features = Any
 """An image's features as a detector keeps them: opaque to the analyses, computed once an image."""
 
@@ -114,6 +116,16 @@ class SupportsWeightMaps(Protocol):
 
     def weight_maps(self) -> dict[str, Tensor]:
         """By branch with a fully connected first layer: its weights by RoI position, (weights, S, S)."""
+        ...
+
+
+@runtime_checkable
+class SupportsSuppression(Protocol):
+    """A detector that says how it makes detections of scores and boxes; of others torchvision's rule is taken."""
+
+    @property
+    def suppression(self) -> Suppression:
+        """The threshold of score, NMS by class and the cut to the best."""
         ...
 
 

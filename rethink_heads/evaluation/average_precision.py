@@ -30,7 +30,7 @@ import scipy.sparse
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.coco_json import read_json
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     AREAS,
     THRESHOLDS,
@@ -42,7 +42,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.machine import core_count
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     SHARE,
@@ -145,37 +144,16 @@ def precision_table(
     return head_table(average_precisions, detections, dataset, replicates, seed)
 
 
-def compare_precision(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The average precisions of two heads and their differences a - b on the same draws of images.
-
-    Args:
-        detections, dataset, replicates, seed: as of :func:`precision_table`.
-        a, b: (detector, head).
-
-    Returns:
-        A row a metric with "metric", "a", "b" (as "detector/head"), "value_a", "value_b", "difference",
-        "difference_low", "difference_high" and "excludes_zero".
-
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes.
-    """
-    return head_differences(average_precisions, detections, dataset, a, b, replicates, seed)
-
-
 def average_precisions(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
 ) -> Quantities:
     """One head's rows of :func:`precision_table`."""
     resampled = resampled_precision(head, truth, bootstrap)
     return Quantities(resampled, "metric", AP_NAMES, "value", {"images": resampled.images})
+
+
+compare_precision = HeadComparison(average_precisions)
+"""The average precisions of two heads: a row a "metric"."""
 
 
 def resampled_precision(

@@ -12,7 +12,7 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import RECALLS, Weights
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table, keys_of
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table, keys_of
 from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked
 from rethink_heads.evaluation.matching import (
     AREAS,
@@ -26,7 +26,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.evaluation.mending import precision_and_derivatives
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
     REPLICATES,
@@ -79,24 +78,6 @@ def class_table(
     return head_table(class_values, detections, dataset, replicates, seed)
 
 
-def compare_classes(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """AP of two heads by class and size, and the differences a - b on the same draws of images.
-
-    Returns:
-        A row a class and size with "label", "class_name", "size" and the columns of
-        ``average_precision.compare_precision``.
-    """
-    return head_differences(class_values, detections, dataset, a, b, replicates, seed)
-
-
 def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
     """One head's rows of :func:`class_table`."""
     matches = match_detections(truth, head)
@@ -142,6 +123,10 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
     }
     labels = [cell.label for cell in cells]
     return Quantities(resampled["ap"], "label", labels, "ap", columns, keys=keys)
+
+
+compare_classes = HeadComparison(class_values)
+"""AP of two heads: a row a class and size, "label", "class_name" and "size"."""
 
 
 @dataclass(frozen=True)

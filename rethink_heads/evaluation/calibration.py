@@ -23,7 +23,7 @@ import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     GroundTruth,
     HeadDetections,
@@ -32,7 +32,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     SHARE,
@@ -119,28 +118,6 @@ def calibration_errors(
     return head_table(measure, detections, dataset, replicates, seed)
 
 
-def compare_calibration(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The calibration errors of two heads and their differences a - b on the same draws of images.
-
-    Returns:
-        A row an error with "error" and the columns of ``average_precision.compare_precision``.
-
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes.
-    """
-    measure = partial(calibration_of, iou_threshold=iou_threshold)
-    return head_differences(measure, detections, dataset, a, b, replicates, seed)
-
-
 @dataclass(frozen=True)
 class Scored:
     """N detections that count.
@@ -212,6 +189,10 @@ def calibration_of(
     return Quantities(
         resampled, "error", CALIBRATION_ERRORS, "value", count, {"reliability": curve}
     )
+
+
+compare_calibration = HeadComparison(calibration_of)
+"""The calibration errors of two heads: a row an "error"."""
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:

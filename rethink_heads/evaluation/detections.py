@@ -11,7 +11,12 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
 from rethink_heads.measure.store import Key
-from rethink_heads.statistics.bootstrap import ImageBootstrap, Resampled, difference_columns
+from rethink_heads.statistics.bootstrap import (
+    REPLICATES,
+    ImageBootstrap,
+    Resampled,
+    difference_columns,
+)
 
 
 @dataclass(frozen=True)
@@ -77,27 +82,46 @@ def head_table(
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def head_differences(
-    measure: Measure,
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    replicates: int,
-    seed: int,
-) -> pd.DataFrame:
-    """The differences of two heads, a - b.
+@dataclass(frozen=True)
+class HeadComparison:
+    """The comparison of two heads by one measure, on the same draws of images.
 
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes than the dataset's.
+    Attributes:
+        measure: what is compared.
     """
-    truth = GroundTruth(dataset, detections)
-    bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    first, second = (
-        measure(truth.detections_of(detections, key, needed=True), truth, bootstrap)
-        for key in (a, b)
-    )
-    return first.less(second, a, b)
+
+    measure: Callable[..., Quantities]
+
+    def __call__(
+        self,
+        detections: pd.DataFrame,
+        dataset: CocoDataset,
+        a: Key,
+        b: Key,
+        *,
+        replicates: int = REPLICATES,
+        seed: int = 0,
+        **options: Any,
+    ) -> pd.DataFrame:
+        """Compare two heads.
+
+        Args:
+            detections, dataset, replicates, seed: as of ``average_precision.precision_table``.
+            a, b: (detector, head).
+            options: of the measure, such as ``iou_threshold``.
+
+        Returns:
+            A row a quantity: its name, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
+            "difference_low", "difference_high" and "excludes_zero".
+
+        Raises:
+            UserError: no detections of a head, or detections in other images or of other classes than the dataset's.
+        """
+        truth = GroundTruth(dataset, detections)
+        bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
+        heads = [truth.detections_of(detections, key, needed=True) for key in (a, b)]
+        first, second = (self.measure(head, truth, bootstrap, **options) for head in heads)
+        return first.less(second, a, b)
 
 
 def detection_tables(

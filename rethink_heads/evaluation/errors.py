@@ -42,7 +42,7 @@ from rethink_heads.evaluation.average_precision import (
     precision_at_recalls,
     weighted_precision,
 )
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     NO_OBJECT,
     Flags,
@@ -54,7 +54,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     Array,
@@ -104,29 +103,6 @@ def detection_errors(
     return head_table(measure, detections, dataset, replicates, seed)
 
 
-def compare_errors(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What two heads lose to each error, and the differences a - b on the same draws of images.
-
-    Returns:
-        A row an error with "error" and the columns of ``average_precision.compare_precision``; positive where a
-        loses more to it.
-
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes.
-    """
-    measure = partial(errors_of, iou_threshold=iou_threshold)
-    return head_differences(measure, detections, dataset, a, b, replicates, seed)
-
-
 def errors_of(
     head: HeadDetections,
     truth: GroundTruth,
@@ -157,6 +133,10 @@ def errors_of(
         is_zero_without=True,
     )
     return Quantities(gains, "error", ERRORS, "delta_ap", {"count": errors.counts})
+
+
+compare_errors = HeadComparison(errors_of)
+"""What two heads lose to each error: a row an "error", positive where a loses more to it."""
 
 
 def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:

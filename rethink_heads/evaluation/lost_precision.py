@@ -22,7 +22,7 @@ Intervals come from the derivatives of AP by the weight of each image (the infin
 first-order one, the value plus the derivatives times what its weights differ from 1, and goes the way of all
 replicates (:mod:`.bootstrap`), paired between heads as they are. The derivative takes AP as the area under the same
 precision, not as its mean at 101 recalls, whose steps have no derivative; and classes stay in the mean whose images a
-replicate does not draw. benchmarks/README.md has how often these intervals hold the truth.
+replicate does not draw. How often these intervals hold is in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.causes import CAUSES
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import THRESHOLDS, GroundTruth, HeadDetections
 from rethink_heads.evaluation.mending import (
     ORACLES,
@@ -44,7 +44,6 @@ from rethink_heads.evaluation.mending import (
     LostPrecision,
     analyse,
 )
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
 
 
@@ -101,50 +100,6 @@ def exchange_rate(
     return head_table(exchange_rate_of, detections, dataset, replicates, seed)
 
 
-def compare_lost_precision(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The shares of two heads and their differences a - b on the same draws of images.
-
-    Returns:
-        A row a cause with "cause" and the columns of ``average_precision.compare_precision``; positive where a
-        loses more to it.
-    """
-    return head_differences(lost_precision_of, detections, dataset, a, b, replicates, seed)
-
-
-def compare_oracles(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The same of AP with each cause alone mended."""
-    return head_differences(oracles_of, detections, dataset, a, b, replicates, seed)
-
-
-def compare_exchange_rate(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """The same of AP at each "step" of the ranking."""
-    return head_differences(exchange_rate_of, detections, dataset, a, b, replicates, seed)
-
-
 def lost_precision_of(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
 ) -> Quantities:
@@ -159,9 +114,17 @@ def lost_precision_of(
     return Quantities(shares, "cause", CAUSES, "share", {**oracles, "count": lost.counts}, curves)
 
 
+compare_lost_precision = HeadComparison(lost_precision_of)
+"""The shares of two heads: a row a "cause", positive where a loses more to it."""
+
+
 def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
     """One head's AP with each cause alone mended: for comparisons."""
     return Quantities(analyse(head, truth).resampled(bootstrap, ORACLES), "cause", CAUSES, "oracle")
+
+
+compare_oracles = HeadComparison(oracles_of)
+"""AP of two heads with each cause alone mended: a row a "cause"."""
 
 
 def exchange_rate_of(
@@ -171,6 +134,10 @@ def exchange_rate_of(
     lost = analyse(head, truth)
     steps = lost.resampled(bootstrap, STEP_VALUES)
     return Quantities(steps, "step", STEPS.tolist(), "ap", {"pcc": lost.pcc})
+
+
+compare_exchange_rate = HeadComparison(exchange_rate_of)
+"""AP of two heads as their rankings move: a row a "step"."""
 
 
 def _by_threshold(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
-from rethink_heads.evaluation.detections import Quantities, head_differences, head_table
+from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     Flags,
     GroundTruth,
@@ -38,7 +38,6 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
-from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     SHARE,
@@ -76,25 +75,6 @@ def localization_recall_precision(
     return head_table(measure, detections, dataset, replicates, seed)
 
 
-def compare_lrp(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    a: Key,
-    b: Key,
-    *,
-    iou_threshold: float = FOREGROUND_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """oLRP and its parts of two heads and their differences a - b on the same draws of images.
-
-    Returns:
-        A row a part with "part" and the columns of ``average_precision.compare_precision``; positive where a is worse.
-    """
-    measure = partial(lrp_of, iou_threshold=iou_threshold)
-    return head_differences(measure, detections, dataset, a, b, replicates, seed)
-
-
 def lrp_of(
     head: HeadDetections,
     truth: GroundTruth,
@@ -124,6 +104,10 @@ def lrp_of(
     images = np.full(len(value), bears.sum())
     resampled = Resampled(value, replicates, images, SHARE, truth.images_each())
     return Quantities(resampled, "part", LRP_PARTS, "value")
+
+
+compare_lrp = HeadComparison(lrp_of)
+"""oLRP and its parts of two heads: a row a "part", positive where a is worse."""
 
 
 @dataclass(frozen=True)

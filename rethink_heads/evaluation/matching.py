@@ -76,6 +76,7 @@ class GroundTruth:
         labels: (G,) class 0..K-1 of each object; images: (G,) index of its image, ascending.
         boxes: (G, 4) x, y, width, height in px of the original image.
         areas: (G,) px^2, the box's where the file gives none; crowd: (G,) whether it is one.
+        ids: (G,) the file's.
     """
 
     def __init__(self, dataset: CocoDataset, detections: pd.DataFrame | None = None) -> None:
@@ -96,6 +97,7 @@ class GroundTruth:
         areas = annotated.areas[order]
         self.areas: Array = np.where(np.isnan(areas), self.boxes[:, 2:].prod(axis=1), areas)
         self.crowd: Flags = annotated.crowd[order]
+        self.ids: Indices = annotated.ids[order]
         if detections is not None:
             self.check(detections)
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 _BEGUN = "begun.json"
 # Images whose rows are held at once while they are put together.
-_IMAGES_AT_ONCE = 256
+IMAGES_AT_ONCE = 256
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
 
 
@@ -272,8 +272,8 @@ def frames_by_image(
             # A page with a wrong bit can be read without an error otherwise, as other numbers.
             pq.ParquetWriter(temporary, named, write_page_checksum=True) as writer,
         ):
-            for start in range(0, len(parts), _IMAGES_AT_ONCE):
-                some = [read_table(part)[0] for part in parts[start : start + _IMAGES_AT_ONCE]]
+            for start in range(0, len(parts), IMAGES_AT_ONCE):
+                some = [read_table(part)[0] for part in parts[start : start + IMAGES_AT_ONCE]]
                 whole = pa.concat_tables([each.select(schema.names).cast(schema) for each in some])
                 writer.write_table(_labelled(whole, detector).cast(named))
 
@@ -301,6 +301,9 @@ def rename_detector(folder: Path, detector: str) -> None:
 
     def is_named(path: Path) -> bool:
         with reading_parquet(path), pq.ParquetFile(path) as file:
+            if "detector" not in file.schema_arrow.names:
+                # Of several detectors, as candidates are: their file has no such column.
+                return True
             first = next(file.iter_batches(1, columns=["detector"]), None)
         return not first or first["detector"][0].as_py() == detector
 

@@ -36,6 +36,7 @@ from rethink_heads.paper import (
 )
 from rethink_heads.plots import detections as drawn_detections
 from rethink_heads.plots import figures
+from rethink_heads.plots import lost_precision as lost_figures
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError, naming_data
 from rethink_heads.statistics.bootstrap import REPLICATES
@@ -334,6 +335,17 @@ def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
     ):
         if needed[0] in tables:
             drawings[draw.__name__] = partial(draw, *(tables[each] for each in needed))
+    if "lost_precision" in tables and "lost_by_threshold" in tables:
+        drawings["lost_precision"] = lambda: lost_figures.shares(
+            tables["lost_by_threshold"], tables["lost_precision"]
+        )
+    for name, draw in (
+        ("exchange_rate", lost_figures.exchange_rate),
+        ("recall_ladder", lost_figures.recall_ladder),
+        ("swaps", lost_figures.swaps),
+    ):
+        if name in tables:
+            drawings[name] = partial(draw, tables[name])
     for name in tables:
         if name.startswith("stage_correlation"):
             drawings[name] = partial(figures.figure3, tables[name])

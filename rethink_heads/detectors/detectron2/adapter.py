@@ -16,6 +16,7 @@ from rethink_heads.detectors.detectron2.config import require_detectron2
 from rethink_heads.detectors.fingerprint import configuration_of, replaced_methods
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.heads import HeadsFastPath
+from rethink_heads.suppression import Suppression
 
 if TYPE_CHECKING:
     from detectron2.modeling import GeneralizedRCNN
@@ -112,6 +113,11 @@ class Detectron2Detector:
         """Where the model is."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def suppression(self) -> Suppression:
+        """How detections are made of scores and boxes."""
+        return self.stage.suppression
 
     @property
     def configuration(self) -> str:

@@ -33,6 +33,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.fastpath.fc import fast_fc, is_unmodified
 from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
+from rethink_heads.suppression import Suppression
 
 Levels = dict[str, Tensor]
 ROI = "box"
@@ -119,6 +120,11 @@ class SharedPoolingStage:
         found, _ = predictor.inference(predicted, [_proposals(boxes, size)])
         return {self.heads[0]: found[0]}
 
+    @property
+    def suppression(self) -> Suppression:
+        """The predictor's threshold, NMS and cut."""
+        return _suppression(self.roi_heads.box_predictor)
+
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """The maps that the box head's kind has; of a C4 model, what res5 gives."""
         if self.parts is None:
@@ -164,6 +170,11 @@ class RethinkStage:
             check_finite(f"head {name!r} gave scores or boxes", output.scores, output.boxes)
         return {name: self.roi_heads.select(output, size) for name, output in outputs.items()}
 
+    @property
+    def suppression(self) -> Suppression:
+        """The RoI heads' threshold, NMS and cut."""
+        return _suppression(self.roi_heads)
+
     def output_maps(self, roi_features: RoIFeatures) -> dict[str, Tensor]:
         """By branch: output maps, an fc-head's rebuilt from its first layer."""
         return self.roi_heads.heads.output_maps(roi_features)
@@ -171,6 +182,13 @@ class RethinkStage:
     def weight_maps(self) -> dict[str, Tensor]:
         """By fc branch: its first layer's weights by RoI position."""
         return self.roi_heads.heads.weight_maps()
+
+
+def _suppression(settings: Any) -> Suppression:
+    """The rule of ``fast_rcnn_inference`` with these settings, which has no least side."""
+    return Suppression(
+        settings.test_score_thresh, settings.test_nms_thresh, settings.test_topk_per_image, 0.0
+    )
 
 
 def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:

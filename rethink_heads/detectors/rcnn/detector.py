@@ -28,6 +28,7 @@ from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.heads import BranchLayers, ClassPredictor, HeadsFastPath
 from rethink_heads.heads import FCHead, build_heads
 from rethink_heads.structures import HEAD_CONFIGURATIONS, trained_heads
+from rethink_heads.suppression import Suppression
 
 
 class RCNN(nn.Module):
@@ -68,6 +69,11 @@ class RCNN(nn.Module):
     def box_ends(self) -> str:
         """What x2 and y2 of a box are in the framework that the weights come from."""
         return self.roi_heads.conventions.box_ends
+
+    @property
+    def suppression(self) -> Suppression:
+        """How detections are made of scores and boxes."""
+        return self.roi_heads.suppression
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]]

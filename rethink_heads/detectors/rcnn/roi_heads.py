@@ -16,6 +16,7 @@ from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
 from rethink_heads.detectors.rcnn.rpn import box_coder
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
 from rethink_heads.heads import BoxHeads, enlargements
+from rethink_heads.suppression import Suppression
 
 STRIDES = {"0": 4, "1": 8, "2": 16, "3": 32}
 """Pixels between the cells of the pyramid's levels that RoIs are pooled from, P2 to P5."""
@@ -184,6 +185,16 @@ class BoxRoIHeads(RoIHeads):
 
         outputs = self.heads.predict(roi_features, heads, self.fusion, decode)
         return {name: HeadOutput(*output) for name, output in outputs.items()}
+
+    @property
+    def suppression(self) -> Suppression:
+        """The rule of :meth:`suppress`, up to what a resized image changes of IoUs where boxes end at pixels."""
+        return Suppression(
+            self.score_thresh,
+            self.nms_thresh,
+            self.detections_per_img,
+            self.conventions.least_detection_side,
+        )
 
     def suppress(self, output: HeadOutput) -> Detections:
         """Score threshold, per-class NMS and the cut to the best: one image's final detections."""

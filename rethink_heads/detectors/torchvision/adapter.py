@@ -26,6 +26,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.fastpath.fc import fast_fc, is_unmodified
 from rethink_heads.fastpath.heads import ClassPredictor, HeadsFastPath, single_head
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule
+from rethink_heads.suppression import Suppression
 
 STEPS = ("forward", "eager_outputs")
 """Methods of torchvision's ``GeneralizedRCNN`` that the adapter takes the place of."""
@@ -68,6 +69,12 @@ class TorchvisionDetector:
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    @property
+    def suppression(self) -> Suppression:
+        """How detections are made of scores and boxes."""
+        second = self.model.roi_heads
+        return Suppression(second.score_thresh, second.nms_thresh, second.detections_per_img)
 
     @property
     def configuration(self) -> str:

@@ -1,0 +1,392 @@
+"""``rethink-heads diagnose``: where average precision is lost, what becomes of every object, what would win it back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rethink_heads.commands.evaluate import (
+    Asked,
+    DrawsOption,
+    Evaluated,
+    OutputOption,
+    Tables,
+    check_folder,
+    detect_asked,
+    write_evaluation,
+)
+from rethink_heads.console import log, redirect_stdout
+from rethink_heads.distributed import rank_zero_only
+from rethink_heads.errors import UserError
+from rethink_heads.options import (
+    DataOptions,
+    DetectorOptions,
+    DeviceOption,
+    HeadsOption,
+    MaxImagesOption,
+    MeasuringOptions,
+    ResultsOptions,
+    ScreenOptions,
+    SeedOption,
+    StudyOptions,
+)
+from rethink_heads.report.output import Report
+from rethink_heads.results import shared_folder, whereabouts
+from rethink_heads.subject import Detected, Subject
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rethink_heads.measure.candidates import Candidates
+    from rethink_heads.report.heads import Heads
+
+NAME = "diagnose"
+EXAMPLE = (
+    "Examples: rethink-heads diagnose --run runs/fc --run runs/conv\n\n"
+    "rethink-heads diagnose --detections coco_instances_results.json --annotations instances_val2017.json"
+    " --output results/mine"
+)
+CANDIDATES_FOLDER, OBJECT_FATES = "candidates", "object_fates"
+# The IoU threshold at which the ladder is printed.
+LADDER_IOU = "0.50"
+# Too long for JSON on standard output; they are in files.
+LONG_TABLES = (OBJECT_FATES, "precision_recall")
+COMPARED_TABLES = ("ap_comparisons", "lost_precision_comparisons", "lrp_comparisons")
+NEXT = {
+    "ranking": ("correlate", "shows how each head's score follows IoU"),
+    "localization": ("regress", "shows what each head makes of a proposal's box"),
+    "classification": ("diagnose --full", "shows the classes that are lost"),
+    "duplicates": ("correlate --stage all", "shows what NMS is left to sort out"),
+    "background": ("evaluate --errors --calibration", "shows how far scores can be trusted"),
+    "misses": ("objects", "shows the objects that heads find hardest"),
+}
+"""By the largest cause of lost average precision: the command that looks closer, and what it shows."""
+Key = tuple[str, str]
+Pair = tuple[Key, Key]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that was found.
+
+    Attributes:
+        asked: the detectors and files, detected.
+        detections: the final detections of all, in DETECTION_COLUMNS.
+        tables: result frames by the names of their CSV files; "object_fates" has a row an object and head.
+        lacks: by detector, why its fates are those that detections alone can tell.
+    """
+
+    asked: Asked
+    detections: pd.DataFrame
+    tables: Tables
+    lacks: dict[str, str]
+
+
+def command(
+    detectors: DetectorOptions,
+    data: DataOptions,
+    results: ResultsOptions,
+    screen: ScreenOptions,
+    head: HeadsOption = None,
+    output: OutputOption = None,
+    max_images: MaxImagesOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    draws: DrawsOption = None,
+) -> None:
+    """Say where average precision is lost, and what would win it back.
+
+    The loss is divided among six causes, every object gets its fate, and heads swap scores and boxes on the same
+    proposals. With a file of detections alone, what detections can tell; with a run or a model also at which stage
+    objects are lost.
+    """
+    chosen = StudyOptions(
+        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
+    )
+    if output is not None:
+        check_folder(output)
+    found = diagnose(chosen, results, seed=seed, draws=draws)
+    written = write_diagnosis(found, output, complete=head is None)
+    report(found, written, screen)
+
+
+def diagnose(
+    chosen: StudyOptions,
+    results: ResultsOptions,
+    *,
+    seed: int | None = None,
+    draws: int | None = None,
+) -> Diagnosis:
+    """Detect and measure what is missing, and make every table that the detectors and files allow.
+
+    Args:
+        chosen, results: which detectors, files and data.
+        seed: of the bootstrap; the first detector's by default.
+        draws: of images, for the intervals; 0 for none.
+
+    Raises:
+        UserError: something cannot be read, or the data are not the same for all.
+    """
+    import pandas as pd
+
+    from rethink_heads.statistics.comparison import compared_pairs
+
+    asked = detect_asked(chosen, results)
+    if asked.different:
+        raise UserError(asked.different)
+    options: dict[str, Any] = {"seed": asked.seed if seed is None else seed}
+    if draws is not None:
+        options["replicates"] = draws
+    candidates, lacks = _candidates(asked)
+    rank_zero_only()
+    dataset = asked.found[0].dataset
+    keys = [key for each in asked.found for key in each.keys]
+    pairs = compared_pairs(keys)
+    detections = pd.concat([each.frame for each in asked.found], ignore_index=True)
+    log("dividing the loss of average precision among its causes")
+    tables = detection_tables(detections, asked.found, pairs, options)
+    log("following every object from proposals to detections")
+    tables |= _fates(asked, candidates, detections, pairs, options)
+    if candidates is not None and len(candidates.keys) > 1:
+        from rethink_heads.evaluation.swaps import swap_tables
+
+        followed = [key for key in keys if key in candidates.keys]
+        if len(followed) > 1:
+            log("swapping the scores and boxes of heads")
+            tables |= swap_tables(candidates, dataset, keys=followed, **options)
+    return Diagnosis(asked, detections, tables, lacks)
+
+
+def detection_tables(
+    detections: pd.DataFrame,
+    found: Sequence[Evaluated],
+    pairs: Sequence[Pair],
+    options: dict[str, Any],
+) -> Tables:
+    """The tables that final detections alone give, with the differences of pairs of heads."""
+    from rethink_heads.evaluation import detections as evaluation
+    from rethink_heads.evaluation.average_precision import average_precisions
+    from rethink_heads.evaluation.by_class import class_values, confusion_matrix, precision_recall
+    from rethink_heads.evaluation.calibration import calibration_of
+    from rethink_heads.evaluation.errors import errors_of
+    from rethink_heads.evaluation.lost_precision import (
+        exchange_rate_of,
+        lost_precision_of,
+        oracles_of,
+    )
+    from rethink_heads.evaluation.lrp import lrp_of
+    from rethink_heads.statistics.bootstrap import REPLICATES
+
+    measures: dict[str, evaluation.Measure] = {
+        "ap": average_precisions,
+        "lost_precision": lost_precision_of,
+        "oracles": oracles_of,
+        "exchange_rate": exchange_rate_of,
+        "lrp": lrp_of,
+        "by_class": class_values,
+        "detection_errors": errors_of,
+        "calibration": calibration_of,
+    }
+    dataset = found[0].dataset
+    keys = [key for each in found for key in each.keys]
+    tables = evaluation.detection_tables(
+        detections,
+        dataset,
+        keys,
+        measures,
+        pairs,
+        options.get("replicates", REPLICATES),
+        options["seed"],
+    )
+    # Heads that found nothing have no curves.
+    if len(detections):
+        tables["confusion"] = confusion_matrix(detections, dataset)
+        tables["precision_recall"] = precision_recall(detections, dataset)
+    return tables
+
+
+def write_diagnosis(found: Diagnosis, output: Path | None, complete: bool) -> list[Path]:
+    """Write the tables and figures, the objects' fates as Parquet too, where `evaluate` would write its own."""
+    from rethink_heads.evaluation.fates import write_object_fates
+
+    tables = {name: table for name, table in found.tables.items() if name != OBJECT_FATES}
+    written = write_evaluation(found.asked.found, tables, output, complete)
+    if written:
+        written += write_object_fates(found.tables[OBJECT_FATES], written[0].parent)
+    return written
+
+
+def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> None:
+    """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next."""
+    from rethink_heads.report.heads import Heads, interval, select
+    from rethink_heads.report.verdict import CAUSE_SENTENCES, verdict
+
+    tables, each = found.tables, found.asked.found
+    result = Report(NAME, {one.detector: one.provenance for one in each})
+    result.data(**{name: table for name, table in tables.items() if name not in LONG_TABLES})
+    result.files = list(written)
+    heads = Heads([key for one in each for key in one.keys])
+    result.lines(*(sentence.text for sentence in verdict(tables, heads)))
+    lost, meanings = tables["lost_precision"], tuple(f"{one}." for one in CAUSE_SENTENCES.values())
+    for title, column, more in (
+        ("What 1 - AP is lost to [95% interval]: the shares of a head add up", "share", ()),
+        ("AP with one cause mended [95% interval]", "oracle", meanings),
+    ):
+        cells = heads.columns(lost, ["cause"], partial(interval, column=column))
+        result.table(title, cells, *more, full=column == "oracle")
+    if "recall_ladder" in tables:
+        ladder = select(tables["recall_ladder"], size="all", iou=LADDER_IOU)
+        result.table(
+            f"Recall at IoU {LADDER_IOU} at each stage [95% interval]",
+            heads.columns(ladder, ["stage"], partial(interval, column="recall")),
+        )
+    fates = select(tables["fates"], size="all", class_name="all")
+    result.table(
+        "Fates of objects at IoU 0.5 [95% interval] (how many)",
+        heads.columns(
+            fates[fates["count"] > 0],
+            ["fate"],
+            lambda row: f"{interval(row, 'share')} ({row['count']})",
+        ),
+        *(f"{name}: {why}" for name, why in found.lacks.items()),
+    )
+    if "swaps" in tables:
+        names = {"/".join(key): name for key, name in heads.names.items()}
+        result.table(
+            "AP of the scores of one head (rows) with the boxes of another (columns), same proposals [95% interval]",
+            _matrix(select(tables["swaps"], metric="AP"), names),
+        )
+    lrp = heads.columns(tables["lrp"], ["part"], partial(interval, column="value"))
+    result.table("oLRP and its parts (lower is better) [95% interval]", lrp, full=True)
+    result.table("Classes [95% interval]", _classes(tables["by_class"], heads), full=True)
+    compared = [tables[name] for name in COMPARED_TABLES if name in tables]
+    cells, said = heads.differences(*compared, full=True)
+    result.table("Differences on the same images [95% interval]", cells, *said, full=True)
+    result.lines(f"Next: {_next_command(found)}")
+    detected = [one for one in each if isinstance(one, Detected)]
+    where = whereabouts([one.run for one in detected], written) if written and detected else ""
+    result.end(
+        screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
+    )
+
+
+def _candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
+    """What the heads make of the proposals of all detectors that show them; of the others why they are left out."""
+    lacks = {
+        each.detector: "a file has final detections only"
+        for each in asked.found
+        if not isinstance(each, Detected)
+    }
+    if not asked.subjects:
+        return None, lacks
+    from rethink_heads.detectors.base import missing, supports
+    from rethink_heads.measure.candidate_runner import measure_candidates
+
+    followed: list[tuple[Subject, Detected]] = []
+    for subject, each in zip(asked.subjects, asked.found, strict=False):
+        assert isinstance(each, Detected)
+        if supports(subject.opened.detector, "propose"):
+            followed.append((subject, each))
+        else:
+            lacks[each.detector] = missing("propose")
+    if not followed:
+        return None, lacks
+    runs = [subject.run for subject, _ in followed]
+    images = {len(each.dataset) for _, each in followed}
+    inner = "-".join([CANDIDATES_FOLDER, *map(str, images)])
+    folder = followed[0][0].folder if len(runs) == 1 else shared_folder(runs) / "measurements"
+    shared = {
+        each.detector: dataclasses.replace(subject.opened, dataset=each.dataset)
+        for subject, each in followed
+    }
+    provenance = {each.detector: each.provenance for _, each in followed}
+    with runs[0].logged("asking all heads about the same proposals"), redirect_stdout():
+        return measure_candidates(shared, folder / inner, provenance), lacks
+
+
+def _fates(
+    asked: Asked,
+    candidates: Candidates | None,
+    detections: pd.DataFrame,
+    pairs: Sequence[Pair],
+    options: dict[str, Any],
+) -> Tables:
+    """Fates of objects, and the recall ladder: by candidates where there are any, else by detections alone."""
+    import pandas as pd
+
+    from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fate_tables
+    from rethink_heads.evaluation.fates import detection_fates
+
+    dataset = asked.found[0].dataset
+    keys = [key for each in asked.found for key in each.keys]
+    parts: list[Tables] = []
+    followed: set[Key] = set()
+    if candidates is not None:
+        # Heads that were not asked for are in the file as well.
+        followed = set(candidates.keys) & set(keys)
+        of_both = [pair for pair in pairs if followed.issuperset(pair)]
+        found = fate_tables(candidates, dataset, of_both, **options)
+        parts.append({name: _of_keys(table, followed) for name, table in found.items()})
+    others = [key for key in keys if key not in followed]
+    if others:
+        fates = detection_fates(_of_keys(detections, set(others)), dataset)
+        there = set(fates[["detector", "head"]].itertuples(index=False, name=None))
+        compared = [
+            compare_fates(fates, dataset, a, b, **options)
+            for a, b in pairs
+            if there.issuperset((a, b))
+        ]
+        own = {"object_fates": fates, "fates": fate_counts(fates, dataset, **options)}
+        parts.append(own | ({"fate_comparisons": pd.concat(compared)} if compared else {}))
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {
+        name: pd.concat([part[name] for part in parts if name in part], ignore_index=True)
+        for name in names
+    }
+
+
+def _of_keys(frame: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
+    """The rows of some heads; of a table without heads all."""
+    import pandas as pd
+
+    if "detector" not in frame:
+        return frame
+    return frame[pd.MultiIndex.from_frame(frame[["detector", "head"]]).isin(list(keys))]
+
+
+def _matrix(swaps: pd.DataFrame, names: dict[str, str]) -> dict[str, list[str]]:
+    """Cells of the swaps: a row for each head's scores, a column for each head's boxes."""
+    from rethink_heads.report.heads import interval, records
+
+    cells = {(row["scores"], row["boxes"]): interval(row, "value") for row in records(swaps)}
+    heads = [key for key in dict.fromkeys(swaps["scores"]) if key in names]
+    columns = {"scores": [names[key] for key in heads]}
+    return columns | {
+        f"boxes of {names[boxes]}": [cells[scores, boxes] for scores in heads] for boxes in heads
+    }
+
+
+def _classes(by_class: pd.DataFrame, heads: Heads) -> pd.DataFrame:
+    """Cells of AP by class, the most frequent class first."""
+    from rethink_heads.report.heads import interval, select
+
+    rows = select(by_class, size="all").sort_values("objects", ascending=False, kind="stable")
+    return heads.columns(rows, ["class_name", "objects"], partial(interval, column="ap"))
+
+
+def _next_command(found: Diagnosis) -> str:
+    """What to give next, by the largest cause of the head with the highest average precision."""
+    precision = found.tables["ap"]
+    best = precision[precision["metric"] == "AP"].sort_values("value").iloc[-1]
+    lost = found.tables["lost_precision"]
+    own = lost[(lost["detector"] == best["detector"]) & (lost["head"] == best["head"])]
+    cause = str(own.sort_values("share").iloc[-1]["cause"])
+    run = next((s.run for s in found.asked.subjects if s.run.name == best["detector"]), None)
+    if run is None:
+        return f"{cause} weighs most; with the detector (--model or --run) heads can be asked why."
+    command, shows = NEXT[cause]
+    return f"rethink-heads {command} --run {run.path} {shows}."

@@ -1,0 +1,287 @@
+"""Figures of where average precision is lost: shares by cause, the ranking's exchange rate, the recall ladder, swaps.
+
+Each function takes result frames and returns a matplotlib figure; frames without rows raise NothingToDrawError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rethink_heads.plots.layout import (
+    add_colour_bar,
+    caption_below,
+    dot_handles,
+    label_outside,
+    legend_above,
+    line_handles,
+    panel_grid,
+)
+from rethink_heads.plots.panels import (
+    draw_curves,
+    draw_dots,
+    from_zero,
+    name_categories,
+    unit_axes,
+)
+from rethink_heads.plots.spatial import SEQUENTIAL
+from rethink_heads.plots.style import (
+    COLUMN_WIDTH,
+    FAINT,
+    GRID,
+    INK,
+    PAGE_WIDTH,
+    NothingToDrawError,
+    Series,
+    dress,
+    head_label,
+    heads_of,
+    paper_style,
+    plain_label,
+    source_text,
+)
+
+CAUSE_LABELS: Mapping[str, str] = {
+    "ranking": "Ranking",
+    "localization": "Localization",
+    "classification": "Classification",
+    "duplicates": "Duplicates",
+    "background": "Background",
+    "misses": "Misses",
+}
+# Tol's muted set, colour-blind safe and none of a head's; every second one is hatched, for print in grey.
+CAUSE_COLOURS: Mapping[str, str] = dict(
+    zip(
+        CAUSE_LABELS,
+        ("#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#999999"),
+        strict=True,
+    )
+)
+STAGES: Mapping[str, str] = {
+    "proposals": "Proposals",
+    "regressed": "Regressed",
+    "classified": "Right class",
+    "after_nms": "After NMS",
+    "detections": "Detections",
+}
+LADDER_IOUS = ("0.50", "0.75", "mean")
+MOST_A_ROW = 4
+# Darker cells have light text.
+LIGHT_TEXT_BELOW = 0.6
+
+
+def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
+    """100% of average precision as one stacked bar for each IoU threshold and their mean, a panel a head.
+
+    Below them the shares of the mean with 95% intervals, heads side by side.
+
+    Args:
+        by_threshold: what ``lost_by_threshold`` returns.
+        lost: what ``lost_precision`` returns.
+    """
+    if lost.empty:
+        raise NothingToDrawError("no detections")
+    series = heads_of(lost)
+    columns = min(MOST_A_ROW, len(series))
+    rows = -(-len(series) // columns)
+    with paper_style():
+        figure = Figure(
+            figsize=(PAGE_WIDTH, 0.5 + 1.75 * rows + 1.9),
+            layout="constrained",
+        )
+        grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[1.75] * rows, 1.9])
+        panels = [figure.add_subplot(grid[divmod(place, columns)]) for place in range(len(series))]
+        for ax, one in zip(panels, series, strict=True):
+            dress(ax)
+            stack_shares(ax, one.rows(by_threshold), one.rows(lost))
+            ax.set_title(one.label)
+        label_outside(panels)
+        below = figure.add_subplot(grid[rows, :])
+        dress(below)
+        percent = lost.assign(**{name: 100 * lost[name] for name in _ends("share")})
+        draw_dots(below, percent, series, list(CAUSE_LABELS), category="cause", value="share")
+        from_zero(below)
+        name_categories(below, list(CAUSE_LABELS.values()))
+        below.set_ylabel("Share of 100% lost (points)")
+        causes = [_patch(cause, label) for cause, label in CAUSE_LABELS.items()]
+        left = Patch(facecolor=GRID, edgecolor=FAINT, linewidth=0.5, label="AP")
+        legend_above(figure, [left, *causes, *dot_handles(series)])
+        caption_below(figure, source_text(lost))
+    return figure
+
+
+def stack_shares(ax: Axes, by_threshold: pd.DataFrame, lost: pd.DataFrame) -> None:
+    """Draw one head's AP and its lost shares on top of it: the mean, then each IoU threshold."""
+    ious = sorted(set(by_threshold["iou"]))
+    at = [0.0, *(1.6 + place for place in range(len(ious)))]
+    bottom = np.zeros(len(at))
+    columns = {
+        cause: [
+            _value(lost, cause),
+            *(_value(by_threshold[by_threshold["iou"] == iou], cause) for iou in ious),
+        ]
+        for cause in CAUSE_LABELS
+    }
+    kept = 100 - 100 * np.sum(list(columns.values()), axis=0)
+    ax.bar(at, kept, width=0.86, facecolor=GRID, edgecolor=FAINT, linewidth=0.5, zorder=2)
+    bottom += kept
+    for cause, values in columns.items():
+        # A share below zero, of a mend that costs precision, has no height to be drawn with.
+        heights = np.clip(100 * np.array(values), 0, None)
+        ax.bar(at, heights, bottom=bottom, width=0.86, zorder=2, **_look(cause))
+        bottom += heights
+    ax.set_ylim(0, 100)
+    ax.set_ylabel("Average precision (%)")
+    ax.set_xlabel("IoU threshold")
+    ax.set_xticks(at, ["mean", *(f"{iou:.2f}"[1:] for iou in ious)], rotation=90)
+
+
+def exchange_rate(table: pd.DataFrame) -> Figure:
+    """AP as the ranking moves from the detector's own to that of the true IoU, with 95% bands, and their correlation.
+
+    Args:
+        table: what ``exchange_rate`` returns.
+    """
+    series = _series(table)
+    frame = table.assign(**{name: 100 * table[name] for name in _ends("ap")})
+    with paper_style():
+        figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78)
+        draw_curves(left, frame, series, x="step", value="ap")
+        left.set_xlim(0, 1)
+        left.set_xlabel("Ranking: own (0) to the true IoU's (1)")
+        left.set_ylabel("Average precision (%)")
+        for one in series:
+            rows = one.rows(frame).sort_values("step")
+            look = one.look
+            right.plot(
+                rows["pcc"],
+                rows["ap"],
+                color=look.colour,
+                linestyle=look.line_style,
+                marker=look.marker,
+                markerfacecolor=look.marker_face,
+                markersize=3.2,
+                markeredgewidth=0.8,
+                zorder=3,
+            )
+        right.set_xlabel("PCC of score and IoU of detections")
+        right.set_ylabel("Average precision (%)")
+        legend_above(figure, line_handles(series, "95% interval"))
+        caption_below(figure, source_text(table))
+    return figure
+
+
+def recall_ladder(table: pd.DataFrame) -> Figure:
+    """Recall at each stage from proposals to detections, at IoU 0.5, 0.75 and over all thresholds, with 95% intervals.
+
+    Args:
+        table: what ``recall_ladder`` returns.
+    """
+    rows = table[table["size"] == "all"] if len(table) else table
+    series = _series(rows)
+    stages = [stage for stage in STAGES if stage in set(rows["stage"])]
+    with paper_style():
+        figure, axes = panel_grid(1, len(LADDER_IOUS), height=2.4, share=True)
+        for ax, iou in zip(axes[0], LADDER_IOUS, strict=True):
+            own = rows[rows["iou"] == iou]
+            draw_dots(ax, own, series, stages, category="stage", value="recall")
+            name_categories(ax, [STAGES[stage] for stage in stages])
+            ax.tick_params(axis="x", rotation=30)
+            unit_axes(ax, "y")
+            ax.set_ylabel("Recall")
+            ax.set_title("Mean over IoU 0.50 to 0.95" if iou == "mean" else f"IoU {iou}")
+        label_outside(axes.flat)
+        legend_above(figure, dot_handles(series))
+        caption_below(figure, source_text(rows))
+    return figure
+
+
+def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
+    """AP of each head's scores with each head's boxes on the same proposals, a cell a pair, with 95% intervals.
+
+    Args:
+        table: what ``swap_matrix`` returns.
+        metric: "AP", "AP50" or "AP75".
+    """
+    rows = table[table["metric"] == metric] if len(table) else table
+    if rows.empty:
+        raise NothingToDrawError("no swaps were measured")
+    names = list(dict.fromkeys(rows["scores"]))
+    cells = rows.set_index(["scores", "boxes"])
+    several = len({name.split("/")[0] for name in names}) > 1
+    labels = [_key_label(name, several) for name in names]
+    values = np.array([[100 * cells.loc[(a, b), "value"] for b in names] for a in names])
+    with paper_style():
+        width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 1.6 + 0.95 * len(names)))
+        figure, ((ax,),) = panel_grid(
+            1, 1, height=0.9 + 0.55 * len(names), width=width, layout="constrained"
+        )
+        dress(ax, grid=False)
+        norm = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) or 1.0)
+        import seaborn as sns
+
+        image = ax.imshow(
+            values, cmap=sns.color_palette(SEQUENTIAL, as_cmap=True), norm=norm, aspect="auto"
+        )
+        for row, a in enumerate(names):
+            for column, b in enumerate(names):
+                cell = cells.loc[(a, b)]
+                ends = f"[{100 * cell['value_low']:.1f}, {100 * cell['value_high']:.1f}]"
+                dark = norm(values[row, column]) < LIGHT_TEXT_BELOW
+                ax.text(
+                    column,
+                    row,
+                    f"{values[row, column]:.1f}\n{ends}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    fontweight="bold" if a == b else "normal",
+                    color="white" if dark else INK,
+                )
+        ax.set_xticks(range(len(names)), labels, rotation=0 if len(names) < 4 else 25)
+        ax.set_yticks(range(len(names)), labels)
+        ax.set_xlabel("Boxes of")
+        ax.set_ylabel("Scores of")
+        add_colour_bar(ax, image, f"{metric} (%)")
+    return figure
+
+
+def _key_label(key: str, several: bool) -> str:
+    """The label of "detector/head", with the detector where there are several."""
+    detector, _, head = key.rpartition("/")
+    return f"{head_label(head)}\n({plain_label(detector)})" if several else head_label(head)
+
+
+def _series(table: pd.DataFrame) -> Sequence[Series]:
+    if table.empty:
+        raise NothingToDrawError("nothing was measured")
+    return heads_of(table)
+
+
+def _ends(value: str) -> list[str]:
+    return [value, f"{value}_low", f"{value}_high"]
+
+
+def _value(rows: pd.DataFrame, cause: str) -> float:
+    return float(rows.loc[rows["cause"] == cause, "share"].sum())
+
+
+def _look(cause: str) -> dict[str, Any]:
+    hatched = list(CAUSE_COLOURS).index(cause) % 2
+    return {
+        "facecolor": CAUSE_COLOURS[cause],
+        "edgecolor": "white",
+        "linewidth": 0.3,
+        "hatch": "////" if hatched else None,
+    }
+
+
+def _patch(cause: str, label: str) -> Patch:
+    return Patch(label=label, **_look(cause))

@@ -1,0 +1,133 @@
+"""The answer in sentences: who leads, what average precision is lost to, and what the numbers cannot say.
+
+Every sentence has its numbers with their interval, and the screen of the report that it rests on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from rethink_heads.report.heads import Heads, records, rows_of, select
+
+CAUSE_SENTENCES: Mapping[str, str] = {
+    "ranking": "ranking: false positives and worse boxes have higher scores than better ones",
+    "localization": "localization: the object has a detection of its class that overlaps it too little",
+    "classification": "classification: the object's box is there with another class",
+    "duplicates": "duplicates: further detections of an object that has one",
+    "background": "background: detections that no object is near",
+    "misses": "misses: objects that no detection stands for",
+}
+"""What each cause of lost average precision is, in half a sentence."""
+MOST_CAUSES = 3
+FEW_IMAGES, FEW_OBJECTS = 50, 30
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence with the screen of the report that shows what it rests on, and the settings of that screen."""
+
+    text: str
+    screen: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def verdict(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
+    """The sentences that the tables allow: average precision first, then its causes, then ranking and boxes.
+
+    Args:
+        tables: frames by the names of their CSV files.
+        heads: those that are looked at.
+    """
+    found = [
+        Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP"), "compare"),
+        *_causes(tables, heads),
+        Sentence(
+            _leader(tables, heads, "pcc", "size", "all", "PCC of score and IoU", "comparisons"),
+            "score",
+        ),
+        Sentence(
+            _leader(tables, heads, "pcc", "size", "small", "PCC, small objects", "comparisons"),
+            "score",
+        ),
+    ]
+    return [sentence for sentence in found if sentence.text]
+
+
+def warnings(
+    tables: Mapping[str, pd.DataFrame], images: int, sizes: Mapping[str, int]
+) -> list[str]:
+    """What a reader should know before believing a number.
+
+    Args:
+        tables: frames by name.
+        images: how many were looked at.
+        sizes: objects by size.
+    """
+    found = []
+    if images < FEW_IMAGES:
+        found.append(
+            f"Only {images} images: intervals are wide, and those of single classes may be missing."
+        )
+    for size, count in sizes.items():
+        if 0 < count < FEW_OBJECTS:
+            found.append(f"Only {count} {size} objects: what is said of them is uncertain.")
+    found.append(
+        "Intervals are over the choice of images. They do not say what another training of the same detector"
+        " would give."
+    )
+    return found
+
+
+def _leader(
+    tables: Mapping[str, pd.DataFrame],
+    heads: Heads,
+    table: str,
+    column: str,
+    name: str,
+    label: str,
+    compared: str = "",
+) -> str:
+    """Who leads in one quantity, by how much; nothing where it was not measured."""
+    values = tables.get(table, pd.DataFrame())
+    if values.empty:
+        return ""
+    value = "value" if "value" in values else table
+    pairs = tables.get(compared or f"{table}_comparisons", pd.DataFrame())
+    if "iou_low" in values:
+        values = values[values["iou_low"] == 0]
+        pairs = pairs[pairs["iou_low"] == 0] if len(pairs) else pairs
+    pairs = select(
+        select(pairs, statistic=table) if "statistic" in pairs else pairs, **{column: name}
+    )
+    return heads.leader(select(values, **{column: name}), pairs, value, label)
+
+
+def _causes(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
+    """Each head's largest causes of lost average precision whose interval excludes zero."""
+    lost = tables.get("lost_precision", pd.DataFrame())
+    found = []
+    for key, name in heads.names.items() if len(lost) else ():
+        rows = [row for row in records(rows_of(lost, key)) if row["share_low"] > 0]
+        rows.sort(key=lambda row: -row["share"])
+        texts = [
+            f"{_points(row, 'share')} to {CAUSE_SENTENCES[row['cause']]}"
+            for row in rows[:MOST_CAUSES]
+        ]
+        if texts:
+            found.append(Sentence(f"{name} loses {'; '.join(texts)}.", "lost"))
+    return found
+
+
+def _points(row: Mapping[str, float], column: str) -> str:
+    value, low, high = (100 * row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    ends = f" [{low:.1f}, {high:.1f}]" if math.isfinite(low) else ""
+    return f"{value:.1f}{ends} points of AP"
+
+
+def size_counts(sizes: Sequence[str]) -> dict[str, int]:
+    """How many objects there are of each size."""
+    return {size: list(sizes).count(size) for size in ("small", "medium", "large")}
