@@ -132,6 +132,8 @@ _PUBLIC = {
     "Tables and figures": (
         "write_tables: report.results: every table of measurements as CSV",
         "write_figures: report.results: every figure as PNG and PDF",
+        "write_report: report.contents: one HTML file of all that was found, which opens offline",
+        "Findings: report.contents: what a report is made of",
         "to_markdown: report.cells: a frame as a Markdown table",
         "to_latex: report.cells: a frame as a LaTeX table",
     ),

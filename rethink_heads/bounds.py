@@ -89,6 +89,7 @@ DRAWS = Bounds(0, 100_000)
 DEVICES = Bounds(1, 100_000)
 SECONDS = Bounds(0, 10**6)
 ERROR_IOU = Bounds(0.1, 1.0)
+CROPS_MB = Bounds(0.0, 2000.0)
 MOST_POINTS = 1000
 
 

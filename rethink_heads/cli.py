@@ -20,7 +20,7 @@ from rethink_heads.exit_handling import ADVICE, end_at_once, explain, reporting_
 from rethink_heads.options import grouped
 
 COMMANDS = {
-    "demo": "Train a small detector with both heads, measure both, draw the figures (some minutes).",
+    "demo": "Train a small detector with both heads, measure both, draw figures and a report (some minutes).",
     "train": "Train a detector, or go on with an interrupted training.",
     "evaluate": "Print COCO's average precisions of each head on a run's test split or other data.",
     "diagnose": "Say where average precision is lost, and what would win it back.",
@@ -28,6 +28,7 @@ COMMANDS = {
     "regress": "Regression error: IoU of the regressed box per IoU of the proposal (paper Figure 2, row 2).",
     "sensitivity": "Spatial sensitivity: how similar RoI positions are, and what a head does when they change.",
     "objects": "Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.",
+    "report": "Write one HTML file that shows what was found of one or several detectors; it opens offline.",
     "sweep": "Train what is missing of a sweep, read all its points, write one table and one figure.",
     "figures": "Draw all figures and write all tables from what was measured. No detector is touched.",
     "describe": "Print what a preset's detectors cost, head by head: computed from shapes, nothing is trained.",

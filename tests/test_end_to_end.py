@@ -27,6 +27,7 @@ from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
 from tests.command_line import all_sizes, call, call_json, heads, rows
 from tests.measure.conftest import assert_same
+from tests.report.page_reader import read_page
 from tests.tiny_coco import HEIGHT, SMALL_SETTINGS, WIDTH, write_coco
 
 IMAGES = 4
@@ -65,15 +66,16 @@ def run(folder: Path) -> Run:
     assert "Correlation of score and IoU, proposals of IoU 0 to 1" in output
     assert "fc - conv" in output
     assert str(folder / "runs" / "demo" / "figures") in output
+    assert f"Open {folder / 'runs' / 'demo' / 'report.html'} in a browser" in output
     return Run.open(folder / "runs" / "demo")
 
 
 def files_of(run: Run) -> dict[Path, int]:
     kept = ("measurements", "tables", "figures", "checkpoints")
+    paths = [path for name in kept for path in (run.path / name).rglob("*")]
     return {
         path: path.stat().st_mtime_ns
-        for name in kept
-        for path in (run.path / name).rglob("*")
+        for path in [*paths, run.path / "report.html"]
         if path.is_file()
     }
 
@@ -86,7 +88,11 @@ def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> N
         "best.ckpt",
     }
     names = {path.name.split("-")[0] for path in run.measurements("default").iterdir()}
-    assert names == {"meta.json", "objects.parquet", "moments", "rows", "maps", "weights"}
+    measured = {"meta.json", "objects.parquet", "moments", "rows", "maps", "weights"}
+    assert names == measured | {"detections.parquet", "candidates"}
+    header, tables = read_page(run.path / "report.html")
+    assert [one["head"] for one in header["series"]] == ["fc", "conv"]
+    assert {"pcc", "lost_precision", "recall_ladder", "objects", "boxes"} <= set(tables)
     for path in run.tables_dir.iterdir():
         assert not pd.read_csv(path).empty
     for name in ("figure2", "figure3", "figure4"):

@@ -77,12 +77,14 @@ class Diagnosis:
         asked: the detectors and files, detected.
         detections: the final detections of all, in DETECTION_COLUMNS.
         tables: result frames by the names of their CSV files; "object_fates" has a row an object and head.
+        candidates: what the heads make of the proposals before NMS; None where no detector shows them.
         lacks: by detector, why its fates are those that detections alone can tell.
     """
 
     asked: Asked
     detections: pd.DataFrame
     tables: Tables
+    candidates: Candidates | None
     lacks: dict[str, str]
 
 
@@ -158,7 +160,7 @@ def diagnose(
         if len(followed) > 1:
             log("swapping the scores and boxes of heads")
             tables |= swap_tables(candidates, dataset, keys=followed, **options)
-    return Diagnosis(asked, detections, tables, lacks)
+    return Diagnosis(asked, detections, tables, candidates, lacks)
 
 
 def detection_tables(

@@ -248,6 +248,15 @@ class CocoDataset:
         """Each image's width and height in px, in the order of ``image_ids``."""
         return self._sizes[: len(self)]
 
+    def read_pixels(self, index: int) -> np.ndarray:
+        """Read image ``index`` alone: (H, W, 3) uint8.
+
+        Raises:
+            UserError: as when it is read with its objects.
+        """
+        path = self._images_folder() / self._file_names[index]
+        return read_image(path, self._sizes[index], self.where)
+
     def objects(self, index: int) -> Annotations:
         """Return the usable objects of image ``index``, without reading it."""
         return self._annotations[self._rows[self._offsets[index] : self._offsets[index + 1]]]

@@ -1,0 +1,249 @@
+"""``rethink-heads report``: all that was found of detectors and files of detections, as one page that opens offline."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rethink_heads import bounds
+from rethink_heads.commands.diagnose import diagnose
+from rethink_heads.commands.evaluate import DrawsOption, check_folder
+from rethink_heads.console import log
+from rethink_heads.errors import UserError
+from rethink_heads.options import (
+    DataOptions,
+    DetectorOptions,
+    DeviceOption,
+    HeadsOption,
+    MaxImagesOption,
+    MeasuringOptions,
+    ResultsOptions,
+    ScreenOptions,
+    SeedOption,
+    StudyOptions,
+    option,
+    within,
+)
+from rethink_heads.report.output import Report
+from rethink_heads.results import read_inputs, shared_folder
+from rethink_heads.runs import Run
+from rethink_heads.subject import Key
+
+if TYPE_CHECKING:
+    from rethink_heads.paper import AnalysisInputs
+    from rethink_heads.report.contents import Findings
+
+NAME = "report"
+REPORT_NAME = "report.html"
+EXAMPLE = (
+    "Examples: rethink-heads report --run runs/fc --run runs/conv --output fc-and-conv.html\n\n"
+    "rethink-heads report --detections old=old.bbox.json --detections new=new.bbox.json --annotations"
+    " instances_val2017.json --images val2017"
+)
+
+OutputOption = Annotated[
+    Path | None,
+    option(
+        "--output",
+        "FILE",
+        f"The page. Without it: {REPORT_NAME} in the run's folder, of several runs in one beside the first, of files"
+        " alone here.",
+    ),
+]
+TitleOption = Annotated[
+    str | None, option("--title", "TEXT", "Title of the page; names the detectors unless given.")
+]
+MeasurementsOption = Annotated[
+    str | None,
+    option(
+        "--measurements",
+        "NAME",
+        "Which measurements of predefined proposals are shown (a folder in measurements/). Without it: those of these"
+        " options, else the newest that all runs have.",
+    ),
+]
+CropsOption = Annotated[
+    float,
+    typer.Option(
+        "--crops-mb",
+        metavar="MB",
+        callback=within(bounds.CROPS_MB),
+        help="How much pictures of objects may take in the page; 0 for none.",
+    ),
+]
+LinkOption = Annotated[
+    bool,
+    typer.Option(
+        "--link-images",
+        help="Show objects that have no picture in the page from the images where they lie now; the page then reads"
+        " these files.",
+    ),
+]
+
+
+def command(
+    detectors: DetectorOptions,
+    data: DataOptions,
+    results: ResultsOptions,
+    screen: ScreenOptions,
+    head: HeadsOption = None,
+    output: OutputOption = None,
+    title: TitleOption = None,
+    measurements: MeasurementsOption = None,
+    crops_mb: CropsOption = 12.0,
+    link_images: LinkOption = False,
+    max_images: MaxImagesOption = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = None,
+    draws: DrawsOption = None,
+) -> None:
+    """Write one HTML file that shows what was found of one or several detectors; it opens offline.
+
+    Where average precision is lost, how scores follow IoU, what becomes of every object, with its picture; all tables
+    are in the file. Detections are found where there are none; of predefined proposals, what was measured is shown.
+    """
+    chosen = StudyOptions(
+        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
+    )
+    if output is not None:
+        _check_output(output)
+    found, runs = findings(chosen, results, measurements=measurements, seed=seed, draws=draws)
+    write(output or report_path(runs), found, title or "", crops_mb, link_images, screen)
+
+
+def findings(
+    chosen: StudyOptions,
+    results: ResultsOptions,
+    *,
+    measurements: str | None = None,
+    seed: int | None = None,
+    draws: int | None = None,
+) -> tuple[Findings, list[Run]]:
+    """Diagnose the detectors and files, and read what was measured of their predefined proposals.
+
+    Returns:
+        What was found, and the detectors' folders.
+
+    Args:
+        chosen, results: which detectors, files and data.
+        measurements: name of the measurements; None for those of the options, else the newest that all runs have.
+        seed, draws: of the bootstrap.
+
+    Raises:
+        UserError: something cannot be read, or there are no measurements of that name.
+    """
+    from rethink_heads.report.contents import Findings
+    from rethink_heads.report.results import compute
+
+    diagnosis = diagnose(chosen, results, seed=seed, draws=draws)
+    asked = diagnosis.asked
+    tables = {name: table for name, table in diagnosis.tables.items() if name != "object_fates"}
+    keys = [key for each in asked.found for key in each.keys]
+    options: dict[str, Any] = {"seed": asked.seed if seed is None else seed}
+    if draws is not None:
+        options["replicates"] = draws
+    runs = [subject.run for subject in asked.subjects]
+    own = [subject.name for subject in asked.subjects]
+    inputs = _measured(runs, keys, measurements, own, options)
+    if inputs is not None:
+        log("computing the tables of predefined proposals")
+        tables |= compute(inputs)
+    provenance = {"command": shlex.join(["rethink-heads", *sys.argv[1:]])}
+    for each in asked.found:
+        provenance |= {f"{each.detector}: {name}": said for name, said in each.provenance.items()}
+    found = Findings(
+        keys,
+        asked.found[0].dataset,
+        tables,
+        None if inputs is None else inputs.found,
+        diagnosis.detections,
+        None if inputs is None else inputs.stages,
+        diagnosis.tables["object_fates"],
+        diagnosis.candidates,
+        provenance,
+    )
+    return found, runs
+
+
+def write(
+    path: Path,
+    found: Findings,
+    title: str,
+    crops_mb: float,
+    link_images: bool,
+    screen: ScreenOptions,
+) -> None:
+    """Write the page, and print the answer in sentences and where the page is."""
+    from rethink_heads.report.contents import absent_screens, write_report
+    from rethink_heads.report.heads import Heads
+    from rethink_heads.report.verdict import verdict
+
+    write_report(path, found, title=title, crops_mb=crops_mb, link_images=link_images)
+    result = Report(NAME, dict(found.provenance))
+    result.data(ap=found.tables["ap"])
+    result.files = [path]
+    result.lines(*(one.text for one in verdict(found.tables, Heads(list(found.keys)))))
+    result.lines(*absent_screens(found.tables).values())
+    size = path.stat().st_size / 1e6
+    result.end(screen.as_json, screen.full, f"{path} ({size:.1f} MB): open it in a browser")
+
+
+def report_path(runs: Sequence[Run]) -> Path:
+    """Where the page goes unless it is said: into the run's folder or the shared one; of files alone here."""
+    return (shared_folder(runs) if runs else Path()) / REPORT_NAME
+
+
+def _check_output(path: Path) -> None:
+    """Raise UserError before the detecting, which takes long, where the page cannot be written."""
+    if path.is_dir():
+        raise UserError(
+            f"{path} is a folder; give a file, for example --output {path / REPORT_NAME}"
+        )
+    check_folder(path.parent)
+
+
+def _measured(
+    runs: Sequence[Run], keys: Sequence[Key], name: str | None, own: Sequence[str], options: Any
+) -> AnalysisInputs | None:
+    """What was measured of predefined proposals and later stages of the heads that are shown, if anything was.
+
+    Args:
+        runs: of the detectors.
+        keys: (detector, head) of the heads.
+        name: of the measurements; None for those called as ``own``, one a run, else for the newest that all runs have.
+        own: what measurements of the command's options are called.
+        options: of the bootstrap.
+    """
+    there = [
+        {path.parent.name for path in each.measurements_dir.glob("*/meta.json")} for each in runs
+    ]
+    shared = set.intersection(*there) if runs else set()
+    if name is not None:
+        names = [name] * len(runs)
+    elif runs and all(each in found for each, found in zip(own, there, strict=True)):
+        names = list(own)
+    elif shared:
+        newest = max(shared, key=lambda each: runs[0].measurements(each).stat().st_mtime)
+        log(
+            f"predefined proposals: the measurements {newest} are shown; --measurements NAME chooses others"
+        )
+        names = [newest] * len(runs)
+    else:
+        return None
+    inputs = read_inputs(runs, names, (), options["seed"])
+    assert inputs.found is not None
+    heads = [head for _, head in keys]
+    found = inputs.found.select(heads=heads)
+    stages = inputs.stages
+    if stages is not None:
+        stages = stages[stages["head"].isin(heads)]
+    # What is detected of other images than these is in the diagnosis.
+    return dataclasses.replace(
+        inputs, found=found, stages=stages, detected=None, options={**inputs.options, **options}
+    )

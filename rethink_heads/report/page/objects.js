@@ -1,0 +1,159 @@
+// All objects by columns: what is filtered, sorted and shown of them, head by head.
+
+export const FATES = {
+  found: "found", outranked: "outranked", taken: "box taken by another object", cut: "cut at the limit of an image", suppressed: "suppressed by NMS",
+  below_threshold: "below the score threshold", wrong_class: "wrong class", regressed_away: "regressed away", no_proposal: "no proposal",
+  not_localized: "not localized", missed: "missed",
+};
+
+/** The columns of a report's objects, decoded when they are first asked for. */
+export class Objects {
+  constructor(report) {
+    this.table = report.tables.get("objects");
+    this.byHead = report.tables.get("object_heads");
+    this.count = this.table.rows;
+    this.heads = report.series.length;
+    this.decoded = new Map();
+    // Of predefined proposals where they were measured, else of final detections.
+    this.score = this.has("score") ? "score" : "fate_score";
+    this.iou = this.has("regressed_iou") ? "regressed_iou" : "best_iou";
+    this.titles = {
+      score: "Score", fate_score: "Score", regressed_iou: this.has("best_iou") ? "Regr. IoU" : "IoU", pcc: "PCC", best_iou: "Best IoU", behind: "IoU behind", gap: "Gap",
+    };
+  }
+
+  has(name) { return this.byHead.has(name); }
+
+  get hasFates() { return this.has("fate"); }
+
+  /** The columns that a list shows and sorts by. */
+  get quantities() {
+    const own = [this.score, this.iou, "pcc", "best_iou"].filter((name, at, all) => this.has(name) && all.indexOf(name) === at);
+    return [...own, ...(this.has("best_iou") ? ["behind"] : []), ...(this.heads > 1 ? ["gap"] : [])];
+  }
+
+  text(name, object) { return this.table.get(object, name); }
+
+  /** A text of a head, as its fate. */
+  said(name, head, object) { return this.byHead.get(head * this.count + object, name); }
+
+  /** A number of every object under a head; "gap" is that of `against` less. */
+  numbers(name, head, against = -1) {
+    const key = `${name}/${head}/${against}`;
+    if (!this.decoded.has(key)) this.decoded.set(key, this.decode(name, head, against));
+    return this.decoded.get(key);
+  }
+
+  decode(name, head, against) {
+    if (name === "gap") {
+      // Of scores; where none were measured, of the IoU of the best detection, none being 0.
+      const of = this.has("score") ? "score" : "best_iou";
+      const [a, b] = [this.numbers(of, head), this.numbers(of, against)];
+      const filled = (value) => (of === "best_iou" && Number.isNaN(value) ? 0 : value);
+      return a.map((value, object) => filled(value) - filled(b[object]));
+    }
+    if (name === "behind") {
+      const [best, top] = [this.numbers("best_iou", head), this.numbers("top_iou", head)];
+      return best.map((value, object) => value - top[object]);
+    }
+    if (!this.has(name)) return new Float64Array(this.count).fill(NaN);
+    return this.byHead.numbers(name, head * this.count, (head + 1) * this.count);
+  }
+
+  /** Codes of a text column, and the code of a text. */
+  codes(name, head = -1) {
+    const { values, strings } = (head < 0 ? this.table : this.byHead).columns.get(name);
+    return { codes: head < 0 ? values : values.subarray(head * this.count, (head + 1) * this.count), strings };
+  }
+
+  /** The object of an id, -1 where there is none. */
+  find(id) {
+    const { values } = this.table.columns.get("object_id");
+    return values.indexOf(Number(id));
+  }
+}
+
+export function objectsOf(report) {
+  report.objects ??= new Objects(report);
+  return report.objects;
+}
+
+/** What is looked at first: a question, its condition and its order. */
+export const PRESETS = {
+  all: { title: "all", by: "", down: false },
+  misranked: { title: "well placed, badly scored", by: "score", down: false, test: (all, at) => { const iou = all.numbers(all.iou, at.head); return (object) => iou[object] >= 0.7; } },
+  unplaced: { title: "well scored, badly placed", by: "iou", down: false, test: (all, at) => { const score = all.numbers(all.score, at.head); return (object) => score[object] >= 0.5; } },
+  disagree: { title: "heads disagree", by: "gap", down: true, needs: (all) => all.heads > 1, test: (all, at) => { const gap = all.numbers("gap", at.head, at.against); return (object) => Number.isFinite(gap[object]); } },
+  misordered: { title: "best box not the best score", by: "behind", down: true, needs: (all) => all.has("best_iou"), test: (all, at) => { const behind = all.numbers("behind", at.head); return (object) => behind[object] > 0; } },
+  lost: { title: "lost by this head, found by the other", by: "", down: false, needs: (all) => all.heads > 1 && all.hasFates, test: (all, at) => {
+    const [own, other] = [all.codes("fate", at.head), all.codes("fate", at.against)];
+    const found = own.strings.indexOf("found");
+    return (object) => own.codes[object] !== found && other.codes[object] === found;
+  } },
+};
+
+/** Ends of a range as in the address, "0.2,0.5"; nothing for what is not numbers. */
+export function ends(text) {
+  const parts = (text ?? "").split(",").map((part) => (part === "" ? NaN : Number(part)));
+  return [Number.isFinite(parts[0]) ? parts[0] : -Infinity, Number.isFinite(parts[1]) ? parts[1] : Infinity];
+}
+
+/** Objects that pass all filters, in order. `wanted`: head, against, preset, class, size, fate, score, iou, gap, by, down. */
+export function select(all, wanted) {
+  const tests = [];
+  const among = ({ codes, strings }, texts) => {
+    const allowed = new Set(texts.map((text) => strings.indexOf(text)));
+    tests.push((object) => allowed.has(codes[object]));
+  };
+  const within = (values, [low, high]) => { if (low > -Infinity || high < Infinity) tests.push((object) => values[object] >= low && values[object] <= high); };
+  if (wanted.class) among(all.codes("class_name"), [wanted.class]);
+  if (wanted.size) among(all.codes("size"), [wanted.size]);
+  if (wanted.fate && all.hasFates) among(all.codes("fate", wanted.head), wanted.fate.split(","));
+  within(all.numbers(all.score, wanted.head), ends(wanted.score));
+  within(all.numbers(all.iou, wanted.head), ends(wanted.iou));
+  if (wanted.gap && all.heads > 1) {
+    const gap = all.numbers("gap", wanted.head, wanted.against);
+    tests.push((object) => Math.abs(gap[object]) >= Number(wanted.gap));
+  }
+  const test = PRESETS[wanted.preset].test?.(all, wanted);
+  if (test) tests.push(test);
+  const found = new Uint32Array(all.count);
+  let count = 0;
+  for (let object = 0; object < all.count; object += 1) {
+    let passes = true;
+    for (let at = 0; passes && at < tests.length; at += 1) passes = tests[at](object);
+    if (passes) found[count++] = object;
+  }
+  return inOrder(all, found.subarray(0, count), wanted);
+}
+
+/** Keys to sort by: texts by their place in the alphabet, a gap by its size. */
+function keysOf(all, { by, head, against }) {
+  if (by === "name") {
+    const { codes, strings } = all.codes("class_name");
+    const place = new Float64Array(strings.length);
+    strings.map((text, code) => [text, code]).sort(([a], [b]) => (a < b ? -1 : 1)).forEach(([, code], at) => { place[code] = at; });
+    return Float64Array.from(codes, (code) => place[code]);
+  }
+  if (by === "fate") {
+    const { codes, strings } = all.codes("fate", head);
+    const order = Object.keys(FATES);
+    return Float64Array.from(codes, (code) => order.indexOf(strings[code]));
+  }
+  if (by === "gap") return all.numbers("gap", head, against).map(Math.abs);
+  return all.numbers(by === "score" ? all.score : by === "iou" ? all.iou : by, head);
+}
+
+/** Rows by a key, what is undefined last, what is equal in the order of the file. */
+function inOrder(all, rows, wanted) {
+  if (!wanted.by) return rows;
+  const keys = keysOf(all, wanted);
+  const sign = wanted.down ? -1 : 1;
+  const there = rows.filter((row) => !Number.isNaN(keys[row]));
+  const absent = rows.filter((row) => Number.isNaN(keys[row]));
+  there.sort((a, b) => sign * (keys[a] - keys[b]) || a - b);
+  const found = new Uint32Array(rows.length);
+  found.set(there);
+  found.set(absent, there.length);
+  return found;
+}

@@ -1,0 +1,72 @@
+// Paired differences of heads on the same images, the swap matrix, and the objects that got better and worse.
+import { heatmap } from "../charts.js";
+import { choice, go, h } from "../dom.js";
+import { cell, estimate } from "../format.js";
+import { objectsOf } from "../objects.js";
+import { sortable } from "../table.js";
+import { keyLabel } from "./common.js";
+
+const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "stage", "fate", "size", "iou"];
+
+/** All comparisons that hold over all sizes, one list. */
+function differences(report) {
+  return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
+    const subjects = SUBJECTS.filter((name) => table.has(name));
+    const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${table.get(row, "iou_low")}` : "") : () => "";
+    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => String(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", "), source: table.name }));
+  });
+}
+
+function movers(report, a, b) {
+  const [first, second] = [a, b].map((key) => report.series.findIndex((one) => `${one.detector}/${one.head}` === key));
+  if (first < 0 || second < 0) return null;
+  const all = objectsOf(report);
+  const gap = all.numbers("gap", first, second);
+  const moved = Array.from(gap.keys()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
+  const id = (object) => all.table.get(object, "object_id");
+  const title = all.has("score") ? "Difference in score" : "Difference in best IoU";
+  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree" }), columns: [
+    { title: "Object", text: (object) => String(id(object)) }, { title: "Class", text: (object) => all.text("class_name", object) }, { title: "Size", text: (object) => all.text("size", object) },
+    { title, text: (object) => estimate(gap[object], undefined, undefined, { signed: true }), value: (object) => gap[object] }] });
+  return h("div", { class: "charts" }, list(`Higher with ${keyLabel(report, a)}`, moved.slice(0, 8)), list(`Higher with ${keyLabel(report, b)}`, moved.slice(-8).reverse()));
+}
+
+function swaps(report) {
+  const table = report.tables.get("swaps");
+  if (!table) return null;
+  const rows = table.where({ metric: "AP" });
+  const names = table.distinct("scores", rows);
+  const at = new Map(rows.map((row) => [`${table.get(row, "scores")} ${table.get(row, "boxes")}`, row]));
+  const labels = names.map((name) => keyLabel(report, name));
+  const row = (a, b) => at.get(`${names[a]} ${names[b]}`);
+  return [h("h3", {}, "Scores of one head with boxes of another"), h("p", { class: "about" }, "AP in per cent on the same proposals; a row's scores, a column's boxes."),
+    heatmap({ rows: labels, columns: labels, rowLabel: "scores", columnLabel: "boxes", value: (a, b) => (row(a, b) === undefined ? NaN : table.get(row(a, b), "value")), text: (a, b) => (row(a, b) === undefined ? "" : cell(table, row(a, b), "value", { digits: 1, scale: 100 })) })];
+}
+
+export const compare = {
+  title: "Compare",
+  about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images.",
+  needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
+  content: (report, settings, set) => {
+    const all = differences(report);
+    const pairs = [...new Set(all.map(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}`))];
+    const pair = pairs.includes(settings.get("pair")) ? settings.get("pair") : pairs[0];
+    const only = settings.get("only") ?? "decided";
+    const rows = all.filter(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}` === pair && (only === "all" || table.get(row, "excludes_zero")));
+    const [a, b] = (pair ?? " ").split(" ");
+    const columns = [
+      { title: "Quantity", text: ({ about }) => about }, { title: "Table", text: ({ source }) => source },
+      { title: keyLabel(report, a), text: ({ table, row }) => estimate(table.get(row, "value_a")), value: ({ table, row }) => table.get(row, "value_a") },
+      { title: keyLabel(report, b), text: ({ table, row }) => estimate(table.get(row, "value_b")), value: ({ table, row }) => table.get(row, "value_b") },
+      { title: "Difference [95% interval]", text: ({ table, row }) => cell(table, row, "difference", { signed: true }), value: ({ table, row }) => table.get(row, "difference") },
+    ];
+    const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
+    return h("div", {},
+      pairs.length ? h("div", { class: "controls" },
+        choice("Heads", pairs.map((each) => [each, each.split(" ").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
+        choice("Show", [["decided", "what excludes zero"], ["all", "all"]], only, (value) => set({ only: value })),
+        h("span", { class: "note" }, `${rows.length} differences`)) : null,
+      pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, 300), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
+      swaps(report), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b)] : null);
+  },
+};

@@ -1,0 +1,98 @@
+// Every object: a question to begin with, filters, a list in any order, and one object in detail.
+import { choice, h, rangeField } from "../dom.js";
+import { estimate } from "../format.js";
+import { FATES, PRESETS, objectsOf, select } from "../objects.js";
+import { VirtualList } from "../table.js";
+import { detail } from "./detail.js";
+
+const memory = { list: null, show: null, settings: "" };
+
+const withoutObject = (settings) => {
+  const rest = new URLSearchParams(settings);
+  rest.delete("object");
+  return rest.toString();
+};
+
+/** The filters and the order that the address names. */
+export function wantedOf(report, settings) {
+  const all = objectsOf(report);
+  const at = (name, otherwise) => Math.min(Math.max(0, Number(settings.get(name) ?? otherwise) || 0), report.series.length - 1);
+  const head = at("head", 0);
+  const named = settings.get("preset");
+  const preset = Object.hasOwn(PRESETS, named ?? "") && (PRESETS[named].needs?.(all) ?? true) ? named : "all";
+  const by = settings.get("by") ?? PRESETS[preset].by;
+  const texts = Object.fromEntries(["class", "size", "fate", "score", "iou", "gap"].map((name) => [name, settings.get(name) ?? ""]));
+  return { ...texts, head, against: at("against", head === 0 ? 1 : 0), preset, by: ["name", "fate", "score", "iou", ...all.quantities].includes(by) ? by : "", down: (settings.get("down") ?? String(Number(PRESETS[preset].down))) === "1" };
+}
+
+/** Heads of the list's columns: each sorts by itself, first from the largest, then the other way. */
+function columnHeads(all, wanted, set) {
+  const columns = [["name", "Object", "grow"], ...all.quantities.map((name) => [name, all.titles[name], `number ${name}`]), ...(all.hasFates ? [["fate", "Fate", "fate"]] : [])];
+  const own = wanted.by === "score" ? all.score : wanted.by === "iou" ? all.iou : wanted.by;
+  return h("div", { class: "row heads" }, h("span", { class: "place" }, "#"), columns.map(([name, title, look]) => {
+    const chosen = own === name;
+    const mark = chosen ? (wanted.down ? " ▼" : " ▲") : "";
+    return h("span", { class: look }, h("button", { class: "sort", "aria-pressed": String(chosen), "aria-label": `Sort by ${title}${chosen ? (wanted.down ? ", now largest first" : ", now smallest first") : ""}`, onclick: () => set({ by: name, down: chosen && wanted.down ? "0" : "1" }) }, title, mark));
+  }));
+}
+
+function controls(report, all, wanted, set, count) {
+  const classes = [...all.codes("class_name").strings].sort();
+  const heads = report.series.map((one, at) => [String(at), one.label]);
+  const presets = Object.entries(PRESETS).filter(([, { needs }]) => needs?.(all) ?? true).map(([name, { title }]) => [name, title]);
+  const fates = all.hasFates ? Object.entries(FATES).filter(([name]) => all.codes("fate", wanted.head).strings.includes(name)) : [];
+  const several = wanted.fate.includes(",") ? [[wanted.fate, wanted.fate.split(",").map((name) => FATES[name] ?? name).join(" or ")]] : [];
+  return h("div", { class: "controls" },
+    choice("Show", presets, wanted.preset, (value) => set({ preset: value, by: "", down: "" })),
+    choice("Head", heads, String(wanted.head), (value) => set({ head: value })),
+    heads.length > 1 ? choice("Against", heads, String(wanted.against), (value) => set({ against: value })) : null,
+    choice("Class", [["", "all"], ...classes.map((name) => [name, name])], wanted.class, (value) => set({ class: value })),
+    choice("Size", [["", "all"], ["small", "small"], ["medium", "medium"], ["large", "large"]], wanted.size, (value) => set({ size: value })),
+    fates.length ? choice("Fate", [["", "all"], ...several, ...fates], wanted.fate, (value) => set({ fate: value })) : null,
+    rangeField("Score", wanted.score, (value) => set({ score: value })),
+    rangeField("IoU", wanted.iou, (value) => set({ iou: value })),
+    heads.length > 1 ? rangeField("Gap at least", wanted.gap, (value) => set({ gap: value }), true) : null,
+    h("span", { class: "note", id: "count", role: "status" }, `${count.toLocaleString("en")} of ${all.count.toLocaleString("en")} objects`),
+    h("button", { onclick: () => set({ preset: "", class: "", size: "", fate: "", score: "", iou: "", gap: "", by: "", down: "", object: "" }) }, "Clear"));
+}
+
+export const objects = {
+  title: "Objects",
+  about: "Choose a question, then step through the objects with j and k. Score and IoU are means over an object's predefined proposals of IoU 0.7 and more, or of its final detection where none were measured; the gap is the head's less the other's.",
+  needs: ["objects"],
+  content: (report, settings, set) => {
+    const all = objectsOf(report);
+    const wanted = wantedOf(report, settings);
+    const found = select(all, wanted);
+    const quantities = all.quantities.map((name) => [name, all.numbers(name, wanted.head, name === "gap" ? wanted.against : -1)]);
+    const place = h("div", {});
+    const list = new VirtualList({
+      label: "Objects",
+      draw: (object, at) => [h("span", { class: "place" }, String(at + 1)), h("span", { class: "grow" }, `${all.text("class_name", object)}, ${all.text("size", object)}, ${all.table.get(object, "object_id")}`),
+        quantities.map(([name, values]) => h("span", { class: `number ${name}` }, estimate(values[object], undefined, undefined, { digits: 2, signed: name === "gap" }))),
+        all.hasFates ? h("span", { class: "fate" }, FATES[all.said("fate", wanted.head, object)] ?? "-") : null],
+      onpick: (object) => set({ object: all.table.get(object, "object_id") }, true),
+    });
+    memory.list = list;
+    memory.settings = withoutObject(settings);
+    memory.show = (id) => {
+      const object = id === null || id === "" ? -1 : all.find(id);
+      place.replaceChildren(object >= 0 ? detail(report, all, object) : h("p", { class: "about" }, "Choose an object in the list, or press j."));
+      return object < 0 ? -1 : found.indexOf(object);
+    };
+    list.show(found, memory.show(settings.get("object")));
+    memory.found = found;
+    return h("div", {}, controls(report, all, wanted, set, found.length),
+      h("div", { class: "explorer" }, h("div", {}, columnHeads(all, wanted, set), list.element), place));
+  },
+  move: (report, settings) => {
+    if (!memory.list || withoutObject(settings) !== memory.settings) return false;
+    const at = memory.show(settings.get("object"));
+    if (at !== memory.list.chosen) memory.list.show(memory.list.rows, at);
+    return true;
+  },
+  key: (event) => {
+    if (event.key === "j") memory.list?.pick(memory.list.chosen + 1);
+    if (event.key === "k") memory.list?.pick(Math.max(0, memory.list.chosen - 1));
+  },
+};

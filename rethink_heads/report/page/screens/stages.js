@@ -1,0 +1,53 @@
+// What becomes of objects from proposals to detections: correlation by stage, the recall ladder, fates.
+import { heatmap, legend } from "../charts.js";
+import { choice, go, h } from "../dom.js";
+import { cell, percent } from "../format.js";
+import { FATES, objectsOf } from "../objects.js";
+import { headDots, headRows, headTable, sizesIn } from "./common.js";
+
+const LADDER = { proposals: "Proposals", regressed: "Regressed", classified: "Right class", after_nms: "After NMS", detections: "Detections" };
+const STAGES = { predefined: "Predefined", rpn: "RPN", detections: "Detections" };
+
+function ladder(report, settings, set) {
+  const table = report.tables.get("recall_ladder");
+  if (!table) return null;
+  const iou = settings.get("iou") ?? "0.50";
+  const size = settings.get("size") ?? "all";
+  const rows = headRows(report, table, "stage", { size, iou });
+  const stages = Object.keys(LADDER);
+  return [h("h3", {}, "Recall from proposals to detections"),
+    h("div", { class: "controls" },
+      choice("IoU at least", table.distinct("iou").map((each) => [each, each]), iou, (value) => set({ iou: value })),
+      choice("Object size", sizesIn(table).map((name) => [name, name]), size, (value) => set({ size: value }))),
+    headDots(table, rows, stages, "recall", { title: `Recall at IoU ${iou}, ${size} objects`, label: "Recall", names: LADDER, range: [0, 1], width: 560 }),
+    headTable(table, rows, stages, "recall", { caption: "Recall in per cent [95% interval]", options: percent(), names: LADDER })];
+}
+
+function fates(report) {
+  const table = report.tables.get("fates");
+  if (!table) return null;
+  const rows = headRows(report, table, "fate", { size: "all", class_name: "all" });
+  const kinds = Object.keys(FATES).filter((fate) => rows.some(({ at }) => at.has(fate) && table.get(at.get(fate), "count") > 0));
+  const text = (row, column) => (rows[row].at.has(kinds[column]) ? `${cell(table, rows[row].at.get(kinds[column]), "share", percent())}, ${cell(table, rows[row].at.get(kinds[column]), "count", { count: true })}` : "");
+  return [h("h3", {}, "The fate of every object"), h("p", { class: "about" }, "Share of all objects in per cent [95% interval], and how many; a cell opens them."),
+    heatmap({ rows: rows.map(({ one }) => one.label), columns: kinds.map((fate) => FATES[fate]), range: [0, 1],
+      value: (row, column) => (rows[row].at.has(kinds[column]) ? table.get(rows[row].at.get(kinds[column]), "share") : NaN), text,
+      onclick: objectsOf(report).hasFates ? (row, column) => go("objects", { head: report.series.indexOf(rows[row].one), fate: kinds[column] }) : null })];
+}
+
+function correlation(report) {
+  const table = report.tables.get("stages") ?? report.tables.get("stage_correlation");
+  if (!table) return null;
+  const rows = headRows(report, table, "stage", { size: "all" });
+  const stages = Object.keys(STAGES).filter((stage) => rows.some(({ at }) => at.has(stage)));
+  return [h("h3", {}, "Correlation of score and IoU by stage (Figure 3)"),
+    headDots(table, rows, stages, "pcc", { title: "PCC, all sizes", label: "PCC", names: STAGES }),
+    headTable(table, rows, stages, "pcc", { caption: "PCC [95% interval]", names: STAGES })];
+}
+
+export const stages = {
+  title: "Stages",
+  about: "Where objects are lost on the way from proposals to detections, and how score and IoU correlate at each stage.",
+  needs: ["recall_ladder", "fates", "stages", "stage_correlation"],
+  content: (report, settings, set) => h("div", {}, legend(report.series, "bars are 95% intervals"), ladder(report, settings, set), fates(report), correlation(report)),
+};

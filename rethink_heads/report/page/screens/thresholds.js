@@ -1,0 +1,100 @@
+// Which score to act on: what a threshold keeps and what flips, each class's optimal threshold, reliability of scores.
+import { chart, curve, legend, points } from "../charts.js";
+import { choice, h } from "../dom.js";
+import { cell, plural } from "../format.js";
+import { UNIT, headCurves } from "./common.js";
+
+/** Detections of a head, of one class where one is named. */
+function detectionsOf(report, one, label) {
+  const wanted = { detector: one.detector, head: one.head, ...(label ? { class_name: label } : {}) };
+  return report.tables.get("detections").where(wanted);
+}
+
+/** Function of a threshold: how many detections are at or above it, and how many of them are true positives. */
+function countsAt(table, rows) {
+  const score = table.reader("score");
+  const correct = table.reader("true_positive");
+  const keys = Float64Array.from(rows, score);
+  const order = Uint32Array.from(keys.keys()).sort((a, b) => keys[b] - keys[a]);
+  const scores = Float64Array.from(order, (at) => keys[at]);
+  const hits = new Uint32Array(rows.length + 1);
+  order.forEach((row, at) => { hits[at + 1] = hits[at] + (correct(rows[row]) ? 1 : 0); });
+  return (threshold) => {
+    let [low, high] = [0, scores.length];
+    while (low < high) {
+      const half = (low + high) >> 1;
+      if (scores[half] >= threshold) low = half + 1;
+      else high = half;
+    }
+    return { detections: low, hits: hits[low] };
+  };
+}
+
+/** A class's oLRP threshold of a head, as a row of the table by class. */
+function optimalRow(report, one, label) {
+  const table = report.tables.get("by_class");
+  if (!table || !label) return null;
+  const [row] = table.where({ detector: one.detector, head: one.head, size: "all", class_name: label });
+  return row === undefined ? null : row;
+}
+
+function said(counts, objects, value, start) {
+  const now = counts(value);
+  const before = counts(start);
+  const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
+  const [won, more] = [now.hits - before.hits, now.detections - now.hits - before.detections + before.hits];
+  const flips = value === start ? "" : ` Against ${start.toFixed(2)}: ${plural(Math.abs(won), "true positive")} ${won < 0 ? "lost" : "won"}, ${plural(Math.abs(more), "false positive")} ${more < 0 ? "gone" : "added"}.`;
+  return `Score at least ${value.toFixed(2)}: ${plural(now.detections, "detection")}, precision ${share(now.hits, now.detections)}, recall ${share(now.hits, objects)} at IoU 0.5.${flips}`;
+}
+
+function slider(report, settings, set) {
+  const table = report.tables.get("detections");
+  const heads = report.series.filter((one) => table.where({ detector: one.detector, head: one.head }).length);
+  if (!heads.length) return h("p", { class: "about" }, "No head has detections.");
+  const one = heads[Math.min(Number(settings.get("head") ?? 0) || 0, heads.length - 1)];
+  const label = settings.get("class") ?? "";
+  const rows = detectionsOf(report, one, label);
+  const counts = countsAt(table, rows);
+  const objects = report.tables.get("objects").where(label ? { class_name: label } : {}).length;
+  const start = Math.min(1, Math.max(0, Number(settings.get("at") ?? 0.5) || 0));
+  const answer = h("output", { id: "kept", "aria-live": "polite" }, said(counts, objects, start, start));
+  const input = h("input", { id: "threshold", type: "range", min: 0, max: 1, step: 0.01, value: start, oninput: (event) => { answer.textContent = said(counts, objects, Number(event.target.value), start); }, onchange: (event) => set({ at: event.target.value }, true) });
+  const steps = Array.from({ length: 101 }, (_, at) => at / 100);
+  const rates = steps.map(counts);
+  const into = chart({ x: { ...UNIT, label: "Score threshold" }, y: { ...UNIT, label: "Precision (line), recall (dashed)" }, title: "Precision and recall at IoU 0.5", describe: "Precision and recall at IoU 0.5 against the score threshold." });
+  curve(into, steps.map((at, place) => [at, rates[place].detections ? rates[place].hits / rates[place].detections : NaN]), { ...one, dash: null }, { markers: false });
+  curve(into, steps.map((at, place) => [at, rates[place].hits / objects]), { ...one, dash: "5 3" }, { markers: false });
+  const row = optimalRow(report, one, label);
+  const byClass = report.tables.get("by_class");
+  const best = row === null ? null : h("p", {}, `Optimal threshold of ${label} by oLRP: ${cell(byClass, row, "score_threshold")}. `,
+    h("button", { onclick: () => set({ at: byClass.get(row, "score_threshold") }) }, "Use it"));
+  const classes = [...report.tables.get("objects").columns.get("class_name").strings].sort();
+  return [h("h3", {}, "What a threshold keeps"),
+    h("div", { class: "controls" }, choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
+      choice("Class", [["", "all"], ...classes.map((name) => [name, name])], label, (value) => set({ class: value })),
+      h("span", { class: "field" }, h("label", { for: "threshold" }, "Score threshold"), input)),
+    h("p", {}, answer), best, h("div", { class: "charts" }, into.figure, scatter(table, rows, one))];
+}
+
+function scatter(table, rows, one) {
+  const [score, iou] = [table.reader("score"), table.reader("iou")];
+  const into = chart({ x: { ...UNIT, label: "IoU with its object" }, y: { ...UNIT, label: "Score" }, title: "Every detection", describe: "Score against IoU of every detection." });
+  points(into, rows.map(iou), rows.map(score), one.colour, { alpha: rows.length > 20000 ? 0.08 : 0.3 });
+  return into.figure;
+}
+
+function reliability(report) {
+  const table = report.tables.get("reliability");
+  if (!table) return null;
+  const diagonal = { x: (row) => table.get(row, "mean_score"), xLabel: "Score", xRange: UNIT, yRange: UNIT };
+  return [h("h3", {}, "Reliability"), legend(report.series, "bands are 95% intervals"), h("div", { class: "charts" },
+    headCurves(report, table, {}, { ...diagonal, value: "precision", title: "Precision by score", yLabel: "Precision at IoU 0.5" }),
+    headCurves(report, table, {}, { ...diagonal, value: "iou", title: "IoU by score", yLabel: "Mean IoU, false positives as 0" }))];
+}
+
+export const thresholds = {
+  title: "Thresholds",
+  about: "How far a score can be taken for a probability, and what a threshold on it keeps. Choose a class for its optimal threshold.",
+  needs: ["reliability", "detections"],
+  content: (report, settings, set) => h("div", {}, report.tables.has("detections") ? slider(report, settings, set) : null, reliability(report)),
+};

@@ -1,0 +1,26 @@
+// What was found, in sentences that lead to their evidence.
+import { legend } from "../charts.js";
+import { h, hashOf } from "../dom.js";
+import { percent } from "../format.js";
+import { headDots, headRows, headTable } from "./common.js";
+
+const METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"];
+
+function precision(report) {
+  const table = report.tables.get("ap");
+  if (!table) return null;
+  const rows = headRows(report, table, "metric");
+  return [
+    headTable(table, rows, METRICS, "value", { caption: "Average precision in per cent [95% interval]", options: percent() }),
+    legend(rows.map(({ one }) => one), "bars are 95% intervals"),
+    headDots(table, rows, METRICS, "value", { title: "Average precision", label: "Average precision (%)", scale: 100, zero: true, width: 560 }),
+  ];
+}
+
+export const verdict = {
+  title: "Verdict",
+  content: (report) => h("div", {},
+    report.sentences.map(({ text, screen, settings }) => h("p", { class: "lead" }, text, " ", screen ? h("a", { href: hashOf(screen, settings ?? {}) }, "evidence") : null)),
+    report.warnings.map((text) => h("p", { class: "warning" }, text)),
+    precision(report)),
+};
