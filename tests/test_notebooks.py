@@ -28,6 +28,7 @@ NAMES = (
     "spatial_sensitivity",
     "compare_heads",
     "your_own_detector",
+    "where_precision_is_lost",
 )
 SETTINGS = [
     *SMALL_SETTINGS,

@@ -23,6 +23,7 @@ from rethink_heads.plots.layout import (
     legend_above,
     line_handles,
     panel_grid,
+    title_maps,
 )
 from rethink_heads.plots.panels import (
     draw_curves,
@@ -38,6 +39,7 @@ from rethink_heads.plots.style import (
     GRID,
     INK,
     PAGE_WIDTH,
+    TIGHT_LINES,
     NothingToDrawError,
     Series,
     dress,
@@ -56,7 +58,7 @@ CAUSE_LABELS: Mapping[str, str] = {
     "background": "Background",
     "misses": "Misses",
 }
-# Tol's muted set, colour-blind safe and none of a head's; every second one is hatched, for print in grey.
+# Tol's muted set, colour-blind safe and none of a head's.
 CAUSE_COLOURS: Mapping[str, str] = dict(
     zip(
         CAUSE_LABELS,
@@ -64,6 +66,12 @@ CAUSE_COLOURS: Mapping[str, str] = dict(
         strict=True,
     )
 )
+# Every second cause, each in its own way, so that neighbours and light colours stay apart in grey.
+HATCHES: Mapping[str, str] = {
+    "localization": "////",
+    "duplicates": "\\\\\\\\",
+    "misses": "....",
+}
 STAGES: Mapping[str, str] = {
     "proposals": "Proposals",
     "regressed": "Regressed",
@@ -73,6 +81,12 @@ STAGES: Mapping[str, str] = {
 }
 LADDER_IOUS = ("0.50", "0.75", "mean")
 MOST_A_ROW = 4
+# Diameter in points of the circle about a detector's own ranking.
+OWN_RANKING = 8.0
+# From more heads on, cells are too narrow for their intervals.
+MOST_WITH_ENDS = 6
+# Labels below more columns than these do not fit side by side.
+MOST_LEVEL_LABELS = 3
 # Darker cells have light text.
 LIGHT_TEXT_BELOW = 0.6
 
@@ -89,8 +103,9 @@ def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
     if lost.empty:
         raise NothingToDrawError("no detections")
     series = heads_of(lost)
-    columns = min(MOST_A_ROW, len(series))
-    rows = -(-len(series) // columns)
+    rows = -(-len(series) // MOST_A_ROW)
+    # As many in each row, as far as they go.
+    columns = -(-len(series) // rows)
     with paper_style():
         figure = Figure(
             figsize=(PAGE_WIDTH, 0.5 + 1.75 * rows + 1.9),
@@ -101,7 +116,7 @@ def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
         for ax, one in zip(panels, series, strict=True):
             dress(ax)
             stack_shares(ax, one.rows(by_threshold), one.rows(lost))
-            ax.set_title(one.label)
+        title_maps(panels, series)
         label_outside(panels)
         below = figure.add_subplot(grid[rows, :])
         dress(below)
@@ -109,7 +124,7 @@ def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
         draw_dots(below, percent, series, list(CAUSE_LABELS), category="cause", value="share")
         from_zero(below)
         name_categories(below, list(CAUSE_LABELS.values()))
-        below.set_ylabel("Share of 100% lost (points)")
+        below.set_ylabel("AP lost (points)")
         causes = [_patch(cause, label) for cause, label in CAUSE_LABELS.items()]
         left = Patch(facecolor=GRID, edgecolor=FAINT, linewidth=0.5, label="AP")
         legend_above(figure, [left, *causes, *dot_handles(series)])
@@ -152,9 +167,10 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
     series = _series(table)
     frame = table.assign(**{name: 100 * table[name] for name in _ends("ap")})
     with paper_style():
-        figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78)
+        figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78, share=True)
         draw_curves(left, frame, series, x="step", value="ap")
-        left.set_xlim(0, 1)
+        # Room for the outermost markers.
+        left.set_xlim(-0.03, 1.03)
         left.set_xlabel("Ranking: own (0) to the true IoU's (1)")
         left.set_ylabel("Average precision (%)")
         for one in series:
@@ -171,10 +187,21 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
                 markeredgewidth=0.8,
                 zorder=3,
             )
+            right.plot(
+                rows["pcc"].iloc[:1],
+                rows["ap"].iloc[:1],
+                linestyle="none",
+                marker="o",
+                markersize=OWN_RANKING,
+                markerfacecolor="none",
+                markeredgecolor=look.colour,
+                markeredgewidth=0.8,
+                zorder=3,
+            )
         right.set_xlabel("PCC of score and IoU of detections")
-        right.set_ylabel("Average precision (%)")
+        label_outside([left, right])
         legend_above(figure, line_handles(series, "95% interval"))
-        caption_below(figure, source_text(table))
+        caption_below(figure, "Circles: the detector's own ranking.", source_text(table))
     return figure
 
 
@@ -193,7 +220,7 @@ def recall_ladder(table: pd.DataFrame) -> Figure:
             own = rows[rows["iou"] == iou]
             draw_dots(ax, own, series, stages, category="stage", value="recall")
             name_categories(ax, [STAGES[stage] for stage in stages])
-            ax.tick_params(axis="x", rotation=30)
+            ax.tick_params(axis="x", rotation=90)
             unit_axes(ax, "y")
             ax.set_ylabel("Recall")
             ax.set_title("Mean over IoU 0.50 to 0.95" if iou == "mean" else f"IoU {iou}")
@@ -217,39 +244,43 @@ def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
     cells = rows.set_index(["scores", "boxes"])
     several = len({name.split("/")[0] for name in names}) > 1
     labels = [_key_label(name, several) for name in names]
-    values = np.array([[100 * cells.loc[(a, b), "value"] for b in names] for a in names])
+    values, lows, highs = (
+        np.array([[100 * cells.loc[(a, b), end] for b in names] for a in names])
+        for end in _ends("value")
+    )
     with paper_style():
         width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 1.6 + 0.95 * len(names)))
         figure, ((ax,),) = panel_grid(
             1, 1, height=0.9 + 0.55 * len(names), width=width, layout="constrained"
         )
         dress(ax, grid=False)
-        norm = Normalize(float(np.nanmin(values)), float(np.nanmax(values)) or 1.0)
+        # As far as the intervals: what differs by less looks much the same.
+        norm = Normalize(float(np.nanmin([values, lows])), float(np.nanmax([values, highs])))
         import seaborn as sns
 
-        image = ax.imshow(
-            values, cmap=sns.color_palette(SEQUENTIAL, as_cmap=True), norm=norm, aspect="auto"
-        )
-        for row, a in enumerate(names):
-            for column, b in enumerate(names):
-                cell = cells.loc[(a, b)]
-                ends = f"[{100 * cell['value_low']:.1f}, {100 * cell['value_high']:.1f}]"
-                dark = norm(values[row, column]) < LIGHT_TEXT_BELOW
-                ax.text(
-                    column,
-                    row,
-                    f"{values[row, column]:.1f}\n{ends}",
-                    ha="center",
-                    va="center",
-                    fontsize=7.5,
-                    fontweight="bold" if a == b else "normal",
-                    color="white" if dark else INK,
-                )
-        ax.set_xticks(range(len(names)), labels, rotation=0 if len(names) < 4 else 25)
-        ax.set_yticks(range(len(names)), labels)
+        colours = sns.color_palette(SEQUENTIAL, as_cmap=True)
+        image = ax.imshow(values, cmap=colours, norm=norm, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            low, high = lows[row, column], highs[row, column]
+            has_ends = len(names) <= MOST_WITH_ENDS and np.isfinite(low)
+            ax.text(
+                column,
+                row,
+                f"{value:.1f}" + (f"\n[{low:.1f}, {high:.1f}]" if has_ends else ""),
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                fontweight="bold" if row == column else "normal",
+                color="white" if norm(value) < LIGHT_TEXT_BELOW else INK,
+            )
+        upright = 0 if len(names) <= MOST_LEVEL_LABELS else 90
+        ax.set_xticks(range(len(names)), labels, linespacing=TIGHT_LINES, rotation=upright)
+        ax.set_yticks(range(len(names)), labels, linespacing=TIGHT_LINES)
         ax.set_xlabel("Boxes of")
         ax.set_ylabel("Scores of")
         add_colour_bar(ax, image, f"{metric} (%)")
+        shown = ", [95% interval]" if len(names) <= MOST_WITH_ENDS else ""
+        caption_below(figure, f"{metric} on the same proposals{shown}. Bold: a head's own boxes.")
     return figure
 
 
@@ -274,12 +305,11 @@ def _value(rows: pd.DataFrame, cause: str) -> float:
 
 
 def _look(cause: str) -> dict[str, Any]:
-    hatched = list(CAUSE_COLOURS).index(cause) % 2
     return {
         "facecolor": CAUSE_COLOURS[cause],
         "edgecolor": "white",
         "linewidth": 0.3,
-        "hatch": "////" if hatched else None,
+        "hatch": HATCHES.get(cause),
     }
 
 
