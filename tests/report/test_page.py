@@ -13,9 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rethink_heads.evaluation.fate_counts import fate_tables
+from rethink_heads.evaluation.swaps import swap_tables
 from rethink_heads.files import read_csv, write_csv
 from rethink_heads.report.cells import NO_INTERVAL, estimate
 from rethink_heads.report.contents import Findings, write_report
+from tests.made_candidates import crowded_dataset, make_candidates
 from tests.report.page_reader import make_findings, measured, read_page
 
 playwright = pytest.importorskip(
@@ -123,6 +126,24 @@ def listed(path: Path, found: Findings) -> pd.DataFrame:
     return objects
 
 
+def check_numbers(page: Any, found: Findings, folder: Path) -> None:
+    """Hold all that the screen has printed against the tables' files."""
+    files: dict[str, pd.DataFrame] = {}
+    for cell in page.evaluate("rethinkHeads.shown"):
+        name = cell["table"]
+        if name not in files:
+            write_csv(found.tables[name], folder / f"{name}.csv")
+            files[name] = read_csv(folder / f"{name}.csv")
+        row, column = files[name].iloc[cell["row"]], cell["column"]
+        if cell["count"]:
+            assert cell["text"] == str(row[column])
+            continue
+        ends = [cell["scale"] * row[f"{column}{end}"] for end in ("", "_low", "_high")]
+        expected = estimate(*ends, digits=cell["digits"], without=NO_INTERVAL)
+        assert cell["text"].replace("+", "") == expected, (name, cell)
+        assert cell["text"] in page.locator("main").inner_text()
+
+
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_screen_opens_and_prints_the_tables_numbers(
     tab: Tab, found: Findings, screen: str, tmp_path: Path
@@ -134,20 +155,7 @@ def test_every_screen_opens_and_prints_the_tables_numbers(
     assert page.locator("img").count() == 0
     shown = page.evaluate("rethinkHeads.shown")
     assert (len(shown) > 0) == (screen not in ("objects", "methods", "thresholds"))
-    files: dict[str, pd.DataFrame] = {}
-    for cell in shown:
-        name = cell["table"]
-        if name not in files:
-            write_csv(found.tables[name], tmp_path / f"{name}.csv")
-            files[name] = read_csv(tmp_path / f"{name}.csv")
-        row, column = files[name].iloc[cell["row"]], cell["column"]
-        if cell["count"]:
-            assert cell["text"] == str(row[column])
-            continue
-        ends = [cell["scale"] * row[f"{column}{end}"] for end in ("", "_low", "_high")]
-        expected = estimate(*ends, digits=cell["digits"], without=NO_INTERVAL)
-        assert cell["text"].replace("+", "") == expected, (name, cell)
-        assert cell["text"] in page.locator("main").inner_text()
+    check_numbers(page, found, tmp_path)
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -376,6 +384,33 @@ def test_linked_images_are_shown_where_there_is_no_crop(
     assert Path(waiting.value.url.removeprefix("file://")).is_file()
     assert [each for each in tab.wrong if "asked for file:" not in each] == []
     tab.page.context.close()
+
+
+def test_stages_fates_and_swaps_are_of_the_candidates(browser: Any, tmp_path: Path) -> None:
+    dataset = crowded_dataset(tmp_path / "data", images=30)
+    candidates = make_candidates(dataset)
+    keys = [("one", "fc"), ("one", "conv")]
+    tables = fate_tables(candidates, dataset, [(keys[0], keys[1])], replicates=50)
+    fates = tables.pop("object_fates")
+    tables |= swap_tables(candidates, dataset, keys=keys, replicates=50)
+    found = Findings(keys, dataset, tables, fates=fates, candidates=candidates)
+    tab = new_tab(browser, write_report(tmp_path / "report.html", found))
+    for screen in ("stages?iou=0.75&size=large", "compare?only=all"):
+        page = tab.open(screen)
+        assert page.locator("table.heat td").count() > 3
+        check_numbers(page, found, tmp_path)
+    objects = read_page(tab.path)[1]["objects"]
+    own = fates[(fates["detector"] == "one") & (fates["head"] == "fc")].set_index("object_id")
+    assert len(set(own["fate"])) > 5
+    for fate, rows in own.groupby("fate"):
+        page = tab.open(f"objects?fate={fate}&object={rows.index[0]}")
+        assert set(objects["object_id"].iloc[tab.rows()]) == set(rows.index)
+        said = page.locator(".fates li").first.inner_text()
+        assert len(said) > 40, said
+        assert "undefined" not in said
+        assert "NaN" not in said
+    assert tab.wrong == []
+    page.context.close()
 
 
 def test_what_was_not_measured_is_one_line(browser: Any, tmp_path: Path) -> None:

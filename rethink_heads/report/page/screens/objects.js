@@ -85,8 +85,11 @@ export const objects = {
     // For tests, and for whoever looks with the browser's tools.
     report.listed = found;
     const key = all.quantities.map((name) => `${all.titles[name]}: ${all.about[name]}`).join("; ");
+    const heads = columnHeads(all, wanted, set);
+    // As wide as the rows, which a scroll bar may make narrower.
+    requestAnimationFrame(() => { heads.style.paddingRight = `${10 + list.element.offsetWidth - list.element.clientWidth - 2}px`; });
     return h("div", {}, controls(report, all, wanted, set, found.length),
-      h("div", { class: "explorer" }, h("div", {}, columnHeads(all, wanted, set), list.element, h("p", { class: "note" }, `${key}.`)), place));
+      h("div", { class: "explorer" }, h("div", {}, heads, list.element, h("p", { class: "note" }, `${key}.`)), place));
   },
   move: (report, settings) => {
     if (!memory.list || withoutObject(settings) !== memory.settings) return false;
