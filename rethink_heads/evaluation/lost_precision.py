@@ -22,7 +22,7 @@ Intervals come from the derivatives of AP by the weight of each image (the infin
 first-order one, the value plus the derivatives times what its weights differ from 1, and goes the way of all
 replicates (:mod:`.bootstrap`), paired between heads as they are. The derivative takes AP as the area under the same
 precision, not as its mean at 101 recalls, whose steps have no derivative; and classes stay in the mean whose images a
-replicate does not draw. how often these intervals hold is in benchmarks/README.md.
+replicate does not draw. How often these intervals hold is in benchmarks/README.md.
 """
 
 from __future__ import annotations

@@ -301,6 +301,9 @@ def rename_detector(folder: Path, detector: str) -> None:
 
     def is_named(path: Path) -> bool:
         with reading_parquet(path), pq.ParquetFile(path) as file:
+            if "detector" not in file.schema_arrow.names:
+                # Of several detectors, as candidates are: their file has no such column.
+                return True
             first = next(file.iter_batches(1, columns=["detector"]), None)
         return not first or first["detector"][0].as_py() == detector
 

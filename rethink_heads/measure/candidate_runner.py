@@ -64,7 +64,7 @@ def measure_candidates(
     """Scores and boxes of every head, before NMS, for the proposals of all detectors together.
 
     Each detector has features of its own, and its heads are asked about the proposals of every other one, too. They are
-    kept in ``folder``, which is to hold nothing else; an interrupted call loses only the image under way. A complete
+    kept as ``folder``/candidates.parquet; an interrupted call loses only the image under way. A complete
     file of the same provenance is read instead. Processes that torchrun started share the images, and all of them get
     the result.
 

@@ -21,6 +21,8 @@ from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.evaluation.swaps import swapped_detections
+from rethink_heads.files import read_parquet, write_parquet
+from rethink_heads.measure.by_image import rename_detector
 from rethink_heads.measure.candidate_runner import measure_candidates
 from rethink_heads.measure.candidates import LEAST_IOU, Candidates, load_candidates
 from rethink_heads.suppression import Suppression
@@ -162,6 +164,15 @@ def test_the_same_is_read_again_under_any_name_and_anything_else_is_asked_again(
     other.suppression = dataclasses.replace(other.suppression, nms_iou=0.3)
     assert measured(tmp_path, toy_dataset, one=other).rule("one").nms_iou == 0.3
     assert other.proposed == len(toy_dataset)
+
+
+def test_other_files_of_the_folder_may_be_renamed(toy_dataset: CocoDataset, tmp_path: Path) -> None:
+    first = measured(tmp_path, toy_dataset, one=ProposingToy())
+    frame = pd.DataFrame({"detector": ["before"]})
+    write_parquet(frame, tmp_path / "detections.parquet", {})
+    rename_detector(tmp_path, "now")
+    assert read_parquet(tmp_path / "detections.parquet")[0]["detector"].tolist() == ["now"]
+    assert_same(load_candidates(tmp_path), first)
 
 
 def test_what_cannot_be_asked_is_told(
