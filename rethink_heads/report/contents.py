@@ -179,7 +179,7 @@ def write_report(
     tables = {name: frame for name, frame in tables.items() if len(frame)}
     names = ", ".join(dict.fromkeys(detector for detector, _ in keys))
     header = {
-        "title": title or f"{names} on {dataset.where}",
+        "title": title or f"{names} on {Path(dataset.where).name}",
         "subtitle": f"{len(dataset):,} images, {len(objects):,} objects of {len(dataset.class_names)} classes",
         "series": _series(keys),
         "sentences": [vars(sentence) for sentence in verdict(tables, Heads(keys))],

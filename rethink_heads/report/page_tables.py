@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rethink_heads.measure.candidates import Candidates
 
 # Of a chosen object and head: how many proposals and boxes are in the page, and how near a box must be.
-PROPOSALS_EACH, BOXES_EACH, BOX_IOU = 40, 5, 0.3
+PROPOSALS_EACH, BOXES_EACH, BOX_IOU = 40, 3, 0.3
 DENSITY_BINS = 20
 BOX_COLUMNS = ["object_id", "detector", "head", "stage", "class_name", "score", "iou", *"xywh"]
 

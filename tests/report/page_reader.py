@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -22,8 +23,12 @@ from rethink_heads.evaluation.detections import detection_tables
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
 from rethink_heads.evaluation.lost_precision import exchange_rate_of, lost_precision_of
+from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import Findings
+from rethink_heads.report.page_objects import object_table
+from rethink_heads.report.results import compute_tables
 from tests.made_detections import SIDE, make_dataset, make_detections
+from tests.synthetic_measurements import synthetic_measurements
 
 KEYS = (("near", "fc"), ("far", "conv"))
 
@@ -70,6 +75,19 @@ def equal(found: pd.Series, expected: pd.Series) -> bool:
     """Whether two columns are the same to the last digit, what is undefined included."""
     pairs = zip(found.tolist(), expected.tolist(), strict=True)
     return all(a == b or (a != a and b != b) for a, b in pairs)
+
+
+def measured(found: Findings) -> Findings:
+    """The findings with made-up measurements of predefined proposals of the same objects."""
+    objects = object_table(found.dataset).sort_values(["image_id", "object_id"])
+    images = -(-len(objects) // 6)
+    made = synthetic_measurements({key[0]: [key[1]] for key in found.keys}, images=images)
+    first = made.objects.head(len(objects))[["image_id", "object_id"]]
+    some = made.restrict(set(first.itertuples(index=False, name=None)))
+    arrays = {name: array for name in some.names if (array := some.array(name)) is not None}
+    measurements = Measurements(objects, arrays)
+    tables = {**found.tables, **compute_tables(measurements, replicates=50)}
+    return dataclasses.replace(found, measurements=measurements, tables=tables)
 
 
 def make_findings(

@@ -22,6 +22,7 @@ from rethink_heads.report.page_tables import (
     proposal_table,
 )
 from rethink_heads.statistics.correlation import object_correlations
+from tests.made_candidates import crowded_dataset, make_candidates
 from tests.report.page_reader import KEYS, element, equal, make_findings, read_page
 from tests.synthetic_measurements import synthetic_measurements
 
@@ -98,6 +99,25 @@ def test_boxes_are_the_nearest_of_any_class(found: Findings) -> None:
     of_objects = joined[[f"{name}_object" for name in "xywh"]].to_numpy(np.float64)
     assert joined["iou"].to_numpy() == pytest.approx(box_ious(sides, of_objects), abs=1e-4)
     assert (joined["class_name"] != joined["class_name_object"]).any()
+
+
+def test_the_best_proposal_and_box_before_nms_are_shown(tmp_path: Path) -> None:
+    dataset = crowded_dataset(tmp_path, images=12)
+    candidates, key = make_candidates(dataset), ("one", "conv")
+    objects = object_table(dataset)
+    boxes = box_table(dataset, [key], objects["object_id"].tolist(), candidates=candidates)
+    own = candidates.proposed_by("one")
+    for stage, there in (("proposal", own.proposal_boxes), ("regressed", own.boxes[key])):
+        best = {}
+        sides = np.column_stack([there[:, :2], there[:, 2:] - there[:, :2]]).astype(np.float64)
+        for row in objects.itertuples():
+            label = dataset.class_names.index(row.class_name)
+            near = sides[(own.images == row.image_id) & (own.labels == label)]
+            ious = box_ious(near, np.array([row.x, row.y, row.w, row.h], np.float64))
+            if len(ious) and ious.max() >= 0.1:
+                best[row.object_id] = ious.max()
+        found = boxes[boxes["stage"] == stage].set_index("object_id")["iou"]
+        assert found.to_dict() == pytest.approx(best, abs=1e-5)
 
 
 def test_proposals_are_sampled_and_density_adds_up_to_one() -> None:

@@ -31,9 +31,9 @@ export function rangeOf(values, { zero = false, air = 0.05 } = {}) {
 
 /**
  * A chart: `x` and `y` are {range, label, ticks, names}; marks are put into `plot` at `chart.x(value)`, `chart.y(value)`.
- * `describe` is what a reader who cannot see the chart is told.
+ * `describe` is what a reader who cannot see the chart is told; `live` charts have marks that can be pressed.
  */
-export function chart({ x, y, width = 420, height = 260, title = "", describe = "" }) {
+export function chart({ x, y, width = 420, height = 260, title = "", describe = "", live = false }) {
   const inner = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom };
   const scale = (range, from, to) => (value) => from + ((value - range[0]) / (range[1] - range[0])) * (to - from);
   const atX = scale(x.range, inner.left, inner.right);
@@ -53,7 +53,7 @@ export function chart({ x, y, width = 420, height = 260, title = "", describe = 
   axes.append(s("text", { x: (inner.left + inner.right) / 2, y: height - 4, class: "label x" }, x.label ?? ""));
   const turned = `translate(11 ${(inner.top + inner.bottom) / 2}) rotate(-90)`;
   axes.append(s("text", { transform: turned, class: "label y" }, y.label ?? ""));
-  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": describe || title }, axes, plot);
+  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: live ? "group" : "img", "aria-label": describe || title }, axes, plot);
   const figure = h("figure", {}, title ? h("figcaption", {}, title) : null, svg);
   return { figure, svg, plot, x: atX, y: atY, inner, width, height };
 }

@@ -1,6 +1,16 @@
 // Numbers as the tables on the terminal print them, and a record of all that are shown.
 
+// Decimals by which a number that lies in the middle is told.
+const BEYOND = 50;
+
 export const SIZES = ["small", "medium", "large", "all"];
+
+/** A number with so many decimals; of what lies between two in the middle the even one, as Python rounds. */
+function fixed(number, decimals) {
+  const exact = number.toFixed(decimals + BEYOND);
+  const [shorter, rest] = [exact.slice(0, -BEYOND).replace(/\.$/, ""), exact.slice(-BEYOND)];
+  return /^50*$/.test(rest) && Number(shorter.at(-1)) % 2 === 0 ? shorter : number.toFixed(decimals);
+}
 
 /** "0.312 [0.290, 0.334]"; a dash where it is undefined, "[-]" where there is no interval. */
 export function estimate(value, low, high, { digits = 3, scale = 1, signed = false, bare = false } = {}) {
@@ -9,7 +19,7 @@ export function estimate(value, low, high, { digits = 3, scale = 1, signed = fal
   // What is not zero is not shown as zero; below a millionth it is rounding.
   const decimals = size >= 1e-6 && size < 0.5 * 10 ** -digits ? 1 - Math.floor(Math.log10(size)) : digits;
   const text = (number) => {
-    const shown = (scale * number).toFixed(decimals);
+    const shown = fixed(scale * number, decimals);
     return signed && scale * number > 0 ? `+${shown}` : shown;
   };
   if (bare || low === undefined) return text(value);

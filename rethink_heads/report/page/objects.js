@@ -18,7 +18,11 @@ export class Objects {
     this.score = this.has("score") ? "score" : "fate_score";
     this.iou = this.has("regressed_iou") ? "regressed_iou" : "best_iou";
     this.titles = {
-      score: "Score", fate_score: "Score", regressed_iou: this.has("best_iou") ? "Regr. IoU" : "IoU", pcc: "PCC", best_iou: "Best IoU", behind: "IoU behind", gap: "Gap",
+      score: "Score", fate_score: "Score", regressed_iou: "IoU", pcc: "PCC", best_iou: this.has("regressed_iou") ? "Found" : "IoU", behind: "Behind", gap: "Gap",
+    };
+    this.about = {
+      score: "mean score over its predefined proposals of IoU 0.7 and more", fate_score: "score of its detection, or of the best box that fits it", regressed_iou: "mean IoU of the regressed box over the same proposals",
+      pcc: "correlation of score and IoU over its own proposals", best_iou: "best IoU of a detection of its class, from 0.5 on", behind: "how far the IoU of the detection with the highest score is behind the best", gap: `${this.has("score") ? "score" : "best IoU"} of the head less that of the other`,
     };
   }
 

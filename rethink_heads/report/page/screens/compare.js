@@ -1,19 +1,25 @@
 // Paired differences of heads on the same images, the swap matrix, and the objects that got better and worse.
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
-import { cell, estimate } from "../format.js";
+import { cell, estimate, plural } from "../format.js";
 import { objectsOf } from "../objects.js";
 import { sortable } from "../table.js";
 import { keyLabel } from "./common.js";
 
-const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "stage", "fate", "size", "iou"];
+const MOST = 300;
+const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
+const NAMES = {
+  ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause mended", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
+  fate: "Fates", recall_ladder: "Recall by stage", stage: "Correlation by stage", rank_level: "Rank correlation", comparisons: "Predefined proposals", comparisons_sensitivity: "Spatial sensitivity",
+};
+const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
 /** All comparisons that hold over all sizes, one list. */
 function differences(report) {
   return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
     const subjects = SUBJECTS.filter((name) => table.has(name));
     const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${table.get(row, "iou_low")}` : "") : () => "";
-    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => String(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", "), source: table.name }));
+    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => String(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: nameOf(table.name) }));
   });
 }
 
@@ -52,10 +58,12 @@ export const compare = {
     const pairs = [...new Set(all.map(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}`))];
     const pair = pairs.includes(settings.get("pair")) ? settings.get("pair") : pairs[0];
     const only = settings.get("only") ?? "decided";
-    const rows = all.filter(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}` === pair && (only === "all" || table.get(row, "excludes_zero")));
+    const sources = [...new Set(all.map(({ source }) => source))];
+    const kind = sources.includes(settings.get("table")) ? settings.get("table") : "";
+    const rows = all.filter(({ table, row, source }) => (!kind || source === kind) && `${table.get(row, "a")} ${table.get(row, "b")}` === pair && (only === "all" || table.get(row, "excludes_zero")));
     const [a, b] = (pair ?? " ").split(" ");
     const columns = [
-      { title: "Quantity", text: ({ about }) => about }, { title: "Table", text: ({ source }) => source },
+      { title: "Quantity", text: ({ about }) => about }, { title: "Of", text: ({ source }) => source },
       { title: keyLabel(report, a), text: ({ table, row }) => estimate(table.get(row, "value_a")), value: ({ table, row }) => table.get(row, "value_a") },
       { title: keyLabel(report, b), text: ({ table, row }) => estimate(table.get(row, "value_b")), value: ({ table, row }) => table.get(row, "value_b") },
       { title: "Difference [95% interval]", text: ({ table, row }) => cell(table, row, "difference", { signed: true }), value: ({ table, row }) => table.get(row, "difference") },
@@ -64,9 +72,10 @@ export const compare = {
     return h("div", {},
       pairs.length ? h("div", { class: "controls" },
         choice("Heads", pairs.map((each) => [each, each.split(" ").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
+        choice("Of", [["", "all"], ...sources.map((name) => [name, name])], kind, (value) => set({ table: value })),
         choice("Show", [["decided", "what excludes zero"], ["all", "all"]], only, (value) => set({ only: value })),
-        h("span", { class: "note" }, `${rows.length} differences`)) : null,
-      pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, 300), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
+        h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}` : ""}`)) : null,
+      pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, MOST), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
       swaps(report), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b)] : null);
   },
 };

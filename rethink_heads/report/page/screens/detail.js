@@ -4,7 +4,7 @@ import { h, s } from "../dom.js";
 import { estimate } from "../format.js";
 import { FATES } from "../objects.js";
 
-const STAGES = { proposal: { title: "best proposal", dash: "2 3" }, regressed: { title: "its regressed box", dash: "7 3" }, detection: { title: "detection", dash: null } };
+const STAGES = { proposal: { title: "best proposal", dash: "2 3" }, regressed: { title: "best regressed box", dash: "7 3" }, detection: { title: "detection", dash: null } };
 const WIDTH = 380;
 
 const two = (value) => estimate(value, undefined, undefined, { digits: 2 });
@@ -81,6 +81,7 @@ function picture(report, all, object, id) {
     return group;
   });
   const what = shown ? "The object (black) and the boxes of the heads" : "Outlines alone: this object's picture is not in the file";
+  const lines = h("p", { class: "note" }, "Lines: detections; dashed: the best regressed box of its class; dotted: the best proposal.");
   const figure = h("figure", {}, h("figcaption", {}, what),
     s("svg", { viewBox: around.join(" "), class: "crop", width: WIDTH, role: "img", "aria-label": `${all.text("class_name", object)}, object ${id}, with ${found.length} boxes` },
       shown ? s("image", { ...shown, preserveAspectRatio: "none" }) : s("rect", { x: around[0], y: around[1], width: around[2], height: around[3], class: "blank" }),
@@ -88,7 +89,7 @@ function picture(report, all, object, id) {
   if (!found.length) return figure;
   const line = ({ row, one }) => h("tr", {}, h("th", { scope: "row" }, one.label), h("td", {}, STAGES[boxes.get(row, "stage")].title), h("td", {}, boxes.get(row, "class_name")),
     ["score", "iou"].map((name) => h("td", { class: "number" }, two(boxes.get(row, name)))));
-  return [figure, h("details", {}, h("summary", {}, `${found.length} boxes near it`), h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Boxes" },
+  return [figure, lines, h("details", {}, h("summary", {}, `${found.length} boxes near it`), h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Boxes" },
     h("table", {}, h("thead", {}, h("tr", {}, ["Head", "Stage", "Class", "Score", "IoU"].map((title) => h("th", { scope: "col" }, title)))), h("tbody", {}, found.map(line)))))];
 }
 

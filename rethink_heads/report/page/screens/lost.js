@@ -1,6 +1,6 @@
 // Where average precision is lost: shares by cause, oracles, and the exchange rate of the ranking.
 import { bar, chart, legend } from "../charts.js";
-import { choice, go, h } from "../dom.js";
+import { choice, go, h, s } from "../dom.js";
 import { percent } from "../format.js";
 import { objectsOf } from "../objects.js";
 import { headCurves, headDots, headRows, headTable } from "./common.js";
@@ -24,7 +24,7 @@ function stacks(report, one) {
   const bars = [["mean", mean, mean.where(own)], ...ious.map((iou) => [iou.toFixed(2), table, table.where({ ...own, iou })])];
   const into = chart({
     x: { range: [-0.6, bars.length - 0.2], names: Object.fromEntries(bars.map(([name], at) => [at + (at ? 0.3 : 0), name === "mean" ? name : name.slice(1)])), label: "IoU threshold" },
-    y: { range: [0, 100], label: "Average precision (%)" }, title: one.label,
+    y: { range: [0, 100], label: "Average precision (%)" }, title: one.label, live: true,
     describe: `AP and its lost shares by cause of ${one.label}, the mean and each IoU threshold; the mean's numbers are in the table.`,
   });
   const thickness = (into.x(1) - into.x(0)) * 0.86;
@@ -37,6 +37,8 @@ function stacks(report, one) {
       const { title, colour, fates } = CAUSES[cause];
       const onclick = fates.length && objectsOf(report).hasFates ? () => go("objects", { fate: fates.join(","), head: report.series.indexOf(one) }) : null;
       bar(into, { place, from: end, to: end + Math.max(0, share), thickness, colour, level: false, title: `${title} at ${name}: ${share.toFixed(1)} points`, onclick });
+      // A letter beside the colour, where there is room for one.
+      if (share > 5) into.plot.append(s("text", { x: into.x(place), y: into.y(end + share / 2), class: "initial", "aria-hidden": "true" }, title[0]));
       end += Math.max(0, share);
     }
   });
@@ -51,12 +53,19 @@ export const lost = {
     const table = report.tables.get("lost_precision");
     const causes = Object.keys(CAUSES);
     const rows = headRows(report, table, "cause");
-    const swatch = ([, { title, colour }]) => h("li", {}, h("span", { class: "swatch", style: { background: colour } }), title);
+    const swatch = ([, { title, colour }]) => h("li", {}, h("span", { class: "swatch", style: { background: colour } }), `${title} (${title[0]})`);
     const rate = report.tables.get("exchange_rate");
+    const byClass = report.tables.get("lost_by_class");
+    const chosen = settings.get("class") ?? "";
+    const label = report.classes.indexOf(chosen);
+    const classRows = byClass && label >= 0 ? headRows(report, byClass, "cause", { label }) : [];
     return h("div", {},
       h("ul", { class: "legend" }, h("li", {}, h("span", { class: "swatch", style: { background: "var(--line)" } }), "AP"), Object.entries(CAUSES).map(swatch)),
       report.tables.has("lost_by_threshold") ? h("div", { class: "charts" }, rows.map(({ one }) => stacks(report, one))) : null,
       headTable(table, rows, causes, "share", { caption: "Share of the loss in points of AP [95% interval]", options: percent(), names }),
+      byClass ? h("div", { class: "controls" }, choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], chosen, (value) => set({ class: value }))) : null,
+      classRows.length ? headTable(byClass, classRows, causes, "share", { caption: `Share of the loss of ${chosen} in points of its AP [95% interval]`, options: percent(), names }) : null,
+      rate ? headTable(rate, headRows(report, rate, "step"), [0, 1], "ap", { caption: "AP in per cent, detections in the order of their scores and in that of their true IoU [95% interval]", options: percent(), names: { 0: "By score", 1: "By true IoU" } }) : null,
       headTable(table, rows, causes, "oracle", { caption: "AP in per cent with this cause alone mended [95% interval]", options: percent(), names }),
       legend(rows.map(({ one }) => one), "bars and bands are 95% intervals"),
       h("div", { class: "charts" },

@@ -1,6 +1,5 @@
 // Every object: a question to begin with, filters, a list in any order, and one object in detail.
 import { choice, h, rangeField } from "../dom.js";
-import { estimate } from "../format.js";
 import { FATES, PRESETS, objectsOf, select } from "../objects.js";
 import { VirtualList } from "../table.js";
 import { detail } from "./detail.js";
@@ -12,6 +11,8 @@ const withoutObject = (settings) => {
   rest.delete("object");
   return rest.toString();
 };
+
+const short = (value, signed) => (Number.isNaN(value) ? "-" : `${signed && value > 0 ? "+" : ""}${value.toFixed(2)}`);
 
 /** The filters and the order that the address names. */
 export function wantedOf(report, settings) {
@@ -32,7 +33,7 @@ function columnHeads(all, wanted, set) {
   return h("div", { class: "row heads" }, h("span", { class: "place" }, "#"), columns.map(([name, title, look]) => {
     const chosen = own === name;
     const mark = chosen ? (wanted.down ? " ▼" : " ▲") : "";
-    return h("span", { class: look }, h("button", { class: "sort", "aria-pressed": String(chosen), "aria-label": `Sort by ${title}${chosen ? (wanted.down ? ", now largest first" : ", now smallest first") : ""}`, onclick: () => set({ by: name, down: chosen && wanted.down ? "0" : "1" }) }, title, mark));
+    return h("span", { class: look }, h("button", { class: "sort", "aria-pressed": String(chosen), title: all.about[name], "aria-label": `Sort by ${title}${chosen ? (wanted.down ? ", now largest first" : ", now smallest first") : ""}`, onclick: () => set({ by: name, down: chosen && wanted.down ? "0" : "1" }) }, title, mark));
   }));
 }
 
@@ -58,7 +59,7 @@ function controls(report, all, wanted, set, count) {
 
 export const objects = {
   title: "Objects",
-  about: "Choose a question, then step through the objects with j and k. Score and IoU are means over an object's predefined proposals of IoU 0.7 and more, or of its final detection where none were measured; the gap is the head's less the other's.",
+  about: "Choose a question, then step through the objects with j and k.",
   needs: ["objects"],
   content: (report, settings, set) => {
     const all = objectsOf(report);
@@ -69,7 +70,7 @@ export const objects = {
     const list = new VirtualList({
       label: "Objects",
       draw: (object, at) => [h("span", { class: "place" }, String(at + 1)), h("span", { class: "grow" }, `${all.text("class_name", object)}, ${all.text("size", object)}, ${all.table.get(object, "object_id")}`),
-        quantities.map(([name, values]) => h("span", { class: `number ${name}` }, estimate(values[object], undefined, undefined, { digits: 2, signed: name === "gap" }))),
+        quantities.map(([name, values]) => h("span", { class: `number ${name}` }, short(values[object], name === "gap"))),
         all.hasFates ? h("span", { class: "fate" }, FATES[all.said("fate", wanted.head, object)] ?? "-") : null],
       onpick: (object) => set({ object: all.table.get(object, "object_id") }, true),
     });
@@ -81,9 +82,14 @@ export const objects = {
       return object < 0 ? -1 : found.indexOf(object);
     };
     list.show(found, memory.show(settings.get("object")));
-    memory.found = found;
+    // For tests, and for whoever looks with the browser's tools.
+    report.listed = found;
+    const key = all.quantities.map((name) => `${all.titles[name]}: ${all.about[name]}`).join("; ");
+    const heads = columnHeads(all, wanted, set);
+    // As wide as the rows, which a scroll bar may make narrower.
+    requestAnimationFrame(() => { heads.style.paddingRight = `${10 + list.element.offsetWidth - list.element.clientWidth - 2}px`; });
     return h("div", {}, controls(report, all, wanted, set, found.length),
-      h("div", { class: "explorer" }, h("div", {}, columnHeads(all, wanted, set), list.element), place));
+      h("div", { class: "explorer" }, h("div", {}, heads, list.element, h("p", { class: "note" }, `${key}.`)), place));
   },
   move: (report, settings) => {
     if (!memory.list || withoutObject(settings) !== memory.settings) return false;

@@ -41,7 +41,7 @@ function correlation(report) {
   const rows = headRows(report, table, "stage", { size: "all" });
   const stages = Object.keys(STAGES).filter((stage) => rows.some(({ at }) => at.has(stage)));
   return [h("h3", {}, "Correlation of score and IoU by stage (Figure 3)"),
-    headDots(table, rows, stages, "pcc", { title: "PCC, all sizes", label: "PCC", names: STAGES }),
+    stages.length > 1 ? headDots(table, rows, stages, "pcc", { title: "PCC, all sizes", label: "PCC", names: STAGES }) : null,
     headTable(table, rows, stages, "pcc", { caption: "PCC [95% interval]", names: STAGES })];
 }
 

@@ -17,10 +17,19 @@ function precision(report) {
   ];
 }
 
+const QUESTIONS = [
+  { text: "What would AP be if detections came in the order of their true IoU?", screen: "lost", needs: (report) => report.tables.has("exchange_rate") },
+  { text: "Which objects do heads disagree on most?", screen: "objects", settings: { preset: "disagree" }, needs: (report) => report.series.length > 1 },
+  { text: "Which objects are well placed but badly scored?", screen: "objects", settings: { preset: "misranked" }, needs: () => true },
+  { text: "Where are objects lost between proposals and detections?", screen: "stages", needs: (report) => report.tables.has("fates") },
+  { text: "Which score to act on?", screen: "thresholds", needs: (report) => report.tables.has("detections") },
+];
+
 export const verdict = {
   title: "Verdict",
   content: (report) => h("div", {},
     report.sentences.map(({ text, screen, settings }) => h("p", { class: "lead" }, text, " ", screen ? h("a", { href: hashOf(screen, settings ?? {}) }, "evidence") : null)),
+    h("h3", {}, "Go on"), h("ul", {}, QUESTIONS.filter(({ needs }) => needs(report)).map(({ text, screen, settings }) => h("li", {}, h("a", { href: hashOf(screen, settings ?? {}) }, text)))),
     report.warnings.map((text) => h("p", { class: "warning" }, text)),
     precision(report)),
 };

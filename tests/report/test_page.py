@@ -1,0 +1,427 @@
+"""The report's page in a browser: every screen, its numbers, filters, keyboard, links, and what is untrusted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rethink_heads.evaluation.fate_counts import fate_tables
+from rethink_heads.evaluation.swaps import swap_tables
+from rethink_heads.files import read_csv, write_csv
+from rethink_heads.report.cells import NO_INTERVAL, estimate
+from rethink_heads.report.contents import Findings, write_report
+from tests.made_candidates import crowded_dataset, make_candidates
+from tests.report.page_reader import make_findings, measured, read_page
+
+playwright = pytest.importorskip(
+    "playwright.sync_api",
+    reason="the page is tried in a browser with playwright, which is not there",
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+EVIL = "<img src=x onerror=alert(1)>"
+SCREENS = (
+    "verdict",
+    "lost",
+    "score",
+    "boxes",
+    "space",
+    "stages",
+    "compare",
+    "classes",
+    "thresholds",
+    "objects",
+    "methods",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"the page is tried in a browser: none of {', '.join(BROWSERS)} is there")
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=path, args=arguments)
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+    return measured(make_findings(tmp_path_factory.mktemp("data"), images=40, class_name=EVIL))
+
+
+@pytest.fixture(scope="module")
+def path(found: Findings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", found)
+
+
+@dataclass
+class Tab:
+    """A tab with the page, and what it complained of or asked for."""
+
+    page: Any
+    path: Path
+    wrong: list[str] = field(default_factory=list)
+
+    def open(self, address: str = "") -> Any:
+        """Open the page anew with a hash."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.path.as_uri()}#{address}")
+        self.page.wait_for_function("window.rethinkHeads?.ready")
+        return self.page
+
+    def rows(self, name: str = "objects") -> list[int]:
+        """Rows of the objects that are listed, in order."""
+        return list(self.page.evaluate("[...rethinkHeads.report.listed]"))
+
+    @property
+    def hash(self) -> str:
+        """The address's."""
+        return str(self.page.evaluate("location.hash"))[1:]
+
+
+def new_tab(browser: Any, path: Path, **options: Any) -> Tab:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+    tab = Tab(context.new_page(), path)
+    tab.page.on("console", lambda said: tab.wrong.append(said.text))
+    tab.page.on("pageerror", lambda error: tab.wrong.append(str(error)))
+    tab.page.on("dialog", lambda dialog: (tab.wrong.append("a dialog"), dialog.dismiss()))
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith((path.as_uri(), "blob:", "about:")):
+            tab.wrong.append(f"asked for {request.url}")
+
+    tab.page.on("request", asked)
+    return tab
+
+
+@pytest.fixture
+def tab(browser: Any, path: Path) -> Iterator[Tab]:
+    found = new_tab(browser, path, accept_downloads=True)
+    yield found
+    found.page.context.close()
+    assert found.wrong == []
+
+
+@pytest.fixture(scope="module")
+def listed(path: Path, found: Findings) -> pd.DataFrame:
+    """What the explorer shows of every object, as pandas has it: columns of both heads, by their number."""
+    tables = read_page(path)[1]
+    objects, heads = tables["objects"], tables["object_heads"]
+    for number in range(2):
+        own = heads.iloc[number * len(objects) : (number + 1) * len(objects)].reset_index(drop=True)
+        for name in ("score", "regressed_iou", "pcc", "best_iou", "top_iou", "fate"):
+            objects[f"{name}{number}"] = own[name]
+        objects[f"behind{number}"] = own["best_iou"] - own["top_iou"]
+    objects["gap"] = objects["score0"] - objects["score1"]
+    return objects
+
+
+def check_numbers(page: Any, found: Findings, folder: Path) -> None:
+    """Hold all that the screen has printed against the tables' files."""
+    files: dict[str, pd.DataFrame] = {}
+    for cell in page.evaluate("rethinkHeads.shown"):
+        name = cell["table"]
+        if name not in files:
+            write_csv(found.tables[name], folder / f"{name}.csv")
+            files[name] = read_csv(folder / f"{name}.csv")
+        row, column = files[name].iloc[cell["row"]], cell["column"]
+        if cell["count"]:
+            assert cell["text"] == str(row[column])
+            continue
+        ends = [cell["scale"] * row[f"{column}{end}"] for end in ("", "_low", "_high")]
+        expected = estimate(*ends, digits=cell["digits"], without=NO_INTERVAL)
+        assert cell["text"].replace("+", "") == expected, (name, cell)
+        assert cell["text"] in page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_screen_opens_and_prints_the_tables_numbers(
+    tab: Tab, found: Findings, screen: str, tmp_path: Path
+) -> None:
+    page = tab.open(screen)
+    assert page.locator("main h2").inner_text() != ""
+    assert page.locator("nav a[aria-current]").count() == 1
+    assert EVIL not in page.content()
+    assert page.locator("img").count() == 0
+    shown = page.evaluate("rethinkHeads.shown")
+    assert (len(shown) > 0) == (screen not in ("objects", "methods", "thresholds"))
+    check_numbers(page, found, tmp_path)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_screens_pass_axe_and_are_not_too_wide(
+    browser: Any, path: Path, scheme: str, width: int
+) -> None:
+    axe = pytest.importorskip("axe_core_python.sync_playwright")
+    tab = new_tab(browser, path, color_scheme=scheme)
+    tab.page.set_viewport_size({"width": width, "height": 900})
+    tab.open()
+    first = tab.page.evaluate(
+        "String(rethinkHeads.report.tables.get('objects').get(0, 'object_id'))"
+    )
+    for screen in (*SCREENS, f"objects?object={first}"):
+        page = tab.open(screen)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, screen
+        # axe is a script that the page's policy would not let in: it comes in from outside.
+        result = axe.Axe().run(page)
+        said = [
+            (one["id"], [node["html"][:120] for node in one["nodes"][:3]])
+            for one in result["violations"]
+        ]
+        assert said == [], (screen, said)
+    tab.page.context.close()
+
+
+FILTERS = {
+    "": lambda o: o,
+    "class": lambda o: o[o["class_name"] == EVIL],
+    "size=small&by=pcc&down=1": lambda o: o[o["size"] == "small"].sort_values(
+        "pcc0", ascending=False, kind="stable"
+    ),
+    "fate=missed,not_localized": lambda o: o[o["fate0"].isin(["missed", "not_localized"])],
+    "head=1&score=0.6,&by=score&down=0": lambda o: o[o["score1"] >= 0.6].sort_values(
+        "score1", kind="stable"
+    ),
+    "iou=0.75,0.85&by=regressed_iou&down=1": lambda o: o[
+        o["regressed_iou0"].between(0.75, 0.85)
+    ].sort_values("regressed_iou0", ascending=False, kind="stable"),
+    "gap=0.1": lambda o: o[o["gap"].abs() >= 0.1],
+    "by=name&down=0": lambda o: o.sort_values("class_name", kind="stable"),
+    "by=best_iou&down=1": lambda o: o.sort_values(
+        "best_iou0", ascending=False, kind="stable", na_position="last"
+    ),
+    "preset=misranked": lambda o: o[o["regressed_iou0"] >= 0.7].sort_values(
+        "score0", kind="stable"
+    ),
+    "preset=disagree": lambda o: (
+        o.assign(size_of=o["gap"].abs())
+        .dropna(subset="gap")
+        .sort_values("size_of", ascending=False, kind="stable")
+    ),
+    "preset=misordered&head=1": lambda o: o[o["behind1"] > 0].sort_values(
+        "behind1", ascending=False, kind="stable"
+    ),
+    "preset=lost": lambda o: o[(o["fate0"] != "found") & (o["fate1"] == "found")],
+}
+
+
+@pytest.mark.parametrize("address", FILTERS)
+def test_filters_sorts_and_questions_are_those_of_pandas(
+    tab: Tab, listed: pd.DataFrame, address: str
+) -> None:
+    expected = FILTERS[address](listed)
+    page = tab.open("objects?" + (address if address != "class" else ""))
+    if address == "class":
+        page.get_by_label("Class", exact=True).select_option(EVIL)
+    assert len(expected) > 0
+    assert tab.rows() == expected.index.tolist()
+    assert page.locator("#count").inner_text() == f"{len(expected)} of {len(listed)} objects"
+    first = page.locator(".list .row").first.inner_text().split("\n")
+    row = expected.iloc[0]
+    assert first[1] == f"{row['class_name']}, {row['size']}, {row['object_id']}"
+
+
+def test_columns_sort_by_a_press_and_keep_the_keyboards_place(
+    tab: Tab, listed: pd.DataFrame
+) -> None:
+    page = tab.open("objects")
+    for down in (True, False):
+        page.get_by_role("button", name="Sort by PCC").press("Enter")
+        expected = listed.sort_values("pcc0", ascending=not down, kind="stable")
+        assert tab.rows() == expected.index.tolist()
+        focused = page.evaluate("document.activeElement.textContent")
+        assert focused == f"PCC {'▼' if down else '▲'}"
+
+
+def test_keys_go_through_objects_and_screens(tab: Tab, listed: pd.DataFrame) -> None:
+    page = tab.open()
+    page.keyboard.press("3")
+    assert tab.hash == "score"
+    page.keyboard.press("0")
+    assert tab.hash == "objects"
+    ids = listed["object_id"].tolist()
+    for key, place in (("j", 0), ("j", 1), ("j", 2), ("k", 1)):
+        page.keyboard.press(key)
+        assert f"object={ids[place]}" in tab.hash
+        assert page.locator(".detail caption").inner_text().startswith(f"Object {ids[place]}: ")
+        assert page.locator(".row.chosen .place").inner_text() == str(place + 1)
+    page.locator(".list").focus()
+    page.keyboard.press("End")
+    assert f"object={ids[-1]}" in tab.hash
+    # In a field a letter is a letter.
+    page.get_by_role("spinbutton", name="Gap at least").press("j")
+    assert f"object={ids[-1]}" in tab.hash
+    page.keyboard.press("Tab")
+    tab.open()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_a_link_shows_the_same_object_again(browser: Any, tab: Tab) -> None:
+    page = tab.open("objects")
+    page.get_by_label("Show").select_option("disagree")
+    page.get_by_label("Size").select_option("large")
+    page.get_by_label("IoU from").fill("0.5")
+    page.get_by_label("IoU from").press("Enter")
+    page.keyboard.press("Tab")
+    page.locator(".list .row").nth(2).click()
+    other = new_tab(browser, tab.path)
+    again = other.open(tab.hash)
+    assert other.rows() == tab.rows()
+    for what in (".detail caption", "#count", ".row.chosen"):
+        assert again.locator(what).inner_text() == page.locator(what).inner_text()
+    again.context.close()
+    assert other.wrong == []
+    # And back.
+    page.go_back()
+    assert page.locator("main h2").inner_text() == "Objects"
+
+
+def test_an_object_has_its_picture_its_boxes_and_its_fate(tab: Tab, listed: pd.DataFrame) -> None:
+    row = listed[(listed["best_iou0"] > 0.5) & (listed["fate0"] == "found")].iloc[0]
+    page = tab.open(f"objects?object={row['object_id']}")
+    picture = page.locator("svg.crop image")
+    assert picture.get_attribute("href").startswith("blob:")
+    assert picture.evaluate("(image) => image.getBBox().width") > 0
+    boxes = read_page(tab.path)[1]["boxes"]
+    own = boxes[boxes["object_id"] == row["object_id"]]
+    assert page.locator("svg.crop g").count() == len(own) + 1
+    assert page.locator("summary").inner_text() == f"{len(own)} boxes near it"
+    fate = page.locator(".fates li").first.inner_text()
+    assert fate.startswith("fc-head: found. A detection with score")
+    cells = page.locator(".detail table").first.locator("tbody tr").first.inner_text().split("\t")
+    for text, name in zip(cells[1:3], ("score0", "regressed_iou0"), strict=True):
+        assert float(text) == pytest.approx(row[name], abs=6e-4)
+
+
+def test_a_rectangle_selects_objects(tab: Tab, listed: pd.DataFrame) -> None:
+    page = tab.open("score")
+    page.get_by_label("Score from").fill("0.3")
+    page.get_by_label("Score from").press("Tab")
+    assert f"Open {(listed['score0'] >= 0.3).sum()} objects" in page.locator("main").inner_text()
+    box = page.locator("svg.brushed").bounding_box()
+    page.locator("svg.brushed").scroll_into_view_if_needed()
+    box = page.locator("svg.brushed").bounding_box()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.1 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.95 * box["width"], box["y"] + 0.5 * box["height"], steps=4)
+    page.mouse.up()
+    settings = page.evaluate("Object.fromEntries(new URLSearchParams(location.hash.split('?')[1]))")
+    (low, high), (left, right) = (
+        [float(end) for end in settings[name].split(",")] for name in ("bscore", "biou")
+    )
+    assert 0.5 < left < 0.7 < right <= 1
+    inside = listed["score0"].between(low, high) & listed["regressed_iou0"].between(left, right)
+    assert 0 < inside.sum() < len(listed)
+    page.get_by_role("button", name=f"Open {inside.sum()} object").click()
+    assert tab.rows() == listed.index[inside].tolist()
+
+
+def test_bars_and_cells_open_their_objects(tab: Tab, listed: pd.DataFrame) -> None:
+    page = tab.open("lost")
+    page.locator("rect[aria-label^='Misses at mean']").first.press("Enter")
+    assert set(listed.loc[tab.rows(), "fate0"]) <= {"missed"}
+    page = tab.open("classes")
+    page.locator("table.heat button").first.click()
+    assert tab.hash.startswith("objects?class=")
+    page = tab.open("stages")
+    page.locator("table.heat button").first.click()
+    assert set(listed.loc[tab.rows(), "fate0"]) == {"found"}
+
+
+def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
+    page = tab.open("thresholds?at=0.4")
+    detections = read_page(tab.path)[1]["detections"]
+    own = detections[(detections["detector"] == "near") & (detections["head"] == "fc")]
+    kept = own[own["score"] >= 0.4 - 1e-9]
+    objects = len(read_page(tab.path)[1]["objects"])
+    hits = kept["true_positive"].sum()
+    said = page.locator("#kept").inner_text()
+    assert f"{len(kept)} detections, precision {hits / len(kept):.3f}" in said
+    assert f"recall {hits / objects:.3f}" in said
+    page.locator("#threshold").press("ArrowRight")
+    assert "0.41" in page.locator("#kept").inner_text()
+
+
+def test_every_table_can_be_taken_out_as_its_csv(tab: Tab, found: Findings, tmp_path: Path) -> None:
+    page = tab.open("methods")
+    for name in ("ap", "by_class", "pcc"):
+        with page.expect_download() as waiting:
+            page.get_by_role("button", name=f"{name}.csv", exact=True).click()
+        waiting.value.save_as(tmp_path / "own.csv")
+        own = read_csv(tmp_path / "own.csv")
+        pd.testing.assert_frame_equal(own, found.tables[name], check_dtype=False, rtol=0, atol=0)
+
+
+def test_a_browser_without_streams_reads_the_same(tab: Tab) -> None:
+    whole = "rethinkHeads.report.tables.get('object_heads').csv()"
+    expected = tab.open().evaluate(whole)
+    tab.page.add_init_script("delete window.DecompressionStream")
+    assert tab.open().evaluate("typeof DecompressionStream") == "undefined"
+    assert tab.page.evaluate(whole) == expected
+
+
+def test_linked_images_are_shown_where_there_is_no_crop(
+    browser: Any, found: Findings, tmp_path: Path
+) -> None:
+    path = write_report(tmp_path / "report.html", found, crops_mb=0, link_images=True)
+    tab = new_tab(browser, path)
+    first = read_page(path)[1]["objects"].iloc[0]
+    with tab.page.expect_response(lambda response: response.url.endswith(".png")) as waiting:
+        tab.open(f"objects?object={first['object_id']}")
+    assert Path(waiting.value.url.removeprefix("file://")).is_file()
+    assert [each for each in tab.wrong if "asked for file:" not in each] == []
+    tab.page.context.close()
+
+
+def test_stages_fates_and_swaps_are_of_the_candidates(browser: Any, tmp_path: Path) -> None:
+    dataset = crowded_dataset(tmp_path / "data", images=30)
+    candidates = make_candidates(dataset)
+    keys = [("one", "fc"), ("one", "conv")]
+    tables = fate_tables(candidates, dataset, [(keys[0], keys[1])], replicates=50)
+    fates = tables.pop("object_fates")
+    tables |= swap_tables(candidates, dataset, keys=keys, replicates=50)
+    found = Findings(keys, dataset, tables, fates=fates, candidates=candidates)
+    tab = new_tab(browser, write_report(tmp_path / "report.html", found))
+    for screen in ("stages?iou=0.75&size=large", "compare?only=all"):
+        page = tab.open(screen)
+        assert page.locator("table.heat td").count() > 3
+        check_numbers(page, found, tmp_path)
+    objects = read_page(tab.path)[1]["objects"]
+    own = fates[(fates["detector"] == "one") & (fates["head"] == "fc")].set_index("object_id")
+    assert len(set(own["fate"])) > 5
+    for fate, rows in own.groupby("fate"):
+        page = tab.open(f"objects?fate={fate}&object={rows.index[0]}")
+        assert set(objects["object_id"].iloc[tab.rows()]) == set(rows.index)
+        said = page.locator(".fates li").first.inner_text()
+        assert len(said) > 40, said
+        assert "undefined" not in said
+        assert "NaN" not in said
+    assert tab.wrong == []
+    page.context.close()
+
+
+def test_what_was_not_measured_is_one_line(browser: Any, tmp_path: Path) -> None:
+    bare = make_findings(tmp_path / "data", images=5, pictures=False)
+    tab = new_tab(browser, write_report(tmp_path / "report.html", bare))
+    page = tab.open("boxes")
+    assert "rethink-heads regress measures them" in page.locator("main").inner_text()
+    assert page.locator("main svg").count() == 0
+    first = read_page(tab.path)[1]["objects"].iloc[0]
+    page = tab.open(f"objects?object={first['object_id']}")
+    assert "not in the file" in page.locator(".detail").inner_text()
+    assert np.all(read_page(tab.path)[1]["objects"]["crop"] == -1)
+    assert tab.wrong == []
+    page.context.close()
