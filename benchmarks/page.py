@@ -7,10 +7,14 @@ Detections, measurements and pictures are made up, and the times are medians. It
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -104,28 +108,60 @@ def find(folder: Path, amount: Amount, draws: int) -> Findings:
     return Findings(KEYS, dataset, tables, measurements, detections, fates=fates)
 
 
-def answers(path: Path, repeats: int) -> dict[str, list[float]]:
-    """Seconds of opening the page, and of each answer, some times each."""
+def processor_seconds() -> float:
+    """Seconds that the browser's processes have computed: beside other work they say more than the clock."""
+    ticks, parents = {}, {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            _, _, rest = stat.read_text().rpartition(")")
+            columns = rest.split()
+            parents[int(stat.parent.name)] = int(columns[1])
+            ticks[int(stat.parent.name)] = int(columns[11]) + int(columns[12])
+
+    def is_ours(process: int) -> bool:
+        return process == os.getpid() or (process in parents and is_ours(parents[process]))
+
+    ours = sum(count for process, count in ticks.items() if is_ours(process))
+    return (ours - ticks[os.getpid()]) / os.sysconf("SC_CLK_TCK")
+
+
+def answers(path: Path, repeats: int) -> dict[str, tuple[float, float]]:
+    """Seconds of opening the page and of each answer: the median by the clock, the mean that the browser computed."""
     from playwright.sync_api import sync_playwright
 
-    found: dict[str, list[float]] = {}
+    found: dict[str, tuple[float, float]] = {}
     with sync_playwright() as started:
         browser = started.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        for _ in range(repeats):
-            page.goto("about:blank")
+
+        def timed(what: str, ask: Callable[[], float], before: Callable[[], object]) -> None:
+            seconds, computed = [], 0.0
+            for _ in range(repeats):
+                before()
+                page.wait_for_timeout(50)
+                begun = processor_seconds()
+                seconds.append(ask())
+                computed += processor_seconds() - begun
+            found[what] = statistics.median(seconds), computed / repeats
+
+        def opened() -> float:
             begun = time.perf_counter()
             page.goto(path.as_uri())
-            page.wait_for_function("window.rethinkHeads?.ready")
-            found.setdefault("opened", []).append(time.perf_counter() - begun)
-        for _ in range(repeats):
-            for hash_ in (*SCREENS[1:], SCREENS[0], *QUESTIONS):
-                found.setdefault(hash_, []).append(page.evaluate(ANSWER, [hash_, ""]) / 1000)
-        for _ in range(4 * repeats):
-            for key in "jjk":
-                found.setdefault(f"key {key}", []).append(page.evaluate(ANSWER, ["", key]) / 1000)
+            page.wait_for_selector("html[data-ready]")
+            return time.perf_counter() - begun
+
+        def answered(hash_: str, key: str = "") -> float:
+            return float(page.evaluate(ANSWER, [hash_, key])) / 1000
+
+        timed("opened", opened, lambda: page.goto("about:blank"))
+        for hash_ in SCREENS:
+            timed(hash_, partial(answered, hash_), partial(answered, "methods?at=0"))
+        for hash_ in QUESTIONS:
+            timed(hash_, partial(answered, hash_), partial(answered, "objects"))
+        for key in "jjkj":
+            timed(f"key {key}", partial(answered, "", key), lambda: None)
         browser.close()
     return found
 
@@ -138,7 +174,7 @@ def command(
     repeats: Annotated[int, typer.Option(help="Of each answer.")] = 5,
     output: Annotated[Path | None, typer.Option(help="Folder that keeps the pages.")] = None,
 ) -> None:
-    """Write the page without and with pictures, open it, ask it."""
+    """Write the page without and with pictures, open it, ask it: less than 2 s to open, 0.1 s an answer."""
     amount = Amount(images, objects, proposals=2 * detections)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -155,8 +191,9 @@ def command(
                 f" {time.perf_counter() - begun:.1f} s"
             )
         times = answers(path, repeats)
-    for what, seconds in times.items():
-        typer.echo(f"{what:<45} {1000 * statistics.median(seconds):7.0f} ms")
+    typer.echo(f"{'median, and what the browser computed':<45}")
+    for what, (seconds, computed) in times.items():
+        typer.echo(f"{what:<45} {1000 * seconds:7.0f} ms {1000 * computed:7.0f} ms")
 
 
 if __name__ == "__main__":

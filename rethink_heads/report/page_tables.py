@@ -64,7 +64,10 @@ def overlaps(
 def detection_table(
     detections: pd.DataFrame, dataset: CocoDataset, keys: Sequence[Key]
 ) -> pd.DataFrame:
-    """A row a detection that counts: its head, "class_name", "score", "iou" with its object, "true_positive"."""
+    """A row a detection that counts: its head, "class_name", "score", "iou" with its object, "true_positive".
+
+    Heads one after another, each by falling score.
+    """
     truth = GroundTruth(dataset, detections)
     names = np.array(dataset.class_names, object)
     frames = []
@@ -79,7 +82,8 @@ def detection_table(
             "iou": faults.ious,
             "true_positive": faults.true,
         }
-        frames.append(pd.DataFrame(columns)[faults.counted])
+        counted = pd.DataFrame(columns)[faults.counted]
+        frames.append(counted.sort_values("score", ascending=False, kind="stable"))
     return pd.concat(frames, ignore_index=True)
 
 

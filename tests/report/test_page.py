@@ -76,7 +76,7 @@ class Tab:
         """Open the page anew with a hash."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.path.as_uri()}#{address}")
-        self.page.wait_for_function("window.rethinkHeads?.ready")
+        self.page.wait_for_selector("html[data-ready]")
         return self.page
 
     def rows(self, name: str = "objects") -> list[int]:

@@ -67,7 +67,8 @@ async function start() {
   before = readState().screen;
   draw();
   // For tests: what is shown, and that it is there.
-  window.rethinkHeads = { report, shown, ready: true };
+  window.rethinkHeads = { report, shown };
+  document.documentElement.dataset.ready = "";
 }
 
 start().catch((error) => {

@@ -109,19 +109,28 @@ export function bar(into, { place, from, to, thickness, colour, title, level = t
   into.plot.append(s("rect", { ...box, fill: pattern || colour, stroke: colour, "aria-label": title, ...extra }, s("title", {}, title)));
 }
 
-/** Points as pixels on a canvas laid over the chart's plot; dense places are darker. */
-export function points(into, xs, ys, colour, { size = 1.6, alpha = 0.25 } = {}) {
-  const ratio = window.devicePixelRatio || 1;
+/** Points as an image of small cells laid over the chart's plot; cells of many points are darker. */
+export function points(into, xs, ys, colour, { size = 2, alpha = 0.25 } = {}) {
   const { left, right, top, bottom } = into.inner;
-  const canvas = h("canvas", { width: Math.round((right - left) * ratio), height: Math.round((bottom - top) * ratio), "aria-hidden": "true" });
+  const [columns, rows] = [Math.ceil((right - left) / size), Math.ceil((bottom - top) / size)];
+  const counts = new Uint32Array(columns * rows);
+  for (let at = 0; at < xs.length; at += 1) {
+    const column = Math.min(columns - 1, Math.floor((into.x(xs[at]) - left) / size));
+    const row = Math.min(rows - 1, Math.floor((into.y(ys[at]) - top) / size));
+    if (column >= 0 && row >= 0) counts[row * columns + column] += 1;
+  }
+  const canvas = h("canvas", { width: columns, height: rows, "aria-hidden": "true" });
   const pen = canvas.getContext("2d");
-  pen.scale(ratio, ratio);
+  // Its hexadecimal form, whatever the style says.
   pen.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(colour.slice(4, -1)) || colour;
-  pen.globalAlpha = alpha;
-  for (let at = 0; at < xs.length; at += 1) pen.fillRect(into.x(xs[at]) - left - size / 2, into.y(ys[at]) - top - size / 2, size, size);
-  const holder = s("foreignObject", { x: left, y: top, width: right - left, height: bottom - top }, canvas);
-  Object.assign(canvas.style, { width: `${right - left}px`, height: `${bottom - top}px` });
-  into.plot.prepend(holder);
+  const hex = Number.parseInt(pen.fillStyle.slice(1), 16);
+  const image = pen.createImageData(columns, rows);
+  counts.forEach((count, at) => {
+    if (count) image.data.set([hex >> 16, (hex >> 8) & 255, hex & 255, 255 * (1 - (1 - alpha) ** count)], 4 * at);
+  });
+  pen.putImageData(image, 0, 0);
+  Object.assign(canvas.style, { width: `${columns * size}px`, height: `${rows * size}px`, imageRendering: "pixelated" });
+  into.plot.prepend(s("foreignObject", { x: left, y: top, width: right - left, height: bottom - top }, canvas));
 }
 
 /** A grid of cells coloured from faint to strong; `value` gives NaN where there is nothing. */

@@ -6,6 +6,7 @@ const TYPES = {
 };
 
 function bytesOf(text) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text.trim());
   const binary = atob(text.trim());
   const bytes = new Uint8Array(binary.length);
   for (let at = 0; at < binary.length; at += 1) bytes[at] = binary.charCodeAt(at);
@@ -59,6 +60,14 @@ export class Table {
       for (let at = 0; all && at < tests.length; at += 1) all = tests[at][0](row) === tests[at][1];
       if (all) found.push(row);
     }
+    return found;
+  }
+
+  /** Numbers of some rows. */
+  numbersAt(name, rows) {
+    const read = this.reader(name);
+    const found = new Float64Array(rows.length);
+    for (let at = 0; at < rows.length; at += 1) found[at] = read(rows[at]);
     return found;
   }
 

@@ -154,10 +154,20 @@ function inOrder(all, rows, wanted) {
   const keys = keysOf(all, wanted);
   const sign = wanted.down ? -1 : 1;
   const there = rows.filter((row) => !Number.isNaN(keys[row]));
-  const absent = rows.filter((row) => Number.isNaN(keys[row]));
-  there.sort((a, b) => sign * (keys[a] - keys[b]) || a - b);
   const found = new Uint32Array(rows.length);
-  found.set(there);
-  found.set(absent, there.length);
+  found.set(rows.filter((row) => Number.isNaN(keys[row])), there.length);
+  // Keys alone are sorted at once; each row then has its place among them. Zero is added because it may be negative.
+  const own = Float64Array.from(there, (row) => sign * keys[row] + 0);
+  const sorted = own.slice().sort();
+  const taken = new Uint32Array(there.length);
+  there.forEach((row, at) => {
+    let [low, high] = [0, sorted.length];
+    while (low < high) {
+      const half = (low + high) >> 1;
+      if (sorted[half] < own[at]) low = half + 1;
+      else high = half;
+    }
+    found[low + taken[low]++] = row;
+  });
   return found;
 }

@@ -4,21 +4,24 @@ import { choice, h } from "../dom.js";
 import { cell, plural } from "../format.js";
 import { UNIT, headCurves } from "./common.js";
 
-/** Detections of a head, of one class where one is named. */
+const found = new Map();
+
+/** Detections of a head, of one class where one is named, by falling score, as they are in the page; found once. */
 function detectionsOf(report, one, label) {
-  const wanted = { detector: one.detector, head: one.head, ...(label ? { class_name: label } : {}) };
-  return report.tables.get("detections").where(wanted);
+  const key = `${report.series.indexOf(one)} ${label}`;
+  if (!found.has(key)) {
+    const table = report.tables.get("detections");
+    const rows = table.where({ detector: one.detector, head: one.head, ...(label ? { class_name: label } : {}) });
+    const correct = table.reader("true_positive");
+    const hits = new Uint32Array(rows.length + 1);
+    rows.forEach((row, at) => { hits[at + 1] = hits[at] + (correct(row) ? 1 : 0); });
+    found.set(key, { scores: table.numbersAt("score", rows), ious: table.numbersAt("iou", rows), hits });
+  }
+  return found.get(key);
 }
 
 /** Function of a threshold: how many detections are at or above it, and how many of them are true positives. */
-function countsAt(table, rows) {
-  const score = table.reader("score");
-  const correct = table.reader("true_positive");
-  const keys = Float64Array.from(rows, score);
-  const order = Uint32Array.from(keys.keys()).sort((a, b) => keys[b] - keys[a]);
-  const scores = Float64Array.from(order, (at) => keys[at]);
-  const hits = new Uint32Array(rows.length + 1);
-  order.forEach((row, at) => { hits[at + 1] = hits[at] + (correct(rows[row]) ? 1 : 0); });
+function countsAt({ scores, hits }) {
   return (threshold) => {
     let [low, high] = [0, scores.length];
     while (low < high) {
@@ -48,13 +51,12 @@ function said(counts, objects, value, start) {
 }
 
 function slider(report, settings, set) {
-  const table = report.tables.get("detections");
-  const heads = report.series.filter((one) => table.where({ detector: one.detector, head: one.head }).length);
+  const heads = report.series.filter((one) => detectionsOf(report, one, "").scores.length);
   if (!heads.length) return h("p", { class: "about" }, "No head has detections.");
   const one = heads[Math.min(Number(settings.get("head") ?? 0) || 0, heads.length - 1)];
   const label = settings.get("class") ?? "";
-  const rows = detectionsOf(report, one, label);
-  const counts = countsAt(table, rows);
+  const detections = detectionsOf(report, one, label);
+  const counts = countsAt(detections);
   const objects = report.tables.get("objects").where(label ? { class_name: label } : {}).length;
   const start = Math.min(1, Math.max(0, Number(settings.get("at") ?? 0.5) || 0));
   const answer = h("output", { id: "kept", "aria-live": "polite" }, said(counts, objects, start, start));
@@ -73,13 +75,12 @@ function slider(report, settings, set) {
     h("div", { class: "controls" }, choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
       choice("Class", [["", "all"], ...classes.map((name) => [name, name])], label, (value) => set({ class: value })),
       h("span", { class: "field" }, h("label", { for: "threshold" }, "Score threshold"), input)),
-    h("p", {}, answer), best, h("div", { class: "charts" }, into.figure, scatter(table, rows, one))];
+    h("p", {}, answer), best, h("div", { class: "charts" }, into.figure, scatter(detections, one))];
 }
 
-function scatter(table, rows, one) {
-  const [score, iou] = [table.reader("score"), table.reader("iou")];
+function scatter({ scores, ious }, one) {
   const into = chart({ x: { ...UNIT, label: "IoU with its object" }, y: { ...UNIT, label: "Score" }, title: "Every detection", describe: "Score against IoU of every detection." });
-  points(into, rows.map(iou), rows.map(score), one.colour, { alpha: rows.length > 20000 ? 0.08 : 0.3 });
+  points(into, ious, scores, one.colour, { alpha: scores.length > 20000 ? 0.08 : 0.3 });
   return into.figure;
 }
 
