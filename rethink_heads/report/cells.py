@@ -86,12 +86,12 @@ def estimate(
     # Below a millionth it is rounding.
     if 1e-6 <= abs(value) < 0.5 * 10**-digits:
         digits = 1 - math.floor(math.log10(abs(value)))
-    text = f"{value:.{digits}f}"
+    text = f"{value:z.{digits}f}"
     if math.isfinite(low) and math.isfinite(high):
-        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
+        text += f" [{low:z.{digits}f}, {high:z.{digits}f}]"
     elif without:
         text += f" {without}"
-    return text + (f" ± {spread:.{digits}f}" if math.isfinite(spread) else "")
+    return text + (f" ± {spread:z.{digits}f}" if math.isfinite(spread) else "")
 
 
 def estimate_columns(frame: pd.DataFrame) -> list[str]:

@@ -37,12 +37,9 @@ export function hashOf(screen, settings) {
 export function go(screen, settings = {}, quiet = false) {
   const hash = hashOf(screen, settings);
   if (hash === location.hash) return;
-  if (quiet) {
-    history.replaceState(null, "", hash);
-    window.dispatchEvent(new HashChangeEvent("hashchange"));
-  } else {
-    location.hash = hash;
-  }
+  // At once, so that the next key already finds the new screen: the browser itself tells of a new hash later.
+  history[quiet ? "replaceState" : "pushState"](null, "", hash);
+  window.dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
 /** Offer a text as a file. */
