@@ -148,7 +148,7 @@ LITE0, LITE0_BACKBONE = "lite0", "tf_efficientnet_lite0"
 
 def _backbone_name(name: str) -> str:
     if name not in BACKBONES and not timm_name(name):
-        raise ValueError(f"must be {', '.join(BACKBONES)}, or {PREFIX}NAME for one of timm's")
+        raise ValueError(f"must be {', '.join(map(repr, BACKBONES))} or '{PREFIX}NAME'")
     return name
 
 

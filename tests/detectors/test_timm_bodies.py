@@ -238,8 +238,8 @@ def test_lite0_from_its_package() -> None:
             "model.backbone=timm:resnet50.nope",
             r"no weights 'nope' of resnet50; there are .*d_in1k",
         ),
-        ("model.backbone=resnet999", r"must be tiny, .*resnet101, or timm:NAME"),
-        ("model.backbone='timm:'", r"must be tiny"),
+        ("model.backbone=resnet999", r"must be 'tiny', .*'resnet101' or 'timm:NAME'"),
+        ("model.backbone='timm:'", r"must be 'tiny'"),
         ("model.backbone_weights=lite0", r"is for model.backbone=timm:tf_efficientnet_lite0"),
     ],
 )
