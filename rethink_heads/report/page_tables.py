@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,8 @@ import pandas as pd
 from rethink_heads.data.detections import CORNERS
 from rethink_heads.evaluation.causes import find_faults
 from rethink_heads.evaluation.matching import GroundTruth, box_ious
-from rethink_heads.measure.store import Key, Measurements
+from rethink_heads.measure.store import SIZES, Key, Measurements
+from rethink_heads.statistics.bootstrap import Array
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
@@ -156,31 +157,51 @@ def density_table(
         A row a head, stage, size and filled cell with "detector", "head", "stage", "size", "iou_bin", "score_bin" (of
         DENSITY_BINS each) and "share" of the IoU bin's boxes.
     """
-    names = ["detector", "head", "stage", "size", "iou_bin", "score_bin"]
     frames = []
     for detector, head in keys:
         if measurements is not None and (detector, head) in measurements.keys:
             rows = measurements.rows((detector, head))
-            sizes = measurements.objects["size"].to_numpy(object)[rows["object"]]
-            own = pd.DataFrame({name: rows[name] for name in ("iou", "score", "weight")})
-            frames.append(own.assign(detector=detector, head=head, stage="predefined", size=sizes))
-    if stages is not None:
-        shown = pd.MultiIndex.from_frame(stages[["detector", "head"]]).isin(list(keys))
-        later = stages[shown][["detector", "head", "stage", "size", "iou", "score"]]
-        frames.append(later.astype({name: object for name in names[:4]}).assign(weight=1.0))
-    filled = [frame for frame in frames if len(frame)]
-    if not filled:
-        return pd.DataFrame()
-    boxes = pd.concat(filled, ignore_index=True)
-    for name in ("iou", "score"):
-        bins = (boxes[name] * DENSITY_BINS).clip(0, DENSITY_BINS - 1).astype(np.int64)
-        boxes[f"{name}_bin"] = bins
+            sizes = measurements.objects["size"].to_numpy(object)
+            boxes = rows["iou"], rows["score"], rows["weight"]
+            frames += _densities((detector, head), "predefined", boxes, sizes, rows["object"])
+        if stages is not None:
+            own = stages[(stages["detector"] == detector) & (stages["head"] == head)]
+            for stage, part in own.groupby("stage", observed=True):
+                boxes = part["iou"].to_numpy(), part["score"].to_numpy(), np.ones(len(part))
+                sizes = part["size"].to_numpy(object)
+                frames += _densities(
+                    (detector, head), str(stage), boxes, sizes, np.arange(len(part))
+                )
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _densities(
+    key: Key, stage: str, boxes: tuple[Array, Array, Array], sizes: Any, objects: Any
+) -> list[pd.DataFrame]:
+    """Filled cells by size of N boxes, given as IoU, score and weight (N,), sizes (O,) and which is whose (N,)."""
+    iou, score, weight = boxes
+    cell = _bins(iou) * DENSITY_BINS + _bins(score)
     found = []
-    for frame in (boxes, boxes.assign(size="all")):
-        cells = frame.groupby(names, sort=False)["weight"].sum()
-        whole = cells.groupby(level=names[:5]).transform("sum")
-        found.append((cells / whole).rename("share").reset_index())
-    return pd.concat(found, ignore_index=True)
+    for size in (*SIZES, "all"):
+        chosen = slice(None) if size == "all" else (sizes == size)[objects]
+        sums = np.bincount(cell[chosen], weight[chosen], DENSITY_BINS**2)
+        whole = sums.reshape(DENSITY_BINS, DENSITY_BINS).sum(axis=1).repeat(DENSITY_BINS)
+        filled = np.flatnonzero(sums)
+        columns = {
+            "detector": key[0],
+            "head": key[1],
+            "stage": stage,
+            "size": size,
+            "iou_bin": filled // DENSITY_BINS,
+            "score_bin": filled % DENSITY_BINS,
+            "share": sums[filled] / whole[filled],
+        }
+        found.append(pd.DataFrame(columns))
+    return found
+
+
+def _bins(values: Array) -> Any:
+    return np.clip((values * DENSITY_BINS).astype(np.int64), 0, DENSITY_BINS - 1)
 
 
 def _nearest(pairs: pd.DataFrame, most: int) -> pd.DataFrame:
