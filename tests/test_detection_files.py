@@ -12,6 +12,7 @@ import pytest
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import AP_NAMES
+from rethink_heads.statistics import bootstrap
 from tests.command_line import call_json, fails, heads, rows
 from tests.made_detections import as_results, make_dataset, make_detections, pycocotools_precision
 from tests.results_files import Detector, make_results, make_truth, write_json
@@ -22,6 +23,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 def precision(result: Any, detector: str) -> dict[str, float]:
     return {row["metric"]: row["value"] for row in rows(result, "ap", detector=detector)}
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals of as few images as there are here."""
+    monkeypatch.setattr(bootstrap, "FEWEST_IMAGES", 2)
 
 
 @pytest.fixture

@@ -332,10 +332,10 @@ def _fates(
         followed = set(candidates.keys) & set(keys)
         of_both = [pair for pair in pairs if followed.issuperset(pair)]
         found = fate_tables(candidates, dataset, of_both, **options)
-        parts.append({name: _of_keys(table, followed) for name, table in found.items()})
+        parts.append({name: _select_heads(table, followed) for name, table in found.items()})
     others = [key for key in keys if key not in followed]
     if others:
-        fates = detection_fates(_of_keys(detections, set(others)), dataset)
+        fates = detection_fates(_select_heads(detections, set(others)), dataset)
         there = set(fates[["detector", "head"]].itertuples(index=False, name=None))
         compared = [
             compare_fates(fates, dataset, a, b, **options)
@@ -351,7 +351,7 @@ def _fates(
     }
 
 
-def _of_keys(frame: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
+def _select_heads(frame: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
     """The rows of some heads; of a table without heads all."""
     import pandas as pd
 

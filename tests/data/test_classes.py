@@ -34,7 +34,7 @@ def without_others(folder: Path, dataset: CocoDataset, names: set[str]) -> CocoD
 
 def objects_of(dataset: CocoDataset) -> list[list[Any]]:
     """What each image holds, without its pixels."""
-    tables = map(dataset._objects, range(len(dataset)))
+    tables = map(dataset.objects, range(len(dataset)))
     columns = [(each.corners, each.labels, each.object_areas, each.ids) for each in tables]
     return [[column.tolist() for column in each] for each in columns]
 
