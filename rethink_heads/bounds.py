@@ -84,7 +84,6 @@ GRADIENT = Bounds(1e-9, 1e9)
 # Options without a setting.
 CLASSES = Bounds(1, 100_000)
 FRAME_SIDE = Bounds(1, 20_000)
-REPLICATES = Bounds(1, 100_000)
 DRAWS = Bounds(0, 100_000)
 DEVICES = Bounds(1, 100_000)
 SECONDS = Bounds(0, 10**6)

@@ -79,6 +79,24 @@ def test_the_objects_themselves_lose_nothing(tmp_path: Path, truth: dict[str, An
     assert {row["fate"] for row in rows(found, "fates") if row["count"]} == {"found"}
 
 
+def test_a_file_without_detections_misses_every_object(
+    tmp_path: Path, truth: dict[str, Any]
+) -> None:
+    empty = tmp_path / "empty.json"
+    empty.write_text("[]")
+    objects = sum(1 for each in truth["annotations"] if not each["iscrowd"])
+    found = diagnose_files(tmp_path, empty)
+    (misses,) = rows(found, "lost_precision", cause="misses")
+    assert misses["share"] == pytest.approx(1, abs=1e-9)
+    other = write_results(tmp_path / "other.json", truth, Detector())
+    beside = diagnose_files(tmp_path, f"empty={empty}", other)
+    for result in (found, beside):
+        fates = rows(result, "fates", detector="empty", size="all", class_name="all")
+        counts = {row["fate"]: row["count"] for row in fates if row["count"]}
+        assert counts == {"missed": objects}
+    assert rows(beside, "fate_comparisons", fate="missed", size="all", class_name="all")
+
+
 def test_files_need_no_torch(tmp_path: Path, truth: dict[str, Any]) -> None:
     path = write_results(tmp_path / "mine.json", truth, Detector())
     code = (

@@ -36,7 +36,7 @@ from rethink_heads.options import (
 )
 from rethink_heads.report.output import Report
 from rethink_heads.results import shared_folder, whereabouts
-from rethink_heads.subject import Detected, Subject
+from rethink_heads.subject import Detected, Key, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,6 @@ NEXT = {
     "misses": ("objects", "shows the objects that heads find hardest"),
 }
 """By the largest cause of lost average precision: the command that looks closer, and what it shows."""
-Key = tuple[str, str]
 Pair = tuple[Key, Key]
 
 
@@ -247,10 +246,12 @@ def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> 
             heads.columns(ladder, ["stage"], partial(interval, column="recall")),
         )
     fates = select(tables["fates"], size="all", class_name="all")
+    # A fate that some head's objects have is shown of all heads.
+    occurring = fates.groupby("fate")["count"].transform("sum") > 0
     result.table(
         "Fates of objects at IoU 0.5 [95% interval] (how many)",
         heads.columns(
-            fates[fates["count"] > 0],
+            fates[occurring],
             ["fate"],
             lambda row: f"{interval(row, 'share')} ({row['count']})",
         ),
@@ -335,14 +336,13 @@ def _fates(
         parts.append({name: _select_heads(table, followed) for name, table in found.items()})
     others = [key for key in keys if key not in followed]
     if others:
-        fates = detection_fates(_select_heads(detections, set(others)), dataset)
-        there = set(fates[["detector", "head"]].itertuples(index=False, name=None))
+        fates = detection_fates(detections, dataset, keys=others)
         compared = [
-            compare_fates(fates, dataset, a, b, **options)
-            for a, b in pairs
-            if there.issuperset((a, b))
+            compare_fates(fates, dataset, *pair, **options)
+            for pair in pairs
+            if set(others).issuperset(pair)
         ]
-        own = {"object_fates": fates, "fates": fate_counts(fates, dataset, **options)}
+        own = {OBJECT_FATES: fates, "fates": fate_counts(fates, dataset, **options)}
         parts.append(own | ({"fate_comparisons": pd.concat(compared)} if compared else {}))
     names = dict.fromkeys(name for part in parts for name in part)
     return {
@@ -389,6 +389,6 @@ def _next_command(found: Diagnosis) -> str:
     cause = str(own.sort_values("share").iloc[-1]["cause"])
     run = next((s.run for s in found.asked.subjects if s.run.name == best["detector"]), None)
     if run is None:
-        return f"{cause} weighs most; with the detector (--model or --run) heads can be asked why."
+        return f"most is lost to {cause}; with the detector (--model or --run) its heads can be asked why."
     command, shows = NEXT[cause]
     return f"rethink-heads {command} --run {run.path} {shows}."

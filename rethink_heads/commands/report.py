@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.diagnose import diagnose
+from rethink_heads.commands.diagnose import OBJECT_FATES, diagnose
 from rethink_heads.commands.evaluate import DrawsOption, check_folder
 from rethink_heads.console import log
 from rethink_heads.errors import UserError
@@ -143,7 +143,7 @@ def findings(
 
     diagnosis = diagnose(chosen, results, seed=seed, draws=draws)
     asked = diagnosis.asked
-    tables = {name: table for name, table in diagnosis.tables.items() if name != "object_fates"}
+    tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
     keys = [key for each in asked.found for key in each.keys]
     options: dict[str, Any] = {"seed": asked.seed if seed is None else seed}
     if draws is not None:
@@ -164,7 +164,7 @@ def findings(
         None if inputs is None else inputs.found,
         diagnosis.detections,
         None if inputs is None else inputs.stages,
-        diagnosis.tables["object_fates"],
+        diagnosis.tables[OBJECT_FATES],
         diagnosis.candidates,
         provenance,
     )

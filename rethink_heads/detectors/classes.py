@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rethink_heads.data.coco_json import category_names, read_json
+from rethink_heads.data.results import plain
 from rethink_heads.detectors.answers import first_names
 from rethink_heads.detectors.base import Detections, Detector
 from rethink_heads.errors import UserError, check_writable, shorten
@@ -291,11 +291,6 @@ def _index(name: str | None, theirs: Sequence[str]) -> int | None:
             " the dataset's; rename one (--class-names) or leave the class out in --class-map (null)"
         )
     return list(theirs).index(name)
-
-
-def plain(name: str) -> str:
-    """A name without case, spaces, "_" and "-"."""
-    return re.sub(r"[\s_-]", "", name.casefold())
 
 
 def is_placeholder(name: str) -> bool:

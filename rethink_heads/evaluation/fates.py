@@ -24,7 +24,7 @@ a detection of its class overlaps it by 0.1; ``missed``: anything else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,7 @@ def detection_fates(
     detections: pd.DataFrame,
     dataset: CocoDataset,
     *,
+    keys: Iterable[Key] | None = None,
     iou_threshold: float = FIT_IOU,
     least_precision: float = LEAST_PRECISION,
 ) -> pd.DataFrame:
@@ -132,6 +133,7 @@ def detection_fates(
 
     Args:
         detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
+        keys: (detector, head) of the heads, also of one that found nothing; None: all that found anything.
         dataset, iou_threshold, least_precision: as of :func:`object_fates`.
 
     Returns:
@@ -142,7 +144,7 @@ def detection_fates(
     """
     truth = GroundTruth(dataset, detections)
     frames = []
-    for key in keys_of(detections):
+    for key in keys_of(detections) if keys is None else keys:
         head = _looked_at(truth.detections_of(detections, key), truth)
         judged = _judge(head, truth, iou_threshold)
         best, fitting = np.zeros((2, len(truth.labels)))

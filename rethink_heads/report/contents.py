@@ -30,7 +30,7 @@ from rethink_heads.report.page_tables import (
     detection_table,
     proposal_table,
 )
-from rethink_heads.report.verdict import size_counts, verdict, warnings
+from rethink_heads.report.verdict import verdict, warnings
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
@@ -77,8 +77,8 @@ DEFINITIONS = (
     ("Regressed IoU of an object", "Mean IoU of the regressed box over the same proposals."),
     (
         "Share of the loss",
-        "What mending one cause gains in AP, averaged over the orders of mending all causes (Shapley's value):"
-        " shares and AP add up to 1.",
+        "What mending one cause gains in AP, averaged over the orders of mending all causes, the ranking after each"
+        " other one in three of four (weighted Shapley values): shares and AP add up to 1.",
     ),
     ("Oracle", "AP with one cause mended and nothing else."),
     (
@@ -183,7 +183,7 @@ def write_report(
         "subtitle": f"{len(dataset):,} images, {len(objects):,} objects of {len(dataset.class_names)} classes",
         "series": _series(keys),
         "sentences": [vars(sentence) for sentence in verdict(tables, Heads(keys))],
-        "warnings": warnings(tables, len(dataset), size_counts(objects["size"].tolist())),
+        "warnings": warnings(len(dataset), objects["size"].tolist()),
         "definitions": [list(pair) for pair in DEFINITIONS],
         "provenance": [["rethink-heads", __version__], *map(list, found.provenance.items())],
         "classes": list(dataset.class_names),

@@ -91,7 +91,7 @@ def compute_tables(
     """
     options: Options = {"seed": seed}
     if replicates is not None:
-        options["replicates"] = bounds.REPLICATES.check(replicates, "a number of replicates of")
+        options["replicates"] = bounds.DRAWS.check(replicates, "a number of replicates of")
     return compute(AnalysisInputs(measurements, stages, options=options))
 
 

@@ -6,6 +6,7 @@ Every sentence has its numbers with their interval, and the screen of the report
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,23 +58,20 @@ def verdict(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
     return [sentence for sentence in found if sentence.text]
 
 
-def warnings(
-    tables: Mapping[str, pd.DataFrame], images: int, sizes: Mapping[str, int]
-) -> list[str]:
+def warnings(images: int, sizes: Sequence[str]) -> list[str]:
     """What a reader should know before believing a number.
 
     Args:
-        tables: frames by name.
         images: how many were looked at.
-        sizes: objects by size.
+        sizes: of each object, "small", "medium" or "large".
     """
     found = []
     if images < FEW_IMAGES:
         found.append(
             f"Only {images} images: intervals are wide, and those of single classes may be missing."
         )
-    for size, count in sizes.items():
-        if 0 < count < FEW_OBJECTS:
+    for size, count in Counter(sizes).items():
+        if count < FEW_OBJECTS:
             found.append(f"Only {count} {size} objects: what is said of them is uncertain.")
     found.append(
         "Intervals are over the choice of images. They do not say what another training of the same detector"
@@ -126,8 +124,3 @@ def _points(row: Mapping[str, float], column: str) -> str:
     value, low, high = (100 * row[f"{column}{end}"] for end in ("", "_low", "_high"))
     ends = f" [{low:.1f}, {high:.1f}]" if math.isfinite(low) else ""
     return f"{value:.1f}{ends} points of AP"
-
-
-def size_counts(sizes: Sequence[str]) -> dict[str, int]:
-    """How many objects there are of each size."""
-    return {size: list(sizes).count(size) for size in ("small", "medium", "large")}

@@ -47,7 +47,7 @@ function stacks(report, one) {
 
 export const lost = {
   title: "Lost AP",
-  about: "100% less AP, divided among causes: a share is what mending one cause gains, averaged over every order of mending them (Shapley), so that the shares add up. A bar opens its objects.",
+  about: "100% less AP, divided among causes: a share is what mending one cause gains, averaged over the orders of mending them all (weighted Shapley values, see Methods), so that the shares add up. A bar opens its objects.",
   needs: ["lost_precision"],
   content: (report, settings, set) => {
     const table = report.tables.get("lost_precision");
