@@ -14,12 +14,20 @@ const NAMES = {
 };
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
-/** All comparisons that hold over all sizes, one list. */
+// Of what is split further, the rows that stand for all of it.
+const WHOLE = { size: ["all"], class_name: ["all"], iou: ["0.50", "mean"], step: [1] };
+
+/** Whether a difference is over all sizes and classes: those that are read first. */
+const isWhole = ({ table, row }) => !table.has("distance") && Object.entries(WHOLE).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
+
+const short = (value) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
+
+/** The comparisons of all tables but those by IoU bin, one list. */
 function differences(report) {
   return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
     const subjects = SUBJECTS.filter((name) => table.has(name));
     const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${table.get(row, "iou_low")}` : "") : () => "";
-    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => String(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: nameOf(table.name) }));
+    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => short(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: nameOf(table.name) }));
   });
 }
 
@@ -55,13 +63,16 @@ export const compare = {
   needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
     const all = differences(report);
-    const pairs = [...new Set(all.map(({ table, row }) => `${table.get(row, "a")} ${table.get(row, "b")}`))];
+    // A line each: names of detectors may hold spaces.
+    const pairOf = ({ table, row }) => `${table.get(row, "a")}\n${table.get(row, "b")}`;
+    const pairs = [...new Set(all.map(pairOf))];
     const pair = pairs.includes(settings.get("pair")) ? settings.get("pair") : pairs[0];
-    const only = settings.get("only") ?? "decided";
+    const only = settings.get("only") ?? "whole";
     const sources = [...new Set(all.map(({ source }) => source))];
     const kind = sources.includes(settings.get("table")) ? settings.get("table") : "";
-    const rows = all.filter(({ table, row, source }) => (!kind || source === kind) && `${table.get(row, "a")} ${table.get(row, "b")}` === pair && (only === "all" || table.get(row, "excludes_zero")));
-    const [a, b] = (pair ?? " ").split(" ");
+    const shows = { whole: isWhole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? isWhole;
+    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && shows(each));
+    const [a, b] = (pair ?? "\n").split("\n");
     const columns = [
       { title: "Quantity", text: ({ about }) => about }, { title: "Of", text: ({ source }) => source },
       { title: keyLabel(report, a), text: ({ table, row }) => estimate(table.get(row, "value_a")), value: ({ table, row }) => table.get(row, "value_a") },
@@ -71,9 +82,9 @@ export const compare = {
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
     return h("div", {},
       pairs.length ? h("div", { class: "controls" },
-        choice("Heads", pairs.map((each) => [each, each.split(" ").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
+        choice("Heads", pairs.map((each) => [each, each.split("\n").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
         choice("Of", [["", "all"], ...sources.map((name) => [name, name])], kind, (value) => set({ table: value })),
-        choice("Show", [["decided", "what excludes zero"], ["all", "all"]], only, (value) => set({ only: value })),
+        choice("Show", [["whole", "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
         h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}` : ""}`)) : null,
       pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, MOST), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
       swaps(report), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b)] : null);
