@@ -135,7 +135,8 @@ def array_of(outline: Outline) -> np.ndarray | None:
         ValueError: its shape asks for more or fewer bytes than there are, or for what is none.
     """
     shape: Any = ()
-    order, axes = "C", None
+    order: Any = "C"
+    axes = None
     if outline.place == RECONSTRUCT and outline.state is not None:
         _, shape, kind, is_fortran, data = outline.state
         order = "F" if is_fortran else "C"
