@@ -284,7 +284,7 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.casefold())
 
 
-def first_few(names: Sequence[Name], most: int = 4) -> str:
-    """The first of some names, for messages."""
-    more = ", ..." if len(names) > most else ""
-    return ", ".join(shorten(repr(name), 40) for name in names[:most]) + more
+def first_few(names: Sequence[Name]) -> str:
+    """The first four of some names, for messages."""
+    more = ", ..." if len(names) > 4 else ""
+    return ", ".join(shorten(repr(name), 40) for name in names[:4]) + more
