@@ -113,8 +113,8 @@ def _detection_rows(
                 rows.append(_rows(table, f"{metric} of a class", metric, ["head", "label"]))
             rows.append(_rows(differences, "ap of a class, difference", "difference", ["label"]))
             continue
-        column = table.columns[2]
-        value = next(each for each in table if f"{each}_low" in table)
+        column = str(table.columns[2])
+        value = next(str(each) for each in table if f"{each}_low" in table)
         name = name if "{}" in name or column == "step" else "{}"
         rows.append(_rows(table, table[column].map(name.format), value, ["head", column]))
         label = differences[column].map(name.format) + ", difference"
@@ -125,8 +125,8 @@ def _detection_rows(
         ("lost_by_class", "share", ["label", "cause"]),
     ):
         if curve in tables:
-            label = f"{value} {curve.removeprefix('lost_').replace('_', ' ')}"
-            rows.append(_rows(tables[curve], label, value, ["head", *keys]))
+            by = curve.removeprefix("lost_").replace("_", " ")
+            rows.append(_rows(tables[curve], f"{value} {by}", value, ["head", *keys]))
     if fates:
         found = detection_fates(frame, dataset, keys=KEYS)
         counts = fate_counts(found, dataset, replicates=draws)

@@ -197,7 +197,8 @@ def make_stages(
             score = _logistic(score + generator.normal(0, noise, len(of)))
             # The best of the boxes of an object that are good enough is its true positive.
             order = np.lexsort((-score, of))
-            of, iou, score, regressed = (each[order] for each in (of, iou, score, regressed))
+            of = of[order]
+            iou, score, regressed = (each[order] for each in (iou, score, regressed))
             is_first = (np.diff(of, prepend=-1) > 0) & (iou >= POSITIVE_IOU) & (stage == DETECTIONS)
             columns = {
                 "image_id": image_index[of],
