@@ -156,7 +156,10 @@ def _run_and_exit(arguments: list[str], printed: int, said: int) -> None:
 
 def _copy_kept(app: Sphinx, exception: Exception | None) -> None:
     names = [name for page in app.env.metadata.values() for name in page.get(KEPT, [])]
+    # Pages that were read by an earlier build ran nothing in this one.
     for name in names if exception is None else []:
+        if not (folder() / name).is_file():
+            continue
         (app.outdir / KEPT).mkdir(exist_ok=True)
         shutil.copyfile(folder() / name, app.outdir / KEPT / name)
 
@@ -165,7 +168,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
     app.add_directive("run", Run)
     app.connect("build-finished", _copy_kept)
-    # Pages hold what this build printed: none is taken from an earlier one.
     return {"parallel_read_safe": False, "parallel_write_safe": True}
 
 
