@@ -35,6 +35,8 @@ RUN_HERE = (
     "report",
     "figures",
 )
+# Options of pip, torchrun, benchmarks and our tests.
+OTHER_PROGRAMS = {"--no-build-isolation", "--nnodes", "--set", "--fuzz-cases"}
 IMAGES = 16
 
 
@@ -92,6 +94,25 @@ def test_a_shown_command_has_options_that_there_are(line: str) -> None:
     if name.startswith("--"):
         return
     load_command(name).make_context(name, rest)
+
+
+def test_options_in_the_text_are_of_some_command() -> None:
+    known = {
+        name
+        for command in COMMANDS
+        for parameter in load_command(command).params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    known |= {"--help", "--install-completion", *OTHER_PROGRAMS}
+    named = {
+        (option, page.name)
+        for page in PAGES
+        if page.parent == ROOT / "docs" or page.parent == ROOT
+        for code in re.findall(r"`([^`]+)`", prose(page))
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)
+    }
+    assert len(named) > 20
+    assert [each for each in sorted(named) if each[0] not in known] == []
 
 
 def runs_here(line: str) -> bool:
