@@ -121,9 +121,9 @@ def runs_here(line: str) -> bool:
     return name in RUN_HERE and not {"--model", "--redraw", "--sweep", "--data"} & set(rest)
 
 
-# One of those that differ in the names of their runs alone.
+# One of those that differ in their runs and in where results go alone.
 RUN = list(
-    {re.sub(r"runs/[\w-]+", "RUN", line): line for line in SHOWN if runs_here(line)}.values()
+    {re.sub(r"--(run|output) \S+ ?", "", line): line for line in SHOWN if runs_here(line)}.values()
 )
 
 
@@ -146,6 +146,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("results.json", "old.json", "new.json", "old.bbox.json", "new.bbox.json"):
         (made / name).write_text(json.dumps(found))
     shutil.copyfile(made / "results.json", made / "coco_instances_results.json")
+    # Figures are drawn of what was measured.
+    for line in RUN:
+        if arguments(line)[0] == "figures":
+            runs = [made / name for name in re.findall(r"runs/[\w-]+", line)]
+            call("correlate", *(part for run in runs for part in ("--run", run)))
     return made
 
 
