@@ -321,8 +321,9 @@ def _fates(
     """Fates of objects, and the recall ladder: by candidates where there are any, else by detections alone."""
     import pandas as pd
 
-    from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fate_tables
+    from rethink_heads.evaluation.fate_counts import count_tables, fate_tables
     from rethink_heads.evaluation.fates import detection_fates
+    from rethink_heads.statistics.bootstrap import ImageBootstrap
 
     dataset = asked.found[0].dataset
     keys = [key for each in asked.found for key in each.keys]
@@ -337,13 +338,9 @@ def _fates(
     others = [key for key in keys if key not in followed]
     if others:
         fates = detection_fates(detections, dataset, keys=others)
-        compared = [
-            compare_fates(fates, dataset, *pair, **options)
-            for pair in pairs
-            if set(others).issuperset(pair)
-        ]
-        own = {OBJECT_FATES: fates, "fates": fate_counts(fates, dataset, **options)}
-        parts.append(own | ({"fate_comparisons": pd.concat(compared)} if compared else {}))
+        bootstrap = ImageBootstrap(dataset.image_ids, **options)
+        compared = [pair for pair in pairs if set(others).issuperset(pair)]
+        parts.append({OBJECT_FATES: fates} | count_tables(fates, others, bootstrap, compared))
     names = dict.fromkeys(name for part in parts for name in part)
     return {
         name: pd.concat([part[name] for part in parts if name in part], ignore_index=True)

@@ -24,13 +24,11 @@ from typing import Any
 import hotcoco
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.sparse
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.coco_json import read_json
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     AREAS,
     THRESHOLDS,
@@ -42,13 +40,7 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.machine import core_count
-from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
-    SHARE,
-    Array,
-    ImageBootstrap,
-    Resampled,
-)
+from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Resampled
 
 Weights = npt.NDArray[np.float32]
 
@@ -115,45 +107,25 @@ def average_precision(
     return _summary(evaluation)
 
 
-def precision_table(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """COCO's average precisions of every head, with 95% intervals over images.
+def average_precisions(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """COCO's average precisions, with 95% intervals over images.
 
     A replicate draws images with replacement; their matches are fixed, and precision and recall are accumulated
     again with each image counted as often as it was drawn. Classes and sizes that a replicate did not draw are
     left out of its means, as COCO leaves out those without objects. Intervals: :mod:`.bootstrap`.
 
-    Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
-        dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
-        replicates, seed: of the bootstrap over the dataset's images.
-
     Returns:
-        A row a head and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "detector", "head", "metric",
-        "value" (pycocotools' to the last digit), "value_low", "value_high" and "images" (those that bear on it); nan
-        where there is nothing to find.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
+        A row a "metric" ("AP", "AP50", "AP75", "APs", "APm", "APl") with "value" (pycocotools' to the last digit),
+        "value_low", "value_high" and "images" (those that bear on it); nan where there is nothing to find.
     """
-    return head_table(average_precisions, detections, dataset, replicates, seed)
-
-
-def average_precisions(
-    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
-) -> Quantities:
-    """One head's rows of :func:`precision_table`."""
     resampled = resampled_precision(head, truth, bootstrap)
-    return Quantities(resampled, "metric", AP_NAMES, "value", {"images": resampled.images})
+    return Quantities(resampled, {"metric": AP_NAMES}, "value", {"images": resampled.images})
 
 
-compare_precision = HeadComparison(average_precisions)
-"""The average precisions of two heads: a row a "metric"."""
+precision_table = head_table(average_precisions)
+compare_precision = head_comparison(average_precisions)
 
 
 def resampled_precision(

@@ -26,13 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import (
     MeanOverClasses,
     Ranking,
@@ -42,7 +39,7 @@ from rethink_heads.evaluation.average_precision import (
     precision_at_recalls,
     weighted_precision,
 )
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     NO_OBJECT,
     Flags,
@@ -55,7 +52,6 @@ from rethink_heads.evaluation.matching import (
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
     Array,
     ImageBootstrap,
     ImagesLeftOut,
@@ -75,41 +71,26 @@ NO_ERROR = -1
 _SETTINGS = ("", *ERRORS)
 
 
-def detection_errors(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """TIDE's errors of every head: how many there are and what AP at IoU 0.5 gains without them.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        iou_threshold: least IoU of a true positive; above 0.5 more detections are ill localised.
-        replicates, seed: of the bootstrap over images, in which each detection keeps its error.
-
-    Returns:
-        A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
-        "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The
-        mean is over the classes that have objects, as in COCO. An interval takes images that have the
-        error (:mod:`.bootstrap`). Small negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(errors_of, iou_threshold=iou_threshold)
-    return head_table(measure, detections, dataset, replicates, seed)
-
-
 def errors_of(
     head: HeadDetections,
     truth: GroundTruth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = POSITIVE_IOU,
 ) -> Quantities:
-    """One head's rows of :func:`detection_errors`: gains (8,) in AP without each of ERRORS."""
+    """TIDE's errors: how many there are and what AP at IoU 0.5 gains without them.
+
+    In a draw of images each detection keeps its error.
+
+    Args:
+        head, truth, bootstrap: the detections, the objects, the draws.
+        iou_threshold: least IoU of a true positive; above 0.5 more detections are ill localised.
+
+    Returns:
+        A row an "error" ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "delta_ap" (gain in AP at the
+        IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The mean is over the classes that have
+        objects, as in COCO. An interval takes images that have the error (:mod:`.bootstrap`). Small negative gains come
+        of reading precision at 101 recalls; TIDE sets them to 0. Of two heads, positive where a loses more to it.
+    """
     errors = error_kinds(head, truth, iou_threshold)
     rankings = list(_rankings(head, errors, truth))
 
@@ -132,11 +113,11 @@ def errors_of(
         images_each=np.inf,
         is_zero_without=True,
     )
-    return Quantities(gains, "error", ERRORS, "delta_ap", {"count": errors.counts})
+    return Quantities(gains, {"error": ERRORS}, "delta_ap", {"count": errors.counts})
 
 
-compare_errors = HeadComparison(errors_of)
-"""What two heads lose to each error: a row an "error", positive where a loses more to it."""
+detection_errors = head_table(errors_of)
+compare_errors = head_comparison(errors_of)
 
 
 def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:

@@ -9,15 +9,16 @@ may gain objects that no proposal fits.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.detections import Quantities
 from rethink_heads.evaluation.matching import (
     MOST_DETECTIONS,
     THRESHOLDS,
@@ -35,8 +36,7 @@ from rethink_heads.statistics.bootstrap import (
     SHARE,
     Array,
     ImageBootstrap,
-    Resampled,
-    difference_columns,
+    join,
 )
 from rethink_heads.statistics.sums import ratio
 from rethink_heads.suppression import CUT, DETECTED, NO_BOX, REJECTED, suppress
@@ -218,10 +218,7 @@ def recall_ladder(
     """
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    rows = [
-        ladder_rows(key, resampled_recalls(follow(candidates, truth, key), bootstrap), truth)
-        for key in candidates.keys
-    ]
+    rows = [recalls(follow(candidates, truth, key), bootstrap).rows(key) for key in candidates.keys]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -245,66 +242,20 @@ def compare_ladders(
     """
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    found = [resampled_recalls(follow(candidates, truth, key), bootstrap) for key in (a, b)]
-    return ladder_differences(a, b, *found)
+    first, second = (recalls(follow(candidates, truth, key), bootstrap) for key in (a, b))
+    return first.less(second, a, b)
 
 
-def resampled_recalls(followed: Followed, bootstrap: ImageBootstrap) -> dict[str, Resampled]:
-    """By size: the recalls (S, T + 1) at STAGES and IOU_NAMES, of all images and of the replicates."""
+def recalls(followed: Followed, bootstrap: ImageBootstrap) -> Quantities:
+    """One head's rows of :func:`recall_ladder`: a row a size, stage and IoU threshold."""
     truth, present = followed.truth, followed.present.astype(np.float64)
     present = np.concatenate([present, present.mean(axis=1, keepdims=True)], axis=1)
-    ids = truth.image_ids[truth.images]
-    found = {}
-    for size, chosen in size_groups(truth):
+    ids, groups, found = truth.image_ids[truth.images], size_groups(truth), []
+    for _, chosen in groups:
         columns = np.stack([np.ones(present.shape), present], axis=-1)[:, :, chosen]
         sums = bootstrap.sum_by_image(ids[chosen], np.moveaxis(columns, 2, 0))
-        found[size] = bootstrap.resample(sums, ratio, SHARE)
-    return found
-
-
-def ladder_rows(key: Key, recalls: dict[str, Resampled], truth: GroundTruth) -> pd.DataFrame:
-    """One head's rows of :func:`recall_ladder`."""
-    objects = {size: int(chosen.sum()) for size, chosen in size_groups(truth)}
-    frames = [
-        pd.DataFrame(
-            {
-                "detector": key[0],
-                "head": key[1],
-                **_places(size),
-                **_flat(each.estimate().columns("recall")),
-                "objects": objects[size],
-            }
-        )
-        for size, each in recalls.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def ladder_differences(
-    a: Key, b: Key, first: dict[str, Resampled], second: dict[str, Resampled]
-) -> pd.DataFrame:
-    """The rows of :func:`compare_ladders`."""
-    frames = [
-        pd.DataFrame(
-            {
-                **_places(size),
-                "a": "/".join(a),
-                "b": "/".join(b),
-                **_flat(difference_columns(first[size], second[size])),
-            }
-        )
-        for size in first
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _places(size: str) -> dict[str, Any]:
-    return {
-        "size": size,
-        "stage": np.repeat(np.array(STAGES, dtype=object), len(IOU_NAMES)),
-        "iou": np.tile(np.array(IOU_NAMES, dtype=object), len(STAGES)),
-    }
-
-
-def _flat(columns: dict[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(values).ravel() for name, values in columns.items()}
+        found.append(bootstrap.resample(sums, ratio, SHARE))
+    places = list(itertools.product(dict(groups), STAGES, IOU_NAMES))
+    keys = dict(zip(("size", "stage", "iou"), zip(*places, strict=True), strict=True))
+    objects = np.repeat([chosen.sum() for _, chosen in groups], len(STAGES) * len(IOU_NAMES))
+    return Quantities(join(found), keys, "recall", {"objects": objects})

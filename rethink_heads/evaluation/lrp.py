@@ -20,15 +20,12 @@ oLRP of few objects a class is lower on average than that of many.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     Flags,
     GroundTruth,
@@ -39,7 +36,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
     SHARE,
     Array,
     ImageBootstrap,
@@ -49,39 +45,22 @@ from rethink_heads.statistics.bootstrap import (
 LRP_PARTS = ("olrp", "localization", "false_positives", "misses")
 
 
-def localization_recall_precision(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    iou_threshold: float = FOREGROUND_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """oLRP of every head and its parts, with 95% intervals over images.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        iou_threshold: least IoU of a true positive.
-        replicates, seed: of the bootstrap over images.
-
-    Returns:
-        A row a head and part with "detector", "head", "part" (one of LRP_PARTS), "value", "value_low", "value_high",
-        0..1. By class, with the thresholds: ``by_class.class_table``.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(lrp_of, iou_threshold=iou_threshold)
-    return head_table(measure, detections, dataset, replicates, seed)
-
-
 def lrp_of(
     head: HeadDetections,
     truth: GroundTruth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = FOREGROUND_IOU,
 ) -> Quantities:
-    """One head's rows of :func:`localization_recall_precision`."""
+    """oLRP and its parts, with 95% intervals over images.
+
+    Args:
+        head, truth, bootstrap: the detections, the objects, the draws.
+        iou_threshold: least IoU of a true positive.
+
+    Returns:
+        A row a "part" (one of LRP_PARTS) with "value", "value_low", "value_high", 0..1. By class, with the thresholds:
+        ``by_class.class_table``. Of two heads, positive where a is worse.
+    """
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     ious = matched_ious(head, truth, matches)
     classes = []
@@ -103,11 +82,11 @@ def lrp_of(
     replicates = in_draws(bootstrap, weighted_values)
     images = np.full(len(value), bears.sum())
     resampled = Resampled(value, replicates, images, SHARE, truth.images_each())
-    return Quantities(resampled, "part", LRP_PARTS, "value")
+    return Quantities(resampled, {"part": LRP_PARTS}, "value")
 
 
-compare_lrp = HeadComparison(lrp_of)
-"""oLRP and its parts of two heads: a row a "part", positive where a is worse."""
+localization_recall_precision = head_table(lrp_of)
+compare_lrp = head_comparison(lrp_of)
 
 
 @dataclass(frozen=True)
