@@ -47,7 +47,7 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     Matches,
-    box_ious,
+    image_overlaps,
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
@@ -203,16 +203,14 @@ def error_kinds(
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true = matches.true[0, 0]
     is_false = matches.counted[0, 0] & ~true
-    kinds = np.full(len(is_false), NO_ERROR, np.int8)
+    kinds = np.where(is_false, BKG, NO_ERROR).astype(np.int8)
     targets = np.full(len(is_false), NO_OBJECT, np.int64)
     is_found = np.zeros(len(truth.labels), bool)
     is_found[matches.objects[0, 0, true]] = True
-    for rows in _by_image(head.images, np.flatnonzero(is_false)):
-        image = head.images[rows[0]]
-        objects = np.arange(*np.searchsorted(truth.images, [image, image + 1]))
-        objects = objects[~truth.crowd[objects]]
+    false = np.flatnonzero(is_false)
+    for places, objects, ious in image_overlaps(head.images[false], head.boxes[false], truth):
+        rows = false[places]
         same = head.labels[rows][:, None] == truth.labels[objects][None]
-        ious = box_ious(head.boxes[rows][:, None], truth.boxes[objects][None])
         kinds[rows], targets[rows] = _kinds(ious, same, is_found[objects], objects, iou_threshold)
     unmatched = ~truth.crowd & ~is_found
     missed = unmatched.copy()
@@ -227,8 +225,6 @@ def _kinds(
     ious: Array, same: Flags, is_found: Flags, objects: Indices, threshold: float
 ) -> tuple[Indices, Indices]:
     """The errors (D,) and targets (D,) of one image's false positives, from IoUs (D, G) with its objects."""
-    if not ious.shape[1]:
-        return np.full(len(ious), BKG), np.full(len(ious), NO_OBJECT)
     same_class, other_class = ious * same, ious * ~same
     own, other = same_class.max(axis=1), other_class.max(axis=1)
     is_loc = (own >= BACKGROUND_IOU) & (own <= threshold)
@@ -252,9 +248,3 @@ def _fixed(scores: Array, targets: Indices) -> Flags:
     fixed = np.zeros(len(scores), bool)
     fixed[ranked[best]] = True
     return fixed
-
-
-def _by_image(images: Indices, rows: Indices) -> Iterator[Indices]:
-    """Rows of each image after another; the images (N,) are in rising order."""
-    starts = np.flatnonzero(np.diff(images[rows])) + 1
-    return (part for part in np.split(rows, starts) if len(part))

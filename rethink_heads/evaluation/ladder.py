@@ -10,7 +10,6 @@ may gain objects that no proposal fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,7 +26,10 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     box_ious,
+    by_image,
+    equal_pairs,
     match_detections,
+    places_within,
 )
 from rethink_heads.measure.candidates import Candidates, Floats
 from rethink_heads.measure.store import SIZES, Key, size_name
@@ -141,7 +143,10 @@ def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
     is_beyond = beyond_most(images[detected], labels[detected], truth.class_count)
     outcome[detected[is_beyond]] = CUT
     sides = to_sides(boxes)
-    pair_rows, pair_objects = _pairs(images, labels, truth)
+    no_crowds, classes = np.flatnonzero(~truth.crowd), truth.class_count
+    object_keys = truth.images[no_crowds] * classes + truth.labels[no_crowds]
+    pair_rows, pair_objects = equal_pairs(images * classes + labels, object_keys)
+    pair_objects = no_crowds[pair_objects]
     objects = truth.boxes[pair_objects]
     proposals = to_sides(own.proposal_boxes[inside])
     return Followed(
@@ -161,37 +166,13 @@ def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
 
 def beyond_most(images: Indices, labels: Indices, classes: int) -> Flags:
     """Whether each of N detections, the better ones first, has a hundred better ones of its image and class."""
-    keys = images * classes + labels
-    order = np.argsort(keys, kind="stable")
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
-    return np.asarray(place >= MOST_DETECTIONS)
+    return np.asarray(places_within(images * classes + labels) >= MOST_DETECTIONS)
 
 
 def to_sides(corners: Floats | Array) -> Array:
     """Boxes (N, 4) xyxy as x, y, width, height, float64."""
     exact = corners.astype(np.float64)
     return np.column_stack([exact[:, :2], exact[:, 2:] - exact[:, :2]])
-
-
-def by_image(images: Indices) -> Iterator[Indices]:
-    """The rows of each image, one image after the other; the images (N,) are in rising order."""
-    rows = np.arange(len(images))
-    return (part for part in np.split(rows, np.flatnonzero(np.diff(images)) + 1) if len(part))
-
-
-def _pairs(images: Indices, labels: Indices, truth: GroundTruth) -> tuple[Indices, Indices]:
-    """The boxes (E,) and objects (E,) of the same image and class, crowds left out."""
-    keys = images * truth.class_count + labels
-    objects = np.flatnonzero(~truth.crowd)
-    object_keys = truth.images[objects] * truth.class_count + truth.labels[objects]
-    objects = objects[np.argsort(object_keys, kind="stable")]
-    object_keys = np.sort(object_keys)
-    first, after = (np.searchsorted(object_keys, keys, side=side) for side in ("left", "right"))
-    counts = after - first
-    rows = np.repeat(np.arange(len(keys)), counts)
-    within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
-    return rows, objects[first[rows] + within]
 
 
 def size_groups(truth: GroundTruth) -> list[tuple[str, Flags]]:

@@ -17,8 +17,8 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.detections import Quantities
-from rethink_heads.evaluation.ladder import by_image, to_sides
-from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
+from rethink_heads.evaluation.ladder import to_sides
+from rethink_heads.evaluation.matching import GroundTruth, HeadDetections, by_image
 from rethink_heads.measure.candidates import Candidates
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, difference_columns

@@ -86,8 +86,9 @@ def keep_detections(
         rename_detector(Path(folder), detector_name)
         return
     title = f"detecting with {detector_name}"
+    types = DETECTION_TYPES
     frames_by_image(
-        detect_image, dataset, path, DETECTION_TYPES, detector_name, whole, title, progress
+        detect_image, dataset, path, types, whole, title, progress, detector=detector_name
     )
 
 
