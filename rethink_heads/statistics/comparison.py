@@ -280,12 +280,12 @@ def compared_head(
         return Compared(has_map(maps), mean)
     if statistic == "spearman":
         return _ranked_head(measurements, key, iou_range)
-    names, formula = ON_BINS.get(statistic, ((), ratio))
+    names, formula = ON_BINS.get(statistic, (PEARSON_SUMS, ratio))
     values = moments_of(measurements, key, [*names, "measured"], iou_range)
     measured = values[..., -1] > 0
     has_any = np.asarray(measured.any(axis=1))
     if statistic == "object_pcc":
-        own = object_pccs(measurements, key, iou_range)
+        own = object_pccs(measurements, key, iou_range, values[..., :-1])
         return Compared(has_any, own.columns)
     values = values[..., :-1]
     if by_bin:
