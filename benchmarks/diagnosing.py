@@ -39,7 +39,7 @@ from rethink_heads.evaluation.lost_precision import (
 )
 from rethink_heads.evaluation.lrp import lrp_of
 from rethink_heads.measure.detections import open_detections
-from rethink_heads.options import DataOptions, ResultsOptions, StudyOptions
+from rethink_heads.options import DataOptions, DetectionOptions, ResultsOptions
 
 RESULTS = "results.json"
 SIDE = (DETECTOR, "fc")
@@ -86,9 +86,9 @@ def prepare(part: str, folder: Path, small: Path, draws: int) -> Callable[[], ob
 def work(part: str, folder: Path, draws: int) -> Callable[[], object]:
     """A part of the command, on what is in a folder."""
     if part == ALL:
-        chosen = StudyOptions(data=DataOptions(annotations=folder / ANNOTATIONS))
+        data = DataOptions(annotations=folder / ANNOTATIONS)
         files = ResultsOptions(detections=[str(folder / RESULTS)])
-        return lambda: diagnose(chosen, files, seed=0, draws=draws)
+        return lambda: diagnose(DetectionOptions(data=data, results=files, seed=0, draws=draws))
     if part == READING:
         return lambda: _read(folder)
     dataset, found = _read(folder)

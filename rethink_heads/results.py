@@ -124,14 +124,37 @@ def write_comparison(
     """
     if len(runs) == 1:
         return []
-    from rethink_heads.report.results import write_results
-
-    tables_folder, figures_folder = (each / inner for each in result_folders(runs, names))
     found = {name: table for name, table in tables.items() if len(table)}
     if len(differences):
         found[f"{analysis}_comparisons"] = differences
-    with writing(shared_folder(runs), runs, names, tables_folder):
-        return write_results(found, tables_folder, figures_folder)
+    return write_run_results(runs, names, found, inner)
+
+
+def write_run_results(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    tables: Mapping[str, pd.DataFrame],
+    inner: str = "",
+    output: Path | None = None,
+) -> list[Path]:
+    """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
+
+    Args:
+        runs, names, inner: as of :func:`write_comparison`.
+        tables: by name.
+        output: another folder, which gets tables/ and figures/.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from rethink_heads.report.results import write_results
+
+    folders = result_folders(runs, names)
+    if output is not None:
+        folders = output / "tables", output / "figures"
+    tables_folder, figures_folder = (each / inner for each in folders)
+    with writing(output or shared_folder(runs), runs, names, tables_folder):
+        return write_results(tables, tables_folder, figures_folder)
 
 
 def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:
