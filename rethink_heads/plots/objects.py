@@ -102,10 +102,7 @@ def _draw_scores(ax: Axes, view: ObjectView, series: Sequence[Series], top: floa
         ax.plot(
             view.ious,
             view.scores[one.detector, one.head],
-            linestyle="none",
-            marker=one.look.marker,
-            color=one.look.colour,
-            markerfacecolor=one.look.marker_face,
+            **one.look.keywords(line=False),
             markersize=2,
             markeredgewidth=0.5,
             alpha=0.6,
