@@ -26,6 +26,7 @@ import pandas as pd
 import typer
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.moments import ERRORS, VALUE_COLUMNS
@@ -33,7 +34,6 @@ from rethink_heads.measure.store import SIZES, Measurements
 from rethink_heads.measure.store_files import MAPS, MOMENTS, ROW_TYPE, ROWS, Name
 from rethink_heads.proposals import IOU_BINS
 from rethink_heads.report.cells import to_markdown
-from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
@@ -124,15 +124,9 @@ def detection_values(
 ) -> pd.DataFrame:
     """AP, TIDE's kinds and calibration errors of a data set and their differences: statistic, value, low, high."""
     dataset, frame = make_detections(generator, images, classes, objects)
-    tables = detection_tables(
-        frame,
-        cast(CocoDataset, dataset),
-        KEYS,
-        errors=True,
-        calibration=True,
-        pairs=[KEYS],
-        replicates=replicates,
-    )
+    names = ("ap", "detection_errors", "calibration")
+    own = cast(CocoDataset, dataset)
+    tables = measured_tables(names, frame, own, KEYS, pairs=[KEYS], replicates=replicates)
     rows = []
     for name, value, column in (
         ("ap", "value", "metric"),

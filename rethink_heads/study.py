@@ -112,19 +112,11 @@ class Study:
         Raises:
             UserError: a pair cannot be compared and must be.
         """
-        import pandas as pd
+        from rethink_heads.statistics.comparison import compare_pairs, compared_pairs
 
-        from rethink_heads.statistics.comparison import compared_pairs
-
-        frames = []
-        for a, b in compared_pairs(keys, what):
-            try:
-                frames.append(compared(self.measurements, a=a, b=b, seed=self.seed, **options))
-            except UserError as reason:
-                if not optional:
-                    raise
-                log(f"no comparison of {optional}: {reason}")
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        pairs, skip = compared_pairs(keys, what), log if optional else None
+        options |= {"seed": self.seed}
+        return compare_pairs(compared, self.measurements, pairs, optional, skip, **options)
 
 
 def in_order(

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rethink_heads.commands.evaluate import (
     Asked,
-    Evaluated,
     OutputOption,
     Tables,
     check_folder,
@@ -98,6 +97,7 @@ def diagnose(options: DetectionOptions) -> Diagnosis:
     """
     import pandas as pd
 
+    from rethink_heads.evaluation.measures import diagnosis_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
     asked = detect_asked(options)
@@ -110,7 +110,7 @@ def diagnose(options: DetectionOptions) -> Diagnosis:
     pairs = compared_pairs(keys)
     detections = pd.concat([each.frame for each in asked.found], ignore_index=True)
     log("dividing the loss of average precision among its causes")
-    tables = detection_tables(detections, asked.found, pairs, asked.bootstrap)
+    tables = diagnosis_tables(detections, dataset, keys, pairs, **asked.bootstrap)
     log("following every object from proposals to detections")
     tables |= _fates(asked, candidates, detections, pairs)
     if candidates is not None and len(candidates.keys) > 1:
@@ -121,54 +121,6 @@ def diagnose(options: DetectionOptions) -> Diagnosis:
             log("swapping the scores and boxes of heads")
             tables |= swap_tables(candidates, dataset, keys=followed, **asked.bootstrap)
     return Diagnosis(asked, detections, tables, candidates, lacks)
-
-
-def detection_tables(
-    detections: pd.DataFrame,
-    found: Sequence[Evaluated],
-    pairs: Sequence[Pair],
-    options: dict[str, Any],
-) -> Tables:
-    """The tables that final detections alone give, with the differences of pairs of heads."""
-    from rethink_heads.evaluation import detections as evaluation
-    from rethink_heads.evaluation.average_precision import average_precisions
-    from rethink_heads.evaluation.by_class import class_values, confusion_matrix, precision_recall
-    from rethink_heads.evaluation.calibration import calibration_of
-    from rethink_heads.evaluation.errors import errors_of
-    from rethink_heads.evaluation.lost_precision import (
-        exchange_rate_of,
-        lost_precision_of,
-        oracles_of,
-    )
-    from rethink_heads.evaluation.lrp import lrp_of
-    from rethink_heads.statistics.bootstrap import REPLICATES
-
-    measures: dict[str, evaluation.Measure] = {
-        "ap": average_precisions,
-        "lost_precision": lost_precision_of,
-        "oracles": oracles_of,
-        "exchange_rate": exchange_rate_of,
-        "lrp": lrp_of,
-        "by_class": class_values,
-        "detection_errors": errors_of,
-        "calibration": calibration_of,
-    }
-    dataset = found[0].dataset
-    keys = [key for each in found for key in each.keys]
-    tables = evaluation.detection_tables(
-        detections,
-        dataset,
-        keys,
-        measures,
-        pairs,
-        options.get("replicates", REPLICATES),
-        options["seed"],
-    )
-    # Heads that found nothing have no curves.
-    if len(detections):
-        tables["confusion"] = confusion_matrix(detections, dataset)
-        tables["precision_recall"] = precision_recall(detections, dataset)
-    return tables
 
 
 def write_diagnosis(found: Diagnosis, output: Path | None, complete: bool) -> list[Path]:

@@ -144,8 +144,9 @@ def command(
         _save(found, save_detections)
     if asked.different and (asked.compare or output is not None):
         raise UserError(asked.different)
-    kinds = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
-    tables = _tables(found, {**kinds, **asked.bootstrap}, compare=not asked.different)
+    names = ["ap", *["detection_errors"] * errors, *["calibration"] * calibration]
+    options_of = {"error_iou": error_iou, **asked.bootstrap}
+    tables = _tables(names, found, options_of, compare=not asked.different)
     written = write_evaluation(found, tables, output, complete=options.head is None)
     report(found, tables, written, screen)
 
@@ -345,18 +346,20 @@ def _different_data(found: Sequence[Evaluated]) -> str:
     return ""
 
 
-def _tables(found: Sequence[Evaluated], options: dict[str, Any], compare: bool) -> Tables:
+def _tables(
+    names: Sequence[str], found: Sequence[Evaluated], options: dict[str, Any], compare: bool
+) -> Tables:
     """All runs' tables, those of the same data made together."""
     import pandas as pd
 
-    from rethink_heads.report.results import detection_tables
+    from rethink_heads.evaluation.measures import measured_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
     def made(group: Sequence[Evaluated]) -> Tables:
         keys, dataset = [key for each in group for key in each.keys], group[0].dataset
         detections = pd.concat([each.frame for each in group], ignore_index=True)
         pairs = compared_pairs(keys) if compare else []
-        return detection_tables(detections, dataset, keys, pairs=pairs, **options)
+        return measured_tables(names, detections, dataset, keys, pairs=pairs, **options)
 
     if compare:
         return made(found)

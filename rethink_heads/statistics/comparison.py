@@ -124,6 +124,37 @@ def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]
     return pairs
 
 
+def compare_pairs(
+    compared: Callable[..., pd.DataFrame],
+    measurements: Measurements,
+    pairs: Iterable[tuple[Key, Key]],
+    what: str,
+    skip: Callable[[str], None] | None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compare pairs of heads by one of the functions here; without any, a frame without columns.
+
+    Args:
+        compared, options: the function, and its options.
+        measurements: of the heads.
+        pairs: of (detector, head).
+        what: how messages call what some pairs may lack.
+        skip: gets the message of a pair that cannot be compared; None: none may.
+
+    Raises:
+        UserError: a pair cannot be compared and must be.
+    """
+    frames = []
+    for a, b in pairs:
+        try:
+            frames.append(compared(measurements, a=a, b=b, **options))
+        except UserError as reason:
+            if skip is None:
+                raise
+            skip(f"no comparison of {what}: {reason}")
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
 @dataclass(frozen=True)
 class Compared:
     """One head's part of a comparison.
