@@ -79,12 +79,6 @@ def writing(
     """Be the one that writes results of detectors into a folder; libraries' words go to standard error.
 
     Where detectors are what is compared, figures name them, and a note beside the tables says which measurements.
-
-    Args:
-        folder: of the results.
-        runs: the detectors'.
-        names: of their measurements.
-        tables: the folder in it that gets the tables.
     """
     from rethink_heads.plots.style import naming_detectors
 
@@ -109,8 +103,6 @@ def write_comparison(
     """Write the paired table and the figures of an analysis of several detectors; nothing for one.
 
     Args:
-        runs: the detectors'.
-        names: of their measurements.
         analysis: what the table of differences is called after.
         differences: of the pairs of heads on the same objects.
         tables: of all the heads, by the names under which ``rethink-heads figures`` draws them.
@@ -140,8 +132,6 @@ def write_run_results(
     """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
 
     Args:
-        runs, names, inner: as of :func:`write_comparison`.
-        tables: by name.
         output: another folder, which gets tables/ and figures/.
 
     Raises:
@@ -206,7 +196,6 @@ def read_inputs(
         runs: trained runs; all were measured.
         names: of their measurements, one each.
         sweeps: folders of ``rethink-heads sweep``.
-        seed: of the bootstrap.
 
     Raises:
         UserError: something is not there, or runs were not measured alike.

@@ -78,14 +78,7 @@ def command(
 def report(
     found: Study, iou_range: tuple[float, float], screen: ScreenOptions, more: str = ""
 ) -> None:
-    """Print the correlations of a study's heads, how they differ, and the scores by IoU.
-
-    Args:
-        found: the study.
-        iou_range: of the proposals that count.
-        screen: how it is printed.
-        more: where everything else lies.
-    """
+    """Print the correlations of a study's heads, how they differ, and the scores by IoU."""
     from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, select
     from rethink_heads.statistics.correlation import score_by_iou
 

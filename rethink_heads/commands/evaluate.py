@@ -176,7 +176,6 @@ def detect_asked(
     """Open the detectors and files that options name, and detect where it was not done before.
 
     Args:
-        options: which detectors, files and data.
         compare: look at all of them on the classes that all have; files and several models always are.
         fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
 

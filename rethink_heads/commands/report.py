@@ -103,7 +103,6 @@ def findings(
         What was found, and the detectors' folders.
 
     Args:
-        options: which detectors, files and data.
         measurements: name of the measurements; None for those of the options, else the newest that all runs have.
 
     Raises:
@@ -182,11 +181,8 @@ def _measured(
     """What was measured of predefined proposals and later stages of the heads that are shown, if anything was.
 
     Args:
-        runs: of the detectors.
-        keys: (detector, head) of the heads.
         name: of the measurements; None for those called as ``own``, one a run, else for the newest that all runs have.
         own: what measurements of the command's options are called.
-        options: of the bootstrap.
     """
     there = [
         {path.parent.name for path in each.measurements_dir.glob("*/meta.json")} for each in runs

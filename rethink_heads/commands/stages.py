@@ -111,7 +111,6 @@ def stage_study(
 
     Args:
         stages: of STAGES, one at least after the predefined one.
-        options, results: as on the command line.
 
     Raises:
         UserError: as of ``study.study`` and ``detection_files.open_files``.

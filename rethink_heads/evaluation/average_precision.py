@@ -277,7 +277,6 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     """Average precision (b, S), 0..1, of each of b draws of images; nan where one has nothing to find.
 
     Args:
-        ranking: one class's detections.
         weights: (I, b) how often each draw has each image.
     """
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]

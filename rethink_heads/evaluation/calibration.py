@@ -102,7 +102,6 @@ def calibration_of(
     Detections of crowds do not count.
 
     Args:
-        head, truth, bootstrap: the detections, the objects, the draws.
         iou_threshold: least IoU of a true positive.
         bins: number of equal bins of the score in the diagram.
 

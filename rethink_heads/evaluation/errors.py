@@ -82,7 +82,6 @@ def errors_of(
     In a draw of images each detection keeps its error.
 
     Args:
-        head, truth, bootstrap: the detections, the objects, the draws.
         iou_threshold: least IoU of a true positive; above 0.5 more detections are ill localised.
 
     Returns:

@@ -54,7 +54,6 @@ def lrp_of(
     """oLRP and its parts, with 95% intervals over images.
 
     Args:
-        head, truth, bootstrap: the detections, the objects, the draws.
         iou_threshold: least IoU of a true positive.
 
     Returns:
@@ -130,7 +129,6 @@ def optimal_lrp(one: Ranked, weights: Weights, iou_threshold: float) -> tuple[Ar
     """oLRP and its parts (b, 4) of one class in each of b draws of images, and the best thresholds (b,).
 
     Args:
-        one: the class's detections.
         weights: (I, b) how often each draw has each image.
         iou_threshold: at which the detections are matched.
 

@@ -226,8 +226,6 @@ def match_detections(
     """Match one head's detections.
 
     Args:
-        truth: the objects.
-        head: the detections.
         thresholds: (T,) IoU thresholds.
         sizes: how many of AREAS.
     """

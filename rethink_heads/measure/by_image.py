@@ -87,7 +87,6 @@ def work_by_image(
     others wait, and find the result.
 
     Args:
-        work: what is done.
         folder: keeps the parts until they are merged; an interrupted call goes on with those that it left. Parts of
             another provenance are removed, after saying what differs.
         saved: the provenance of the merged result, None where there is none; asked on rank 0 alone.
@@ -257,13 +256,8 @@ def frames_by_image(
     Processes that torchrun started share the images, and return when all of them can read the file.
 
     Args:
-        frame: of one image.
-        dataset: the images.
-        path: of the file.
         types: names and types ("int64", "float32", "float64" or "str") of the columns.
         provenance: everything that the frames depend on.
-        title: what is being done, for the report on standard error.
-        progress: whether to report.
         detector: value of the column "detector", whatever it was when parts were made; None: there is no such column.
         counted: what rows are called in the report; None: they are not counted.
         metadata: of the file, beside the provenance.

@@ -292,7 +292,6 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
 
     Args:
         scores: what ``response`` returns for "displacement_score".
-        size: which objects.
     """
     scores = scores[scores["size"] == size] if len(scores) else scores
     series, _ = _contents(scores)
@@ -324,7 +323,6 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
 
     Args:
         changes: what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
-        size: which objects.
     """
     changes = changes[changes["size"] == size] if len(changes) else changes
     series, _ = _contents(changes)

@@ -63,7 +63,6 @@ def draw_objects(views: Sequence[ObjectView], series: Sequence[Series]) -> Figur
 
     Args:
         views: the objects, the first at the top.
-        series: the heads.
 
     Raises:
         NothingToDrawError: there is no object or no head.

@@ -69,10 +69,8 @@ def compute_tables(
     """Every table of measurements, each estimate with its 95% interval.
 
     Args:
-        measurements: of any detectors and heads.
         stages: boxes of RPN and final detections of the same detectors, see ``measure_stages``.
         replicates: of the bootstrap; by default each statistic's own.
-        seed: of the bootstrap.
 
     Returns:
         Frames by name. The paper's (see :mod:`rethink_heads.paper`): "score_by_iou" and
@@ -94,7 +92,6 @@ def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> Ta
     """Every table of the inputs: the paper's analyses', of measurements the rest, and the data's name in "source".
 
     Args:
-        inputs: what there is.
         skipped: gets by name the analyses that lack something, and what they lack.
     """
     tables = TableSet()
@@ -162,7 +159,6 @@ def write_tables(
     Args:
         measurements: measurements, or the tables that :func:`compute_tables` made of them.
         folder: made if it is not there.
-        seed: of the bootstrap.
 
     Raises:
         UserError: a file cannot be written.
@@ -217,7 +213,6 @@ def write_figures(
     Args:
         measurements: measurements, or the tables that :func:`compute_tables` made of them.
         folder: made if it is not there.
-        seed: of the bootstrap.
         skipped: gets by name the figures without anything to show, and why.
 
     Returns:

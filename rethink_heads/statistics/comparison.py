@@ -136,7 +136,6 @@ def compare_pairs(
 
     Args:
         compared, options: the function, and its options.
-        measurements: of the heads.
         pairs: of (detector, head).
         what: how messages call what some pairs may lack.
         skip: gets the message of a pair that cannot be compared; None: none may.
@@ -348,8 +347,6 @@ def difference_rows(
     """Rows of a comparison, a size after another.
 
     Args:
-        measurements: that the heads are of.
-        keys: the first columns.
         ends: columns after the size, a value for each place of the statistic.
         names: (detector, head) of both.
         compared_heads, bootstrap: of both.

@@ -78,8 +78,6 @@ def ranked_rows(
     that the rows are the same for all heads and each time.
 
     Args:
-        measurements: of any heads.
-        key: (detector, head).
         iou_range: rows of bins in it.
         objects: (O,) those that count; None: all.
     """
@@ -221,7 +219,6 @@ def rank_replicates(value: Array, by_image: Array, bootstrap: ImageBootstrap) ->
 
     Args:
         value: nan gives nan; by_image: (I, ...) of :func:`slopes_by_image`.
-        bootstrap: the draws.
     """
     change = bootstrap.replicate(by_image) - by_image.sum(axis=0)
     bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)
