@@ -274,32 +274,6 @@ class CocoDataset:
         chosen = np.isin(found.fates, (USABLE, CROWD)) & (found.labels >= 0)
         return found[chosen & (found.images < len(self))]
 
-    def as_coco(self) -> dict[str, Any]:
-        """Return ``annotated``, with the images and classes, as COCO's evaluation reads it."""
-        found = self.annotated
-        areas = np.where(np.isnan(found.areas), found.boxes[:, 2:].prod(1), found.areas)
-        columns = (found.images, found.labels, found.boxes, areas, found.crowd)
-        return {
-            "images": [{"id": image_id} for image_id in self.image_ids],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": self.image_ids[image],
-                    "category_id": self.category_ids[label],
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-                for number, (image, label, box, area, crowd) in enumerate(
-                    zip(*(column.tolist() for column in columns), strict=True), 1
-                )
-            ],
-        }
-
     @property
     def box_counts(self) -> BoxCounts:
         """Counts over the images of this dataset (of a subset: over its images only)."""

@@ -21,7 +21,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.data.voc import VOC_CLASSES, read_voc_xml
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.average_precision import average_precision
+from tests.made_detections import results_precision
 from tests.tiny_voc import HEIGHT, WIDTH, box_xml, image_xml, object_xml, write_devkit, write_voc
 
 PUBLISHED_CLASSES = (
@@ -177,24 +177,24 @@ def test_a_difficult_object_is_neither_hit_nor_miss_nor_false_positive(tmp_path:
     hard = object_xml("cat", (31, 21, 50, 40), "<difficult>1</difficult>")
     without, path = root("without"), root("with", hard)
     hits = [detection([0, 0, 20, 20], 0.5), detection([0, 0, 20, 19], 0.4, number=2)]
-    expected = pytest.approx(average_precision(without, hits), nan_ok=True)
+    expected = pytest.approx(results_precision(without, hits), nan_ok=True)
     # Not found: no miss. Found several times, above all hits: no false positive.
     on_it = [detection([30, 20, 20, 20], 0.9), detection([30, 20, 19, 20], 0.8)]
-    assert average_precision(path, hits) == expected
-    assert average_precision(path, hits + on_it) == expected
-    assert average_precision(without, hits + on_it)["AP50"] < 0.7
+    assert results_precision(path, hits) == expected
+    assert results_precision(path, hits + on_it) == expected
+    assert results_precision(without, hits + on_it)["AP50"] < 0.7
     # The one difference from VOC's own evaluation: a part of it is ignored too, whatever its IoU.
     a_part = [detection([35, 25, 4, 4], 0.95)]
-    assert average_precision(path, hits + a_part) == expected
+    assert results_precision(path, hits + a_part) == expected
     # As any crowd box, it never takes a detection from an object that counts.
-    assert average_precision(path, hits)["AP50"] == pytest.approx(1.0)
+    assert results_precision(path, hits)["AP50"] == pytest.approx(1.0)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         evaluation = COCOeval(truth, truth.loadRes(hits + on_it + a_part), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    found = average_precision(path, hits + on_it + a_part)
+    found = results_precision(path, hits + on_it + a_part)
     assert evaluation.stats[:2].tolist() == pytest.approx([found["AP"], found["AP50"]])
 
 
