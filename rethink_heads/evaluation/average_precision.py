@@ -271,11 +271,16 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
     precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
-    # The nearest recall that is read, and whether it is reached: without a search.
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
-    reached = nearest + (RECALLS[nearest] <= recall)
-    area = np.einsum("nb,nb->b", envelope, np.diff(reached, axis=0, prepend=np.int16(0)))
+    steps = np.diff(recalls_reached(recall), axis=0, prepend=np.int16(0))
+    area = np.einsum("nb,nb->b", envelope, steps)
     return np.where(to_find > 0, area / len(RECALLS), np.nan)
+
+
+def recalls_reached(recall: Array) -> npt.NDArray[np.int16]:
+    """How many of RECALLS a recall is enough for."""
+    # The nearest one, and whether it is reached: without a search.
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
+    return nearest + (RECALLS[nearest] <= recall)
 
 
 class MeanOverClasses:

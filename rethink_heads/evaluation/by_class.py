@@ -18,7 +18,7 @@ from rethink_heads.evaluation.detections import (
     head_table,
     keys_of,
 )
-from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked
+from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked_classes
 from rethink_heads.evaluation.matching import (
     AREAS,
     NO_OBJECT,
@@ -288,14 +288,9 @@ def _score_thresholds(
         return np.array([given.get(label, 0.0) for label in range(classes)])
     if given is not None:
         return np.full(classes, given)
-    ious = matched_ious(head, truth, matches)
     once = np.ones((len(truth.image_ids), 1), np.float32)
     least = np.full(classes, np.nan)
-    has_objects = np.unique(truth.labels[truth.findable])
-    for label in has_objects.tolist():
-        rows = matches.counted[0, 0] & (head.labels == label)
-        images = truth.images[truth.findable & (truth.labels == label)]
-        one = ranked(head, rows, matches.true[0, 0], ious, images)
+    for label, one in ranked_classes(head, truth, matches).items():
         threshold = optimal_lrp(one, once, iou_threshold)[1][0]
         # Where LRP is best without any detection, none is above the threshold.
         least[label] = np.inf if np.isnan(threshold) else threshold

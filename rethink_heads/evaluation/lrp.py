@@ -61,12 +61,7 @@ def lrp_of(
         ``by_class.class_table``. Of two heads, positive where a is worse.
     """
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
-    ious = matched_ious(head, truth, matches)
-    classes = []
-    for label in np.unique(truth.labels[truth.findable]).tolist():
-        rows = matches.counted[0, 0] & (head.labels == label)
-        object_images = truth.images[truth.findable & (truth.labels == label)]
-        classes.append(ranked(head, rows, matches.true[0, 0], ious, object_images))
+    classes = list(ranked_classes(head, truth, matches).values())
 
     def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
@@ -104,15 +99,18 @@ class Ranked:
     object_images: Indices
 
 
-def ranked(
-    head: HeadDetections, rows: Flags, true: Flags, ious: Array, object_images: Indices
-) -> Ranked:
-    """Rank some rows (N,) of a head's detections."""
-    chosen = np.flatnonzero(rows)
-    chosen = chosen[np.argsort(-head.scores[chosen], kind="stable")]
-    return Ranked(
-        head.images[chosen], head.scores[chosen], true[chosen], ious[chosen], object_images
-    )
+def ranked_classes(head: HeadDetections, truth: GroundTruth, matches: Matches) -> dict[int, Ranked]:
+    """The detections of each class that has objects, matched at one IoU threshold, by label."""
+    ious, true = matched_ious(head, truth, matches), matches.true[0, 0]
+    ranked = {}
+    for label in np.unique(truth.labels[truth.findable]).tolist():
+        rows = np.flatnonzero(matches.counted[0, 0] & (head.labels == label))
+        rows = rows[np.argsort(-head.scores[rows], kind="stable")]
+        object_images = truth.images[truth.findable & (truth.labels == label)]
+        ranked[label] = Ranked(
+            head.images[rows], head.scores[rows], true[rows], ious[rows], object_images
+        )
+    return ranked
 
 
 def matched_ious(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from rethink_heads.evaluation.average_precision import RECALLS
+from rethink_heads.evaluation.average_precision import RECALLS, recalls_reached
 from rethink_heads.evaluation.causes import (
     CAUSES,
     CLASSIFICATION,
@@ -233,17 +233,11 @@ def _class_precision(
     found = ranked.sum(axis=1) / objects
     at = len(true)
     # Without a true positive, precision is 0 at recall 0, too.
-    reached = np.where(found > 0, _recalls_reached(found), 0)
+    reached = np.where(found > 0, recalls_reached(found), 0)
     values = np.insert(values, at, reached / len(RECALLS))
     area = np.insert(area, at, found)
     slopes = np.insert(slopes, at, ranked / objects, axis=0)
     return _QUANTITIES @ values, _QUANTITIES @ slopes, -_QUANTITIES @ area / objects
-
-
-def _recalls_reached(recall: Array) -> Indices:
-    """How many of RECALLS a recall is enough for."""
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int64)
-    return nearest + (RECALLS[nearest] <= recall)
 
 
 def precision_and_derivatives(
@@ -262,7 +256,7 @@ def precision_and_derivatives(
     found, seen = true.cumsum(axis=1, dtype=float), there.cumsum(axis=1, dtype=float)
     precision = np.where(true, found / np.maximum(seen, 1), 0.0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = _recalls_reached(found / objects)
+    reached = recalls_reached(found / objects)
     values = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     # The envelope is that of the next peak, over the true positives since the peak before.
     setting, place = np.nonzero(true & (precision == envelope))
