@@ -15,8 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.detections import DETECTION_TYPES, in_order
-from rethink_heads.evaluation.average_precision import AP_NAMES, precision_values
+from rethink_heads.data.results import DETECTION_TYPES, in_order
+from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.evaluation.detections import keys_of
 from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
 from rethink_heads.files import write_parquet
@@ -129,18 +129,6 @@ def as_results(frame: pd.DataFrame, dataset: CocoDataset) -> list[dict[str, Any]
     ]
 
 
-def results_precision(annotations: Path, results: list[dict[str, Any]]) -> dict[str, float]:
-    """The package's average precisions of detections in COCO's result format, on a file's images."""
-    dataset = CocoDataset(annotations, None)
-    boxes = np.array([each["bbox"] for each in results], float)
-    columns = {name: [each[name] for each in results] for name in ("image_id", "score")}
-    columns["label"] = [dataset.category_ids.index(each["category_id"]) for each in results]
-    frame = pd.DataFrame({"detector": "run", "head": "fc", **columns})
-    frame[["x1", "y1", "x2", "y2"]] = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
-    truth = GroundTruth(dataset, frame)
-    return precision_values(head_of(frame, truth), truth)
-
-
 def keep_detections_in(frame: pd.DataFrame, folder: Path) -> Path:
     """Write detections as detecting does."""
     write_parquet(frame.astype(DETECTION_TYPES), folder / DETECTIONS_NAME, {"a": "b"})
@@ -156,7 +144,8 @@ def head_of(frame: pd.DataFrame, truth: GroundTruth) -> HeadDetections:
 def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:
     """hotcoco's own evaluation of a dataset's usable objects, all images at once."""
     content = json.loads(dataset.annotations_path.read_text())
-    kept = [a for a in content["annotations"] if a["id"] not in dataset.left_out_ids]
+    usable = set(GroundTruth(dataset).ids.tolist())
+    kept = [a for a in content["annotations"] if a["id"] in usable]
     truth = hotcoco.COCO({**content, "annotations": kept})
     return hotcoco.COCOeval(truth, truth.load_res(as_results(frame, dataset)), "bbox")
 

@@ -221,9 +221,7 @@ class CocoDataset:
         import torch
 
         index = range(len(self))[index]
-        path = self._images_folder() / self._file_names[index]
-        pixels = read_image(path, self._sizes[index], self.where)
-        objects = self.objects(index)
+        pixels, objects = self.read_pixels(index), self.objects(index)
         return Sample(
             image_id=self.image_ids[index],
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
@@ -260,12 +258,6 @@ class CocoDataset:
     def objects(self, index: int) -> Annotations:
         """Return the usable objects of image ``index``, without reading it."""
         return self._annotations[self._rows[self._offsets[index] : self._offsets[index + 1]]]
-
-    @property
-    def left_out_ids(self) -> frozenset[int]:
-        """Ids of the file's degenerate and outside boxes, of any class; crowd boxes are not among them."""
-        unusable = np.isin(self._annotations.fates, (DEGENERATE, OUTSIDE))
-        return frozenset(self._annotations.ids[unusable].tolist())
 
     @property
     def annotated(self) -> Annotations:

@@ -13,7 +13,7 @@ authors read precision at k / 100.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -75,18 +75,21 @@ precision_table = head_table(average_precisions)
 compare_precision = head_comparison(average_precisions)
 
 
-def precision_values(head: HeadDetections, truth: GroundTruth) -> dict[str, float]:
-    """The six average precisions of one head's detections by name, without intervals."""
-    values = _values(_rankings(head, match_detections(truth, head), truth))
-    return dict(zip(AP_NAMES, values, strict=True))
-
-
 def resampled_precision(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
 ) -> Resampled:
     """The six average precisions (6,) of one head's detections, and of the replicates."""
     found = match_detections(truth, head)
-    rankings = _rankings(head, found, truth)
+    settings = len(AREAS) * len(THRESHOLDS)
+    true, counted = (each.reshape(settings, -1) for each in (found.true, found.counted))
+
+    def objects(label: int) -> tuple[Indices, Flags]:
+        images, within = truth.to_find(label)
+        return images, np.repeat(within, len(THRESHOLDS), axis=0)
+
+    rankings = list(
+        by_class(head.labels, head.images, head.scores, true, counted, objects, truth.class_count)
+    )
     bearing = _bearing_images(head, found, truth).sum(axis=1)
     cells = list(_CELLS.values())
 
@@ -97,31 +100,13 @@ def resampled_precision(
             mean.add(np.stack([values[:, area, cut].mean(axis=-1) for area, cut in cells], axis=-1))
         return mean.value
 
-    images = bearing[[area for area, _ in cells]]
-    replicates = in_draws(bootstrap, weighted_values)
-    return Resampled(np.array(_values(rankings)), replicates, images, SHARE, truth.images_each())
-
-
-def _rankings(head: HeadDetections, found: Matches, truth: GroundTruth) -> list[Ranking]:
-    """Each class's ranking of a head's matched detections, in a setting a size and IoU threshold."""
-    settings = len(AREAS) * len(THRESHOLDS)
-    true, counted = (each.reshape(settings, -1) for each in (found.true, found.counted))
-
-    def objects(label: int) -> tuple[Indices, Flags]:
-        images, within = truth.to_find(label)
-        return images, np.repeat(within, len(THRESHOLDS), axis=0)
-
-    classes = truth.class_count
-    return list(by_class(head.labels, head.images, head.scores, true, counted, objects, classes))
-
-
-def _values(rankings: Sequence[Ranking]) -> list[float]:
-    """The six average precisions of each image once."""
     # By class, size, IoU threshold and recall; then as pycocotools has it.
     precision = np.stack([precision_at_recalls(ranking) for ranking in rankings])
     precision = precision.reshape(-1, len(AREAS), len(THRESHOLDS), len(RECALLS))
-    cells = _CELLS.values()
-    return [_mean_precision(precision[:, area, cut].transpose(1, 2, 0)) for area, cut in cells]
+    value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
+    images = bearing[[area for area, _ in cells]]
+    replicates = in_draws(bootstrap, weighted_values)
+    return Resampled(np.array(value), replicates, images, SHARE, truth.images_each())
 
 
 def _bearing_images(head: HeadDetections, found: Matches, truth: GroundTruth) -> Flags:

@@ -1,4 +1,4 @@
-"""Average precision by head of detections found image by image, in training and of a whole dataset at once."""
+"""COCO's average precision of every head's final detections on a dataset."""
 
 from __future__ import annotations
 
@@ -12,33 +12,36 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detector, SupportsDetect, missing
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.average_precision import precision_values
+from rethink_heads.evaluation.average_precision import AP_NAMES, resampled_precision
 from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.measure.detections import detection_frame
+from rethink_heads.statistics.bootstrap import ImageBootstrap
 
 DETECTOR = "detector"
-"""What frames of detections call it here."""
+"""What the one detector is called in the frames."""
 
 
 def precision_by_head(
-    frames: Sequence[pd.DataFrame], dataset: CocoDataset, heads: Sequence[str]
+    found: Sequence[pd.DataFrame], dataset: CocoDataset, heads: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images.
+    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images; 0 of a head that found nothing.
 
     Boxes that the dataset leaves out, as degenerate, outside or of other classes, are not counted as missed.
 
     Args:
-        frames: detections of DETECTOR in DETECTION_COLUMNS, as of :func:`.detection_frame`.
+        found: frames of :func:`.detection_frame`, one or more, of the detector :data:`DETECTOR`.
         dataset: what was detected on.
-        heads: also one that found nothing.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
+        heads: of the detector.
     """
-    detections = pd.concat([detection_frame(0, {}, DETECTOR), *frames], ignore_index=True)
-    truth = GroundTruth(dataset, detections)
-    found = {head: truth.detections_of(detections, (DETECTOR, head)) for head in heads}
-    return {head: precision_values(own, truth) for head, own in found.items()}
+    frame = pd.concat(found, ignore_index=True)
+    truth = GroundTruth(dataset, frame)
+    no_draws = ImageBootstrap(truth.image_ids, 0)
+    precision = {}
+    for head in heads:
+        detections = truth.detections_of(frame, (DETECTOR, head))
+        values = resampled_precision(detections, truth, no_draws).value
+        precision[head] = dict(zip(AP_NAMES, values.tolist(), strict=True))
+    return precision
 
 
 def evaluate(
@@ -51,7 +54,8 @@ def evaluate(
     """
     if not isinstance(detector, SupportsDetect):
         raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
-    columns, frames = class_columns(detector, dataset), []
+    columns = class_columns(detector, dataset)
+    frames = []
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
     with torch.inference_mode(), report:
         for index in range(len(dataset)):

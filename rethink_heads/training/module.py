@@ -110,7 +110,7 @@ class DetectionModule(lightning.LightningModule):
         """AP by head over all processes' images, logged as ``val_AP_<head>``."""
         found = self._found
         if self.trainer.world_size > 1:
-            gathered: list[Any] = [[]] * self.trainer.world_size
+            gathered: list[list[pd.DataFrame]] = [[]] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, found)
             found = list(itertools.chain.from_iterable(gathered))
         if self.trainer.sanity_checking:

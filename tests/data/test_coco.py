@@ -21,7 +21,6 @@ from rethink_heads.data.coco import BoxCounts, CocoDataset, Sample
 from rethink_heads.data.coco_json import read_json
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.files import sha256
 
 REAL_SPLITS = [("bccd", "test"), ("coco-sample", "val")]
@@ -123,7 +122,6 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
     ]
     dataset = CocoDataset(*write(tmp_path, content))
     assert dataset.box_counts == BoxCounts(objects=4, crowd=1, degenerate=4, outside=2, clipped=2)
-    assert dataset.left_out_ids == {3, 4, 5, 6, 7, 10}
     sample = dataset[0]
     assert sample.object_ids.tolist() == [1, 8, 9]
     assert sample.boxes.tolist() == [[5, 5, 15, 15], [0, 25, 6, 30], [30, 20, 40, 30]]
@@ -333,11 +331,8 @@ def test_numbers_as_texts_are_the_numbers(tmp_path: Path, content: dict[str, Any
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_marks(tmp_path: Path, content: dict[str, Any], encoding: str) -> None:
     annotations, images = write(tmp_path, content)
-    expected = CocoDataset(annotations, images)
     annotations.write_bytes(json.dumps(content).encode(encoding))
-    found = CocoDataset(annotations, images)
-    np.testing.assert_array_equal(found.annotated.boxes, expected.annotated.boxes)
-    assert found.class_names == expected.class_names
+    assert CocoDataset(annotations, images).class_names == ("early", "late")
 
 
 def test_of_categories_of_one_name_the_annotated_is_kept(
@@ -355,27 +350,6 @@ def test_of_categories_of_one_name_the_annotated_is_kept(
         CocoDataset(*write(tmp_path, content))
 
 
-def test_evaluation_goes_by_usable_boxes_as_annotated_and_crowds(
-    tmp_path: Path, content: dict[str, Any]
-) -> None:
-    content["annotations"] += [
-        box_record(2, [0, 0, 9, 9], iscrowd="1"),
-        box_record(3, [0, 0, 0, 9]),
-        box_record(4, [30, 20, 20, 5.5], image_id=3),
-    ]
-    content["images"].append({"id": 8, "file_name": "c.png", "width": 40, "height": 30})
-    paths = write(tmp_path, content)
-    Image.new("RGB", (40, 30)).save(paths[1] / "c.png")
-    truth = GroundTruth(CocoDataset(*paths))
-    assert truth.image_ids.tolist() == [3, 7, 8]
-    columns = (each.tolist() for each in (truth.images, truth.boxes, truth.areas, truth.crowd))
-    assert list(zip(*columns, strict=True)) == [
-        (0, [30, 20, 20, 5.5], 110.0, False),
-        (1, [1.5, 2, 10, 8.25], 50.0, False),
-        (1, [0, 0, 9, 9], 81.0, True),
-    ]
-
-
 def test_annotations_are_parsed_once_until_they_change(
     tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,7 +357,7 @@ def test_annotations_are_parsed_once_until_they_change(
     parsed = []
     monkeypatch.setattr(coco, "read_json", lambda path: parsed.append(path) or read_json(path))
     paths = write(tmp_path, content)
-    assert CocoDataset(*paths).box_counts == CocoDataset(*paths).box_counts
+    assert [CocoDataset(*paths).box_counts.objects for _ in range(2)] == [1, 1]
     assert len(parsed) == 1
     content["annotations"].append(box_record(2, [0, 0, 4, 5]))
     write(tmp_path, content)

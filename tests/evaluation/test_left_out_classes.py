@@ -14,7 +14,6 @@ from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import precision_table
 from rethink_heads.evaluation.calibration import calibration_errors, reliability
 from rethink_heads.evaluation.errors import detection_errors
-from rethink_heads.training.evaluation import DETECTOR, precision_by_head
 from tests.made_detections import (
     as_dataset,
     as_results,
@@ -62,15 +61,6 @@ def test_precision_is_pycocotools_on_the_other_file(
     expected = pycocotools_precision(reference.annotations_path, results)
     table = precision_table(found, chosen, replicates=3).set_index("metric")["value"]
     np.testing.assert_array_equal(table[list(expected)], [*expected.values()])
-
-
-def test_evaluation_of_a_detector_counts_the_kept_classes_only(
-    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
-) -> None:
-    frames = [found.assign(detector=DETECTOR)]
-    ours, theirs = (precision_by_head(frames, data, ["fc"]) for data in (chosen, reference))
-    assert ours == theirs
-    assert ours["fc"]["AP"] > 0
 
 
 def test_detections_of_left_out_classes_are_refused(
