@@ -71,8 +71,8 @@ def average_precisions(
     return Quantities(resampled, {"metric": AP_NAMES}, "value", {"images": resampled.images})
 
 
-precision_table = head_table(average_precisions)
-compare_precision = head_comparison(average_precisions)
+precision_table = head_table("precision_table", average_precisions)
+compare_precision = head_comparison("compare_precision", average_precisions)
 
 
 def resampled_precision(

@@ -111,8 +111,8 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
     return Quantities(resampled["ap"], keys, "ap", columns)
 
 
-class_table = head_table(class_values)
-compare_classes = head_comparison(class_values)
+class_table = head_table("class_table", class_values)
+compare_classes = head_comparison("compare_classes", class_values)
 
 
 @dataclass(frozen=True)

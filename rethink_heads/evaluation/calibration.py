@@ -148,9 +148,9 @@ def calibration_of(
     return Quantities(resampled, keys, "value", count, {"reliability": curve})
 
 
-calibration_errors = head_table(calibration_of)
-reliability = head_table(calibration_of, "reliability")
-compare_calibration = head_comparison(calibration_of)
+calibration_errors = head_table("calibration_errors", calibration_of)
+reliability = head_table("reliability", calibration_of, "reliability")
+compare_calibration = head_comparison("compare_calibration", calibration_of)
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,38 +58,30 @@ def _named(key: Key, columns: Mapping[str, Any]) -> pd.DataFrame:
 
 
 Measure = Callable[[HeadDetections, GroundTruth, ImageBootstrap], Quantities]
-TABLE_ARGUMENTS = """
-
-    Of several heads: of each that found anything, in their order in the detections, with "detector" and "head" first.
-
-    Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
-        dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
-        replicates, seed: of the bootstrap over the dataset's images.
-        options: of the measure: those named above beside the head, the objects and the bootstrap.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
+_DATA = """\
+    detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
+    dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
 """
-COMPARISON_ARGUMENTS = """
-
-    Of two heads, a and b, and their difference a - b, on the same draws of images.
-
-    Args:
-        detections, dataset, replicates, seed, options: as of ``average_precision.precision_table``.
-        a, b: (detector, head).
-
-    Returns:
-        A row a quantity: its name, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
-        "difference_low", "difference_high" and "excludes_zero".
-
-    Raises:
-        UserError: no detections of a head, or detections in other images or of other classes than the dataset's.
+_BOOTSTRAP = """\
+    replicates, seed: of the bootstrap over the dataset's images.
+"""
+_OF_HEADS = """\
+    Of each head that found anything, in their order in the detections, with "detector" and "head" first.
+"""
+_OF_TWO_HEADS = """\
+    A row a quantity: its name, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
+    "difference_low", "difference_high" and "excludes_zero", on the same draws of images. The quantities, as a table of
+    heads has them:
+"""
+_RAISES = """\
+    UserError: {}detections in other images or of other classes than the dataset's.
 """
 
 
-def head_table(measure: Callable[..., Quantities], curve: str = "") -> Callable[..., pd.DataFrame]:
-    """The public function that makes a measure's table of all heads, or that of its curve of that name."""
+def head_table(
+    name: str, measure: Callable[..., Quantities], curve: str = ""
+) -> Callable[..., pd.DataFrame]:
+    """The public function of that name, which makes a measure's table of all heads, or that of one of its curves."""
 
     def table(
         detections: pd.DataFrame,
@@ -106,12 +99,13 @@ def head_table(measure: Callable[..., Quantities], curve: str = "") -> Callable[
             frames.append(found.curve(curve, key) if curve else found.rows(key))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    table.__doc__ = f"{measure.__doc__}{TABLE_ARGUMENTS}"
+    returns = f'{_OF_HEADS}    Here: "{curve}".\n' if curve else _OF_HEADS
+    _describe(table, name, measure, _DATA, returns, _RAISES.format(""))
     return table
 
 
-def head_comparison(measure: Callable[..., Quantities]) -> Callable[..., pd.DataFrame]:
-    """The public function that compares two heads by a measure, on the same draws of images."""
+def head_comparison(name: str, measure: Callable[..., Quantities]) -> Callable[..., pd.DataFrame]:
+    """The public function of that name, which compares two heads by a measure, on the same draws of images."""
 
     def compare(
         detections: pd.DataFrame,
@@ -129,8 +123,32 @@ def head_comparison(measure: Callable[..., Quantities]) -> Callable[..., pd.Data
         first, second = (measure(head, truth, bootstrap, **options) for head in heads)
         return first.less(second, a, b)
 
-    compare.__doc__ = f"{measure.__doc__}{COMPARISON_ARGUMENTS}"
+    arguments = f"{_DATA}    a, b: (detector, head).\n"
+    raises = _RAISES.format("no detections of a head, or ")
+    _describe(compare, name, measure, arguments, _OF_TWO_HEADS, raises)
     return compare
+
+
+def _describe(
+    function: Callable[..., pd.DataFrame],
+    name: str,
+    measure: Callable[..., Quantities],
+    arguments: str,
+    returns: str,
+    raises: str,
+) -> None:
+    """Give what is made of a measure its name, its signature with the measure's options, and a docstring of both."""
+    text, _, rows = inspect.cleandoc(measure.__doc__ or "").partition("Returns:\n")
+    text, _, options = text.partition("Args:\n")
+    arguments = f"Args:\n{arguments}{_BOOTSTRAP}{options}"
+    parts = (text, arguments, f"Returns:\n{returns}\n{rows}", f"Raises:\n{raises}")
+    function.__doc__ = "\n\n".join(part.rstrip() for part in parts)
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = measure.__module__
+    own, of_measure = inspect.signature(function), inspect.signature(measure).parameters
+    parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
+    parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in list(of_measure.values())[3:]]
+    setattr(function, "__signature__", own.replace(parameters=parameters))  # noqa: B010
 
 
 def detection_tables(

@@ -115,8 +115,8 @@ def errors_of(
     return Quantities(gains, {"error": ERRORS}, "delta_ap", {"count": errors.counts})
 
 
-detection_errors = head_table(errors_of)
-compare_errors = head_comparison(errors_of)
+detection_errors = head_table("detection_errors", errors_of)
+compare_errors = head_comparison("compare_errors", errors_of)
 
 
 def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:

@@ -74,19 +74,23 @@ def lost_precision_of(
     return Quantities(shares, {"cause": CAUSES}, "share", rest, curves)
 
 
-lost_precision = head_table(lost_precision_of)
-lost_by_threshold = head_table(lost_precision_of, "lost_by_threshold")
-lost_by_class = head_table(lost_precision_of, "lost_by_class")
-compare_lost_precision = head_comparison(lost_precision_of)
+lost_precision = head_table("lost_precision", lost_precision_of)
+lost_by_threshold = head_table("lost_by_threshold", lost_precision_of, "lost_by_threshold")
+lost_by_class = head_table("lost_by_class", lost_precision_of, "lost_by_class")
+compare_lost_precision = head_comparison("compare_lost_precision", lost_precision_of)
 
 
 def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
-    """AP with each cause alone mended, a row a "cause": for comparisons."""
+    """AP with each cause alone mended, for comparisons.
+
+    Returns:
+        A row a "cause" (one of CAUSES) with "oracle".
+    """
     oracles = analyse(head, truth).resampled(bootstrap, ORACLES)
     return Quantities(oracles, {"cause": CAUSES}, "oracle")
 
 
-compare_oracles = head_comparison(oracles_of)
+compare_oracles = head_comparison("compare_oracles", oracles_of)
 
 
 def exchange_rate_of(
@@ -103,8 +107,8 @@ def exchange_rate_of(
     return Quantities(steps, {"step": STEPS.tolist()}, "ap", {"pcc": lost.pcc})
 
 
-exchange_rate = head_table(exchange_rate_of)
-compare_exchange_rate = head_comparison(exchange_rate_of)
+exchange_rate = head_table("exchange_rate", exchange_rate_of)
+compare_exchange_rate = head_comparison("compare_exchange_rate", exchange_rate_of)
 
 
 def _by_threshold(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def lrp_of(
     return Quantities(resampled, {"part": LRP_PARTS}, "value")
 
 
-localization_recall_precision = head_table(lrp_of)
-compare_lrp = head_comparison(lrp_of)
+localization_recall_precision = head_table("localization_recall_precision", lrp_of)
+compare_lrp = head_comparison("compare_lrp", lrp_of)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -83,3 +84,17 @@ def test_shaken_boxes_are_ill_localised(
 ) -> None:
     found = compare(*both, FC, CONV, replicates=100).set_index(key)
     assert found.loc[worse, "difference_low"] > 0
+
+
+def test_what_is_made_of_a_measure_has_its_own_name_signature_and_help() -> None:
+    for function, own in (
+        (rh.calibration_errors, ["replicates", "seed", "iou_threshold", "bins"]),
+        (rh.compare_calibration, ["a", "b", "replicates", "seed", "iou_threshold", "bins"]),
+    ):
+        assert list(inspect.signature(function).parameters) == ["detections", "dataset", *own]
+        assert getattr(rh, function.__name__) is function
+        assert function.__module__ == "rethink_heads.evaluation.calibration"
+        help_of = inspect.getdoc(function) or ""
+        headings = ("Args:", "Returns:", "Raises:")
+        assert [help_of.count(f"\n\n{each}\n    ") for each in headings] == [1, 1, 1]
+        assert "\n    bins: number of equal bins" in help_of
