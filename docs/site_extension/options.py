@@ -28,7 +28,7 @@ class Commands(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """The table."""
-        return [_table(("command", "what it does"), map(self._row, COMMANDS.items()), (15, 85))]
+        return [table(("command", "what it does"), map(self._row, COMMANDS.items()), (15, 85))]
 
     def _row(self, entry: tuple[str, str]) -> tuple[Cell, Cell]:
         name, about = entry
@@ -53,7 +53,7 @@ class Options(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The table."""
         rows = [(_left(each), _right(each)) for each in parameters(self.arguments[0])]
-        return [_table(("option", "what it does"), rows, (32, 68))]
+        return [table(("option", "what it does"), rows, (32, 68))]
 
 
 def parameters(command: str) -> list[Any]:
@@ -84,9 +84,10 @@ def _right(parameter: Any) -> Cell:
     ]
 
 
-def _table(
+def table(
     titles: Sequence[str], rows: Iterable[Sequence[Cell]], widths: Sequence[int]
 ) -> nodes.table:
+    """A table of rows of cells, its columns as wide as the numbers say."""
     group = nodes.tgroup(cols=len(titles))
     group += [nodes.colspec(colwidth=width) for width in widths]
     group += nodes.thead("", _row([[nodes.Text(title)] for title in titles]))

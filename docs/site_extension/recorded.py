@@ -17,6 +17,8 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import textwrap
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,9 +27,12 @@ from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from rethink_heads.data.shapes import shapes_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "commands" / "recorded"
 PROMPT = "$ "
+WIDTH = 100
 IMAGES = 60
 COMMANDS = {
     "correlate": "correlate --run runs/both --head fc --head conv",
@@ -40,10 +45,17 @@ COMMANDS = {
     "report": "report --run runs/both --head fc --head conv --output report.html",
     "plan": "plan --run runs/both --proposals-per-object 200 --seconds 5",
     "figures": "figures --run runs/both",
+    "demo": "demo --run runs/both",
+    "train": "train --preset shapes-tiny --head fc --run runs/fc model.fpn_channels=16 model.min_size=128"
+    " model.max_size=128 training.max_iterations=40 'training.milestones=[30]' training.validate_every=40"
+    " training.validate_images=10",
     "export": "export --run runs/resnet --to detectron2 --output exported",
-    "import": "import exported/model.pth --data data --run runs/imported",
+    "import": "import exported/model.pth --run runs/imported",
 }
 """By name what is run, in this order and in one folder, and without the program's name."""
+WITH_LOG = ("train", "export", "import")
+"""Those that say on standard error what a reader should know."""
+BUSY = "the machine is busy"
 
 
 class Recorded(SphinxDirective):
@@ -59,31 +71,40 @@ class Recorded(SphinxDirective):
         command, *lines = path.read_text(encoding="utf-8").splitlines()
         if len(lines) > (most := self.options.get("lines", len(lines))):
             lines = [*lines[:most], "..."]
-        command, text = command.removeprefix(PROMPT), "\n".join(lines)
+        command, text = command.removeprefix(PROMPT), "\n".join(_wrapped(lines))
         return [
             nodes.literal_block(command, command, language="bash"),
             nodes.literal_block(text, text, language="text", classes=["printed"]),
         ]
 
 
-def record() -> None:
-    """Run all commands on the kept detectors and write what they print."""
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    """Lines as a terminal would show them, but for tables, which a page can scroll."""
+    for line in lines:
+        is_table = "   " in line.strip() or line.startswith("─")
+        yield from [line] if is_table else textwrap.wrap(line, WIDTH) or [""]
+
+
+def record(names: Sequence[str] = ()) -> None:
+    """Run commands on the kept detectors, all unless some are named, and write what they print."""
     sys.path.insert(0, str(ROOT))
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         _make_runs()
         FOLDER.mkdir(exist_ok=True)
-        for name, arguments in COMMANDS.items():
-            command = f"rethink-heads {arguments}"
+        for name in names or COMMANDS:
+            command = f"rethink-heads {COMMANDS[name]}"
             print(command, file=sys.stderr)
             done = subprocess.run(
-                [sys.executable, "-m", "rethink_heads", *shlex.split(arguments)],
+                [sys.executable, "-m", "rethink_heads", *shlex.split(COMMANDS[name])],
                 stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if name in WITH_LOG else None,
                 env=os.environ | {"COLUMNS": "110", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
                 text=True,
                 check=True,
             )
-            lines = [PROMPT + command, *(line.rstrip() for line in done.stdout.splitlines())]
-            (FOLDER / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            lines = [line.rstrip() for line in done.stdout.splitlines() if BUSY not in line]
+            text = "\n".join([PROMPT + command, *lines]).replace(str(shapes_folder()), "shapes")
+            (FOLDER / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def _make_runs() -> None:
@@ -112,4 +133,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    record()
+    record(sys.argv[1:])
