@@ -14,11 +14,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,8 +45,7 @@ COMMANDS = {
     "diagnose": "diagnose --run runs/both --head fc --head conv",
     "report": "report --run runs/both --head fc --head conv --output report.html",
     "plan": "plan --run runs/both --proposals-per-object 200 --seconds 5",
-    "figures": "figures --run runs/both",
-    "demo": "demo --run runs/both",
+    "figures": "figures --redraw figures",
     "train": "train --preset shapes-tiny --head fc --run runs/fc model.fpn_channels=16 model.min_size=128"
     " model.max_size=128 training.max_iterations=40 'training.milestones=[30]' training.validate_every=40"
     " training.validate_images=10",
@@ -85,30 +85,33 @@ def _wrapped(lines: Sequence[str]) -> Iterator[str]:
         yield from [line] if is_table else textwrap.wrap(line, WIDTH) or [""]
 
 
-def record(names: Sequence[str] = ()) -> None:
-    """Run commands on the kept detectors, all unless some are named, and write what they print."""
-    sys.path.insert(0, str(ROOT))
+def record(names: Iterable[str]) -> None:
+    """Run commands in a folder of their own and write what they print."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         _make_runs()
         FOLDER.mkdir(exist_ok=True)
-        for name in names or COMMANDS:
-            command = f"rethink-heads {COMMANDS[name]}"
-            print(command, file=sys.stderr)
-            done = subprocess.run(
-                [sys.executable, "-m", "rethink_heads", *shlex.split(COMMANDS[name])],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT if name in WITH_LOG else None,
-                env=os.environ | {"COLUMNS": "110", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
-                text=True,
-                check=True,
-            )
-            lines = [line.rstrip() for line in done.stdout.splitlines() if BUSY not in line]
-            text = "\n".join([PROMPT + command, *lines]).replace(str(shapes_folder()), "shapes")
-            (FOLDER / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+        for name in names:
+            _record(name)
+
+
+def _record(name: str) -> None:
+    command = f"rethink-heads {COMMANDS[name]}"
+    print(command, file=sys.stderr)
+    done = subprocess.run(
+        [sys.executable, "-m", "rethink_heads", *shlex.split(COMMANDS[name])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if name in WITH_LOG else None,
+        env=os.environ | {"COLUMNS": "110", "NO_COLOR": "1", "PYTHONPATH": str(ROOT)},
+        text=True,
+        check=True,
+    )
+    lines = [line.rstrip() for line in done.stdout.splitlines() if BUSY not in line]
+    text = "\n".join([PROMPT + command, *lines]).replace(str(shapes_folder()), "shapes")
+    (FOLDER / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
 
 
 def _make_runs() -> None:
-    """``runs/both``, ``runs/conv`` and, untrained, ``runs/resnet``, as if they had just been trained."""
+    """``runs/both``, ``runs/conv`` and, untrained, ``runs/resnet``, as if just trained; and tables to draw from."""
     from rethink_heads import build_detector, load_preset
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.data.sources import resolve_split
@@ -121,6 +124,7 @@ def _make_runs() -> None:
         config = tables.settings(name).with_overrides([f"measuring.images={IMAGES}"])
         run = Run.create(Path("runs", name), config)
         save_detector(tables.load(name, class_names), config, run.detector_path)
+    shutil.copytree(ROOT / "figures" / "bccd-sweeps", Path("figures", "bccd-sweeps"))
     config = load_preset("coco-r50", "double", ["data.source=shapes"])
     run = Run.create(Path("runs", "resnet"), config)
     save_detector(build_detector(config, class_names, pretrained=False), config, run.detector_path)
@@ -133,4 +137,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    record(sys.argv[1:])
+    sys.path.insert(0, str(ROOT))
+    record(sys.argv[1:] or COMMANDS)
