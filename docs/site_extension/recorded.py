@@ -46,6 +46,7 @@ COMMANDS = {
     "report": "report --run runs/both --head fc --head conv --output report.html",
     "plan": "plan --run runs/both --proposals-per-object 200 --seconds 5",
     "figures": "figures --redraw figures",
+    "describe": "describe shapes-tiny --head fc --head conv --head double-ext",
     "train": "train --preset shapes-tiny --head fc --run runs/fc model.fpn_channels=16 model.min_size=128"
     " model.max_size=128 training.max_iterations=40 'training.milestones=[30]' training.validate_every=40"
     " training.validate_images=10",
