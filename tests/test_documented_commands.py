@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rethink_heads
-from rethink_heads.cli import COMMANDS, load_command
+from rethink_heads.cli import COMMANDS
 from rethink_heads.config import load_preset
 from tests.command_line import call, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
@@ -41,27 +41,6 @@ def test_every_public_name_is_on_the_page_of_its_group() -> None:
     assert groups == list(rethink_heads._ENTRIES)
     named = [name for group in groups for name, _, _ in rethink_heads._ENTRIES[group]]
     assert sorted(named) == [name for name in dir(rethink_heads) if not name.startswith("_")]
-
-
-def shown_commands() -> Iterator[str]:
-    """The command lines in the pages' blocks, those over several lines as one."""
-    for page in sorted(DOCS.rglob("*.md")):
-        for kind, block in re.findall(r"^```([^\n]*)\n(.*?)^```", page.read_text(), re.M | re.S):
-            if kind in ("bash", "{run}", ""):
-                for line in block.replace("\\\n", " ").splitlines():
-                    if line.startswith("rethink-heads "):
-                        yield line.partition(" # ")[0]
-    for path in RECORDED:
-        yield path.read_text().splitlines()[0].removeprefix("$ ")
-
-
-@pytest.mark.parametrize("line", dict.fromkeys(shown_commands()))
-def test_a_shown_command_has_options_that_there_are(line: str) -> None:
-    _, *arguments = shlex.split(line)
-    if arguments[0].startswith("--"):
-        return
-    name, *arguments = arguments
-    load_command(name).make_context(name, arguments)
 
 
 @pytest.fixture(scope="module")

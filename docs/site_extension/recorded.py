@@ -18,22 +18,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 from rethink_heads.data.shapes import shapes_folder
+from site_extension.commands import wrapped
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "commands" / "recorded"
 PROMPT = "$ "
-WIDTH = 100
 IMAGES = 60
 COMMANDS = {
     "correlate": "correlate --run runs/both --head fc --head conv",
@@ -60,30 +58,20 @@ BUSY = "the machine is busy"
 
 
 class Recorded(SphinxDirective):
-    """Shows a recorded command and what it printed, or the first lines of that."""
+    """Shows a recorded command and what it printed."""
 
     required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"lines": directives.positive_int}
 
     def run(self) -> list[nodes.Node]:
         """The command as a block of shell, its output as a block of text."""
         path = FOLDER / f"{self.arguments[0]}.txt"
         self.env.note_dependency(str(path))
         command, *lines = path.read_text(encoding="utf-8").splitlines()
-        if len(lines) > (most := self.options.get("lines", len(lines))):
-            lines = [*lines[:most], "..."]
-        command, text = command.removeprefix(PROMPT), "\n".join(_wrapped(lines))
+        command, text = command.removeprefix(PROMPT), "\n".join(wrapped("\n".join(lines)))
         return [
             nodes.literal_block(command, command, language="bash"),
             nodes.literal_block(text, text, language="text", classes=["printed"]),
         ]
-
-
-def _wrapped(lines: Sequence[str]) -> Iterator[str]:
-    """Lines as a terminal would show them, but for tables, which a page can scroll."""
-    for line in lines:
-        is_table = "   " in line.strip() or line.startswith("─")
-        yield from [line] if is_table else textwrap.wrap(line, WIDTH) or [""]
 
 
 def record(names: Iterable[str]) -> None:
