@@ -24,9 +24,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "site_extension.api",
     "site_extension.commands",
     "site_extension.drawings",
     "site_extension.links",
+    "site_extension.options",
+    "site_extension.recorded",
+    "site_extension.settings",
 ]
 # sphinx-gallery writes a notebook beside each of its pages.
 exclude_patterns = ["gallery/**/*.ipynb", "gallery/*.ipynb", "paper", "site_extension"]
@@ -71,6 +75,10 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+# A public name is called as it is imported.
+add_module_names = False
+# Options begin with two hyphens, and columns stand in straight quotes.
+smartquotes = False
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", r"(?!rethink_heads\b).*")]
 

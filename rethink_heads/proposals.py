@@ -59,8 +59,10 @@ class Proposals:
 def grid(box: Tensor, image_size: tuple[int, int], steps: int = GRID_STEPS) -> Proposals:
     """Return the grid of proposals around an object's `box` (4,) in an image of (height, width) pixels.
 
-    The object's own box is on it exactly, with IoU 1. Raises ValueError if `steps` is even, which
-    would leave that box out, or less than 3, or if the box is empty.
+    The object's own box is on it exactly, with IoU 1.
+
+    Raises:
+        ValueError: `steps` is even, which would leave that box out, or less than 3, or the box is empty.
     """
     from rethink_heads.boxes import MIN_SIZE, outer_boxes, outer_iou
 

@@ -62,7 +62,7 @@ class Run(SphinxDirective):
         code, printed, said = run_command(command)
         if code != expected:
             raise self.error(f"exit code {code} of {command}\n{printed}{said}")
-        lines = _wrapped(said if expected else printed)
+        lines = wrapped(said if expected else printed)
         if len(lines) > (most := self.options.get("lines", len(lines))):
             lines = [*lines[:most], "..."]
         text = "\n".join(lines)
@@ -80,7 +80,7 @@ class Run(SphinxDirective):
         return shown
 
 
-def _wrapped(printed: str) -> list[str]:
+def wrapped(printed: str) -> list[str]:
     """Lines as a terminal would show them, but for tables, which a page can scroll."""
     lines = []
     for line in printed.rstrip().splitlines():

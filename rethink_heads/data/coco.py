@@ -261,14 +261,14 @@ class CocoDataset:
 
     @property
     def annotated(self) -> Annotations:
-        """The usable objects and crowds of this dataset's images and classes: what evaluation goes by."""
+        """The usable objects and crowds of this dataset's images and classes, by which evaluation goes."""
         found = self._annotations
         chosen = np.isin(found.fates, (USABLE, CROWD)) & (found.labels >= 0)
         return found[chosen & (found.images < len(self))]
 
     @property
     def box_counts(self) -> BoxCounts:
-        """Counts over the images of this dataset (of a subset: over its images only)."""
+        """Counts over the images of this dataset; of a subset over its images only."""
         found = self._annotations[self._annotations.images < len(self)]
         usable, known = found.fates == USABLE, found.labels >= 0
         counted = (usable & known, *(found.fates == fate for fate in (CROWD, DEGENERATE, OUTSIDE)))

@@ -124,7 +124,7 @@ class SharedClasses:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """What the match adds to the provenance of anything measured: nothing where the classes are the same."""
+        """What the match adds to the provenance of anything measured; nothing where the classes are the same."""
         if self.match.is_identity:
             return {}
         labels = self.match.matched_labels

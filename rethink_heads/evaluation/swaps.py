@@ -92,10 +92,10 @@ def swap_tables(
         replicates, seed: of the bootstrap over the dataset's images.
 
     Returns:
-        "swaps": a row a pair and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "scores", "boxes" (as
+        In "swaps" a row a pair and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "scores", "boxes" (as
         "detector/head"), "metric", "value", "value_low", "value_high" and "images".
 
-        "swap_comparisons": each swap of two heads less each of them alone, on the same proposals and draws of images,
+        In "swap_comparisons" each swap of two heads less each of them alone, on the same proposals and draws of images,
         with "metric", "scores", "boxes", "against" (the head alone), "value_a" (of the swap), "value_b", "difference",
         "difference_low", "difference_high" and "excludes_zero".
 

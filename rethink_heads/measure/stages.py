@@ -61,7 +61,7 @@ def measure_stages(
     share the images, and all of them get the frame.
 
     Returns:
-        A row a box and head, in STAGE_COLUMNS: "image_id"; "object_id" of the object that the box
+        A row a box and head, in STAGE_COLUMNS, with "image_id"; "object_id" of the object that the box
         is matched to, -1 for none; "class_name" and "size" of that object ("" for none; a detection
         without object has its own class); "detector"; "head"; "stage"; "score"; "iou";
         "regressed_iou"; "true_positive_iou".

@@ -37,7 +37,7 @@ def response(
     """The mean map of a kind over objects, with an interval in each place.
 
     Returns:
-        One row per detector, head, size and place of the map, row by row: "kind", "row", "column",
+        One row per detector, head, size and place of the map, row by row, with "kind", "row", "column",
         for "displacement_score" also "dy" and "dx" (units of the object's size), "mean", "mean_low",
         "mean_high", "objects". A size without objects has no rows.
     """
@@ -79,7 +79,7 @@ def response_summary(
     magnitude in the mean map, signed) and "cell_spread" (standard deviation over the mean map).
 
     Returns:
-        One row per detector, head, size and quantity: "kind", "quantity", "value", "value_low", "value_high",
+        One row per detector, head, size and quantity, with "kind", "quantity", "value", "value_low", "value_high",
         "objects". A size without objects has no rows.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)

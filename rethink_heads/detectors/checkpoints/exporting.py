@@ -57,7 +57,7 @@ class Exported:
 
     @property
     def file_names(self) -> tuple[str, str, str]:
-        """What ``write`` writes: weights, configuration, class names."""
+        """Names of the files that ``write`` writes, of weights, configuration and class names."""
         return WEIGHTS_NAME, CONFIG_NAME, CLASSES_NAME
 
     @property
