@@ -6,8 +6,10 @@ one detector into which faults were planted by :mod:`benchmarks.planted`. So the
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -45,6 +47,7 @@ get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['svg']")
 def folder() -> Path:
     """The folder, written once a process; ``LINKS`` in it lead to tables of the repository."""
     made = Path(tempfile.mkdtemp(prefix="rethink-heads-docs-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     write(made)
     for name, path in LINKS.items():
         (made / name).symlink_to(ROOT / path)
