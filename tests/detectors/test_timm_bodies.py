@@ -22,8 +22,10 @@ from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.detectors.rcnn.timm_body import TimmBody
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder
 from tests.fastpath.rois import boxes_of_all_levels, image
+from tests.fastpath.test_convolution import randomise
 
 RESNET = "test_resnet.r160_in1k"
 SMALL = {
@@ -240,12 +242,22 @@ def test_lite0_from_its_package() -> None:
         ),
         ("model.backbone=resnet999", r"must be 'tiny', .*'resnet101' or 'timm:NAME'"),
         ("model.backbone='timm:'", r"must be 'tiny'"),
-        ("model.backbone_weights=lite0", r"is for model.backbone=timm:tf_efficientnet_lite0"),
+        # Those that begin so, not names whose letters are near.
+        ("model.backbone=timm:vit_tiny", r"did you mean vit_tiny_patch16_224 or vit_tiny_pat"),
+        ("model.backbone_weights=lite0", r"tf_efficientnet_lite0; for resnet50 give .*=FILE or none"),
     ],
 )
 def test_unknown_names(override: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         load_preset("coco-r50", "fc", [override])
+
+
+def test_unknown_names_beside_weights_of_another() -> None:
+    """The name is the mistake, not the weights that the preset has."""
+    with pytest.raises(UserError, match="no model 'efficientnet_lite00'; did you mean eff"):
+        load_preset("voc-lite", "fc", ["model.backbone=timm:efficientnet_lite00"])
+    with pytest.raises(UserError, match="for timm:regnety_002 give model.backbone_weights=FILE"):
+        load_preset("voc-lite", "fc", ["model.backbone=timm:regnety_002"])
 
 
 @pytest.mark.parametrize(
@@ -305,6 +317,34 @@ def test_a_detector_comes_back_from_its_file(tmp_path: Path) -> None:
     again = load_detector(tmp_path / "detector.pt")
     for name, value in detector.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "left"),
+    [
+        ("tf_efficientnet_lite0", "frozen", 0),
+        ("tf_efficientnet_lite0", "batch", 0),
+        ("mobilenetv3_small_050", "frozen", 0),
+        (RESNET, "batch", 0),
+        # Before the convolutions of a block, of which this has two a stage, stands normalisation that has none before.
+        ("resnetv2_18", "batch", 8),
+    ],
+)
+def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: int) -> None:
+    """Against float64 without folding: all that follows a convolution, whatever timm's class for it does beside."""
+    backbone, _ = build_backbone(settings(name, norm=norm), pretrained=False)
+    torch.manual_seed(0)
+    for module in backbone.modules():
+        if hasattr(module, "running_var"):
+            randomise(module)
+    image = torch.rand(1, 3, 96, 160)
+    with torch.inference_mode():
+        found = fold_norms(backbone)
+        features = found(image)
+        expected = backbone.eval().double()(image.double())
+    for level, value in expected.items():
+        assert (features[level] - value).abs().max() < 1e-5 * value.abs().max(), level
+    assert sum(hasattr(module, "running_var") for module in found.modules()) == left
 
 
 @pytest.mark.parametrize("name", [RESNET, "tf_efficientnet_lite0", "test_vit"])
