@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from rethink_heads.detectors.rcnn.timm_body import TimmBody
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder
+from rethink_heads.runs import Run
+from tests.command_line import fails
 from tests.fastpath.rois import boxes_of_all_levels, image
 from tests.fastpath.test_convolution import randomise
 
@@ -244,7 +247,7 @@ def test_lite0_from_its_package() -> None:
         ("model.backbone='timm:'", r"must be 'tiny'"),
         # Those that begin so, not names whose letters are near.
         ("model.backbone=timm:vit_tiny", r"did you mean vit_tiny_patch16_224 or vit_tiny_pat"),
-        ("model.backbone_weights=lite0", r"tf_efficientnet_lite0; for resnet50 give .*=FILE or none"),
+        ("model.backbone_weights=lite0", r"lite0; for resnet50 give .*_weights=FILE or none"),
     ],
 )
 def test_unknown_names(override: str, sentence: str) -> None:
@@ -256,7 +259,7 @@ def test_unknown_names_beside_weights_of_another() -> None:
     """The name is the mistake, not the weights that the preset has."""
     with pytest.raises(UserError, match="no model 'efficientnet_lite00'; did you mean eff"):
         load_preset("voc-lite", "fc", ["model.backbone=timm:efficientnet_lite00"])
-    with pytest.raises(UserError, match="for timm:regnety_002 give model.backbone_weights=FILE"):
+    with pytest.raises(UserError, match="for timm:regnety_002 give"):
         load_preset("voc-lite", "fc", ["model.backbone=timm:regnety_002"])
 
 
@@ -317,6 +320,26 @@ def test_a_detector_comes_back_from_its_file(tmp_path: Path) -> None:
     again = load_detector(tmp_path / "detector.pt")
     for name, value in detector.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    detector, config = made(RESNET)
+    run = Run.create(tmp_path / "run", config)
+    save_detector(detector, config, run.detector_path)
+    sentence = f"detectron2 has no backbone 'timm:{RESNET}', .* those with resnet18, .* can"
+    assert re.search(
+        sentence,
+        fails("export", "--run", run.path, "--output", tmp_path / "out", says="no backbone"),
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
+    """Else the folder would hold the mistake, and the mended command be refused."""
+    backbone = f"model.backbone=timm:{RESNET}", f"model.backbone_weights={tmp_path / 'gone.pth'}"
+    arguments = ("train", "--preset", "voc-lite", "--head", "fc", "--data", tmp_path, *backbone)
+    fails(*arguments, "--run", tmp_path / "run", says="no such file of model.backbone_weights")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
