@@ -152,9 +152,9 @@ def made_up_subjects(amount: Amount) -> list[Subject]:
     for label, (name, side) in enumerate(SIDES.items()):
         coarse = torch.randint(0, 256, (3, size[0] // 8, size[1] // 8), generator=generator)
         image = coarse.to(torch.uint8).repeat_interleave(8, 1).repeat_interleave(8, 2)
-        side *= amount.height / Amount().height
-        x, y = (torch.rand(2, generator=generator) * (torch.tensor(size[::-1]) - side)).tolist()
-        box = torch.tensor([x, y, x + side, y + side])
+        length = side * amount.height / Amount().height
+        x, y = (torch.rand(2, generator=generator) * (torch.tensor(size[::-1]) - length)).tolist()
+        box = torch.tensor([x, y, x + length, y + length])
         proposals = grid(box, size, amount.grid_steps)
         found.append(Subject(name, name, image, box, label, proposals.boxes, proposals.ious))
     return found
@@ -224,6 +224,10 @@ def backbone_row(detector: RCNN, folded: bool, amount: Amount) -> Row:
     return {"seconds": statistics.median(times), "peak_mb": peak}
 
 
+def _answers(ask: Callable[[], Mapping[str, tuple[Tensor, Tensor]]]) -> list[tuple[Tensor, Tensor]]:
+    return list(ask().values())
+
+
 class Measuring(NamedTuple):
     """What the rows of one head have in common: its detector, and what each object's proposals plainly give."""
 
@@ -247,7 +251,7 @@ class Measuring(NamedTuple):
                 boxes = subject.proposals[sampled(subject, proposals, 0)]
                 features: Any = responder.extract(subject.image)
                 ask = partial(responder, features, boxes, subject.label)
-                (answer,), peak = with_peak(self.detector.device, lambda ask=ask: ask().values())
+                (answer,), peak = with_peak(self.detector.device, partial(_answers, ask))
                 scores, regressed = self.expected.setdefault((subject.name, proposals), answer)
                 scores_off.append(float((answer[0] - scores).abs().max()))
                 boxes_off.append(float((answer[1] - regressed).abs().max()))
@@ -370,7 +374,7 @@ def command(
             for channels_last in (False, True) if head == "double-ext" else (False,):
                 config = load_preset("coco-r50", head, overrides)
                 work = partial(training_row, config, precision, channels_last, where, amount)
-                names = {"head": head, "precision": precision, "channels_last": channels_last}
+                names: Row = {"head": head, "precision": precision, "channels_last": channels_last}
                 record.add("training", names, work)
     subjects = made_up_subjects(amount)
     for head, ways in WAYS.items():

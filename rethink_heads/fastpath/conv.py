@@ -286,7 +286,7 @@ def fold_norms(backbone: nn.Module) -> nn.Module:
         pairs = zip(_tensors(plain(image)), _tensors(folded(image)), strict=True)
         # What a convolution gives may go elsewhere too.
         same = all(_close(found, expected) for expected, found in pairs)
-    return (folded if same else plain).to(device, memory_format=torch.channels_last)
+    return (folded if same else plain).to(device).to(memory_format=torch.channels_last)
 
 
 def _foldable(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any, Affine]]:
