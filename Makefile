@@ -19,7 +19,7 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 docs: $(VENV)/.docs
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx -q -W --keep-going -n docs $(DOCS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m sphinx -q -E -W --keep-going -n docs $(DOCS)
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

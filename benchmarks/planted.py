@@ -32,7 +32,7 @@ import numpy.typing as npt
 import pandas as pd
 import typer
 
-from benchmarks.coverage import MadeUpDataset
+from benchmarks.made_up import MadeUpDataset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.causes import CAUSES
 from rethink_heads.evaluation.errors import MAIN_ERRORS, detection_errors

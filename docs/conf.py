@@ -39,21 +39,28 @@ myst_dmath_double_inline = True
 
 # Cells run in the folder of made-up results files (site_extension/example.py); one that fails, fails the build.
 nb_execution_mode = "force"
+# Committed as they were run on the demo's detector.
+nb_execution_excludepatterns = ["notebooks/*.ipynb"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_execution_show_tb = True
 nb_merge_streams = True
+# What a doctor says of a file; commands show it.
+nb_output_stderr = "remove"
 os.environ.update(example.environment())
 
 sphinx_gallery_conf = {
     "examples_dirs": ["paper"],
     "gallery_dirs": ["gallery"],
     "filename_pattern": r"\.py$",
+    "image_scrapers": ("site_extension.gallery.scrape",),
     "within_subsection_order": "FileNameSortKey",
     "abort_on_example_error": True,
     "download_all_examples": False,
     "min_reported_time": 1e9,
     "plot_gallery": "True",
+    # What they draw depends on tables, too.
+    "run_stale_examples": True,
     "show_memory": False,
     "show_signature": False,
     "write_computation_times": False,
@@ -72,4 +79,6 @@ html_title = "rethink-heads"
 html_math_renderer = "mathml"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}

@@ -19,7 +19,9 @@ import numpy as np
 from benchmarks import planted
 from rethink_heads.files import write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("person", "bicycle", "car", "dog", "chair")
+LINKS = {"figures": "figures", "coverage": "benchmarks/results/coverage"}
 FAULTS = {
     "sound.json": {},
     "loose.json": {"localization": 0.5},
@@ -41,9 +43,11 @@ get_ipython().run_line_magic("config", "InlineBackend.figure_formats = ['svg']")
 
 @cache
 def folder() -> Path:
-    """The folder, written once a process."""
+    """The folder, written once a process; ``LINKS`` in it lead to tables of the repository."""
     made = Path(tempfile.mkdtemp(prefix="rethink-heads-docs-"))
     write(made)
+    for name, path in LINKS.items():
+        (made / name).symlink_to(ROOT / path)
     return made
 
 
@@ -82,7 +86,7 @@ def environment() -> dict[str, str]:
     profile = folder() / ".ipython"
     startup = profile / "profile_default" / "startup" / "00-example.py"
     write_text(startup, STARTUP.format(folder=str(folder())))
-    packages = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {"IPYTHONDIR": str(profile), "PYTHONPATH": packages, "COLUMNS": "110", "NO_COLOR": "1"}
 
 

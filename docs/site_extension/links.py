@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from sphinx.application import Sphinx
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Pages of files that lie elsewhere.
 PAGES = {
+    **{f"notebooks/{path.name}": f"notebooks/{path.name}" for path in NOTEBOOKS},
     "README.md": "index.md",
+    "docs/paper": "gallery/index.rst",
+    "notebooks": "notebooks/index.md",
     "RESULTS.md": "results.md",
     "CHANGELOG.md": "changelog.md",
     "benchmarks/README.md": "benchmarks.md",
@@ -63,8 +68,17 @@ def _on_include(app: Sphinx, included: Path, name: str, content: list[str]) -> N
     content[0] = to_site(content[0], DOCS / included, Path(app.env.doc2path(name)))
 
 
+def _copy_notebooks(app: Sphinx, config: object) -> None:
+    """As they were run and committed; Sphinx reads below docs/ alone."""
+    for path in NOTEBOOKS:
+        copy = DOCS / "notebooks" / path.name
+        if not copy.is_file() or copy.read_bytes() != path.read_bytes():
+            shutil.copyfile(path, copy)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Rewrite every page and every included file as it is read."""
+    app.connect("config-inited", _copy_notebooks)
     app.connect("source-read", _on_source)
     app.connect("include-read", _on_include)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -13,23 +13,16 @@ authors read precision at k / 100.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import hotcoco
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import scipy.sparse
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.coco_json import read_json
-from rethink_heads.errors import UserError
 from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
 from rethink_heads.evaluation.matching import (
     AREAS,
@@ -67,52 +60,6 @@ _CELLS = {
     "APm": (2, slice(None)),
     "APl": (3, slice(None)),
 }
-
-
-def average_precision(
-    annotations: Path | Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    image_ids: Iterable[int] | None = None,
-    left_out: Collection[int] = (),
-    category_ids: Iterable[int] | None = None,
-) -> dict[str, float]:
-    """COCO's AP of boxes, equal to pycocotools' to the last digit and some ten times as fast.
-
-    Args:
-        annotations: COCO JSON file with the objects, or what one holds (:meth:`.CocoDataset.as_coco`).
-        detections: COCO's result format: "image_id", "category_id", "bbox" (x, y, width, height
-            in px of the original image) and "score". None at all is allowed.
-        image_ids: the images to evaluate, None for all; detections in others do not count.
-        left_out: ids of annotations that are not objects to find, such as boxes without an area
-            (``CocoDataset.left_out_ids``). Crowd boxes are no such: COCO has its own rule for them.
-        category_ids: the classes to evaluate, None for all; detections of others do not count.
-
-    Returns:
-        "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", and "APs", "APm", "APl" of small, medium
-        and large objects, in 0..1; nan where there is no object to find.
-
-    Raises:
-        UserError: no such file, not COCO, or detections in images that are not in the file.
-    """
-    where = "the data" if isinstance(annotations, Mapping) else str(annotations)
-    content = dict(annotations) if isinstance(annotations, Mapping) else read_json(annotations)[0]
-    try:
-        truth = hotcoco.COCO(_without(content, left_out))
-    except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"cannot read {where} as COCO annotations: {error}") from error
-    unknown = {detection["image_id"] for detection in detections} - set(truth.get_img_ids())
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} images with detections are not in {where} (the first: "
-            f"{min(unknown)}); evaluate on the data that was detected on"
-        )
-    results = [dict(detection) for detection in detections]
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
-    if image_ids is not None:
-        evaluation.params.img_ids = sorted({int(image_id) for image_id in image_ids})
-    if category_ids is not None:
-        evaluation.params.cat_ids = sorted({int(category_id) for category_id in category_ids})
-    return _summary(evaluation)
 
 
 def precision_table(
@@ -204,32 +151,10 @@ def _bearing_images(head: HeadDetections, found: Matches, truth: GroundTruth) ->
     return bears
 
 
-def _summary(evaluation: hotcoco.COCOeval) -> dict[str, float]:
-    """The six numbers, averaged as pycocotools averages them, so that not even the rounding differs."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # By IoU threshold, recall, class, size and number of detections.
-    counted = evaluation.eval
-    assert counted is not None
-    precision = np.asarray(counted["precision"])
-    return {
-        name: _mean_precision(precision[cut, :, :, area, -1])
-        for name, (area, cut) in _CELLS.items()
-    }
-
-
 def _mean_precision(precision: Array) -> float:
     """Mean of precisions (T, R, K), -1 where there was nothing to find; nan where there was nothing at all."""
     values = precision[precision > -1]
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _without(content: dict[str, Any], left_out: Collection[int]) -> dict[str, Any]:
-    """What a COCO file holds, without the annotations of these ids."""
-    gone = set(left_out)
-    kept = [record for record in content["annotations"] if record["id"] not in gone]
-    return {**content, "annotations": kept}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
-from rethink_heads.data.detections import CORNERS, DETECTION_COLUMNS, DETECTION_TYPES, in_order
+from rethink_heads.data.results import CORNERS, DETECTION_COLUMNS, DETECTION_TYPES, in_order
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rethink_heads.data.detections import CORNERS
+from rethink_heads.data.results import CORNERS
 from rethink_heads.evaluation.causes import find_faults
 from rethink_heads.evaluation.matching import GroundTruth, box_ious
 from rethink_heads.measure.store import SIZES, Key, Measurements

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,17 @@ from rethink_heads.evaluation.average_precision import (
     precision_at_recalls,
     precision_table,
 )
-from rethink_heads.evaluation.lost_precision import exchange_rate
-from rethink_heads.evaluation.mending import precision_and_derivatives
-from tests.made_detections import make_dataset, make_detections
+from rethink_heads.evaluation.causes import CAUSES
+from rethink_heads.evaluation.lost_precision import exchange_rate, lost_by_threshold
+from rethink_heads.evaluation.matching import GroundTruth
+from rethink_heads.evaluation.mending import (
+    LEFT_OUT_DRAWS,
+    LEFT_OUT_THRESHOLDS,
+    analyse,
+    precision_and_derivatives,
+)
+from rethink_heads.statistics.bootstrap import ImagesLeftOut
+from tests.made_detections import as_dataset, make_dataset, make_detections
 
 
 def area(true: np.ndarray, there: np.ndarray, weights: np.ndarray, objects: float) -> float:
@@ -65,3 +74,26 @@ def test_intervals_are_as_wide_as_the_bootstraps(tmp_path: Path) -> None:
         by_bootstrap["value_high"] - by_bootstrap["value_low"],
     )
     assert widths[0] == pytest.approx(widths[1], rel=0.05)
+
+
+def test_draws_that_leave_images_out_are_analyses_of_the_others(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "all", images=30, seed=6)
+    frame = make_detections(dataset, 6, shake=0.15)
+    truth = GroundTruth(dataset, frame)
+    lost = analyse(truth.detections_of(frame, ("run", "fc")), truth)
+    exact, first_order = lost.left_out
+    counts = ImagesLeftOut(truth.image_ids, LEFT_OUT_DRAWS).counts
+    for draw in (0, 1):
+        there = truth.image_ids[counts[draw] > 0]
+        content = json.loads(dataset.annotations_path.read_text())
+        for name, column in (("images", "id"), ("annotations", "image_id")):
+            content[name] = [each for each in content[name] if each[column] in there]
+        others = as_dataset(tmp_path / str(draw), content)
+        rows = lost_by_threshold(frame[frame["image_id"].isin(there)], others, replicates=2)
+        thresholds = np.unique(rows["iou"])[slice(*LEFT_OUT_THRESHOLDS)]
+        means = rows[rows["iou"].isin(thresholds)].groupby("cause")[["share", "oracle"]].mean()
+        expected = means.loc[list(CAUSES)].to_numpy().T.ravel()
+        np.testing.assert_allclose(exact[draw, 1:], expected, rtol=0, atol=1e-9)
+    for one, other in zip(exact.T, first_order.T, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.8
+    assert (lost.stretch > 0.9).all()

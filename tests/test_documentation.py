@@ -1,0 +1,135 @@
+"""The documentation: no dead link on a code host, commands that there are, and those on runs and files run here.
+
+What the site's build itself runs (blocks ``{run}`` and cells) is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rethink_heads.cli import COMMANDS, load_command
+from rethink_heads.config import load_preset
+from tests.command_line import call, untrained_run
+from tests.tiny_coco import SMALL_SETTINGS, write_coco
+
+ROOT = Path(__file__).parents[1]
+OUTSIDE = ("README.md", "RESULTS.md", "CHANGELOG.md", "figures/README.md", "benchmarks/README.md")
+PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s#:]*)(?:#([^)\s]+))?\)")
+# They need nothing but runs and files.
+RUN_HERE = (
+    "correlate",
+    "regress",
+    "sensitivity",
+    "objects",
+    "evaluate",
+    "diagnose",
+    "report",
+    "figures",
+)
+IMAGES = 16
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as a code host and MyST make them."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    plain = [re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", t)) for t in titles]
+    return {title.strip().lower().replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    dead = []
+    for target, anchor in LINK.findall(prose(page)):
+        path = (page.parent / target).resolve() if target else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(f"{target}#{anchor}")
+    assert dead == []
+
+
+def commands(page: Path) -> Iterator[str]:
+    """The command lines that a page shows, in blocks and between backticks, those over several lines as one."""
+    text = page.read_text(encoding="utf-8")
+    for kind, block in FENCE.findall(text):
+        if kind in ("", "bash", "console"):
+            # A loop of the shell is not one command.
+            for line in block.replace("\\\n", " ").splitlines():
+                if line.startswith("rethink-heads ") and "$" not in line:
+                    yield " ".join(line.partition(" # ")[0].split())
+    for line in re.findall(r"`(rethink-heads [a-z]+ [^`]*--[^`]*)`", FENCE.sub("", text)):
+        yield " ".join(line.split())
+
+
+def examples() -> Iterator[str]:
+    """Those with which each command's help ends."""
+    for name in COMMANDS:
+        epilog = load_command(name).epilog
+        yield from re.findall(r"rethink-heads .*", epilog)
+
+
+SHOWN = sorted({line for page in PAGES for line in commands(page)} | set(examples()))
+
+
+def arguments(line: str) -> list[str]:
+    return shlex.split(line)[1:]
+
+
+@pytest.mark.parametrize("line", SHOWN)
+def test_a_shown_command_has_options_that_there_are(line: str) -> None:
+    name, *rest = arguments(line)
+    if name.startswith("--"):
+        return
+    load_command(name).make_context(name, rest)
+
+
+def runs_here(line: str) -> bool:
+    """Whether a command needs nothing but runs and files, which :func:`folder` has."""
+    name, *rest = arguments(line)
+    return name in RUN_HERE and not {"--model", "--redraw", "--sweep", "--data"} & set(rest)
+
+
+# One of those that differ in the names of their runs alone.
+RUN = list(
+    {re.sub(r"runs/[\w-]+", "RUN", line): line for line in SHOWN if runs_here(line)}.values()
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs, ground truth and results files by the names that pages give them."""
+    made = tmp_path_factory.mktemp("shown")
+    content = write_coco(made / "data", "val", images=IMAGES)
+    source = f"data.source={made / 'data'}"
+    settings = [*SMALL_SETTINGS, source, "model.score_threshold=0.01", "data.test_split=val"]
+    for name in set(re.findall(r"runs/([\w-]+)", " ".join(RUN))):
+        head = "fc" if "fc" in name else "conv" if "conv" in name else "double-ext"
+        untrained_run(made / "runs" / name, load_preset("shapes-tiny", head, settings))
+    (made / "val2017").symlink_to(made / "data" / "val")
+    shutil.copyfile(
+        made / "data" / "annotations" / "instances_val.json", made / "instances_val2017.json"
+    )
+    keys = ("image_id", "category_id", "bbox")
+    found = [{key: entry[key] for key in keys} | {"score": 0.9} for entry in content["annotations"]]
+    for name in ("results.json", "old.json", "new.json", "old.bbox.json", "new.bbox.json"):
+        (made / name).write_text(json.dumps(found))
+    shutil.copyfile(made / "results.json", made / "coco_instances_results.json")
+    return made
+
+
+@pytest.mark.parametrize("line", RUN)
+@pytest.mark.usefixtures("tables_only")
+def test_a_shown_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    assert call(*arguments(line))
