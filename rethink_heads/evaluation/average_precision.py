@@ -19,11 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.sparse
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     AREAS,
     THRESHOLDS,
@@ -35,13 +33,7 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.machine import core_count
-from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
-    SHARE,
-    Array,
-    ImageBootstrap,
-    Resampled,
-)
+from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Resampled
 
 Weights = npt.NDArray[np.float32]
 
@@ -62,45 +54,25 @@ _CELLS = {
 }
 
 
-def precision_table(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """COCO's average precisions of every head, with 95% intervals over images.
+def average_precisions(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """COCO's average precisions, with 95% intervals over images.
 
     A replicate draws images with replacement; their matches are fixed, and precision and recall are accumulated
     again with each image counted as often as it was drawn. Classes and sizes that a replicate did not draw are
     left out of its means, as COCO leaves out those without objects. Intervals: :mod:`.bootstrap`.
 
-    Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
-        dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
-        replicates, seed: of the bootstrap over the dataset's images.
-
     Returns:
-        A row a head and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "detector", "head", "metric",
-        "value" (pycocotools' to the last digit), "value_low", "value_high" and "images" (those that bear on it); nan
-        where there is nothing to find.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
+        A row a "metric" ("AP", "AP50", "AP75", "APs", "APm", "APl") with "value" (pycocotools' to the last digit),
+        "value_low", "value_high" and "images" (those that bear on it); nan where there is nothing to find.
     """
-    return head_table(average_precisions, detections, dataset, replicates, seed)
-
-
-def average_precisions(
-    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
-) -> Quantities:
-    """One head's rows of :func:`precision_table`."""
     resampled = resampled_precision(head, truth, bootstrap)
-    return Quantities(resampled, "metric", AP_NAMES, "value", {"images": resampled.images})
+    return Quantities(resampled, {"metric": AP_NAMES}, "value", {"images": resampled.images})
 
 
-compare_precision = HeadComparison(average_precisions)
-"""The average precisions of two heads: a row a "metric"."""
+precision_table = head_table(average_precisions)
+compare_precision = head_comparison(average_precisions)
 
 
 def resampled_precision(
@@ -230,7 +202,6 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     """Average precision (b, S), 0..1, of each of b draws of images; nan where one has nothing to find.
 
     Args:
-        ranking: one class's detections.
         weights: (I, b) how often each draw has each image.
     """
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
@@ -285,11 +256,16 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
     precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
-    # The nearest recall that is read, and whether it is reached: without a search.
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
-    reached = nearest + (RECALLS[nearest] <= recall)
-    area = np.einsum("nb,nb->b", envelope, np.diff(reached, axis=0, prepend=np.int16(0)))
+    steps = np.diff(recalls_reached(recall), axis=0, prepend=np.int16(0))
+    area = np.einsum("nb,nb->b", envelope, steps)
     return np.where(to_find > 0, area / len(RECALLS), np.nan)
+
+
+def recalls_reached(recall: Array) -> npt.NDArray[np.int16]:
+    """How many of RECALLS a recall is enough for."""
+    # The nearest one, and whether it is reached: without a search.
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
+    return nearest + (RECALLS[nearest] <= recall)
 
 
 class MeanOverClasses:
