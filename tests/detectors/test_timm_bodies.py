@@ -402,11 +402,14 @@ def test_levels_that_a_network_lacks() -> None:
 
 
 def test_described_without_values() -> None:
-    said = describe(
-        "voc-lite", ["double"], [f"model.backbone=timm:{RESNET}", "model.backbone_weights=none"]
-    )
+    name = f"model.backbone=timm:{RESNET}"
+    overrides = [name, "model.backbone_weights=none", "model.trainable_layers=3"]
+    said = describe("voc-lite", ["double"], overrides)
     parts = said.parts.set_index("block")["parameters"]
     whole = timm.create_model(RESNET)
     own = sum(p.numel() for name, p in whole.named_parameters() if not name.startswith("fc."))
     assert parts["backbone"] == own
     assert (said.memory["backbone"] > 0).all()
+    # Nothing is kept for gradients of a body that is not trained.
+    said = describe("voc-lite", ["double"], [*overrides[:2], "model.trainable_layers=0"])
+    assert (said.memory["backbone"] == 0).all()
