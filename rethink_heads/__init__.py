@@ -14,7 +14,7 @@ from rethink_heads.machine import set_thread_waiting
 
 set_thread_waiting()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # By group: each name, the module that it is in (with its name there after a colon where it is another), what it is.
 _PUBLIC = {

@@ -34,7 +34,7 @@ from rethink_heads.settings import (
     split_preset,
     validate,
 )
-from rethink_heads.timm_models import PREFIX, normalisation, timm_name
+from rethink_heads.timm_models import PREFIX, model_config, normalisation, timm_name
 
 Framework = Literal["torchvision", "maskrcnn-benchmark", "mmdetection", "detectron2"]
 
@@ -297,10 +297,13 @@ class ModelConfig(Settings):
     def _weights_have_a_backbone(self) -> ModelConfig:
         if self.backbone_weights is not None and self.backbone == "tiny":
             raise ValueError("model.backbone_weights is for a ResNet or a network of timm")
-        name = (timm_name(self.backbone) or "").partition(".")[0]
-        if self.backbone_weights == LITE0 and name != LITE0_BACKBONE:
+        name = timm_name(self.backbone) or ""
+        if self.backbone_weights == LITE0 and name.partition(".")[0] != LITE0_BACKBONE:
+            if name:
+                model_config(name)  # A name that timm does not know is told first.
             raise ValueError(
-                f"model.backbone_weights={LITE0} is for model.backbone={PREFIX}{LITE0_BACKBONE}"
+                f"model.backbone_weights={LITE0} is for model.backbone={PREFIX}{LITE0_BACKBONE};"
+                f" for {self.backbone} give model.backbone_weights=FILE or none"
             )
         return self
 

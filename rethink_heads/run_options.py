@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rethink_heads.config import Config, DataConfig, StudyConfig, load_preset
+from rethink_heads.config import LITE0, Config, DataConfig, StudyConfig, load_preset
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import processes
@@ -240,6 +240,10 @@ def train_run(path: Path, config: Config, device: str) -> Run:
     """Train into a folder, or go on where an interrupted training stopped."""
     from rethink_heads.training.train import train
 
+    weights = config.model.backbone_weights
+    # Before there is a folder, whose settings would then be fixed.
+    if weights not in (None, LITE0) and not path.exists() and not Path(weights).is_file():
+        raise UserError(f"no such file of model.backbone_weights: {weights}")
     run = Run.create(path, config)
     with run.logged("training"), redirect_stdout():
         train(config, run, device)

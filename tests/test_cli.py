@@ -82,6 +82,16 @@ def test_version_is_the_packages() -> None:
     assert project["project"]["scripts"]["rethink-heads"] == "rethink_heads.cli:main"
 
 
+def test_the_newest_release_is_the_version() -> None:
+    """The citation and the changelog name it too."""
+    root = Path(__file__).resolve().parents[1]
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", citation, re.MULTILINE)[1] == __version__  # type: ignore[index]
+    released = re.search(r"^date-released: (.+)$", citation, re.MULTILINE)[1]  # type: ignore[index]
+    changes = (root / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (.+)$", changes, re.MULTILINE)[1] == f"{__version__} - {released}"  # type: ignore[index]
+
+
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt

@@ -194,6 +194,18 @@ def test_a_preset_is_planned_for_all_proposals_and_samples(data: Path) -> None:
     assert all(list(each["seconds"]) == ["1", "2", "4", "8"] for each in estimates)
 
 
+def test_a_network_of_timm_is_planned_for_like_a_resnet(data: Path) -> None:
+    pytest.importorskip("timm", reason="timm is not installed")
+    backbone = ("model.backbone=timm:test_resnet", "model.backbone_weights=none")
+    arguments = ("--head", "fc", "--data", data, *SMALL_SETTINGS, *backbone, "model.fpn_norm=none")
+    found = planned("voc-lite", *arguments)
+    assert (found["heads"], found["grid"]) == (["fc"], 81)
+    estimates = found["estimates"]
+    assert isinstance(estimates, list)
+    assert all(each["seconds"]["1"] > each["seconds"]["2"] > 0 for each in estimates)
+    assert not list(data.rglob("*.pt"))
+
+
 def test_a_run_is_planned_for_what_is_asked(config: Config, tmp_path: Path) -> None:
     run = untrained_run(tmp_path / "run", config)
     before = sorted(tmp_path.rglob("*"))

@@ -78,9 +78,6 @@ class FastFC:
             level: the RoIs.
             memory: bytes that may be held beside the result.
         """
-        # Measured on CPUs alone.
-        if level.region.is_cuda:
-            return None
         if not self._factors_pay(level) or self._bytes_of_factors(level) > memory:
             return None
         with record_function("linear"):
@@ -97,7 +94,9 @@ class FastFC:
         return hidden
 
     def _factors_pay(self, level: LevelRoIs) -> bool:
-        """Whether the first layer by factors is less work than pooling and applying it."""
+        """Whether the first layer by factors is less work than pooling and applying it. Measured on CPUs alone."""
+        if level.region.is_cuda:
+            return False
         height, width, channels = level.region.shape
         x, side, _ = level.x.shape
         factored = height * side**2 * width * self.width * (channels + x)

@@ -198,7 +198,8 @@ def _mean(maps: Array) -> Array:
 
 
 def _largest(maps: Array) -> Array:
-    flat = maps.reshape(len(maps), -1)
+    # Also of no maps, where there are no draws.
+    flat = maps.reshape(len(maps), math.prod(maps.shape[1:]))
     return flat[np.arange(len(flat)), np.abs(flat).argmax(axis=1)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
 from rethink_heads.detectors.rcnn.timm_body import TimmBody
 from rethink_heads.errors import UserError
+from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder
+from rethink_heads.runs import Run
+from tests.command_line import fails
 from tests.fastpath.rois import boxes_of_all_levels, image
+from tests.fastpath.test_convolution import randomise
 
 RESNET = "test_resnet.r160_in1k"
 SMALL = {
@@ -240,12 +245,22 @@ def test_lite0_from_its_package() -> None:
         ),
         ("model.backbone=resnet999", r"must be 'tiny', .*'resnet101' or 'timm:NAME'"),
         ("model.backbone='timm:'", r"must be 'tiny'"),
-        ("model.backbone_weights=lite0", r"is for model.backbone=timm:tf_efficientnet_lite0"),
+        # Those that begin so, not names whose letters are near.
+        ("model.backbone=timm:vit_tiny", r"did you mean vit_tiny_patch16_224 or vit_tiny_pat"),
+        ("model.backbone_weights=lite0", r"lite0; for resnet50 give .*_weights=FILE or none"),
     ],
 )
 def test_unknown_names(override: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         load_preset("coco-r50", "fc", [override])
+
+
+def test_unknown_names_beside_weights_of_another() -> None:
+    """The name is the mistake, not the weights that the preset has."""
+    with pytest.raises(UserError, match="no model 'efficientnet_lite00'; did you mean eff"):
+        load_preset("voc-lite", "fc", ["model.backbone=timm:efficientnet_lite00"])
+    with pytest.raises(UserError, match="for timm:regnety_002 give"):
+        load_preset("voc-lite", "fc", ["model.backbone=timm:regnety_002"])
 
 
 @pytest.mark.parametrize(
@@ -307,6 +322,54 @@ def test_a_detector_comes_back_from_its_file(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], value), name
 
 
+def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
+    detector, config = made(RESNET)
+    run = Run.create(tmp_path / "run", config)
+    save_detector(detector, config, run.detector_path)
+    sentence = f"detectron2 has no backbone 'timm:{RESNET}', .* those with resnet18, .* can"
+    assert re.search(
+        sentence,
+        fails("export", "--run", run.path, "--output", tmp_path / "out", says="no backbone"),
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
+    """Else the folder would hold the mistake, and the mended command be refused."""
+    backbone = f"model.backbone=timm:{RESNET}", f"model.backbone_weights={tmp_path / 'gone.pth'}"
+    arguments = ("train", "--preset", "voc-lite", "--head", "fc", "--data", tmp_path, *backbone)
+    fails(*arguments, "--run", tmp_path / "run", says="no such file of model.backbone_weights")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "left"),
+    [
+        ("tf_efficientnet_lite0", "frozen", 0),
+        ("tf_efficientnet_lite0", "batch", 0),
+        ("mobilenetv3_small_050", "frozen", 0),
+        (RESNET, "batch", 0),
+        # Before the convolutions of a block, of which this has two a stage, stands normalisation that has none before.
+        ("resnetv2_18", "batch", 8),
+    ],
+)
+def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: int) -> None:
+    """Against float64 without folding: all that follows a convolution, whatever timm's class for it does beside."""
+    backbone, _ = build_backbone(settings(name, norm=norm), pretrained=False)
+    torch.manual_seed(0)
+    for module in backbone.modules():
+        if hasattr(module, "running_var"):
+            randomise(module)
+    image = torch.rand(1, 3, 96, 160)
+    with torch.inference_mode():
+        found = fold_norms(backbone)
+        features = found(image)
+        expected = backbone.eval().double()(image.double())
+    for level, value in expected.items():
+        assert (features[level] - value).abs().max() < 1e-5 * value.abs().max(), level
+    assert sum(hasattr(module, "running_var") for module in found.modules()) == left
+
+
 @pytest.mark.parametrize("name", [RESNET, "tf_efficientnet_lite0", "test_vit"])
 @torch.inference_mode()
 def test_the_fast_path_equals_the_plain_one(name: str) -> None:
@@ -339,11 +402,14 @@ def test_levels_that_a_network_lacks() -> None:
 
 
 def test_described_without_values() -> None:
-    said = describe(
-        "voc-lite", ["double"], [f"model.backbone=timm:{RESNET}", "model.backbone_weights=none"]
-    )
+    name = f"model.backbone=timm:{RESNET}"
+    overrides = [name, "model.backbone_weights=none", "model.trainable_layers=3"]
+    said = describe("voc-lite", ["double"], overrides)
     parts = said.parts.set_index("block")["parameters"]
     whole = timm.create_model(RESNET)
     own = sum(p.numel() for name, p in whole.named_parameters() if not name.startswith("fc."))
     assert parts["backbone"] == own
     assert (said.memory["backbone"] > 0).all()
+    # Nothing is kept for gradients of a body that is not trained.
+    said = describe("voc-lite", ["double"], [*overrides[:2], "model.trainable_layers=0"])
+    assert (said.memory["backbone"] == 0).all()

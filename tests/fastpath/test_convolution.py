@@ -124,14 +124,19 @@ def backbone_of(name: str, norm: str, conventions: ConventionsConfig | None = No
     if conventions is not None:
         model = model.model_copy(update={"conventions": conventions})
     backbone, _ = build_backbone(model, pretrained=False)
-    with torch.no_grad():
-        for module in backbone.modules():
-            if isinstance(module, NORMS):
-                module.running_mean.normal_(0, 0.2)
-                module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.2)
+    for module in backbone.modules():
+        if isinstance(module, NORMS):
+            randomise(module)
     return backbone.eval()
+
+
+@torch.no_grad()
+def randomise(norm: nn.Module) -> None:
+    """Random weights and statistics, timm's kinds of normalisation included."""
+    norm.running_mean.normal_(0, 0.2)
+    norm.running_var.uniform_(0.5, 2)
+    norm.weight.uniform_(0.5, 1.5)
+    norm.bias.normal_(0, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -172,3 +177,58 @@ def test_norms_without_weights_or_statistics_stay(given):
     image = torch.rand(2, 3, 9, 9)
     with torch.inference_mode():
         torch.testing.assert_close(fold_norms(layers)(image), layers(image), rtol=1e-5, atol=1e-6)
+
+
+class Shared(nn.Module):
+    """A convolution whose normalisation is not all that takes what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x + self.norm(x)
+
+
+class Again(nn.Module):
+    """A convolution before two normalisations, as heads have that are shared by levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            x = norm(self.conv(x))
+        return x
+
+
+class Standardised(nn.Conv2d):
+    """A convolution that brings its weights to a spread of one, whatever they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        Shared(),
+        Again(),
+        nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
+    ],
+    ids=["shared", "again", "standardised", "before"],
+)
+def test_normalisation_that_no_convolution_can_take_stays(layers: nn.Module) -> None:
+    torch.manual_seed(0)
+    for module in layers.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            randomise(module)
+    norms = sum(isinstance(module, NORMS) for module in layers.modules())
+    image, copied = torch.rand(2, 3, 9, 9), fold_norms(layers)
+    with torch.no_grad():
+        torch.testing.assert_close(copied(image), layers.eval()(image), rtol=1e-5, atol=1e-6)
+    assert sum(isinstance(module, NORMS) for module in copied.modules()) == norms

@@ -280,6 +280,14 @@ def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) 
     assert not found.loc["half_width_dx", "value_low"] < 0.4 - 1e-6
 
 
+@pytest.mark.parametrize("kind", RESPONSE_KINDS)
+def test_without_draws_values_are_the_same_and_have_no_interval(kind: str) -> None:
+    m = synthetic_measurements({"run": ("fc", "conv")}, images=4, objects_per_size=1, rows=False)
+    found, drawn = (response_summary(m, kind, replicates=draws) for draws in (0, 5))
+    np.testing.assert_array_equal(found["value"], drawn["value"])
+    assert found[["value_low", "value_high"]].isna().all(axis=None)
+
+
 def test_a_response_that_never_halves_has_no_half_width(simulate: Callable[..., Any]) -> None:
     m = with_maps(simulate(images=3).bins, "displacement_score", lambda _: np.ones(25))
     frame = response_summary(m, "displacement_score", replicates=5).set_index("quantity")

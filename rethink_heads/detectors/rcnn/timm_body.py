@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -123,15 +123,14 @@ def build_timm_body(
             state = read_body_weights(model.backbone_weights, own, names, f"timm's {name}")
             overlay = {"state_dict": state, "custom_load": False}
             # It warns of what features do not use, which was accounted for.
-            with contextlib.ExitStack() as stack:
-                log = logging.getLogger("timm.models._builder")
-                stack.callback(log.setLevel, log.level)
-                log.setLevel(logging.ERROR)
+            with _only_errors("timm.models._builder"):
                 network = _features(name, pretrained=True, pretrained_cfg_overlay=overlay)
         elif pretrained and model.pretrained:
-            network = download(
-                lambda: _features(name, pretrained=True), f"timm's {name}", "HF_HOME"
-            )
+            # It tells of each try without a network.
+            with _only_errors("huggingface_hub"):
+                network = download(
+                    lambda: _features(name, pretrained=True), f"timm's {name}", "HF_HOME"
+                )
             if network is None:
                 norm, trainable_layers = "batch", STAGES
         if network is None:
@@ -145,6 +144,18 @@ def build_timm_body(
         if isinstance(fake, FakeTensorMode):
             _make_fake(body, fake)
     return body, norm
+
+
+@contextlib.contextmanager
+def _only_errors(name: str) -> Iterator[None]:
+    """Leave a logger's warnings out."""
+    log = logging.getLogger(name)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _features(name: str, **weights: Any) -> nn.Module:
