@@ -86,7 +86,10 @@ def lost_by_threshold(
 def lost_by_class(
     detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
 ) -> pd.DataFrame:
-    """Shares of each class that has objects, "label": those of a class add up to 1 - its AP."""
+    """Shares of each class that has objects, "label": those of a class add up to 1 - its AP.
+
+    An interval takes images that have the cause in that class.
+    """
     return head_table(lost_precision_of, detections, dataset, replicates, seed, "lost_by_class")
 
 
@@ -164,9 +167,7 @@ def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
     stretch = lost.stretch[SHARES] if bootstrap.replicates else np.ones(len(CAUSES))
     stretches = np.tile(stretch, len(lost.labels))
     replicates = lost.class_values.ravel() + np.hstack(changes).T * stretches
-    images = np.bincount(
-        by_image.tocoo().col[by_image.tocoo().data != 0], minlength=by_image.shape[1]
-    )
+    images = lost.class_images.ravel()
     shares = Resampled(lost.class_values.ravel(), replicates, images, SHARE, is_zero_without=True)
     return {
         "label": np.repeat(lost.labels, len(CAUSES)),
