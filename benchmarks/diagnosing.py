@@ -25,40 +25,27 @@ from rethink_heads.commands.diagnose import diagnose
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.result_files import write_coco_results
 from rethink_heads.detection_files import read_detections
-from rethink_heads.evaluation.average_precision import average_precisions
-from rethink_heads.evaluation.by_class import class_values, confusion_matrix, precision_recall
-from rethink_heads.evaluation.calibration import calibration_of
-from rethink_heads.evaluation.detections import Measure, detection_tables
-from rethink_heads.evaluation.errors import errors_of
+from rethink_heads.evaluation.by_class import confusion_matrix, precision_recall
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
-from rethink_heads.evaluation.lost_precision import (
-    exchange_rate_of,
-    lost_precision_of,
-    oracles_of,
-)
-from rethink_heads.evaluation.lrp import lrp_of
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.measure.detections import open_detections
-from rethink_heads.options import DataOptions, ResultsOptions, StudyOptions
+from rethink_heads.options import DataOptions, DetectionOptions, ResultsOptions
 
 RESULTS = "results.json"
 SIDE = (DETECTOR, "fc")
-MEASURES: dict[str, dict[str, Measure]] = {
-    "average precision": {"ap": average_precisions},
+NAMES: dict[str, tuple[str, ...]] = {
+    "average precision": ("ap",),
     # One analysis of the head serves all three.
-    "causes, oracles, exchange rate": {
-        "lost_precision": lost_precision_of,
-        "oracles": oracles_of,
-        "exchange_rate": exchange_rate_of,
-    },
-    "oLRP": {"lrp": lrp_of},
-    "classes": {"by_class": class_values},
-    "TIDE's errors": {"detection_errors": errors_of},
-    "calibration": {"calibration": calibration_of},
+    "causes, oracles, exchange rate": ("lost_precision", "oracles", "exchange_rate"),
+    "oLRP": ("lrp",),
+    "classes": ("by_class",),
+    "TIDE's errors": ("detection_errors",),
+    "calibration": ("calibration",),
 }
 READING, CURVES, FATES = "reading both files", "confusion matrix and curves", "fates"
 ALL = "diagnose"
-PARTS = (READING, *MEASURES, CURVES, FATES, ALL)
+PARTS = (READING, *NAMES, CURVES, FATES, ALL)
 
 
 def write(folder: Path, amount: Amount) -> None:
@@ -86,9 +73,9 @@ def prepare(part: str, folder: Path, small: Path, draws: int) -> Callable[[], ob
 def work(part: str, folder: Path, draws: int) -> Callable[[], object]:
     """A part of the command, on what is in a folder."""
     if part == ALL:
-        chosen = StudyOptions(data=DataOptions(annotations=folder / ANNOTATIONS))
+        data = DataOptions(annotations=folder / ANNOTATIONS)
         files = ResultsOptions(detections=[str(folder / RESULTS)])
-        return lambda: diagnose(chosen, files, seed=0, draws=draws)
+        return lambda: diagnose(DetectionOptions(data=data, results=files, seed=0, draws=draws))
     if part == READING:
         return lambda: _read(folder)
     dataset, found = _read(folder)
@@ -99,7 +86,7 @@ def work(part: str, folder: Path, draws: int) -> Callable[[], object]:
         return lambda: fate_counts(
             detection_fates(found, dataset), dataset, replicates=draws, seed=0
         )
-    return lambda: detection_tables(found, dataset, [key], MEASURES[part], [], draws, 0)
+    return lambda: measured_tables(NAMES[part], found, dataset, [key], replicates=draws)
 
 
 def _read(folder: Path) -> tuple[CocoDataset, pd.DataFrame]:

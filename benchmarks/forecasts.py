@@ -136,7 +136,7 @@ class Study:
                 self.trained(forecast.structure).resampled, self.trained(forecast.single).resampled
             ),
         }
-        frame = pd.DataFrame({"metric": list(swap.names)})
+        frame = pd.DataFrame({**swap.keys})
         for side, columns in sides.items():
             for end in ("", "_low", "_high"):
                 frame[f"{side}_gain{end}"] = columns[f"difference{end}"]

@@ -88,12 +88,12 @@ def stages(folder: Path) -> dict[str, Any]:
 
 def evaluate(folder: Path) -> dict[str, Any]:
     """The tables of ``rethink-heads evaluate --errors --calibration --compare``."""
+    from rethink_heads.evaluation.measures import measured_tables
     from rethink_heads.measure.detections import open_detections
-    from rethink_heads.report.results import detection_tables
 
     found, dataset = open_detections([folder]), open_dataset(folder)
-    kinds = {"errors": True, "calibration": True}
-    return detection_tables(found, dataset, [A, B], **kinds, pairs=[(A, B)])
+    names = ("ap", "detection_errors", "calibration")
+    return measured_tables(names, found, dataset, [A, B], pairs=[(A, B)])
 
 
 def prepare(step: str, folder: Path) -> Callable[[], object]:

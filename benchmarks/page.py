@@ -24,13 +24,10 @@ import typer
 from benchmarks.synthetic import DETECTOR, HEADS, Amount, write_measurements
 from benchmarks.synthetic_detections import SIDE, open_dataset, write_detections
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.evaluation import detections as evaluation
-from rethink_heads.evaluation.average_precision import average_precisions
-from rethink_heads.evaluation.by_class import class_values, confusion_matrix
-from rethink_heads.evaluation.calibration import calibration_of
+from rethink_heads.evaluation.by_class import confusion_matrix
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
-from rethink_heads.evaluation.lost_precision import exchange_rate_of, lost_precision_of
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.measure.detections import detections_of
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import CROPS_MB, Findings, write_report
@@ -92,15 +89,9 @@ def find(folder: Path, amount: Amount, draws: int) -> Findings:
     tables = compute_tables(measurements, replicates=draws)
     typer.echo(f"tables of measurements: {time.perf_counter() - begun:.1f} s")
     begun = time.perf_counter()
-    measures: dict[str, evaluation.Measure] = {
-        "ap": average_precisions,
-        "lost_precision": lost_precision_of,
-        "exchange_rate": exchange_rate_of,
-        "by_class": class_values,
-        "calibration": calibration_of,
-    }
-    pair = (KEYS[0], KEYS[1])
-    tables |= evaluation.detection_tables(detections, dataset, KEYS, measures, [pair], draws, 0)
+    names = ("ap", "lost_precision", "exchange_rate", "by_class", "calibration")
+    pairs = [(KEYS[0], KEYS[1])]
+    tables |= measured_tables(names, detections, dataset, KEYS, pairs=pairs, replicates=draws)
     tables["confusion"] = confusion_matrix(detections, dataset)
     fates = detection_fates(detections, dataset)
     tables["fates"] = fate_counts(fates, dataset, replicates=draws)

@@ -122,10 +122,10 @@ def part_rows(options: Options) -> list[Row]:
         if isinstance(branch, FCHead):
             image = sides.baseline.transform([subject.image.float() / 255])[0].tensors
             rows += _backbone_rows(detector.backbone, image)
-            rows += _of_pooling(feature_map, rois[:: max(1, len(rois) // 1464)])
-            rows += _of_linear(branch, feature_map, rois)
+            rows += _pooling_rows(feature_map, rois[:: max(1, len(rois) // 1464)])
+            rows += _linear_rows(branch, feature_map, rois)
         else:
-            rows += _of_convolution(branch, feature_map, rois[:: max(1, len(rois) // 64)])
+            rows += _convolution_rows(branch, feature_map, rois[:: max(1, len(rois) // 64)])
     return rows
 
 
@@ -140,7 +140,7 @@ def _backbone_rows(backbone: nn.Module, image: Tensor) -> Iterator[Row]:
         yield _part("backbone and FPN", name, found["0"], exact["0"])
 
 
-def _of_pooling(feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+def _pooling_rows(feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
     exact = _operator(feature_map.double(), rois.double())
     yield _part("RoIAlign", PLAINLY, _operator(feature_map, rois), exact)
     for name, dtype in DTYPES.items():
@@ -148,7 +148,7 @@ def _of_pooling(feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
         yield _part("RoIAlign", f"by factors, {name}", pool(level), exact)
 
 
-def _of_linear(head: FCHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+def _linear_rows(head: FCHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
     """Of all proposals, since factors are for grids: both linear layers."""
     few = slice(None, None, max(1, len(rois) // 1464))
     pooled = _operator(feature_map.double(), rois[few].double())
@@ -164,7 +164,7 @@ def _of_linear(head: FCHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]
             yield _part(part, f"with RoIAlign by factors, {name}", found[few], exact)
 
 
-def _of_convolution(head: ConvHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
+def _convolution_rows(head: ConvHead, feature_map: Tensor, rois: Tensor) -> Iterator[Row]:
     (first, *_) = head.blocks
     layer = cast(nn.Conv2d, cast(ResidualBlock, first).expand[0])
     weight = layer.weight.detach().double()

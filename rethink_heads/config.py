@@ -474,6 +474,6 @@ def load_preset(
         # Where nothing else is said, RoIs of a new run take their level as in the authors' code.
         changes["conventions"] = conventions.model_copy(update={"roi_level_from": "proposal"})
     if own := timm_name(config.model.backbone):
-        of_timm = zip(("image_mean", "image_std"), normalisation(own), strict=True)
-        changes |= {name: value for name, value in of_timm if name not in said}
+        normalised = zip(("image_mean", "image_std"), normalisation(own), strict=True)
+        changes |= {name: value for name, value in normalised if name not in said}
     return config.model_copy(update={"model": config.model.model_copy(update=changes)})

@@ -255,7 +255,6 @@ def multiply_adds(
     Args:
         branch: on real, fake or meta tensors.
         channels, resolution: C and S of the RoI features.
-        device: of the branch.
     """
     training = branch.training
     with FlopCounterMode(display=False) as counter, torch.no_grad():

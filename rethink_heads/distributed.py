@@ -74,10 +74,6 @@ class Processes:
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] | None = None) -> None:
         """Wait, for as long as it takes, until ``ready`` returns true.
 
-        Args:
-            ready: asked again and again.
-            meanwhile: called each time when it is not.
-
         Raises:
             OtherProcessError: another process failed.
         """

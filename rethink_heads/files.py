@@ -38,7 +38,6 @@ def open_file(path: Path, kind: str) -> BinaryIO:
     """Open a regular file for reading, in binary.
 
     Args:
-        path: the file.
         kind: what it is, for messages: "image", "annotation file".
 
     Raises:
@@ -211,11 +210,6 @@ def until_visible(
 ) -> None:
     """Wait for something that another process has written; a network's folders show it with some delay.
 
-    Args:
-        is_there: asked again and again.
-        what: it is, for the message.
-        seconds: the longest to wait.
-
     Raises:
         UserError: it does not come.
     """
@@ -238,8 +232,6 @@ def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
     """Write ``value`` with ``torch.save``.
 
     Args:
-        value: what is written.
-        path: the file.
         hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
     """
     import torch

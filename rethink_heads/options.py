@@ -129,6 +129,15 @@ DeviceOption = Annotated[
 SeedOption = Annotated[
     int | None, option("--seed", "N", "Seed of every random choice.", bounds.SEED)
 ]
+DrawsOption = Annotated[
+    int | None,
+    option(
+        "--draws",
+        "N",
+        "Draws of images for the intervals (1,000 unless given); 0 for no intervals, which is quicker.",
+        bounds.DRAWS,
+    ),
+]
 JsonOption = Annotated[
     bool,
     typer.Option(
@@ -376,3 +385,23 @@ class StudyOptions:
     measuring: MeasuringOptions = MeasuringOptions()
     device: DeviceOption = "auto"
     seed: SeedOption = None
+
+
+@dataclass(frozen=True)
+class DetectionOptions:
+    """Final detections of detectors' heads and of files, and how often images are drawn for the intervals."""
+
+    detectors: DetectorOptions = DetectorOptions()
+    head: HeadsOption = None
+    data: DataOptions = DataOptions()
+    results: ResultsOptions = ResultsOptions()
+    max_images: MaxImagesOption = None
+    device: DeviceOption = "auto"
+    seed: SeedOption = None
+    draws: DrawsOption = None
+
+    @property
+    def study(self) -> StudyOptions:
+        """The options of the detectors. What is detected does not depend on the seed."""
+        measuring = MeasuringOptions(max_images=self.max_images)
+        return StudyOptions(self.detectors, self.head, self.data, measuring, self.device)

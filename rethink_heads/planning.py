@@ -183,7 +183,6 @@ def calibrate(
         dataset: whose images and objects are taken, by a choice of ``seed``.
         config: how objects are measured; ``proposals_per_object`` is taken from ``settings``.
         settings: proposals an object; None is the whole grid.
-        seed: of the choices.
         budget: seconds after which no other round of objects is begun; the first is always finished.
 
     Returns:
@@ -245,7 +244,6 @@ def estimate(
 
     Args:
         calibration: of the machine at hand.
-        counts: what is measured.
         devices: numbers of devices like the one at hand.
         memory_bound_mb: ``measuring.memory_mb``, which the heads may hold at once.
     """

@@ -79,12 +79,6 @@ def writing(
     """Be the one that writes results of detectors into a folder; libraries' words go to standard error.
 
     Where detectors are what is compared, figures name them, and a note beside the tables says which measurements.
-
-    Args:
-        folder: of the results.
-        runs: the detectors'.
-        names: of their measurements.
-        tables: the folder in it that gets the tables.
     """
     from rethink_heads.plots.style import naming_detectors
 
@@ -109,8 +103,6 @@ def write_comparison(
     """Write the paired table and the figures of an analysis of several detectors; nothing for one.
 
     Args:
-        runs: the detectors'.
-        names: of their measurements.
         analysis: what the table of differences is called after.
         differences: of the pairs of heads on the same objects.
         tables: of all the heads, by the names under which ``rethink-heads figures`` draws them.
@@ -124,14 +116,35 @@ def write_comparison(
     """
     if len(runs) == 1:
         return []
-    from rethink_heads.report.results import write_results
-
-    tables_folder, figures_folder = (each / inner for each in result_folders(runs, names))
     found = {name: table for name, table in tables.items() if len(table)}
     if len(differences):
         found[f"{analysis}_comparisons"] = differences
-    with writing(shared_folder(runs), runs, names, tables_folder):
-        return write_results(found, tables_folder, figures_folder)
+    return write_run_results(runs, names, found, inner)
+
+
+def write_run_results(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    tables: Mapping[str, pd.DataFrame],
+    inner: str = "",
+    output: Path | None = None,
+) -> list[Path]:
+    """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
+
+    Args:
+        output: another folder, which gets tables/ and figures/.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    from rethink_heads.report.results import write_results
+
+    folders = result_folders(runs, names)
+    if output is not None:
+        folders = output / "tables", output / "figures"
+    tables_folder, figures_folder = (each / inner for each in folders)
+    with writing(output or shared_folder(runs), runs, names, tables_folder):
+        return write_results(tables, tables_folder, figures_folder)
 
 
 def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:
@@ -183,7 +196,6 @@ def read_inputs(
         runs: trained runs; all were measured.
         names: of their measurements, one each.
         sweeps: folders of ``rethink-heads sweep``.
-        seed: of the bootstrap.
 
     Raises:
         UserError: something is not there, or runs were not measured alike.

@@ -251,8 +251,6 @@ def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None =
 
     Args:
         options: what is to be read and measured then, checked before the training.
-        path: another folder.
-        seed: of the training.
 
     Raises:
         UserError: the run there is of another seed, or the options cannot be followed.

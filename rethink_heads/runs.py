@@ -423,9 +423,7 @@ def measurements_name(
     """Name the measurements of a run made with other test data, measuring settings or seed.
 
     Args:
-        own: the run's settings.
         chosen: the same with the test data and measuring settings that are used.
-        seed: the measuring seed.
         classes: the classes that are measured, where others than the detector's own choose them.
 
     Returns:

@@ -103,28 +103,18 @@ class Study:
         """Compare heads or branches, pair by pair.
 
         Args:
-            compared: a function of ``rethink_heads.statistics.comparison``.
             keys: (detector, head) or (detector, branch).
             what: is compared: see ``compared_pairs``.
             optional: how messages call what some pairs may lack, which are then left out; empty: none may.
-            options: of the function.
 
         Raises:
             UserError: a pair cannot be compared and must be.
         """
-        import pandas as pd
+        from rethink_heads.statistics.comparison import compare_pairs, compared_pairs
 
-        from rethink_heads.statistics.comparison import compared_pairs
-
-        frames = []
-        for a, b in compared_pairs(keys, what):
-            try:
-                frames.append(compared(self.measurements, a=a, b=b, seed=self.seed, **options))
-            except UserError as reason:
-                if not optional:
-                    raise
-                log(f"no comparison of {optional}: {reason}")
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        pairs, skip = compared_pairs(keys, what), log if optional else None
+        options |= {"seed": self.seed}
+        return compare_pairs(compared, self.measurements, pairs, optional, skip, **options)
 
 
 def in_order(
@@ -144,7 +134,6 @@ def study(options: StudyOptions, branches: bool = False) -> Study:
     """Measure detectors, or read what was measured before; of several processes only the first goes on then.
 
     Args:
-        options: as on the command line.
         branches: whether a head may also name a branch of a double head that is no head itself.
 
     Raises:
@@ -305,7 +294,6 @@ def check_comparable(
     Objects are paired by their ids; other data or other sampled proposals would be paired silently.
 
     Args:
-        runs: whose measurements they are.
         provenances: of each run; entries that are not given are not compared.
         drawing: whether nothing is measured here, so that the remedy is another command.
 

@@ -223,7 +223,6 @@ class Subject:
         """Detect with the detector, where it was not done before.
 
         Args:
-            heads: those that are looked at.
             images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
             fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
 

@@ -63,7 +63,6 @@ def suppress(
     Args:
         scores, labels: (N,), a box's score and the class that it is of.
         boxes: (N, 4) xyxy.
-        rule: the detector's.
     """
     outcome = np.full(len(scores), REJECTED, np.int8)
     suppressor = np.full(len(scores), NO_BOX, np.int64)

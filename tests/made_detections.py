@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.detections import DETECTION_TYPES, in_order
+from rethink_heads.data.results import DETECTION_TYPES, in_order
 from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.evaluation.detections import keys_of
 from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
@@ -144,7 +144,8 @@ def head_of(frame: pd.DataFrame, truth: GroundTruth) -> HeadDetections:
 def hotcoco_evaluation(frame: pd.DataFrame, dataset: CocoDataset) -> hotcoco.COCOeval:
     """hotcoco's own evaluation of a dataset's usable objects, all images at once."""
     content = json.loads(dataset.annotations_path.read_text())
-    kept = [a for a in content["annotations"] if a["id"] not in dataset.left_out_ids]
+    usable = set(GroundTruth(dataset).ids.tolist())
+    kept = [a for a in content["annotations"] if a["id"] in usable]
     truth = hotcoco.COCO({**content, "annotations": kept})
     return hotcoco.COCOeval(truth, truth.load_res(as_results(frame, dataset)), "bbox")
 

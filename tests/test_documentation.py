@@ -35,6 +35,8 @@ RUN_HERE = (
     "report",
     "figures",
 )
+# Options of pip, torchrun, benchmarks and our tests.
+OTHER_PROGRAMS = {"--no-build-isolation", "--nnodes", "--set", "--fuzz-cases"}
 IMAGES = 16
 
 
@@ -94,15 +96,34 @@ def test_a_shown_command_has_options_that_there_are(line: str) -> None:
     load_command(name).make_context(name, rest)
 
 
+def test_options_in_the_text_are_of_some_command() -> None:
+    known = {
+        name
+        for command in COMMANDS
+        for parameter in load_command(command).params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    known |= {"--help", "--install-completion", *OTHER_PROGRAMS}
+    named = {
+        (option, page.name)
+        for page in PAGES
+        if page.parent == ROOT / "docs" or page.parent == ROOT
+        for code in re.findall(r"`([^`]+)`", prose(page))
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)
+    }
+    assert len(named) > 20
+    assert [each for each in sorted(named) if each[0] not in known] == []
+
+
 def runs_here(line: str) -> bool:
     """Whether a command needs nothing but runs and files, which :func:`folder` has."""
     name, *rest = arguments(line)
     return name in RUN_HERE and not {"--model", "--redraw", "--sweep", "--data"} & set(rest)
 
 
-# One of those that differ in the names of their runs alone.
+# One of those that differ in their runs and in where results go alone.
 RUN = list(
-    {re.sub(r"runs/[\w-]+", "RUN", line): line for line in SHOWN if runs_here(line)}.values()
+    {re.sub(r"--(run|output) \S+ ?", "", line): line for line in SHOWN if runs_here(line)}.values()
 )
 
 
@@ -125,6 +146,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("results.json", "old.json", "new.json", "old.bbox.json", "new.bbox.json"):
         (made / name).write_text(json.dumps(found))
     shutil.copyfile(made / "results.json", made / "coco_instances_results.json")
+    # Figures are drawn of what was measured.
+    for line in RUN:
+        if arguments(line)[0] == "figures":
+            runs = [made / name for name in re.findall(r"runs/[\w-]+", line)]
+            call("correlate", *(part for run in runs for part in ("--run", run)))
     return made
 
 

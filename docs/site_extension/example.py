@@ -22,7 +22,7 @@ from rethink_heads.files import write_text
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("person", "bicycle", "car", "dog", "chair")
 LINKS = {"figures": "figures", "coverage": "benchmarks/results/coverage"}
-FAULTS = {
+FAULTS: dict[str, dict[str, float]] = {
     "sound.json": {},
     "loose.json": {"localization": 0.5},
     "tighter.json": {"localization": 0.4},
@@ -86,7 +86,7 @@ def environment() -> dict[str, str]:
     profile = folder() / ".ipython"
     startup = profile / "profile_default" / "startup" / "00-example.py"
     write_text(startup, STARTUP.format(folder=str(folder())))
-    packages = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    packages = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {"IPYTHONDIR": str(profile), "PYTHONPATH": packages, "COLUMNS": "110", "NO_COLOR": "1"}
 
 

@@ -78,30 +78,12 @@ def command(
 def report(
     found: Study, iou_range: tuple[float, float], screen: ScreenOptions, more: str = ""
 ) -> None:
-    """Print the correlations of a study's heads, how they differ, and the scores by IoU.
-
-    Args:
-        found: the study.
-        iou_range: of the proposals that count.
-        screen: how it is printed.
-        more: where everything else lies.
-    """
-    import pandas as pd
-
+    """Print the correlations of a study's heads, how they differ, and the scores by IoU."""
     from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, select
-    from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
+    from rethink_heads.statistics.correlation import score_by_iou
 
-    selected = found.selected
-    pooled = pearson(selected, iou_range, seed=found.seed)
-    ranks = spearman(selected, iou_range, seed=found.seed).drop(columns="objects")
-    by_size = pooled.merge(ranks, on=["detector", "head", "size"], how="left")
-    curves = score_by_iou(selected, seed=found.seed)
-    # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
-    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.has_rows else [])]
-    differences = pd.concat(
-        [found.compare(statistic, iou_range=iou_range) for statistic in statistics],
-        ignore_index=True,
-    )
+    by_size, differences, statistics = _correlations(found, iou_range)
+    curves = score_by_iou(found.selected, seed=found.seed)
     result = Report(NAME, found.measurements.provenance)
     ends = {"iou_low": iou_range[0], "iou_high": iou_range[1]}
     result.data(correlations=by_size.assign(**ends), comparisons=differences.assign(**ends))
@@ -137,6 +119,24 @@ def report(
     cells, said = heads.differences(differences, full=screen.full)
     result.table(f"Differences on the same objects{where} [95% interval]", cells, *said)
     result.end(screen.as_json, screen.full, more or whereabouts(found.runs, result.files))
+
+
+def _correlations(
+    found: Study, iou_range: tuple[float, float]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The correlations of all heads by size, the differences of heads, and which statistics these are of."""
+    import pandas as pd
+
+    from rethink_heads.statistics.correlation import pearson, spearman
+
+    selected = found.selected
+    pooled = pearson(selected, iou_range, seed=found.seed)
+    ranks = spearman(selected, iou_range, seed=found.seed).drop(columns="objects")
+    by_size = pooled.merge(ranks, on=["detector", "head", "size"], how="left")
+    # Without sampled rows (measuring.rows_per_bin=0) there are no ranks.
+    statistics = ["pcc", "object_pcc", *(["spearman"] if selected.has_rows else [])]
+    differences = [found.compare(statistic, iou_range=iou_range) for statistic in statistics]
+    return by_size, pd.concat(differences, ignore_index=True), statistics
 
 
 def _sampling(found: Study, all_sizes: pd.DataFrame, names: Mapping[Key, str]) -> str:

@@ -11,9 +11,9 @@ from rethink_heads.console import duration, log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.locking import hold
 from rethink_heads.options import (
+    DetectionOptions,
     DetectorOptions,
     DeviceOption,
-    ResultsOptions,
     RunOption,
     ScreenOptions,
     SeedOption,
@@ -54,10 +54,13 @@ def command(
 
     with hold(demo.path, is_done):
         if not is_done():
-            chosen = StudyOptions(DetectorOptions(run=[demo.path]), HEADS, device=device)
+            seed = demo.config.seed
+            chosen = DetectionOptions(
+                DetectorOptions(run=[demo.path]), HEADS, device=device, seed=seed
+            )
             # Before the figures, which are also drawn of the detections that it leaves.
-            found, _ = findings(chosen, ResultsOptions(), seed=demo.config.seed)
-            draw_run(demo, name, demo.config.seed)
+            found, _ = findings(chosen)
+            draw_run(demo, name, seed)
             write_report(page, found)
     took = duration(time.monotonic() - start)
     log(f"the run: {demo.path} ({took})")

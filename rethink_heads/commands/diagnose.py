@@ -7,35 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rethink_heads.commands.evaluate import (
     Asked,
-    DrawsOption,
-    Evaluated,
     OutputOption,
     Tables,
     check_folder,
     detect_asked,
+    where_written,
     write_evaluation,
 )
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DataOptions,
-    DetectorOptions,
-    DeviceOption,
-    HeadsOption,
-    MaxImagesOption,
-    MeasuringOptions,
-    ResultsOptions,
-    ScreenOptions,
-    SeedOption,
-    StudyOptions,
-)
+from rethink_heads.options import DetectionOptions, ScreenOptions
 from rethink_heads.report.output import Report
-from rethink_heads.results import shared_folder, whereabouts
+from rethink_heads.results import shared_folder
 from rethink_heads.subject import Detected, Key, Subject
 
 if TYPE_CHECKING:
@@ -87,61 +75,34 @@ class Diagnosis:
     lacks: dict[str, str]
 
 
-def command(
-    detectors: DetectorOptions,
-    data: DataOptions,
-    results: ResultsOptions,
-    screen: ScreenOptions,
-    head: HeadsOption = None,
-    output: OutputOption = None,
-    max_images: MaxImagesOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    draws: DrawsOption = None,
-) -> None:
+def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOption = None) -> None:
     """Say where average precision is lost, and what would win it back.
 
     The loss is divided among six causes, every object gets its fate, and heads swap scores and boxes on the same
     proposals. With a file of detections alone, what detections can tell; with a run or a model also at which stage
     objects are lost.
     """
-    chosen = StudyOptions(
-        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
-    )
     if output is not None:
         check_folder(output)
-    found = diagnose(chosen, results, seed=seed, draws=draws)
-    written = write_diagnosis(found, output, complete=head is None)
+    found = diagnose(options)
+    written = write_diagnosis(found, output, complete=options.head is None)
     report(found, written, screen)
 
 
-def diagnose(
-    chosen: StudyOptions,
-    results: ResultsOptions,
-    *,
-    seed: int | None = None,
-    draws: int | None = None,
-) -> Diagnosis:
+def diagnose(options: DetectionOptions) -> Diagnosis:
     """Detect and measure what is missing, and make every table that the detectors and files allow.
-
-    Args:
-        chosen, results: which detectors, files and data.
-        seed: of the bootstrap; the first detector's by default.
-        draws: of images, for the intervals; 0 for none.
 
     Raises:
         UserError: something cannot be read, or the data are not the same for all.
     """
     import pandas as pd
 
+    from rethink_heads.evaluation.measures import diagnosis_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    asked = detect_asked(chosen, results)
+    asked = detect_asked(options)
     if asked.different:
         raise UserError(asked.different)
-    options: dict[str, Any] = {"seed": asked.seed if seed is None else seed}
-    if draws is not None:
-        options["replicates"] = draws
     candidates, lacks = _candidates(asked)
     rank_zero_only()
     dataset = asked.found[0].dataset
@@ -149,65 +110,17 @@ def diagnose(
     pairs = compared_pairs(keys)
     detections = pd.concat([each.frame for each in asked.found], ignore_index=True)
     log("dividing the loss of average precision among its causes")
-    tables = detection_tables(detections, asked.found, pairs, options)
+    tables = diagnosis_tables(detections, dataset, keys, pairs, **asked.bootstrap)
     log("following every object from proposals to detections")
-    tables |= _fates(asked, candidates, detections, pairs, options)
+    tables |= _fates(asked, candidates, detections, pairs)
     if candidates is not None and len(candidates.keys) > 1:
         from rethink_heads.evaluation.swaps import swap_tables
 
         followed = [key for key in keys if key in candidates.keys]
         if len(followed) > 1:
             log("swapping the scores and boxes of heads")
-            tables |= swap_tables(candidates, dataset, keys=followed, **options)
+            tables |= swap_tables(candidates, dataset, keys=followed, **asked.bootstrap)
     return Diagnosis(asked, detections, tables, candidates, lacks)
-
-
-def detection_tables(
-    detections: pd.DataFrame,
-    found: Sequence[Evaluated],
-    pairs: Sequence[Pair],
-    options: dict[str, Any],
-) -> Tables:
-    """The tables that final detections alone give, with the differences of pairs of heads."""
-    from rethink_heads.evaluation import detections as evaluation
-    from rethink_heads.evaluation.average_precision import average_precisions
-    from rethink_heads.evaluation.by_class import class_values, confusion_matrix, precision_recall
-    from rethink_heads.evaluation.calibration import calibration_of
-    from rethink_heads.evaluation.errors import errors_of
-    from rethink_heads.evaluation.lost_precision import (
-        exchange_rate_of,
-        lost_precision_of,
-        oracles_of,
-    )
-    from rethink_heads.evaluation.lrp import lrp_of
-    from rethink_heads.statistics.bootstrap import REPLICATES
-
-    measures: dict[str, evaluation.Measure] = {
-        "ap": average_precisions,
-        "lost_precision": lost_precision_of,
-        "oracles": oracles_of,
-        "exchange_rate": exchange_rate_of,
-        "lrp": lrp_of,
-        "by_class": class_values,
-        "detection_errors": errors_of,
-        "calibration": calibration_of,
-    }
-    dataset = found[0].dataset
-    keys = [key for each in found for key in each.keys]
-    tables = evaluation.detection_tables(
-        detections,
-        dataset,
-        keys,
-        measures,
-        pairs,
-        options.get("replicates", REPLICATES),
-        options["seed"],
-    )
-    # Heads that found nothing have no curves.
-    if len(detections):
-        tables["confusion"] = confusion_matrix(detections, dataset)
-        tables["precision_recall"] = precision_recall(detections, dataset)
-    return tables
 
 
 def write_diagnosis(found: Diagnosis, output: Path | None, complete: bool) -> list[Path]:
@@ -270,11 +183,7 @@ def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> 
     cells, said = heads.differences(*compared, full=True)
     result.table("Differences on the same images [95% interval]", cells, *said, full=True)
     result.lines(f"Next: {_next_command(found)}")
-    detected = [one for one in each if isinstance(one, Detected)]
-    where = whereabouts([one.run for one in detected], written) if written and detected else ""
-    result.end(
-        screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
-    )
+    result.end(screen.as_json, screen.full, where_written(each, written))
 
 
 def _candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
@@ -316,13 +225,13 @@ def _fates(
     candidates: Candidates | None,
     detections: pd.DataFrame,
     pairs: Sequence[Pair],
-    options: dict[str, Any],
 ) -> Tables:
     """Fates of objects, and the recall ladder: by candidates where there are any, else by detections alone."""
     import pandas as pd
 
-    from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fate_tables
+    from rethink_heads.evaluation.fate_counts import count_tables, fate_tables
     from rethink_heads.evaluation.fates import detection_fates
+    from rethink_heads.statistics.bootstrap import ImageBootstrap
 
     dataset = asked.found[0].dataset
     keys = [key for each in asked.found for key in each.keys]
@@ -332,18 +241,14 @@ def _fates(
         # Heads that were not asked for are in the file as well.
         followed = set(candidates.keys) & set(keys)
         of_both = [pair for pair in pairs if followed.issuperset(pair)]
-        found = fate_tables(candidates, dataset, of_both, **options)
+        found = fate_tables(candidates, dataset, of_both, **asked.bootstrap)
         parts.append({name: _select_heads(table, followed) for name, table in found.items()})
     others = [key for key in keys if key not in followed]
     if others:
         fates = detection_fates(detections, dataset, keys=others)
-        compared = [
-            compare_fates(fates, dataset, *pair, **options)
-            for pair in pairs
-            if set(others).issuperset(pair)
-        ]
-        own = {OBJECT_FATES: fates, "fates": fate_counts(fates, dataset, **options)}
-        parts.append(own | ({"fate_comparisons": pd.concat(compared)} if compared else {}))
+        bootstrap = ImageBootstrap(dataset.image_ids, **asked.bootstrap)
+        compared = [pair for pair in pairs if set(others).issuperset(pair)]
+        parts.append({OBJECT_FATES: fates} | count_tables(fates, others, bootstrap, compared))
     names = dict.fromkeys(name for part in parts for name in part)
     return {
         name: pd.concat([part[name] for part in parts if name in part], ignore_index=True)

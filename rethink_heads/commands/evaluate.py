@@ -22,27 +22,13 @@ from rethink_heads.detection_files import (
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import (
-    DataOptions,
-    DetectorOptions,
-    DeviceOption,
-    HeadsOption,
-    MaxImagesOption,
-    MeasuringOptions,
-    ResultsOptions,
+    DetectionOptions,
     ScreenOptions,
-    SeedOption,
-    StudyOptions,
     option,
     within,
 )
 from rethink_heads.report.output import Report
-from rethink_heads.results import (
-    is_of_detectors,
-    result_folders,
-    shared_folder,
-    whereabouts,
-    writing,
-)
+from rethink_heads.results import is_of_detectors, whereabouts, write_run_results
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
 from rethink_heads.study import asked_heads, on_common_classes, resolve
@@ -103,15 +89,6 @@ CompareOption = Annotated[
         " classes are the same. Heads of one run, and several models, are always compared.",
     ),
 ]
-DrawsOption = Annotated[
-    int | None,
-    option(
-        "--draws",
-        "N",
-        "Draws of images for the intervals (1,000 unless given); 0 for no intervals, which is quicker.",
-        bounds.DRAWS,
-    ),
-]
 SaveOption = Annotated[
     Path | None,
     option(
@@ -140,21 +117,14 @@ OutputOption = Annotated[
 
 
 def command(
-    detectors: DetectorOptions,
-    data: DataOptions,
-    results: ResultsOptions,
+    options: DetectionOptions,
     screen: ScreenOptions,
-    head: HeadsOption = None,
     errors: ErrorsOption = False,
     error_iou: ErrorIouOption = 0.5,
     calibration: CalibrationOption = False,
     compare: CompareOption = False,
     fusion: FusionOption = None,
     output: OutputOption = None,
-    max_images: MaxImagesOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    draws: DrawsOption = None,
     save_detections: SaveOption = None,
 ) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
@@ -163,27 +133,21 @@ def command(
     (--detections) need neither a model nor images.
     """
     # Before the heavy imports, so that a mistake is told at once.
-    # What is detected does not depend on the seed.
-    chosen = StudyOptions(
-        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
-    )
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         check_folder(output)
-    asked = detect_asked(chosen, results, compare=compare, fusion=fusion)
+    asked = detect_asked(options, compare=compare, fusion=fusion)
     found = asked.found
     rank_zero_only()
     if save_detections is not None:
         _save(found, save_detections)
     if asked.different and (asked.compare or output is not None):
         raise UserError(asked.different)
-    options: dict[str, Any] = {"errors": errors, "calibration": calibration, "error_iou": error_iou}
-    options["seed"] = asked.seed if seed is None else seed
-    if draws is not None:
-        options["replicates"] = draws
-    tables = _tables(found, options, compare=not asked.different)
-    written = write_evaluation(found, tables, output, complete=head is None)
+    names = ["ap", *["detection_errors"] * errors, *["calibration"] * calibration]
+    options_of = {"error_iou": error_iou, **asked.bootstrap}
+    tables = _tables(names, found, options_of, compare=not asked.different)
+    written = write_evaluation(found, tables, output, complete=options.head is None)
     report(found, tables, written, screen)
 
 
@@ -196,40 +160,33 @@ class Asked:
         found: final detections of each detector and file.
         compare: whether they were asked to be comparable.
         different: what is said of data that are not the same for all; nothing where they are.
+        bootstrap: its options: the seed asked for or the first detector's, and the draws, where they were asked for.
     """
 
     subjects: list[Subject]
     found: list[Evaluated]
     compare: bool
     different: str
-
-    @property
-    def seed(self) -> int:
-        """The first detector's seed."""
-        return self.subjects[0].run.config.seed if self.subjects else 0
+    bootstrap: dict[str, Any]
 
 
 def detect_asked(
-    chosen: StudyOptions,
-    results: ResultsOptions,
-    *,
-    compare: bool = False,
-    fusion: str | None = None,
+    options: DetectionOptions, *, compare: bool = False, fusion: str | None = None
 ) -> Asked:
     """Open the detectors and files that options name, and detect where it was not done before.
 
     Args:
-        chosen, results: the options.
         compare: look at all of them on the classes that all have; files and several models always are.
         fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
 
     Raises:
         UserError: something cannot be read, or a head is not there.
     """
+    chosen = options.study
     heads_asked = asked_heads(chosen)
-    alone = files_alone(results, chosen.detectors)
+    alone = files_alone(options.results, options.detectors)
     subjects = [] if alone else resolve(open_runs(chosen), chosen)
-    files = open_files(results, chosen.data, subjects)
+    files = open_files(options.results, options.data, subjects)
     compare = compare or bool(files) or is_of_detectors([subject.run for subject in subjects])
     if compare and subjects:
         subjects = _with_detections(subjects)
@@ -239,16 +196,17 @@ def detect_asked(
         _check_fused(runs, heads_of)
     if compare and subjects:
         subjects = on_common_classes(subjects)
-    images = chosen.measuring.max_images
+    images = options.max_images
     detected = [
         subject.detect(heads, images, fusion)
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
-    found: list[Evaluated] = [
-        *detected,
-        *on_same_data(files, detected[0].dataset if detected else None, images),
-    ]
-    return Asked(subjects, found, compare, _different_data(found))
+    dataset, own_seed = (detected[0].dataset, runs[0].config.seed) if detected else (None, 0)
+    found: list[Evaluated] = [*detected, *on_same_data(files, dataset, images)]
+    bootstrap = {"seed": own_seed if options.seed is None else options.seed}
+    if options.draws is not None:
+        bootstrap["replicates"] = options.draws
+    return Asked(subjects, found, compare, _different_data(found), bootstrap)
 
 
 def report(
@@ -310,11 +268,15 @@ def report(
     most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
     cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
+    result.end(screen.as_json, screen.full, where_written(found, written))
+
+
+def where_written(found: Sequence[Evaluated], written: Sequence[Path]) -> str:
+    """Say where tables and figures are, or what keeps them."""
+    if not written:
+        return "--output DIR keeps tables and figures"
     runs = [each.run for each in found if isinstance(each, Detected)]
-    where = whereabouts(runs, written) if runs else ""
-    result.end(
-        screen.as_json, screen.full, where if written else "--output DIR keeps tables and figures"
-    )
+    return whereabouts(runs, written) if runs else ""
 
 
 def check_folder(output: Path) -> None:
@@ -383,18 +345,20 @@ def _different_data(found: Sequence[Evaluated]) -> str:
     return ""
 
 
-def _tables(found: Sequence[Evaluated], options: dict[str, Any], compare: bool) -> Tables:
+def _tables(
+    names: Sequence[str], found: Sequence[Evaluated], options: dict[str, Any], compare: bool
+) -> Tables:
     """All runs' tables, those of the same data made together."""
     import pandas as pd
 
-    from rethink_heads.report.results import detection_tables
+    from rethink_heads.evaluation.measures import measured_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
     def made(group: Sequence[Evaluated]) -> Tables:
         keys, dataset = [key for each in group for key in each.keys], group[0].dataset
         detections = pd.concat([each.frame for each in group], ignore_index=True)
         pairs = compared_pairs(keys) if compare else []
-        return detection_tables(detections, dataset, keys, pairs=pairs, **options)
+        return measured_tables(names, detections, dataset, keys, pairs=pairs, **options)
 
     if compare:
         return made(found)
@@ -420,19 +384,17 @@ def _save(found: Sequence[Evaluated], path: Path) -> None:
 def write_evaluation(
     found: Sequence[Evaluated], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
-    from rethink_heads.report.results import write_results
+    """Write tables and figures into ``output``, else into the folder of one run or of models that are compared.
 
+    Of one run only where the results are ``complete``: of all of its heads. Files have no folder of their own.
+    """
     detected = [each for each in found if isinstance(each, Detected)]
     runs, names = [each.run for each in detected], [each.name for each in detected]
     if len(runs) < len(found):
         return write_files_results(tables, output, several=len(found) > 1)
-    if output is not None:
-        folders = output / "tables", output / "figures"
-    elif is_of_detectors(runs) or (len(found) == 1 and complete):
-        folders = result_folders(runs, names)
-    else:
+    if output is None and not is_of_detectors(runs) and not (len(found) == 1 and complete):
         return []
-    with writing(output or shared_folder(runs), runs, names, folders[0]):
-        written = write_results(tables, *folders)
-    log(f"written: {len(written)} files in {folders[0]} and {folders[1]}")
+    written = write_run_results(runs, names, tables, output=output)
+    folders = " and ".join(dict.fromkeys(str(path.parent) for path in written))
+    log(f"written: {len(written)} files in {folders}")
     return written

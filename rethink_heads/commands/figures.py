@@ -177,7 +177,6 @@ def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = No
     """Write tables and figures of a run's measurements into the run, and note what was written.
 
     Args:
-        run, name, seed: of the measurements; seed of the bootstrap.
         skipped: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
@@ -257,11 +256,7 @@ def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
 
 
 def run_script(file: str) -> None:
-    """Run a script of ``analyses/`` as a program, with its own tables and figure; its docstring is the help text.
-
-    Args:
-        file: the script's ``__file__``.
-    """
+    """Run a script of ``analyses/`` as a program, with its own tables and figure; its docstring is the help text."""
 
     def command(options: InputOptions) -> None:
         from rethink_heads.paper import load_analysis

@@ -98,7 +98,6 @@ def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:
 
     Args:
         objects: what :func:`rethink_heads.statistics.correlation.object_correlations` returns.
-        worst: how many.
 
     Raises:
         UserError: no object has a PCC by every head.

@@ -190,11 +190,7 @@ def report(
     """Print what was counted, and the tables of time, memory and disk.
 
     Args:
-        subject: what is planned for.
-        counts: of its images and objects.
-        estimates: what a study takes, one for each number of proposals.
         tried: objects that they come from.
-        as_json: JSON instead of the screen.
     """
     measuring, machine = subject.config.measuring, _machine(subject.detector)
     grid = measuring.grid_steps**4

@@ -13,23 +13,10 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.commands.diagnose import OBJECT_FATES, diagnose
-from rethink_heads.commands.evaluate import DrawsOption, check_folder
+from rethink_heads.commands.evaluate import check_folder
 from rethink_heads.console import log
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DataOptions,
-    DetectorOptions,
-    DeviceOption,
-    HeadsOption,
-    MaxImagesOption,
-    MeasuringOptions,
-    ResultsOptions,
-    ScreenOptions,
-    SeedOption,
-    StudyOptions,
-    option,
-    within,
-)
+from rethink_heads.options import DetectionOptions, ScreenOptions, option, within
 from rethink_heads.report.output import Report
 from rethink_heads.results import read_inputs, shared_folder
 from rethink_heads.runs import Run
@@ -88,42 +75,27 @@ LinkOption = Annotated[
 
 
 def command(
-    detectors: DetectorOptions,
-    data: DataOptions,
-    results: ResultsOptions,
+    options: DetectionOptions,
     screen: ScreenOptions,
-    head: HeadsOption = None,
     output: OutputOption = None,
     title: TitleOption = None,
     measurements: MeasurementsOption = None,
     crops_mb: CropsOption = 12.0,
     link_images: LinkOption = False,
-    max_images: MaxImagesOption = None,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    draws: DrawsOption = None,
 ) -> None:
     """Write one HTML file that shows what was found of one or several detectors; it opens offline.
 
     Where average precision is lost, how scores follow IoU, what becomes of every object, with its picture; all tables
     are in the file. Detections are found where there are none; of predefined proposals, what was measured is shown.
     """
-    chosen = StudyOptions(
-        detectors, head, data, MeasuringOptions(max_images=max_images), device=device
-    )
     if output is not None:
         _check_output(output)
-    found, runs = findings(chosen, results, measurements=measurements, seed=seed, draws=draws)
+    found, runs = findings(options, measurements)
     write(output or report_path(runs), found, title or "", crops_mb, link_images, screen)
 
 
 def findings(
-    chosen: StudyOptions,
-    results: ResultsOptions,
-    *,
-    measurements: str | None = None,
-    seed: int | None = None,
-    draws: int | None = None,
+    options: DetectionOptions, measurements: str | None = None
 ) -> tuple[Findings, list[Run]]:
     """Diagnose the detectors and files, and read what was measured of their predefined proposals.
 
@@ -131,9 +103,7 @@ def findings(
         What was found, and the detectors' folders.
 
     Args:
-        chosen, results: which detectors, files and data.
         measurements: name of the measurements; None for those of the options, else the newest that all runs have.
-        seed, draws: of the bootstrap.
 
     Raises:
         UserError: something cannot be read, or there are no measurements of that name.
@@ -141,16 +111,13 @@ def findings(
     from rethink_heads.report.contents import Findings
     from rethink_heads.report.results import compute
 
-    diagnosis = diagnose(chosen, results, seed=seed, draws=draws)
+    diagnosis = diagnose(options)
     asked = diagnosis.asked
     tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
     keys = [key for each in asked.found for key in each.keys]
-    options: dict[str, Any] = {"seed": asked.seed if seed is None else seed}
-    if draws is not None:
-        options["replicates"] = draws
     runs = [subject.run for subject in asked.subjects]
     own = [subject.name for subject in asked.subjects]
-    inputs = _measured(runs, keys, measurements, own, options)
+    inputs = _measured(runs, keys, measurements, own, asked.bootstrap)
     if inputs is not None:
         log("computing the tables of predefined proposals")
         tables |= compute(inputs)
@@ -214,11 +181,8 @@ def _measured(
     """What was measured of predefined proposals and later stages of the heads that are shown, if anything was.
 
     Args:
-        runs: of the detectors.
-        keys: (detector, head) of the heads.
         name: of the measurements; None for those called as ``own``, one a run, else for the newest that all runs have.
         own: what measurements of the command's options are called.
-        options: of the bootstrap.
     """
     there = [
         {path.parent.name for path in each.measurements_dir.glob("*/meta.json")} for each in runs

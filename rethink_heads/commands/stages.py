@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions, option
 from rethink_heads.report.output import Report
-from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
+from rethink_heads.results import whereabouts, write_run_results
 from rethink_heads.study import Study, check_comparable, in_order, open_study
 from rethink_heads.subject import Key
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.measure.store import Measurements
+    from rethink_heads.report.heads import Heads
 
 PREDEFINED, ALL = "predefined", "all"
 STAGES = (PREDEFINED, "rpn", "detections")
@@ -109,7 +111,6 @@ def stage_study(
 
     Args:
         stages: of STAGES, one at least after the predefined one.
-        options, results: as on the command line.
 
     Raises:
         UserError: as of ``study.study`` and ``detection_files.open_files``.
@@ -167,25 +168,9 @@ def report_stages(
     output: Path | None = None,
 ) -> None:
     """Print the correlations of a study, write its tables, and draw its figure."""
-    from rethink_heads.report.heads import SIZES, Heads, interval, select
-    from rethink_heads.report.results import stage_tables, write_results
-    from rethink_heads.statistics.comparison import compared_pairs
+    from rethink_heads.report.heads import SIZES, Heads, select
 
-    # Final detections differ by the regressor, too.
-    pairs = compared_pairs(found.keys)
-    runs, names = found.study.runs, found.study.names
-    with redirect_stdout():
-        tables = stage_tables(
-            found.boxes, found.measurements, pairs, iou_range, seed=found.study.seed
-        )
-    suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
-    named = {f"{name}{suffix}": table for name, table in tables.items()}
-    if found.files:
-        written = write_files_results(named, output, several=len(found.provenance) > 1)
-    else:
-        tables_folder, figures_folder = result_folders(runs, names)
-        with writing(shared_folder(runs), runs, names, tables_folder):
-            written = write_results(named, tables_folder, figures_folder)
+    tables, written = _write_tables(found, iou_range, output)
     predefined = {} if found.measurements is None else found.measurements.provenance
     made_of = {"predefined": predefined, "later stages": found.provenance}
     result = Report("correlate", made_of)
@@ -216,21 +201,41 @@ def report_stages(
     frames = [compared]
     if "rank_levels" in tables:
         frames.insert(0, _levels_named(tables["rank_level_comparisons"]))
-        levels = _levels_named(tables["rank_levels"])
-        title = "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or classes"
-        result.table(
-            f"{title} [95% interval]",
-            heads.columns(levels, ["level"], lambda row: interval(row, "spearman")),
-        )
-        result.table(
-            f"{title}: of how many",
-            heads.rows(levels, ["level", "spearman", "groups", "boxes"]),
-            full=True,
-        )
+        _show_levels(result, heads, _levels_named(tables["rank_levels"]))
     cells, said = heads.differences(*frames, full=screen.full)
     result.table(f"Differences on the same images{where} [95% interval]", cells, *said)
+    runs = found.study.runs
     where = whereabouts(runs, written) if runs and not found.files else ""
     result.end(screen.as_json, screen.full, where)
+
+
+def _write_tables(
+    found: StageStudy, iou_range: tuple[float, float], output: Path | None
+) -> tuple[dict[str, pd.DataFrame], list[Path]]:
+    """The tables of the stages, and the paths of these and of the figures: those of a range are named after it."""
+    from rethink_heads.report.results import stage_tables
+    from rethink_heads.statistics.comparison import compared_pairs
+
+    # Final detections differ by the regressor, too.
+    pairs, study = compared_pairs(found.keys), found.study
+    with redirect_stdout():
+        tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=study.seed)
+    suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
+    named = {f"{name}{suffix}": table for name, table in tables.items()}
+    if found.files:
+        return tables, write_files_results(named, output, several=len(found.provenance) > 1)
+    return tables, write_run_results(study.runs, study.names, named)
+
+
+def _show_levels(result: Report, heads: Heads, levels: pd.DataFrame) -> None:
+    """Add the rank correlations within images and classes, and with --full of how many they are means."""
+    from rethink_heads.report.heads import interval
+
+    title = "Spearman's correlation of score and IoU of positive boxes, IoU 0.5 to 1, mean of images or classes"
+    cells = heads.columns(levels, ["level"], partial(interval, column="spearman"))
+    result.table(f"{title} [95% interval]", cells)
+    counts = heads.rows(levels, ["level", "spearman", "groups", "boxes"])
+    result.table(f"{title}: of how many", counts, full=True)
 
 
 def _levels_named(frame: pd.DataFrame) -> pd.DataFrame:

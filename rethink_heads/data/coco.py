@@ -221,9 +221,7 @@ class CocoDataset:
         import torch
 
         index = range(len(self))[index]
-        path = self._images_folder() / self._file_names[index]
-        pixels = read_image(path, self._sizes[index], self.where)
-        objects = self.objects(index)
+        pixels, objects = self.read_pixels(index), self.objects(index)
         return Sample(
             image_id=self.image_ids[index],
             image=torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
@@ -262,43 +260,11 @@ class CocoDataset:
         return self._annotations[self._rows[self._offsets[index] : self._offsets[index + 1]]]
 
     @property
-    def left_out_ids(self) -> frozenset[int]:
-        """Ids of the file's degenerate and outside boxes, of any class; crowd boxes are not among them."""
-        unusable = np.isin(self._annotations.fates, (DEGENERATE, OUTSIDE))
-        return frozenset(self._annotations.ids[unusable].tolist())
-
-    @property
     def annotated(self) -> Annotations:
         """The usable objects and crowds of this dataset's images and classes: what evaluation goes by."""
         found = self._annotations
         chosen = np.isin(found.fates, (USABLE, CROWD)) & (found.labels >= 0)
         return found[chosen & (found.images < len(self))]
-
-    def as_coco(self) -> dict[str, Any]:
-        """Return ``annotated``, with the images and classes, as COCO's evaluation reads it."""
-        found = self.annotated
-        areas = np.where(np.isnan(found.areas), found.boxes[:, 2:].prod(1), found.areas)
-        columns = (found.images, found.labels, found.boxes, areas, found.crowd)
-        return {
-            "images": [{"id": image_id} for image_id in self.image_ids],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-            "annotations": [
-                {
-                    "id": number,
-                    "image_id": self.image_ids[image],
-                    "category_id": self.category_ids[label],
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-                for number, (image, label, box, area, crowd) in enumerate(
-                    zip(*(column.tolist() for column in columns), strict=True), 1
-                )
-            ],
-        }
 
     @property
     def box_counts(self) -> BoxCounts:

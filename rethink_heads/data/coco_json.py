@@ -24,6 +24,9 @@ LARGEST_COORDINATE = 2**24
 CONVERTED_FROM = "converted_from"
 """Key in a file's "info": what it was converted from, by which messages call it."""
 
+OUTLINES = "segmentation"
+"""Key of an entry's outline or mask, which is not read."""
+
 # Objects365, the largest set that people train on, has some 5 GiB.
 _LARGEST_FILE = 8 * 2**30
 # Of int64 and of float32, in which ids and areas are kept.
@@ -42,23 +45,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
         UserError: the file cannot be read, or is not one JSON object whose keys are each there once.
     """
     content = read_bytes(path, "annotation file", _LARGEST_FILE)
-
-    def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entry = unique_keys(pairs, str(path))
-        # Outlines of all objects would take most of the memory, and none is read.
-        entry.pop("segmentation", None)
-        return entry
-
-    try:
-        parsed = json.loads(content, object_pairs_hook=record)
-    except RecursionError as error:
-        raise UserError(f"{path} is nested too deeply for COCO; give a COCO JSON file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not JSON ({error}); give a COCO JSON file") from error
-    except ValueError as error:
-        raise UserError(
-            f"{path} holds a number of thousands of digits; mend the file ({error})"
-        ) from error
+    parsed = parse_json(content, str(path), "a COCO JSON file", OUTLINES)
     if not isinstance(parsed, dict):
         raise UserError(
             f"{path} is not COCO: it holds a {type(parsed).__name__}, not an object with 'images', "
@@ -67,14 +54,41 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     return parsed, hashlib.sha256(content).hexdigest()
 
 
-def unique_keys(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Return a JSON object. Raises UserError where it has a key twice, of which one would be lost without a word."""
-    entry = dict(pairs)
-    if len(entry) < len(pairs):
-        key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
-        name = f" (id {reprlib.repr(entry['id'])})" if "id" in entry else ""
-        raise UserError(f"{where}: an entry{name} has the key {reprlib.repr(key)} twice; mend it")
-    return entry
+def parse_json(content: bytes, where: str, what: str, without: str = "") -> Any:
+    """Return what JSON in any UTF holds.
+
+    Args:
+        content: of the file.
+        where: the file, for messages.
+        what: what it should be, for messages.
+        without: a key that entries lose at once: outlines of all objects would take most of the memory.
+
+    Raises:
+        UserError: it is not JSON, or has a key twice, of which one would be lost without a word.
+    """
+
+    def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entry = dict(pairs)
+        if len(entry) < len(pairs):
+            key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
+            name = f" (id {reprlib.repr(entry['id'])})" if "id" in entry else ""
+            raise UserError(
+                f"{where}: an entry{name} has the key {reprlib.repr(key)} twice; mend it"
+            )
+        if without:
+            entry.pop(without, None)
+        return entry
+
+    try:
+        return json.loads(content, object_pairs_hook=record)
+    except RecursionError as error:
+        raise UserError(f"{where} is nested too deeply; give {what}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{where} is not JSON ({error}); give {what}") from error
+    except ValueError as error:
+        raise UserError(
+            f"{where} holds a number of thousands of digits; mend the file ({error})"
+        ) from error
 
 
 def records(content: dict[str, Any], name: str, where: str) -> list[dict[str, Any]]:

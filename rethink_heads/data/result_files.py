@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rethink_heads.data.coco_json import LARGEST_COORDINATE, unique_keys
+from rethink_heads.data.coco_json import LARGEST_COORDINATE, OUTLINES, parse_json
 from rethink_heads.data.results import Name, Reading, Results
 from rethink_heads.data.yolo import RESULT_NUMBERS, class_names, label_files, read_labels
 from rethink_heads.errors import UserError, shorten, shown
-from rethink_heads.files import LARGEST_LIST, is_folder, read_bytes, read_text
+from rethink_heads.files import LARGEST_LIST, is_folder, read_bytes, read_text, write_text
 
 # Some 30 million detections.
 _LARGEST_FILE = 4 * 2**30
@@ -59,23 +59,7 @@ def read_results(path: Path, names: str | None = None) -> Results:
 def _coco(path: Path) -> Results:
     content = read_bytes(path, "results file", _LARGEST_FILE)
     where = shown(path)
-
-    def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        entry = unique_keys(pairs, where)
-        # Masks would take most of the memory, and none is read.
-        entry.pop("segmentation", None)
-        return entry
-
-    try:
-        entries = json.loads(content, object_pairs_hook=record)
-    except RecursionError as error:
-        raise UserError(
-            f"{where} is nested too deeply for results; give COCO's results JSON"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not JSON ({error}); give COCO's results JSON") from error
-    except ValueError as error:
-        raise UserError(f"{where} holds a number of thousands of digits; mend the file") from error
+    entries = parse_json(content, where, "COCO's results JSON", OUTLINES)
     if not isinstance(entries, list):
         hint = ""
         if isinstance(entries, dict):
@@ -266,8 +250,6 @@ def write_coco_results(detections: pd.DataFrame, category_ids: Sequence[int], pa
     Raises:
         UserError: it cannot be written.
     """
-    from rethink_heads.files import write_text
-
     corners = detections[["x1", "y1", "x2", "y2"]].to_numpy()
     boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).tolist()
     columns = (detections[name].tolist() for name in ("image_id", "label", "score"))

@@ -1,4 +1,4 @@
-"""What a file of detections means for a data set: which image, class, box and score each entry is.
+"""Final detections as a frame, and what a file of them means for a data set: the image, class and box of each entry.
 
 Files leave much of it open, and detectors' exports differ in it: :class:`Reading` says each of them, and
 :mod:`rethink_heads.data.doctor` finds the one that fits. Nothing is taken otherwise than the reading says.
@@ -7,7 +7,7 @@ Files leave much of it open, and detectors' exports differ in it: :class:`Readin
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple, TypeAlias
@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.detections import CORNERS, DETECTION_COLUMNS, in_order
 from rethink_heads.data.images import SUFFIXES
 from rethink_heads.data.yolo import parse_size
 from rethink_heads.errors import UserError, shorten
@@ -26,6 +25,21 @@ Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Name: TypeAlias = int | str
 """Of an image or a class, as a file gives it."""
+
+DETECTION_TYPES: Mapping[str, str] = {
+    "image_id": "int64",
+    "detector": "str",
+    "head": "str",
+    "label": "int64",
+    "x1": "float64",
+    "y1": "float64",
+    "x2": "float64",
+    "y2": "float64",
+    "score": "float64",
+}
+DETECTION_COLUMNS = tuple(DETECTION_TYPES)
+CORNERS = ["x1", "y1", "x2", "y2"]
+"""``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx", "voc")
 IMAGE_IDS = ("ids", "names", "order")
@@ -233,6 +247,14 @@ class Results:
         return in_order(pd.DataFrame(columns, index=range(len(kept)))[list(DETECTION_COLUMNS)])
 
 
+def in_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Detections sorted by detector, head, image and falling score, equal scores as they came."""
+    falling = frame.assign(falling=-frame["score"])
+    keys = ["detector", "head", "image_id", "falling"]
+    ordered = falling.sort_values(keys, kind="stable").drop(columns="falling")
+    return ordered.astype(DETECTION_TYPES).reset_index(drop=True)
+
+
 def _image_names(dataset: CocoDataset) -> dict[Name, int]:
     """The index of each image by all that its file may be called, and by its id as text; what two share is left out."""
     known: dict[Name, int] = {}
@@ -262,7 +284,7 @@ def plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name.casefold())
 
 
-def first_few(names: Sequence[Name], most: int = 4) -> str:
-    """The first of some names, for messages."""
-    more = ", ..." if len(names) > most else ""
-    return ", ".join(shorten(repr(name), 40) for name in names[:most]) + more
+def first_few(names: Sequence[Name]) -> str:
+    """The first four of some names, for messages."""
+    more = ", ..." if len(names) > 4 else ""
+    return ", ".join(shorten(repr(name), 40) for name in names[:4]) + more

@@ -102,7 +102,8 @@ def parts_of(box_head: nn.Module, size: tuple[int, int] = DEFAULT_SIZE) -> BoxHe
     layers = list(_layers(box_head))
     end = next((i for i, layer in enumerate(layers) if _ends_map(layer)), len(layers))
     before, after = layers[:end], layers[end:]
-    if any(_flattens_inside(layer) for layer in before):
+    # A layer, not a sequence, may hold one that takes more than a map.
+    if any(isinstance(x, nn.Flatten | nn.Linear) for layer in before for x in layer.modules()):
         return BoxHeadParts("box", size=size)
     has_convolutions = any(_convolutions(layer) for layer in before)
     convolutions = nn.Sequential(*before) if has_convolutions else None
@@ -140,11 +141,6 @@ def _ends_map(layer: nn.Module) -> bool:
 def _passes_on(layer: nn.Module) -> bool:
     """Whether a layer gives what it is given, in evaluation."""
     return isinstance(layer, nn.Identity | nn.Dropout | nn.Dropout1d | nn.Dropout2d)
-
-
-def _flattens_inside(layer: nn.Module) -> bool:
-    """Whether a layer, not a sequence, holds one that takes more than a map."""
-    return any(isinstance(inner, nn.Flatten | nn.Linear) for inner in layer.modules())
 
 
 def _convolutions(layer: nn.Module) -> list[nn.Conv2d]:

@@ -14,17 +14,17 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rethink_heads.data.coco_json import category_names, read_json
+from rethink_heads.data.coco_json import category_names, parse_json, read_json
 from rethink_heads.data.results import plain
 from rethink_heads.detectors.answers import first_names
 from rethink_heads.detectors.base import Detections, Detector
 from rethink_heads.errors import UserError, check_writable, shorten
-from rethink_heads.files import is_file, read_text
+from rethink_heads.files import LARGEST_SETTINGS, is_file, read_bytes, read_text
 from rethink_heads.settings import read_yaml
 
 if TYPE_CHECKING:
@@ -322,12 +322,8 @@ def read_class_map(path: Path | None) -> dict[str, str | None]:
         return {}
     path = Path(path)
     if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(
-                read_text(path, "class map"), object_pairs_hook=lambda pairs: _once(pairs, path)
-            )
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"class map {path} is not JSON: {error}") from error
+        text = read_bytes(path, "class map", LARGEST_SETTINGS)
+        content = parse_json(text, f"class map {path}", "a mapping in JSON")
     else:
         content = read_yaml(path, "class map")
     if not isinstance(content, dict) or not content:
@@ -346,15 +342,6 @@ def read_class_map(path: Path | None) -> dict[str, str | None]:
         for one in (name, other or ""):
             check_writable(one, f"class map {path}:")
     return content
-
-
-def _once(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    for name, count in Counter(name for name, _ in pairs).items():
-        if count > 1:
-            raise UserError(
-                f"class map {path} has {shorten(repr(name))} {count} times; keep one of them"
-            )
-    return dict(pairs)
 
 
 def read_class_names(source: Path | str) -> tuple[str, ...]:

@@ -13,24 +13,15 @@ authors read precision at k / 100.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import hotcoco
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import scipy.sparse
 
-from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.coco_json import read_json
-from rethink_heads.errors import UserError
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     AREAS,
     THRESHOLDS,
@@ -42,13 +33,7 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.machine import core_count
-from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
-    SHARE,
-    Array,
-    ImageBootstrap,
-    Resampled,
-)
+from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Resampled
 
 Weights = npt.NDArray[np.float32]
 
@@ -69,91 +54,25 @@ _CELLS = {
 }
 
 
-def average_precision(
-    annotations: Path | Mapping[str, Any],
-    detections: Sequence[Mapping[str, Any]],
-    image_ids: Iterable[int] | None = None,
-    left_out: Collection[int] = (),
-    category_ids: Iterable[int] | None = None,
-) -> dict[str, float]:
-    """COCO's AP of boxes, equal to pycocotools' to the last digit and some ten times as fast.
-
-    Args:
-        annotations: COCO JSON file with the objects, or what one holds (:meth:`.CocoDataset.as_coco`).
-        detections: COCO's result format: "image_id", "category_id", "bbox" (x, y, width, height
-            in px of the original image) and "score". None at all is allowed.
-        image_ids: the images to evaluate, None for all; detections in others do not count.
-        left_out: ids of annotations that are not objects to find, such as boxes without an area
-            (``CocoDataset.left_out_ids``). Crowd boxes are no such: COCO has its own rule for them.
-        category_ids: the classes to evaluate, None for all; detections of others do not count.
-
-    Returns:
-        "AP" (mean over IoU 0.50 to 0.95), "AP50", "AP75", and "APs", "APm", "APl" of small, medium
-        and large objects, in 0..1; nan where there is no object to find.
-
-    Raises:
-        UserError: no such file, not COCO, or detections in images that are not in the file.
-    """
-    where = "the data" if isinstance(annotations, Mapping) else str(annotations)
-    content = dict(annotations) if isinstance(annotations, Mapping) else read_json(annotations)[0]
-    try:
-        truth = hotcoco.COCO(_without(content, left_out))
-    except (ValueError, TypeError, RuntimeError, OSError, KeyError) as error:
-        raise UserError(f"cannot read {where} as COCO annotations: {error}") from error
-    unknown = {detection["image_id"] for detection in detections} - set(truth.get_img_ids())
-    if unknown:
-        raise UserError(
-            f"{len(unknown)} images with detections are not in {where} (the first: "
-            f"{min(unknown)}); evaluate on the data that was detected on"
-        )
-    results = [dict(detection) for detection in detections]
-    evaluation = hotcoco.COCOeval(truth, truth.load_res(results), "bbox")
-    if image_ids is not None:
-        evaluation.params.img_ids = sorted({int(image_id) for image_id in image_ids})
-    if category_ids is not None:
-        evaluation.params.cat_ids = sorted({int(category_id) for category_id in category_ids})
-    return _summary(evaluation)
-
-
-def precision_table(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """COCO's average precisions of every head, with 95% intervals over images.
+def average_precisions(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """COCO's average precisions, with 95% intervals over images.
 
     A replicate draws images with replacement; their matches are fixed, and precision and recall are accumulated
     again with each image counted as often as it was drawn. Classes and sizes that a replicate did not draw are
     left out of its means, as COCO leaves out those without objects. Intervals: :mod:`.bootstrap`.
 
-    Args:
-        detections: in the columns of :mod:`rethink_heads.measure.detections`, of any detectors and heads.
-        dataset: what was detected on. Boxes that it leaves out as degenerate or outside are not missed.
-        replicates, seed: of the bootstrap over the dataset's images.
-
     Returns:
-        A row a head and metric ("AP", "AP50", "AP75", "APs", "APm", "APl") with "detector", "head", "metric",
-        "value" (pycocotools' to the last digit), "value_low", "value_high" and "images" (those that bear on it); nan
-        where there is nothing to find.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
+        A row a "metric" ("AP", "AP50", "AP75", "APs", "APm", "APl") with "value" (pycocotools' to the last digit),
+        "value_low", "value_high" and "images" (those that bear on it); nan where there is nothing to find.
     """
-    return head_table(average_precisions, detections, dataset, replicates, seed)
-
-
-def average_precisions(
-    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
-) -> Quantities:
-    """One head's rows of :func:`precision_table`."""
     resampled = resampled_precision(head, truth, bootstrap)
-    return Quantities(resampled, "metric", AP_NAMES, "value", {"images": resampled.images})
+    return Quantities(resampled, {"metric": AP_NAMES}, "value", {"images": resampled.images})
 
 
-compare_precision = HeadComparison(average_precisions)
-"""The average precisions of two heads: a row a "metric"."""
+precision_table = head_table(average_precisions)
+compare_precision = head_comparison(average_precisions)
 
 
 def resampled_precision(
@@ -204,32 +123,10 @@ def _bearing_images(head: HeadDetections, found: Matches, truth: GroundTruth) ->
     return bears
 
 
-def _summary(evaluation: hotcoco.COCOeval) -> dict[str, float]:
-    """The six numbers, averaged as pycocotools averages them, so that not even the rounding differs."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    # By IoU threshold, recall, class, size and number of detections.
-    counted = evaluation.eval
-    assert counted is not None
-    precision = np.asarray(counted["precision"])
-    return {
-        name: _mean_precision(precision[cut, :, :, area, -1])
-        for name, (area, cut) in _CELLS.items()
-    }
-
-
 def _mean_precision(precision: Array) -> float:
     """Mean of precisions (T, R, K), -1 where there was nothing to find; nan where there was nothing at all."""
     values = precision[precision > -1]
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _without(content: dict[str, Any], left_out: Collection[int]) -> dict[str, Any]:
-    """What a COCO file holds, without the annotations of these ids."""
-    gone = set(left_out)
-    kept = [record for record in content["annotations"] if record["id"] not in gone]
-    return {**content, "annotations": kept}
 
 
 @dataclass(frozen=True)
@@ -305,7 +202,6 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     """Average precision (b, S), 0..1, of each of b draws of images; nan where one has nothing to find.
 
     Args:
-        ranking: one class's detections.
         weights: (I, b) how often each draw has each image.
     """
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
@@ -360,11 +256,16 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
     precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
-    # The nearest recall that is read, and whether it is reached: without a search.
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
-    reached = nearest + (RECALLS[nearest] <= recall)
-    area = np.einsum("nb,nb->b", envelope, np.diff(reached, axis=0, prepend=np.int16(0)))
+    steps = np.diff(recalls_reached(recall), axis=0, prepend=np.int16(0))
+    area = np.einsum("nb,nb->b", envelope, steps)
     return np.where(to_find > 0, area / len(RECALLS), np.nan)
+
+
+def recalls_reached(recall: Array) -> npt.NDArray[np.int16]:
+    """How many of RECALLS a recall is enough for."""
+    # The nearest one, and whether it is reached: without a search.
+    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int16)
+    return nearest + (RECALLS[nearest] <= recall)
 
 
 class MeanOverClasses:

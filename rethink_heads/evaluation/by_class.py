@@ -12,8 +12,13 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import RECALLS, Weights
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table, keys_of
-from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked
+from rethink_heads.evaluation.detections import (
+    Quantities,
+    head_comparison,
+    head_table,
+    keys_of,
+)
+from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked_classes
 from rethink_heads.evaluation.matching import (
     AREAS,
     NO_OBJECT,
@@ -28,7 +33,6 @@ from rethink_heads.evaluation.matching import (
 from rethink_heads.evaluation.mending import precision_and_derivatives
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
-    REPLICATES,
     SHARE,
     Array,
     ImageBootstrap,
@@ -52,34 +56,16 @@ BACKGROUND = -1
 """Of a confusion matrix: the class of detections without an object, and of objects without a detection."""
 
 
-def class_table(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What every head makes of the objects of each class and size, with 95% intervals over images.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        replicates, seed: of the bootstrap over images.
+def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
+    """What a head makes of the objects of each class and size, with 95% intervals over images; comparisons are of AP.
 
     Returns:
-        A row a head, class and size of which there are objects with "detector", "head", "label", "class_name", "size"
+        A row a class and size of which there are objects with "label", "class_name", "size"
         (one of COCO's, "all" first), "objects", and with "..._low" and "..._high": "ap", "ap50", "ap75" (pycocotools'
         own), "recall" (COCO's: the mean over its IoU thresholds), "olrp", "localization", "false_positives", "misses"
         and "score_threshold" (see :mod:`.lrp`, at IoU 0.5), and "pcc", Pearson's correlation of score and IoU of the
         true positives at IoU 0.5. Intervals of the first four are from derivatives, as in :mod:`.lost_precision`.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
     """
-    return head_table(class_values, detections, dataset, replicates, seed)
-
-
-def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
-    """One head's rows of :func:`class_table`."""
     matches = match_detections(truth, head)
     ious = [matched_ious(head, truth, matches, area) for area in range(len(AREAS))]
     cells: list[_Cell] = []
@@ -118,15 +104,15 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
             columns |= resampled[metric].estimate().columns(metric)
     names = truth.dataset.class_names
     keys = {
+        "label": [cell.label for cell in cells],
         "class_name": [names[cell.label] for cell in cells],
         "size": [AREAS[cell.area] for cell in cells],
     }
-    labels = [cell.label for cell in cells]
-    return Quantities(resampled["ap"], "label", labels, "ap", columns, keys=keys)
+    return Quantities(resampled["ap"], keys, "ap", columns)
 
 
-compare_classes = HeadComparison(class_values)
-"""AP of two heads: a row a class and size, "label", "class_name" and "size"."""
+class_table = head_table(class_values)
+compare_classes = head_comparison(class_values)
 
 
 @dataclass(frozen=True)
@@ -302,14 +288,9 @@ def _score_thresholds(
         return np.array([given.get(label, 0.0) for label in range(classes)])
     if given is not None:
         return np.full(classes, given)
-    ious = matched_ious(head, truth, matches)
     once = np.ones((len(truth.image_ids), 1), np.float32)
     least = np.full(classes, np.nan)
-    has_objects = np.unique(truth.labels[truth.findable])
-    for label in has_objects.tolist():
-        rows = matches.counted[0, 0] & (head.labels == label)
-        images = truth.images[truth.findable & (truth.labels == label)]
-        one = ranked(head, rows, matches.true[0, 0], ious, images)
+    for label, one in ranked_classes(head, truth, matches).items():
         threshold = optimal_lrp(one, once, iou_threshold)[1][0]
         # Where LRP is best without any detection, none is above the threshold.
         least[label] = np.inf if np.isnan(threshold) else threshold

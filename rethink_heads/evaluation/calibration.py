@@ -15,15 +15,12 @@ They also depend on which detections are kept: of those of low scores there are 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     GroundTruth,
     HeadDetections,
@@ -33,7 +30,6 @@ from rethink_heads.evaluation.matching import (
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
     SHARE,
     Array,
     ImageBootstrap,
@@ -48,38 +44,8 @@ D_ECE_BINS, LAECE_BINS = 10, 25
 CALIBRATION_ERRORS = ("d_ece", "laece", "overconfidence")
 
 
-def reliability(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    bins: int = RELIABILITY_BINS,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Precision and IoU by score, all classes together: what a reliability diagram shows.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        bins: number of equal bins of the score.
-        iou_threshold: least IoU of a true positive.
-        replicates, seed: of the bootstrap over images.
-
-    Returns:
-        A row a head and bin with "detector", "head", "bin", "score_low", "score_high", "mean_score", "precision"
-        (share of true positives), "iou" (mean IoU with the matched object, 0 for a false positive), "hit_iou" (mean
-        IoU of the true positives), each with "..._low" and "..._high", and "count"; nan where a bin is empty.
-        Detections of crowds do not count.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(calibration_of, iou_threshold=iou_threshold, bins=bins)
-    return head_table(measure, detections, dataset, replicates, seed, "reliability")
-
-
 def _reliability(sums: Array, bootstrap: ImageBootstrap) -> dict[str, Any]:
-    """Columns of :func:`reliability` of one head, of sums (I, bins, 4) by image and bin."""
+    """Columns of "reliability" of one head, of sums (I, bins, 4) by image and bin."""
     bins = sums.shape[1]
     columns = {
         "bin": np.arange(bins),
@@ -91,31 +57,6 @@ def _reliability(sums: Array, bootstrap: ImageBootstrap) -> dict[str, Any]:
         estimate = bootstrap.estimate(sums[..., [over, of]], ratio, SHARE)
         columns |= estimate.columns(name)
     return columns | {"count": sums[..., 0].sum(axis=0).astype(np.int64)}
-
-
-def calibration_errors(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Calibration errors of every head, with 95% intervals over images.
-
-    Args:
-        detections, dataset, iou_threshold, replicates, seed: as of :func:`reliability`.
-
-    Returns:
-        A row a head and error with "detector", "head", "error", "value", "value_low", "value_high" and "detections".
-        Errors: "d_ece" and "laece", 0..1, as at the head of this module; "overconfidence", the mean score less the
-        precision of all detections, below 0 for a head that is too modest.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(calibration_of, iou_threshold=iou_threshold)
-    return head_table(measure, detections, dataset, replicates, seed)
 
 
 @dataclass(frozen=True)
@@ -156,7 +97,24 @@ def calibration_of(
     iou_threshold: float = POSITIVE_IOU,
     bins: int = RELIABILITY_BINS,
 ) -> Quantities:
-    """One head's rows of :func:`calibration_errors`, and its curve of :func:`reliability`."""
+    """Calibration errors, with 95% intervals over images, and what a reliability diagram shows.
+
+    Detections of crowds do not count.
+
+    Args:
+        iou_threshold: least IoU of a true positive.
+        bins: number of equal bins of the score in the diagram.
+
+    Returns:
+        A row an "error" with "value", "value_low", "value_high" and "detections": "d_ece" and "laece", 0..1, as at the
+        head of this module; "overconfidence", the mean score less the precision of all detections, below 0 for a head
+        that is too modest.
+
+        "reliability": precision and IoU by score, all classes together. A row a bin with "bin", "score_low",
+        "score_high", "mean_score", "precision" (share of true positives), "iou" (mean IoU with the matched object, 0
+        for a false positive), "hit_iou" (mean IoU of the true positives), each with "..._low" and "..._high", and
+        "count"; nan where a bin is empty.
+    """
     scored = scored_detections(head, truth, iou_threshold)
     images = len(truth.image_ids)
     pooled = scored.sums(D_ECE_BINS, images)
@@ -186,13 +144,13 @@ def calibration_of(
     resampled = Resampled(value, in_draws(bootstrap, weighted_values), bears, limits)
     count = {"detections": round(float(pooled[..., 0].sum()))}
     curve = _reliability(scored.sums(bins, images), bootstrap)
-    return Quantities(
-        resampled, "error", CALIBRATION_ERRORS, "value", count, {"reliability": curve}
-    )
+    keys = {"error": CALIBRATION_ERRORS}
+    return Quantities(resampled, keys, "value", count, {"reliability": curve})
 
 
-compare_calibration = HeadComparison(calibration_of)
-"""The calibration errors of two heads: a row an "error"."""
+calibration_errors = head_table(calibration_of)
+reliability = head_table(calibration_of, "reliability")
+compare_calibration = head_comparison(calibration_of)
 
 
 def _gap(sums: Array, target: int, signed: bool = False) -> Array:

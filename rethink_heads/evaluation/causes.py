@@ -47,6 +47,7 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     box_ious,
+    equal_pairs,
     match_detections,
 )
 from rethink_heads.statistics.bootstrap import Array
@@ -166,23 +167,16 @@ def _objects(
 
 def _most_overlapped(head: HeadDetections, truth: GroundTruth) -> tuple[Indices, Array]:
     """The objects (2, N) of its class and of another that each detection overlaps most, -1 for none; their IoU."""
-    rows = np.flatnonzero(truth.findable)
-    first, after = (
-        np.searchsorted(truth.images[rows], head.images, side=side) for side in ("left", "right")
-    )
+    findable = np.flatnonzero(truth.findable)
     found = np.full((2, len(head.images)), NO_OBJECT)
     overlap = np.full(found.shape, -1.0)
     for start in range(0, len(head.images), _DETECTIONS_AT_ONCE):
-        counts = (after - first)[start : start + _DETECTIONS_AT_ONCE]
-        detections = start + np.flatnonzero(counts)
-        counts = counts[counts > 0]
-        if not len(counts):
+        images = head.images[start : start + _DETECTIONS_AT_ONCE]
+        each, objects = equal_pairs(images, truth.images[findable])
+        if not len(each):
             continue
-        starts = counts.cumsum() - counts
-        pairs = np.arange(counts.sum())
-        detection_of = np.repeat(np.arange(len(counts)), counts)
-        each = detections[detection_of]
-        objects = rows[first[each] + pairs - starts[detection_of]]
+        each, objects, pairs = start + each, findable[objects], np.arange(len(each))
+        detections, starts, detection_of = np.unique(each, return_index=True, return_inverse=True)
         ious = box_ious(head.boxes[each], truth.boxes[objects])
         same = head.labels[each] == truth.labels[objects]
         for which, chosen in enumerate((same, ~same)):

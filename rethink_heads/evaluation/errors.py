@@ -26,13 +26,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import (
     MeanOverClasses,
     Ranking,
@@ -42,7 +39,7 @@ from rethink_heads.evaluation.average_precision import (
     precision_at_recalls,
     weighted_precision,
 )
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     NO_OBJECT,
     Flags,
@@ -50,12 +47,11 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     Matches,
-    box_ious,
+    image_overlaps,
     match_detections,
 )
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
     Array,
     ImageBootstrap,
     ImagesLeftOut,
@@ -75,41 +71,25 @@ NO_ERROR = -1
 _SETTINGS = ("", *ERRORS)
 
 
-def detection_errors(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    iou_threshold: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """TIDE's errors of every head: how many there are and what AP at IoU 0.5 gains without them.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        iou_threshold: least IoU of a true positive; above 0.5 more detections are ill localised.
-        replicates, seed: of the bootstrap over images, in which each detection keeps its error.
-
-    Returns:
-        A row a head and error ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "detector", "head",
-        "error", "delta_ap" (gain in AP at the IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The
-        mean is over the classes that have objects, as in COCO. An interval takes images that have the
-        error (:mod:`.bootstrap`). Small negative gains come of reading precision at 101 recalls; TIDE sets them to 0.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(errors_of, iou_threshold=iou_threshold)
-    return head_table(measure, detections, dataset, replicates, seed)
-
-
 def errors_of(
     head: HeadDetections,
     truth: GroundTruth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = POSITIVE_IOU,
 ) -> Quantities:
-    """One head's rows of :func:`detection_errors`: gains (8,) in AP without each of ERRORS."""
+    """TIDE's errors: how many there are and what AP at IoU 0.5 gains without them.
+
+    In a draw of images each detection keeps its error.
+
+    Args:
+        iou_threshold: least IoU of a true positive; above 0.5 more detections are ill localised.
+
+    Returns:
+        A row an "error" ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "delta_ap" (gain in AP at the
+        IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The mean is over the classes that have
+        objects, as in COCO. An interval takes images that have the error (:mod:`.bootstrap`). Small negative gains come
+        of reading precision at 101 recalls; TIDE sets them to 0. Of two heads, positive where a loses more to it.
+    """
     errors = error_kinds(head, truth, iou_threshold)
     rankings = list(_rankings(head, errors, truth))
 
@@ -132,11 +112,11 @@ def errors_of(
         images_each=np.inf,
         is_zero_without=True,
     )
-    return Quantities(gains, "error", ERRORS, "delta_ap", {"count": errors.counts})
+    return Quantities(gains, {"error": ERRORS}, "delta_ap", {"count": errors.counts})
 
 
-compare_errors = HeadComparison(errors_of)
-"""What two heads lose to each error: a row an "error", positive where a loses more to it."""
+detection_errors = head_table(errors_of)
+compare_errors = head_comparison(errors_of)
 
 
 def _images_with(head: HeadDetections, errors: ErrorKinds, truth: GroundTruth) -> Array:
@@ -222,16 +202,14 @@ def error_kinds(
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true = matches.true[0, 0]
     is_false = matches.counted[0, 0] & ~true
-    kinds = np.full(len(is_false), NO_ERROR, np.int8)
+    kinds = np.where(is_false, BKG, NO_ERROR).astype(np.int8)
     targets = np.full(len(is_false), NO_OBJECT, np.int64)
     is_found = np.zeros(len(truth.labels), bool)
     is_found[matches.objects[0, 0, true]] = True
-    for rows in _by_image(head.images, np.flatnonzero(is_false)):
-        image = head.images[rows[0]]
-        objects = np.arange(*np.searchsorted(truth.images, [image, image + 1]))
-        objects = objects[~truth.crowd[objects]]
+    false = np.flatnonzero(is_false)
+    for places, objects, ious in image_overlaps(head.images[false], head.boxes[false], truth):
+        rows = false[places]
         same = head.labels[rows][:, None] == truth.labels[objects][None]
-        ious = box_ious(head.boxes[rows][:, None], truth.boxes[objects][None])
         kinds[rows], targets[rows] = _kinds(ious, same, is_found[objects], objects, iou_threshold)
     unmatched = ~truth.crowd & ~is_found
     missed = unmatched.copy()
@@ -246,8 +224,6 @@ def _kinds(
     ious: Array, same: Flags, is_found: Flags, objects: Indices, threshold: float
 ) -> tuple[Indices, Indices]:
     """The errors (D,) and targets (D,) of one image's false positives, from IoUs (D, G) with its objects."""
-    if not ious.shape[1]:
-        return np.full(len(ious), BKG), np.full(len(ious), NO_OBJECT)
     same_class, other_class = ious * same, ious * ~same
     own, other = same_class.max(axis=1), other_class.max(axis=1)
     is_loc = (own >= BACKGROUND_IOU) & (own <= threshold)
@@ -271,9 +247,3 @@ def _fixed(scores: Array, targets: Indices) -> Flags:
     fixed = np.zeros(len(scores), bool)
     fixed[ranked[best]] = True
     return fixed
-
-
-def _by_image(images: Indices, rows: Indices) -> Iterator[Indices]:
-    """Rows of each image after another; the images (N,) are in rising order."""
-    starts = np.flatnonzero(np.diff(images[rows])) + 1
-    return (part for part in np.split(rows, starts) if len(part))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.evaluation.detections import keys_of
+from rethink_heads.evaluation.detections import Quantities, keys_of, tables_of
 from rethink_heads.evaluation.fates import (
     ALL_FATES,
     FATES,
@@ -17,13 +17,7 @@ from rethink_heads.evaluation.fates import (
     LEAST_PRECISION,
     fates_of,
 )
-from rethink_heads.evaluation.ladder import (
-    ALL,
-    follow,
-    ladder_differences,
-    ladder_rows,
-    resampled_recalls,
-)
+from rethink_heads.evaluation.ladder import ALL, follow, recalls
 from rethink_heads.evaluation.matching import Flags, GroundTruth
 from rethink_heads.measure.candidates import Candidates
 from rethink_heads.measure.store import SIZES, Key
@@ -31,8 +25,7 @@ from rethink_heads.statistics.bootstrap import (
     REPLICATES,
     SHARE,
     ImageBootstrap,
-    Resampled,
-    difference_columns,
+    join,
 )
 from rethink_heads.statistics.sums import ratio
 
@@ -52,11 +45,10 @@ def fate_counts(
 
     Returns:
         A row a head, group of objects and fate with "detector", "head", "size" and "class_name" (of which one at least
-        is "all"), "fate", "count", "objects" (of the group), "share", "share_low" and "share_high".
+        is "all"), "fate", "share", "share_low", "share_high", "count" and "objects" (of the group).
     """
     bootstrap = ImageBootstrap(dataset.image_ids, replicates, seed)
-    frames = [_count_rows(key, *_resampled_counts(fates, key, bootstrap)) for key in keys_of(fates)]
-    return pd.concat(frames, ignore_index=True)
+    return count_tables(fates, keys_of(fates), bootstrap)["fates"]
 
 
 def compare_fates(
@@ -75,24 +67,44 @@ def compare_fates(
         "difference", "difference_low", "difference_high" and "excludes_zero".
     """
     bootstrap = ImageBootstrap(dataset.image_ids, replicates, seed)
-    (_, first), (_, second) = (_resampled_counts(fates, key, bootstrap) for key in (a, b))
-    return _count_differences(a, b, first, second)
+    return count_tables(fates, [a, b], bootstrap, [(a, b)])["fate_comparisons"]
 
 
-def _resampled_counts(
-    fates: pd.DataFrame, key: Key, bootstrap: ImageBootstrap
-) -> tuple[pd.DataFrame, dict[_Group, Resampled]]:
-    """One head's objects, and by size and class the shares (F,) of ALL_FATES."""
-    own = fates[(fates["detector"] == key[0]) & (fates["head"] == key[1])]
-    own = own.sort_values("image_id", kind="stable")
+def count_tables(
+    fates: pd.DataFrame,
+    keys: Iterable[Key],
+    bootstrap: ImageBootstrap,
+    pairs: Iterable[tuple[Key, Key]] = (),
+) -> dict[str, pd.DataFrame]:
+    """The frames "fates" and, where there are pairs, "fate_comparisons" of some heads' objects."""
+    found = {key: {"fates": _shares(fates, key, bootstrap)} for key in keys}
+    tables = tables_of(found, pairs)
+    counts, compared = tables["fates"], tables.pop("fates_comparisons", None)
+    can_be = {key: _there(fates, key) for key in found}
+    heads = zip(counts["detector"], counts["head"], counts["fate"], strict=True)
+    tables["fates"] = counts[[fate in can_be[d, h] for d, h, fate in heads]].reset_index(drop=True)
+    if compared is not None:
+        # Without fates that neither head's objects have, such as those of files alone.
+        occur = (compared["value_a"] > 0) | (compared["value_b"] > 0)
+        tables["fate_comparisons"] = compared[occur].reset_index(drop=True)
+    return tables
+
+
+def _shares(fates: pd.DataFrame, key: Key, bootstrap: ImageBootstrap) -> Quantities:
+    """The shares of one head's objects with each of ALL_FATES, by size and class."""
+    own = _own(fates, key).sort_values("image_id", kind="stable")
     is_fate = own["fate"].to_numpy()[:, None] == np.array(ALL_FATES, dtype=object)
     columns = np.stack([np.ones(is_fate.shape), is_fate], axis=-1)
-    ids = own["image_id"].to_numpy()
-    shares = {}
-    for group, chosen in _groups(own):
+    ids, groups, shares = own["image_id"].to_numpy(), dict(_groups(own)), []
+    for chosen in groups.values():
         sums = bootstrap.sum_by_image(ids[chosen], columns[chosen])
-        shares[group] = bootstrap.resample(sums, ratio, SHARE)
-    return own, shares
+        shares.append(bootstrap.resample(sums, ratio, SHARE))
+    found = join(shares)
+    objects = np.repeat([chosen.sum() for chosen in groups.values()], len(ALL_FATES))
+    counts = np.rint(found.value * objects).astype(np.int64)
+    sizes, names = (np.repeat(each, len(ALL_FATES)) for each in zip(*groups, strict=True))
+    keys = {"size": sizes, "class_name": names, "fate": ALL_FATES * len(groups)}
+    return Quantities(found, keys, "share", {"count": counts, "objects": objects})
 
 
 def _groups(objects: pd.DataFrame) -> Iterator[tuple[_Group, Flags]]:
@@ -106,57 +118,19 @@ def _groups(objects: pd.DataFrame) -> Iterator[tuple[_Group, Flags]]:
         yield (ALL, name), names == name
 
 
-def _count_rows(key: Key, own: pd.DataFrame, shares: dict[_Group, Resampled]) -> pd.DataFrame:
-    there = _there(own)
-    frames = []
-    for (group, chosen), each in zip(_groups(own), shares.values(), strict=True):
-        objects = int(chosen.sum())
-        frame = pd.DataFrame(
-            {
-                "detector": key[0],
-                "head": key[1],
-                "size": group[0],
-                "class_name": group[1],
-                "fate": ALL_FATES,
-                "count": np.rint(each.value * objects).astype(np.int64),
-                "objects": objects,
-                **each.estimate().columns("share"),
-            }
-        )
-        frames.append(frame[frame["fate"].isin(there)])
-    return pd.concat(frames, ignore_index=True)
+def _own(fates: pd.DataFrame, key: Key) -> pd.DataFrame:
+    return fates[(fates["detector"] == key[0]) & (fates["head"] == key[1])]
 
 
-def _there(objects: pd.DataFrame) -> tuple[str, ...]:
+def _there(fates: pd.DataFrame, key: Key) -> tuple[str, ...]:
     """The fates that there can be: of detections alone where the stages before are not known."""
-    return FILE_FATES if objects["iou_proposals"].isna().all() else FATES
-
-
-def _count_differences(
-    a: Key, b: Key, first: dict[_Group, Resampled], second: dict[_Group, Resampled]
-) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame(
-            {
-                "size": group[0],
-                "class_name": group[1],
-                "fate": ALL_FATES,
-                "a": "/".join(a),
-                "b": "/".join(b),
-                **difference_columns(first[group], second[group]),
-            }
-        )
-        for group in first
-    ]
-    found = pd.concat(frames, ignore_index=True)
-    # Fates that neither head's objects have, such as those of files alone.
-    return found[(found["value_a"] > 0) | (found["value_b"] > 0)].reset_index(drop=True)
+    return FILE_FATES if _own(fates, key)["iou_proposals"].isna().all() else FATES
 
 
 def fate_tables(
     candidates: Candidates,
     dataset: CocoDataset,
-    pairs: Iterable[tuple[Key, Key]] = (),
+    pairs: Sequence[tuple[Key, Key]] = (),
     *,
     iou_threshold: float = FIT_IOU,
     least_precision: float = LEAST_PRECISION,
@@ -177,21 +151,13 @@ def fate_tables(
     """
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    rows: dict[str, list[pd.DataFrame]] = {}
-    recalls, shares = {}, {}
+    for key in {key for pair in pairs for key in pair}:
+        candidates.check(key)
+    frames, ladders = [], {}
     for key in candidates.keys:
         followed = follow(candidates, truth, key)
-        recalls[key] = resampled_recalls(followed, bootstrap)
-        fates = fates_of(followed, key, iou_threshold, least_precision)
-        own, shares[key] = _resampled_counts(fates, key, bootstrap)
-        rows.setdefault("object_fates", []).append(fates)
-        rows.setdefault("fates", []).append(_count_rows(key, own, shares[key]))
-        rows.setdefault("recall_ladder", []).append(ladder_rows(key, recalls[key], truth))
-    for a, b in pairs:
-        candidates.check(a)
-        candidates.check(b)
-        differences = _count_differences(a, b, shares[a], shares[b])
-        rows.setdefault("fate_comparisons", []).append(differences)
-        ladders = ladder_differences(a, b, recalls[a], recalls[b])
-        rows.setdefault("recall_ladder_comparisons", []).append(ladders)
-    return {name: pd.concat(frames, ignore_index=True) for name, frames in rows.items()}
+        ladders[key] = {"recall_ladder": recalls(followed, bootstrap)}
+        frames.append(fates_of(followed, key, iou_threshold, least_precision))
+    fates = pd.concat(frames, ignore_index=True)
+    counts = count_tables(fates, candidates.keys, bootstrap, pairs)
+    return {"object_fates": fates, **counts, **tables_of(ladders, pairs)}

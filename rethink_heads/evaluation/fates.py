@@ -24,7 +24,7 @@ a detection of its class overlaps it by 0.1; ``missed``: anything else.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,6 @@ from rethink_heads.evaluation.ladder import (
     STAGES,
     Followed,
     beyond_most,
-    by_image,
     follow,
 )
 from rethink_heads.evaluation.matching import (
@@ -47,14 +46,14 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     box_ious,
+    by_image,
+    image_overlaps,
     match_detections,
 )
 from rethink_heads.files import write_csv, write_parquet
 from rethink_heads.measure.candidates import LEAST_IOU, Candidates
 from rethink_heads.measure.store import Key, size_name
-from rethink_heads.statistics.bootstrap import (
-    Array,
-)
+from rethink_heads.statistics.bootstrap import Array
 from rethink_heads.suppression import NO_BOX, REJECTED, SUPPRESSED
 
 FATES = (
@@ -148,7 +147,7 @@ def detection_fates(
         head = _looked_at(truth.detections_of(detections, key), truth)
         judged = _judge(head, truth, iou_threshold)
         best, fitting = np.zeros((2, len(truth.labels)))
-        for rows, objects, ious in _overlaps(head.images, head.boxes, truth):
+        for rows, objects, ious in image_overlaps(head.images, head.boxes, truth):
             same = head.labels[rows][:, None] == truth.labels[objects][None]
             best[objects] = (ious * same).max(axis=0, initial=0.0)
             fits = same & (ious >= iou_threshold)
@@ -253,24 +252,12 @@ def _judge(head: HeadDetections, truth: GroundTruth, threshold: float) -> _Found
     return _Found(found, score, rank, precision)
 
 
-def _overlaps(
-    images: Indices, boxes: Array, truth: GroundTruth
-) -> Iterator[tuple[Indices, Indices, Array]]:
-    """Of each image with boxes and objects that are no crowds: the rows (D,) of both, and their IoUs (D, G)."""
-    for rows in by_image(images):
-        first, after = np.searchsorted(truth.images, images[rows[0]] + np.array([0, 1]))
-        objects = np.arange(first, after)
-        objects = objects[~truth.crowd[objects]]
-        if len(objects):
-            yield rows, objects, box_ious(boxes[rows][:, None], truth.boxes[objects][None])
-
-
 def _other_class(
     scored: HeadDetections, truth: GroundTruth, is_open: Flags, threshold: float
 ) -> Indices:
     """(G,) the best of the scored boxes of other classes that fit an open object, and none of theirs better."""
     found = np.full(len(truth.labels), NO_BOX)
-    for rows, objects, ious in _overlaps(scored.images, scored.boxes, truth):
+    for rows, objects, ious in image_overlaps(scored.images, scored.boxes, truth):
         if not is_open[objects].any():
             continue
         same = scored.labels[rows][:, None] == truth.labels[objects][None]

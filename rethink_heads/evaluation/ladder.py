@@ -9,15 +9,15 @@ may gain objects that no proposal fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.evaluation.detections import Quantities
 from rethink_heads.evaluation.matching import (
     MOST_DETECTIONS,
     THRESHOLDS,
@@ -26,7 +26,10 @@ from rethink_heads.evaluation.matching import (
     HeadDetections,
     Indices,
     box_ious,
+    by_image,
+    equal_pairs,
     match_detections,
+    places_within,
 )
 from rethink_heads.measure.candidates import Candidates, Floats
 from rethink_heads.measure.store import SIZES, Key, size_name
@@ -35,8 +38,7 @@ from rethink_heads.statistics.bootstrap import (
     SHARE,
     Array,
     ImageBootstrap,
-    Resampled,
-    difference_columns,
+    join,
 )
 from rethink_heads.statistics.sums import ratio
 from rethink_heads.suppression import CUT, DETECTED, NO_BOX, REJECTED, suppress
@@ -141,7 +143,10 @@ def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
     is_beyond = beyond_most(images[detected], labels[detected], truth.class_count)
     outcome[detected[is_beyond]] = CUT
     sides = to_sides(boxes)
-    pair_rows, pair_objects = _pairs(images, labels, truth)
+    no_crowds, classes = np.flatnonzero(~truth.crowd), truth.class_count
+    object_keys = truth.images[no_crowds] * classes + truth.labels[no_crowds]
+    pair_rows, pair_objects = equal_pairs(images * classes + labels, object_keys)
+    pair_objects = no_crowds[pair_objects]
     objects = truth.boxes[pair_objects]
     proposals = to_sides(own.proposal_boxes[inside])
     return Followed(
@@ -161,37 +166,13 @@ def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
 
 def beyond_most(images: Indices, labels: Indices, classes: int) -> Flags:
     """Whether each of N detections, the better ones first, has a hundred better ones of its image and class."""
-    keys = images * classes + labels
-    order = np.argsort(keys, kind="stable")
-    place = np.empty(len(keys), np.int64)
-    place[order] = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
-    return np.asarray(place >= MOST_DETECTIONS)
+    return np.asarray(places_within(images * classes + labels) >= MOST_DETECTIONS)
 
 
 def to_sides(corners: Floats | Array) -> Array:
     """Boxes (N, 4) xyxy as x, y, width, height, float64."""
     exact = corners.astype(np.float64)
     return np.column_stack([exact[:, :2], exact[:, 2:] - exact[:, :2]])
-
-
-def by_image(images: Indices) -> Iterator[Indices]:
-    """The rows of each image, one image after the other; the images (N,) are in rising order."""
-    rows = np.arange(len(images))
-    return (part for part in np.split(rows, np.flatnonzero(np.diff(images)) + 1) if len(part))
-
-
-def _pairs(images: Indices, labels: Indices, truth: GroundTruth) -> tuple[Indices, Indices]:
-    """The boxes (E,) and objects (E,) of the same image and class, crowds left out."""
-    keys = images * truth.class_count + labels
-    objects = np.flatnonzero(~truth.crowd)
-    object_keys = truth.images[objects] * truth.class_count + truth.labels[objects]
-    objects = objects[np.argsort(object_keys, kind="stable")]
-    object_keys = np.sort(object_keys)
-    first, after = (np.searchsorted(object_keys, keys, side=side) for side in ("left", "right"))
-    counts = after - first
-    rows = np.repeat(np.arange(len(keys)), counts)
-    within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
-    return rows, objects[first[rows] + within]
 
 
 def size_groups(truth: GroundTruth) -> list[tuple[str, Flags]]:
@@ -218,10 +199,7 @@ def recall_ladder(
     """
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    rows = [
-        ladder_rows(key, resampled_recalls(follow(candidates, truth, key), bootstrap), truth)
-        for key in candidates.keys
-    ]
+    rows = [recalls(follow(candidates, truth, key), bootstrap).rows(key) for key in candidates.keys]
     return pd.concat(rows, ignore_index=True)
 
 
@@ -245,66 +223,20 @@ def compare_ladders(
     """
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
-    found = [resampled_recalls(follow(candidates, truth, key), bootstrap) for key in (a, b)]
-    return ladder_differences(a, b, *found)
+    first, second = (recalls(follow(candidates, truth, key), bootstrap) for key in (a, b))
+    return first.less(second, a, b)
 
 
-def resampled_recalls(followed: Followed, bootstrap: ImageBootstrap) -> dict[str, Resampled]:
-    """By size: the recalls (S, T + 1) at STAGES and IOU_NAMES, of all images and of the replicates."""
+def recalls(followed: Followed, bootstrap: ImageBootstrap) -> Quantities:
+    """One head's rows of :func:`recall_ladder`: a row a size, stage and IoU threshold."""
     truth, present = followed.truth, followed.present.astype(np.float64)
     present = np.concatenate([present, present.mean(axis=1, keepdims=True)], axis=1)
-    ids = truth.image_ids[truth.images]
-    found = {}
-    for size, chosen in size_groups(truth):
+    ids, groups, found = truth.image_ids[truth.images], size_groups(truth), []
+    for _, chosen in groups:
         columns = np.stack([np.ones(present.shape), present], axis=-1)[:, :, chosen]
         sums = bootstrap.sum_by_image(ids[chosen], np.moveaxis(columns, 2, 0))
-        found[size] = bootstrap.resample(sums, ratio, SHARE)
-    return found
-
-
-def ladder_rows(key: Key, recalls: dict[str, Resampled], truth: GroundTruth) -> pd.DataFrame:
-    """One head's rows of :func:`recall_ladder`."""
-    objects = {size: int(chosen.sum()) for size, chosen in size_groups(truth)}
-    frames = [
-        pd.DataFrame(
-            {
-                "detector": key[0],
-                "head": key[1],
-                **_places(size),
-                **_flat(each.estimate().columns("recall")),
-                "objects": objects[size],
-            }
-        )
-        for size, each in recalls.items()
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def ladder_differences(
-    a: Key, b: Key, first: dict[str, Resampled], second: dict[str, Resampled]
-) -> pd.DataFrame:
-    """The rows of :func:`compare_ladders`."""
-    frames = [
-        pd.DataFrame(
-            {
-                **_places(size),
-                "a": "/".join(a),
-                "b": "/".join(b),
-                **_flat(difference_columns(first[size], second[size])),
-            }
-        )
-        for size in first
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def _places(size: str) -> dict[str, Any]:
-    return {
-        "size": size,
-        "stage": np.repeat(np.array(STAGES, dtype=object), len(IOU_NAMES)),
-        "iou": np.tile(np.array(IOU_NAMES, dtype=object), len(STAGES)),
-    }
-
-
-def _flat(columns: dict[str, Any]) -> dict[str, Any]:
-    return {name: np.asarray(values).ravel() for name, values in columns.items()}
+        found.append(bootstrap.resample(sums, ratio, SHARE))
+    places = list(itertools.product(dict(groups), STAGES, IOU_NAMES))
+    keys = dict(zip(("size", "stage", "iou"), zip(*places, strict=True), strict=True))
+    objects = np.repeat([chosen.sum() for _, chosen in groups], len(STAGES) * len(IOU_NAMES))
+    return Quantities(join(found), keys, "recall", {"objects": objects})

@@ -33,11 +33,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.causes import CAUSES
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import THRESHOLDS, GroundTruth, HeadDetections
 from rethink_heads.evaluation.mending import (
     ORACLES,
@@ -47,69 +45,25 @@ from rethink_heads.evaluation.mending import (
     LostPrecision,
     analyse,
 )
-from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
-
-
-def lost_precision(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """What each cause costs every head, with 95% intervals over images.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        replicates, seed: of the bootstrap over images, in which each detection keeps its faults.
-
-    Returns:
-        A row a head and cause with "detector", "head", "cause" (one of CAUSES), "share" (of 1 - AP, to which the
-        shares of a head add up; 0..1), "oracle" (AP with that cause alone mended), each with "..._low" and
-        "..._high", and "count" (detections, or missed objects, with the cause at IoU 0.5; of "ranking" the true
-        positives that have a false one before them). The mean is over the classes that have objects, as in COCO. An
-        interval takes images that have the cause (:mod:`.bootstrap`).
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    return head_table(lost_precision_of, detections, dataset, replicates, seed)
-
-
-def lost_by_threshold(
-    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
-) -> pd.DataFrame:
-    """The rows of :func:`lost_precision` at each IoU threshold, "iou", without the counts."""
-    return head_table(lost_precision_of, detections, dataset, replicates, seed, "lost_by_threshold")
-
-
-def lost_by_class(
-    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
-) -> pd.DataFrame:
-    """Shares of each class that has objects, "label": those of a class add up to 1 - its AP.
-
-    An interval takes images that have the cause in that class.
-    """
-    return head_table(lost_precision_of, detections, dataset, replicates, seed, "lost_by_class")
-
-
-def exchange_rate(
-    detections: pd.DataFrame, dataset: CocoDataset, *, replicates: int = REPLICATES, seed: int = 0
-) -> pd.DataFrame:
-    """AP of every head while its ranking moves to that of the true IoU.
-
-    Returns:
-        A row a head and step with "detector", "head", "step" (0..1), "ap", "ap_low", "ap_high", and "pcc", Pearson's
-        correlation of score and IoU of the detections that stand for an object at IoU 0.5, as the step deals out the
-        scores.
-    """
-    return head_table(exchange_rate_of, detections, dataset, replicates, seed)
+from rethink_heads.statistics.bootstrap import SHARE, ImageBootstrap, Resampled, join
 
 
 def lost_precision_of(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
 ) -> Quantities:
-    """One head's rows of :func:`lost_precision`, and its curves of the same by threshold and by class."""
+    """What each cause costs, with 95% intervals over images; in a draw of images each detection keeps its faults.
+
+    Returns:
+        A row a "cause" (one of CAUSES) with "share" (of 1 - AP, to which the shares of a head add up; 0..1), "oracle"
+        (AP with that cause alone mended), each with "..._low" and "..._high", and "count" (detections, or missed
+        objects, with the cause at IoU 0.5; of "ranking" the true positives that have a false one before them). The mean
+        is over the classes that have objects, as in COCO. An interval takes images that have the cause
+        (:mod:`.bootstrap`). Comparisons are of the shares, positive where a loses more to a cause.
+
+        "lost_by_threshold": the same at each IoU threshold, "iou", without the counts. "lost_by_class": shares of each
+        class that has objects, "label"; those of a class add up to 1 - its AP, and their intervals take images that
+        have the cause in that class.
+    """
     lost = analyse(head, truth)
     shares = lost.resampled(bootstrap, SHARES)
     oracles = lost.resampled(bootstrap, ORACLES).estimate().columns("oracle")
@@ -117,50 +71,57 @@ def lost_precision_of(
         "lost_by_threshold": _by_threshold(lost, bootstrap),
         "lost_by_class": _by_class(lost, bootstrap),
     }
-    return Quantities(shares, "cause", CAUSES, "share", {**oracles, "count": lost.counts}, curves)
+    rest = {**oracles, "count": lost.counts}
+    return Quantities(shares, {"cause": CAUSES}, "share", rest, curves)
 
 
-compare_lost_precision = HeadComparison(lost_precision_of)
-"""The shares of two heads: a row a "cause", positive where a loses more to it."""
+lost_precision = head_table(lost_precision_of)
+lost_by_threshold = head_table(lost_precision_of, "lost_by_threshold")
+lost_by_class = head_table(lost_precision_of, "lost_by_class")
+compare_lost_precision = head_comparison(lost_precision_of)
 
 
 def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
-    """One head's AP with each cause alone mended: for comparisons."""
-    return Quantities(analyse(head, truth).resampled(bootstrap, ORACLES), "cause", CAUSES, "oracle")
+    """AP with each cause alone mended, a row a "cause": for comparisons."""
+    oracles = analyse(head, truth).resampled(bootstrap, ORACLES)
+    return Quantities(oracles, {"cause": CAUSES}, "oracle")
 
 
-compare_oracles = HeadComparison(oracles_of)
-"""AP of two heads with each cause alone mended: a row a "cause"."""
+compare_oracles = head_comparison(oracles_of)
 
 
 def exchange_rate_of(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
 ) -> Quantities:
-    """One head's rows of :func:`exchange_rate`."""
+    """AP while the ranking moves to that of the true IoU.
+
+    Returns:
+        A row a "step" (0..1) with "ap", "ap_low", "ap_high", and "pcc", Pearson's correlation of score and IoU of the
+        detections that stand for an object at IoU 0.5, as the step deals out the scores.
+    """
     lost = analyse(head, truth)
     steps = lost.resampled(bootstrap, STEP_VALUES)
-    return Quantities(steps, "step", STEPS.tolist(), "ap", {"pcc": lost.pcc})
+    return Quantities(steps, {"step": STEPS.tolist()}, "ap", {"pcc": lost.pcc})
 
 
-compare_exchange_rate = HeadComparison(exchange_rate_of)
-"""AP of two heads as their rankings move: a row a "step"."""
+exchange_rate = head_table(exchange_rate_of)
+compare_exchange_rate = head_comparison(exchange_rate_of)
 
 
 def _by_threshold(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
-    """Columns of :func:`lost_by_threshold` of one head."""
+    """Columns of "lost_by_threshold" of one head."""
     columns: dict[str, Any] = {
         "iou": np.repeat(THRESHOLDS.round(2), len(CAUSES)),
         "cause": np.tile(CAUSES, len(THRESHOLDS)),
     }
     for name, cut in {"share": SHARES, "oracle": ORACLES}.items():
         each = [lost.resampled(bootstrap, cut, number) for number in range(len(THRESHOLDS))]
-        frames = [pd.DataFrame(one.estimate().columns(name)) for one in each]
-        columns |= {str(end): column.to_numpy() for end, column in pd.concat(frames).items()}
+        columns |= join(each).estimate().columns(name)
     return columns
 
 
 def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
-    """Columns of :func:`lost_by_class` of one head."""
+    """Columns of "lost_by_class" of one head."""
     by_image = lost.class_derivatives
     changes = [by_image.T @ (weights - 1).T for weights in bootstrap.weight_blocks()]
     # As much more than to the first order as the means over classes vary.

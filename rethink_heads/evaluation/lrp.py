@@ -20,15 +20,12 @@ oLRP of few objects a class is lower on average than that of many.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
-import pandas as pd
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
-from rethink_heads.evaluation.detections import HeadComparison, Quantities, head_table
+from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
     Flags,
     GroundTruth,
@@ -39,7 +36,6 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.statistics.bootstrap import (
-    REPLICATES,
     SHARE,
     Array,
     ImageBootstrap,
@@ -49,46 +45,23 @@ from rethink_heads.statistics.bootstrap import (
 LRP_PARTS = ("olrp", "localization", "false_positives", "misses")
 
 
-def localization_recall_precision(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    *,
-    iou_threshold: float = FOREGROUND_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """oLRP of every head and its parts, with 95% intervals over images.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        iou_threshold: least IoU of a true positive.
-        replicates, seed: of the bootstrap over images.
-
-    Returns:
-        A row a head and part with "detector", "head", "part" (one of LRP_PARTS), "value", "value_low", "value_high",
-        0..1. By class, with the thresholds: ``by_class.class_table``.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measure = partial(lrp_of, iou_threshold=iou_threshold)
-    return head_table(measure, detections, dataset, replicates, seed)
-
-
 def lrp_of(
     head: HeadDetections,
     truth: GroundTruth,
     bootstrap: ImageBootstrap,
     iou_threshold: float = FOREGROUND_IOU,
 ) -> Quantities:
-    """One head's rows of :func:`localization_recall_precision`."""
+    """oLRP and its parts, with 95% intervals over images.
+
+    Args:
+        iou_threshold: least IoU of a true positive.
+
+    Returns:
+        A row a "part" (one of LRP_PARTS) with "value", "value_low", "value_high", 0..1. By class, with the thresholds:
+        ``by_class.class_table``. Of two heads, positive where a is worse.
+    """
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
-    ious = matched_ious(head, truth, matches)
-    classes = []
-    for label in np.unique(truth.labels[truth.findable]).tolist():
-        rows = matches.counted[0, 0] & (head.labels == label)
-        object_images = truth.images[truth.findable & (truth.labels == label)]
-        classes.append(ranked(head, rows, matches.true[0, 0], ious, object_images))
+    classes = list(ranked_classes(head, truth, matches).values())
 
     def weighted_values(weights: Weights) -> Array:
         mean = MeanOverClasses()
@@ -103,11 +76,11 @@ def lrp_of(
     replicates = in_draws(bootstrap, weighted_values)
     images = np.full(len(value), bears.sum())
     resampled = Resampled(value, replicates, images, SHARE, truth.images_each())
-    return Quantities(resampled, "part", LRP_PARTS, "value")
+    return Quantities(resampled, {"part": LRP_PARTS}, "value")
 
 
-compare_lrp = HeadComparison(lrp_of)
-"""oLRP and its parts of two heads: a row a "part", positive where a is worse."""
+localization_recall_precision = head_table(lrp_of)
+compare_lrp = head_comparison(lrp_of)
 
 
 @dataclass(frozen=True)
@@ -126,15 +99,18 @@ class Ranked:
     object_images: Indices
 
 
-def ranked(
-    head: HeadDetections, rows: Flags, true: Flags, ious: Array, object_images: Indices
-) -> Ranked:
-    """Rank some rows (N,) of a head's detections."""
-    chosen = np.flatnonzero(rows)
-    chosen = chosen[np.argsort(-head.scores[chosen], kind="stable")]
-    return Ranked(
-        head.images[chosen], head.scores[chosen], true[chosen], ious[chosen], object_images
-    )
+def ranked_classes(head: HeadDetections, truth: GroundTruth, matches: Matches) -> dict[int, Ranked]:
+    """The detections of each class that has objects, matched at one IoU threshold, by label."""
+    ious, true = matched_ious(head, truth, matches), matches.true[0, 0]
+    ranked = {}
+    for label in np.unique(truth.labels[truth.findable]).tolist():
+        rows = np.flatnonzero(matches.counted[0, 0] & (head.labels == label))
+        rows = rows[np.argsort(-head.scores[rows], kind="stable")]
+        object_images = truth.images[truth.findable & (truth.labels == label)]
+        ranked[label] = Ranked(
+            head.images[rows], head.scores[rows], true[rows], ious[rows], object_images
+        )
+    return ranked
 
 
 def matched_ious(
@@ -151,7 +127,6 @@ def optimal_lrp(one: Ranked, weights: Weights, iou_threshold: float) -> tuple[Ar
     """oLRP and its parts (b, 4) of one class in each of b draws of images, and the best thresholds (b,).
 
     Args:
-        one: the class's detections.
         weights: (I, b) how often each draw has each image.
         iou_threshold: at which the detections are matched.
 

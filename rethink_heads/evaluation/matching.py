@@ -9,6 +9,7 @@ counts again without matching again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,6 +181,41 @@ def box_ious(boxes: Array, objects: Array, crowd: Flags | bool = False) -> Array
     return np.asarray(common / np.where(union > 0, union, 1))
 
 
+def places_within(keys: Indices) -> Indices:
+    """The place (N,) of each of N rows among those of its key (N,)."""
+    order = np.argsort(keys, kind="stable")
+    place = np.empty(len(keys), np.int64)
+    place[order] = np.arange(len(keys)) - np.searchsorted(keys[order], keys[order])
+    return place
+
+
+def equal_pairs(keys: Indices, object_keys: Indices) -> tuple[Indices, Indices]:
+    """The pairs (E,), (E,) of a row and an object of the same key, given as (N,) and (G,): by row, then by object."""
+    order = np.argsort(object_keys, kind="stable")
+    first, after = (np.searchsorted(object_keys[order], keys, side=s) for s in ("left", "right"))
+    counts = after - first
+    rows = np.repeat(np.arange(len(keys)), counts)
+    within = np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts)
+    return rows, order[first[rows] + within]
+
+
+def by_image(images: Indices) -> Iterator[Indices]:
+    """The rows of each image, one image after the other; the images (N,) are in rising order."""
+    rows = np.arange(len(images))
+    return (part for part in np.split(rows, np.flatnonzero(np.diff(images)) + 1) if len(part))
+
+
+def image_overlaps(
+    images: Indices, boxes: Array, truth: GroundTruth
+) -> Iterator[tuple[Indices, Indices, Array]]:
+    """Of each image with boxes and objects that are no crowds: the rows (D,) of both, and their IoUs (D, G)."""
+    for rows in by_image(images):
+        objects = np.arange(*np.searchsorted(truth.images, images[rows[0]] + np.array([0, 1])))
+        objects = objects[~truth.crowd[objects]]
+        if len(objects):
+            yield rows, objects, box_ious(boxes[rows][:, None], truth.boxes[objects][None])
+
+
 def match_detections(
     truth: GroundTruth,
     head: HeadDetections,
@@ -190,8 +226,6 @@ def match_detections(
     """Match one head's detections.
 
     Args:
-        truth: the objects.
-        head: the detections.
         thresholds: (T,) IoU thresholds.
         sizes: how many of AREAS.
     """
@@ -233,16 +267,10 @@ class _Overlaps:
 def _overlaps(truth: GroundTruth, head: HeadDetections, least: float) -> _Overlaps:
     """Find the pairs of an IoU of ``least`` or more, objects in the file's order."""
     keys = head.images * truth.class_count + head.labels
-    by_key = np.argsort(keys, kind="stable")
-    rank = np.empty(len(keys), np.int64)
-    rank[by_key] = np.arange(len(keys)) - np.searchsorted(keys[by_key], keys[by_key])
-    object_keys = truth.images * truth.class_count + truth.labels
-    order = np.argsort(object_keys, kind="stable")
-    first, after = (np.searchsorted(object_keys[order], keys, side=s) for s in ("left", "right"))
-    counts = np.where(rank < MOST_DETECTIONS, after - first, 0)
-    detections = np.repeat(np.arange(len(keys)), counts)
-    within = np.arange(len(detections)) - np.repeat(counts.cumsum() - counts, counts)
-    objects = order[first[detections] + within]
+    rank = places_within(keys)
+    counted = np.flatnonzero(rank < MOST_DETECTIONS)
+    rows, objects = equal_pairs(keys[counted], truth.images * truth.class_count + truth.labels)
+    detections = counted[rows]
     ious = box_ious(head.boxes[detections], truth.boxes[objects], truth.crowd[objects])
     enough = ious >= least
     return _Overlaps(detections[enough], objects[enough], ious[enough], rank)

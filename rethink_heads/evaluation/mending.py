@@ -23,6 +23,7 @@ from rethink_heads.evaluation.average_precision import (
     MeanOverClasses,
     Ranking,
     Weights,
+    recalls_reached,
     weighted_precision,
 )
 from rethink_heads.evaluation.causes import (
@@ -281,7 +282,7 @@ def _class_precision(
     found = ranked.sum(axis=1) / objects
     at = len(true)
     # Without a true positive, precision is 0 at recall 0, too.
-    reached = np.where(found > 0, _recalls_reached(found), 0)
+    reached = np.where(found > 0, recalls_reached(found), 0)
     values = np.insert(values, at, reached / len(RECALLS))
     area = np.insert(area, at, found)
     slopes = np.insert(slopes, at, ranked / objects, axis=0)
@@ -306,16 +307,10 @@ def _weighted_values(
         # Behind all true positives, false ones are of no account.
         found = true[np.isin(_PLAIN, _RANKED)].astype(np.float32) @ weights[one.images]
         recall = found / np.maximum(weights[object_images].sum(axis=0), 1)
-        ranked = np.where(recall > 0, _recalls_reached(recall), 0) / len(RECALLS)
+        ranked = np.where(recall > 0, recalls_reached(recall), 0) / len(RECALLS)
         # nan without objects, as the first settings are.
         mean.add(np.hstack([plain, ranked.T]) @ _UNSTEPPED.T)
     return np.broadcast_to(mean.value, (weights.shape[1], ORACLES.stop))
-
-
-def _recalls_reached(recall: Array) -> Indices:
-    """How many of RECALLS a recall is enough for."""
-    nearest = (recall * (len(RECALLS) - 1) + 0.5).astype(np.int64)
-    return nearest + (RECALLS[nearest] <= recall)
 
 
 def precision_and_derivatives(
@@ -334,7 +329,7 @@ def precision_and_derivatives(
     found, seen = true.cumsum(axis=1, dtype=float), there.cumsum(axis=1, dtype=float)
     precision = np.where(true, found / np.maximum(seen, 1), 0.0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = _recalls_reached(found / objects)
+    reached = recalls_reached(found / objects)
     values = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     # The envelope is that of the next peak, over the true positives since the peak before.
     setting, place = np.nonzero(true & (precision == envelope))

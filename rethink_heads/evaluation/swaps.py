@@ -8,7 +8,8 @@ gains before one is trained: it has both, but features that were trained for bot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,8 @@ import pandas as pd
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.detections import Quantities
-from rethink_heads.evaluation.ladder import by_image, to_sides
-from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
+from rethink_heads.evaluation.ladder import to_sides
+from rethink_heads.evaluation.matching import GroundTruth, HeadDetections, by_image
 from rethink_heads.measure.candidates import Candidates
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap, difference_columns
@@ -109,7 +110,7 @@ def swap_tables(
     truth = GroundTruth(dataset)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
     found: dict[tuple[Key, Key], Quantities] = {}
-    for scores, boxes in _pairs(chosen):
+    for scores, boxes in itertools.product(chosen, chosen):
         # Heads with one classifier, or one regressor, have the same swaps.
         same = _same_as(candidates, scores, boxes, found)
         found[scores, boxes] = (
@@ -119,28 +120,17 @@ def swap_tables(
                 swapped_detections(candidates, truth, scores, boxes), truth, bootstrap
             )
         )
-    swaps = [
-        _named(scores, boxes, each.rows(("", ""))).drop(columns=["detector", "head"])
-        for (scores, boxes), each in found.items()
-    ]
-    comparisons = []
-    for scores, boxes in _pairs(chosen):
+    swaps, comparisons = [], []
+    for (scores, boxes), swap in found.items():
+        names = {"scores": "/".join(scores), "boxes": "/".join(boxes)}
+        rows = swap.rows((names["scores"], names["boxes"]))
+        swaps.append(rows.rename(columns={"detector": "scores", "head": "boxes"}))
         for alone in (scores, boxes) if scores != boxes else ():
-            swap, own = found[scores, boxes], found[alone, alone]
-            columns = {swap.column: list(swap.names), "against": "/".join(alone)}
-            columns |= difference_columns(swap.resampled, own.resampled)
-            comparisons.append(_named(scores, boxes, pd.DataFrame(columns)))
+            differences = difference_columns(swap.resampled, found[alone, alone].resampled)
+            columns = {**names, **swap.keys, "against": "/".join(alone), **differences}
+            comparisons.append(pd.DataFrame(columns))
     tables = {"swaps": swaps, "swap_comparisons": comparisons}
     return {name: pd.concat(frames, ignore_index=True) for name, frames in tables.items() if frames}
-
-
-def _pairs(keys: tuple[Key, ...]) -> Iterator[tuple[Key, Key]]:
-    return ((scores, boxes) for scores in keys for boxes in keys)
-
-
-def _named(scores: Key, boxes: Key, frame: pd.DataFrame) -> pd.DataFrame:
-    names = pd.DataFrame({"scores": "/".join(scores), "boxes": "/".join(boxes)}, index=frame.index)
-    return pd.concat([names, frame], axis=1)
 
 
 def _same_as(

@@ -45,7 +45,12 @@ logger = logging.getLogger(__name__)
 _BEGUN = "begun.json"
 # Images whose rows are held at once while they are put together.
 IMAGES_AT_ONCE = 256
-_TYPES = {"int64": pa.int64(), "float64": pa.float64(), "str": pa.string()}
+_TYPES = {
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "str": pa.string(),
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,6 @@ def work_by_image(
     others wait, and find the result.
 
     Args:
-        work: what is done.
         folder: keeps the parts until they are merged; an interrupted call goes on with those that it left. Parts of
             another provenance are removed, after saying what differs.
         saved: the provenance of the merged result, None where there is none; asked on rank 0 alone.
@@ -237,10 +241,13 @@ def frames_by_image(
     dataset: CocoDataset,
     path: Path,
     types: Mapping[str, str],
-    detector: str,
     provenance: Mapping[str, str],
     title: str,
     progress: bool = True,
+    *,
+    detector: str | None = None,
+    counted: str | None = None,
+    metadata: Mapping[bytes, bytes] | None = None,
 ) -> None:
     """Keep the frames of all images, one below the other in the order of their ids, in a Parquet file.
 
@@ -249,24 +256,21 @@ def frames_by_image(
     Processes that torchrun started share the images, and return when all of them can read the file.
 
     Args:
-        frame: of one image.
-        dataset: the images.
-        path: of the file.
-        types: names and types ("int64", "float64" or "str") of the columns.
-        detector: value of the column "detector", whatever it was when parts were made.
+        types: names and types ("int64", "float32", "float64" or "str") of the columns.
         provenance: everything that the frames depend on.
-        title: what is being done, for the report on standard error.
-        progress: whether to report.
+        detector: value of the column "detector", whatever it was when parts were made; None: there is no such column.
+        counted: what rows are called in the report; None: they are not counted.
+        metadata: of the file, beside the provenance.
 
     Raises:
         UserError: the file cannot be written, or another process failed.
     """
     provenance = dict(provenance)
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in types.items()])
-    text = json.dumps(provenance, sort_keys=True)
+    own = {METADATA_KEY: json.dumps(provenance, sort_keys=True).encode(), **(metadata or {})}
 
     def merge(parts: list[Path]) -> None:
-        named = schema.with_metadata({METADATA_KEY: text.encode()})
+        named = schema.with_metadata(own)
         with (
             atomic_path(path) as temporary,
             # A page with a wrong bit can be read without an error otherwise, as other numbers.
@@ -275,19 +279,22 @@ def frames_by_image(
             for start in range(0, len(parts), IMAGES_AT_ONCE):
                 some = [read_table(part)[0] for part in parts[start : start + IMAGES_AT_ONCE]]
                 whole = pa.concat_tables([each.select(schema.names).cast(schema) for each in some])
-                writer.write_table(_labelled(whole, detector).cast(named))
+                labelled = whole if detector is None else _labelled(whole, detector)
+                writer.write_table(labelled.cast(named))
 
     def measure(sample: Sample) -> tuple[Callable[[Path], None], int]:
-        return partial(write_parquet, frame(sample), metadata={}), 0
+        found = frame(sample)
+        return partial(write_parquet, found, metadata={}), len(found)
 
     together = processes()
-    work = ImageWork(dataset, provenance, measure, title, progress=progress)
+    work = ImageWork(dataset, provenance, measure, title, counted, progress)
     folder = path.with_name(f"{path.stem}-parts")
     work_by_image(work, folder, lambda: file_provenance(path), merge, together)
     # The others read what rank 0 has written.
     together.broadcast(lambda: True)
     until_visible(lambda: file_provenance(path) == provenance, str(path))
-    rename_detector(path.parent, detector)
+    if detector is not None:
+        rename_detector(path.parent, detector)
 
 
 def rename_detector(folder: Path, detector: str) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -22,17 +20,14 @@ from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import (
     Detector,
     Features,
-    HeadOutput,
     SupportsPropose,
     SupportsSuppression,
     missing,
 )
 from rethink_heads.detectors.classes import SharedClasses, class_columns
 from rethink_heads.detectors.fingerprint import fingerprint
-from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
-from rethink_heads.files import METADATA_KEY, atomic_path, read_table, until_visible, write_parquet
-from rethink_heads.measure.by_image import IMAGES_AT_ONCE, ImageWork, work_by_image
+from rethink_heads.measure.by_image import frames_by_image
 from rethink_heads.measure.candidates import (
     CANDIDATES_NAME,
     CORNERS,
@@ -44,8 +39,8 @@ from rethink_heads.measure.candidates import (
     column_names,
     load_candidates,
 )
-from rethink_heads.measure.provenance import dataset_provenance, file_provenance
-from rethink_heads.measure.responses import chunk_size
+from rethink_heads.measure.provenance import dataset_provenance
+from rethink_heads.measure.responses import ask
 from rethink_heads.measure.stage_boxes import ious_with
 from rethink_heads.measure.stages import DEFAULT_MEMORY_MB
 from rethink_heads.suppression import Suppression
@@ -106,32 +101,17 @@ def measure_candidates(
         (source, shared.detector, class_columns(shared.detector, shared.dataset))
         for source, shared in zip(sources, detectors.values(), strict=True)
     ]
-
-    def measure_image(sample: Sample) -> tuple[Callable[[Path], None], int]:
-        frame = _candidates_of(asked, sample, memory_mb)
-        return partial(write_parquet, frame, metadata={}), len(frame)
-
-    def merge(parts: list[Path]) -> None:
-        said = {METADATA_KEY: json.dumps(known, sort_keys=True).encode()}
-        said[DETECTORS_KEY] = as_json(sources).encode()
-        schema = _schema(sources).with_metadata(said)
-        with (
-            atomic_path(path) as temporary,
-            pq.ParquetWriter(temporary, schema, write_page_checksum=True) as writer,
-        ):
-            for start in range(0, len(parts), IMAGES_AT_ONCE):
-                some = [read_table(part)[0] for part in parts[start : start + IMAGES_AT_ONCE]]
-                whole = [each.select(schema.names).cast(schema) for each in some]
-                writer.write_table(pa.concat_tables(whole))
-
-    together = processes()
-    title = f"asking {', '.join(detectors)} about proposals"
-    work = ImageWork(dataset, known, measure_image, title, "candidates", progress)
-    parts_folder = path.with_name(f"{path.stem}-parts")
-    work_by_image(work, parts_folder, lambda: file_provenance(path), merge, together)
-    # The others read what rank 0 has written.
-    together.broadcast(lambda: True)
-    until_visible(lambda: file_provenance(path) == known, str(path))
+    frames_by_image(
+        partial(_candidates_of, asked, memory_mb=memory_mb),
+        dataset,
+        path,
+        _types(sources),
+        known,
+        f"asking {', '.join(detectors)} about proposals",
+        progress,
+        counted="candidates",
+        metadata={DETECTORS_KEY: as_json(sources).encode()},
+    )
     return load_candidates(path.parent, list(detectors))
 
 
@@ -166,19 +146,17 @@ def _rule(name: str, detector: Detector) -> Suppression:
     return Suppression()
 
 
-def _schema(sources: Sequence[Source]) -> pa.Schema:
-    types = {"image_id": pa.int64(), "proposal": pa.int64(), "label": pa.int64()}
-    return pa.schema(
-        [
-            (name, types.get(name, pa.int64() if name.startswith("rank_") else pa.float32()))
-            for name in column_names(sources)
-        ]
-    )
+def _types(sources: Sequence[Source]) -> dict[str, str]:
+    whole = ("image_id", "proposal", "label")
+    return {
+        name: "int64" if name in whole or name.startswith("rank_") else "float32"
+        for name in column_names(sources)
+    }
 
 
 @torch.inference_mode()
 def _candidates_of(
-    asked: Sequence[tuple[Source, Detector, Tensor]], sample: Sample, memory_mb: int
+    asked: Sequence[tuple[Source, Detector, Tensor]], sample: Sample, *, memory_mb: int
 ) -> pd.DataFrame:
     """One image's candidates, in the file's columns."""
     features: list[Features] = []
@@ -190,16 +168,16 @@ def _candidates_of(
         features.append(own_features)
         proposed.append(own.float().cpu())
     proposals = torch.cat(proposed)
-    outputs: list[HeadOutput] = []
+    outputs: list[tuple[Tensor, Tensor]] = []
     passes = torch.zeros((len(proposals), len(asked[0][2])), dtype=torch.bool)
     is_near = _near(proposals[:, None], sample, passes.shape[1])
     for (source, detector, columns), own_features in zip(asked, features, strict=True):
         with on_image(source.name, sample.image_id):
             found = _respond(detector, own_features, proposals, columns, memory_mb)
-        for output in found.values():
-            passes |= output.scores > source.rule.score_threshold
-            is_near |= _near(output.boxes, sample, passes.shape[1])
-        outputs += found.values()
+        for scores, regressed in found:
+            passes |= scores > source.rule.score_threshold
+            is_near |= _near(regressed, sample, passes.shape[1])
+        outputs += found
     rows, labels = torch.where(passes | is_near)
     frame = {"image_id": np.full(len(rows), sample.image_id), "proposal": rows.numpy()}
     frame["label"] = labels.numpy()
@@ -210,9 +188,9 @@ def _candidates_of(
         rank[first : first + len(own)] = torch.arange(len(own))
         frame[f"rank_{number}"] = rank[rows].numpy()
         first += len(own)
-    for number, output in enumerate(outputs):
-        frame[f"score_{number}"] = output.scores[rows, labels].numpy()
-        frame |= _corners(f"{{}}_{number}", output.boxes[rows, labels])
+    for number, (scores, regressed) in enumerate(outputs):
+        frame[f"score_{number}"] = scores[rows, labels].numpy()
+        frame |= _corners(f"{{}}_{number}", regressed[rows, labels])
     return pd.DataFrame(frame)
 
 
@@ -233,22 +211,13 @@ def _near(boxes: Tensor, sample: Sample, classes: int) -> Tensor:
 
 def _respond(
     detector: Detector, features: Features, boxes: Tensor, columns: Tensor, memory_mb: int
-) -> dict[str, HeadOutput]:
-    """By head: scores (N, K) and regressed boxes (N, K, 4), float32 on the CPU, in the data's classes."""
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each head scores (N, K) and regressed boxes (N, K, 4), float32 on the CPU, in the data's classes."""
     if not len(boxes):
-        nothing = HeadOutput(torch.zeros(0, len(columns)), torch.zeros(0, len(columns), 4))
-        return dict.fromkeys(detector.heads, nothing)
-    boxes = boxes.to(detector.device)
-    chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
-    parts: dict[str, list[HeadOutput]] = {head: [] for head in detector.heads}
-    for batch in boxes.split(chunk):
-        pooled = detector.pool(features, batch)
-        for head, output in answers.predict(detector, features, pooled, batch).items():
-            scores, regressed = output.scores.float().cpu(), output.boxes.float().cpu()
-            parts[head].append(HeadOutput(scores[:, columns], regressed[:, columns]))
-    return {
-        head: HeadOutput(
-            torch.cat([part.scores for part in found]), torch.cat([part.boxes for part in found])
-        )
-        for head, found in parts.items()
-    }
+        classes = len(columns)
+        return [(torch.zeros(0, classes), torch.zeros(0, classes, 4)) for _ in detector.heads]
+
+    def take(values: Tensor, rows: slice) -> Tensor:
+        return values.float().cpu()[:, columns]
+
+    return list(ask(detector, features, boxes.to(detector.device), memory_mb, take).values())

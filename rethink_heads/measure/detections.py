@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from rethink_heads.data.coco import CocoDataset, Sample
-from rethink_heads.data.detections import CORNERS, DETECTION_COLUMNS, DETECTION_TYPES, in_order
+from rethink_heads.data.results import CORNERS, DETECTION_COLUMNS, DETECTION_TYPES, in_order
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
@@ -59,12 +59,9 @@ def keep_detections(
 
     Args:
         detector: its class names must be the dataset's.
-        dataset: the images.
         detector_name: the value of the column "detector", a run's name.
-        folder: where the detections are kept.
         provenance: what else they depend on, above all the hash of the weights ("weights"). The data, the number of
             images and the versions are added.
-        progress: report on standard error.
 
     Raises:
         UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
@@ -86,8 +83,9 @@ def keep_detections(
         rename_detector(Path(folder), detector_name)
         return
     title = f"detecting with {detector_name}"
+    types = DETECTION_TYPES
     frames_by_image(
-        detect_image, dataset, path, DETECTION_TYPES, detector_name, whole, title, progress
+        detect_image, dataset, path, types, whole, title, progress, detector=detector_name
     )
 
 

@@ -44,7 +44,6 @@ def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) 
     """What is known of anything that a detector says of a dataset, without the detector's weights.
 
     Args:
-        dataset: the images.
         together: the processes, of which the first reads the images; None: all that torchrun started.
     """
     together = processes() if together is None else together

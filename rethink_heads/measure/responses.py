@@ -6,7 +6,7 @@ this project's. All maps are taken at the ground-truth box of an object.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -106,25 +106,50 @@ class Responder:
         self, features: Features, boxes: Tensor, label: int
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """All classes by `pool` and `predict`, as the Protocol has them, of some boxes at a time."""
-        detector = self.detector
-        chunk = chunk_size(detector.pool(features, boxes[:1]), self.memory_mb)
         # Boxes of the same left and right sides together: pooling by factors does them as one.
         order = torch.argsort(intervals(boxes[:, 0::2])[1], stable=True)
-        scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-        regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-        for batch in boxes[order].split(chunk):
-            with autocast(detector.device, self.precision):
-                pooled = detector.pool(features, batch)
-                outputs = answers.predict(detector, features, pooled, batch)
-            for head in scores:
-                # A copy, so that the other classes' outputs are freed.
-                scores[head].append(outputs[head].scores[:, label].float().clone())
-                regressed[head].append(outputs[head].boxes[:, label].float().clone())
+
+        def take(values: Tensor, rows: slice) -> Tensor:
+            # A copy, so that the other classes' outputs are freed.
+            return values[:, label].float().clone()
+
+        found = ask(self.detector, features, boxes[order], self.memory_mb, take, self.precision)
         back = torch.argsort(order).cpu()
         return {
-            head: (torch.cat(scores[head]).cpu()[back], torch.cat(regressed[head]).cpu()[back])
-            for head in scores
+            head: (scores[back], regressed[back]) for head, (scores, regressed) in found.items()
         }
+
+
+def ask(
+    detector: Detector,
+    features: Features,
+    boxes: Tensor,
+    memory_mb: int,
+    take: Callable[[Tensor, slice], Tensor],
+    precision: str = "float32",
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """By head: what is taken of its scores and its regressed boxes for one or more boxes (N, 4), on the CPU.
+
+    Args:
+        detector, features: of the image, from the detector's `extract`.
+        boxes: xyxy, pixels of the original image, on the detector's device; some at a time go through the heads.
+        memory_mb: bound on what the heads hold at once, in MiB.
+        take: of scores (n, K) or boxes (n, K, 4) what is kept (n, ...), given which rows of ``boxes`` they are of.
+        precision: arithmetic of the heads.
+    """
+    chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {h: ([], []) for h in detector.heads}
+    for first in range(0, len(boxes), chunk):
+        rows = slice(first, first + chunk)
+        with autocast(detector.device, precision):
+            pooled = detector.pool(features, boxes[rows])
+            outputs = answers.predict(detector, features, pooled, boxes[rows])
+        for head, (scores, regressed) in found.items():
+            scores.append(take(outputs[head].scores, rows))
+            regressed.append(take(outputs[head].boxes, rows))
+    return {
+        head: (torch.cat(s).cpu(), torch.cat(boxes).cpu()) for head, (s, boxes) in found.items()
+    }
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

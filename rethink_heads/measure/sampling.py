@@ -94,7 +94,6 @@ def stratify(
     Args:
         bins: (N,) int64, the IoU bin of each proposal.
         per_bin: how many of a bin, the same for each or (20,).
-        random: where the choice comes from.
 
     Returns:
         Ascending indices (n,) and weights (n,) float64: of the N_b proposals of bin b, n_b are

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.api.types import union_categoricals
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.data.detections import CORNERS
+from rethink_heads.data.results import CORNERS
 from rethink_heads.files import read_table
 from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.store import Key, Measurements, View, size_name

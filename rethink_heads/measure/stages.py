@@ -19,13 +19,13 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.answers import on_image
-from rethink_heads.detectors.base import Detector, Features, SupportsPropose, missing, supports
+from rethink_heads.detectors.base import Detector, SupportsPropose, missing, supports
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
 from rethink_heads.measure.by_image import frames_by_image, rename_detector
 from rethink_heads.measure.detections import keep_detections, load_detections
 from rethink_heads.measure.provenance import dataset_provenance, file_provenance
-from rethink_heads.measure.responses import chunk_size
+from rethink_heads.measure.responses import ask
 from rethink_heads.measure.stage_boxes import (
     RPN,
     STAGE_COLUMNS,
@@ -133,8 +133,9 @@ def keep_stages(
         return named.astype(STAGE_TYPES).reset_index(drop=True)
 
     title = f"matching proposals and detections of {detector_name}"
+    types = STAGE_TYPES
     frames_by_image(
-        measure_image, dataset, path, STAGE_TYPES, detector_name, known, title, progress
+        measure_image, dataset, path, types, known, title, progress, detector=detector_name
     )
 
 
@@ -158,18 +159,25 @@ def _proposal_frames(
     index, iou = index[kept], iou[kept]
     boxes = proposals[torch.from_numpy(kept).to(proposals.device)]
     labels = columns[sample.labels[torch.from_numpy(index)]]
-    rows = np.arange(len(kept))
+    numbers = np.arange(len(kept))
     matched = {
         "image_id": sample.image_id,
         "object_id": objects.ids[index],
         "class_name": [class_names[label] for label in objects.labels[index]],
         "size": [size_name(area) for area in objects.areas[index]],
     }
-    for head, (scores, regressed) in _respond(detector, features, boxes, labels, memory_mb).items():
+    labels = labels.to(boxes.device)
+
+    def take(values: Tensor, rows: slice) -> Tensor:
+        own = labels[rows]
+        return values[torch.arange(len(own), device=own.device), own].double().cpu()
+
+    found = ask(detector, features, boxes, memory_mb, take)
+    for head, (scores, regressed) in found.items():
         values = {
             "score": scores.numpy(),
             "iou": iou,
-            "regressed_iou": ious_with(_corners(regressed), objects.boxes)[rows, index],
+            "regressed_iou": ious_with(_corners(regressed), objects.boxes)[numbers, index],
         }
         named = {**matched, "head": head, "stage": RPN}
         yield pd.DataFrame({**named, **values, "true_positive_iou": np.nan})
@@ -182,22 +190,3 @@ def _objects(sample: Sample) -> Objects:
 
 def _corners(boxes: Tensor) -> Array:
     return np.asarray(boxes.cpu().double().numpy())
-
-
-def _respond(
-    detector: Detector, features: Features, boxes: Tensor, labels: Tensor, memory_mb: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """By head: scores (N,) and regressed boxes (N, 4), float64, each of its own class (N,)."""
-    chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
-    scores: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    regressed: dict[str, list[Tensor]] = {head: [] for head in detector.heads}
-    for batch, classes in zip(
-        boxes.split(chunk), labels.to(boxes.device).split(chunk), strict=True
-    ):
-        pooled = detector.pool(features, batch)
-        outputs = answers.predict(detector, features, pooled, batch)
-        rows = torch.arange(len(batch), device=boxes.device)
-        for head in scores:
-            scores[head].append(outputs[head].scores[rows, classes].double().cpu())
-            regressed[head].append(outputs[head].boxes[rows, classes].double().cpu())
-    return {head: (torch.cat(scores[head]), torch.cat(regressed[head])) for head in scores}

@@ -77,7 +77,6 @@ class Measurements:
             objects: sorted by image_id and object_id.
             arrays: by their names: ("moments", detector, head), ("sampling", detector, head), ("rows", detector, head),
                 ("maps", detector, branch, kind), ("weights", detector, branch, kind); see the methods of these names.
-            provenance: of all of it.
 
         Raises:
             ValueError: the objects are not sorted, or one is there twice.

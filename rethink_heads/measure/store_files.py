@@ -101,10 +101,8 @@ def join_parts(
 
     Args:
         parts: files of :func:`write_part`, in the order of their images' ids.
-        folder: gets the files.
         detector: its name, whatever it was when the parts were made.
         weights: maps of the detector's weights, which belong to no image.
-        provenance: of all of it.
 
     Raises:
         UserError: a part is missing or damaged, or the folder cannot be written.
@@ -151,12 +149,10 @@ def stored_provenance(folder: Path) -> dict[str, str] | None:
 
 
 def relabel(folder: Path, detector: str, dry: bool = False) -> bool:
-    """Have the measurements of one detector in a folder call it by another name; return whether they did not.
+    """Have the measurements of one detector in a folder call it by another name, unless ``dry``.
 
-    Args:
-        folder: where they are.
-        detector: its name.
-        dry: write nothing.
+    Returns:
+        Whether they did not.
     """
     meta = read_meta(Path(folder))
     differs = any(each["name"][1] != detector for each in meta["arrays"])

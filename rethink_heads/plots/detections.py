@@ -27,6 +27,7 @@ from rethink_heads.plots.panels import (
     draw_curves,
     draw_dots,
     from_zero,
+    in_percent,
     name_categories,
     unit_axes,
 )
@@ -66,6 +67,7 @@ MOST_IN_A_COLUMN = 4
 BAR_WIDTH = 0.82
 
 
+@paper_style()
 def average_precision(table: pd.DataFrame) -> Figure:
     """COCO's average precisions with 95% intervals, heads side by side.
 
@@ -77,16 +79,16 @@ def average_precision(table: pd.DataFrame) -> Figure:
     metrics = [metric for metric in METRICS if metric in present]
     if not metrics:
         raise NothingToDrawError("no average precision is defined")
-    with paper_style():
-        figure, ((ax,),) = panel_grid(1, 1, height=2.2, width=width)
-        draw_dots(ax, _percent(table, "value"), series, metrics, category="metric", value="value")
-        name_categories(ax, [METRICS[metric] for metric in metrics])
-        ax.set_ylabel("Average precision (%)")
-        legend_above(figure, dot_handles(series))
-        caption_below(figure, source_text(table))
+    figure, ((ax,),) = panel_grid(1, 1, height=2.2, width=width)
+    draw_dots(ax, in_percent(table, "value"), series, metrics, category="metric", value="value")
+    name_categories(ax, [METRICS[metric] for metric in metrics])
+    ax.set_ylabel("Average precision (%)")
+    legend_above(figure, dot_handles(series))
+    caption_below(figure, source_text(table))
     return figure
 
 
+@paper_style()
 def detection_errors(table: pd.DataFrame) -> Figure:
     """What AP would gain without each of TIDE's errors, with 95% intervals (as TIDE's bar charts).
 
@@ -94,19 +96,19 @@ def detection_errors(table: pd.DataFrame) -> Figure:
         table: what ``detection_errors`` returns.
     """
     series, width = _contents(table)
-    frame = _percent(table, "delta_ap")
-    with paper_style():
-        figure, axes = panel_grid(1, 2, height=2.3, width=width)
-        axes[0, 0].get_gridspec().set_width_ratios([len(MAIN_LABELS), len(SPECIAL_LABELS)])
-        for ax, labels in zip(axes[0], (MAIN_LABELS, SPECIAL_LABELS), strict=True):
-            _draw_gains(ax, frame, series, labels)
-        axes[0, 0].set_ylabel("Gain in AP without the error (points)")
-        bars = [Patch(label=one.label, **_bar_look(one)) for one in series]
-        legend_above(figure, [*bars, bar_handle(color=INK)])
-        caption_below(figure, source_text(table))
+    frame = in_percent(table, "delta_ap")
+    figure, axes = panel_grid(1, 2, height=2.3, width=width)
+    axes[0, 0].get_gridspec().set_width_ratios([len(MAIN_LABELS), len(SPECIAL_LABELS)])
+    for ax, labels in zip(axes[0], (MAIN_LABELS, SPECIAL_LABELS), strict=True):
+        _draw_gains(ax, frame, series, labels)
+    axes[0, 0].set_ylabel("Gain in AP without the error (points)")
+    bars = [Patch(label=one.label, **_bar_look(one)) for one in series]
+    legend_above(figure, [*bars, bar_handle(color=INK)])
+    caption_below(figure, source_text(table))
     return figure
 
 
+@paper_style()
 def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     """Precision and IoU of detections by their score, and the calibration errors, with 95% intervals.
 
@@ -118,23 +120,22 @@ def reliability(table: pd.DataFrame, errors: pd.DataFrame) -> Figure:
     """
     series, _ = _contents(table)
     frame = table[table["count"] > 0]
-    with paper_style():
-        figure, axes = panel_grid(1, 3, height=2.5)
-        axes[0, 0].get_gridspec().set_width_ratios([1, 1, 0.8])
-        labels = {"precision": "Precision at IoU 0.5", "iou": "Mean IoU, false positives as 0"}
-        for ax, (value, label) in zip(axes[0], labels.items(), strict=False):
-            ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8)
-            draw_curves(ax, frame, series, x="mean_score", value=value)
-            unit_axes(ax)
-            ax.set_xlabel("Score")
-            ax.set_ylabel(label)
-        ax, kinds = axes[0, 2], list(ERROR_LABELS)
-        draw_dots(ax, _percent(errors, "value"), series, kinds, category="error", value="value")
-        from_zero(ax)
-        name_categories(ax, list(ERROR_LABELS.values()))
-        ax.set_ylabel("Calibration error (%)")
-        legend_above(figure, line_handles(series, "95% interval"))
-        caption_below(figure, source_text(table))
+    figure, axes = panel_grid(1, 3, height=2.5)
+    axes[0, 0].get_gridspec().set_width_ratios([1, 1, 0.8])
+    labels = {"precision": "Precision at IoU 0.5", "iou": "Mean IoU, false positives as 0"}
+    for ax, (value, label) in zip(axes[0], labels.items(), strict=False):
+        ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.7, zorder=1.8)
+        draw_curves(ax, frame, series, x="mean_score", value=value)
+        unit_axes(ax)
+        ax.set_xlabel("Score")
+        ax.set_ylabel(label)
+    ax, kinds = axes[0, 2], list(ERROR_LABELS)
+    draw_dots(ax, in_percent(errors, "value"), series, kinds, category="error", value="value")
+    from_zero(ax)
+    name_categories(ax, list(ERROR_LABELS.values()))
+    ax.set_ylabel("Calibration error (%)")
+    legend_above(figure, line_handles(series, "95% interval"))
+    caption_below(figure, source_text(table))
     return figure
 
 
@@ -168,8 +169,3 @@ def _contents(table: pd.DataFrame) -> tuple[list[Series], float]:
         raise NothingToDrawError("no detections")
     series = heads_of(table)
     return series, COLUMN_WIDTH if len(series) <= MOST_IN_A_COLUMN else PAGE_WIDTH
-
-
-def _percent(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    columns = [value, f"{value}_low", f"{value}_high"]
-    return frame.assign(**{column: 100 * frame[column] for column in columns})

@@ -66,6 +66,8 @@ CELL_LABELS = {
     "cell_score": "Change of score,\nposition zeroed",
     "cell_iou": "Change of regressed\nIoU, position zeroed",
 }
+# More heads than these go on in further rows, so that their names stay apart.
+MAPS_A_ROW = 5
 CELL_REPEATS = {"cell_score": "scores", "cell_iou": "boxes"}
 # Kind of a correlation map -> what the panel's title says of it; in the paper's order.
 CORRELATIONS = {"spatial_correlation": "output", "weight_correlation": "fc6 weights"}
@@ -81,6 +83,7 @@ STATISTIC_LABELS = {
 }
 
 
+@paper_style()
 def figure2(
     scores: pd.DataFrame,
     regressed: pd.DataFrame,
@@ -104,19 +107,19 @@ def figure2(
     series, columns = _contents(scores, regressed)
     by_score, by_box = without_repeats(series, scores), without_repeats(series, regressed)
     drawn = [one for one in series if {one.key} & {other.key for other in (*by_score, *by_box)}]
-    with paper_style():
-        figure, axes = panel_grid(2, len(columns), height=3.7)
-        for size, (top, bottom) in zip(columns, axes.T, strict=True):
-            plot_score_by_iou(scores, size, spread=spread, series=by_score, ax=top)
-            plot_regressed_iou_by_iou(regressed, size, spread=spread, series=by_box, ax=bottom)
-        label_outside(axes.flat, columns)
-        proposal = Line2D([], [], color=FAINT, linewidth=0.7, label="the proposal itself")
-        legend_above(figure, [*curve_handles(drawn, spread), proposal])
-        same = _repeats(by_score, "scores"), _repeats(by_box, "boxes")
-        caption_below(figure, *same, source_text(scores, regressed))
+    figure, axes = panel_grid(2, len(columns), height=3.7)
+    for size, (top, bottom) in zip(columns, axes.T, strict=True):
+        plot_score_by_iou(scores, size, spread=spread, series=by_score, ax=top)
+        plot_regressed_iou_by_iou(regressed, size, spread=spread, series=by_box, ax=bottom)
+    label_outside(axes.flat, columns)
+    proposal = Line2D([], [], color=FAINT, linewidth=0.7, label="the proposal itself")
+    legend_above(figure, [*curve_handles(drawn, spread), proposal])
+    same = _repeats(by_score, "scores"), _repeats(by_box, "boxes")
+    caption_below(figure, *same, source_text(scores, regressed))
     return figure
 
 
+@paper_style()
 def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
     """Correlation of score and IoU by object size, a panel a stage (paper, Figure 3).
 
@@ -141,24 +144,24 @@ def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
         raise NothingToDrawError("no correlations at any stage to draw")
     series, sizes = _contents(frame)
     width = PAGE_WIDTH if len(stages) > 1 else COLUMN_WIDTH
-    with paper_style():
-        figure, axes = panel_grid(1, len(stages), height=2.25, width=width, share=True)
-        for ax, stage in zip(axes[0], stages, strict=True):
-            rows = frame[frame["stage"] == stage]
-            draw_dots(ax, rows, series, sizes, category="size", value=statistic)
-            ax.set_title(STAGE_TITLES[stage])
-            ax.set_xlabel("Object size")
-        axes[0, 0].set_ylabel(STATISTIC_LABELS[statistic], linespacing=TIGHT_LINES)
-        for ax in axes[0]:
-            # Where the axes reach below zero.
-            if ax.get_ylim()[0] <= 0:
-                ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1)
-        label_outside(axes.flat)
-        legend_above(figure, dot_handles(series))
-        caption_below(figure, source_text(frame))
+    figure, axes = panel_grid(1, len(stages), height=2.25, width=width, share=True)
+    for ax, stage in zip(axes[0], stages, strict=True):
+        rows = frame[frame["stage"] == stage]
+        draw_dots(ax, rows, series, sizes, category="size", value=statistic)
+        ax.set_title(STAGE_TITLES[stage])
+        ax.set_xlabel("Object size")
+    axes[0, 0].set_ylabel(STATISTIC_LABELS[statistic], linespacing=TIGHT_LINES)
+    for ax in axes[0]:
+        # Where the axes reach below zero.
+        if ax.get_ylim()[0] <= 0:
+            ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1)
+    label_outside(axes.flat)
+    legend_above(figure, dot_handles(series))
+    caption_below(figure, source_text(frame))
     return figure
 
 
+@paper_style()
 def figure4(maps: pd.DataFrame) -> Figure:
     """Spatial correlation of RoI positions as tilings: outputs, then fc6's weights (paper, Figure 4).
 
@@ -176,18 +179,18 @@ def figure4(maps: pd.DataFrame) -> Figure:
         raise NothingToDrawError("no correlation maps to draw")
     heads, whats, tilings = zip(*panels, strict=True)
     norm = correlation_norm(tilings)
-    with paper_style():
-        figure, axes = square_panels(len(panels), PAGE_WIDTH if len(panels) > 2 else None)
-        for ax, tiles in zip(axes, tilings, strict=True):
-            plot_correlation_tiling(tiles, norm=norm, ax=ax)
-        title_maps(axes, heads, whats)
-        label_outside(axes)
-        add_colour_bar(axes, axes[0].images[0], "Cosine similarity")
-        caption_below(figure, source_text(maps))
-        trim_height(figure)
+    figure, axes = square_panels(len(panels), PAGE_WIDTH if len(panels) > 2 else None)
+    for ax, tiles in zip(axes, tilings, strict=True):
+        plot_correlation_tiling(tiles, norm=norm, ax=ax)
+    title_maps(axes, heads, whats)
+    label_outside(axes)
+    add_colour_bar(axes, axes[0].images[0], "Cosine similarity")
+    caption_below(figure, source_text(maps))
+    trim_height(figure)
     return figure
 
 
+@paper_style()
 def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Figure:
     """Coefficients of score and IoU of the predefined proposals by size, a row a range of IoU.
 
@@ -208,22 +211,22 @@ def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Fig
     # The widest first.
     ranges = sorted(ends, key=lambda ends: (ends[0] - ends[1], ends))
     height = 0.55 + 1.55 * len(ranges)
-    with paper_style():
-        figure, axes = panel_grid(len(ranges), len(frames), height=height, share=True)
-        for row, (low, high) in zip(axes, ranges, strict=True):
-            for ax, (value, frame) in zip(row, frames.items(), strict=True):
-                rows = frame[(frame["iou_low"] == low) & (frame["iou_high"] == high)]
-                plot_pcc(rows, value, series=series, ax=ax)
-            label = f"Correlation,\nproposal IoU {low:g} to {high:g}"
-            row[0].set_ylabel(label, linespacing=TIGHT_LINES)
-        for ax, value in zip(axes[0], frames, strict=True):
-            ax.set_title(COEFFICIENTS[value])
-        label_outside(axes.flat)
-        legend_above(figure, dot_handles(series))
-        caption_below(figure, source_text(*frames.values()))
+    figure, axes = panel_grid(len(ranges), len(frames), height=height, share=True)
+    for row, (low, high) in zip(axes, ranges, strict=True):
+        for ax, (value, frame) in zip(row, frames.items(), strict=True):
+            rows = frame[(frame["iou_low"] == low) & (frame["iou_high"] == high)]
+            plot_pcc(rows, value, series=series, ax=ax)
+        label = f"Correlation,\nproposal IoU {low:g} to {high:g}"
+        row[0].set_ylabel(label, linespacing=TIGHT_LINES)
+    for ax, value in zip(axes[0], frames, strict=True):
+        ax.set_title(COEFFICIENTS[value])
+    label_outside(axes.flat)
+    legend_above(figure, dot_handles(series))
+    caption_below(figure, source_text(*frames.values()))
     return figure
 
 
+@paper_style()
 def decay(means: pd.DataFrame) -> Figure:
     """Mean cosine of two RoI positions by their distance, a line a head and, dashed, its weights.
 
@@ -234,21 +237,21 @@ def decay(means: pd.DataFrame) -> Figure:
     if means.empty:
         raise NothingToDrawError("no correlations by distance to draw")
     series = series_of(means)
-    with paper_style():
-        figure, axes = panel_grid(1, 1, height=2.4)
-        for kind in CORRELATIONS:
-            plot_decay(means, kind=kind, series=series, ax=axes[0, 0])
-        weights = means[means["kind"] == "weight_correlation"]
-        *lines, interval = line_handles(series)
-        dashed = [weights_line(one) for one in series if len(one.rows(weights))]
-        legend_above(figure, [*lines, *dashed, interval])
-        # Many heads make a high legend, which must not squeeze the curves.
-        legend = figure.legends[0].get_window_extent().height / figure.dpi
-        figure.set_figheight(2.0 + legend)
-        caption_below(figure, source_text(means))
+    figure, axes = panel_grid(1, 1, height=2.4)
+    for kind in CORRELATIONS:
+        plot_decay(means, kind=kind, series=series, ax=axes[0, 0])
+    weights = means[means["kind"] == "weight_correlation"]
+    *lines, interval = line_handles(series)
+    dashed = [weights_line(one) for one in series if len(one.rows(weights))]
+    legend_above(figure, [*lines, *dashed, interval])
+    # Many heads make a high legend, which must not squeeze the curves.
+    legend = figure.legends[0].get_window_extent().height / figure.dpi
+    figure.set_figheight(2.0 + legend)
+    caption_below(figure, source_text(means))
     return figure
 
 
+@paper_style()
 def gain(regressed: pd.DataFrame) -> Figure:
     """The regressed box's gain in IoU over the proposal, a column a size.
 
@@ -256,16 +259,16 @@ def gain(regressed: pd.DataFrame) -> Figure:
         regressed: what ``regressed_iou_by_iou`` returns.
     """
     series, sizes = _contents(regressed)
-    with paper_style():
-        figure, axes = panel_grid(1, len(sizes), height=2.05, share=True)
-        for ax, size in zip(axes[0], sizes, strict=True):
-            plot_gain(regressed, size, series=series, ax=ax)
-        label_outside(axes.flat, sizes)
-        legend_above(figure, curve_handles(series, spread=False))
-        caption_below(figure, source_text(regressed))
+    figure, axes = panel_grid(1, len(sizes), height=2.05, share=True)
+    for ax, size in zip(axes[0], sizes, strict=True):
+        plot_gain(regressed, size, series=series, ax=ax)
+    label_outside(axes.flat, sizes)
+    legend_above(figure, curve_handles(series, spread=False))
+    caption_below(figure, source_text(regressed))
     return figure
 
 
+@paper_style()
 def error_components(errors: pd.DataFrame) -> Figure:
     """Mean absolute error and bias of the regressed box in centre and scale, a column a size.
 
@@ -273,55 +276,53 @@ def error_components(errors: pd.DataFrame) -> Figure:
         errors: what ``error_components`` returns for all bins together.
     """
     series, sizes = _contents(errors)
-    with paper_style():
-        figure, axes = panel_grid(2, len(sizes), height=3.4, share=True)
-        for row, value in zip(axes, ("mae", "mean"), strict=True):
-            for ax, size in zip(row, sizes, strict=True):
-                plot_error_components(errors, size, value, series=series, ax=ax)
-        label_outside(axes.flat, sizes)
-        legend_above(figure, dot_handles(series))
-        caption_below(figure, source_text(errors))
+    figure, axes = panel_grid(2, len(sizes), height=3.4, share=True)
+    for row, value in zip(axes, ("mae", "mean"), strict=True):
+        for ax, size in zip(row, sizes, strict=True):
+            plot_error_components(errors, size, value, series=series, ax=ax)
+    label_outside(axes.flat, sizes)
+    legend_above(figure, dot_handles(series))
+    caption_below(figure, source_text(errors))
     return figure
 
 
+@paper_style()
 def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
     """Score of the object's box when it is displaced, a map a head, and its profile along dx.
 
     Args:
         scores: what ``response`` returns for "displacement_score".
-        size: which objects.
     """
     scores = scores[scores["size"] == size] if len(scores) else scores
     series, _ = _contents(scores)
-    with paper_style():
-        figure, (*maps, side) = square_panels(len(series) + 1)
-        side.set_box_aspect(1)
-        dress(side)
-        for ax, one in zip(maps, series, strict=True):
-            plot_displacement(_pivot(one.rows(scores), "row", "column", "mean"), ax=ax)
-        title_maps(maps, series)
-        label_outside(maps)
-        add_colour_bar(maps, maps[0].images[0], "Mean score")
-        middle = scores[np.isclose(scores["dy"], 0)]
-        draw_curves(side, middle, series, x="dx", value="mean")
-        unit_axes(side, "y")
-        # As far as the maps, whose outermost samples have a width.
-        side.set_xlim(-1.05, 1.05)
-        side.set_xticks([-1, -0.5, 0, 0.5, 1], [r"$-$1", "", "0", "", "1"])
-        side.set_xlabel("Shift dx (object widths)")
-        side.set_title("Mean score at dy = 0")
-        legend_above(figure, curve_handles(series, spread=False))
-        caption_below(figure, source_text(scores))
-        trim_height(figure)
+    figure, (*maps, side) = square_panels(len(series) + 1)
+    side.set_box_aspect(1)
+    dress(side)
+    for ax, one in zip(maps, series, strict=True):
+        plot_displacement(_pivot(one.rows(scores), "row", "column", "mean"), ax=ax)
+    title_maps(maps, series)
+    label_outside(maps)
+    add_colour_bar(maps, maps[0].images[0], "Mean score")
+    middle = scores[np.isclose(scores["dy"], 0)]
+    draw_curves(side, middle, series, x="dx", value="mean")
+    unit_axes(side, "y")
+    # As far as the maps, whose outermost samples have a width.
+    side.set_xlim(-1.05, 1.05)
+    side.set_xticks([-1, -0.5, 0, 0.5, 1], [r"$-$1", "", "0", "", "1"])
+    side.set_xlabel("Shift dx (object widths)")
+    side.set_title("Mean score at dy = 0")
+    legend_above(figure, curve_handles(series, spread=False))
+    caption_below(figure, source_text(scores))
+    trim_height(figure)
     return figure
 
 
+@paper_style()
 def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
     """What zeroing an RoI position does to the score (row 1) and to the regressed IoU (row 2).
 
     Args:
         changes: what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
-        size: which objects.
     """
     changes = changes[changes["size"] == size] if len(changes) else changes
     series, _ = _contents(changes)
@@ -330,38 +331,43 @@ def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
     drawn = [without_repeats(series, frame) for frame in frames]
     keys = {one.key for each in drawn for one in each}
     series = [one for one in series if one.key in keys]
-    width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 0.75 + 1.3 * len(series)))
-    height = 0.8 + 1.6 * len(kinds)
-    with paper_style():
-        figure, axes = panel_grid(
-            len(kinds), len(series), height=height, width=width, layout="compressed"
-        )
-        for row, kind, frame in zip(axes, kinds, frames, strict=True):
-            norm = change_norm([frame["mean"].to_numpy()])
-            for ax, one in zip(row, series, strict=True):
-                mean, low, high = (
-                    _pivot(one.rows(frame), "row", "column", column)
-                    for column in ("mean", "mean_low", "mean_high")
-                )
-                plot_cells(mean, low, high, norm=norm, ax=ax)
+    blocks = -(-len(series) // MAPS_A_ROW)
+    # As many in each row, as far as they go.
+    columns = -(-len(series) // blocks)
+    width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 0.75 + 1.3 * columns))
+    rows = len(kinds) * blocks
+    figure, axes = panel_grid(
+        rows, columns, height=0.8 + 1.6 * rows, width=width, layout="compressed"
+    )
+    for number, (kind, frame) in enumerate(zip(kinds, frames, strict=True)):
+        norm = change_norm([frame["mean"].to_numpy()])
+        panels = axes[number :: len(kinds)].flat
+        for ax, one in zip(panels, series, strict=False):
+            mean, low, high = (
+                _pivot(one.rows(frame), "row", "column", column)
+                for column in ("mean", "mean_low", "mean_high")
+            )
+            plot_cells(mean, low, high, norm=norm, ax=ax)
+        for row in axes[number :: len(kinds)]:
             add_colour_bar(list(row), row[0].images[0], CELL_LABELS[kind])
-        title_maps(list(axes[0]), series)
-        label_outside(axes.flat)
-        dot = Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=".",
-            markersize=4,
-            color=FAINT,
-            label="95% interval holds zero",
-        )
-        legend_above(figure, [dot])
-        same = [
-            _repeats(heads, CELL_REPEATS[kind]) for kind, heads in zip(kinds, drawn, strict=True)
-        ]
-        caption_below(figure, *same, source_text(changes))
-        trim_height(figure)
+    title_maps([ax for ax in axes[:: len(kinds)].flat if ax.images], series)
+    for ax in axes.flat:
+        if not ax.images:
+            ax.set_axis_off()
+    label_outside([ax for ax in axes.flat if ax.images])
+    dot = Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=".",
+        markersize=4,
+        color=FAINT,
+        label="95% interval holds zero",
+    )
+    legend_above(figure, [dot])
+    same = [_repeats(heads, CELL_REPEATS[kind]) for kind, heads in zip(kinds, drawn, strict=True)]
+    caption_below(figure, *same, source_text(changes))
+    trim_height(figure)
     return figure
 
 

@@ -29,6 +29,7 @@ from rethink_heads.plots.panels import (
     draw_curves,
     draw_dots,
     from_zero,
+    in_percent,
     name_categories,
     unit_axes,
 )
@@ -91,6 +92,7 @@ MOST_LEVEL_LABELS = 3
 LIGHT_TEXT_BELOW = 0.6
 
 
+@paper_style()
 def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
     """100% of average precision as one stacked bar for each IoU threshold and their mean, a panel a head.
 
@@ -106,29 +108,28 @@ def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
     rows = -(-len(series) // MOST_A_ROW)
     # As many in each row, as far as they go.
     columns = -(-len(series) // rows)
-    with paper_style():
-        figure = Figure(
-            figsize=(PAGE_WIDTH, 0.5 + 1.75 * rows + 1.9),
-            layout="constrained",
-        )
-        grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[1.75] * rows, 1.9])
-        panels = [figure.add_subplot(grid[divmod(place, columns)]) for place in range(len(series))]
-        for ax, one in zip(panels, series, strict=True):
-            dress(ax)
-            stack_shares(ax, one.rows(by_threshold), one.rows(lost))
-        title_maps(panels, series)
-        label_outside(panels)
-        below = figure.add_subplot(grid[rows, :])
-        dress(below)
-        percent = lost.assign(**{name: 100 * lost[name] for name in _ends("share")})
-        draw_dots(below, percent, series, list(CAUSE_LABELS), category="cause", value="share")
-        from_zero(below)
-        name_categories(below, list(CAUSE_LABELS.values()))
-        below.set_ylabel("AP lost (points)")
-        causes = [_patch(cause, label) for cause, label in CAUSE_LABELS.items()]
-        left = Patch(facecolor=GRID, edgecolor=FAINT, linewidth=0.5, label="AP")
-        legend_above(figure, [left, *causes, *dot_handles(series)])
-        caption_below(figure, source_text(lost))
+    figure = Figure(
+        figsize=(PAGE_WIDTH, 0.5 + 1.75 * rows + 1.9),
+        layout="constrained",
+    )
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[*[1.75] * rows, 1.9])
+    panels = [figure.add_subplot(grid[divmod(place, columns)]) for place in range(len(series))]
+    for ax, one in zip(panels, series, strict=True):
+        dress(ax)
+        stack_shares(ax, one.rows(by_threshold), one.rows(lost))
+    title_maps(panels, series)
+    label_outside(panels)
+    below = figure.add_subplot(grid[rows, :])
+    dress(below)
+    percent = in_percent(lost, "share")
+    draw_dots(below, percent, series, list(CAUSE_LABELS), category="cause", value="share")
+    from_zero(below)
+    name_categories(below, list(CAUSE_LABELS.values()))
+    below.set_ylabel("AP lost (points)")
+    causes = [_patch(cause, label) for cause, label in CAUSE_LABELS.items()]
+    left = Patch(facecolor=GRID, edgecolor=FAINT, linewidth=0.5, label="AP")
+    legend_above(figure, [left, *causes, *dot_handles(series)])
+    caption_below(figure, source_text(lost))
     return figure
 
 
@@ -158,6 +159,7 @@ def stack_shares(ax: Axes, by_threshold: pd.DataFrame, lost: pd.DataFrame) -> No
     ax.set_xticks(at, ["mean", *(f"{iou:.2f}"[1:] for iou in ious)], rotation=90)
 
 
+@paper_style()
 def exchange_rate(table: pd.DataFrame) -> Figure:
     """AP as the ranking moves from the detector's own to that of the true IoU, with 95% bands, and their correlation.
 
@@ -165,46 +167,43 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
         table: what ``exchange_rate`` returns.
     """
     series = _series(table)
-    frame = table.assign(**{name: 100 * table[name] for name in _ends("ap")})
-    with paper_style():
-        figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78, share=True)
-        draw_curves(left, frame, series, x="step", value="ap")
-        # Room for the outermost markers.
-        left.set_xlim(-0.03, 1.03)
-        left.set_xlabel("Ranking: own (0) to the true IoU's (1)")
-        left.set_ylabel("Average precision (%)")
-        for one in series:
-            rows = one.rows(frame).sort_values("step")
-            look = one.look
-            right.plot(
-                rows["pcc"],
-                rows["ap"],
-                color=look.colour,
-                linestyle=look.line_style,
-                marker=look.marker,
-                markerfacecolor=look.marker_face,
-                markersize=3.2,
-                markeredgewidth=0.8,
-                zorder=3,
-            )
-            right.plot(
-                rows["pcc"].iloc[:1],
-                rows["ap"].iloc[:1],
-                linestyle="none",
-                marker="o",
-                markersize=OWN_RANKING,
-                markerfacecolor="none",
-                markeredgecolor=look.colour,
-                markeredgewidth=0.8,
-                zorder=3,
-            )
-        right.set_xlabel("PCC of score and IoU of detections")
-        label_outside([left, right])
-        legend_above(figure, line_handles(series, "95% interval"))
-        caption_below(figure, "Circles: the detector's own ranking.", source_text(table))
+    frame = in_percent(table, "ap")
+    figure, ((left, right),) = panel_grid(1, 2, height=2.2, width=PAGE_WIDTH * 0.78, share=True)
+    draw_curves(left, frame, series, x="step", value="ap")
+    # Room for the outermost markers.
+    left.set_xlim(-0.03, 1.03)
+    left.set_xlabel("Ranking: own (0) to the true IoU's (1)")
+    left.set_ylabel("Average precision (%)")
+    for one in series:
+        rows = one.rows(frame).sort_values("step")
+        look = one.look
+        right.plot(
+            rows["pcc"],
+            rows["ap"],
+            **look.keywords(),
+            markersize=3.2,
+            markeredgewidth=0.8,
+            zorder=3,
+        )
+        right.plot(
+            rows["pcc"].iloc[:1],
+            rows["ap"].iloc[:1],
+            linestyle="none",
+            marker="o",
+            markersize=OWN_RANKING,
+            markerfacecolor="none",
+            markeredgecolor=look.colour,
+            markeredgewidth=0.8,
+            zorder=3,
+        )
+    right.set_xlabel("PCC of score and IoU of detections")
+    label_outside([left, right])
+    legend_above(figure, line_handles(series, "95% interval"))
+    caption_below(figure, "Circles: the detector's own ranking.", source_text(table))
     return figure
 
 
+@paper_style()
 def recall_ladder(table: pd.DataFrame) -> Figure:
     """Recall at each stage from proposals to detections, at IoU 0.5, 0.75 and over all thresholds, with 95% intervals.
 
@@ -214,22 +213,22 @@ def recall_ladder(table: pd.DataFrame) -> Figure:
     rows = table[table["size"] == "all"] if len(table) else table
     series = _series(rows)
     stages = [stage for stage in STAGES if stage in set(rows["stage"])]
-    with paper_style():
-        figure, axes = panel_grid(1, len(LADDER_IOUS), height=2.4, share=True)
-        for ax, iou in zip(axes[0], LADDER_IOUS, strict=True):
-            own = rows[rows["iou"] == iou]
-            draw_dots(ax, own, series, stages, category="stage", value="recall")
-            name_categories(ax, [STAGES[stage] for stage in stages])
-            ax.tick_params(axis="x", rotation=90)
-            unit_axes(ax, "y")
-            ax.set_ylabel("Recall")
-            ax.set_title("Mean over IoU 0.50 to 0.95" if iou == "mean" else f"IoU {iou}")
-        label_outside(axes.flat)
-        legend_above(figure, dot_handles(series))
-        caption_below(figure, source_text(rows))
+    figure, axes = panel_grid(1, len(LADDER_IOUS), height=2.4, share=True)
+    for ax, iou in zip(axes[0], LADDER_IOUS, strict=True):
+        own = rows[rows["iou"] == iou]
+        draw_dots(ax, own, series, stages, category="stage", value="recall")
+        name_categories(ax, [STAGES[stage] for stage in stages])
+        ax.tick_params(axis="x", rotation=90)
+        unit_axes(ax, "y")
+        ax.set_ylabel("Recall")
+        ax.set_title("Mean over IoU 0.50 to 0.95" if iou == "mean" else f"IoU {iou}")
+    label_outside(axes.flat)
+    legend_above(figure, dot_handles(series))
+    caption_below(figure, source_text(rows))
     return figure
 
 
+@paper_style()
 def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
     """AP of each head's scores with each head's boxes on the same proposals, a cell a pair, with 95% intervals.
 
@@ -248,39 +247,38 @@ def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
         np.array([[100 * cells.loc[(a, b), end] for b in names] for a in names])
         for end in _ends("value")
     )
-    with paper_style():
-        width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 1.6 + 0.95 * len(names)))
-        figure, ((ax,),) = panel_grid(
-            1, 1, height=0.9 + 0.55 * len(names), width=width, layout="constrained"
-        )
-        dress(ax, grid=False)
-        # As far as the intervals: what differs by less looks much the same.
-        norm = Normalize(float(np.nanmin([values, lows])), float(np.nanmax([values, highs])))
-        import seaborn as sns
+    width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 1.6 + 0.95 * len(names)))
+    figure, ((ax,),) = panel_grid(
+        1, 1, height=0.9 + 0.55 * len(names), width=width, layout="constrained"
+    )
+    dress(ax, grid=False)
+    # As far as the intervals: what differs by less looks much the same.
+    norm = Normalize(float(np.nanmin([values, lows])), float(np.nanmax([values, highs])))
+    import seaborn as sns
 
-        colours = sns.color_palette(SEQUENTIAL, as_cmap=True)
-        image = ax.imshow(values, cmap=colours, norm=norm, aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            low, high = lows[row, column], highs[row, column]
-            has_ends = len(names) <= MOST_WITH_ENDS and np.isfinite(low)
-            ax.text(
-                column,
-                row,
-                f"{value:.1f}" + (f"\n[{low:.1f}, {high:.1f}]" if has_ends else ""),
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                fontweight="bold" if row == column else "normal",
-                color="white" if norm(value) < LIGHT_TEXT_BELOW else INK,
-            )
-        upright = 0 if len(names) <= MOST_LEVEL_LABELS else 90
-        ax.set_xticks(range(len(names)), labels, linespacing=TIGHT_LINES, rotation=upright)
-        ax.set_yticks(range(len(names)), labels, linespacing=TIGHT_LINES)
-        ax.set_xlabel("Boxes of")
-        ax.set_ylabel("Scores of")
-        add_colour_bar(ax, image, f"{metric} (%)")
-        shown = ", [95% interval]" if len(names) <= MOST_WITH_ENDS else ""
-        caption_below(figure, f"{metric} on the same proposals{shown}. Bold: a head's own boxes.")
+    colours = sns.color_palette(SEQUENTIAL, as_cmap=True)
+    image = ax.imshow(values, cmap=colours, norm=norm, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        low, high = lows[row, column], highs[row, column]
+        has_ends = len(names) <= MOST_WITH_ENDS and np.isfinite(low)
+        ax.text(
+            column,
+            row,
+            f"{value:.1f}" + (f"\n[{low:.1f}, {high:.1f}]" if has_ends else ""),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            fontweight="bold" if row == column else "normal",
+            color="white" if norm(value) < LIGHT_TEXT_BELOW else INK,
+        )
+    upright = 0 if len(names) <= MOST_LEVEL_LABELS else 90
+    ax.set_xticks(range(len(names)), labels, linespacing=TIGHT_LINES, rotation=upright)
+    ax.set_yticks(range(len(names)), labels, linespacing=TIGHT_LINES)
+    ax.set_xlabel("Boxes of")
+    ax.set_ylabel("Scores of")
+    add_colour_bar(ax, image, f"{metric} (%)")
+    shown = ", [95% interval]" if len(names) <= MOST_WITH_ENDS else ""
+    caption_below(figure, f"{metric} on the same proposals{shown}. Bold: a head's own boxes.")
     return figure
 
 

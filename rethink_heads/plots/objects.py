@@ -63,7 +63,6 @@ def draw_objects(views: Sequence[ObjectView], series: Sequence[Series]) -> Figur
 
     Args:
         views: the objects, the first at the top.
-        series: the heads.
 
     Raises:
         NothingToDrawError: there is no object or no head.
@@ -102,10 +101,7 @@ def _draw_scores(ax: Axes, view: ObjectView, series: Sequence[Series], top: floa
         ax.plot(
             view.ious,
             view.scores[one.detector, one.head],
-            linestyle="none",
-            marker=one.look.marker,
-            color=one.look.colour,
-            markerfacecolor=one.look.marker_face,
+            **one.look.keywords(line=False),
             markersize=2,
             markeredgewidth=0.5,
             alpha=0.6,

@@ -208,10 +208,7 @@ def draw_curves(
         ax.plot(
             at,
             mean,
-            color=colour,
-            linestyle=one.look.line_style,
-            marker=one.look.marker,
-            markerfacecolor=one.look.marker_face,
+            **one.look.keywords(),
             # Staggered, so that curves that coincide can still be told apart.
             markevery=(index % step, step),
             markersize=3.2,
@@ -243,10 +240,7 @@ def draw_dots(
         ax.plot(
             at,
             mean,
-            color=one.look.colour,
-            linestyle="none",
-            marker=one.look.marker,
-            markerfacecolor=one.look.marker_face,
+            **one.look.keywords(line=False),
             markersize=4 if len(series) <= 4 else 3.2,
             markeredgewidth=0.9,
             label=one.label,
@@ -260,6 +254,12 @@ def name_categories(ax: Axes, names: Sequence[str]) -> None:
     ax.set_xlim(-0.5, len(names) - 0.5)
     ax.set_xticks(range(len(names)), list(names))
     ax.tick_params(axis="x", length=0)
+
+
+def in_percent(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """The frame with an estimate and its ends times 100."""
+    columns = [value, f"{value}_low", f"{value}_high"]
+    return frame.assign(**{column: 100 * frame[column] for column in columns})
 
 
 def from_zero(ax: Axes) -> None:

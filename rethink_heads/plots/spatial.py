@@ -130,7 +130,6 @@ def plot_cells(
         change: (S, S) mean change, zeroed less intact.
         low, high: (S, S) ends of the interval; None for no marks.
         norm: colour scale, symmetric about zero by default.
-        label: of the colour bar of new axes.
     """
     with map_panel(ax, 2.6, 2.2, label) as ax:
         _draw_map(ax, change, DIVERGING, change_norm([change]) if norm is None else norm)

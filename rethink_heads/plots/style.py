@@ -135,6 +135,12 @@ class Look:
     def marker_face(self) -> str:
         return "white" if self.hollow else self.colour
 
+    def keywords(self, line: bool = True) -> dict[str, Any]:
+        """Keywords of a plot of marks, on a line or alone."""
+        style = self.line_style if line else "none"
+        marks = {"marker": self.marker, "markerfacecolor": self.marker_face}
+        return {"color": self.colour, "linestyle": style, **marks}
+
 
 @dataclass(frozen=True)
 class Series:
@@ -165,17 +171,8 @@ class Series:
 
     def handle(self, line: bool = True) -> Line2D:
         """A marker, on a line or alone, for a legend."""
-        return Line2D(
-            [],
-            [],
-            color=self.look.colour,
-            linestyle=self.look.line_style if line else "none",
-            marker=self.look.marker,
-            markerfacecolor=self.look.marker_face,
-            markersize=3.8,
-            linewidth=1.2,
-            label=self.label,
-        )
+        look = self.look.keywords(line)
+        return Line2D([], [], markersize=3.8, linewidth=1.2, label=self.label, **look)
 
 
 def series_of(*frames: pd.DataFrame) -> list[Series]:

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from rethink_heads.plots.layout import bar_handle, legend_above, panel_grid
-from rethink_heads.plots.panels import dodge
+from rethink_heads.plots.panels import dodge, in_percent
 from rethink_heads.plots.style import (
     FAINT,
     GRID,
@@ -40,6 +40,7 @@ FRAME = "#E69F00"
 DARK = 0.55
 
 
+@paper_style()
 def sweep_figure(
     table: pd.DataFrame,
     *,
@@ -65,8 +66,7 @@ def sweep_figure(
     rows = table[(table["seed"] != MEAN) & table[metric].notna()] if len(table) else table
     if rows.empty:
         raise NothingToDrawError(f"no {metric} to draw")
-    estimate = [metric, f"{metric}_low", f"{metric}_high"]
-    rows = rows.assign(**{column: 100 * rows[column] for column in estimate})
+    rows = in_percent(rows, metric)
     names = labels or {}
     if kind == "points":
         height = 0.75 + ROW_HEIGHT * rows["point"].nunique()
@@ -74,20 +74,19 @@ def sweep_figure(
         height = 2.4
     else:
         height = 0.7 + max(1.4, min(2.6, 0.43 * rows[y].nunique()))
-    with paper_style():
-        figure, ((ax,),) = panel_grid(1, 1, height=height)
-        handles: list[Artist] = []
-        if kind == "points":
-            handles = _draw_points(ax, rows, metric)
-        elif kind == "line":
-            assert x is not None
-            handles = _draw_lines(ax, rows, metric, names, x, series)
-        else:
-            assert x is not None
-            assert y is not None
-            _draw_heat_map(ax, rows, metric, names, x, y)
-        if handles:
-            legend_above(figure, handles)
+    figure, ((ax,),) = panel_grid(1, 1, height=height)
+    handles: list[Artist] = []
+    if kind == "points":
+        handles = _draw_points(ax, rows, metric)
+    elif kind == "line":
+        assert x is not None
+        handles = _draw_lines(ax, rows, metric, names, x, series)
+    else:
+        assert x is not None
+        assert y is not None
+        _draw_heat_map(ax, rows, metric, names, x, y)
+    if handles:
+        legend_above(figure, handles)
     return figure
 
 

@@ -115,7 +115,6 @@ def text_cells(
     """The cells of a frame as text: its columns, but that an estimate has taken in its interval and spread.
 
     Args:
-        frame: any columns.
         digits: decimals of estimates.
         scale: estimates are multiplied by it, 100 for percent.
         formats: how numbers of other columns are written, by column, such as ``.2f``.

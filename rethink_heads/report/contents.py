@@ -146,7 +146,6 @@ def write_report(
     """Write what was found as one HTML file that opens offline; return its path.
 
     Args:
-        path: of the file.
         found: of one or more heads.
         title: of the report; names the detectors and the data by default.
         crops_mb: how much crops of objects may take, in MB; 0 for none.

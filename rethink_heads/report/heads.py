@@ -123,7 +123,6 @@ class Heads:
         Args:
             values: a row for each head, with the estimate in ``column``.
             comparisons: of that quantity, a row for each pair.
-            column: of the estimate.
             label: of the quantity; the column's by default.
             lowest: whether the lowest leads.
         """

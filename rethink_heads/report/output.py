@@ -94,8 +94,6 @@ class Report:
         """Print it.
 
         Args:
-            as_json: JSON instead of the screen.
-            full: the rest of the tables, too.
             more: where everything else lies.
 
         Raises:

@@ -68,7 +68,6 @@ def write_page(
     """Write the page, whole or not at all.
 
     Args:
-        path: of the HTML file.
         header: what the screens need beside tables: "title", "subtitle", "series", "sentences", "warnings",
             "definitions", "provenance", "absent", and "images" (the address of a folder) where images are linked.
         tables: frames by name; columns of floats keep their type.

@@ -107,7 +107,6 @@ def choose_objects(objects: pd.DataFrame, object_heads: pd.DataFrame, most: int)
     Args:
         objects: what :func:`object_table` returns.
         object_heads: what :func:`object_heads_table` returns.
-        most: how many.
     """
     by_object = object_heads.groupby("object_id", sort=False)
     orders = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rethink_heads.data.detections import CORNERS
+from rethink_heads.data.results import CORNERS
 from rethink_heads.evaluation.causes import find_faults
 from rethink_heads.evaluation.matching import GroundTruth, box_ious
 from rethink_heads.measure.store import SIZES, Key, Measurements
@@ -36,8 +36,6 @@ def overlaps(
 
     Args:
         boxes: with "image_id", "label", and corners in px.
-        dataset: the objects.
-        least: IoU.
         same_class: whether both have to be of one class.
         objects: ids of those that are looked at; None for all that are to be found.
     """
@@ -149,7 +147,6 @@ def density_table(
     """How scores spread among boxes of equal IoU, by stage and object size.
 
     Args:
-        keys: (detector, head) of the heads.
         measurements: sampled predefined proposals, weighted as they stand for the grid's.
         stages: boxes of the later stages, in STAGE_COLUMNS.
 

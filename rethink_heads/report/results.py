@@ -7,23 +7,17 @@ again from the CSV. The paper's own figures are those of :mod:`rethink_heads.pap
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from rethink_heads import bounds
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation import detections as evaluation
-from rethink_heads.evaluation.average_precision import average_precisions
-from rethink_heads.evaluation.calibration import calibration_of
-from rethink_heads.evaluation.errors import errors_of
 from rethink_heads.files import read_csv, write_csv
-from rethink_heads.measure.stage_boxes import DETECTIONS, POSITIVE_IOU, stage_measurements
+from rethink_heads.measure.stage_boxes import DETECTIONS, stage_measurements
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.paper import (
     AnalysisInputs,
@@ -45,6 +39,7 @@ from rethink_heads.statistics.comparison import (
     STATISTICS,
     compare,
     compare_decay,
+    compare_pairs,
     compare_responses,
     compared_pairs,
 )
@@ -74,10 +69,8 @@ def compute_tables(
     """Every table of measurements, each estimate with its 95% interval.
 
     Args:
-        measurements: of any detectors and heads.
         stages: boxes of RPN and final detections of the same detectors, see ``measure_stages``.
         replicates: of the bootstrap; by default each statistic's own.
-        seed: of the bootstrap.
 
     Returns:
         Frames by name. The paper's (see :mod:`rethink_heads.paper`): "score_by_iou" and
@@ -99,7 +92,6 @@ def compute(inputs: AnalysisInputs, skipped: dict[str, str] | None = None) -> Ta
     """Every table of the inputs: the paper's analyses', of measurements the rest, and the data's name in "source".
 
     Args:
-        inputs: what there is.
         skipped: gets by name the analyses that lack something, and what they lack.
     """
     tables = TableSet()
@@ -157,44 +149,6 @@ def stage_tables(
     return tables
 
 
-def detection_tables(
-    detections: pd.DataFrame,
-    dataset: CocoDataset,
-    keys: Iterable[Key],
-    *,
-    errors: bool = False,
-    calibration: bool = False,
-    pairs: Iterable[tuple[Key, Key]] = (),
-    error_iou: float = POSITIVE_IOU,
-    replicates: int = REPLICATES,
-    seed: int = 0,
-) -> dict[str, pd.DataFrame]:
-    """The tables of several heads, each head resampled once for its rows and for all its comparisons.
-
-    Args:
-        detections, dataset: as of ``average_precision.precision_table``.
-        keys: (detector, head) of the heads, in the order of the rows.
-        errors, calibration: whether to make those tables, too.
-        pairs: heads to compare, a - b.
-        error_iou: least IoU of a true positive for the errors.
-        replicates, seed: of the bootstrap over images.
-
-    Returns:
-        By name, as ``precision_table``, ``detection_errors``, ``calibration_errors`` and ``reliability`` return them:
-        "ap" and, where asked for, "detection_errors", "calibration", "reliability"; and with pairs
-        "ap_comparisons", "detection_errors_comparisons", "calibration_comparisons".
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
-    """
-    measures: dict[str, evaluation.Measure] = {"ap": average_precisions}
-    if errors:
-        measures["detection_errors"] = partial(errors_of, iou_threshold=error_iou)
-    if calibration:
-        measures["calibration"] = calibration_of
-    return evaluation.detection_tables(detections, dataset, keys, measures, pairs, replicates, seed)
-
-
 def write_tables(
     measurements: Measurements | Tables, folder: Path, *, seed: int = 0
 ) -> dict[str, Path]:
@@ -205,7 +159,6 @@ def write_tables(
     Args:
         measurements: measurements, or the tables that :func:`compute_tables` made of them.
         folder: made if it is not there.
-        seed: of the bootstrap.
 
     Raises:
         UserError: a file cannot be written.
@@ -260,7 +213,6 @@ def write_figures(
     Args:
         measurements: measurements, or the tables that :func:`compute_tables` made of them.
         folder: made if it is not there.
-        seed: of the bootstrap.
         skipped: gets by name the figures without anything to show, and why.
 
     Returns:
@@ -387,17 +339,12 @@ def _comparisons(
     for statistic in statistics:
         # Correlations of RoI positions are of the object's own box: there is no proposal to choose.
         has_maps = statistic == "spatial_correlation"
-        ranges = IOU_RANGES[:1] if by_bin or has_maps else IOU_RANGES
         keys = measurements.map_keys(statistic) if has_maps else measurements.keys
-        for (a, b), ends in product(compared_pairs(keys, statistic), ranges):
-            try:
-                found = compare(
-                    measurements, statistic, a, b, iou_range=ends, by_bin=by_bin, **options
-                )
-            except UserError as reason:
-                log.info("no comparison of %s: %s", statistic, reason)
-                break
-            frames.append(found if by_bin else _with_range(found, ends, after=2))
+        for pair in compared_pairs(keys, statistic):
+            for ends in IOU_RANGES[:1] if by_bin or has_maps else IOU_RANGES:
+                each = partial(compare, statistic=statistic, iou_range=ends, by_bin=by_bin)
+                found = compare_pairs(each, measurements, [pair], statistic, log.info, **options)
+                frames.append(found if by_bin else _with_range(found, ends, after=2))
     return _stack(frames)
 
 
@@ -408,9 +355,6 @@ def _sensitivity_comparisons(measurements: Measurements, options: Options) -> pd
     frames = []
     for name, compared in comparisons.items():
         keys = measurements.map_keys("spatial_correlation" if name == "decay" else name)
-        for a, b in compared_pairs(keys, name):
-            try:
-                frames.append(compared(measurements, a=a, b=b, **options))
-            except UserError as reason:
-                log.info("no comparison of %s: %s", name, reason)
+        pairs = compared_pairs(keys, name)
+        frames.append(compare_pairs(compared, measurements, pairs, name, log.info, **options))
     return _stack(frames)

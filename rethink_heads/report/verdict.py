@@ -41,7 +41,6 @@ def verdict(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
 
     Args:
         tables: frames by the names of their CSV files.
-        heads: those that are looked at.
     """
     found = [
         Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP"), "compare"),
@@ -62,7 +61,6 @@ def warnings(images: int, sizes: Sequence[str]) -> list[str]:
     """What a reader should know before believing a number.
 
     Args:
-        images: how many were looked at.
         sizes: of each object, "small", "medium" or "large".
     """
     found = []

@@ -26,8 +26,8 @@ spread (benchmarks/coverage.py, whose table is in benchmarks/README.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -158,6 +158,16 @@ class Resampled:
         varies = _deviation(self.replicates) > ROUNDING * np.maximum(np.abs(self.value), ROUNDING)
         has_interval = (self.images >= FEWEST_IMAGES * self.limits.fewest) & varies
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
+
+
+def join(parts: Sequence[Resampled]) -> Resampled:
+    """Statistics of the same draws and limits, one after another: (N,)."""
+    return replace(
+        parts[0],
+        value=np.concatenate([np.ravel(each.value) for each in parts]),
+        replicates=np.hstack([np.reshape(e.replicates, (-1, e.value.size)) for e in parts]),
+        images=np.concatenate([np.ravel(each.images) for each in parts]),
+    )
 
 
 def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:

@@ -124,6 +124,36 @@ def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]
     return pairs
 
 
+def compare_pairs(
+    compared: Callable[..., pd.DataFrame],
+    measurements: Measurements,
+    pairs: Iterable[tuple[Key, Key]],
+    what: str,
+    skip: Callable[[str], None] | None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compare pairs of heads by one of the functions here; without any, a frame without columns.
+
+    Args:
+        compared, options: the function, and its options.
+        pairs: of (detector, head).
+        what: how messages call what some pairs may lack.
+        skip: gets the message of a pair that cannot be compared; None: none may.
+
+    Raises:
+        UserError: a pair cannot be compared and must be.
+    """
+    frames = []
+    for a, b in pairs:
+        try:
+            frames.append(compared(measurements, a=a, b=b, **options))
+        except UserError as reason:
+            if skip is None:
+                raise
+            skip(f"no comparison of {what}: {reason}")
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
 @dataclass(frozen=True)
 class Compared:
     """One head's part of a comparison.
@@ -280,12 +310,12 @@ def compared_head(
         return Compared(has_map(maps), mean)
     if statistic == "spearman":
         return _ranked_head(measurements, key, iou_range)
-    names, formula = ON_BINS.get(statistic, ((), ratio))
+    names, formula = ON_BINS.get(statistic, (PEARSON_SUMS, ratio))
     values = moments_of(measurements, key, [*names, "measured"], iou_range)
     measured = values[..., -1] > 0
     has_any = np.asarray(measured.any(axis=1))
     if statistic == "object_pcc":
-        own = object_pccs(measurements, key, iou_range)
+        own = object_pccs(measurements, key, iou_range, values[..., :-1])
         return Compared(has_any, own.columns)
     values = values[..., :-1]
     if by_bin:
@@ -317,8 +347,6 @@ def difference_rows(
     """Rows of a comparison, a size after another.
 
     Args:
-        measurements: that the heads are of.
-        keys: the first columns.
         ends: columns after the size, a value for each place of the statistic.
         names: (detector, head) of both.
         compared_heads, bootstrap: of both.

@@ -86,9 +86,10 @@ def pearson(
     results = []
     for detector, head in measurements.keys:
         key = detector, head
-        own = object_pccs(measurements, key, iou_range)
+        moments = moments_of(measurements, key, [*PEARSON_SUMS, "measured"], iou_range)
+        own = object_pccs(measurements, key, iou_range, moments[..., :-1])
         values = np.concatenate([own.sums, own.columns.values], axis=1)
-        counts = moments_of(measurements, key, ["n", "measured"], iou_range)
+        counts = moments[..., [0, -1]]
         covariances = Covariances.of(measurements, key, SCORE_TOTALS, iou_range)
         for size, chosen, resampled in resample_by_size(
             values, quantities, measurements, bootstrap
@@ -277,10 +278,15 @@ class ObjectPccs:
 
 
 def object_pccs(
-    measurements: Measurements, key: Key, iou_range: tuple[float, float] = WHOLE_RANGE
+    measurements: Measurements,
+    key: Key,
+    iou_range: tuple[float, float] = WHOLE_RANGE,
+    moments: Array | None = None,
 ) -> ObjectPccs:
-    """Each object's own PCC of a head."""
-    sums = moments_of(measurements, key, PEARSON_SUMS, iou_range).sum(axis=1)
+    """Each object's own PCC of a head; ``moments`` (O, 20, 6) are its PEARSON_SUMS, where they are at hand."""
+    if moments is None:
+        moments = moments_of(measurements, key, PEARSON_SUMS, iou_range)
+    sums = moments.sum(axis=1)
     pcc = pearson_correlation(sums)
     covariances = Covariances.of(measurements, key, SCORE_TOTALS, iou_range)
     if covariances.values is None:

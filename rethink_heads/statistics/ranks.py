@@ -78,8 +78,6 @@ def ranked_rows(
     that the rows are the same for all heads and each time.
 
     Args:
-        measurements: of any heads.
-        key: (detector, head).
         iou_range: rows of bins in it.
         objects: (O,) those that count; None: all.
     """
@@ -174,7 +172,11 @@ class RankedRows:
         """Spearman's correlation of some objects (O,), and of the replicates of their images."""
         rows = self.select(objects)
         image_ids = measurements.objects["image_id"].to_numpy()[rows.object]
-        return _replicates(*rows.spearman, rows.weight, image_ids, bootstrap)
+        value, slope = rows.spearman
+        by_image = slopes_by_image(slope, image_ids, bootstrap)
+        bearing = effective_images(np.bincount(bootstrap.index(image_ids), rows.weight))
+        replicates = rank_replicates(np.array(value), by_image, bootstrap)
+        return Resampled(np.array(value), replicates, bearing, CORRELATION)
 
     @property
     def sampling_error(self) -> float:
@@ -185,6 +187,8 @@ class RankedRows:
         row stands for a bin's proposals, which does not tell how they differ.
         """
         value, slope = self.spearman
+        if np.isfinite(value) and (self.weight == 1).all():
+            return 0.0
         size = np.bincount(self.stratum)
         if not np.isfinite(value) or (self.weight[size[self.stratum] == 1] > 1).any():
             return float("nan")
@@ -199,35 +203,26 @@ def ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, fl
     return RankedRows.of(ranked_rows(measurements, key, iou_range))
 
 
-def rank_correlation(
-    x: Array, y: Array, weight: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
-) -> Resampled:
-    """Spearman's correlation of two variables (N,) with weights, and of each replicate of their images (N,)."""
-    value, slope = weighted_spearman(numbered(x), numbered(y), weight)
-    return _replicates(value, slope, weight, image_ids, bootstrap)
+def slopes_by_image(
+    slope: Array, image_ids: npt.NDArray[np.int64], bootstrap: ImageBootstrap
+) -> Array:
+    """Derivatives (N,) of a rank correlation by its rows, of images (N,), added up by image (I,)."""
+    images = bootstrap.index(image_ids)
+    return np.bincount(images, slope, len(bootstrap.image_ids)).astype(np.float64)
 
 
-def _replicates(
-    value: float,
-    slope: Array,
-    weight: Array,
-    image_ids: npt.NDArray[np.int64],
-    bootstrap: ImageBootstrap,
-) -> Resampled:
-    """A rank correlation and its replicates, to the first order in how often each image (N,) was drawn.
+def rank_replicates(value: Array, by_image: Array, bootstrap: ImageBootstrap) -> Array:
+    """Replicates (B, ...) of rank correlations (...), to the first order in how often each image was drawn.
 
     On Fisher's scale, so that they stay between -1 and 1. Ranking the rows of each draw anew takes a hundred times as
     long for intervals that hold as often (benchmarks/README.md, "Intervals").
+
+    Args:
+        value: nan gives nan; by_image: (I, ...) of :func:`slopes_by_image`.
     """
-    images = bootstrap.index(image_ids)
-    by_image = np.bincount(images, slope, len(bootstrap.image_ids)).astype(np.float64)
-    replicates = np.full(bootstrap.replicates, np.nan)
-    if np.isfinite(value):
-        change = bootstrap.replicate(by_image) - by_image.sum()
-        bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)
-        replicates = np.tanh(np.arctanh(bounded) + change / (1 - bounded**2))
-    bearing = effective_images(np.bincount(images, weight))
-    return Resampled(np.array(value), replicates, bearing, CORRELATION)
+    change = bootstrap.replicate(by_image) - by_image.sum(axis=0)
+    bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)
+    return np.asarray(np.tanh(np.arctanh(bounded) + change / (1 - bounded**2)))
 
 
 def numbered(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -381,24 +376,22 @@ def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
 
 def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     """The mean of the classes' correlations."""
-    found = [
-        rank_correlation(
-            rows["iou"].to_numpy(),
-            rows["score"].to_numpy(),
-            np.ones(len(rows)),
-            rows["image_id"].to_numpy(np.int64),
-            bootstrap,
-        )
-        for _, rows in boxes.groupby("class_name", observed=True)
-    ]
-    defined = [each for each in found if np.isfinite(each.value)]
+    classes, values, slopes = 0, [], []
+    for classes, (_, rows) in enumerate(boxes.groupby("class_name", observed=True), 1):  # noqa: B007
+        places = numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy())
+        value, slope = weighted_spearman(*places, np.ones(len(rows)))
+        if np.isfinite(value):
+            values.append(value)
+            slopes.append(slopes_by_image(slope, rows["image_id"].to_numpy(np.int64), bootstrap))
     # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
-    is_enough = defined and len(boxes) >= FEWEST_BOXES * len(found)
-    nothing = np.full(bootstrap.replicates, np.nan)
+    is_enough = values and len(boxes) >= FEWEST_BOXES * classes
+    if not values:
+        values, slopes = [np.nan], [np.zeros(len(bootstrap.image_ids))]
+    found = np.array(values)
     resampled = Resampled(
-        np.array(np.mean([each.value for each in defined]) if defined else np.nan),
-        np.mean([each.replicates for each in defined], axis=0) if defined else nothing,
+        np.array(found.mean()),
+        rank_replicates(found, np.stack(slopes, axis=1), bootstrap).mean(axis=1),
         effective_images(boxes["image_id"].value_counts().to_numpy() * bool(is_enough)),
         CORRELATION,
     )
-    return _Level(resampled, len(defined))
+    return _Level(resampled, int(np.isfinite(found).sum()))

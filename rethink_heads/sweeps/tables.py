@@ -41,7 +41,6 @@ def sweep_table(
     """Return the sweep's table.
 
     Args:
-        plan: the sweep.
         reads, sizes: by point's label.
         precisions: by point's label and seed, rows metric, value, value_low, value_high; those that are missing have
             no row.
@@ -147,7 +146,6 @@ def write_up(
     """The tables in Markdown and LaTeX, in percent, by file name.
 
     Args:
-        plan: the sweep.
         table, ordering: of :func:`sweep_table` and :func:`ordering_table`.
         images, data: number and name of the test images.
     """

@@ -1,50 +1,47 @@
-"""Detections of a whole dataset in COCO's result format, and their average precision by head."""
+"""COCO's average precision of every head's final detections on a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+import pandas as pd
 import torch
 
 from rethink_heads.console import ProgressReport
-from rethink_heads.data.coco import CocoDataset, Sample
-from rethink_heads.detectors.base import Detections, Detector, SupportsDetect, missing
+from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.base import Detector, SupportsDetect, missing
 from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.average_precision import average_precision
+from rethink_heads.evaluation.average_precision import AP_NAMES, resampled_precision
+from rethink_heads.evaluation.matching import GroundTruth
+from rethink_heads.measure.detections import detection_frame
+from rethink_heads.statistics.bootstrap import ImageBootstrap
 
-Results = dict[str, list[dict[str, float]]]
-"""By head: detections in COCO's result format."""
-
-
-def add_detections(
-    results: Results, sample: Sample, found: Mapping[str, Detections], category_ids: Sequence[int]
-) -> None:
-    """Adds an image's detections by head to the results, boxes as x, y, width, height."""
-    for head, detections in found.items():
-        boxes = detections.boxes.double().cpu()
-        boxes[:, 2:] -= boxes[:, :2]
-        columns = (boxes.tolist(), detections.scores.tolist(), detections.labels.tolist())
-        results.setdefault(head, []).extend(
-            {
-                "image_id": sample.image_id,
-                "category_id": category_ids[label],
-                "bbox": box,
-                "score": score,
-            }
-            for box, score, label in zip(*columns, strict=True)
-        )
+DETECTOR = "detector"
+"""What the one detector is called in the frames."""
 
 
 def precision_by_head(
-    results: Results, dataset: CocoDataset, heads: Sequence[str]
+    found: Sequence[pd.DataFrame], dataset: CocoDataset, heads: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images.
+    """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images; 0 of a head that found nothing.
 
     Boxes that the dataset leaves out, as degenerate, outside or of other classes, are not counted as missed.
+
+    Args:
+        found: frames of :func:`.detection_frame`, one or more, of the detector :data:`DETECTOR`.
+        dataset: what was detected on.
+        heads: of the detector.
     """
-    truth = dataset.as_coco()
-    return {head: average_precision(truth, results.get(head, [])) for head in heads}
+    frame = pd.concat(found, ignore_index=True)
+    truth = GroundTruth(dataset, frame)
+    no_draws = ImageBootstrap(truth.image_ids, 0)
+    precision = {}
+    for head in heads:
+        detections = truth.detections_of(frame, (DETECTOR, head))
+        values = resampled_precision(detections, truth, no_draws).value
+        precision[head] = dict(zip(AP_NAMES, values.tolist(), strict=True))
+    return precision
 
 
 def evaluate(
@@ -58,12 +55,12 @@ def evaluate(
     if not isinstance(detector, SupportsDetect):
         raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
     columns = class_columns(detector, dataset)
-    results: Results = {}
+    frames = []
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)
     with torch.inference_mode(), report:
         for index in range(len(dataset)):
             sample = dataset[index]
-            found = detector.detect(sample.image.to(detector.device))
-            add_detections(results, sample, in_data_labels(found, columns), dataset.category_ids)
+            found = in_data_labels(detector.detect(sample.image.to(detector.device)), columns)
+            frames.append(detection_frame(sample.image_id, found, DETECTOR))
             report.advance()
-    return precision_by_head(results, dataset, detector.heads)
+    return precision_by_head(frames, dataset, detector.heads)

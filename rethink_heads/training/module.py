@@ -7,6 +7,7 @@ from bisect import bisect_right
 from typing import Any
 
 import lightning
+import pandas as pd
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -15,8 +16,9 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
+from rethink_heads.measure.detections import detection_frame
 from rethink_heads.training.callbacks import BACKBONE_KEY
-from rethink_heads.training.evaluation import Results, add_detections, precision_by_head
+from rethink_heads.training.evaluation import DETECTOR, precision_by_head
 
 
 def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -70,7 +72,7 @@ class DetectionModule(lightning.LightningModule):
         self.detector = detector
         self.training_config, self.val = training, val
         self.seed, self.main_head = seed, main_head
-        self._results: Results = {}
+        self._found: list[pd.DataFrame] = []
 
     def training_step(
         self, batch: tuple[list[Tensor], list[dict[str, Tensor]]], batch_index: int
@@ -93,7 +95,7 @@ class DetectionModule(lightning.LightningModule):
         return total
 
     def on_validation_epoch_start(self) -> None:
-        self._results = {}
+        self._found = []
         if self.trainer.world_size > 1:
             # Each process keeps batch statistics of its own images; what is validated is what rank 0 saves.
             for buffer in self.detector.buffers():
@@ -102,21 +104,18 @@ class DetectionModule(lightning.LightningModule):
     def validation_step(self, sample: Sample, batch_index: int) -> None:
         """Adds one image's detections."""
         found = self.detector.detect(sample.image)
-        add_detections(self._results, sample, found, self.val.category_ids)
+        self._found.append(detection_frame(sample.image_id, found, DETECTOR))
 
     def on_validation_epoch_end(self) -> None:
         """AP by head over all processes' images, logged as ``val_AP_<head>``."""
-        results = self._results
+        found = self._found
         if self.trainer.world_size > 1:
-            gathered: list[Any] = [{}] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, results)
-            results = {
-                head: list(itertools.chain.from_iterable(each.get(head, []) for each in gathered))
-                for head in self.detector.heads
-            }
+            gathered: list[list[pd.DataFrame]] = [[]] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, found)
+            found = list(itertools.chain.from_iterable(gathered))
         if self.trainer.sanity_checking:
             return
-        precision = precision_by_head(results, self.val, self.detector.heads)
+        precision = precision_by_head(found, self.val, self.detector.heads)
         for head, values in precision.items():
             self.log_dict(
                 {f"val_{name}_{head}": values[name] for name in ("AP", "AP50", "AP75")},

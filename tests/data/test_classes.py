@@ -108,7 +108,6 @@ def test_counts_of_hand_made_boxes(tmp_path: Path) -> None:
     expected = BoxCounts(2, crowd=1, degenerate=1, outside=0, clipped=1, other_classes=2)
     assert late.box_counts == expected
     assert objects_of(late)[0][1] == [0, 0]
-    assert late.left_out_ids == dataset.left_out_ids == {4}
     # The dataset it was made of is as before.
     assert dataset.box_counts.objects == 4
     assert objects_of(dataset)[0][1] == [0, 1, 1, 0]

@@ -122,7 +122,6 @@ def test_left_out_and_clipped_boxes_are_counted(tmp_path: Path, content: dict[st
     ]
     dataset = CocoDataset(*write(tmp_path, content))
     assert dataset.box_counts == BoxCounts(objects=4, crowd=1, degenerate=4, outside=2, clipped=2)
-    assert dataset.left_out_ids == {3, 4, 5, 6, 7, 10}
     sample = dataset[0]
     assert sample.object_ids.tolist() == [1, 8, 9]
     assert sample.boxes.tolist() == [[5, 5, 15, 15], [0, 25, 6, 30], [30, 20, 40, 30]]
@@ -332,9 +331,8 @@ def test_numbers_as_texts_are_the_numbers(tmp_path: Path, content: dict[str, Any
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_byte_order_marks(tmp_path: Path, content: dict[str, Any], encoding: str) -> None:
     annotations, images = write(tmp_path, content)
-    expected = CocoDataset(annotations, images)
     annotations.write_bytes(json.dumps(content).encode(encoding))
-    assert CocoDataset(annotations, images).as_coco() == expected.as_coco()
+    assert CocoDataset(annotations, images).class_names == ("early", "late")
 
 
 def test_of_categories_of_one_name_the_annotated_is_kept(
@@ -352,31 +350,6 @@ def test_of_categories_of_one_name_the_annotated_is_kept(
         CocoDataset(*write(tmp_path, content))
 
 
-def test_what_evaluation_goes_by_is_what_pycocotools_reads(
-    tmp_path: Path, content: dict[str, Any]
-) -> None:
-    content["annotations"] += [
-        box_record(2, [0, 0, 9, 9], iscrowd="1"),
-        box_record(3, [0, 0, 0, 9]),
-        box_record(4, [30, 20, 20, 5.5], image_id=3),
-    ]
-    content["images"].append({"id": 8, "file_name": "c.png", "width": 40, "height": 30})
-    paths = write(tmp_path, content)
-    Image.new("RGB", (40, 30)).save(paths[1] / "c.png")
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO()
-        reference.dataset = CocoDataset(*paths).as_coco()
-        reference.createIndex()
-    assert reference.getImgIds() == [7, 3, 8]
-    assert [c["name"] for c in reference.loadCats([5, 9])] == ["early", "late"]
-    records = [(a["bbox"], a["area"], a["iscrowd"]) for a in reference.dataset["annotations"]]
-    assert records == [
-        ([1.5, 2, 10, 8.25], 50.0, 0),
-        ([0, 0, 9, 9], 81.0, 1),
-        ([30, 20, 20, 5.5], 110.0, 0),
-    ]
-
-
 def test_annotations_are_parsed_once_until_they_change(
     tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,7 +357,7 @@ def test_annotations_are_parsed_once_until_they_change(
     parsed = []
     monkeypatch.setattr(coco, "read_json", lambda path: parsed.append(path) or read_json(path))
     paths = write(tmp_path, content)
-    assert CocoDataset(*paths).as_coco() == CocoDataset(*paths).as_coco()
+    assert [CocoDataset(*paths).box_counts.objects for _ in range(2)] == [1, 1]
     assert len(parsed) == 1
     content["annotations"].append(box_record(2, [0, 0, 4, 5]))
     write(tmp_path, content)

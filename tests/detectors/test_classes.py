@@ -157,7 +157,11 @@ def test_class_maps_are_read(tmp_path: Path, name: str, text: str) -> None:
         ("map.yaml", "", "holds no mapping"),
         ("map.yaml", "dog: [", "is not YAML"),
         ("map.json", "{", "is not JSON"),
-        ("map.json", '{"dog": "Hund", "cat": "Katze", "dog": null}', "has 'dog' 2 times; keep one"),
+        (
+            "map.json",
+            '{"dog": "Hund", "cat": "Katze", "dog": null}',
+            "has the key 'dog' twice; mend",
+        ),
         ("map.yaml", "no: yes", r"False \(in the entry of False\) is not a name"),
         ("map.yaml", "dog: 3", r"3 \(in the entry of 'dog'\) is not a name"),
         ("map.yaml", "dog: Hund\ndog: Katze", "twice|duplicate|dog"),

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rethink_heads.detectors.checkpoints.pickles import ForbiddenObject, load_arrays
+from rethink_heads.detectors.checkpoints.pickles import load_arrays
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.errors import UserError
 
@@ -86,29 +86,19 @@ def test_nothing_else_is_called(
     thing: object, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written(folder, {"model": {"weight": np.ones(1), "thing": thing}})
-    with pytest.raises(ForbiddenObject):
-        load_arrays(path)
     with pytest.raises(UserError, match=r"more than NumPy arrays and plain values.*read \(\w+"):
         read_checkpoint(path)
     assert capsys.readouterr().out == ""
-
-
-def test_bytes_are_encoded_as_numpy_does_and_no_other_way(folder: Path) -> None:
-    path = folder / "codec.pkl"
-    path.write_bytes(b"c_codecs\nencode\n(Vtext\nVlatin1\ntR.")
-    assert load_arrays(path) == b"text"
-    path.write_bytes(b"c_codecs\nencode\n(Vtext\nVrot13\ntR.")
-    with pytest.raises(ForbiddenObject, match="rot13"):
-        load_arrays(path)
 
 
 @pytest.mark.parametrize("name", [b"c_codecs\nencode\n", b"cnumpy\ndtype\n", b"cnumpy\nndarray\n"])
 def test_a_file_cannot_change_what_the_next_one_is_read_with(name: bytes, folder: Path) -> None:
     path = folder / "attributes.pkl"
     # BUILD with a pair sets attributes of what is on the stack.
-    path.write_bytes(name + b"(N(dS'make'\nI1\nstb.")
-    with pytest.raises(ForbiddenObject, match="the state of"):
-        load_arrays(path)
+    path.write_bytes(name + b"(N(dS'place'\nI1\nstb.")
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(path)
+    assert read_checkpoint(written(folder, {"w": np.ones(2)})).state["w"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04."])
@@ -164,12 +154,11 @@ def test_no_bytes_are_taken_for_addresses(thing: Any, outer: Any, folder: Path) 
     """An array of objects made of a file's bytes would be read, and so whatever lies there, if it were made at all."""
     path = written(folder, {"model": {"weight": np.ones(1), "thing": outer(thing)}})
     try:
-        found = load_arrays(path)["model"]["thing"]
-    except (ForbiddenObject, ValueError, TypeError):
+        state = read_checkpoint(path).state
+    except UserError:
         return
-    assert not isinstance(found, np.ndarray)
-    assert getattr(found, "value", None) is None
-    assert next(iter(read_checkpoint(path).state)) == "weight"
+    assert next(iter(state)) == "weight"
+    assert all(value.dtype in (torch.float64, torch.int64) for value in state.values())
 
 
 @pytest.mark.parametrize("pairs", [[["a", 1]], [("a", 1)], []])
@@ -178,10 +167,10 @@ def test_ordered_dictionaries_of_python_2(pairs: list[Any], folder: Path) -> Non
     assert load_arrays(path) == dict(pairs)
 
 
-@pytest.mark.parametrize("given", ["ab", [1], np.zeros((1, 2)), {"a": 1}])
+@pytest.mark.parametrize("given", ["ab", [1], np.zeros((1, 2))])
 def test_ordered_dictionaries_of_anything_else(given: object, folder: Path) -> None:
-    with pytest.raises(ForbiddenObject, match="OrderedDict"):
-        load_arrays(written(folder, Surprise(collections.OrderedDict, given)))
+    with pytest.raises(UserError, match="damaged"):
+        read_checkpoint(written(folder, Surprise(collections.OrderedDict, given)))
 
 
 @pytest.mark.parametrize("shape", [(3,), (-1,), (2, 2), (1, 2, 0)])
@@ -193,22 +182,19 @@ def test_an_array_is_as_long_as_its_bytes(shape: Any, call: str, folder: Path) -
         "state": Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), state),
         "buffer": Surprise(FROM_BUFFER, content, kind, shape, "C"),
     }[call]
-    path = written(folder, {"w": thing})
-    with pytest.raises(ValueError, match="8 bytes for an array of shape"):
-        load_arrays(path)
     with pytest.raises(UserError, match="damaged"):
-        read_checkpoint(path)
+        read_checkpoint(written(folder, {"w": thing}))
 
 
 def test_one_array_in_many_places_and_in_itself(folder: Path) -> None:
-    array, names = np.arange(3.0), {np.str_("näme"): np.str_("ü"), "n": np.int64(4)}
+    array = np.arange(3.0)
     within: list[Any] = [array, (array, [array])]
     within.append(within)
-    found = load_arrays(written(folder, {"a": array, "within": within, "names": names}))
-    assert found["within"][2] is found["within"]
-    for each in (found["a"], found["within"][0], found["within"][1][0], found["within"][1][1][0]):
-        np.testing.assert_array_equal(each.value, array)
-    assert found["names"] == {"näme": "ü", "n": 4}
+    found = read_checkpoint(written(folder, {"a": array, "b": array, "within": within}))
+    assert {name: value.tolist() for name, value in found.state.items()} == {
+        "a": [0, 1, 2],
+        "b": [0, 1, 2],
+    }
 
 
 @pytest.mark.parametrize("opcode", [b"\x96", b"\x8e", b"\x95"], ids=["bytearray", "bytes", "frame"])

@@ -19,7 +19,6 @@ from rethink_heads.evaluation.by_class import (
     BACKGROUND,
     CLASS_METRICS,
     class_table,
-    compare_classes,
     confusion_matrix,
     precision_recall,
 )
@@ -105,7 +104,7 @@ def test_correlation_is_that_of_the_true_positives(data: Data) -> None:
     np.testing.assert_allclose(whole["pcc"], -1, atol=1e-6)
 
 
-def test_intervals_and_differences(data: Data) -> None:
+def test_intervals_of_every_metric_and_the_mean_of_classes(data: Data) -> None:
     frame, dataset = data
     both = pd.concat([frame, make_detections(dataset, 7, head="conv")], ignore_index=True)
     table = class_table(both, dataset, replicates=200)
@@ -115,13 +114,6 @@ def test_intervals_and_differences(data: Data) -> None:
         assert len(rows) == len(whole)
         assert (rows[f"{metric}_low"] <= rows[metric]).all()
         assert (rows[metric] <= rows[f"{metric}_high"]).all()
-    found = compare_classes(both, dataset, ("run", "fc"), ("run", "conv"), replicates=50)
-    names = ["label", "class_name", "size"]
-    values = table.set_index(["head", *names])["ap"]
-    differences = found.set_index(names)["difference"]
-    pd.testing.assert_series_equal(
-        differences, values["fc"] - values["conv"], check_names=False, atol=1e-12
-    )
     mean = whole[whole["head"] == "fc"]["ap"].mean()
     expected = precision_table(frame, dataset, replicates=2).set_index("metric")["value"]["AP"]
     assert mean == pytest.approx(expected, abs=1e-12)

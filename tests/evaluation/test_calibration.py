@@ -12,7 +12,6 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.calibration import (
     CALIBRATION_ERRORS,
     calibration_errors,
-    compare_calibration,
     reliability,
     scored_detections,
 )
@@ -129,14 +128,3 @@ def test_scores_that_are_the_iou_are_calibrated(dataset: CocoDataset) -> None:
     assert found["laece"] < 0.05
     # Every one of them is right, so that a score below 1 is too modest.
     assert found["overconfidence"] == pytest.approx(exact["score"].mean() - 1, abs=0.05)
-
-
-def test_differences(dataset: CocoDataset) -> None:
-    a = make_detections(dataset, head="fc")
-    both = pd.concat([a, a.assign(head="conv", score=a["score"] ** 2)], ignore_index=True)
-    found = compare_calibration(both, dataset, ("run", "fc"), ("run", "conv"), replicates=50)
-    table = calibration_errors(both, dataset, replicates=50).set_index(["head", "error"])["value"]
-    expected = (table["fc"] - table["conv"]).loc[found["error"]]
-    np.testing.assert_allclose(found["difference"], expected)
-    # The same hits with lower scores.
-    assert found.set_index("error").loc["overconfidence", "difference_low"] > 0

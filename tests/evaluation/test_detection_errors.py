@@ -13,7 +13,6 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.errors import (
     ERRORS,
     NO_ERROR,
-    compare_errors,
     detection_errors,
     error_kinds,
 )
@@ -223,24 +222,3 @@ def test_perfect_detections_have_no_errors(tmp_path: Path) -> None:
     # Nothing varies between images, which says nothing of others.
     assert found[["delta_ap_low", "delta_ap_high"]].isna().all(axis=None)
     assert found.set_index("error").loc["fn", "count"] == 0
-
-
-def test_intervals_and_differences(tmp_path: Path) -> None:
-    dataset = make_dataset(tmp_path, images=20)
-    a = make_detections(dataset, head="fc", shake=0.3)
-    b = make_detections(dataset, head="conv", shake=0.05)
-    both = pd.concat([a, b], ignore_index=True)
-    table = detection_errors(both, dataset, replicates=100).set_index(["head", "error"])
-    for head in ("fc", "conv"):
-        # Errors in few images have no interval.
-        rows = table.loc[head].dropna()
-        assert {"cls", "miss", "fp", "fn"} <= set(rows.index)
-        assert (
-            (rows["delta_ap_low"] < rows["delta_ap"]) & (rows["delta_ap"] < rows["delta_ap_high"])
-        ).all()
-    found = compare_errors(both, dataset, ("run", "fc"), ("run", "conv"), replicates=100)
-    found = found.set_index("error")
-    expected = table.loc["fc"]["delta_ap"] - table.loc["conv"]["delta_ap"]
-    np.testing.assert_allclose(found["difference"], expected.loc[found.index])
-    # Badly shaken boxes are ill localised.
-    assert found.loc["loc", "difference_low"] > 0

@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.base import Detections
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.average_precision import average_precision, precision_table
+from rethink_heads.evaluation.average_precision import precision_table
 from rethink_heads.evaluation.calibration import calibration_errors, reliability
 from rethink_heads.evaluation.errors import detection_errors
-from rethink_heads.training.evaluation import add_detections, precision_by_head
 from tests.made_detections import (
     as_dataset,
     as_results,
@@ -64,25 +61,6 @@ def test_precision_is_pycocotools_on_the_other_file(
     expected = pycocotools_precision(reference.annotations_path, results)
     table = precision_table(found, chosen, replicates=3).set_index("metric")["value"]
     np.testing.assert_array_equal(table[list(expected)], [*expected.values()])
-    ours = average_precision(chosen.annotations_path, results, category_ids=chosen.category_ids)
-    assert ours == expected
-    # Else the class that nothing is found of would pull the mean down.
-    assert average_precision(chosen.annotations_path, results)["AP"] < expected["AP"]
-
-
-def test_evaluation_of_a_detector_counts_the_kept_classes_only(
-    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
-) -> None:
-    results: dict[str, list[dict[str, float]]] = {}
-    for image_id, rows in found.groupby("image_id"):
-        boxes = torch.tensor(rows[["x1", "y1", "x2", "y2"]].to_numpy())
-        labels, scores = (torch.tensor(rows[name].to_numpy()) for name in ("label", "score"))
-        sample = type("Sample", (), {"image_id": image_id})()
-        by_head = {"fc": Detections(boxes, scores, labels)}
-        add_detections(results, sample, by_head, chosen.category_ids)
-    ours, theirs = (precision_by_head(results, data, ["fc"]) for data in (chosen, reference))
-    assert ours == theirs
-    assert ours["fc"]["AP"] > 0
 
 
 def test_detections_of_left_out_classes_are_refused(

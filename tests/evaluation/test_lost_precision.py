@@ -13,9 +13,6 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.average_precision import precision_table
 from rethink_heads.evaluation.causes import CAUSES
 from rethink_heads.evaluation.lost_precision import (
-    compare_exchange_rate,
-    compare_lost_precision,
-    compare_oracles,
     exchange_rate,
     exchange_rate_of,
     lost_by_class,
@@ -151,28 +148,6 @@ def test_the_order_of_equal_scores_of_different_images_changes_nothing(tmp_path:
     np.testing.assert_array_equal(
         lost_precision(shuffled, dataset, replicates=2)["share"], expected
     )
-
-
-def test_differences_and_intervals(crowded: tuple[pd.DataFrame, CocoDataset]) -> None:
-    keys = ("run", "fc"), ("run", "conv")
-    table = lost_precision(*crowded, replicates=100).set_index(["head", "cause"])
-    steps = exchange_rate(*crowded, replicates=100).set_index(["head", "step"])
-    for compare, estimates in (
-        (compare_lost_precision, table["share"]),
-        (compare_oracles, table["oracle"]),
-        (compare_exchange_rate, steps["ap"]),
-    ):
-        found = compare(*crowded, *keys, replicates=100)
-        np.testing.assert_allclose(found["value_a"], estimates.loc["fc"], rtol=0, atol=1e-12)
-        difference = estimates.loc["fc"].to_numpy() - estimates.loc["conv"].to_numpy()
-        np.testing.assert_allclose(found["difference"], difference, rtol=0, atol=1e-12)
-        assert (found["difference_low"] <= found["difference"]).all()
-        same = compare(*crowded, keys[0], keys[0], replicates=100)
-        assert (same["difference"] == 0).all()
-        assert not same["excludes_zero"].any()
-    rows = table.loc["fc"].dropna()
-    assert len(rows) >= 5
-    assert ((rows["share_low"] < rows["share"]) & (rows["share"] < rows["share_high"])).all()
 
 
 def test_of_a_class_an_interval_takes_images_with_the_cause_in_it(tmp_path: Path) -> None:

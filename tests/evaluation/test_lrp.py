@@ -8,11 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.lrp import (
     LRP_PARTS,
     Ranked,
-    compare_lrp,
     localization_recall_precision,
     optimal_lrp,
 )
@@ -110,22 +108,3 @@ def test_nothing_found_is_an_error_of_one() -> None:
     np.testing.assert_array_equal(values[0], [1, np.nan, np.nan, 1])
     assert np.isnan(values[1]).all()
     assert np.isnan(threshold).all()
-
-
-def test_differences_of_heads(tmp_path: Path) -> None:
-    dataset: CocoDataset = make_dataset(tmp_path, images=20)
-    both = pd.concat(
-        [
-            make_detections(dataset, head="fc", shake=0.2),
-            make_detections(dataset, head="conv", shake=0.05),
-        ],
-        ignore_index=True,
-    )
-    table = localization_recall_precision(both, dataset, replicates=100)
-    assert (table["value_low"] < table["value"]).all()
-    assert (table["value"] < table["value_high"]).all()
-    found = compare_lrp(both, dataset, ("run", "fc"), ("run", "conv"), replicates=100)
-    values = table.set_index(["head", "part"])["value"]
-    np.testing.assert_allclose(found["difference"], values["fc"] - values["conv"])
-    # Shaken boxes are ill localised.
-    assert found.set_index("part").loc["localization", "difference_low"] > 0

@@ -127,30 +127,6 @@ def test_kept_is_what_may_be_detected_or_find_an_object(
         )
 
 
-def test_an_interruption_loses_only_the_image_under_way(
-    toy_dataset: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = measured(tmp_path / "whole", toy_dataset, one=ProposingToy(), two=ProposingToy(1))
-    one, two = ProposingToy(), ProposingToy(1)
-    propose = two.propose
-
-    def stopping(image: Tensor) -> Any:
-        if two.proposed == 1:
-            raise KeyboardInterrupt
-        return propose(image)
-
-    monkeypatch.setattr(two, "propose", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        measured(tmp_path / "again", toy_dataset, one=one, two=two)
-    with pytest.raises(UserError, match="no such file"):
-        load_candidates(tmp_path / "again")
-    monkeypatch.undo()
-    before = one.proposed
-    assert_same(measured(tmp_path / "again", toy_dataset, one=one, two=two), whole)
-    assert one.proposed - before == 2
-    assert [path.name for path in (tmp_path / "again").iterdir()] == ["candidates.parquet"]
-
-
 def test_the_same_is_read_again_under_any_name_and_anything_else_is_asked_again(
     toy_dataset: CocoDataset, tmp_path: Path
 ) -> None:

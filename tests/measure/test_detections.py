@@ -88,16 +88,6 @@ def test_used_again_while_nothing_changed(
     assert "weights: a before, b now" in caplog.text
 
 
-def test_an_interruption_loses_one_image(dataset: CocoDataset, tmp_path: Path) -> None:
-    whole = detect(Counting(), dataset, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        detect(Counting(stop_at=3), dataset, tmp_path / "stopped")
-    assert not (tmp_path / "stopped" / "detections.parquet").exists()
-    rest = Counting()
-    pd.testing.assert_frame_equal(detect(rest, dataset, tmp_path / "stopped"), whole)
-    assert rest.calls == IMAGES - 2
-
-
 def test_nothing_found_is_a_frame_without_rows(dataset: CocoDataset, tmp_path: Path) -> None:
     detector = Counting()
     detector.detect = lambda image: {"conv": Counting().detect(image)["conv"]}  # type: ignore[method-assign]

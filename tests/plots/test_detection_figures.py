@@ -10,13 +10,14 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.style import HEAD_COLOURS, NothingToDrawError
-from rethink_heads.report.results import detection_tables
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import draw
 
 KEYS = [("run", "fc"), ("run", "conv")]
+NAMES = ("ap", "detection_errors", "calibration")
 Tables = dict[str, pd.DataFrame]
 
 
@@ -28,8 +29,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Tables:
         for seed, (detector, head) in enumerate(KEYS)
     ]
     detections = pd.concat(frames, ignore_index=True)
-    options = {"errors": True, "calibration": True, "replicates": 20}
-    return detection_tables(detections, dataset, KEYS, **options)
+    return measured_tables(NAMES, detections, dataset, KEYS, replicates=20)
 
 
 def figures(tables: Tables) -> dict[str, Figure]:
@@ -82,15 +82,8 @@ def test_nothing_to_draw(two: Tables) -> None:
 def test_a_head_without_detections_has_precision_zero(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     found = make_detections(dataset)
-    tables = detection_tables(
-        found,
-        dataset,
-        [("run", "fc"), ("run", "none")],
-        errors=True,
-        calibration=True,
-        pairs=[(("run", "fc"), ("run", "none"))],
-        replicates=20,
-    )
+    keys = ("run", "fc"), ("run", "none")
+    tables = measured_tables(NAMES, found, dataset, keys, pairs=[keys], replicates=20)
     ap = tables["ap"].set_index(["head", "metric"])["value"]
     assert ap["none"].tolist() == [0.0] * 6
     errors = tables["detection_errors"].set_index(["head", "error"])

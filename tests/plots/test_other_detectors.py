@@ -10,10 +10,10 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.figures import figure3
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, series_of
-from rethink_heads.report.results import detection_tables
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
 from tests.plots.drawn import Drawn, draw
@@ -59,14 +59,9 @@ def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         make_detections(dataset, seed, d, h, 0.05 + 0.02 * seed)
         for seed, (d, h) in enumerate(PAIRS)
     ]
-    every |= detection_tables(
-        pd.concat(frames, ignore_index=True),
-        dataset,
-        PAIRS,
-        errors=True,
-        calibration=True,
-        replicates=5,
-    )
+    names = ("ap", "detection_errors", "calibration")
+    found = pd.concat(frames, ignore_index=True)
+    every |= measured_tables(names, found, dataset, PAIRS, replicates=5)
     every["stages"] = made_stages(tuple(PAIRS), STAGES)
     return {name: draw(make(every)) for name, make in DRAWINGS.items()}
 

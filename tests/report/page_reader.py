@@ -16,13 +16,10 @@ import pandas as pd
 from PIL import Image
 
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.evaluation.average_precision import average_precisions
-from rethink_heads.evaluation.by_class import class_values, confusion_matrix
-from rethink_heads.evaluation.calibration import calibration_of
-from rethink_heads.evaluation.detections import detection_tables
+from rethink_heads.evaluation.by_class import confusion_matrix
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
-from rethink_heads.evaluation.lost_precision import exchange_rate_of, lost_precision_of
+from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import Findings
 from rethink_heads.report.page_objects import object_table
@@ -112,14 +109,8 @@ def make_findings(
         ],
         ignore_index=True,
     )
-    measures = {
-        "ap": average_precisions,
-        "lost_precision": lost_precision_of,
-        "exchange_rate": exchange_rate_of,
-        "by_class": class_values,
-        "calibration": calibration_of,
-    }
-    tables = detection_tables(detections, dataset, KEYS, measures, [KEYS], 100, 0)
+    names = ("ap", "lost_precision", "exchange_rate", "by_class", "calibration")
+    tables = measured_tables(names, detections, dataset, KEYS, pairs=[KEYS], replicates=100)
     fates = detection_fates(detections, dataset)
     tables["fates"] = fate_counts(fates, dataset, replicates=100)
     tables["confusion"] = confusion_matrix(detections, dataset)

@@ -19,7 +19,13 @@ from rethink_heads.statistics.correlation import (
     score_by_iou,
     spearman,
 )
-from rethink_heads.statistics.ranks import RankedRows, rank_correlation
+from rethink_heads.statistics.ranks import (
+    RankedRows,
+    numbered,
+    rank_replicates,
+    slopes_by_image,
+    weighted_spearman,
+)
 from tests.frames import from_frames
 
 SIZES = ("small", "medium", "large", "all")
@@ -170,8 +176,11 @@ def ranked_sample(images: int, rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def rank_correlation_of(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
-    arrays = (rows[name].to_numpy() for name in ("iou", "score", "weight", "image_id"))
-    return rank_correlation(*arrays, bootstrap)
+    places = numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy())
+    correlation, slope = weighted_spearman(*places, rows["weight"].to_numpy())
+    by_image = slopes_by_image(slope, rows["image_id"].to_numpy(), bootstrap)
+    value, images = np.array(correlation), np.array(rows["image_id"].nunique())
+    return Resampled(value, rank_replicates(value, by_image, bootstrap), images)
 
 
 def test_weighted_spearman_is_that_of_expanded_rows() -> None:

@@ -224,11 +224,11 @@ def _weights(names: Sequence[str]) -> str:
     return "1 weight" if len(names) == 1 else f"{len(names)} weights"
 
 
-def in_groups(names: Iterable[str], parts: int = 2) -> list[str]:
-    """Names counted by their first parts, for a warning: ``roi_heads.mask.* (12)``; counters by what they are."""
+def in_groups(names: Iterable[str]) -> list[str]:
+    """Names counted by their first two parts, for a warning: ``roi_heads.mask.* (12)``; counters by what they are."""
     counts: dict[str, int] = {}
     for name in names:
         pieces = name.split(".")
-        group = f"*.{COUNTER}" if pieces[-1] == COUNTER else ".".join(pieces[:parts]) + ".*"
+        group = f"*.{COUNTER}" if pieces[-1] == COUNTER else ".".join(pieces[:2]) + ".*"
         counts[group] = counts.get(group, 0) + 1
     return [f"{group} ({count})" for group, count in counts.items()]

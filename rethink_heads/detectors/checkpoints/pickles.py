@@ -1,12 +1,12 @@
-"""Pickles read without running what they say: NumPy arrays of numbers, and the outline of any other checkpoint.
+"""Pickles read without calling anything that they name: NumPy arrays of numbers, and the outline of any checkpoint.
 
-A pickle builds its objects by calling what it names, and then sets their state. In detectron2's model zoo (.pkl) it may
-name only what NumPy arrays, their types and ordered dictionaries are made by; anything else is refused before it is
-called. NumPy itself is not called either, since an array of objects takes a file's bytes for their addresses: the names
-stand for records of what the file says, and arrays are made of numbers alone.
+A pickle builds its objects by calling what it names, and then sets their state. Here each name stands for an
+:class:`Outline`, which keeps what it is called with and its state. In detectron2's model zoo (.pkl) only the names by
+which NumPy arrays, their types and ordered dictionaries are made are let pass, and arrays are made here, of the numbers
+in their bytes: NumPy itself would take a file's bytes for the addresses of an array of objects.
 
-Of a file that is refused the outline is read, in which every name stands for an :class:`Outline`. So a sentence can
-name the file's keys, and the line that writes its weights alone.
+Of a file of ``torch.save`` that is refused the outline is read as well. So a sentence can name the file's keys, and the
+line that writes its weights alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ import mmap
 import pickle
 import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +24,11 @@ import numpy as np
 NUMBERS = frozenset(("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"))
 """NumPy's names of the types that arrays are made of."""
 BYTE_ORDERS = ("<", ">", "=", "|")
-TEXT = "U"
+RECONSTRUCT, SCALAR = "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"
+FROM_BUFFER, ENCODE, TYPE = "numpy.core.numeric._frombuffer", "_codecs.encode", "numpy.dtype"
+ORDERED, NO_BYTES = "collections.OrderedDict", "__builtin__.bytes"
+KNOWN = (RECONSTRUCT, SCALAR, FROM_BUFFER, ENCODE, TYPE, ORDERED, NO_BYTES, "numpy.ndarray")
+"""What a pickle of arrays may name."""
 MOST_OUTLINE_BYTES = 2**26
 """Larger pickles, which hold more than the outline of a checkpoint, are not looked at."""
 
@@ -36,189 +37,22 @@ class ForbiddenObject(pickle.UnpicklingError):
     """A pickle names something beside arrays and plain values; its name is the message."""
 
 
-@dataclass
-class _Type:
-    """What a file says of a ``numpy.dtype``: its name, and in its state the order of the bytes."""
-
-    name: str
-    order: str = "="
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in BYTE_ORDERS:
-            raise ValueError(f"no state of a type of NumPy: {state!r}")
-        self.order = state[1]
-
-
-class ArrayRecord:
-    """Stands for an array, which a pickle refers to before it says what is in it.
-
-    Attributes:
-        value: the array; None where it holds no numbers.
-    """
-
-    value: np.ndarray | None = None
-    # As an array, it is no key.
-    __hash__ = None  # type: ignore[assignment]
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, kind, is_fortran, data = state
-        self.value = _array(data, kind, shape, "F" if is_fortran else "C")
-
-
-def _array(
-    data: Any, kind: Any, shape: Any = (1,), order: Any = "C", axes: Any = None
-) -> np.ndarray | None:
-    """The array of some bytes, as long as the shape asks for; None where the type is none of numbers."""
-    if not isinstance(kind, _Type):
-        raise ForbiddenObject(f"an array of {type(kind).__name__}")
-    if kind.name not in NUMBERS:
-        return None
-    numbers, content = np.dtype(kind.order + kind.name), _bytes(data)
-    sides = [side for side in shape if isinstance(side, int) and side >= 0]
-    if len(sides) != len(shape) or math.prod(sides) * numbers.itemsize != len(content):
-        raise ValueError(f"{len(content)} bytes for an array of shape {shape!r}")
-    flat = np.frombuffer(content, numbers) if content else np.empty(0, numbers)
-    if axes is not None:
-        return flat.reshape(sides).transpose(axes)
-    return flat.reshape(sides, order=order)
-
-
-def _bytes(data: Any) -> bytes:
-    """Bytes, also those that Python 2 wrote, whose texts they are."""
-    if isinstance(data, str):
-        return data.encode("latin1")
-    if isinstance(data, bytes | bytearray):
-        return bytes(data)
-    raise ForbiddenObject(f"an array over {type(data).__name__}")
-
-
-def _scalar(kind: Any, data: Any = b"") -> Any:
-    """One number of NumPy, or a text."""
-    if isinstance(kind, _Type) and kind.name.startswith(TEXT):
-        utf32 = "utf-32-be" if kind.order == ">" else "utf-32-le"
-        return _bytes(data).decode(utf32).rstrip("\0")
-    made = _array(data, kind)
-    return None if made is None else made[0]
-
-
-def _type(name: Any, *_: Any) -> _Type:
-    if not isinstance(name, str):
-        raise ForbiddenObject(f"numpy.dtype of {type(name).__name__}")
-    return _Type(name)
-
-
-def _ndarray(*_: Any) -> None:
-    # NumPy writes an array's class down to name it, and calls `_reconstruct`.
-    raise ForbiddenObject("numpy.ndarray, called")
-
-
-def _reconstruct(array_type: Any, *_: Any) -> ArrayRecord:
-    if array_type is not _ndarray:
-        raise ForbiddenObject("an array of another class")
-    return ArrayRecord()
-
-
-def _from_buffer(*arguments: Any) -> ArrayRecord:
-    record = ArrayRecord()
-    record.value = _array(*arguments)
-    return record
-
-
-def _latin1(text: Any, encoding: Any) -> bytes:
-    # Bytes in pickles of the protocols up to 2.
-    if encoding != "latin1" or not isinstance(text, str):
-        raise ForbiddenObject(f"_codecs.encode to {encoding}")
-    return text.encode("latin1")
-
-
-def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    # Python 2 gives the pairs at once; later ones set them one by one.
-    if not isinstance(pairs, list | tuple) or not all(
-        isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
-    ):
-        raise ForbiddenObject(f"collections.OrderedDict of {type(pairs).__name__}")
-    return OrderedDict(pairs)
-
-
-CALLABLE: dict[tuple[str, str], Callable[..., Any]] = {
-    ("__builtin__", "bytes"): lambda: b"",
-    ("collections", "OrderedDict"): _ordered,
-    ("numpy", "dtype"): _type,
-    ("numpy", "ndarray"): _ndarray,
-    ("_codecs", "encode"): _latin1,
-}
-"""What a pickle may call, by the names that it is known by."""
-# NumPy 1 and 2 call the module of its constructors differently.
-for _core in ("numpy.core", "numpy._core"):
-    CALLABLE[f"{_core}.multiarray", "_reconstruct"] = _reconstruct
-    CALLABLE[f"{_core}.multiarray", "scalar"] = _scalar
-    CALLABLE[f"{_core}.numeric", "_frombuffer"] = _from_buffer
-
-
-class _ArrayUnpickler(pickle._Unpickler):
-    """Python's own reader: the one in C makes room for as many bytes as a file claims to hold.
-
-    Its stream has to be one whose ``read`` returns what there is, as that of a memory map does.
-    """
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-
-    def load_bytearray8(self: Any) -> None:
-        """Read a bytearray without making room for it before."""
-        (length,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(length)))
-
-    def load_build(self: Any) -> None:
-        """Set the state of a record; what a pickle calls has none, which it could leave to the next."""
-        if isinstance(self.stack[-2], OrderedDict):
-            # Attributes, of which weights by name need none.
-            self.stack.pop()
-            return
-        if not isinstance(self.stack[-2], _Type | ArrayRecord):
-            raise ForbiddenObject(
-                f"the state of {getattr(self.stack[-2], '__name__', 'an object')}"
-            )
-        pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-    dispatch[pickle.BUILD[0]] = load_build
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = CALLABLE.get((module, name))
-        if found is None:
-            raise ForbiddenObject(f"{module}.{name}")
-        return found
-
-
-def load_arrays(path: Path) -> Any:
-    """The content of a pickle of plain values and NumPy arrays; Python 2's text is taken for Latin-1, as by detectron2.
-
-    There is an :class:`ArrayRecord` for every array. Scalars of NumPy are read where they are numbers or texts, or else
-    None.
-
-    Raises:
-        ForbiddenObject: it names anything else.
-        Exception: whatever bytes that are no pickle make the reader raise.
-    """
-    with (
-        open(path, "rb") as stream,
-        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content_map,
-    ):
-        return _ArrayUnpickler(content_map, encoding="latin1").load()
-
-
 class Outline:
-    """Stands for an object of a class that is not loaded; nothing is kept of what the file puts into it.
+    """Stands for an object of a class that is not loaded, or for what a function that is not called would give.
 
     Attributes:
-        name: of the class.
+        place: module and name of the class or function; NumPy 1 and 2 call the module of theirs alike here.
+        name: without the module.
+        arguments: what the file calls it with.
         state: what the file says that the object holds.
     """
 
-    name = "object"
+    place = name = "object"
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
 
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.state: Any = None
+    def __init__(self, *arguments: Any, **_: Any) -> None:
+        self.arguments = arguments
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
@@ -238,20 +72,105 @@ class Outline:
 
 
 class _Ordered(dict[Any, Any]):
+    """Mappings of weights are ordered dictionaries, perhaps with attributes, of which weights by name need none."""
+
     def __setstate__(self, _: Any) -> None:
         pass
 
 
-class _OutlineUnpickler(pickle._Unpickler):  # The one in C prints what it trips over.
+class _OutlineUnpickler(pickle._Unpickler):
+    """Python's own reader: the one in C prints what it trips over, and makes room for what a file claims to hold.
+
+    Its stream has to be one whose ``read`` returns what there is, as that of a memory map does.
+    """
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self: Any) -> None:
+        """Read a bytearray without making room for it before."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(length)))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def find_class(self, module: str, name: str) -> Any:
-        # Mappings of weights are ordered dictionaries.
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Ordered
-        return type("Outline", (Outline,), {"name": name})
+        place = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
+        return (
+            _Ordered if place == ORDERED else type(name, (Outline,), {"place": place, "name": name})
+        )
 
     def persistent_load(self, saved: Any) -> Any:
         # Files of old releases name classes of modules here, beside the storages of tensors.
         return saved[1] if saved[0] == "module" else None
+
+
+class _ArrayUnpickler(_OutlineUnpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if found is not _Ordered and found.place not in KNOWN:
+            raise ForbiddenObject(f"{module}.{name}")
+        return found
+
+
+def load_arrays(path: Path) -> Any:
+    """The content of a pickle of plain values and NumPy arrays; Python 2's text is taken for Latin-1, as by detectron2.
+
+    There is an :class:`Outline` for every array and scalar, of which :func:`array_of` makes one.
+
+    Raises:
+        ForbiddenObject: it names anything else.
+        Exception: whatever bytes that are no pickle make the reader raise.
+    """
+    with (
+        open(path, "rb") as stream,
+        mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content_map,
+    ):
+        return _ArrayUnpickler(content_map, encoding="latin1").load()
+
+
+def array_of(outline: Outline) -> np.ndarray | None:
+    """The array or number of NumPy's that an outline stands for; None where it is neither, or holds no numbers.
+
+    Raises:
+        ValueError: its shape asks for more or fewer bytes than there are, or for what is none.
+    """
+    shape: Any = ()
+    order: Any = "C"
+    axes = None
+    if outline.place == RECONSTRUCT and outline.state is not None:
+        _, shape, kind, is_fortran, data = outline.state
+        order = "F" if is_fortran else "C"
+    elif outline.place == FROM_BUFFER:
+        data, kind, shape, order, *rest = outline.arguments
+        axes = rest[0] if rest else None
+    elif outline.place == SCALAR and len(outline.arguments) == 2:
+        kind, data = outline.arguments
+    else:
+        return None
+    if not isinstance(kind, Outline) or kind.place != TYPE or kind.arguments[0] not in NUMBERS:
+        return None
+    byte_order = "=" if kind.state is None else kind.state[1]
+    if byte_order not in BYTE_ORDERS:
+        raise ValueError(f"no order of bytes: {byte_order!r}")
+    numbers, content = np.dtype(byte_order + kind.arguments[0]), _bytes(data)
+    sides = [side for side in shape if isinstance(side, int) and side >= 0]
+    if len(sides) != len(shape) or math.prod(sides) * numbers.itemsize != len(content):
+        raise ValueError(f"{len(content)} bytes for an array of shape {shape!r}")
+    flat = np.frombuffer(content, numbers) if content else np.empty(0, numbers)
+    return flat.reshape(sides, order=order) if axes is None else flat.reshape(sides).transpose(axes)
+
+
+def _bytes(data: Any) -> bytes:
+    """Bytes, also those that Python 2 wrote, whose texts they are, and those of the protocols up to 2."""
+    if isinstance(data, Outline) and data.place == NO_BYTES and not data.arguments:
+        return b""
+    if isinstance(data, Outline) and data.place == ENCODE and data.arguments[1] == "latin1":
+        data = data.arguments[0]
+    if isinstance(data, str):
+        return data.encode("latin1")
+    if isinstance(data, bytes | bytearray):
+        return bytes(data)
+    raise ValueError(f"an array over {type(data).__name__}")
 
 
 def load_outline(path: Path) -> Any:

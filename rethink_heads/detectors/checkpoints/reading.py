@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import check_loaded, first_names
 from rethink_heads.detectors.checkpoints.pickles import (
-    ArrayRecord,
     ForbiddenObject,
     Outline,
+    array_of,
     load_arrays,
     load_outline,
 )
@@ -110,7 +110,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     # Under either name it may be the other's: torch.save writes an archive, which no pickle is.
     is_archive = zipfile.is_zipfile(path)
     if path.suffix == PICKLE_SUFFIX and not is_archive:
-        return _unwrap(_load_arrays(path), path)
+        return _from_arrays(path)
     if is_archive:
         _check_archive(path)
     return _unwrap(_load_tensors(path, is_archive), path)
@@ -189,10 +189,10 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def _load_arrays(path: Path) -> Any:
+def _from_arrays(path: Path) -> Checkpoint:
     with _telling_damage(path, "pickle of NumPy arrays"):
         try:
-            return load_arrays(path)
+            return _unwrap(load_arrays(path), path)
         except ForbiddenObject as error:
             raise UserError(
                 f"{path} holds more than NumPy arrays and plain values, which only code that comes with the file could"
@@ -371,11 +371,11 @@ def _tensors(weights: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """A tensor, or an array or NumPy number as one; None for anything else."""
+    """A tensor, or an array or number of NumPy's as one; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, ArrayRecord):
-        value = value.value
+    if isinstance(value, Outline):
+        value = array_of(value)
     if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in NUMBER_KINDS:
         return None
     # A copy: what a pickle holds may be the file's own bytes, in an order that PyTorch has not.

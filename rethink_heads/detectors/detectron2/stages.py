@@ -55,14 +55,14 @@ class SharedPoolingStage:
 
     def __init__(self, roi_heads: Any) -> None:
         self.roi_heads = roi_heads
-        self.of_c4 = isinstance(roi_heads, Res5ROIHeads)
-        body = roi_heads.res5 if self.of_c4 else roi_heads.box_head
+        self.is_c4 = isinstance(roi_heads, Res5ROIHeads)
+        body = roi_heads.res5 if self.is_c4 else roi_heads.box_head
         self.body: nn.Module = body
-        self.pooler = roi_heads.pooler if self.of_c4 else roi_heads.box_pooler
-        self.in_features = roi_heads.in_features if self.of_c4 else roi_heads.box_in_features
+        self.pooler = roi_heads.pooler if self.is_c4 else roi_heads.box_pooler
+        self.in_features = roi_heads.in_features if self.is_c4 else roi_heads.box_in_features
         # The predictor takes the average of res5's map, so that a C4 model has a convolutional head.
         self.parts: BoxHeadParts | None = (
-            None if self.of_c4 else parts_of(body, pooled_size(self.pooler))
+            None if self.is_c4 else parts_of(body, pooled_size(self.pooler))
         )
 
     @property
@@ -78,12 +78,12 @@ class SharedPoolingStage:
         self, dtype: torch.dtype, extract: Callable[[Tensor], ImageFeatures]
     ) -> HeadsFastPath | None:
         """What asks detectron2's own fc-head about one class of many boxes at once; None for any other head."""
-        return None if self.of_c4 else fast_path_of(self.roi_heads, self.heads[0], dtype, extract)
+        return None if self.is_c4 else fast_path_of(self.roi_heads, self.heads[0], dtype, extract)
 
     def _predicted(self, roi_features: RoIFeatures) -> tuple[Tensor, Tensor]:
         # A copy, since a head may begin with a layer that works in place.
         hidden = self.body(roi_features[ROI].clone())
-        predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.of_c4 else hidden)
+        predicted = self.roi_heads.box_predictor(hidden.mean(dim=(2, 3)) if self.is_c4 else hidden)
         return _out_of_half(predicted)
 
     def predict(

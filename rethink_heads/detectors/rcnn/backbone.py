@@ -163,8 +163,8 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Pyramid
         pretrained: False begins without ImageNet weights whatever the settings say.
     """
     if timm_name(model.backbone):
-        of_timm, norm = build_timm_body(model, pretrained, downloaded)
-        return PyramidBackbone(of_timm, of_timm.channels, model, of_timm.strides), norm
+        timm_body, norm = build_timm_body(model, pretrained, downloaded)
+        return PyramidBackbone(timm_body, timm_body.channels, model, timm_body.strides), norm
     levels = {f"layer{i}": str(i - 1) for i in range(1, 5)}
     if model.backbone == "tiny":
         tiny = IntermediateLayerGetter(TinyResNet(), levels)
