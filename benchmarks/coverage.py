@@ -54,6 +54,8 @@ from rethink_heads.statistics.spatial import decay, distinct_pairs
 
 WIDTH = 1.96
 MOST_TRIALS = 1000
+# Per cent of the values, from which on intervals are too few to be told of.
+MOST_WITHOUT = 90
 # Of what stands for very many images; and at least so many of a class.
 MANY_OBJECTS, MANY_OF_A_CLASS = 28_000, 350
 
@@ -373,10 +375,10 @@ def report(output: Output = HERE) -> None:
 
 def _cells(found: pd.DataFrame, has_classes: bool) -> pd.DataFrame:
     """A row a statistic, a column a size of data sets: per cent held (width over the proper one)."""
-    # Where no set had an interval, none was held.
+    # Where next to no set has an interval there is nothing to tell.
     found["cell"] = [
-        f"{row['held']:.1f} ({row['width']:.2f})" if row["width"] == row["width"] else "-"
-        for row in found[["held", "width"]].to_dict("records")
+        f"{row['held']:.1f} ({row['width']:.2f})" if row["no_interval"] < MOST_WITHOUT else "-"
+        for row in found[["held", "width", "no_interval"]].to_dict("records")
     ]
     settings = ["classes", "images", "objects_per_class", "trials"]
     table = found.pivot_table(

@@ -196,6 +196,7 @@ def diagnose(objects: Results, found: Results) -> tuple[pd.Series, pd.Series]:
         boxes=np.hstack([objects.boxes[:, :2], sides]),
         areas=sides.prod(axis=1),
         crowd=np.zeros(len(sides), bool),
+        ids=np.arange(len(sides)),
     )
     dataset = cast(CocoDataset, MadeUpDataset(list(range(IMAGES)), list(range(CLASSES)), annotated))
     corners = dict(zip(("x1", "y1", "x2", "y2"), found.boxes.T, strict=True))

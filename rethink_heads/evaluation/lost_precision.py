@@ -61,7 +61,8 @@ def lost_precision_of(
         (:mod:`.bootstrap`). Comparisons are of the shares, positive where a loses more to a cause.
 
         "lost_by_threshold": the same at each IoU threshold, "iou", without the counts. "lost_by_class": shares of each
-        class that has objects, "label"; those of a class add up to 1 - its AP.
+        class that has objects, "label"; those of a class add up to 1 - its AP, and their intervals take images that
+        have the cause in that class.
     """
     lost = analyse(head, truth)
     shares = lost.resampled(bootstrap, SHARES)
@@ -131,9 +132,7 @@ def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
     stretch = lost.stretch[SHARES] if bootstrap.replicates else np.ones(len(CAUSES))
     stretches = np.tile(stretch, len(lost.labels))
     replicates = lost.class_values.ravel() + np.hstack(changes).T * stretches
-    images = np.bincount(
-        by_image.tocoo().col[by_image.tocoo().data != 0], minlength=by_image.shape[1]
-    )
+    images = lost.class_images.ravel()
     shares = Resampled(lost.class_values.ravel(), replicates, images, SHARE, is_zero_without=True)
     return {
         "label": np.repeat(lost.labels, len(CAUSES)),

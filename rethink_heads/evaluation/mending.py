@@ -110,7 +110,8 @@ class LostPrecision:
         values: (T, M) at each IoU threshold; derivatives: (I, T, M).
         labels: (K,) classes that have objects.
         class_values: (K, 6) shares, means over thresholds; class_derivatives: (I, K * 6), sparse.
-        counts: (6,) detections with each cause at the first threshold; images: (6,) images that have it at any.
+        counts: (6,) detections with each cause at the first threshold; images: (6,) images that have it at any, and
+            class_images: (K, 6) those that have it in a class.
         bearing: images that bear on AP; images_each: on that of one class, on average.
         pcc: (11,) Pearson's correlation at each of STEPS.
     """
@@ -124,6 +125,7 @@ class LostPrecision:
     class_derivatives: Any
     counts: Indices
     images: Indices
+    class_images: Indices
     bearing: int
     images_each: float
     pcc: Array
@@ -370,8 +372,8 @@ class _Sums:
         self._class_values = np.zeros((self._classes, len(CAUSES)))
         self._values: list[Array] = []
         self._derivatives: list[Array] = []
-        self._counts: list[list[int]] = []
-        self._has_cause = np.zeros((len(CAUSES), self._images), bool)
+        self._counts: list[Any] = []
+        self._has_cause = np.zeros((len(CAUSES), len(self._pairs)), bool)
         self._has_detection = np.zeros(self._images, bool)
         self._pcc: list[Array] = []
 
@@ -401,11 +403,15 @@ class _Sums:
         self._class_values += values[:, SHARES]
         self._add_slopes(entries, np.hstack([slopes, object_slopes[:, self._object_labels]]))
         self._has_detection[entries.images[self._objects[entries.labels] > 0]] = True
-        images = [self._head.images[(faults.causes >> n & 1) > 0] for n in range(len(CAUSES))]
-        images[0], images[-1] = entries.images[is_displaced], self._truth.images[faults.missed]
-        self._counts.append([len(each) for each in images])
-        for cause, each in enumerate(images):
-            self._has_cause[cause, each] = True
+        # Those whose class is wrong are among the entries of both classes.
+        has_cause = [(entries.causes >> n & 1) > 0 for n in range(len(CAUSES))]
+        has_cause[0] = is_displaced
+        pairs = np.searchsorted(self._pairs, entries.images * self._classes + entries.labels)
+        for cause, each in enumerate(has_cause):
+            self._has_cause[cause, pairs[each]] = True
+        counts = [((faults.causes >> n & 1) > 0).sum() for n in range(len(CAUSES))]
+        counts[0], counts[-1] = is_displaced.sum(), faults.missed.sum()
+        self._counts.append(counts)
 
     def _add_slopes(self, entries: _Entries, slopes: Array) -> None:
         """Add the derivatives (24, N + G) of entries and objects."""
@@ -433,7 +439,7 @@ class _Sums:
             ),
             (self._images, len(labels) * len(CAUSES)),
         )
-        bears = self._has_detection.copy()
+        bears, has = self._has_detection.copy(), self._has_cause
         bears[self._object_images] = True
         return LostPrecision(
             self._head,
@@ -444,7 +450,10 @@ class _Sums:
             self._class_values[labels] / len(self._values),
             by_class,
             np.array(self._counts[0]),
-            self._has_cause.sum(axis=1),
+            np.array([len(np.unique(images[each])) for each in has]),
+            np.array([np.bincount(its_label[each], minlength=self._classes) for each in has]).T[
+                labels
+            ],
             int(bears.sum()),
             self._truth.images_each(),
             self._pcc[0],

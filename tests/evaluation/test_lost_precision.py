@@ -148,3 +148,32 @@ def test_the_order_of_equal_scores_of_different_images_changes_nothing(tmp_path:
     np.testing.assert_array_equal(
         lost_precision(shuffled, dataset, replicates=2)["share"], expected
     )
+
+
+def test_of_a_class_an_interval_takes_images_with_the_cause_in_it(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, images=60, seed=8, crowds=False)
+    found = dataset.annotated
+    generator = np.random.default_rng(8)
+    rows = [
+        (dataset.image_ids[image], label, *corner, *(corner + side), score)
+        for image, label, corner, side, score in zip(
+            found.images,
+            found.labels,
+            found.boxes[:, :2],
+            found.boxes[:, 2:],
+            generator.random(len(found.images)),
+            strict=True,
+        )
+    ]
+    # The objects of the first class twice in one image, too few; something with no object in all.
+    twice = [row for row in rows if row[0] == 1 and row[1] == 0]
+    rows += [(*row[:6], 1.0) for row in twice]
+    rows += [(image, 0, 293.0, 293.0, 299.0, 299.0, 0.95) for image in dataset.image_ids]
+    columns = ["image_id", "label", "x1", "y1", "x2", "y2", "score"]
+    frame = pd.DataFrame(rows, columns=columns).assign(detector="run", head="fc")
+    shares = lost_by_class(frame, dataset, replicates=50).set_index(["label", "cause"])
+    assert twice
+    assert shares.loc[(0, "duplicates"), "share"] > 0
+    assert np.isnan(shares.loc[(0, "duplicates"), "share_low"])
+    assert shares.loc[(0, "background"), "share_low"] > 0
+    assert np.isnan(shares.loc[(1, "background"), "share_low"])
