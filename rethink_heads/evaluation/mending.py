@@ -155,7 +155,8 @@ class LostPrecision:
         some = itertools.islice(find_faults(self.head, self.truth), *LEFT_OUT_THRESHOLDS)
         exact = [_weighted_values(faults, self.head, self.truth, weights) for faults in some]
         derivatives = self.derivatives[:, slice(*LEFT_OUT_THRESHOLDS), : ORACLES.stop].mean(axis=1)
-        scale = counts.shape[1] / counts[0].sum()
+        # Of one image nothing is left.
+        scale = counts.shape[1] / max(1, counts[0].sum())
         return np.mean(exact, axis=0), scale * (counts @ derivatives)
 
     @cached_property
