@@ -22,7 +22,6 @@ from docutils import nodes
 from pydantic import BaseModel
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 import rethink_heads
@@ -56,18 +55,8 @@ class PublicNames(SphinxDirective):
 
 def _documentation(name: str) -> str:
     """The directive that documents a public name."""
-    found = getattr(rethink_heads, name)
-    if inspect.isclass(found):
-        return _class(f"{PACKAGE}.{name}")
-    if inspect.isfunction(found):
-        return f".. autofunction:: {PACKAGE}.{name}"
-    # An object that is called: its own words stand below it in its module.
-    module, _, own = PLACES[name].partition(":")
-    comments = ModuleAnalyzer.for_module(f"{PACKAGE}.{module}").find_attr_docs()
-    said = "\n   ".join(comments["", own or name])
-    called = f"The call is that of :class:`~{type(found).__module__}.{type(found).__qualname__}`."
-    signature = "(detections, dataset, a, b, *, replicates=1000, seed=0)"
-    return f".. py:function:: {PACKAGE}.{name}{signature}\n\n   {said}\n   {called}"
+    is_class = inspect.isclass(getattr(rethink_heads, name))
+    return _class(f"{PACKAGE}.{name}") if is_class else f".. autofunction:: {PACKAGE}.{name}"
 
 
 def _class(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_a_file_cannot_change_what_the_next_one_is_read_with(name: bytes, folder
     with pytest.raises(UserError, match="damaged"):
         read_checkpoint(path)
     assert read_checkpoint(written(folder, {"w": np.ones(2)})).state["w"].tolist() == [1, 1]
+
+
+def test_what_is_registered_under_a_number_is_not_called(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[int] = []
+    monkeypatch.setitem(vars(copyreg)["_extension_cache"], 1, called.append)
+    path = folder / "extension.pkl"
+    path.write_bytes(b"\x80\x02\x82\x01(K\x01tR.")
+    with pytest.raises(UserError, match=r"more than NumPy arrays.*extension 1"):
+        read_checkpoint(path)
+    assert called == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", b"\x80\x04."])

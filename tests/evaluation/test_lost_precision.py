@@ -37,6 +37,14 @@ def crowded(tmp_path: Path) -> tuple[pd.DataFrame, CocoDataset]:
     return pd.concat(frames, ignore_index=True), dataset
 
 
+def test_of_one_image_there_are_shares_without_intervals(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path, images=4).subset(1)
+    # A warning of NumPy's would be an error.
+    shares = lost_precision(make_detections(dataset), dataset, replicates=20)
+    assert shares["share"].notna().all()
+    assert shares[["share_low", "share_high", "oracle_low", "oracle_high"]].isna().all(axis=None)
+
+
 def test_shares_add_up_to_what_ap_lacks(crowded: tuple[pd.DataFrame, CocoDataset]) -> None:
     ap = precision_table(*crowded, replicates=2).set_index(["head", "metric"])["value"]
     shares = lost_precision(*crowded, replicates=2)

@@ -99,6 +99,10 @@ class _OutlineUnpickler(pickle._Unpickler):
             _Ordered if place == ORDERED else type(name, (Outline,), {"place": place, "name": name})
         )
 
+    def get_extension(self, code: int) -> None:
+        # What a library registered under a number would be taken from the registry's cache, and called.
+        raise ForbiddenObject(f"extension {code}")
+
     def persistent_load(self, saved: Any) -> Any:
         # Files of old releases name classes of modules here, beside the storages of tensors.
         return saved[1] if saved[0] == "module" else None
