@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,9 @@ def kernel(run: Run) -> Iterator[AsyncKernelManager]:
         yield manager
         if manager.has_kernel:
             run_sync(manager.shutdown_kernel)(now=True)
+    # What is left of its clients may log a warning when it goes: here rather than in another file's test.
+    del manager
+    gc.collect()
 
 
 def read(name: str) -> Any:
