@@ -265,7 +265,7 @@ class Trials:
                 return
             yield self._kept(path, [1, number], self.size, self.draws)
 
-    def of_many_images(self) -> pd.DataFrame:
+    def value_of_many_images(self) -> pd.DataFrame:
         """The table of a data set of very many images."""
         objects = max(MANY_OBJECTS, MANY_OF_A_CLASS * self.size.classes)
         size = Size(self.size.classes, round(objects / self.size.objects), self.size.objects)
@@ -339,7 +339,7 @@ def _command(kind: str) -> Callable[..., None]:
     ) -> None:
         size = Size(classes, images, objects)
         trials = Trials(kind, size, draws, sets)
-        table = summarize(list(trials.run(seconds)), trials.of_many_images())
+        table = summarize(list(trials.run(seconds)), trials.value_of_many_images())
         for name, number in (
             ("objects_per_class", images * objects / classes),
             ("images", images),
