@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Iterator
+from types import TracebackType
 from typing import Any, cast
 
 import lightning
@@ -91,6 +93,20 @@ def _as_lists(batch: list[tuple[Tensor, dict[str, Tensor]]]) -> list[list[Any]]:
     return [list(each) for each in zip(*batch, strict=True)]
 
 
+def _tell_no_lost_connection(worker: int) -> None:
+    """Have a data worker print no traceback when training is stopped in the middle of taking its batch."""
+    told = sys.excepthook
+
+    def tell(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        # The thread that hands over tensors ends here; errors of the data reach the trainer on another way.
+        if not isinstance(error, ConnectionError | EOFError):
+            told(kind, error, traceback)
+
+    sys.excepthook = tell
+
+
 class DetectionData(lightning.LightningDataModule):
     """Training batches by iteration, of images with objects (authors' code); validation images one by one."""
 
@@ -118,6 +134,7 @@ class DetectionData(lightning.LightningDataModule):
             collate_fn=_as_lists,
             pin_memory=torch.cuda.is_available(),
             num_workers=self.training.workers,
+            worker_init_fn=_tell_no_lost_connection,
         )
 
     def val_dataloader(self) -> DataLoader:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+from multiprocessing import resource_sharer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,7 +113,8 @@ def data_of(images: Path, rank: int, world: int) -> DetectionData:
     """The data of one process, with what it reads of its trainer."""
     dataset = CocoDataset(*resolve_split(str(images), "val"))
     data = DetectionData(dataset, dataset, TrainingConfig(workers=0), seed=0)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)  # type: ignore[assignment]
+    trainer = SimpleNamespace(global_rank=rank, world_size=world, global_step=0)
+    data.trainer = trainer  # type: ignore[assignment]
     return data
 
 
@@ -126,6 +131,26 @@ def test_each_validation_image_is_in_one_process(data: Path, world: int) -> None
 def test_too_few_validation_images_for_the_processes(data: Path) -> None:
     with pytest.raises(UserError, match=r"4 validation images .* 5 processes"):
         data_of(data, 0, 5).val_dataloader()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="tensors are handed over by sockets of Unix")
+@pytest.mark.parametrize("as_a_worker", [False, True])
+def test_a_worker_is_silent_when_its_reader_is_gone(
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    as_a_worker: bool,
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    if as_a_worker:
+        begin = data_of(data, 0, 1).train_dataloader().worker_init_fn
+        assert begin is not None
+        begin(0)
+    address, _ = resource_sharer.DupFd(0)._id  # type: ignore[attr-defined]
+    with socket.socket(socket.AF_UNIX) as reader:
+        reader.connect(address)
+    resource_sharer.stop(60)
+    assert ("Traceback" in capsys.readouterr().err) is not as_a_worker
 
 
 @pytest.mark.parametrize("flip", [False, True])
