@@ -7,9 +7,12 @@ site's build itself runs (blocks ``{run}`` and cells) is not run again.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,3 +248,19 @@ def test_python_that_a_page_shows_runs(
     for kind, block in FENCE.findall(page.read_text(encoding="utf-8")):
         if kind == "python":
             exec(block, names)
+
+
+def test_a_reader_can_have_the_files_of_the_examples(tmp_path: Path) -> None:
+    line = "python -m site_extension.example example"
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    assert f"\nPYTHONPATH=.:docs {line}\n" in text
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+    subprocess.run(
+        [sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, env=environment, check=True
+    )
+    text += (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\b(\w+\.json)\b", text)) - {"instances_val2017.json"}
+    assert shown == {path.name for path in (tmp_path / "example").iterdir()} - {
+        "sound.json",
+        "unsorted.json",
+    }
