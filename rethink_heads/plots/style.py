@@ -22,6 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
+from rethink_heads.bounds import FILE_HEAD
+
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
 
@@ -228,8 +230,9 @@ def heads_of(*frames: pd.DataFrame) -> list[Series]:
             detector,
             head,
             looks[detector, head],
-            head_label(head),
-            named=detectors[head] > 1 or _NAMING.get(),
+            # A file has one head, which has no name of its own.
+            plain_label(detector) if head == FILE_HEAD else head_label(head),
+            named=head != FILE_HEAD and (detectors[head] > 1 or _NAMING.get()),
         )
         for detector, head in order
     ]

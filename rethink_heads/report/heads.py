@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from rethink_heads.data.results import HEAD as FILE_HEAD
+from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.report.cells import LABELS, NO_INTERVAL, UNDEFINED, estimate, text_cells
 
 if TYPE_CHECKING:
