@@ -259,13 +259,15 @@ def naming_data(name: str) -> Iterator[None]:
 
 
 def source_text(*frames: pd.DataFrame) -> str:
-    """What a figure is drawn from, for its caption: the data, the number of objects, the runs."""
+    """What a figure is drawn from, for its caption: the data, the number of objects, the runs or files."""
     objects = max(map(_object_count, frames), default=0)
     runs = sorted({str(name) for frame in frames for name in frame.get("detector", ())})
+    heads = {str(name) for frame in frames for name in frame.get("head", ())}
+    word = "file" if heads == {FILE_HEAD} else "run"
     parts = [
         *[plain_label(_DATA.get())] * bool(_DATA.get()),
         *[f"{objects:,} object{'s' * (objects > 1)}"] * bool(objects),
-        *[f"run{'s' * (len(runs) > 1)} {', '.join(map(plain_label, runs))}"] * bool(runs),
+        *[f"{word}{'s' * (len(runs) > 1)} {', '.join(map(plain_label, runs))}"] * bool(runs),
     ]
     return "; ".join(parts)
 
