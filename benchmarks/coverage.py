@@ -39,6 +39,7 @@ from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fat
 from rethink_heads.evaluation.fates import detection_fates
 from rethink_heads.evaluation.lost_precision import (
     exchange_rate_of,
+    lost_by_threshold_of,
     lost_precision_of,
     oracles_of,
 )
@@ -87,6 +88,7 @@ def diagnosis_values(generator: np.random.Generator, size: Size, draws: int) -> 
     """What `diagnose` says of final detections: causes, oLRP, classes, fates."""
     measures = {
         "share of {}": lost_precision_of,
+        "by threshold": lost_by_threshold_of,
         "oracle of {}": oracles_of,
         "exchange rate": exchange_rate_of,
         "LRP: {}": lrp_of,
@@ -115,20 +117,22 @@ def _detection_rows(
                 rows.append(_rows(table, f"{metric} of a class", metric, ["head", "label"]))
             rows.append(_rows(differences, "ap of a class, difference", "difference", ["label"]))
             continue
+        if name == "by threshold":
+            keys = ["iou", "cause"]
+            for value in ("share", "oracle"):
+                rows.append(_rows(table, f"{value} by threshold", value, ["head", *keys]))
+            differ = "share by threshold, difference"
+            rows.append(_rows(differences, differ, "difference", keys))
+            continue
         column = str(table.columns[2])
         value = next(str(each) for each in table if f"{each}_low" in table)
         name = name if "{}" in name or column == "step" else "{}"
         rows.append(_rows(table, table[column].map(name.format), value, ["head", column]))
         label = differences[column].map(name.format) + ", difference"
         rows.append(_rows(differences, label, "difference", [column]))
-    for curve, value, keys in (
-        ("lost_by_threshold", "share", ["iou", "cause"]),
-        ("lost_by_threshold", "oracle", ["iou", "cause"]),
-        ("lost_by_class", "share", ["label", "cause"]),
-    ):
-        if curve in tables:
-            by = curve.removeprefix("lost_").replace("_", " ")
-            rows.append(_rows(tables[curve], f"{value} {by}", value, ["head", *keys]))
+    if "lost_by_class" in tables:
+        keys = ["head", "label", "cause"]
+        rows.append(_rows(tables["lost_by_class"], "share by class", "share", keys))
     if fates:
         found = detection_fates(frame, dataset, keys=KEYS)
         counts = fate_counts(found, dataset, replicates=draws)

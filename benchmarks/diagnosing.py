@@ -37,7 +37,9 @@ SIDE = (DETECTOR, "fc")
 NAMES: dict[str, tuple[str, ...]] = {
     "average precision": ("ap",),
     # One analysis of the head serves all three.
-    "causes, oracles, exchange rate": ("lost_precision", "oracles", "exchange_rate"),
+    "causes, oracles, exchange rate": (
+        *("lost_precision", "lost_by_threshold", "oracles", "exchange_rate"),
+    ),
     "oLRP": ("lrp",),
     "classes": ("by_class",),
     "TIDE's errors": ("detection_errors",),

@@ -92,7 +92,7 @@ def make_objects(generator: np.random.Generator) -> Results:
     )
 
 
-def _shaken(generator: np.random.Generator, boxes: Array, by: float) -> Array:
+def shake(generator: np.random.Generator, boxes: Array, by: float) -> Array:
     """Boxes (N, 4) whose edges are off by ``by`` of the side, one standard deviation."""
     sides = (boxes[:, 2:] - boxes[:, :2])[:, [0, 1, 0, 1]]
     off = boxes + generator.normal(0, by, boxes.shape) * sides
@@ -100,7 +100,7 @@ def _shaken(generator: np.random.Generator, boxes: Array, by: float) -> Array:
     return np.hstack([low, np.maximum(np.maximum(off[:, :2], off[:, 2:]), low + 1)])
 
 
-def _overlap(a: Array, b: Array) -> Array:
+def overlap(a: Array, b: Array) -> Array:
     """IoU (N,) of boxes (N, 4), one by one."""
     common = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     common = np.clip(common, 0, None).prod(axis=1)
@@ -111,14 +111,14 @@ def _overlap(a: Array, b: Array) -> Array:
 def detect(generator: np.random.Generator, objects: Results) -> Results:
     """What a good detector makes of the objects."""
     found = objects.take(_some(generator, len(objects.labels), 0.98))
-    boxes = _shaken(generator, found.boxes, 0.012)
-    odds = 2.0 + 30 * (_overlap(boxes, found.boxes) - 0.95) + generator.normal(0, 0.5, len(boxes))
+    boxes = shake(generator, found.boxes, 0.012)
+    odds = 2.0 + 30 * (overlap(boxes, found.boxes) - 0.95) + generator.normal(0, 0.5, len(boxes))
     found = replace(found, boxes=boxes, scores=_logistic(odds))
     # What scores little, as many of each.
     parts = [objects.take(_some(generator, len(objects.labels), EXTRAS)) for _ in range(3)]
-    second = replace(parts[0], boxes=_shaken(generator, parts[0].boxes, 0.06))
+    second = replace(parts[0], boxes=shake(generator, parts[0].boxes, 0.06))
     other = classification(generator, parts[1], 1.0)
-    far = replace(parts[2], boxes=_shaken(generator, parts[2].boxes, 0.3))
+    far = replace(parts[2], boxes=shake(generator, parts[2].boxes, 0.3))
     extra = background(generator, second.and_then(other).and_then(far), EXTRAS / 4)
     odds = generator.normal(-2.0, 0.8, len(extra.scores))
     return found.and_then(replace(extra, scores=_logistic(odds)))
@@ -143,7 +143,7 @@ def ranking(generator: np.random.Generator, found: Results, strength: float) -> 
 def localization(generator: np.random.Generator, found: Results, strength: float) -> Results:
     """Boxes of some are shaken."""
     rows, boxes = _some(generator, len(found.scores), strength), found.boxes.copy()
-    boxes[rows] = _shaken(generator, boxes[rows], 0.15)
+    boxes[rows] = shake(generator, boxes[rows], 0.15)
     return replace(found, boxes=boxes)
 
 
@@ -158,7 +158,7 @@ def duplicates(generator: np.random.Generator, found: Results, strength: float) 
     """Some are there two or three times more, a little off, with scores that are not much lower."""
     rows = _some(generator, len(found.scores), strength)
     more = found.take(np.repeat(rows, generator.integers(2, 4, len(rows))))
-    boxes = _shaken(generator, more.boxes, 0.06)
+    boxes = shake(generator, more.boxes, 0.06)
     scores = more.scores * generator.uniform(0.7, 1, len(boxes))
     return found.and_then(replace(more, boxes=boxes, scores=scores))
 

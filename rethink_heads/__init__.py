@@ -104,6 +104,7 @@ _PUBLIC = {
         "compare_precision: evaluation.average_precision: average precisions",
         "compare_errors: evaluation.errors: TIDE's errors",
         "compare_lost_precision: evaluation.lost_precision: what each cause costs",
+        "compare_lost_by_threshold: evaluation.lost_precision: the same at each IoU threshold",
         "compare_oracles: evaluation.lost_precision: AP with a cause mended",
         "compare_exchange_rate: evaluation.lost_precision: AP by step of the ranking",
         "compare_classes: evaluation.by_class: AP by class and size",

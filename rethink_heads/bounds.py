@@ -13,6 +13,10 @@ from rethink_heads.errors import UserError, shorten
 Number = TypeVar("Number", int, float)
 
 
+FILE_HEAD = "detections"
+"""What tables call the one head of a results file."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """A range of numbers, both ends included. Called with a value, it returns it or raises ValueError."""

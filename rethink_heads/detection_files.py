@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.config import StudyConfig
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.data.sources import split_paths
@@ -50,9 +51,7 @@ class DetectionFile:
     @property
     def keys(self) -> list[tuple[str, str]]:
         """(detector, head) of the one head that a file has."""
-        from rethink_heads.data.results import HEAD
-
-        return [(self.detector, HEAD)]
+        return [(self.detector, FILE_HEAD)]
 
     @cached_property
     def frame(self) -> pd.DataFrame:

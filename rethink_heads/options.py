@@ -20,6 +20,19 @@ from rethink_heads.errors import shorten
 from rethink_heads.exit_handling import end_at_once
 
 
+def words_of(*groups: Any) -> list[str]:
+    """Options of some groups that were given, as words of a command line."""
+    words: list[str] = []
+    for name, value in (item for group in groups for item in vars(group).items()):
+        option_name = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option_name)
+        elif value:
+            values = value if isinstance(value, list) else [value]
+            words += [word for each in values for word in (option_name, str(each))]
+    return words
+
+
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Flatten the groups of options that a command takes into its signature."""
     hints = get_type_hints(command, include_extras=True)

@@ -90,6 +90,10 @@ def test_all_stages_of_two_runs(
     call("correlate", *runs, "--stage", "rpn")
 
 
+def test_a_folder_for_the_tables_of_runs_is_refused(double: Run, tmp_path: Path) -> None:
+    fails("correlate", "--run", double.path, "--output", tmp_path / "out", says="their own folder")
+
+
 def test_a_range_of_iou_has_files_of_its_own(double: Run) -> None:
     found = call_json("correlate", "--run", double.path, "--stage", "rpn", "--iou-range", 0, 0.5)
     assert {row["iou_high"] for row in found["tables"]["stage_correlation"]} == {0.5}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,38 @@ def test_a_file_without_detections_misses_every_object(
         counts = {row["fate"]: row["count"] for row in fates if row["count"]}
         assert counts == {"missed": objects}
     assert rows(beside, "fate_comparisons", fate="missed", size="all", class_name="all")
+
+
+@pytest.mark.parametrize(
+    ("detector", "command"),
+    [
+        (Detector(noise=0.2, confusion=0.0), "report"),
+        (Detector(noise=0.01, recall=1.0, confusion=0.5), "diagnose --full"),
+        (Detector(noise=0.01, recall=0.3, confusion=0.0), "report"),
+    ],
+    ids=["localization", "classification", "misses"],
+)
+def test_the_next_command_is_one_that_runs(
+    detector: Detector,
+    command: str,
+    tmp_path: Path,
+    truth: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_results(Path("my results.json"), truth, detector)
+    printed = call(
+        *("diagnose", "--detections", "mine=my results.json", "--box-format", "xywh"),
+        *("--annotations", "truth.json", "--draws", 0),
+    )
+    assert len(printed.splitlines()) <= 40
+    (line,) = (line for line in printed.splitlines() if line.startswith("Next: "))
+    given, _, _ = line.removeprefix("Next: rethink-heads ").partition(" shows ")
+    assert given.startswith(command)
+    assert given.endswith(
+        "--detections 'mine=my results.json' --box-format xywh --annotations truth.json"
+    )
+    assert call(*shlex.split(given))
 
 
 def test_files_need_no_torch(tmp_path: Path, truth: dict[str, Any]) -> None:

@@ -1,21 +1,28 @@
-"""The documentation: no dead link on a code host, commands that there are, and those on runs and files run here.
+"""The documentation: no dead link on a code host, commands and code that run.
 
-What the site's build itself runs (blocks ``{run}`` and cells) is not run again.
+Commands on runs and files run as they are shown, trainings and sweeps made small; Python blocks run, too. What the
+site's build itself runs (blocks ``{run}`` and cells) is not run again.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+import rethink_heads as rh
 from rethink_heads.cli import COMMANDS, load_command
 from rethink_heads.config import load_preset
+from rethink_heads.detectors.base import HeadOutput
 from tests.command_line import call, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
@@ -36,8 +43,18 @@ RUN_HERE = (
     "figures",
 )
 # Options of pip, torchrun, benchmarks and our tests.
-OTHER_PROGRAMS = {"--no-build-isolation", "--nnodes", "--set", "--fuzz-cases"}
+OTHER_PROGRAMS = {
+    "--no-build-isolation",
+    "--nnodes",
+    "--nproc_per_node",
+    "--set",
+    "--fuzz-cases",
+}
+# What the loops that pages show go through.
+LOOPED = {"$head": "fc", "$seed": "0"}
 IMAGES = 16
+TRAINING = ["training.max_iterations=2", "training.validate_every=2", "training.batch_size=2"]
+TRAINING += ["training.precision=32-true", "model.backbone=tiny", "model.backbone_weights=none"]
 
 
 def prose(page: Path) -> str:
@@ -62,14 +79,18 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """The command lines that a page shows, in blocks and between backticks, those over several lines as one."""
+    """The command lines that a page shows, in blocks and between backticks, those over several lines as one.
+
+    Of a loop of the shell the first round, of torchrun what it runs.
+    """
     text = page.read_text(encoding="utf-8")
     for kind, block in FENCE.findall(text):
         if kind in ("", "bash", "console"):
-            # A loop of the shell is not one command.
             for line in block.replace("\\\n", " ").splitlines():
-                if line.startswith("rethink-heads ") and "$" not in line:
-                    yield " ".join(line.partition(" # ")[0].split())
+                shown = re.sub(r"^torchrun .* rethink_heads ", "rethink-heads ", line.strip())
+                if shown.startswith("rethink-heads "):
+                    shown = re.sub(r"\$\w+", lambda name: LOOPED[name[0]], shown)
+                    yield " ".join(shown.partition(" # ")[0].split())
     for line in re.findall(r"`(rethink-heads [a-z]+ [^`]*--[^`]*)`", FENCE.sub("", text)):
         yield " ".join(line.split())
 
@@ -94,6 +115,9 @@ def test_a_shown_command_has_options_that_there_are(line: str) -> None:
     if name.startswith("--"):
         return
     load_command(name).make_context(name, rest)
+    if "--preset" in rest:
+        head = rest[rest.index("--head") + 1] if "--head" in rest else "fc"
+        load_preset(rest[rest.index("--preset") + 1], head, [each for each in rest if "=" in each])
 
 
 def test_options_in_the_text_are_of_some_command() -> None:
@@ -107,9 +131,10 @@ def test_options_in_the_text_are_of_some_command() -> None:
     named = {
         (option, page.name)
         for page in PAGES
-        if page.parent == ROOT / "docs" or page.parent == ROOT
+        # Its commands are the benchmarks' own.
+        if page.parent.name != "benchmarks"
         for code in re.findall(r"`([^`]+)`", prose(page))
-        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", code)
     }
     assert len(named) > 20
     assert [each for each in sorted(named) if each[0] not in known] == []
@@ -132,12 +157,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs, ground truth and results files by the names that pages give them."""
     made = tmp_path_factory.mktemp("shown")
     content = write_coco(made / "data", "val", images=IMAGES)
+    for split in ("train", "test", "train2017", "val2017"):
+        write_coco(made / "data", split, images=4)
     source = f"data.source={made / 'data'}"
     settings = [*SMALL_SETTINGS, source, "model.score_threshold=0.01", "data.test_split=val"]
     for name in set(re.findall(r"runs/([\w-]+)", " ".join(RUN))):
         head = "fc" if "fc" in name else "conv" if "conv" in name else "double-ext"
         untrained_run(made / "runs" / name, load_preset("shapes-tiny", head, settings))
     (made / "val2017").symlink_to(made / "data" / "val")
+    for name in set(re.findall(r"--data (\S+)", " ".join(SHOWN))):
+        (made / name).symlink_to(made / "data")
     shutil.copyfile(
         made / "data" / "annotations" / "instances_val.json", made / "instances_val2017.json"
     )
@@ -159,3 +188,79 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shown_command_runs(line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert call(*arguments(line))
+
+
+def makes_new(line: str) -> bool:
+    """Whether a command needs a preset and data alone."""
+    name, *rest = arguments(line)
+    on_runs = "--use" in rest or ("--run" in rest and "--preset" not in rest)
+    return name in ("train", "sweep", "plan", "describe") and not on_runs
+
+
+def subject(line: str) -> tuple[str, str, str]:
+    """What is done, and by which preset."""
+    name, *rest = arguments(line)
+    return name, rest[0], rest[rest.index("--preset") + 1] if "--preset" in rest else ""
+
+
+NEW = list({subject(line): line for line in SHOWN if makes_new(line)}.values())
+
+
+@pytest.mark.parametrize("line", NEW)
+def test_what_is_made_anew_runs_when_small(
+    line: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    name, *rest = (each for each in arguments(line) if "=" not in each)
+    for option in ("--run", "--output"):
+        if option in rest:
+            rest[rest.index(option) + 1] = str(tmp_path / "made")
+    if name == "train" and "--data" not in rest:
+        rest += ["--data", "data"]
+    # Sweeps are trained in their own tests.
+    small = {"sweep": ["--dry-run"], "train": SMALL_SETTINGS + TRAINING}
+    assert call(name, *rest, *small.get(name, SMALL_SETTINGS))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python" in page.read_text()], ids=lambda page: page.name
+)
+def test_python_that_a_page_shows_runs(
+    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    call("correlate", "--run", "runs/demo")
+    detector = rh.load_detector(rh.Run.open("runs/demo").detector_path)
+    # What the text around a block has made.
+    names = {
+        "torch": torch,
+        "rh": rh,
+        "HeadOutput": HeadOutput,
+        "detector": detector,
+        "model": detector,
+        "class_names": detector.class_names,
+        "dataset": rh.CocoDataset("data/annotations/instances_train.json", "data/train"),
+        "annotations": "data/annotations/instances_train.json",
+        "images": "data/train",
+        "image": torch.zeros(3, 48, 64, dtype=torch.uint8),
+        "boxes": torch.tensor([[4.0, 4, 30, 40]]),
+    }
+    for kind, block in FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            exec(block, names)
+
+
+def test_a_reader_can_have_the_files_of_the_examples(tmp_path: Path) -> None:
+    line = "python -m site_extension.example example"
+    text = (ROOT / "docs" / "start.md").read_text(encoding="utf-8")
+    assert f"\nPYTHONPATH=.:docs {line}\n" in text
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'docs'}"}
+    subprocess.run(
+        [sys.executable, *shlex.split(line)[1:]], cwd=tmp_path, env=environment, check=True
+    )
+    text += (ROOT / "docs" / "questions.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\b(\w+\.json)\b", text)) - {"instances_val2017.json"}
+    assert shown == {path.name for path in (tmp_path / "example").iterdir()} - {
+        "sound.json",
+        "unsorted.json",
+    }

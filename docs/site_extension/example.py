@@ -2,6 +2,8 @@
 
 ``instances.json`` is ground truth in COCO's format, 360 objects of five classes in 60 images; the others are results of
 one detector into which faults were planted by :mod:`benchmarks.planted`. So the pages show what is known to be wrong.
+
+``python -m site_extension.example FOLDER`` writes them into a folder.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import atexit
 import json
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -108,3 +111,8 @@ def _results(found: planted.Results) -> list[dict[str, Any]]:
 
 def _dump(content: Any, path: Path) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    write(Path(sys.argv[1]))

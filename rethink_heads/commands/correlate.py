@@ -17,6 +17,7 @@ from rethink_heads.commands.stages import (
     stage_study,
 )
 from rethink_heads.detection_files import files_alone
+from rethink_heads.errors import UserError
 from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
 from rethink_heads.results import whereabouts, write_comparison
@@ -67,6 +68,11 @@ def command(
     from rethink_heads.statistics.sums import bin_range
 
     bin_range(iou_range)
+    if output is not None and not results.detections:
+        raise UserError(
+            "--output takes the tables of --detections; those of --run and --model lie in their own folder, from"
+            " which rethink-heads figures --output writes them elsewhere"
+        )
     stages = chosen_stages(stage)
     if stages == [PREDEFINED] and not results.detections:
         files_alone(results, options.detectors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from rethink_heads.commands.evaluate import (
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import DetectionOptions, ScreenOptions
+from rethink_heads.options import DetectionOptions, ScreenOptions, words_of
 from rethink_heads.report.output import Report
 from rethink_heads.results import shared_folder
 from rethink_heads.subject import Detected, Key, Subject
@@ -53,6 +54,13 @@ NEXT = {
     "misses": ("objects", "shows the objects that heads find hardest"),
 }
 """By the largest cause of lost average precision: the command that looks closer, and what it shows."""
+FILE_NEXT = NEXT | {
+    "ranking": ("correlate --stage detections", "shows how scores follow IoU"),
+    "localization": ("report", "shows at which IoU, and which objects"),
+    "duplicates": ("evaluate --errors", "shows what second detections cost"),
+    "misses": ("report", "shows which objects"),
+}
+"""The same for a file, which has no heads to be asked."""
 Pair = tuple[Key, Key]
 
 
@@ -86,7 +94,7 @@ def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOpti
         check_folder(output)
     found = diagnose(options)
     written = write_diagnosis(found, output, complete=options.head is None)
-    report(found, written, screen)
+    report(found, written, screen, options)
 
 
 def diagnose(options: DetectionOptions) -> Diagnosis:
@@ -134,7 +142,9 @@ def write_diagnosis(found: Diagnosis, output: Path | None, complete: bool) -> li
     return written
 
 
-def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> None:
+def report(
+    found: Diagnosis, written: Sequence[Path], screen: ScreenOptions, options: DetectionOptions
+) -> None:
     """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next."""
     from rethink_heads.report.heads import Heads, interval, select
     from rethink_heads.report.verdict import CAUSE_SENTENCES, verdict
@@ -168,7 +178,10 @@ def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> 
             ["fate"],
             lambda row: f"{interval(row, 'share')} ({row['count']})",
         ),
-        *(f"{name}: {why}" for name, why in found.lacks.items()),
+        *(
+            f"{', '.join(name for name, said in found.lacks.items() if said == why)}: {why}"
+            for why in dict.fromkeys(found.lacks.values())
+        ),
     )
     if "swaps" in tables:
         names = {"/".join(key): name for key, name in heads.names.items()}
@@ -182,7 +195,7 @@ def report(found: Diagnosis, written: Sequence[Path], screen: ScreenOptions) -> 
     compared = [tables[name] for name in COMPARED_TABLES if name in tables]
     cells, said = heads.differences(*compared, full=True)
     result.table("Differences on the same images [95% interval]", cells, *said, full=True)
-    result.lines(f"Next: {_next_command(found)}")
+    result.lines(f"Next: {_next_command(found, options)}")
     result.end(screen.as_json, screen.full, where_written(each, written))
 
 
@@ -285,7 +298,7 @@ def _classes(by_class: pd.DataFrame, heads: Heads) -> pd.DataFrame:
     return heads.columns(rows, ["class_name", "objects"], partial(interval, column="ap"))
 
 
-def _next_command(found: Diagnosis) -> str:
+def _next_command(found: Diagnosis, options: DetectionOptions) -> str:
     """What to give next, by the largest cause of the head with the highest average precision."""
     precision = found.tables["ap"]
     best = precision[precision["metric"] == "AP"].sort_values("value").iloc[-1]
@@ -294,6 +307,9 @@ def _next_command(found: Diagnosis) -> str:
     cause = str(own.sort_values("share").iloc[-1]["cause"])
     run = next((s.run for s in found.asked.subjects if s.run.name == best["detector"]), None)
     if run is None:
-        return f"most is lost to {cause}; with the detector (--model or --run) its heads can be asked why."
+        command, shows = FILE_NEXT[cause]
+        groups = options.detectors, options.results, options.data
+        given = shlex.join([*command.split(), *words_of(*groups)])
+        return f"rethink-heads {given} {shows}; --run or --model in place of the file can ask heads why."
     command, shows = NEXT[cause]
     return f"rethink-heads {command} --run {run.path} {shows}."

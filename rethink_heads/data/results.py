@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.images import SUFFIXES
 from rethink_heads.data.yolo import parse_size
@@ -46,8 +47,6 @@ IMAGE_IDS = ("ids", "names", "order")
 CATEGORY_IDS = ("file", "contiguous", "contiguous-from-1", "names")
 SCORE_SCALES = ("probability", "percent", "logit")
 NORMALISED = "normalised"
-HEAD = "detections"
-"""What the one head of a results file is called."""
 UNKNOWN = -1
 
 
@@ -203,7 +202,7 @@ class Results:
     def detections(
         self, dataset: CocoDataset, reading: Reading, name: str, leave_out_unknown: bool = False
     ) -> pd.DataFrame:
-        """Return the detections in DETECTION_COLUMNS, of the detector ``name`` and the head :data:`HEAD`.
+        """Return the detections in DETECTION_COLUMNS, of the detector ``name`` and the head FILE_HEAD.
 
         Args:
             dataset: what was detected on.
@@ -239,7 +238,7 @@ class Results:
         columns = {
             "image_id": np.array(dataset.image_ids, np.int64)[rows],
             "detector": name,
-            "head": HEAD,
+            "head": FILE_HEAD,
             "label": labels,
             **{corner: corners[:, place] for place, corner in enumerate(CORNERS)},
             "score": self.probabilities(reading.score_scale)[kept],

@@ -66,6 +66,8 @@ def average_precisions(
     Returns:
         A row a "metric" ("AP", "AP50", "AP75", "APs", "APm", "APl") with "value" (pycocotools' to the last digit),
         "value_low", "value_high" and "images" (those that bear on it); nan where there is nothing to find.
+
+        Compared: "value", by "metric".
     """
     resampled = resampled_precision(head, truth, bootstrap)
     return Quantities(resampled, {"metric": AP_NAMES}, "value", {"images": resampled.images})

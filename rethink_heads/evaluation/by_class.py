@@ -57,7 +57,7 @@ BACKGROUND = -1
 
 
 def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
-    """What a head makes of the objects of each class and size, with 95% intervals over images; comparisons are of AP.
+    """What a head makes of the objects of each class and size, with 95% intervals over images.
 
     Returns:
         A row a class and size of which there are objects with "label", "class_name", "size"
@@ -65,6 +65,8 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
         own), "recall" (COCO's: the mean over its IoU thresholds), "olrp", "localization", "false_positives", "misses"
         and "score_threshold" (see :mod:`.lrp`, at IoU 0.5), and "pcc", Pearson's correlation of score and IoU of the
         true positives at IoU 0.5. Intervals of the first four are from derivatives, as in :mod:`.lost_precision`.
+
+        Compared: "ap", by "label", "class_name" and "size".
     """
     matches = match_detections(truth, head)
     ious = [matched_ious(head, truth, matches, area) for area in range(len(AREAS))]

@@ -110,6 +110,8 @@ def calibration_of(
         head of this module; "overconfidence", the mean score less the precision of all detections, below 0 for a head
         that is too modest.
 
+        Compared: "value", by "error".
+
         "reliability": precision and IoU by score, all classes together. A row a bin with "bin", "score_low",
         "score_high", "mean_score", "precision" (share of true positives), "iou" (mean IoU with the matched object, 0
         for a false positive), "hit_iou" (mean IoU of the true positives), each with "..._low" and "..._high", and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,10 +70,10 @@ _OF_HEADS = """\
     Of each head that found anything, in their order in the detections, with "detector" and "head" first.
 """
 _OF_TWO_HEADS = """\
-    A row a quantity: its name, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
-    "difference_low", "difference_high" and "excludes_zero", on the same draws of images. The quantities, as a table of
-    heads has them:
+    The columns that name what is compared, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
+    "difference_low", "difference_high" and "excludes_zero", on the same draws of images.
 """
+_COMPARED = "Compared"
 _RAISES = """\
     UserError: {}detections in other images or of other classes than the dataset's.
 """
@@ -99,8 +100,7 @@ def head_table(
             frames.append(found.curve(curve, key) if curve else found.rows(key))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    returns = f'{_OF_HEADS}    Here: "{curve}".\n' if curve else _OF_HEADS
-    _describe(table, name, measure, _DATA, returns, _RAISES.format(""))
+    _describe(table, name, measure, curve, _DATA, _OF_HEADS, _RAISES.format(""))
     return table
 
 
@@ -125,7 +125,7 @@ def head_comparison(name: str, measure: Callable[..., Quantities]) -> Callable[.
 
     arguments = f"{_DATA}    a, b: (detector, head).\n"
     raises = _RAISES.format("no detections of a head, or ")
-    _describe(compare, name, measure, arguments, _OF_TWO_HEADS, raises)
+    _describe(compare, name, measure, _COMPARED, arguments, _OF_TWO_HEADS, raises)
     return compare
 
 
@@ -133,15 +133,21 @@ def _describe(
     function: Callable[..., pd.DataFrame],
     name: str,
     measure: Callable[..., Quantities],
+    part: str,
     arguments: str,
     returns: str,
     raises: str,
 ) -> None:
-    """Give what is made of a measure its name, its signature with the measure's options, and a docstring of both."""
+    """Give what is made of a measure its name, its signature with the measure's options, and a docstring of both.
+
+    Of what the measure returns it says the paragraphs of its own part: of a curve the one that begins with its name,
+    of a comparison the one that begins with "Compared", of a table those without such a word.
+    """
     text, _, rows = inspect.cleandoc(measure.__doc__ or "").partition("Returns:\n")
     text, _, options = text.partition("Args:\n")
     arguments = f"Args:\n{arguments}{_BOOTSTRAP}{options}"
-    parts = (text, arguments, f"Returns:\n{returns}\n{rows}", f"Raises:\n{raises}")
+    of_part = [each for each in rows.split("\n\n") if _part_of(each) == part]
+    parts = (text, arguments, f"Returns:\n{returns}", *of_part, f"Raises:\n{raises}")
     function.__doc__ = "\n\n".join(part.rstrip() for part in parts)
     function.__name__ = function.__qualname__ = name
     function.__module__ = measure.__module__
@@ -149,6 +155,12 @@ def _describe(
     parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
     parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in list(of_measure.values())[3:]]
     setattr(function, "__signature__", own.replace(parameters=parameters))  # noqa: B010
+
+
+def _part_of(paragraph: str) -> str:
+    """The word before a paragraph's first colon, "" where it does not begin so."""
+    found = re.match(r'\s*"?(\w+)"?: ', paragraph)
+    return found[1] if found else ""
 
 
 def detection_tables(

@@ -88,7 +88,9 @@ def errors_of(
         A row an "error" ("cls", "loc", "both", "dupe", "bkg", "miss", "fp", "fn") with "delta_ap" (gain in AP at the
         IoU threshold, 0..1), "delta_ap_low", "delta_ap_high" and "count". The mean is over the classes that have
         objects, as in COCO. An interval takes images that have the error (:mod:`.bootstrap`). Small negative gains come
-        of reading precision at 101 recalls; TIDE sets them to 0. Of two heads, positive where a loses more to it.
+        of reading precision at 101 recalls; TIDE sets them to 0.
+
+        Compared: "delta_ap", by "error"; positive where a loses more to it.
     """
     errors = error_kinds(head, truth, iou_threshold)
     rankings = list(_rankings(head, errors, truth))

@@ -58,27 +58,51 @@ def lost_precision_of(
         (AP with that cause alone mended), each with "..._low" and "..._high", and "count" (detections, or missed
         objects, with the cause at IoU 0.5; of "ranking" the true positives that have a false one before them). The mean
         is over the classes that have objects, as in COCO. An interval takes images that have the cause
-        (:mod:`.bootstrap`). Comparisons are of the shares, positive where a loses more to a cause.
+        (:mod:`.bootstrap`).
 
-        "lost_by_threshold": the same at each IoU threshold, "iou", without the counts. "lost_by_class": shares of each
-        class that has objects, "label"; those of a class add up to 1 - its AP, and their intervals take images that
-        have the cause in that class.
+        Compared: "share", by "cause"; positive where a loses more to it.
+
+        "lost_by_class": a row a class that has objects, "label", and "cause" with "share" and its "..._low" and
+        "..._high". Shares of a class add up to 1 - its AP, and their intervals take images that have the cause in it.
     """
     lost = analyse(head, truth)
     shares = lost.resampled(bootstrap, SHARES)
     oracles = lost.resampled(bootstrap, ORACLES).estimate().columns("oracle")
-    curves = {
-        "lost_by_threshold": _by_threshold(lost, bootstrap),
-        "lost_by_class": _by_class(lost, bootstrap),
-    }
     rest = {**oracles, "count": lost.counts}
+    curves = {"lost_by_class": _by_class(lost, bootstrap)}
     return Quantities(shares, {"cause": CAUSES}, "share", rest, curves)
 
 
 lost_precision = head_table("lost_precision", lost_precision_of)
-lost_by_threshold = head_table("lost_by_threshold", lost_precision_of, "lost_by_threshold")
 lost_by_class = head_table("lost_by_class", lost_precision_of, "lost_by_class")
 compare_lost_precision = head_comparison("compare_lost_precision", lost_precision_of)
+
+
+def lost_by_threshold_of(
+    head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
+) -> Quantities:
+    """What each cause costs at each of COCO's IoU thresholds, with 95% intervals over images.
+
+    Returns:
+        A row an "iou" and "cause" with "share" (of 1 - AP at that threshold) and "oracle", each with "..._low" and
+        "..._high".
+
+        Compared: "share", by "iou" and "cause"; positive where a loses more to it.
+    """
+    lost = analyse(head, truth)
+    shares, oracles = (
+        join([lost.resampled(bootstrap, cut, number) for number in range(len(THRESHOLDS))])
+        for cut in (SHARES, ORACLES)
+    )
+    keys = {
+        "iou": np.repeat(THRESHOLDS.round(2), len(CAUSES)),
+        "cause": np.tile(CAUSES, len(THRESHOLDS)),
+    }
+    return Quantities(shares, keys, "share", oracles.estimate().columns("oracle"))
+
+
+lost_by_threshold = head_table("lost_by_threshold", lost_by_threshold_of)
+compare_lost_by_threshold = head_comparison("compare_lost_by_threshold", lost_by_threshold_of)
 
 
 def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
@@ -86,6 +110,8 @@ def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstr
 
     Returns:
         A row a "cause" (one of CAUSES) with "oracle".
+
+        Compared: "oracle", by "cause".
     """
     oracles = analyse(head, truth).resampled(bootstrap, ORACLES)
     return Quantities(oracles, {"cause": CAUSES}, "oracle")
@@ -102,6 +128,8 @@ def exchange_rate_of(
     Returns:
         A row a "step" (0..1) with "ap", "ap_low", "ap_high", and "pcc", Pearson's correlation of score and IoU of the
         detections that stand for an object at IoU 0.5, as the step deals out the scores.
+
+        Compared: "ap", by "step".
     """
     lost = analyse(head, truth)
     steps = lost.resampled(bootstrap, STEP_VALUES)
@@ -110,18 +138,6 @@ def exchange_rate_of(
 
 exchange_rate = head_table("exchange_rate", exchange_rate_of)
 compare_exchange_rate = head_comparison("compare_exchange_rate", exchange_rate_of)
-
-
-def _by_threshold(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
-    """Columns of "lost_by_threshold" of one head."""
-    columns: dict[str, Any] = {
-        "iou": np.repeat(THRESHOLDS.round(2), len(CAUSES)),
-        "cause": np.tile(CAUSES, len(THRESHOLDS)),
-    }
-    for name, cut in {"share": SHARES, "oracle": ORACLES}.items():
-        each = [lost.resampled(bootstrap, cut, number) for number in range(len(THRESHOLDS))]
-        columns |= join(each).estimate().columns(name)
-    return columns
 
 
 def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:

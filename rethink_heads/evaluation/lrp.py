@@ -58,7 +58,9 @@ def lrp_of(
 
     Returns:
         A row a "part" (one of LRP_PARTS) with "value", "value_low", "value_high", 0..1. By class, with the thresholds:
-        ``by_class.class_table``. Of two heads, positive where a is worse.
+        ``by_class.class_table``.
+
+        Compared: "value", by "part"; positive where a is worse.
     """
     matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     classes = list(ranked_classes(head, truth, matches).values())

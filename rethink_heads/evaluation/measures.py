@@ -13,7 +13,12 @@ from rethink_heads.evaluation.by_class import class_values, confusion_matrix, pr
 from rethink_heads.evaluation.calibration import calibration_of
 from rethink_heads.evaluation.detections import Measure, detection_tables
 from rethink_heads.evaluation.errors import errors_of
-from rethink_heads.evaluation.lost_precision import exchange_rate_of, lost_precision_of, oracles_of
+from rethink_heads.evaluation.lost_precision import (
+    exchange_rate_of,
+    lost_by_threshold_of,
+    lost_precision_of,
+    oracles_of,
+)
 from rethink_heads.evaluation.lrp import lrp_of
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import REPLICATES
@@ -21,6 +26,7 @@ from rethink_heads.statistics.bootstrap import REPLICATES
 MEASURES: Mapping[str, Measure] = {
     "ap": average_precisions,
     "lost_precision": lost_precision_of,
+    "lost_by_threshold": lost_by_threshold_of,
     "oracles": oracles_of,
     "exchange_rate": exchange_rate_of,
     "lrp": lrp_of,

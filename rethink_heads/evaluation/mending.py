@@ -161,8 +161,11 @@ class LostPrecision:
 
     @cached_property
     def stretch(self) -> Array:
-        """How many times their first order AP, shares and oracles (13,) vary."""
-        exact, first_order = (each.std(axis=0) for each in self.left_out)
+        """How many times their first order AP, shares and oracles (13,) vary; 1 where too few draws have objects."""
+        has_objects = np.isfinite(self.left_out[0]).all(axis=1)
+        if has_objects.sum() < 2:
+            return np.ones(ORACLES.stop)
+        exact, first_order = (each[has_objects].std(axis=0) for each in self.left_out)
         varies = first_order > ROUNDING
         return np.where(varies, exact / np.where(varies, first_order, 1), 1.0)
 

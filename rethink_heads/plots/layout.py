@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import Bbox
 
+from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.files import atomic_path
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
@@ -169,8 +170,11 @@ def title_maps(
     columns = max(_place(ax)[1] for ax in maps) + 1
     letters = max(8, int((_figure(maps[0]).get_figwidth() - 1.0) / columns / TITLE_LETTER))
     for ax, one, what in zip(maps, heads, whats, strict=True):
-        title = one.title.split(" = ")
-        title = [f"{name} =" for name in title[:-1]] + [title[-1] + (f", {what}" if what else "")]
+        *first, last = one.title.split(" = ")
+        # A file is titled by its name.
+        own = _NameWrapper(letters).wrap(last) if one.head == FILE_HEAD else [last]
+        title = [*(f"{name} =" for name in first), *own]
+        title[-1] += f", {what}" if what else ""
         title += _NameWrapper(letters).wrap(f"({one.detector})") if one.named else []
         ax.set_title("\n".join(title), linespacing=TIGHT_LINES)
 

@@ -220,6 +220,8 @@ def recall_ladder(table: pd.DataFrame) -> Figure:
         name_categories(ax, [STAGES[stage] for stage in stages])
         ax.tick_params(axis="x", rotation=90)
         unit_axes(ax, "y")
+        # Marks at 1 are not cut.
+        ax.set_ylim(0, 1.03)
         ax.set_ylabel("Recall")
         ax.set_title("Mean over IoU 0.50 to 0.95" if iou == "mean" else f"IoU {iou}")
     label_outside(axes.flat)

@@ -22,6 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
+from rethink_heads.bounds import FILE_HEAD
+
 COLUMN_WIDTH = 3.35
 PAGE_WIDTH = 6.9
 
@@ -228,8 +230,9 @@ def heads_of(*frames: pd.DataFrame) -> list[Series]:
             detector,
             head,
             looks[detector, head],
-            head_label(head),
-            named=detectors[head] > 1 or _NAMING.get(),
+            # A file has one head, which has no name of its own.
+            plain_label(detector) if head == FILE_HEAD else head_label(head),
+            named=head != FILE_HEAD and (detectors[head] > 1 or _NAMING.get()),
         )
         for detector, head in order
     ]
@@ -256,13 +259,15 @@ def naming_data(name: str) -> Iterator[None]:
 
 
 def source_text(*frames: pd.DataFrame) -> str:
-    """What a figure is drawn from, for its caption: the data, the number of objects, the runs."""
+    """What a figure is drawn from, for its caption: the data, the number of objects, the runs or files."""
     objects = max(map(_object_count, frames), default=0)
     runs = sorted({str(name) for frame in frames for name in frame.get("detector", ())})
+    heads = {str(name) for frame in frames for name in frame.get("head", ())}
+    word = "file" if heads == {FILE_HEAD} else "run"
     parts = [
         *[plain_label(_DATA.get())] * bool(_DATA.get()),
         *[f"{objects:,} object{'s' * (objects > 1)}"] * bool(objects),
-        *[f"run{'s' * (len(runs) > 1)} {', '.join(map(plain_label, runs))}"] * bool(runs),
+        *[f"{word}{'s' * (len(runs) > 1)} {', '.join(map(plain_label, runs))}"] * bool(runs),
     ]
     return "; ".join(parts)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.report.cells import LABELS, NO_INTERVAL, UNDEFINED, estimate, text_cells
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class Heads:
             )
             groups.setdefault(next(same, key), []).append(key)
         several = len({detector for detector, _ in keys}) > 1
+        # A file has one head, which has no name of its own.
         self.names = {
-            first: (f"{first[0]}/" if several else "") + ", ".join(head for _, head in group)
+            first: first[0]
+            if first[1] == FILE_HEAD
+            else (f"{first[0]}/" if several else "") + ", ".join(head for _, head in group)
             for first, group in groups.items()
         }
         self._first = {"/".join(key): first for first, group in groups.items() for key in group}

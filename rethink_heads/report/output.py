@@ -53,7 +53,7 @@ class Report:
         self.tables: dict[str, list[dict[str, Any]]] = {}
         self.files: list[Path] = []
         self._parts: list[tuple[bool, Callable[[], None]]] = []
-        self._marks: set[str] = set()
+        self._marks: set[tuple[bool, str]] = set()
         self._failure: UserError | None = None
 
     def data(self, **tables: pd.DataFrame | Iterable[Mapping[str, Any]]) -> None:
@@ -73,7 +73,7 @@ class Report:
         if not texts:
             return
         self._marks |= {
-            mark
+            (full, mark)
             for mark in MEANINGS
             for text in texts
             if text == mark or (mark != "-" and mark in text)
@@ -111,7 +111,8 @@ class Report:
         shown = [part for only_full, part in self._parts if full or not only_full]
         for part in shown:
             part()
-        marks = [f"{mark}: {said}" for mark, said in MEANINGS.items() if mark in self._marks]
+        there = {mark for only_full, mark in self._marks if full or not only_full}
+        marks = [f"{mark}: {said}" for mark, said in MEANINGS.items() if mark in there]
         print_lines(*(["; ".join(marks) + "."] if marks else []))
         hints = ["--full prints more tables"] if len(shown) < len(self._parts) else []
         if hints or more:

@@ -269,6 +269,8 @@ def test_unknown_names_beside_weights_of_another() -> None:
         ("convmixer_768_32", "strides 7, 7, 7, none of which"),
         ("inception_v3", "not at even strides"),
         ("coat_lite_tiny", "gives no features of images of 96 x 128"),
+        # timm asserts without a word.
+        ("haloregnetz_b", r"96 x 128 pixels \(AssertionError\), so that"),
     ],
 )
 def test_networks_without_features_for_a_pyramid(name: str, sentence: str) -> None:

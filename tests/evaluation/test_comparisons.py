@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -38,6 +39,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, CocoDa
         (rh.calibration_errors, rh.compare_calibration, ["error"], "value"),
         (rh.localization_recall_precision, rh.compare_lrp, ["part"], "value"),
         (rh.lost_precision, rh.compare_lost_precision, ["cause"], "share"),
+        (rh.lost_by_threshold, rh.compare_lost_by_threshold, ["iou", "cause"], "share"),
         (rh.lost_precision, rh.compare_oracles, ["cause"], "oracle"),
         (rh.exchange_rate, rh.compare_exchange_rate, ["step"], "ap"),
     ],
@@ -84,6 +86,27 @@ def test_shaken_boxes_are_ill_localised(
 ) -> None:
     found = compare(*both, FC, CONV, replicates=100).set_index(key)
     assert found.loc[worse, "difference_low"] > 0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(rh.lost_precision, rh.lost_by_threshold, rh.lost_by_class, rh.reliability),
+        *(rh.compare_lost_precision, rh.compare_lost_by_threshold, rh.compare_calibration),
+        rh.compare_classes,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_help_has_the_columns_that_are_returned(
+    both: tuple[pd.DataFrame, CocoDataset], function: Table
+) -> None:
+    is_comparison = function.__name__.startswith("compare")
+    returned = function(*both, *((FC, CONV) if is_comparison else ()), replicates=2)
+    _, _, told = (inspect.getdoc(function) or "").partition("Returns:")
+    named = {*re.findall(r'"(\w+)"', told)}
+    assert {name for name in returned if not name.endswith(("_low", "_high"))} <= named
+    of_other_tables = {"oracle", "count", "label", "detections", "bin", "ap50"} - {*returned}
+    assert not named & of_other_tables
 
 
 def test_what_is_made_of_a_measure_has_its_own_name_signature_and_help() -> None:

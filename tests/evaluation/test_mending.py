@@ -14,7 +14,11 @@ from rethink_heads.evaluation.average_precision import (
     precision_table,
 )
 from rethink_heads.evaluation.causes import CAUSES
-from rethink_heads.evaluation.lost_precision import exchange_rate, lost_by_threshold
+from rethink_heads.evaluation.lost_precision import (
+    exchange_rate,
+    lost_by_threshold,
+    lost_precision,
+)
 from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.evaluation.mending import (
     LEFT_OUT_DRAWS,
@@ -97,3 +101,21 @@ def test_draws_that_leave_images_out_are_analyses_of_the_others(tmp_path: Path) 
     for one, other in zip(exact.T, first_order.T, strict=True):
         assert np.corrcoef(one, other)[0, 1] > 0.8
     assert (lost.stretch > 0.9).all()
+
+
+def test_draws_without_any_object_leave_the_intervals_as_they_are(tmp_path: Path) -> None:
+    """Objects in one image, detections of nothing in all of them."""
+    dataset = make_dataset(tmp_path / "all", images=30, seed=6)
+    content = json.loads(dataset.annotations_path.read_text())
+    first = content["annotations"][0]["image_id"]
+    kept = [each for each in content["annotations"] if each["image_id"] == first]
+    few = as_dataset(tmp_path / "few", content | {"annotations": kept})
+    frame = make_detections(dataset, 6)
+    truth = GroundTruth(few, frame)
+    lost = analyse(truth.detections_of(frame, ("run", "fc")), truth)
+    exact, _ = lost.left_out
+    assert np.isnan(exact).any()
+    assert np.isfinite(exact).any()
+    assert np.isfinite(lost.stretch).all()
+    shares = lost_precision(frame, few, replicates=50).set_index("cause")
+    assert shares.loc["background", "share_low"] < shares.loc["background", "share_high"]

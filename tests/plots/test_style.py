@@ -92,6 +92,14 @@ def test_labels_name_the_detector_only_where_several_have_the_head():
     assert [s.named for s in shared] == [True, True, False]
 
 
+def test_files_are_called_by_their_names_alone():
+    pairs = [("old", "detections"), ("new", "detections"), ("run", "fc")]
+    frame = pd.DataFrame(pairs, columns=["detector", "head"])
+    with naming_detectors():
+        labels = [one.label for one in series_of(frame)]
+    assert labels == ["fc-head (run)", "new", "old"]
+
+
 def test_labels_name_every_detector_where_detectors_are_compared():
     apart = frame(("mine", "fc"), ("theirs", "conv"))
     assert [series.label for series in series_of(apart)] == ["fc-head", "conv-head"]

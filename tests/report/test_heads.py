@@ -98,6 +98,12 @@ def test_the_leader(low: float, high: float, said: str) -> None:
     assert heads.leader(frame, compared(("fc", "conv", 0.1, low, high)), "pcc") == said
 
 
+def test_a_file_is_called_by_its_name_alone() -> None:
+    assert Heads([("old", "detections")]).names == {("old", "detections"): "old"}
+    beside = Heads([("old", "detections"), FC])
+    assert list(beside.names.values()) == ["old", "demo/fc"]
+
+
 def test_the_leader_without_a_comparison() -> None:
     frame = estimates({FC: VALUES[FC], CONV: (np.nan, np.nan, np.nan)})
     heads = Heads([FC, CONV], frame)

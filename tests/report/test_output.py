@@ -29,11 +29,14 @@ def test_the_screen_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PCC" in printed
     assert "A legend.\n[-]: no interval" in printed
     assert "By bin" not in printed
+    assert "-: undefined" not in printed
     assert printed.endswith(
         "--full prints more tables; figures: elsewhere; --json has all numbers.\n"
     )
     report().end(full=True)
-    assert "By bin" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "By bin" in printed
+    assert "-: undefined" in printed
 
 
 def test_json_has_one_shape(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,8 +73,8 @@ class TimmBody(nn.Module):
         except Exception as error:  # timm's networks refuse sizes in many ways.
             raise UserError(
                 f"timm's {name} gives no features of images of {height} x {width} pixels"
-                f" ({shorten(str(error), 100)}), so that it cannot be the backbone of a detector, whose images have"
-                " many sizes; give another model.backbone"
+                f" ({shorten(str(error) or type(error).__name__, 100)}), so that it cannot be the backbone of a"
+                " detector, whose images have many sizes; give another model.backbone"
             ) from error
         sides = [(-(-height // stride), -(-width // stride)) for stride in self.strides]
         first = [(c, *side) for c, side in zip(self.channels, sides, strict=True)]
@@ -172,7 +172,8 @@ def _features(name: str, **weights: Any) -> nn.Module:
             if weights:
                 raise
             raise UserError(
-                f"timm's {name} gives no feature maps ({shorten(str(error), 100)}); give another model.backbone"
+                f"timm's {name} gives no feature maps ({shorten(str(error) or type(error).__name__, 100)}); give"
+                " another model.backbone"
             ) from error
     for module in network.modules():
         # timm keeps a state dict that it was given among them.
