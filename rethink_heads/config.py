@@ -404,11 +404,7 @@ class StudyConfig(Settings):
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
-        """Read settings from a file.
-
-        Raises:
-            UserError: no such file, not YAML, an unknown key or a bad value.
-        """
+        """Read settings from a file. Raises UserError: no such file, not YAML, an unknown key or a bad value."""
         return validate(cls, read_mapping(Path(path)), str(path))
 
     def with_overrides(self, overrides: list[str], where: str = "override") -> Self:

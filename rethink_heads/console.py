@@ -105,9 +105,6 @@ class ProgressReport:
                 report.advance(counted=len(image.objects))
 
     Args:
-        title: what is being done.
-        total: number of steps.
-        unit: name of the steps.
         counted: name of things counted beside the steps, whose speed is shown; None: the steps'.
         start: steps done by an earlier run. They do not enter the speed.
         enabled: False for silence; processes other than the first are always silent.

@@ -82,12 +82,7 @@ def within(allowed: Bounds) -> Callable[..., Any]:
 
 
 def option(name: str, metavar: str, about: str, allowed: Bounds | None = None) -> Any:
-    """An option without a default to show.
-
-    Args:
-        name, metavar, about: as ``--help`` says them.
-        allowed: what its numbers are held to.
-    """
+    """An option without a default to show."""
     check = None if allowed is None else within(allowed)
     return typer.Option(name, metavar=metavar, help=about, callback=check, show_default=False)
 

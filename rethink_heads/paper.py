@@ -74,11 +74,7 @@ class AnalysisInputs:
 
     @property
     def measurements(self) -> Measurements:
-        """Measurements of the predefined proposals.
-
-        Raises:
-            MissingInputError: there are none.
-        """
+        """Measurements of the predefined proposals. Raises MissingInputError where there are none."""
         if self.found is None:
             raise MissingInputError(
                 "it needs measured runs: rethink-heads correlate --run RUN, then --run RUN here"
@@ -87,11 +83,7 @@ class AnalysisInputs:
 
     @property
     def detections(self) -> tuple[pd.DataFrame, CocoDataset]:
-        """Final detections of every head, and their data set.
-
-        Raises:
-            MissingInputError: there are none.
-        """
+        """Final detections of every head, and their data set. Raises MissingInputError where there are none."""
         if self.detected is None:
             raise MissingInputError(
                 "it needs detections: rethink-heads evaluate --run RUN, then --run RUN here"
@@ -99,11 +91,7 @@ class AnalysisInputs:
         return self.detected
 
     def sweep(self, name: str) -> pd.DataFrame:
-        """The table of the sweep of that name.
-
-        Raises:
-            MissingInputError: there is none.
-        """
+        """The table of the sweep of that name. Raises MissingInputError where there is none."""
         if name not in self.sweeps:
             raise MissingInputError(
                 f"it needs a sweep: rethink-heads sweep {name}, then --sweep FOLDER here"
@@ -135,9 +123,7 @@ class Analysis:
 @cache
 def analyses() -> Mapping[str, Analysis]:
     """Every analysis by name, in the order of names.
-
-    Raises:
-        UserError: the scripts are not there: an incomplete installation.
+    Raises UserError where the scripts are not there: an incomplete installation.
     """
     return {path.stem: load_analysis(path) for path in sorted(_folder().glob("[a-z]*.py"))}
 

@@ -161,9 +161,7 @@ def open_study(options: StudyOptions, branches: bool = False) -> Study:
 
 def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
     """The subjects of a command: each detector's settings with what the options change of them.
-
-    Raises:
-        UserError: the options contradict themselves or each other, or a value is bad.
+    Raises UserError where the options contradict themselves or each other, or a value is bad.
     """
     maps = one_each(options.detectors.class_map, len(runs), "--class-map", "detectors")
     datasets = Datasets()
@@ -183,9 +181,7 @@ def on_common_classes(subjects: list[Subject]) -> list[Subject]:
     """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
 
     Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
-
-    Raises:
-        UserError: there is none.
+    Raises UserError where there is none.
     """
     if len(subjects) == 1 or len({subject.data_paths for subject in subjects}) > 1:
         return subjects
@@ -260,9 +256,7 @@ def _newest_measured(subject: Subject) -> Subject | None:
 
 def asked_heads(options: StudyOptions) -> list[str] | None:
     """The heads asked for, each once; None asks for all.
-
-    Raises:
-        UserError: the demo's detector, which would be trained first, has no such head.
+    Raises UserError where the demo's detector, which would be trained first, has no such head.
     """
     heads = list(dict.fromkeys(head_name(head) for head in options.head or ()))
     if not options.detectors.run and not options.detectors.model:

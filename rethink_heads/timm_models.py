@@ -18,11 +18,7 @@ def timm_name(backbone: str) -> str | None:
 
 
 def require_timm() -> Any:
-    """Import timm.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import timm. Raises UserError where it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -63,9 +59,7 @@ def model_config(name: str) -> Any:
 @functools.cache
 def normalisation(name: str) -> tuple[Triple, Triple]:
     """Mean and standard deviation of RGB values in [0, 1] that a model's images are normalised with.
-
-    Raises:
-        UserError: as of :func:`model_config`.
+    Raises UserError: as of :func:`model_config`.
     """
     config = model_config(name)
     return tuple(map(float, config.mean)), tuple(map(float, config.std))  # type: ignore[return-value]

@@ -289,9 +289,7 @@ def check_folder(output: Path) -> None:
 
 def _with_detections(subjects: Sequence[Subject]) -> list[Subject]:
     """The detectors that show their detections, before any of them takes long; the others are said.
-
-    Raises:
-        UserError: there is none.
+    Raises UserError where there is none.
     """
     from rethink_heads.detectors.base import missing, supports
 

@@ -91,9 +91,7 @@ class StageStudy:
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:
     """The stages asked for, in the order of a detector; none asked for means the predefined ones.
-
-    Raises:
-        UserError: there is no such stage.
+    Raises UserError where there is no such stage.
     """
     for stage in stages or ():
         if stage not in (*STAGES, ALL):

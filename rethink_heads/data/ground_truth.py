@@ -37,7 +37,6 @@ def read_folder(path: Path, images: Path | None, options: LabelOptions) -> tuple
     Args:
         path: a folder of VOC's XML files, or one with such a folder ``Annotations``, or one of YOLO's label files.
         images: the folder of images, which names images without objects and says the sizes; None: there may be none.
-        options: what a YOLO folder leaves open.
 
     Raises:
         UserError: nothing there can be read, or something is wrong with a file.

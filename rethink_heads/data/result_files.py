@@ -241,14 +241,7 @@ def _from_lines(
 
 def write_coco_results(detections: pd.DataFrame, category_ids: Sequence[int], path: Path) -> None:
     """Write one head's detections as COCO's results JSON: the same numbers to the last digit.
-
-    Args:
-        detections: in DETECTION_COLUMNS.
-        category_ids: by label.
-        path: the file.
-
-    Raises:
-        UserError: it cannot be written.
+    Raises UserError where it cannot be written.
     """
     corners = detections[["x1", "y1", "x2", "y2"]].to_numpy()
     boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).tolist()

@@ -86,9 +86,7 @@ def parse_frame(text: str) -> Frame:
     ``image`` is the original image, ``normalised`` has sides of 1, ``640x480`` is the image stretched to that size,
     ``long:640`` is scaled to a longer side of 640 px, ``letterbox:640`` the same in the middle of a square of 640 px,
     and ``short:800:1333`` to a shorter side of 800 px, or to a longer one of 1333 px where it would be more.
-
-    Raises:
-        UserError: it is none of these.
+    Raises UserError where it is none of these.
     """
     if text in ("image", NORMALISED):
         return Frame(text)
@@ -206,9 +204,6 @@ class Results:
         """Return the detections in DETECTION_COLUMNS, of the detector ``name`` and the head :data:`HEAD`.
 
         Args:
-            dataset: what was detected on.
-            reading: how the entries are read.
-            name: of the detector.
             leave_out_unknown: whether entries of images and classes that the data set lacks are left out.
 
         Raises:

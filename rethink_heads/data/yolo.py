@@ -55,9 +55,7 @@ class LabelLine(NamedTuple):
 
 def label_files(folder: Path) -> list[Path]:
     """Return the label files of a folder by name, those with names of classes left out.
-
-    Raises:
-        UserError: the folder cannot be read, or has none.
+    Raises UserError where the folder cannot be read, or has none.
     """
     names = [name for name in _listing(folder) if name.lower().endswith(".txt")]
     names = [name for name in names if name not in NAMES_FILES]
@@ -73,13 +71,7 @@ def label_files(folder: Path) -> list[Path]:
 
 def read_labels(path: Path, count: int) -> Iterator[LabelLine]:
     """Yield the boxes of a label file.
-
-    Args:
-        path: the file.
-        count: how many numbers a line has.
-
-    Raises:
-        UserError: a line has others, or something that is no number; the message names it.
+    Raises UserError where a line has others, or something that is no number; the message names it.
     """
     for number, line in enumerate(read_text(path, "label file", LARGEST_LIST).splitlines(), 1):
         texts = line.split()
@@ -120,7 +112,6 @@ def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
     """Return the classes' names by number.
 
     Args:
-        folder: of the labels.
         given: a YAML or text file, or names with commas between; None to look beside the labels and above them.
 
     Raises:
@@ -187,16 +178,7 @@ def _images_beside(labels: Path) -> Path | None:
 
 
 def image_sizes(stems: Sequence[str], images: dict[str, Path], given: str | None) -> list[Size]:
-    """Return width and height in px of each image.
-
-    Args:
-        stems: names without suffix.
-        images: those that are there.
-        given: as of :class:`LabelOptions`.
-
-    Raises:
-        UserError: the size of one is not known.
-    """
+    """Return width and height in px of each image. Raises UserError where the size of one is not known."""
     if given is not None and not is_file(Path(given)):
         return [parse_size(given, "--image-size")] * len(stems)
     if given is not None:

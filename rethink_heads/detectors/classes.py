@@ -159,9 +159,7 @@ def share_classes(
 
 def class_columns(detector: Detector, dataset: CocoDataset) -> Tensor:
     """The detector's index (K,) of each class of the data: 0..K-1, or what :func:`share_classes` found.
-
-    Raises:
-        UserError: the classes are others than the detector's, or were matched with another detector's.
+    Raises UserError where the classes are others than the detector's, or were matched with another detector's.
     """
     theirs, ours = tuple(detector.class_names), dataset.class_names
     if dataset.columns is not None:
@@ -194,7 +192,6 @@ def in_data_labels(found: Mapping[str, Detections], columns: Tensor) -> dict[str
     """Detections by head under the data's labels, those of other classes left out.
 
     Args:
-        found: labelled by the detector's classes.
         columns: the detector's index (K,) of each class of the data.
     """
     relabelled = {}

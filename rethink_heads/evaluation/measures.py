@@ -45,11 +45,9 @@ def measured_tables(
 
     Args:
         names: of MEASURES.
-        detections, dataset: as of ``average_precision.precision_table``.
         keys: (detector, head) of the heads, in the order of the rows.
         pairs: heads to compare, a - b.
         error_iou: least IoU of a true positive for "detection_errors"; None: 0.5.
-        replicates, seed: of the bootstrap over images.
 
     Returns:
         By name, as the measures' own functions return them, with their curves, such as "reliability"; and with pairs

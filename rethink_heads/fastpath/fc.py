@@ -75,7 +75,6 @@ class FastFC:
         """The same (N, width) for all of a level's RoIs, by factors; None where plain products are less work.
 
         Args:
-            level: the RoIs.
             memory: bytes that may be held beside the result.
         """
         if not self._factors_pay(level) or self._bytes_of_factors(level) > memory:

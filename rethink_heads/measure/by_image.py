@@ -299,9 +299,7 @@ def frames_by_image(
 
 def rename_detector(folder: Path, detector: str) -> None:
     """Have the files in a folder call their detector by its present name: its run may have been renamed or copied.
-
-    Raises:
-        UserError: a file is damaged, or must be written and cannot be.
+    Raises UserError where a file is damaged, or must be written and cannot be.
     """
     paths = [path for path in sorted(Path(folder).glob("*.parquet")) if path.name != OBJECTS_NAME]
     has_store = stored_provenance(folder) is not None

@@ -46,7 +46,6 @@ def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
 
     Args:
         roi_features: those of one box.
-        memory_mb: bound on what the heads hold at once, in MiB.
 
     Returns:
         1 or more; at most `MAX_CHUNK`, on a CPU and without RoI features to judge by `MAX_CHUNK_CPU`.
@@ -90,7 +89,6 @@ class Responder:
         Args:
             features: of the image, from the detector's `extract`.
             boxes: xyxy, pixels of the original image.
-            label: class index, 0..K-1.
         """
         boxes = boxes.to(self.detector.device)
         if self.fast_path is None:
@@ -133,9 +131,7 @@ def ask(
     Args:
         detector, features: of the image, from the detector's `extract`.
         boxes: xyxy, pixels of the original image, on the detector's device; some at a time go through the heads.
-        memory_mb: bound on what the heads hold at once, in MiB.
         take: of scores (n, K) or boxes (n, K, 4) what is kept (n, ...), given which rows of ``boxes`` they are of.
-        precision: arithmetic of the heads.
     """
     chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
     found: dict[str, tuple[list[Tensor], list[Tensor]]] = {h: ([], []) for h in detector.heads}
@@ -245,7 +241,6 @@ def cell_responses(
 
     Args:
         exact: RoI features of the object's `box` (4,).
-        label: the object's class.
         chunk: RoIs per forward pass.
 
     Returns:

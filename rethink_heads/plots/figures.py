@@ -229,9 +229,7 @@ def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Fig
 @paper_style()
 def decay(means: pd.DataFrame) -> Figure:
     """Mean cosine of two RoI positions by their distance, a line a head and, dashed, its weights.
-
-    Args:
-        means: what the statistic ``decay`` returns; the rows of size "all" are drawn.
+    ``means`` is what the statistic ``decay`` returns; the rows of size "all" are drawn.
     """
     means = means[means["size"] == "all"] if len(means) else means
     if means.empty:
@@ -254,9 +252,7 @@ def decay(means: pd.DataFrame) -> Figure:
 @paper_style()
 def gain(regressed: pd.DataFrame) -> Figure:
     """The regressed box's gain in IoU over the proposal, a column a size.
-
-    Args:
-        regressed: what ``regressed_iou_by_iou`` returns.
+    ``regressed`` is what ``regressed_iou_by_iou`` returns.
     """
     series, sizes = _contents(regressed)
     figure, axes = panel_grid(1, len(sizes), height=2.05, share=True)
@@ -271,9 +267,7 @@ def gain(regressed: pd.DataFrame) -> Figure:
 @paper_style()
 def error_components(errors: pd.DataFrame) -> Figure:
     """Mean absolute error and bias of the regressed box in centre and scale, a column a size.
-
-    Args:
-        errors: what ``error_components`` returns for all bins together.
+    ``errors`` is what ``error_components`` returns for all bins together.
     """
     series, sizes = _contents(errors)
     figure, axes = panel_grid(2, len(sizes), height=3.4, share=True)
@@ -289,9 +283,7 @@ def error_components(errors: pd.DataFrame) -> Figure:
 @paper_style()
 def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
     """Score of the object's box when it is displaced, a map a head, and its profile along dx.
-
-    Args:
-        scores: what ``response`` returns for "displacement_score".
+    ``scores`` is what ``response`` returns for "displacement_score".
     """
     scores = scores[scores["size"] == size] if len(scores) else scores
     series, _ = _contents(scores)
@@ -320,9 +312,7 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
 @paper_style()
 def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
     """What zeroing an RoI position does to the score (row 1) and to the regressed IoU (row 2).
-
-    Args:
-        changes: what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
+    ``changes`` is what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
     """
     changes = changes[changes["size"] == size] if len(changes) else changes
     series, _ = _contents(changes)

@@ -162,9 +162,7 @@ def stack_shares(ax: Axes, by_threshold: pd.DataFrame, lost: pd.DataFrame) -> No
 @paper_style()
 def exchange_rate(table: pd.DataFrame) -> Figure:
     """AP as the ranking moves from the detector's own to that of the true IoU, with 95% bands, and their correlation.
-
-    Args:
-        table: what ``exchange_rate`` returns.
+    ``table`` is what ``exchange_rate`` returns.
     """
     series = _series(table)
     frame = in_percent(table, "ap")
@@ -206,9 +204,7 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
 @paper_style()
 def recall_ladder(table: pd.DataFrame) -> Figure:
     """Recall at each stage from proposals to detections, at IoU 0.5, 0.75 and over all thresholds, with 95% intervals.
-
-    Args:
-        table: what ``recall_ladder`` returns.
+    ``table`` is what ``recall_ladder`` returns.
     """
     rows = table[table["size"] == "all"] if len(table) else table
     series = _series(rows)

@@ -296,9 +296,7 @@ def compared_head(
     by_bin: bool = False,
 ) -> Compared:
     """One head's part of a comparison of one of STATISTICS.
-
-    Raises:
-        UserError: unknown statistic, a head that was not measured, or a range that is not of whole bins.
+    Raises UserError: unknown statistic, a head that was not measured, or a range that is not of whole bins.
     """
     bin_range(iou_range)
     if statistic not in STATISTICS:
@@ -386,11 +384,7 @@ def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, f
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:
-    """The maps (O, W) of a head.
-
-    Raises:
-        UserError: it has none.
-    """
+    """The maps (O, W) of a head. Raises UserError where it has none."""
     maps = measurements.maps(key, kind)
     if maps is None or not has_map(maps).any():
         there = ", ".join(map("/".join, measurements.map_keys(kind))) or "nothing"

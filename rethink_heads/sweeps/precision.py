@@ -50,14 +50,7 @@ class Read:
 
 class Precision:
     """Reads the trained detectors of a sweep on its test images.
-
-    Args:
-        plan: the sweep.
-        device: where to detect.
-        replicates: draws of images for the intervals.
-
-    Raises:
-        UserError: the test data cannot be read, or a point's reading is not of its head.
+    Raises UserError where the test data cannot be read, or a point's reading is not of its head.
     """
 
     def __init__(self, plan: Plan, device: str = "auto", replicates: int = REPLICATES) -> None:

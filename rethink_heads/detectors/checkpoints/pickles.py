@@ -134,9 +134,7 @@ def load_arrays(path: Path) -> Any:
 
 def array_of(outline: Outline) -> np.ndarray | None:
     """The array or number of NumPy's that an outline stands for; None where it is neither, or holds no numbers.
-
-    Raises:
-        ValueError: its shape asks for more or fewer bytes than there are, or for what is none.
+    Raises ValueError where its shape asks for more or fewer bytes than there are, or for what is none.
     """
     shape: Any = ()
     order: Any = "C"
@@ -179,9 +177,7 @@ def _bytes(data: Any) -> bytes:
 
 def load_outline(path: Path) -> Any:
     """The content of a file of ``torch.save`` with an :class:`Outline` in place of every object and tensor.
-
-    Raises:
-        Exception: whatever bytes that are no such file make the reader raise.
+    Raises Exception: whatever bytes that are no such file make the reader raise.
     """
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as stream:

@@ -306,11 +306,7 @@ def load_weights(
     """Load a file's weights into a model, all of it.
 
     Args:
-        model: on the CPU.
         state: by the model's names.
-        path: the file.
-        name: how messages call the model.
-        remedy: what they say is to be done.
         is_optional: whether a file may have something of that name that the model lacks.
 
     Raises:

@@ -28,9 +28,7 @@ STEPS = ("forward", "inference", "preprocess_image", "_postprocess")
 
 def classes_of(model: Any) -> int:
     """K of a ``GeneralizedRCNN``.
-
-    Raises:
-        UserError: it is something else, or goes from images to detections by steps of its own.
+    Raises UserError where it is something else, or goes from images to detections by steps of its own.
     """
     from detectron2.modeling import GeneralizedRCNN
 

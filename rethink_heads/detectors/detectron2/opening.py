@@ -55,7 +55,6 @@ def open_detectron2(
         class_names: the K foreground classes in the order of the scores; None takes those that the configuration
             names (``MODEL.RETHINK_HEADS.CLASS_NAMES``), those of ``class_names.txt`` beside it, which an export writes,
             those of its data set as detectron2 knows it, or COCO's 80.
-        device: where to put the detector.
 
     Raises:
         UserError: detectron2 is missing; the configuration or the weights cannot be found, read or downloaded, or do
@@ -111,9 +110,7 @@ def from_module(
 
 def read_config(config: str) -> CfgNode:
     """The configuration of a file or a name, as :func:`open_detectron2` takes it, with our node.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
+    Raises UserError where there is none, or it cannot be read.
     """
     import yaml
     from detectron2.config import get_cfg

@@ -83,9 +83,6 @@ class PyramidBackbone(nn.Module):
 
     Args:
         body: maps images to feature maps by the names in ``STRIDES``.
-        channels: of each of the body's levels.
-        model: channels and normalisation of the pyramid.
-        strides: of the body's levels.
     """
 
     def __init__(
@@ -123,8 +120,6 @@ def downloaded(load: Callable[[], Loaded], name: str, variable: str) -> Loaded |
     """What ``load`` downloads and returns, or None, with a warning, where it cannot be had.
 
     Args:
-        load: downloads ImageNet weights.
-        name: of the network, for messages.
         variable: the environment variable that names the folder where they are kept.
 
     Raises:
@@ -159,7 +154,6 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Pyramid
     from scratch and its normalisation becomes ``batch``, since frozen statistics mean nothing without weights.
 
     Args:
-        model: the settings.
         pretrained: False begins without ImageNet weights whatever the settings say.
     """
     if timm_name(model.backbone):

@@ -40,7 +40,6 @@ class TimmBody(nn.Module):
 
     Args:
         network: made with ``features_only=True``, in evaluation mode.
-        name: timm's.
 
     Raises:
         UserError: it has no feature maps at strides of ``STRIDES``, or they are not of the sizes that strides say.
@@ -103,7 +102,6 @@ def build_timm_body(
     Networks without batch normalisation have nothing to freeze.
 
     Args:
-        model: the settings.
         pretrained: False begins without ImageNet weights whatever the settings say.
         download: calls its first argument, which downloads; None where that fails.
 

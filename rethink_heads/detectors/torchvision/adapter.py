@@ -134,9 +134,7 @@ class TorchvisionDetector:
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image.
-
-        Raises:
-            UserError: there are more or fewer class names than classes.
+        Raises UserError where there are more or fewer class names than classes.
         """
         logits, deltas = self._logits_and_deltas(roi_features["box"])
         decoded = self.model.roi_heads.box_coder.decode(deltas, [self._to_resized(features, boxes)])

@@ -75,7 +75,6 @@ def open_torchvision(
             weights whose outputs differ from box to box, for trying things.
         class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
             that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
-        device: where to put the detector.
 
     Raises:
         UserError: no such builder or weights, no two-stage detector, weights that do not fit or cannot be downloaded,
