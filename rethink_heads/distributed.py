@@ -121,9 +121,9 @@ class Processes:
             # Nobody is left to wait.
             return
 
-    def barrier(self, seconds: float = BARRIER_SECONDS) -> None:
+    def barrier(self) -> None:
         """Give the other processes some time to leave: torchrun kills them when this one is gone."""
-        last = time.monotonic() + seconds
+        last = time.monotonic() + BARRIER_SECONDS
         try:
             while time.monotonic() < last and self.ask("add", "left", 0) < self.count - 1:
                 time.sleep(FIRST_PAUSE)

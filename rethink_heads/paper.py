@@ -105,13 +105,11 @@ class Analysis:
 
     Attributes:
         name: of the script, without its suffix; its figure's files are called so.
-        about: the script's docstring.
         tables: frames by name, from the inputs.
         draw: the figure, from a :class:`TableSet` that holds those tables.
     """
 
     name: str
-    about: str
     tables: Callable[[AnalysisInputs], dict[str, pd.DataFrame]]
     draw: Callable[[TableSet], Figure]
 
@@ -135,7 +133,7 @@ def load_analysis(path: Path) -> Analysis:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Analysis(path.stem, (module.__doc__ or "").strip(), module.tables, module.draw)
+    return Analysis(path.stem, module.tables, module.draw)
 
 
 def paper_heads(frame: pd.DataFrame) -> pd.DataFrame:

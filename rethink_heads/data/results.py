@@ -38,8 +38,8 @@ DETECTION_TYPES: Mapping[str, str] = {
     "score": "float64",
 }
 DETECTION_COLUMNS = tuple(DETECTION_TYPES)
+"""``detector`` is a run's name, ``head`` one of its heads, ``label`` 0..K-1; corners in pixels of the original image."""
 CORNERS = ["x1", "y1", "x2", "y2"]
-"""``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx", "voc")
 IMAGE_IDS = ("ids", "names", "order")

@@ -77,10 +77,6 @@ STAGE_TITLES = {
     "rpn": "RPN's proposals",
     "detections": "Final detections",
 }
-STATISTIC_LABELS = {
-    "pcc": "PCC of score and IoU",
-    "spearman": "Spearman's correlation\nof score and IoU",
-}
 
 
 @paper_style()
@@ -120,24 +116,12 @@ def figure2(
 
 
 @paper_style()
-def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
-    """Correlation of score and IoU by object size, a panel a stage (paper, Figure 3).
+def figure3(frame: pd.DataFrame) -> Figure:
+    """PCC of score and IoU by object size, a panel a stage (paper, Figure 3), of what ``stage_correlation`` returns.
 
     The panels have one y axis. Bars through the dots are 95% intervals. A stage that the frame does
     not hold has no panel.
-
-    Args:
-        frame: what :func:`rethink_heads.statistics.stages.stage_correlation` returns.
-        statistic: "pcc", as in the paper, or "spearman".
-
-    Raises:
-        NothingToDrawError: no rows of a known stage.
-        ValueError: unknown statistic.
     """
-    if statistic not in STATISTIC_LABELS:
-        raise ValueError(
-            f"unknown statistic {statistic!r}; there are {', '.join(STATISTIC_LABELS)}"
-        )
     present = set(frame["stage"]) if len(frame) else set()
     stages = [stage for stage in STAGE_TITLES if stage in present]
     if not stages:
@@ -147,10 +131,10 @@ def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
     figure, axes = panel_grid(1, len(stages), height=2.25, width=width, share=True)
     for ax, stage in zip(axes[0], stages, strict=True):
         rows = frame[frame["stage"] == stage]
-        draw_dots(ax, rows, series, sizes, category="size", value=statistic)
+        draw_dots(ax, rows, series, sizes, category="size", value="pcc")
         ax.set_title(STAGE_TITLES[stage])
         ax.set_xlabel("Object size")
-    axes[0, 0].set_ylabel(STATISTIC_LABELS[statistic], linespacing=TIGHT_LINES)
+    axes[0, 0].set_ylabel("PCC of score and IoU")
     for ax in axes[0]:
         # Where the axes reach below zero.
         if ax.get_ylim()[0] <= 0:
@@ -281,11 +265,11 @@ def error_components(errors: pd.DataFrame) -> Figure:
 
 
 @paper_style()
-def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
+def displacement(scores: pd.DataFrame) -> Figure:
     """Score of the object's box when it is displaced, a map a head, and its profile along dx.
     ``scores`` is what ``response`` returns for "displacement_score".
     """
-    scores = scores[scores["size"] == size] if len(scores) else scores
+    scores = scores[scores["size"] == "all"] if len(scores) else scores
     series, _ = _contents(scores)
     figure, (*maps, side) = square_panels(len(series) + 1)
     side.set_box_aspect(1)
@@ -310,11 +294,11 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
 
 
 @paper_style()
-def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
+def cells(changes: pd.DataFrame) -> Figure:
     """What zeroing an RoI position does to the score (row 1) and to the regressed IoU (row 2).
     ``changes`` is what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
     """
-    changes = changes[changes["size"] == size] if len(changes) else changes
+    changes = changes[changes["size"] == "all"] if len(changes) else changes
     series, _ = _contents(changes)
     kinds = [kind for kind in CELL_LABELS if (changes["kind"] == kind).any()]
     frames = [changes[changes["kind"] == kind] for kind in kinds]
