@@ -118,11 +118,6 @@ def reaching_beyond(path: Path) -> None:
             archive.writestr(name, content.replace(b"M\xe8\x03", b"M\xff\xff"))
 
 
-def cut_safetensors(path: Path) -> None:
-    save_file(STATE, path)
-    path.write_bytes(path.read_bytes()[:-4])
-
-
 def quantized(path: Path) -> None:
     saved({"a": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, path)
 
@@ -184,9 +179,11 @@ def test_safetensors_are_read_by_every_reader(tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"
     save_file(prefixed("module."), path)
     assert torch.equal(read_checkpoint(path).state["body.bias"], STATE["body.bias"])
-    cut_safetensors(path)
-    with pytest.raises(UserError, match="is damaged or no safetensors file: download it again"):
-        read_checkpoint(path)
+    cut = path.read_bytes()[:-4]
+    for damaged in (cut, (2**62).to_bytes(8, "little") + b"{}"):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="is damaged or no safetensors file: download it again"):
+            read_checkpoint(path)
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
