@@ -109,19 +109,17 @@ def _wrong_count(found: int, wanted: int) -> str:
 
 
 def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
-    """Return the classes' names by number.
-
-    Args:
-        given: a YAML or text file, or names with commas between; None to look beside the labels and above them.
-
-    Raises:
-        UserError: there are none, or a file cannot be read.
+    """Return the classes' names by number. ``given``: a YAML or text file, or names with commas between; None to look
+    beside the labels and above them. Raises UserError where there are none, or a file cannot be read.
     """
     if given is not None and "," in given and not is_file(Path(given)):
         return _checked(
             [name.strip() for name in given.split(",")], f"the names {shorten(given)!r}"
         )
-    path = Path(given) if given is not None else _names_file(folder)
+    places = [folder.absolute(), *folder.absolute().parents[:_LEVELS_ABOVE]]
+    candidates = (place / name for place in places for name in NAMES_FILES)
+    beside = next((path for path in candidates if is_file(path)), None)
+    path = Path(given) if given is not None else beside
     if path is None:
         raise UserError(
             f"nothing says what the classes of {shown(folder)} are called: give --label-names FILE (a data.yaml, or a"
@@ -140,12 +138,6 @@ def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
             f"{shown(path)} has no list of names under `names`, by number from 0; mend it, or give --label-names"
         )
     return _checked(found, str(path))
-
-
-def _names_file(folder: Path) -> Path | None:
-    places = [folder.absolute(), *folder.absolute().parents[:_LEVELS_ABOVE]]
-    candidates = (place / name for place in places for name in NAMES_FILES)
-    return next((path for path in candidates if is_file(path)), None)
 
 
 def _checked(names: Sequence[object], where: str) -> tuple[str, ...]:
