@@ -87,7 +87,7 @@ def open_files(
     options: ResultsOptions, data: DataOptions, subjects: Sequence[Subject] = ()
 ) -> list[DetectionFile]:
     """Read the files that options name, if any, against the data of a command's detectors, or the data named.
-    Raises UserError: as of :func:`open_data` and :func:`open_detections`.
+    Raises UserError as :func:`open_data` and :func:`open_detections`.
     """
     if not options.detections:
         return []

@@ -27,9 +27,7 @@ class Processes:
     """The processes of one command, as one of them sees it.
 
     Every process must call the collective methods (``broadcast``, ``work_queue``) in the same order.
-
-    Args:
-        store: a ``torch.distributed.Store`` that all reach; None in a single process.
+    ``store``: a ``torch.distributed.Store`` that all reach; None in a single process.
 
     Attributes:
         working: how many of them take items of work queues: rank 0 alone after :func:`rank_zero_only`.
@@ -48,12 +46,8 @@ class Processes:
         """Return what rank 0 decides, in all processes.
 
         So none goes by a file that another has written meanwhile, or that its own machine does not show yet.
-
-        Args:
-            decision: called on rank 0 alone; its result can be written as JSON.
-
-        Raises:
-            OtherProcessError: another process failed.
+        ``decision``: called on rank 0 alone; its result can be written as JSON.
+        Raises OtherProcessError where another process failed.
         """
         key = self._next_key()
         if self.is_first:

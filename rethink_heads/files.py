@@ -52,7 +52,7 @@ def open_file(path: Path, kind: str) -> BinaryIO:
 
 
 def read_bytes(path: Path, kind: str, largest: int) -> bytes:
-    """Return what a file holds. Raises UserError: as of :func:`open_file`, or it has more than ``largest`` bytes."""
+    """Return what a file holds. Raises UserError as :func:`open_file`, or if it has more than ``largest`` bytes."""
     with open_file(path, kind) as stream:
         if os.fstat(stream.fileno()).st_size > largest:
             raise UserError(
@@ -67,7 +67,7 @@ def read_bytes(path: Path, kind: str, largest: int) -> bytes:
 
 def read_text(path: Path, kind: str = "file", largest: int = LARGEST_SETTINGS) -> str:
     """Return a file's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
-    Raises UserError: as of :func:`read_bytes`, or it is not text in one of these encodings.
+    Raises UserError as :func:`read_bytes`, or if it is not text in one of these encodings.
     """
     content = read_bytes(path, kind, largest)
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -215,9 +215,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
     """Write ``value`` with ``torch.save``.
-
-    Args:
-        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
+    ``hash_path``: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
     """
     import torch
 

@@ -65,13 +65,11 @@ class NonLocal(nn.Module):
 
     Each of the groups has its own affinity between all S*S positions. The output convolution starts at zero, so a new
     block is ReLU of the identity. The paper's sizes hold 2 x 2^20 convolution weights (authors' code).
+    Raises ValueError if ``inner`` is not divisible by ``groups``.
 
     Args:
         inner: channels of theta, phi and g together; divisible by ``groups``.
         groups: number of independent affinities.
-
-    Raises:
-        ValueError: if ``inner`` is not divisible by ``groups``.
     """
 
     def __init__(self, channels: int = 1024, inner: int = 512, groups: int = 4) -> None:

@@ -101,6 +101,7 @@ def write_comparison(
     inner: str = "",
 ) -> list[Path]:
     """Write the paired table and the figures of an analysis of several detectors; nothing for one.
+    Raises UserError where a file cannot be written.
 
     Args:
         analysis: what the table of differences is called after.
@@ -110,9 +111,6 @@ def write_comparison(
 
     Returns:
         The paths written.
-
-    Raises:
-        UserError: a file cannot be written.
     """
     if len(runs) == 1:
         return []
@@ -130,12 +128,7 @@ def write_run_results(
     output: Path | None = None,
 ) -> list[Path]:
     """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
-
-    Args:
-        output: another folder, which gets tables/ and figures/.
-
-    Raises:
-        UserError: a file cannot be written.
+    ``output``: another folder, which gets tables/ and figures/. Raises UserError where a file cannot be written.
     """
     from rethink_heads.report.results import write_results
 

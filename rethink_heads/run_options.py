@@ -77,7 +77,7 @@ def with_measuring(
     config: Settings, options: MeasuringOptions, class_map: str | None = None
 ) -> Settings:
     """Return a detector's settings with the measuring settings asked for.
-    Raises UserError: a bad value, or an override of what the detector was trained with.
+    Raises UserError for a bad value, or an override of what the detector was trained with.
     """
     overrides = options.overrides or []
     for override in overrides:

@@ -215,13 +215,11 @@ class Subject:
         self, heads: Sequence[str], images: int | None = None, fusion: str | None = None
     ) -> Detected:
         """Detect with the detector, where it was not done before.
+        Raises UserError where none of the heads is trained, or something cannot be read or written.
 
         Args:
             images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
             fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
-
-        Raises:
-            UserError: none of the heads is trained, or something cannot be read or written.
         """
         from rethink_heads.detectors.rcnn import RCNN
         from rethink_heads.measure.detections import keep_detections

@@ -174,13 +174,11 @@ def detect_asked(
     options: DetectionOptions, *, compare: bool = False, fusion: str | None = None
 ) -> Asked:
     """Open the detectors and files that options name, and detect where it was not done before.
+    Raises UserError where something cannot be read, or a head is not there.
 
     Args:
         compare: look at all of them on the classes that all have; files and several models always are.
         fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
-
-    Raises:
-        UserError: something cannot be read, or a head is not there.
     """
     chosen = options.study
     heads_asked = asked_heads(chosen)

@@ -167,9 +167,7 @@ def command(
 
 def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:
     """Write tables and figures of a run's measurements into the run, and note what was written.
-
-    Args:
-        skipped: gets the reasons of what could not be made, by name.
+    ``skipped``: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
         found = read_inputs([run], [name], [], seed)

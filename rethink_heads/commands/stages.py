@@ -106,12 +106,8 @@ def stage_study(
     stages: Sequence[str], options: StudyOptions, results: ResultsOptions
 ) -> StageStudy:
     """Measure runs at some stages, or read what was measured before; then only the first process goes on.
-
-    Args:
-        stages: of STAGES, one at least after the predefined one.
-
-    Raises:
-        UserError: as of ``study.study`` and ``detection_files.open_files``.
+    ``stages`` are of STAGES, one at least after the predefined one.
+    Raises UserError as ``study.study`` and ``detection_files.open_files``.
     """
     later = [stage for stage in stages if stage != PREDEFINED]
     if results.detections and "detections" not in later:

@@ -54,12 +54,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
 
 def parse_json(content: bytes, where: str, what: str, without: str = "") -> Any:
     """Return what JSON in any UTF holds.
-
-    Args:
-        without: a key that entries lose at once: outlines of all objects would take most of the memory.
-
-    Raises:
-        UserError: it is not JSON, or has a key twice, of which one would be lost without a word.
+    ``without``: a key that entries lose at once: outlines of all objects would take most of the memory.
+    Raises UserError where it is not JSON, or has a key twice, of which one would be lost without a word.
     """
 
     def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

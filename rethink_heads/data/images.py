@@ -82,14 +82,9 @@ _warned: set[str] = set()
 
 
 def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated.
-
-    Args:
-        size: width and height in px, as ``annotations``, the name of the annotation file or set, states them.
-
-    Raises:
-        UserError: the image is missing, truncated, unreadable, of another size, or of a format or depth that is not
-            read (see the module).
+    """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated. ``size``: width and height in px,
+    as ``annotations``, the name of the annotation file or set, states them. Raises UserError where the image is
+    missing, truncated, unreadable, of another size, or of a format or depth that is not read (see the module).
     """
     with _open_image(path) as image:
         if size not in (image.size, image.size[::-1]):

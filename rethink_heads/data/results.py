@@ -38,7 +38,7 @@ DETECTION_TYPES: Mapping[str, str] = {
     "score": "float64",
 }
 DETECTION_COLUMNS = tuple(DETECTION_TYPES)
-"""``detector`` is a run's name, ``head`` one of its heads, ``label`` 0..K-1; corners in pixels of the original image."""
+"""``detector`` is a run's name, ``head`` one of its heads, ``label`` 0..K-1; corners in px of the original image."""
 CORNERS = ["x1", "y1", "x2", "y2"]
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx", "voc")
@@ -204,6 +204,9 @@ class Results:
         """Return the detections in DETECTION_COLUMNS, of the detector ``name`` and the head :data:`HEAD`.
 
         Args:
+            dataset: what was detected on.
+            reading: how the entries are read.
+            name: of the detector.
             leave_out_unknown: whether entries of images and classes that the data set lacks are left out.
 
         Raises:

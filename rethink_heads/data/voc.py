@@ -90,14 +90,12 @@ class VocObject(NamedTuple):
 
 def read_voc_xml(path: Path) -> tuple[Size, list[VocObject]]:
     """Read ``Annotations/<image>.xml``. Boxes of an object's parts (head, hands, feet) are not read.
+    Raises UserError where it cannot be read, is not XML, states a size that is not whole, or has an object without a
+    class or with a box that is not four numbers.
 
     Returns:
         The image's width and height in px as the file states them, (0, 0) where it does not, as some tools leave it;
         and the objects in the file's order.
-
-    Raises:
-        UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
-            with a box that is not four numbers.
     """
     content = read_bytes(path, "annotation file", LARGEST_LIST)
     try:
@@ -253,7 +251,7 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     A split is ``trainval07``, ``test07``, ``trainval12``, ... (any list in ``ImageSets/Main`` with its year, of two or
     four digits; of a single year's folder also without), ``trainval0712`` for both years, several of these joined with
     ``+``, or ``07+12`` (trainval07+trainval12) or ``07++12`` (trainval07+test07+trainval12).
-    Raises UserError: no such split (the message lists those that exist), or a file that is missing or broken.
+    Raises UserError for no such split (the message lists those that exist), or a file that is missing or broken.
     """
     parts = _parts(folders, split)
     # One folder for the images of all years, so that they can be joined.

@@ -64,14 +64,9 @@ def predict(
     boxes: Tensor,
     name: str = "`predict`",
 ) -> dict[str, HeadOutput]:
-    """What each head says of boxes (N, 4), without gradients.
-
-    Args:
-        name: how messages call what gave it.
-
-    Raises:
-        UserError: it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for: finite scores (N, K) from
-            0 to 1 and boxes (N, K, 4) of each head.
+    """What each head says of boxes (N, 4), without gradients. ``name`` is how messages call what gave it.
+    Raises UserError where it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for: finite scores (N,
+    K) from 0 to 1 and boxes (N, K, 4) of each head.
     """
     outputs: Any = detector.predict(features, roi_features, boxes)
     heads, rows, classes = detector.heads, len(boxes), len(detector.class_names)

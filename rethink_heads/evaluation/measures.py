@@ -42,6 +42,7 @@ def measured_tables(
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """The tables of some of MEASURES, each head resampled once for its rows and for all its comparisons.
+    Raises UserError for detections in other images or of other classes than the dataset's.
 
     Args:
         names: of MEASURES.
@@ -52,9 +53,6 @@ def measured_tables(
     Returns:
         By name, as the measures' own functions return them, with their curves, such as "reliability"; and with pairs
         NAME_comparisons.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
     """
     measures = {name: MEASURES[name] for name in names}
     if error_iou is not None and "detection_errors" in measures:

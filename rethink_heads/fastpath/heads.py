@@ -119,9 +119,7 @@ def hidden_features(
     branches: Mapping[str, BranchLayers], rois: PyramidRoIs, memory_mb: int
 ) -> dict[str, Tensor]:
     """By branch: what its predictor takes, (N, width), of RoIs that all of the branches pool alike.
-
-    Args:
-        memory_mb: bound on what is held at once beside the result, in MiB.
+    ``memory_mb``: bound on what is held at once beside the result, in MiB.
     """
     device = rois.rois.device
     hidden = {

@@ -42,10 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
-    """RoIs to put through the heads at once under a memory bound.
-
-    Args:
-        roi_features: those of one box.
+    """RoIs to put through the heads at once under a memory bound. ``roi_features``: those of one box.
 
     Returns:
         1 or more; at most `MAX_CHUNK`, on a CPU and without RoI features to judge by `MAX_CHUNK_CPU`.
@@ -154,17 +151,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def spatial_correlation(output_map: Tensor) -> Tensor:
-    """Cosine of each pair of an output map's RoI positions.
-
-    Args:
-        output_map: (N, C, S, S).
+    """Cosine of each pair of an output map's RoI positions. ``output_map``: (N, C, S, S).
+    Raises UserError where it has values that are not finite.
 
     Returns:
         (N, S*S, S*S) float64, positions numbered row by row. A position whose vector is zero has similarity
         0 with every position, itself included.
-
-    Raises:
-        UserError: it has values that are not finite.
     """
     answers.check_finite("the detector gave a map by RoI position with values", output_map)
     vectors = torch.nn.functional.normalize(

@@ -179,9 +179,7 @@ def ious_with(boxes: Array, objects: Array) -> Array:
 
 def most_overlapping(ious: Array) -> tuple[Indices, Array]:
     """The object that each box overlaps most, the first of equals.
-
-    Args:
-        ious: (N, M) of N boxes with M objects; entries of 0 are never matched.
+    ``ious``: (N, M) of N boxes with M objects; entries of 0 are never matched.
 
     Returns:
         Index (N,) of the object, -1 where no object is overlapped at all, and the IoU with it (N,),

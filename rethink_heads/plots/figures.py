@@ -148,9 +148,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
 @paper_style()
 def figure4(maps: pd.DataFrame) -> Figure:
     """Spatial correlation of RoI positions as tilings: outputs, then fc6's weights (paper, Figure 4).
-
-    Args:
-        maps: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
+    ``maps``: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
     """
     panels = [
         (one, what, _pivot(rows, "cell_a", "cell_b", "cosine"))

@@ -363,9 +363,7 @@ def _conv_settings(state: State, blocks: str) -> dict[str, Any]:
 
 def detectron2_rules(model: Mapping[str, Any]) -> Rules:
     """From our names to detectron2's, in which a convolution's normalisation is part of it.
-
-    Args:
-        model: ``standard`` of ``settings``: whether the box head is detectron2's own.
+    ``model``: ``standard`` of ``settings``: whether the box head is detectron2's own.
     """
 
     def layer(match: re.Match[str]) -> str:

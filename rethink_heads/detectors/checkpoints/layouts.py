@@ -162,16 +162,12 @@ def names_for(
 def our_state(
     layout: Layout, state: State, ours: State, model: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a file as a state dict of ours.
-
-    Args:
-        ours: state dict of the detector that is to have them; its shapes are what is wanted.
+    """The weights of a file as a state dict of ours, of the shapes in that of the detector, ``ours``.
+    Raises UserError where the file lacks weights, has some that nothing here corresponds to, or has
+    them in other shapes.
 
     Returns:
         The state dict, complete, and the names of what the file has and we do not need.
-
-    Raises:
-        UserError: the file lacks weights, has some that nothing here corresponds to, or has them in other shapes.
     """
     renamed: dict[str, Tensor] = {}
     used: set[str] = set()

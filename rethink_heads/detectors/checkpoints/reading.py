@@ -78,14 +78,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file of weights: a mapping of names to tensors, alone or under a key of ``WRAPPERS`` or the only one.
 
     Nothing but tensors, arrays and plain values is read, so a file cannot run code; and no more memory is taken than
-    the file has bytes.
-
-    Args:
-        path: a file that ``torch.save`` wrote, safetensors, or, if it ends in .pkl, a pickle of NumPy arrays
-            (detectron2's zoo).
-
-    Raises:
-        UserError: no such file, not such a file, one that holds other Python objects, or tensors that are not dense.
+    the file has bytes. ``path`` is a file that ``torch.save`` wrote, safetensors, or, if it ends in .pkl, a pickle of
+    NumPy arrays (detectron2's zoo).
+    Raises UserError for no such file, one that holds other Python objects, or tensors that are not dense.
     """
     path = Path(path)
     if not path.is_file():
@@ -280,13 +275,11 @@ def load_weights(
     is_optional: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Load a file's weights into a model, all of it.
+    Raises UserError where types, sizes or names do not fit, or a weight is not finite.
 
     Args:
         state: by the model's names.
         is_optional: whether a file may have something of that name that the model lacks.
-
-    Raises:
-        UserError: types, sizes or names do not fit, or a weight is not finite.
     """
 
     def check(what: str, names: Sequence[str]) -> None:

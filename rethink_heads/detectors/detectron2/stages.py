@@ -193,7 +193,7 @@ def _suppression(settings: Any) -> Suppression:
 
 def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:
     """The second stage of ``GeneralizedRCNN.roi_heads``.
-    Raises UserError: RoI heads that do not answer for an upright box in one step from one pooling.
+    Raises UserError for RoI heads that do not answer for an upright box in one step from one pooling.
     """
     kind = type(roi_heads).__name__
     if isinstance(roi_heads, RROIHeads):

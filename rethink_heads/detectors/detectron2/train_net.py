@@ -75,7 +75,7 @@ def build_config(args: Namespace) -> CfgNode:
     """The configuration of the arguments: file, then data, then ``KEY VALUE`` pairs. Registers the data.
 
     Where annotations are given, ``MODEL.ROI_HEADS.NUM_CLASSES`` and the class names are theirs.
-    Raises UserError: no such file, an unknown key, a bad value, or data that cannot be read.
+    Raises UserError for no such file, an unknown key, a bad value, or data that cannot be read.
     """
     from detectron2.config import get_cfg
 
