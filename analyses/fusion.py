@@ -2,8 +2,8 @@
 
 One trained Double-Head-Ext is read in several ways: fc-head alone, conv-head alone, fc-head's scores
 with conv-head's boxes, and these boxes with both scores s and t fused: by the authors' complementary
-rule s + t (1 - s), or by their maximum or mean, with which the paper compares it, as we remember it.
-Nothing is trained again.
+rule s + t (1 - s), or by their maximum or mean, with which the paper compares it (from memory, not
+checked against it). Nothing is trained again.
 
 Measured: the final detections of each reading of one detector a seed.
 Computed: COCO's average precisions, with 95% intervals from a bootstrap over images. The points of a

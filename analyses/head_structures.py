@@ -3,7 +3,7 @@
 The paper's table sets the average precision of single heads beside that of two heads, in every
 assignment of the tasks: Single-FC, Single-Conv, Double-FC, Double-Conv, Double-Head (fc-head
 classifies, conv-head regresses), Double-Head-Reverse, and Double-Head-Ext. Its order, best first:
-Double-Head-Ext, Double-Head, the single heads; the reverse assignment last, as we remember it.
+Double-Head-Ext, Double-Head, the single heads; the reverse last (from memory, not checked against it).
 
 Measured: the final detections of one detector a structure and seed, which differ in their head alone.
 Computed: COCO's AP, AP50, AP75, APs, APm and APl, each with its 95% interval from a bootstrap over

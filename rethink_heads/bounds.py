@@ -34,11 +34,7 @@ class Bounds:
         return f"{low} to {high}"
 
     def check(self, value: Number, what: str) -> Number:
-        """Return ``value``.
-
-        Raises:
-            UserError: it is not within the bounds.
-        """
+        """Return ``value``. Raises UserError where it is not within the bounds."""
         if not self.low <= value <= self.high:
             raise UserError(f"{what} {shorten(str(value))} is out of bounds: give {self}")
         return value

@@ -404,22 +404,16 @@ class StudyConfig(Settings):
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
-        """Read settings from a file.
-
-        Raises:
-            UserError: no such file, not YAML, an unknown key or a bad value.
-        """
+        """Read settings from a file. Raises UserError where that fails or a key or value is wrong."""
         return validate(cls, read_mapping(Path(path)), str(path))
 
     def with_overrides(self, overrides: list[str], where: str = "override") -> Self:
         """Return a copy with ``key=value`` overrides applied (see :func:`load_preset`).
+        Raises UserError for an unknown key or a bad value.
 
         Args:
             overrides: strings ``section.key=value``.
             where: they were given, for messages: the option's name.
-
-        Raises:
-            UserError: an unknown key or a bad value.
         """
         values = self.model_dump(mode="json")
         apply_overrides(values, overrides)

@@ -82,17 +82,13 @@ def redirect_stdout() -> Iterator[None]:
         try:
             kept = os.dup(1)
             os.dup2(2 if is_first_process() else place.fileno(), 1)
-            stack.callback(_put_back, kept)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 1)
         except OSError:
             # No such file descriptors, as in some notebooks: what Python writes is still redirected.
             pass
         stack.enter_context(contextlib.redirect_stdout(place))
         yield
-
-
-def _put_back(kept: int) -> None:
-    os.dup2(kept, 1)
-    os.close(kept)
 
 
 class ProgressReport:
@@ -105,9 +101,6 @@ class ProgressReport:
                 report.advance(counted=len(image.objects))
 
     Args:
-        title: what is being done.
-        total: number of steps.
-        unit: name of the steps.
         counted: name of things counted beside the steps, whose speed is shown; None: the steps'.
         start: steps done by an earlier run. They do not enter the speed.
         enabled: False for silence; processes other than the first are always silent.

@@ -253,7 +253,6 @@ def multiply_adds(
     floating-point operations make a multiply-add.
 
     Args:
-        branch: on real, fake or meta tensors.
         channels, resolution: C and S of the RoI features.
     """
     training = branch.training
@@ -266,11 +265,7 @@ def multiply_adds(
 
 
 class SavedTensors:
-    """Counts the bytes that autograd saves, by part, each storage once and a model's own not at all.
-
-    Args:
-        model: its parameters and buffers are there anyhow and are not counted.
-    """
+    """Counts the bytes that autograd saves, by part, each storage once and a model's own not at all."""
 
     def __init__(self, model: nn.Module) -> None:
         own = [*model.parameters(), *model.buffers()]
@@ -304,7 +299,6 @@ def saved_in_trunk(
     Args:
         detector: on the CPU, usually made of fake tensors (``FakeTensorMode``), in training mode.
         frame: (height, width) of the batch, in px.
-        images: in the batch of one process.
         precision: ``32-true``, ``16-mixed`` or ``bf16-mixed``; in the last two the copies of weights that autocast
             makes are counted with the part that they belong to.
     """
@@ -323,12 +317,7 @@ def saved_in_trunk(
 def saved_in_heads(
     detector: RCNN, pyramid: dict[str, Tensor], images: int, precision: str = "32-true"
 ) -> dict[str, int]:
-    """Bytes that autograd saves in RoIAlign and in each branch in one training step, by ``RoIs`` and branch.
-
-    Args:
-        detector, images, precision: see :func:`saved_in_trunk`.
-        pyramid: what :func:`saved_in_trunk` returned.
-    """
+    """Bytes that autograd saves in RoIAlign and in each branch in one training step, by ``RoIs`` and branch."""
     saved = SavedTensors(detector)
     roi_heads = detector.roi_heads
     rois = images * roi_heads.fg_bg_sampler.batch_size_per_image

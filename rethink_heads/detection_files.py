@@ -72,9 +72,7 @@ class DetectionFile:
 
 def files_alone(options: ResultsOptions, detectors: DetectorOptions) -> bool:
     """Whether files are looked at without any detector; none at all means the demo's run.
-
-    Raises:
-        UserError: ways of reading are given without a file.
+    Raises UserError where ways of reading are given without a file.
     """
     given = [name for name, value in vars(options).items() if value]
     if given and not options.detections:
@@ -88,9 +86,7 @@ def open_files(
     options: ResultsOptions, data: DataOptions, subjects: Sequence[Subject] = ()
 ) -> list[DetectionFile]:
     """Read the files that options name, if any, against the data of a command's detectors, or the data named.
-
-    Raises:
-        UserError: as of :func:`open_data` and :func:`open_detections`.
+    Raises UserError as :func:`open_data` and :func:`open_detections`.
     """
     if not options.detections:
         return []
@@ -120,9 +116,7 @@ def write_files_results(
     tables: dict[str, pd.DataFrame], output: Path | None, several: bool
 ) -> list[Path]:
     """Write tables and figures into ``output``; without it nothing, since files have no folder of their own.
-
-    Raises:
-        UserError: they cannot be written.
+    Raises UserError where they cannot be written.
     """
     if output is None:
         return []
@@ -137,9 +131,7 @@ def write_files_results(
 
 def open_data(data: DataOptions, options: ResultsOptions) -> CocoDataset:
     """The data that files alone are of; images need not be there.
-
-    Raises:
-        UserError: none is named, or it cannot be read.
+    Raises UserError where none is named, or it cannot be read.
     """
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.data.yolo import LabelOptions
@@ -182,13 +174,7 @@ def read_detections(path: Path, dataset: CocoDataset, **reading: str) -> pd.Data
 
 def open_detections(options: ResultsOptions, dataset: CocoDataset) -> list[DetectionFile]:
     """Read the files that options name, each in the reading asked for.
-
-    Args:
-        options: which files, and how they are read.
-        dataset: all images and classes of the ground truth.
-
-    Raises:
-        UserError: a file cannot be read, does not fit the data as it is read, or an option is bad.
+    Raises UserError where a file cannot be read, does not fit the data as it is read, or an option is bad.
     """
     named = _named(options.detections or [])
     readings = _readings(options, len(named))

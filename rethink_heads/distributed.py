@@ -27,11 +27,7 @@ class Processes:
     """The processes of one command, as one of them sees it.
 
     Every process must call the collective methods (``broadcast``, ``work_queue``) in the same order.
-
-    Args:
-        store: a ``torch.distributed.Store`` that all reach; None in a single process.
-        rank: of this process, from 0.
-        count: of processes.
+    ``store``: a ``torch.distributed.Store`` that all reach; None in a single process.
 
     Attributes:
         working: how many of them take items of work queues: rank 0 alone after :func:`rank_zero_only`.
@@ -50,12 +46,8 @@ class Processes:
         """Return what rank 0 decides, in all processes.
 
         So none goes by a file that another has written meanwhile, or that its own machine does not show yet.
-
-        Args:
-            decision: called on rank 0 alone; its result can be written as JSON.
-
-        Raises:
-            OtherProcessError: another process failed.
+        ``decision``: called on rank 0 alone; its result can be written as JSON.
+        Raises OtherProcessError where another process failed.
         """
         key = self._next_key()
         if self.is_first:
@@ -73,9 +65,7 @@ class Processes:
 
     def wait(self, ready: Callable[[], bool], meanwhile: Callable[[], None] | None = None) -> None:
         """Wait, for as long as it takes, until ``ready`` returns true.
-
-        Raises:
-            OtherProcessError: another process failed.
+        Raises OtherProcessError where another process failed.
         """
         pause = FIRST_PAUSE
         while not ready():
@@ -107,11 +97,7 @@ class Processes:
         return None if first["rank"] == self.rank else OtherProcessError(**first)
 
     def end(self) -> None:
-        """End together: the others when rank 0 has done everything.
-
-        Raises:
-            OtherProcessError: another process failed.
-        """
+        """End together: the others when rank 0 has done everything, or as the process that failed did."""
         if self.count == 1:
             return
         if self.is_first:
@@ -129,9 +115,9 @@ class Processes:
             # Nobody is left to wait.
             return
 
-    def barrier(self, seconds: float = BARRIER_SECONDS) -> None:
+    def barrier(self) -> None:
         """Give the other processes some time to leave: torchrun kills them when this one is gone."""
-        last = time.monotonic() + seconds
+        last = time.monotonic() + BARRIER_SECONDS
         try:
             while time.monotonic() < last and self.ask("add", "left", 0) < self.count - 1:
                 time.sleep(FIRST_PAUSE)
@@ -139,11 +125,7 @@ class Processes:
             return
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the store.
-
-        Raises:
-            LostConnectionError: whoever serves the store is gone.
-        """
+        """Call a method of the store. Raises LostConnectionError where whoever serves the store is gone."""
         try:
             return getattr(self._store, method)(*arguments)
         except RuntimeError as error:  # torch.distributed's errors are such
@@ -184,9 +166,7 @@ class WorkQueue(Generic[Item]):
 
     def finish(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Return on rank 0 when all items are done, on the other ranks at once.
-
-        Raises:
-            OtherProcessError: another process failed.
+        Raises OtherProcessError where another process failed.
         """
         self._add("finished", 1)
         if self._processes.is_first:
@@ -231,9 +211,7 @@ _joined: Processes | None = None
 
 def processes() -> Processes:
     """Return the processes that torchrun started, or the single one.
-
-    Raises:
-        UserError: the others cannot be reached.
+    Raises UserError where the others cannot be reached.
     """
     global _joined
     if process_count() == 1:

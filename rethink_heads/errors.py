@@ -51,9 +51,7 @@ def unwritable(text: str) -> str | None:
 
 def check_writable(text: str, whose: str) -> str:
     """Return a text that files and folders can be named and written with.
-
-    Raises:
-        UserError: it has a character that none can hold.
+    Raises UserError where it has a character that none can hold.
     """
     if character := unwritable(text):
         raise UserError(

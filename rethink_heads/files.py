@@ -35,10 +35,7 @@ LARGEST_LIST = 16 * 2**20
 
 
 def open_file(path: Path, kind: str) -> BinaryIO:
-    """Open a regular file for reading, in binary.
-
-    Args:
-        kind: what it is, for messages: "image", "annotation file".
+    """Open a regular file for reading, in binary. ``kind`` is what it is, for messages: "image", "annotation file".
 
     Raises:
         UserError: it is not there, is a folder or a pipe, may not be read, or has a name that no file can have. The
@@ -55,11 +52,7 @@ def open_file(path: Path, kind: str) -> BinaryIO:
 
 
 def read_bytes(path: Path, kind: str, largest: int) -> bytes:
-    """Return what a file holds.
-
-    Raises:
-        UserError: as of :func:`open_file`, or it has more than ``largest`` bytes.
-    """
+    """Return what a file holds. Raises UserError as :func:`open_file`, or if it has more than ``largest`` bytes."""
     with open_file(path, kind) as stream:
         if os.fstat(stream.fileno()).st_size > largest:
             raise UserError(
@@ -74,9 +67,7 @@ def read_bytes(path: Path, kind: str, largest: int) -> bytes:
 
 def read_text(path: Path, kind: str = "file", largest: int = LARGEST_SETTINGS) -> str:
     """Return a file's text: UTF-8, with or without a byte order mark, or UTF-16 with one.
-
-    Raises:
-        UserError: as of :func:`read_bytes`, or it is not text in one of these encodings.
+    Raises UserError as :func:`read_bytes`, or if it is not text in one of these encodings.
     """
     content = read_bytes(path, kind, largest)
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -146,9 +137,7 @@ def cache_folder() -> Path:
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's bytes.
-
-    Raises:
-        UserError: there is no such file, or it cannot be read.
+    Raises UserError where there is no such file, or it cannot be read.
     """
     try:
         with open(path, "rb") as stream:
@@ -161,12 +150,10 @@ def sha256(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that takes its place when the block succeeds.
 
-    The temporary path keeps the suffix and does not exist yet; the block may make a file or a
-    folder there. On any exception it is deleted and ``path`` stays as it was. Parent folders are
-    made. A folder can take the place of nothing or of an empty folder only.
-
-    Raises:
-        UserError: the file cannot be written (disk full, no permission, not a folder, ...).
+    The temporary path keeps the suffix and does not exist yet; the block may make a file or a folder there. On any
+    exception it is deleted and ``path`` stays as it was. Parent folders are made. A folder can take the place of
+    nothing or of an empty folder only.
+    Raises UserError where the file cannot be written (disk full, no permission, not a folder, ...).
     """
     path = Path(path)
     unique = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -209,9 +196,7 @@ def until_visible(
     is_there: Callable[[], bool], what: str, seconds: float = VISIBLE_SECONDS
 ) -> None:
     """Wait for something that another process has written; a network's folders show it with some delay.
-
-    Raises:
-        UserError: it does not come.
+    Raises UserError where it does not come.
     """
     last = time.monotonic() + seconds
     while not is_there():
@@ -230,9 +215,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_torch(value: Any, path: Path, hash_path: Path | None = None) -> None:
     """Write ``value`` with ``torch.save``.
-
-    Args:
-        hash_path: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
+    ``hash_path``: gets the file's SHA-256, in the form of ``sha256sum``; where the file is, so is its hash.
     """
     import torch
 
@@ -264,9 +247,7 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 def read_csv(path: Path) -> pd.DataFrame:
     """Read what :func:`write_csv` wrote: every float is the one that was written.
-
-    Raises:
-        UserError: there is no such file, or it is not CSV.
+    Raises UserError where there is no such file, or it is not CSV.
     """
     import pandas as pd
 
@@ -299,9 +280,7 @@ def write_parquet(frame: pd.DataFrame, path: Path, metadata: Mapping[str, str]) 
 
 def read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read what :func:`write_parquet` wrote: the frame and its metadata ({} if it has none).
-
-    Raises:
-        UserError: there is no such file, or it is not Parquet or damaged.
+    Raises UserError where there is no such file, or it is not Parquet or damaged.
     """
     table, metadata = read_table(path)
     return table.to_pandas(), metadata

@@ -27,10 +27,6 @@ class ResidualBlock(nn.Module):
     """Residual block that widens the RoI features: 3x3 then 1x1 on the main path, 1x1 on the shortcut.
 
     The paper's sizes, 256 to 1024 channels, hold 1.0625 x 2^20 convolution weights.
-
-    Args:
-        in_channels: channels of the RoI features.
-        out_channels: channels of the output.
     """
 
     def __init__(self, in_channels: int = 256, out_channels: int = 1024) -> None:
@@ -49,10 +45,6 @@ class Bottleneck(nn.Module):
     """Bottleneck residual block: 1x1 down, 3x3, 1x1 up, each with batch normalisation.
 
     The paper's sizes, 1024 and 256 channels, hold 1.0625 x 2^20 convolution weights.
-
-    Args:
-        channels: channels of input and output.
-        bottleneck: channels of the 3x3 convolution.
     """
 
     def __init__(self, channels: int = 1024, bottleneck: int = 256) -> None:
@@ -73,14 +65,11 @@ class NonLocal(nn.Module):
 
     Each of the groups has its own affinity between all S*S positions. The output convolution starts at zero, so a new
     block is ReLU of the identity. The paper's sizes hold 2 x 2^20 convolution weights (authors' code).
+    Raises ValueError if ``inner`` is not divisible by ``groups``.
 
     Args:
-        channels: channels of input and output.
         inner: channels of theta, phi and g together; divisible by ``groups``.
         groups: number of independent affinities.
-
-    Raises:
-        ValueError: if ``inner`` is not divisible by ``groups``.
     """
 
     def __init__(self, channels: int = 1024, inner: int = 512, groups: int = 4) -> None:
@@ -115,10 +104,6 @@ class BoxPredictor(nn.Module):
 
     Background is class 0 (torchvision's order). Initialised as in the authors' code: weights from N(0, 0.01^2) for
     the logits and N(0, 0.001^2) for the deltas, biases zero.
-
-    Args:
-        in_features: width of the vector.
-        num_classes: foreground classes K.
     """
 
     def __init__(self, in_features: int, num_classes: int) -> None:
@@ -139,12 +124,6 @@ class FCHead(nn.Module):
     """Two hidden layers, then the predictor (Wu et al.; torchvision's ``TwoMLPHead``).
 
     With the paper's sizes fc6 and fc7 hold 13.25 x 2^20 weights.
-
-    Args:
-        num_classes: foreground classes K.
-        channels: channels C of the RoI features.
-        resolution: side S of the RoI features.
-        width: units of each hidden layer.
     """
 
     def __init__(
@@ -182,9 +161,6 @@ class ConvHead(nn.Module):
     The defaults are those of the authors' released model without its non-local blocks.
 
     Args:
-        num_classes: foreground classes.
-        channels: channels C of the RoI features.
-        width: channels of every block's output.
         bottleneck: channels inside a bottleneck.
         blocks: number K of bottlenecks.
         non_local: put a non-local block before each bottleneck.
@@ -277,8 +253,6 @@ class BoxHeads(nn.ModuleDict):
 
         Args:
             roi_features: (N, C, S, S) by branch.
-            head_names: those that are asked.
-            fusion: rule for a head that fuses two classifiers.
             decode: from deltas (N, 4 (K + 1)) to boxes (N, K, 4).
         """
         outputs = self(roi_features)

@@ -104,7 +104,6 @@ def hold(
     system has no locks, the work goes on without one: what cannot be written says so itself.
 
     Args:
-        folder: a run's, a comparison's, a sweep's or an export's.
         is_done: whether nothing is left to be written, so that nothing is waited for; asked again and again.
         together: the processes; None: all that torchrun started.
     """

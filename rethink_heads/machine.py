@@ -46,9 +46,7 @@ def core_count() -> int:
 
 def check_workers(workers: int) -> None:
     """Refuse a number of data workers that would only bring the machine to a halt.
-
-    Raises:
-        UserError: there are more than ``WORKERS_PER_CORE`` for each core.
+    Raises UserError where there are more than ``WORKERS_PER_CORE`` for each core.
     """
     most = WORKERS_PER_CORE * core_count()
     if workers > most:
@@ -108,9 +106,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     """Return the device for ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Processes that torchrun started take the GPUs of their machine in turn, unless one is named.
-
-    Raises:
-        UserError: if the name is none of these or this machine has no such device.
+    Raises UserError if the name is none of these or this machine has no such device.
     """
     import torch
 

@@ -95,12 +95,7 @@ def within(allowed: Bounds) -> Callable[..., Any]:
 
 
 def option(name: str, metavar: str, about: str, allowed: Bounds | None = None) -> Any:
-    """An option without a default to show.
-
-    Args:
-        name, metavar, about: as ``--help`` says them.
-        allowed: what its numbers are held to.
-    """
+    """An option without a default to show."""
     check = None if allowed is None else within(allowed)
     return typer.Option(name, metavar=metavar, help=about, callback=check, show_default=False)
 
@@ -276,8 +271,7 @@ class MeasuringOptions:
         option(
             "--grid-steps",
             "N",
-            "Steps of the grid in each of its four directions (11 make about as many boxes as the paper has, as"
-            " we remember it).",
+            "Steps of the grid in each of its four directions (11: 14,641 boxes an object).",
             bounds.GRID_STEPS,
         ),
     ] = None

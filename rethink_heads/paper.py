@@ -74,11 +74,7 @@ class AnalysisInputs:
 
     @property
     def measurements(self) -> Measurements:
-        """Measurements of the predefined proposals.
-
-        Raises:
-            MissingInputError: there are none.
-        """
+        """Measurements of the predefined proposals. Raises MissingInputError where there are none."""
         if self.found is None:
             raise MissingInputError(
                 "it needs measured runs: rethink-heads correlate --run RUN, then --run RUN here"
@@ -87,11 +83,7 @@ class AnalysisInputs:
 
     @property
     def detections(self) -> tuple[pd.DataFrame, CocoDataset]:
-        """Final detections of every head, and their data set.
-
-        Raises:
-            MissingInputError: there are none.
-        """
+        """Final detections of every head, and their data set. Raises MissingInputError where there are none."""
         if self.detected is None:
             raise MissingInputError(
                 "it needs detections: rethink-heads evaluate --run RUN, then --run RUN here"
@@ -99,11 +91,7 @@ class AnalysisInputs:
         return self.detected
 
     def sweep(self, name: str) -> pd.DataFrame:
-        """The table of the sweep of that name.
-
-        Raises:
-            MissingInputError: there is none.
-        """
+        """The table of the sweep of that name. Raises MissingInputError where there is none."""
         if name not in self.sweeps:
             raise MissingInputError(
                 f"it needs a sweep: rethink-heads sweep {name}, then --sweep FOLDER here"
@@ -117,13 +105,11 @@ class Analysis:
 
     Attributes:
         name: of the script, without its suffix; its figure's files are called so.
-        about: the script's docstring.
         tables: frames by name, from the inputs.
         draw: the figure, from a :class:`TableSet` that holds those tables.
     """
 
     name: str
-    about: str
     tables: Callable[[AnalysisInputs], dict[str, pd.DataFrame]]
     draw: Callable[[TableSet], Figure]
 
@@ -135,9 +121,7 @@ class Analysis:
 @cache
 def analyses() -> Mapping[str, Analysis]:
     """Every analysis by name, in the order of names.
-
-    Raises:
-        UserError: the scripts are not there: an incomplete installation.
+    Raises UserError where the scripts are not there: an incomplete installation.
     """
     return {path.stem: load_analysis(path) for path in sorted(_folder().glob("[a-z]*.py"))}
 
@@ -149,7 +133,7 @@ def load_analysis(path: Path) -> Analysis:
     assert spec.loader is not None
     module: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return Analysis(path.stem, (module.__doc__ or "").strip(), module.tables, module.draw)
+    return Analysis(path.stem, module.tables, module.draw)
 
 
 def paper_heads(frame: pd.DataFrame) -> pd.DataFrame:

@@ -139,14 +139,7 @@ class Estimate:
 
 def count(dataset: CocoDataset, config: MeasuringConfig, seed: int) -> Counts:
     """Count the images and the objects that measuring with these settings takes.
-
-    Args:
-        dataset: as for measuring, cut to ``config.images`` here.
-        config: which objects are measured.
-        seed: of the choice among an image's objects.
-
-    Raises:
-        UserError: there is no object.
+    Raises UserError where there is no object.
     """
     if config.images is not None:
         dataset = dataset.subset(config.images)
@@ -180,8 +173,6 @@ def calibrate(
 
     Args:
         detector: in evaluation mode; its weights do not matter, its sizes do.
-        dataset: whose images and objects are taken, by a choice of ``seed``.
-        config: how objects are measured; ``proposals_per_object`` is taken from ``settings``.
         settings: proposals an object; None is the whole grid.
         budget: seconds after which no other round of objects is begun; the first is always finished.
 
@@ -241,11 +232,6 @@ def estimate(
 
     seconds = (images x image + sum over sizes of objects x object of that size) / devices + merging, which one process
     does. Images are handed out one at a time, so no device waits longer than for one image at the end.
-
-    Args:
-        calibration: of the machine at hand.
-        devices: numbers of devices like the one at hand.
-        memory_bound_mb: ``measuring.memory_mb``, which the heads may hold at once.
     """
     # A size of which there are no objects to calibrate on has none to be measured either.
     tried = calibration.object_seconds

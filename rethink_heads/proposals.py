@@ -2,8 +2,8 @@
 
 For an object with centre (cx, cy) and size (w, h) the grid holds centres (cx + a w, cy + b h) and
 sizes (w 2^p, h 2^q), 11 steps each of a, b, p and q: 11^4 = 14,641 boxes. They take the place of
-the sliding windows of Wu et al. (Figures 2 and 3), which are about as many; that number we remember
-but have not seen in their text. The steps are
+the sliding windows of Wu et al. (Figures 2 and 3), which are about as many (from memory, not checked
+against the paper). The steps are
 
     a = 0.8 sign(t) |t|^3,  p = 0.75 sign(t) |t|^2.75,  t evenly spaced from -1 to 1,
 

@@ -101,6 +101,7 @@ def write_comparison(
     inner: str = "",
 ) -> list[Path]:
     """Write the paired table and the figures of an analysis of several detectors; nothing for one.
+    Raises UserError where a file cannot be written.
 
     Args:
         analysis: what the table of differences is called after.
@@ -110,9 +111,6 @@ def write_comparison(
 
     Returns:
         The paths written.
-
-    Raises:
-        UserError: a file cannot be written.
     """
     if len(runs) == 1:
         return []
@@ -130,12 +128,7 @@ def write_run_results(
     output: Path | None = None,
 ) -> list[Path]:
     """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
-
-    Args:
-        output: another folder, which gets tables/ and figures/.
-
-    Raises:
-        UserError: a file cannot be written.
+    ``output``: another folder, which gets tables/ and figures/. Raises UserError where a file cannot be written.
     """
     from rethink_heads.report.results import write_results
 
@@ -160,9 +153,7 @@ def _digits(text: str) -> str:
 
 def measured_names(run: Run) -> list[str]:
     """Return the names of a run's complete measurements, the default ones first.
-
-    Raises:
-        UserError: nothing was measured.
+    Raises UserError where nothing was measured.
     """
     names = sorted(path.parent.name for path in run.measurements_dir.glob("*/meta.json"))
     if not names:
@@ -174,11 +165,7 @@ def measured_names(run: Run) -> list[str]:
 
 
 def load(run: Run, name: str) -> Measurements:
-    """Load a run's measurements.
-
-    Raises:
-        UserError: there are none of that name; the message names those there are.
-    """
+    """Load a run's measurements. Raises UserError where there are none of that name."""
     from rethink_heads.measure.store import Measurements
 
     names = measured_names(run)
@@ -190,16 +177,7 @@ def load(run: Run, name: str) -> Measurements:
 def read_inputs(
     runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
 ) -> AnalysisInputs:
-    """Read what the analyses need.
-
-    Args:
-        runs: trained runs; all were measured.
-        names: of their measurements, one each.
-        sweeps: folders of ``rethink-heads sweep``.
-
-    Raises:
-        UserError: something is not there, or runs were not measured alike.
-    """
+    """Read what the analyses need. Raises UserError where something is not there, or runs were not measured alike."""
     from rethink_heads.measure.by_image import rename_detector
     from rethink_heads.paper import AnalysisInputs
 

@@ -31,9 +31,7 @@ MOST_NAME_BYTES = 240
 
 def one_each(given: Sequence[str] | None, count: int, option: str, of: str) -> list[str | None]:
     """One of ``given`` for each of ``count``, the same for all where there is one; ``none`` as None.
-
-    Raises:
-        UserError: there are neither as many nor one.
+    Raises UserError where there are neither as many nor one.
     """
     given = given or [NOTHING]
     if len(given) not in (1, count):
@@ -47,18 +45,14 @@ def one_each(given: Sequence[str] | None, count: int, option: str, of: str) -> l
 
 def with_options(config: Settings, options: StudyOptions, class_map: str | None = None) -> Settings:
     """Return a detector's settings with the data, the measuring settings and the class map asked for.
-
-    Raises:
-        UserError: the options contradict themselves or each other, or a value is bad.
+    Raises UserError where the options contradict themselves or each other, or a value is bad.
     """
     return with_measuring(with_data(config, options.data), options.measuring, class_map)
 
 
 def with_data(config: Settings, options: DataOptions) -> Settings:
     """Return a detector's settings with the data asked for as their test data.
-
-    Raises:
-        UserError: the options contradict each other.
+    Raises UserError where the options contradict each other.
     """
     if isinstance(config, ExternalConfig) and (options.annotations or options.data):
         # Nothing of the data that its folder was made with belongs to other data, such as the split.
@@ -83,9 +77,7 @@ def with_measuring(
     config: Settings, options: MeasuringOptions, class_map: str | None = None
 ) -> Settings:
     """Return a detector's settings with the measuring settings asked for.
-
-    Raises:
-        UserError: a bad value, or an override of what the detector was trained with.
+    Raises UserError for a bad value, or an override of what the detector was trained with.
     """
     overrides = options.overrides or []
     for override in overrides:
@@ -108,9 +100,7 @@ def with_measuring(
 
 def open_runs(options: StudyOptions) -> list[Run]:
     """The detectors' folders, runs first; a model's detector is opened where it has no folder yet.
-
-    Raises:
-        UserError: one is missing, untrained or cannot be opened, or two have the same name.
+    Raises UserError where one is missing, untrained or cannot be opened, or two have the same name.
     """
     asked = options.detectors
     models = asked.model or []
@@ -138,9 +128,7 @@ def open_runs(options: StudyOptions) -> list[Run]:
 
 def check_names(runs: Sequence[Run]) -> None:
     """Measurements call a detector by its run's name, so no two may be equal.
-
-    Raises:
-        UserError: two runs have the same name.
+    Raises UserError where two runs have the same name.
     """
     names = [run.name for run in runs]
     for name in names:
@@ -251,13 +239,9 @@ def train_run(path: Path, config: Config, device: str) -> Run:
 
 
 def demo_run(options: StudyOptions, path: Path | None = None, seed: int | None = None) -> Run:
-    """Return the demo's run: runs/demo, trained first where there is none.
-
-    Args:
-        options: what is to be read and measured then, checked before the training.
-
-    Raises:
-        UserError: the run there is of another seed, or the options cannot be followed.
+    """Return the demo's run: runs/demo, trained first where there is none. ``options`` is what is to be read and
+    measured then, checked before the training.
+    Raises UserError where the run there is of another seed, or the options cannot be followed.
     """
     path = path or default_runs_root() / "demo"
     # Another process may just be making it.

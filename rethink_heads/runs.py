@@ -385,9 +385,7 @@ def default_runs_root() -> Path:
 
 def external_at(path: Path, model: str) -> ExternalDetector | None:
     """The external detector that a folder belongs to, None where nothing is there.
-
-    Raises:
-        UserError: something else is there, which ``model`` must not be mixed up with.
+    Raises UserError where something else is there, which ``model`` must not be mixed up with.
     """
     if not path.exists() or _is_free(path):
         return None

@@ -20,9 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
-
-    Raises:
-        UserError: no such file, not YAML, not a mapping, or beyond the limits of :mod:`rethink_heads.settings`.
+    Raises UserError for no file, no YAML, no mapping, or one beyond the limits of :mod:`rethink_heads.settings`.
     """
     values = read_yaml(path)
     if not isinstance(values, dict):
@@ -37,9 +35,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Set ``section.key=value`` for each override, in place. Keys are checked by :func:`validate`.
-
-    Raises:
-        UserError: an override has no ``=`` or no key, or sets something inside a value.
+    Raises UserError where an override has no ``=`` or no key, or sets something inside a value.
     """
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -64,10 +60,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
 
 def validate(model: type[Model], values: dict[str, Any], where: str) -> Model:
     """Return ``values`` as ``model``.
-
-    Raises:
-        UserError: the first mistake, with the setting's name and, for an unknown name, the nearest
-            valid one.
+    Raises UserError for the first mistake, with the setting's name and, for an unknown name, the nearest valid one.
     """
     try:
         return model.model_validate(values)
@@ -146,11 +139,8 @@ _PLAIN = tuple(_TAG + name for name in ("null", "bool", "int", "float", "str", "
 
 
 def read_yaml(path: Path, what: str = "file") -> Any:
-    """Return what a YAML file holds, in Python's own types; dates stay text.
-
-    Raises:
-        UserError: as of :func:`~rethink_heads.files.read_text` and :func:`parse_yaml`, with the file and,
-            where it is known, the line.
+    """Return what a YAML file holds, in Python's own types; dates stay text. Raises UserError as
+    :func:`~rethink_heads.files.read_text` and :func:`parse_yaml`, with the file and, where it is known, the line.
     """
     return parse_yaml(
         read_text(path, what), f"{what} {shown(path)}" if what != "file" else shown(path)
@@ -159,10 +149,8 @@ def read_yaml(path: Path, what: str = "file") -> Any:
 
 def parse_yaml(text: str, where: str) -> Any:
     """Return what YAML says, in Python's own types; dates stay text.
-
-    Raises:
-        UserError: it is not YAML, has a key twice or a tag of another type, or passes a limit: aliases that repeat
-            more than ``MOST_VALUES`` values or themselves, ``DEEPEST`` levels, ``MOST_DIGITS`` digits.
+    Raises UserError where it is not YAML, has a key twice or a tag of another type, or passes a limit: aliases that
+    repeat more than ``MOST_VALUES`` values or themselves, ``DEEPEST`` levels, ``MOST_DIGITS`` digits.
     """
     loader = None
     try:
@@ -269,9 +257,7 @@ def split_preset(name: str) -> tuple[str, str | None]:
 
 def preset_values(name: str) -> dict[str, Any]:
     """Return what a preset's file says, given its name or the path of a file of one's own.
-
-    Raises:
-        UserError: no such preset, or the file cannot be read.
+    Raises UserError where there is no such preset, or the file cannot be read.
     """
     if name in preset_names():
         with resources.as_file(PRESETS / f"{name}.yaml") as path:

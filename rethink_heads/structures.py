@@ -25,9 +25,7 @@ def fuse(fc_scores: Tensor, conv_scores: Tensor, rule: str = "complementary") ->
     """Fuses two classifiers' probabilities of the same shape.
 
     ``complementary`` is the authors' rule: s = s_fc + s_conv (1 - s_fc) = 1 - (1 - s_fc)(1 - s_conv).
-
-    Raises:
-        ValueError: for a rule not in ``FUSION_RULES``.
+    Raises ValueError for a rule not in ``FUSION_RULES``.
     """
     if rule == "complementary":
         return fc_scores + conv_scores * (1 - fc_scores)
@@ -137,9 +135,7 @@ def kind_of(branch: str) -> str:
 
 def trained_heads(head: str, weights: TaskWeights) -> tuple[str, ...]:
     """The heads whose classifiers and regressor are all trained under the task weights.
-
-    Raises:
-        UserError: there is none.
+    Raises UserError where there is none.
     """
     trained = tuple(
         name

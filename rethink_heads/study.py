@@ -100,15 +100,12 @@ class Study:
         optional: str = "",
         **options: Any,
     ) -> pd.DataFrame:
-        """Compare heads or branches, pair by pair.
+        """Compare heads or branches, pair by pair. Raises UserError where a pair cannot be compared and must be.
 
         Args:
             keys: (detector, head) or (detector, branch).
             what: is compared: see ``compared_pairs``.
             optional: how messages call what some pairs may lack, which are then left out; empty: none may.
-
-        Raises:
-            UserError: a pair cannot be compared and must be.
         """
         from rethink_heads.statistics.comparison import compare_pairs, compared_pairs
 
@@ -132,12 +129,8 @@ def in_order(
 
 def study(options: StudyOptions, branches: bool = False) -> Study:
     """Measure detectors, or read what was measured before; of several processes only the first goes on then.
-
-    Args:
-        branches: whether a head may also name a branch of a double head that is no head itself.
-
-    Raises:
-        UserError: a head or run is not there, measuring fails, or detectors are not comparable.
+    ``branches``: whether a head may also name a branch of a double head that is no head itself.
+    Raises UserError where a head or run is not there, measuring fails, or detectors are not comparable.
     """
     found = open_study(options, branches).measure()
     rank_zero_only()
@@ -161,9 +154,7 @@ def open_study(options: StudyOptions, branches: bool = False) -> Study:
 
 def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
     """The subjects of a command: each detector's settings with what the options change of them.
-
-    Raises:
-        UserError: the options contradict themselves or each other, or a value is bad.
+    Raises UserError where the options contradict themselves or each other, or a value is bad.
     """
     maps = one_each(options.detectors.class_map, len(runs), "--class-map", "detectors")
     datasets = Datasets()
@@ -183,9 +174,7 @@ def on_common_classes(subjects: list[Subject]) -> list[Subject]:
     """Restrict subjects to the classes of the data that all of them have, so that all see the same objects.
 
     Nothing changes where each has the same ones anyway, and where their data differ, which is found out elsewhere.
-
-    Raises:
-        UserError: there is none.
+    Raises UserError where there is none.
     """
     if len(subjects) == 1 or len({subject.data_paths for subject in subjects}) > 1:
         return subjects
@@ -260,9 +249,7 @@ def _newest_measured(subject: Subject) -> Subject | None:
 
 def asked_heads(options: StudyOptions) -> list[str] | None:
     """The heads asked for, each once; None asks for all.
-
-    Raises:
-        UserError: the demo's detector, which would be trained first, has no such head.
+    Raises UserError where the demo's detector, which would be trained first, has no such head.
     """
     heads = list(dict.fromkeys(head_name(head) for head in options.head or ()))
     if not options.detectors.run and not options.detectors.model:
@@ -292,13 +279,11 @@ def check_comparable(
     """Refuse to compare measurements of different data, measuring settings or seeds.
 
     Objects are paired by their ids; other data or other sampled proposals would be paired silently.
+    Raises UserError where two runs differ; the message says in what, and which options make them equal.
 
     Args:
         provenances: of each run; entries that are not given are not compared.
         drawing: whether nothing is measured here, so that the remedy is another command.
-
-    Raises:
-        UserError: two runs differ; the message says in what, and which options make them equal.
     """
     first, *others = [_settings(provenance) for provenance in provenances]
     for run, other in zip(runs[1:], others, strict=True):

@@ -130,9 +130,7 @@ class Subject:
 
     def share_classes(self) -> SharedClasses:
         """Open the detector and the data with the classes that both have; what is left out is said.
-
-        Raises:
-            UserError: they have no class in common, or something cannot be read.
+        Raises UserError where they have no class in common, or something cannot be read.
         """
         from rethink_heads.detectors.classes import read_class_map, share_classes
 
@@ -147,9 +145,7 @@ class Subject:
         """The detector, and the objects of the classes that are looked at.
 
         The detector's folder is there afterwards, with ``classes.csv`` beside its measurements.
-
-        Raises:
-            UserError: they have no class in common, or something cannot be read or written.
+        Raises UserError where they have no class in common, or something cannot be read or written.
         """
         shared = self.share_classes()
         if self.classes is not None:
@@ -186,9 +182,7 @@ class Subject:
 
     def measure(self) -> Measurements:
         """Measure the detector's heads, or read what was measured before.
-
-        Raises:
-            UserError: data and detector do not fit, or something cannot be read or written.
+        Raises UserError where data and detector do not fit, or something cannot be read or written.
         """
         from rethink_heads.measure.runner import measure
 
@@ -221,13 +215,11 @@ class Subject:
         self, heads: Sequence[str], images: int | None = None, fusion: str | None = None
     ) -> Detected:
         """Detect with the detector, where it was not done before.
+        Raises UserError where none of the heads is trained, or something cannot be read or written.
 
         Args:
             images: how many; None for all, since detecting is quick, unlike measuring predefined proposals.
             fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
-
-        Raises:
-            UserError: none of the heads is trained, or something cannot be read or written.
         """
         from rethink_heads.detectors.rcnn import RCNN
         from rethink_heads.measure.detections import keep_detections

@@ -18,11 +18,7 @@ def timm_name(backbone: str) -> str | None:
 
 
 def require_timm() -> Any:
-    """Import timm.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Import timm. Raises UserError where it is not installed."""
     try:
         import timm
     except ImportError as error:
@@ -33,13 +29,9 @@ def require_timm() -> Any:
 
 
 def model_config(name: str) -> Any:
-    """timm's configuration of a model: the mean and deviation of its images, the name of its classifier.
-
-    Args:
-        name: with or without the tag of its weights: ``resnet50``, ``resnet50.a1_in1k``.
-
-    Raises:
-        UserError: timm is not installed, or has no such model or tag; the sentence names near ones.
+    """timm's configuration of a model: the mean and deviation of its images, the name of its classifier. ``name``: with
+    or without the tag of its weights: ``resnet50``, ``resnet50.a1_in1k``.
+    Raises UserError where timm is not installed, or has no such model or tag; the sentence names near ones.
     """
     timm = require_timm()
     architecture, _, tag = name.partition(".")
@@ -63,9 +55,7 @@ def model_config(name: str) -> Any:
 @functools.cache
 def normalisation(name: str) -> tuple[Triple, Triple]:
     """Mean and standard deviation of RGB values in [0, 1] that a model's images are normalised with.
-
-    Raises:
-        UserError: as of :func:`model_config`.
+    Raises UserError as :func:`model_config`.
     """
     config = model_config(name)
     return tuple(map(float, config.mean)), tuple(map(float, config.std))  # type: ignore[return-value]

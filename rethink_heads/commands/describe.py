@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 NAME = "describe"
 EXAMPLE = "Example: rethink-heads describe coco-r50 --output tables training.batch_size=2"
 
-# The paper's units, as we remember its 13.25 M weights of an fc-head: they are 13.25 x 2^20.
+# The paper's units: its 13.25 M weights of an fc-head (from memory, not checked against it) are 13.25 x 2^20.
 MEBI = 2**20
 GIBI = 2**30
 

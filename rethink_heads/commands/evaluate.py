@@ -174,13 +174,11 @@ def detect_asked(
     options: DetectionOptions, *, compare: bool = False, fusion: str | None = None
 ) -> Asked:
     """Open the detectors and files that options name, and detect where it was not done before.
+    Raises UserError where something cannot be read, or a head is not there.
 
     Args:
         compare: look at all of them on the classes that all have; files and several models always are.
         fusion: the rule by which heads of two classifiers fuse scores; None for the run's own.
-
-    Raises:
-        UserError: something cannot be read, or a head is not there.
     """
     chosen = options.study
     heads_asked = asked_heads(chosen)
@@ -289,9 +287,7 @@ def check_folder(output: Path) -> None:
 
 def _with_detections(subjects: Sequence[Subject]) -> list[Subject]:
     """The detectors that show their detections, before any of them takes long; the others are said.
-
-    Raises:
-        UserError: there is none.
+    Raises UserError where there is none.
     """
     from rethink_heads.detectors.base import missing, supports
 

@@ -100,11 +100,7 @@ class InputOptions:
 
     @property
     def names(self) -> list[str]:
-        """A name of measurements for each run.
-
-        Raises:
-            UserError: there are neither as many as runs nor one.
-        """
+        """A name of measurements for each run. Raises UserError where there are neither as many as runs nor one."""
         names, count = self.measurements or [DEFAULT_MEASUREMENTS], len(self.runs)
         if len(names) not in (1, count) and count:
             raise UserError(
@@ -127,11 +123,7 @@ class InputOptions:
         return shared_folder(self.runs) if self.runs else Path((self.sweep or [Path()])[0])
 
     def read(self) -> AnalysisInputs:
-        """Read what the analyses need.
-
-        Raises:
-            UserError: something is not there, or runs are not comparable.
-        """
+        """Read what the analyses need. Raises UserError where something is not there, or runs are not comparable."""
         return read_inputs(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
 
 
@@ -175,9 +167,7 @@ def command(
 
 def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:
     """Write tables and figures of a run's measurements into the run, and note what was written.
-
-    Args:
-        skipped: gets the reasons of what could not be made, by name.
+    ``skipped``: gets the reasons of what could not be made, by name.
     """
     with hold(run.path), run.logged(f"drawing {name}"):
         found = read_inputs([run], [name], [], seed)
@@ -229,9 +219,7 @@ def draw(
 
 def redraw_folders(folder: Path, output: Path | None = None) -> list[Path]:
     """Draw from every ``tables/`` under a folder, beside it or in the same place under ``output``.
-
-    Raises:
-        UserError: there are no tables, or a file cannot be read or written.
+    Raises UserError where there are no tables, or a file cannot be read or written.
     """
     from rethink_heads.plots.layout import VERSIONS_NAME, drawing_versions
     from rethink_heads.plots.style import naming_detectors

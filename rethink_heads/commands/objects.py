@@ -95,12 +95,7 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
 
 def rank(objects: pd.DataFrame, worst: int) -> pd.DataFrame:
     """The hardest objects: those with a PCC by every head, the lowest mean over the heads first, and their rank from 1.
-
-    Args:
-        objects: what :func:`rethink_heads.statistics.correlation.object_correlations` returns.
-
-    Raises:
-        UserError: no object has a PCC by every head.
+    Raises UserError where no object has a PCC by every head.
     """
     import pandas as pd
 

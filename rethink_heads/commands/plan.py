@@ -187,11 +187,7 @@ def _settings(config: StudyConfig, asked: int | None) -> list[int | None]:
 def report(
     subject: Subject, counts: Counts, estimates: Sequence[Estimate], tried: int, as_json: bool
 ) -> None:
-    """Print what was counted, and the tables of time, memory and disk.
-
-    Args:
-        tried: objects that they come from.
-    """
+    """Print what was counted, and the tables of time, memory and disk, from trying some objects."""
     measuring, machine = subject.config.measuring, _machine(subject.detector)
     grid = measuring.grid_steps**4
     result = Report(NAME)

@@ -91,9 +91,7 @@ class StageStudy:
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:
     """The stages asked for, in the order of a detector; none asked for means the predefined ones.
-
-    Raises:
-        UserError: there is no such stage.
+    Raises UserError where there is no such stage.
     """
     for stage in stages or ():
         if stage not in (*STAGES, ALL):
@@ -108,12 +106,8 @@ def stage_study(
     stages: Sequence[str], options: StudyOptions, results: ResultsOptions
 ) -> StageStudy:
     """Measure runs at some stages, or read what was measured before; then only the first process goes on.
-
-    Args:
-        stages: of STAGES, one at least after the predefined one.
-
-    Raises:
-        UserError: as of ``study.study`` and ``detection_files.open_files``.
+    ``stages`` are of STAGES, one at least after the predefined one.
+    Raises UserError as ``study.study`` and ``detection_files.open_files``.
     """
     later = [stage for stage in stages if stage != PREDEFINED]
     if results.detections and "detections" not in later:

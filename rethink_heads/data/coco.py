@@ -353,9 +353,7 @@ class CocoDataset:
 
 def read_annotations(path: Path) -> AnnotationFile:
     """Return what a COCO file says; a file that has not changed since is not read a second time.
-
-    Raises:
-        UserError: it cannot be read, is not COCO, or lists no images.
+    Raises UserError where it cannot be read, is not COCO, or lists no images.
     """
     try:
         status = os.stat(path)

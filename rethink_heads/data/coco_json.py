@@ -40,9 +40,7 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
     """Return the JSON object in ``path``, without outlines, and the SHA-256 of its bytes.
 
     Any UTF, with or without a byte order mark.
-
-    Raises:
-        UserError: the file cannot be read, or is not one JSON object whose keys are each there once.
+    Raises UserError where the file cannot be read, or is not one JSON object whose keys are each there once.
     """
     content = read_bytes(path, "annotation file", _LARGEST_FILE)
     parsed = parse_json(content, str(path), "a COCO JSON file", OUTLINES)
@@ -56,15 +54,8 @@ def read_json(path: Path) -> tuple[dict[str, Any], str]:
 
 def parse_json(content: bytes, where: str, what: str, without: str = "") -> Any:
     """Return what JSON in any UTF holds.
-
-    Args:
-        content: of the file.
-        where: the file, for messages.
-        what: what it should be, for messages.
-        without: a key that entries lose at once: outlines of all objects would take most of the memory.
-
-    Raises:
-        UserError: it is not JSON, or has a key twice, of which one would be lost without a word.
+    ``without``: a key that entries lose at once: outlines of all objects would take most of the memory.
+    Raises UserError where it is not JSON, or has a key twice, of which one would be lost without a word.
     """
 
     def record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,10 +106,7 @@ def field(record: dict[str, Any], key: str, kind: str, where: str, position: int
     """Return ``record[key]``. Raises UserError when it is not there.
 
     Args:
-        record: an entry.
-        key: of the value.
         kind: what the entry is, for messages: "image", "annotation", "category".
-        where: the file, for messages.
         position: of the entry in its list, 0-based, by which messages name it where it has no id; -1 where unknown.
     """
     if key not in record:
@@ -130,9 +118,7 @@ def field(record: dict[str, Any], key: str, kind: str, where: str, position: int
 
 def integer(record: dict[str, Any], key: str, kind: str, where: str, position: int = -1) -> int:
     """Return ``record[key]``, a whole number of at most 64 bits; 7.0 and "7" are 7. Arguments: :func:`field`'s.
-
-    Raises:
-        UserError: it is missing, or something else.
+    Raises UserError where it is missing, or something else.
     """
     value = field(record, key, kind, where, position)
     number = _number(value)
@@ -179,9 +165,7 @@ def parse_area(annotation: dict[str, Any], object_id: int, where: str) -> float:
 
 def parse_flag(value: Any, what: str, where: str) -> bool:
     """Return a truth value: 0 or 1, false or true, also as text; None is false.
-
-    Raises:
-        UserError: it is something else, which ``what`` says whose it is.
+    Raises UserError where it is something else, which ``what`` says whose it is.
     """
     if value is None:
         return False
@@ -198,9 +182,7 @@ def category_names(content: dict[str, Any], where: str) -> dict[int, str]:
 
     Of several of one name those that no annotation uses are left out, with a line in the log: some exports begin with
     such a root category.
-
-    Raises:
-        UserError: an entry is not COCO's, two share an id, or two that are used share a name.
+    Raises UserError where an entry is not COCO's, two share an id, or two that are used share a name.
     """
     categories = records(content, "categories", where)
     ids = [integer(c, "id", "category", where, n) for n, c in enumerate(categories)]

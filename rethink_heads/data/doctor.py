@@ -63,9 +63,7 @@ def check_reading(
     results: Results, dataset: CocoDataset, reading: Reading, leave_out_unknown: bool = False
 ) -> None:
     """Refuse detections that do not fit the ground truth in the reading asked for, where another one does.
-
-    Raises:
-        UserError: they do not; the message has the evidence and the options.
+    Raises UserError where they do not; the message has the evidence and the options.
     """
     findings = list(find_misreadings(results, dataset, reading, leave_out_unknown))
     if findings:

@@ -33,14 +33,11 @@ def read_folder(path: Path, images: Path | None, options: LabelOptions) -> tuple
     """Return what a folder of annotations says, in COCO's layout, and a SHA-256 of it.
 
     Images are numbered by their names where these are whole numbers, else from 1 in the order of names.
+    Raises UserError where nothing there can be read, or something is wrong with a file.
 
     Args:
         path: a folder of VOC's XML files, or one with such a folder ``Annotations``, or one of YOLO's label files.
         images: the folder of images, which names images without objects and says the sizes; None: there may be none.
-        options: what a YOLO folder leaves open.
-
-    Raises:
-        UserError: nothing there can be read, or something is wrong with a file.
     """
     inner = path / "Annotations"
     xml = sorted((inner if is_folder(inner) else path).glob("*.xml"))

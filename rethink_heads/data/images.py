@@ -82,15 +82,9 @@ _warned: set[str] = set()
 
 
 def read_image(path: Path, size: Size, annotations: str) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated.
-
-    Args:
-        path: the image file.
-        size: width and height in px, as ``annotations``, the name of the annotation file or set, states them.
-
-    Raises:
-        UserError: the image is missing, truncated, unreadable, of another size, or of a format or depth that is not
-            read (see the module).
+    """Return an image as (H, W, 3) uint8, RGB, the way up in which it was annotated. ``size``: width and height in px,
+    as ``annotations``, the name of the annotation file or set, states them. Raises UserError where the image is
+    missing, truncated, unreadable, of another size, or of a format or depth that is not read (see the module).
     """
     with _open_image(path) as image:
         if size not in (image.size, image.size[::-1]):
@@ -139,9 +133,7 @@ def check_size(size: Size, image: str, annotations: str) -> None:
 
 def true_size(path: Path, stated: Size) -> Size:
     """Return the stated size where it is the image's, stored or upright; else its upright size.
-
-    Raises:
-        UserError: the image is missing or unreadable.
+    Raises UserError where the image is missing or unreadable.
     """
     with _open_image(path) as image:
         # PNG's orientation may stand behind the pixels, which are not decoded where they are too many.
@@ -266,13 +258,7 @@ def image_hashes(folder: Path, names: Sequence[str]) -> list[str]:
 
     Hashes are kept in the user's cache with each file's size and times; a file is read again only where these differ,
     so that 100,000 images take a second or two when nothing has changed.
-
-    Args:
-        folder: of the images.
-        names: of the files, relative to it.
-
-    Raises:
-        UserError: an image is not there, or cannot be read.
+    Raises UserError where an image is not there, or cannot be read.
     """
     folder = Path(folder).resolve()
     digits = hashlib.sha256(str(folder).encode()).hexdigest()[:16]

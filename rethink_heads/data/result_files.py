@@ -34,14 +34,12 @@ _VOC_NAME = re.compile(r"comp\d+_det_[^_]+_(.+)\.txt", re.IGNORECASE)
 
 def read_results(path: Path, names: str | None = None) -> Results:
     """Read what a detector has found, as its file or folder says it.
+    Raises UserError where it cannot be read, is none of these, or an entry is wrong; the message names the entry.
 
     Args:
         path: COCO's results JSON; a folder of YOLO's label files with confidences; VOC's ``comp3_det_test_CLASS.txt``,
             one or a folder of them.
         names: of YOLO's classes, as of :class:`.LabelOptions`; None for the order of the data's classes.
-
-    Raises:
-        UserError: it cannot be read, is none of these, or an entry is wrong; the message names the entry.
     """
     if not is_folder(path):
         if _VOC_NAME.fullmatch(path.name):
@@ -241,14 +239,7 @@ def _from_lines(
 
 def write_coco_results(detections: pd.DataFrame, category_ids: Sequence[int], path: Path) -> None:
     """Write one head's detections as COCO's results JSON: the same numbers to the last digit.
-
-    Args:
-        detections: in DETECTION_COLUMNS.
-        category_ids: by label.
-        path: the file.
-
-    Raises:
-        UserError: it cannot be written.
+    Raises UserError where it cannot be written.
     """
     corners = detections[["x1", "y1", "x2", "y2"]].to_numpy()
     boxes = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).tolist()

@@ -39,8 +39,8 @@ DETECTION_TYPES: Mapping[str, str] = {
     "score": "float64",
 }
 DETECTION_COLUMNS = tuple(DETECTION_TYPES)
+"""``detector`` is a run's name, ``head`` one of its heads, ``label`` 0..K-1; corners in px of the original image."""
 CORNERS = ["x1", "y1", "x2", "y2"]
-"""``detector`` is a run's name, ``head`` a reading, ``label`` 0..K-1; corners in pixels of the original image."""
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "yxyx", "voc")
 IMAGE_IDS = ("ids", "names", "order")
@@ -85,9 +85,7 @@ def parse_frame(text: str) -> Frame:
     ``image`` is the original image, ``normalised`` has sides of 1, ``640x480`` is the image stretched to that size,
     ``long:640`` is scaled to a longer side of 640 px, ``letterbox:640`` the same in the middle of a square of 640 px,
     and ``short:800:1333`` to a shorter side of 800 px, or to a longer one of 1333 px where it would be more.
-
-    Raises:
-        UserError: it is none of these.
+    Raises UserError where it is none of these.
     """
     if text in ("image", NORMALISED):
         return Frame(text)

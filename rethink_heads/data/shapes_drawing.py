@@ -21,6 +21,7 @@ CLASS_NAMES = ("disc", "pair", "triple", "ring", "target", "square", "triangle",
 
 _CIRCLE = np.linspace(0.0, 2 * np.pi, 72, endpoint=False)
 _CIRCLE_POINTS = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], axis=1)
+_SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,6 @@ class Part:
 
 def _ellipse(radius: float, centre: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
     return _CIRCLE_POINTS * radius + np.asarray(centre)
-
-
-def _rectangle(left: float, top: float, right: float, bottom: float) -> np.ndarray:
-    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
 def _outlines(class_name: str, rng: np.random.Generator) -> list[Part]:
@@ -73,14 +70,14 @@ def _outlines(class_name: str, rng: np.random.Generator) -> list[Part]:
             bull = Part(_ellipse(hole - rng.uniform(0.13, 0.22)))
             return [Part(_ellipse(1.0), _ellipse(hole)), bull]
         case "square":
-            return [Part(_rectangle(-1.0, -1.0, 1.0, 1.0))]
+            return [Part(_SQUARE)]
         case "triangle":
             apex = rng.uniform(-0.25, 0.25)
             return [Part(np.array([[apex, -0.95], [1.0, 0.95], [-1.0, 0.95]]))]
         case _:
             roof, eaves, apex = rng.uniform((0.85, 1.0, -0.2), (1.35, 1.2, 0.2))
             corners = [[apex, -1.0 - roof], [eaves, -1.0], [-eaves, -1.0]]
-            return [Part(_rectangle(-1.0, -1.0, 1.0, 1.0)), Part(np.array(corners))]
+            return [Part(_SQUARE), Part(np.array(corners))]
 
 
 def make_parts(class_name: str, size: float, rng: np.random.Generator) -> list[Part]:

@@ -90,14 +90,12 @@ class VocObject(NamedTuple):
 
 def read_voc_xml(path: Path) -> tuple[Size, list[VocObject]]:
     """Read ``Annotations/<image>.xml``. Boxes of an object's parts (head, hands, feet) are not read.
+    Raises UserError where it cannot be read, is not XML, states a size that is not whole, or has an object without a
+    class or with a box that is not four numbers.
 
     Returns:
         The image's width and height in px as the file states them, (0, 0) where it does not, as some tools leave it;
         and the objects in the file's order.
-
-    Raises:
-        UserError: it cannot be read, is not XML, states a size that is not whole, or has an object without a class or
-            with a box that is not four numbers.
     """
     content = read_bytes(path, "annotation file", LARGEST_LIST)
     try:
@@ -186,9 +184,7 @@ class VocFolder(NamedTuple):
 
     def stems(self, name: str, annotated: Collection[str]) -> list[str]:
         """Return names without suffix of the images of a list; ``annotated`` are those that have an annotation file.
-
-        Raises:
-            UserError: the list cannot be read, or is empty.
+        Raises UserError where the list cannot be read, or is empty.
         """
         stems = [_stem(line, annotated) for line in self._lines(name)]
         if not stems:
@@ -198,9 +194,7 @@ class VocFolder(NamedTuple):
 
     def files(self, name: str, suffixes: Collection[str]) -> Files:
         """Return what lies in one of its folders, by names without suffix.
-
-        Raises:
-            UserError: the folder cannot be read.
+        Raises UserError where the folder cannot be read.
         """
         found: Files = {}
         place = self.path / name
@@ -255,11 +249,9 @@ def resolve_voc_split(folders: Sequence[VocFolder], split: str) -> tuple[Path, P
     """Return the annotation file, converted on first use, and the image folder of a split.
 
     A split is ``trainval07``, ``test07``, ``trainval12``, ... (any list in ``ImageSets/Main`` with its year, of two or
-    four digits; of a single year's folder also without), ``trainval0712`` for both years, several of these joined
-    with ``+``, or ``07+12`` (trainval07+trainval12) or ``07++12`` (trainval07+test07+trainval12).
-
-    Raises:
-        UserError: no such split (the message lists those that exist), or a file that is missing or broken.
+    four digits; of a single year's folder also without), ``trainval0712`` for both years, several of these joined with
+    ``+``, or ``07+12`` (trainval07+trainval12) or ``07++12`` (trainval07+test07+trainval12).
+    Raises UserError for no such split (the message lists those that exist), or a file that is missing or broken.
     """
     parts = _parts(folders, split)
     # One folder for the images of all years, so that they can be joined.
@@ -440,9 +432,7 @@ def _to_coco(
 
 def _true_size(member: VocMember, stated: Size, objects: Sequence[VocObject]) -> Size:
     """Return the image's size, which the file states, or has swapped or left out where the boxes fit the image.
-
-    Raises:
-        UserError: it states another, so that its boxes cannot be trusted.
+    Raises UserError where it states another, so that its boxes cannot be trusted.
     """
     size = true_size(member.image, stated)
     # VOC's own boxes keep to the image; a pixel is allowed for those who count from zero.

@@ -55,9 +55,7 @@ class LabelLine(NamedTuple):
 
 def label_files(folder: Path) -> list[Path]:
     """Return the label files of a folder by name, those with names of classes left out.
-
-    Raises:
-        UserError: the folder cannot be read, or has none.
+    Raises UserError where the folder cannot be read, or has none.
     """
     names = [name for name in _listing(folder) if name.lower().endswith(".txt")]
     names = [name for name in names if name not in NAMES_FILES]
@@ -73,13 +71,7 @@ def label_files(folder: Path) -> list[Path]:
 
 def read_labels(path: Path, count: int) -> Iterator[LabelLine]:
     """Yield the boxes of a label file.
-
-    Args:
-        path: the file.
-        count: how many numbers a line has.
-
-    Raises:
-        UserError: a line has others, or something that is no number; the message names it.
+    Raises UserError where a line has others, or something that is no number; the message names it.
     """
     for number, line in enumerate(read_text(path, "label file", LARGEST_LIST).splitlines(), 1):
         texts = line.split()
@@ -117,20 +109,17 @@ def _wrong_count(found: int, wanted: int) -> str:
 
 
 def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
-    """Return the classes' names by number.
-
-    Args:
-        folder: of the labels.
-        given: a YAML or text file, or names with commas between; None to look beside the labels and above them.
-
-    Raises:
-        UserError: there are none, or a file cannot be read.
+    """Return the classes' names by number. ``given``: a YAML or text file, or names with commas between; None to look
+    beside the labels and above them. Raises UserError where there are none, or a file cannot be read.
     """
     if given is not None and "," in given and not is_file(Path(given)):
         return _checked(
             [name.strip() for name in given.split(",")], f"the names {shorten(given)!r}"
         )
-    path = Path(given) if given is not None else _names_file(folder)
+    places = [folder.absolute(), *folder.absolute().parents[:_LEVELS_ABOVE]]
+    candidates = (place / name for place in places for name in NAMES_FILES)
+    beside = next((path for path in candidates if is_file(path)), None)
+    path = Path(given) if given is not None else beside
     if path is None:
         raise UserError(
             f"nothing says what the classes of {shown(folder)} are called: give --label-names FILE (a data.yaml, or a"
@@ -149,12 +138,6 @@ def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
             f"{shown(path)} has no list of names under `names`, by number from 0; mend it, or give --label-names"
         )
     return _checked(found, str(path))
-
-
-def _names_file(folder: Path) -> Path | None:
-    places = [folder.absolute(), *folder.absolute().parents[:_LEVELS_ABOVE]]
-    candidates = (place / name for place in places for name in NAMES_FILES)
-    return next((path for path in candidates if is_file(path)), None)
 
 
 def _checked(names: Sequence[object], where: str) -> tuple[str, ...]:
@@ -187,16 +170,7 @@ def _images_beside(labels: Path) -> Path | None:
 
 
 def image_sizes(stems: Sequence[str], images: dict[str, Path], given: str | None) -> list[Size]:
-    """Return width and height in px of each image.
-
-    Args:
-        stems: names without suffix.
-        images: those that are there.
-        given: as of :class:`LabelOptions`.
-
-    Raises:
-        UserError: the size of one is not known.
-    """
+    """Return width and height in px of each image. Raises UserError where the size of one is not known."""
     if given is not None and not is_file(Path(given)):
         return [parse_size(given, "--image-size")] * len(stems)
     if given is not None:

@@ -43,9 +43,7 @@ _LONGEST = 300
 @contextlib.contextmanager
 def on_image(detector_name: str, image_id: int) -> Iterator[None]:
     """Let what goes wrong with a detector on an image name both.
-
-    Raises:
-        UserError: one was raised, or the user's own code raised anything but an interruption.
+    Raises UserError where one was raised, or the user's own code raised anything but an interruption.
     """
     try:
         yield
@@ -66,15 +64,9 @@ def predict(
     boxes: Tensor,
     name: str = "`predict`",
 ) -> dict[str, HeadOutput]:
-    """What each head says of boxes (N, 4), without gradients.
-
-    Args:
-        detector, features, roi_features, boxes: as of :class:`~rethink_heads.detectors.base.Detector`.
-        name: how messages call what gave it.
-
-    Raises:
-        UserError: it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for: finite scores (N, K) from
-            0 to 1 and boxes (N, K, 4) of each head.
+    """What each head says of boxes (N, 4), without gradients. ``name`` is how messages call what gave it.
+    Raises UserError where it is not what :class:`~rethink_heads.detectors.base.HeadOutput` asks for: finite scores (N,
+    K) from 0 to 1 and boxes (N, K, 4) of each head.
     """
     outputs: Any = detector.predict(features, roi_features, boxes)
     heads, rows, classes = detector.heads, len(boxes), len(detector.class_names)
@@ -104,9 +96,7 @@ def predict(
 
 def propose(detector: Any, image: Tensor, name: str = "`propose`") -> tuple[Features, Tensor]:
     """Features of a uint8 RGB image (3, H, W) and the detector's own proposals (M, 4), without gradients.
-
-    Raises:
-        UserError: ``name``, which the message begins with, gives something else.
+    Raises UserError where ``name``, which the message begins with, gives something else.
     """
     answer = detector.propose(image)
     is_pair = isinstance(answer, tuple | list) and len(answer) == 2
@@ -121,10 +111,8 @@ def propose(detector: Any, image: Tensor, name: str = "`propose`") -> tuple[Feat
 
 def detect(detector: Any, image: Tensor, name: str = "`detect`") -> dict[str, Detections]:
     """By head, of one or more: final detections in a uint8 RGB image (3, H, W), without gradients.
-
-    Raises:
-        UserError: ``name``, which the message begins with, gives something else than
-            :class:`~rethink_heads.detectors.base.Detections`, whose labels are 0..K-1.
+    Raises UserError where ``name``, which the message begins with, gives something else than
+    :class:`~rethink_heads.detectors.base.Detections`, whose labels are 0..K-1.
     """
     answer = detector.detect(image)
     heads, classes = detector.heads, len(detector.class_names)
@@ -224,9 +212,7 @@ def _are_numbers(value: Any) -> bool:
 @contextlib.contextmanager
 def user_code(what: str) -> Iterator[None]:
     """Let what a user's code raises be a UserError: ``what`` failed, why, and where.
-
-    Raises:
-        UserError: anything was raised, ``SystemExit`` too; a UserError and Ctrl-C pass unchanged.
+    Raises UserError where anything was raised, ``SystemExit`` too; a UserError and Ctrl-C pass unchanged.
     """
     try:
         yield

@@ -159,9 +159,7 @@ def share_classes(
 
 def class_columns(detector: Detector, dataset: CocoDataset) -> Tensor:
     """The detector's index (K,) of each class of the data: 0..K-1, or what :func:`share_classes` found.
-
-    Raises:
-        UserError: the classes are others than the detector's, or were matched with another detector's.
+    Raises UserError where the classes are others than the detector's, or were matched with another detector's.
     """
     theirs, ours = tuple(detector.class_names), dataset.class_names
     if dataset.columns is not None:
@@ -192,10 +190,7 @@ def class_columns(detector: Detector, dataset: CocoDataset) -> Tensor:
 
 def in_data_labels(found: Mapping[str, Detections], columns: Tensor) -> dict[str, Detections]:
     """Detections by head under the data's labels, those of other classes left out.
-
-    Args:
-        found: labelled by the detector's classes.
-        columns: the detector's index (K,) of each class of the data.
+    ``columns`` is the detector's index (K,) of each class of the data.
     """
     relabelled = {}
     for head, each in found.items():
@@ -345,14 +340,9 @@ def read_class_map(path: Path | None) -> dict[str, str | None]:
 
 
 def read_class_names(source: Path | str) -> tuple[str, ...]:
-    """Read class names in the order of a detector's scores, background left out.
-
-    Args:
-        source: a file of text with a name a line, or of COCO JSON, whose categories are taken by rising id; or the
-            names themselves with commas between them.
-
-    Raises:
-        UserError: no such file, not text, no names in it, or a name twice.
+    """Read class names in the order of a detector's scores, background left out. ``source``: a file of text with a name
+    a line, or of COCO JSON, whose categories are taken by rising id; or the names themselves with commas between them.
+    Raises UserError for no such file, one that is not text, no names in it, or a name twice.
     """
     path = Path(source)
     if "," in str(source) and not is_file(path):

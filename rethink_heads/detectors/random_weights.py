@@ -27,8 +27,6 @@ def spread_outputs(detector: Detector, model: nn.Module, spreads: Mapping[str, f
     place, exact for the weights, and the same whenever it is made.
 
     Args:
-        detector: whose weights these are, in evaluation mode.
-        model: its module.
         spreads: by a last layer's name within ``model``: the standard deviation over boxes (of RPN layers: over cells)
             that each of its outputs is brought to. Names that it lacks, and layers that are not reached, are passed by.
     """

@@ -202,9 +202,7 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
 
 def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
     """Average precision (b, S), 0..1, of each of b draws of images; nan where one has nothing to find.
-
-    Args:
-        weights: (I, b) how often each draw has each image.
+    ``weights``: (I, b) how often each draw has each image.
     """
     to_find = ranking.to_find.astype(np.float32) @ weights[ranking.object_images]
     found = np.full((weights.shape[1], len(ranking.true)), np.nan)

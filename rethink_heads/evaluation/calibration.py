@@ -1,15 +1,9 @@
 """How well scores say how good detections are: reliability by score, and calibration errors.
 
-- D-ECE, the detection expected calibration error (Küppers et al., "Multivariate Confidence Calibration for Object
-  Detection", CVPR Workshops 2020): detections of all classes in 10 bins of score; mean over detections of the
-  difference in their bin of mean score and precision.
-- LaECE, the localisation-aware error (Oksuz et al., "Towards Building Self-Aware Object Detectors via Reliable
-  Uncertainty Quantification and Calibration", CVPR 2023): class by class in 25 bins; mean score against precision
-  times the mean IoU of the true positives, which is the mean IoU where a false positive counts 0; mean over classes.
-
-A true positive is COCO's at IoU 0.5 (a parameter). A bin is open below and closed above, the first closed at 0.
-Errors are sums of absolute differences, so that noise in bins of few detections makes them larger, never smaller.
-They also depend on which detections are kept: of those of low scores there are many, and they are easily right.
+D-ECE (Küppers et al., "Multivariate Confidence Calibration for Object Detection", CVPR Workshops 2020) and LaECE
+(Oksuz et al., "Towards Building Self-Aware Object Detectors via Reliable Uncertainty Quantification and Calibration",
+CVPR 2023); docs/definitions.md has the formulas. A true positive is COCO's at IoU 0.5 (a parameter). A bin is open
+below and closed above, the first closed at 0. Noise in bins of few detections makes the errors larger, never smaller.
 """
 
 from __future__ import annotations

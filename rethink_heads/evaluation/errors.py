@@ -1,19 +1,10 @@
 """TIDE's split of detection errors (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors",
 ECCV 2020): what average precision would gain if one kind of error were not made.
 
-At IoU 0.5 (a parameter) each false positive is of one kind, by the first rule that holds, in the order of the authors'
-code:
-
-- ``loc``: its IoU with an object of its class is from 0.1 to 0.5; fixed, its box is right;
-- ``cls``: its IoU with an object of another class is 0.5 or more; fixed, its class is right;
-- ``dupe``: an object of its class that it would fit is another detection's;
-- ``bkg``: its IoU with any object is at most 0.1;
-- ``both``: anything else, that is the wrong class at an IoU from 0.1 to 0.5;
-
-and ``miss`` is an object that is neither found nor the best fit of a ``loc`` or ``cls``. Fixing ``dupe``, ``bkg`` and
-``both`` takes the detection away; fixing ``miss`` takes the object away. A ``loc`` or ``cls`` of an object that
-another detection has found is taken away, and of several of one object the highest score is fixed, the others taken
-away. ``fp`` takes all false positives away and ``fn`` all objects that are not found.
+Each false positive is of the first kind whose rule holds, in the order of the authors' code: ``loc``, ``cls``,
+``dupe``, ``bkg``, ``both``; docs/definitions.md has the rules and how each is fixed. ``miss`` is an object that is
+neither found nor the best fit of a ``loc`` or ``cls``; ``fp`` takes all false positives away, ``fn`` all objects that
+are not found.
 
 hotcoco and the authors' tidecv give the same numbers where there are no crowds, no equal scores and no class without
 objects. Here a detection that COCO's matching assigns to a crowd does not count, and crowds are no objects to be near

@@ -80,7 +80,11 @@ def count_tables(
     found = {key: {"fates": _shares(fates, key, bootstrap)} for key in keys}
     tables = tables_of(found, pairs)
     counts, compared = tables["fates"], tables.pop("fates_comparisons", None)
-    can_be = {key: _there(fates, key) for key in found}
+    # Of detections alone, where the stages before are not known.
+    can_be = {
+        key: FILE_FATES if _own(fates, key)["iou_proposals"].isna().all() else FATES
+        for key in found
+    }
     heads = zip(counts["detector"], counts["head"], counts["fate"], strict=True)
     tables["fates"] = counts[[fate in can_be[d, h] for d, h, fate in heads]].reset_index(drop=True)
     if compared is not None:
@@ -120,11 +124,6 @@ def _groups(objects: pd.DataFrame) -> Iterator[tuple[_Group, Flags]]:
 
 def _own(fates: pd.DataFrame, key: Key) -> pd.DataFrame:
     return fates[(fates["detector"] == key[0]) & (fates["head"] == key[1])]
-
-
-def _there(fates: pd.DataFrame, key: Key) -> tuple[str, ...]:
-    """The fates that there can be: of detections alone where the stages before are not known."""
-    return FILE_FATES if _own(fates, key)["iou_proposals"].isna().all() else FATES
 
 
 def fate_tables(

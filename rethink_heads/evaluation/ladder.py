@@ -118,9 +118,7 @@ class Followed:
 
 def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
     """Follow the objects through one head, on its detector's own proposals.
-
-    Raises:
-        UserError: the head is not there.
+    Raises UserError where the head is not there.
     """
     candidates.check(key)
     own = candidates.proposed_by(key[0])

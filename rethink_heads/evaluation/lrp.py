@@ -1,17 +1,9 @@
 """Localisation Recall Precision error of detections, at the score threshold that is best for each class.
 
 Source: Oksuz et al., "One Metric to Measure Them All: Localisation Recall Precision (LRP) for Evaluating Visual
-Detection Tasks", TPAMI 2021.
-
-Of the detections of one class with a score of s or more, matched by COCO's rules at IoU 0.5 (a parameter),
-
-    LRP(s) = (sum over true positives of (1 - IoU) / (1 - 0.5) + false positives + misses)
-             / (true positives + false positives + misses)
-
-and oLRP is its least value over s: 0 where all is found with its very box, 1 where nothing is found. Its parts at that
-threshold are the mean of 1 - IoU over the true positives, the share of false positives among the detections, and the
-share of misses among the objects. Means are over the classes that have objects; the first two parts are of those that
-have true positives, or detections, above their threshold.
+Detection Tasks", TPAMI 2021; docs/definitions.md has the formula. oLRP is 0 where all is found with its very box, 1
+where nothing is found. Means are over the classes that have objects; those of 1 - IoU and of false positives are over
+the classes that have true positives, or detections, above their threshold.
 
 Detections of one score are above a threshold together. Each draw of images has a threshold of its own. As a minimum,
 oLRP of few objects a class is lower on average than that of many.

@@ -82,9 +82,7 @@ class GroundTruth:
 
     def __init__(self, dataset: CocoDataset, detections: pd.DataFrame | None = None) -> None:
         """Take a dataset's objects, and check that detections, if given, are of its images and classes.
-
-        Raises:
-            UserError: they are not.
+        Raises UserError where they are not.
         """
         self.dataset = dataset
         self.image_ids: Indices = np.unique(np.array(dataset.image_ids, np.int64))
@@ -131,9 +129,7 @@ class GroundTruth:
         self, detections: pd.DataFrame, key: Key, needed: bool = False
     ) -> HeadDetections:
         """One head's detections, of which there may be none unless ``needed``.
-
-        Raises:
-            UserError: there are none, where needed.
+        Raises UserError where there are none, where needed.
         """
         detector, head = key
         chosen = (detections["detector"] == detector) & (detections["head"] == head)

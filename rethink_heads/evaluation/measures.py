@@ -48,21 +48,17 @@ def measured_tables(
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """The tables of some of MEASURES, each head resampled once for its rows and for all its comparisons.
+    Raises UserError for detections in other images or of other classes than the dataset's.
 
     Args:
         names: of MEASURES.
-        detections, dataset: as of ``average_precision.precision_table``.
         keys: (detector, head) of the heads, in the order of the rows.
         pairs: heads to compare, a - b.
         error_iou: least IoU of a true positive for "detection_errors"; None: 0.5.
-        replicates, seed: of the bootstrap over images.
 
     Returns:
         By name, as the measures' own functions return them, with their curves, such as "reliability"; and with pairs
         NAME_comparisons.
-
-    Raises:
-        UserError: detections in other images or of other classes than the dataset's.
     """
     measures = {name: MEASURES[name] for name in names}
     if error_iou is not None and "detection_errors" in measures:

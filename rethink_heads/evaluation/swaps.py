@@ -28,15 +28,12 @@ from rethink_heads.suppression import DETECTED, suppress
 def swapped_detections(
     candidates: Candidates, truth: GroundTruth, scores: Key, boxes: Key
 ) -> HeadDetections:
-    """Final detections of one head's scores with another's boxes.
+    """Final detections of one head's scores with another's boxes. Raises UserError where a head is not there.
 
     Args:
         candidates: on whose proposals; :meth:`.Candidates.proposed_by` has those of one detector.
         truth: whose images.
         scores, boxes: (detector, head); the rule is that of the scores' detector.
-
-    Raises:
-        UserError: a head is not there.
     """
     candidates.check(scores)
     candidates.check(boxes)

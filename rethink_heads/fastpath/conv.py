@@ -120,11 +120,6 @@ def fast_blocks(
 ) -> tuple[list[Step], Tensor]:
     """The blocks of a conv-head one after another, their weights copied in ``dtype``.
 
-    Args:
-        blocks: the first is a ``ResidualBlock``.
-        resolution: side S of the maps.
-        dtype: of the arithmetic.
-
     Returns:
         The steps, and factors (channels,) float64 by which the last one's output is too large.
     """

@@ -73,10 +73,7 @@ class FastFC:
 
     def from_level(self, level: LevelRoIs, memory: int) -> Tensor | None:
         """The same (N, width) for all of a level's RoIs, by factors; None where plain products are less work.
-
-        Args:
-            level: the RoIs.
-            memory: bytes that may be held beside the result.
+        ``memory``: bytes that may be held beside the result.
         """
         if not self._factors_pay(level) or self._bytes_of_factors(level) > memory:
             return None

@@ -92,9 +92,7 @@ class HeadsFastPath:
         """By head: scores (N,) and clipped boxes (N, 4) of class ``label`` for boxes (N, 4), in the image's pixels.
 
         Args:
-            features: of the image.
             boxes: xyxy, on the detector's device.
-            label: class index, 0..K-1.
             memory_mb: bound on what is held at once beside a vector a RoI and branch, in MiB.
         """
         resized = self.to_resized(features, boxes)
@@ -121,11 +119,7 @@ def hidden_features(
     branches: Mapping[str, BranchLayers], rois: PyramidRoIs, memory_mb: int
 ) -> dict[str, Tensor]:
     """By branch: what its predictor takes, (N, width), of RoIs that all of the branches pool alike.
-
-    Args:
-        branches: one or more.
-        rois: N RoIs.
-        memory_mb: bound on what is held at once beside the result, in MiB.
+    ``memory_mb``: bound on what is held at once beside the result, in MiB.
     """
     device = rois.rois.device
     hidden = {

@@ -130,7 +130,6 @@ def roi_align(
         feature_map: (images, C, H, W).
         rois: (N, 4) xyxy, in pixels of the resized image.
         scale: map cells per pixel.
-        rule: how RoIAlign samples.
         images: (N,) index of each RoI's image, where there are several.
     """
     asks_gradient = torch.is_grad_enabled() and (feature_map.requires_grad or rois.requires_grad)
@@ -181,10 +180,8 @@ def level_rois(
     """Make ready to pool RoIs (N, 4), one or more, from one level (C, H, W) of one image.
 
     Args:
-        feature_map: the level.
         rois: xyxy, in pixels of the resized image.
         scale: map cells per pixel.
-        rule: how RoIAlign samples.
         dtype: of the pooling and its result. The weights are computed in the RoIs' type.
     """
     (x_sides, x_index), (y_sides, y_index) = intervals(rois[:, 0::2]), intervals(rois[:, 1::2])
@@ -215,7 +212,6 @@ def axis_weights(
         sides: (n, 2) lower and upper sides of the intervals, in pixels of the resized image.
         scale: map cells per pixel, 1 / stride.
         extent: map cells along the axis.
-        rule: how RoIAlign samples.
 
     Returns:
         The E map cells that any interval reads, and their weights (n, S, E) in each of the S RoI positions.

@@ -85,6 +85,7 @@ def work_by_image(
 
     Returns on rank 0 after merging, on other ranks when the queue is empty. Of several commands one does the work: the
     others wait, and find the result.
+    Raises UserError where the folder cannot be written or is not the same for all processes, or another process failed.
 
     Args:
         folder: keeps the parts until they are merged; an interrupted call goes on with those that it left. Parts of
@@ -92,9 +93,6 @@ def work_by_image(
         saved: the provenance of the merged result, None where there is none; asked on rank 0 alone.
         merge: makes the result of the parts, in the order of the image ids; called on rank 0 alone.
         together: the processes; None: all that torchrun started.
-
-    Raises:
-        UserError: the folder cannot be written or is not the same for all processes, or another process failed.
     """
     together = processes() if together is None else together
 
@@ -254,6 +252,7 @@ def frames_by_image(
     Parts are kept in a folder beside the file until all are there, so that an interrupted call loses only the image
     under way. A complete file of the same provenance stays; one of another is replaced when the new one is complete.
     Processes that torchrun started share the images, and return when all of them can read the file.
+    Raises UserError where the file cannot be written, or another process failed.
 
     Args:
         types: names and types ("int64", "float32", "float64" or "str") of the columns.
@@ -261,9 +260,6 @@ def frames_by_image(
         detector: value of the column "detector", whatever it was when parts were made; None: there is no such column.
         counted: what rows are called in the report; None: they are not counted.
         metadata: of the file, beside the provenance.
-
-    Raises:
-        UserError: the file cannot be written, or another process failed.
     """
     provenance = dict(provenance)
     schema = pa.schema([(name, _TYPES[kind]) for name, kind in types.items()])
@@ -299,9 +295,7 @@ def frames_by_image(
 
 def rename_detector(folder: Path, detector: str) -> None:
     """Have the files in a folder call their detector by its present name: its run may have been renamed or copied.
-
-    Raises:
-        UserError: a file is damaged, or must be written and cannot be.
+    Raises UserError where a file is damaged, or must be written and cannot be.
     """
     paths = [path for path in sorted(Path(folder).glob("*.parquet")) if path.name != OBJECTS_NAME]
     has_store = stored_provenance(folder) is not None

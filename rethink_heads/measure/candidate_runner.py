@@ -97,6 +97,11 @@ def measure_candidates(
         if isinstance(shared.detector, torch.nn.Module):
             shared.detector.eval()
     path = Path(folder) / CANDIDATES_NAME
+    whole = ("image_id", "proposal", "label")
+    types = {
+        name: "int64" if name in whole or name.startswith("rank_") else "float32"
+        for name in column_names(sources)
+    }
     asked = [
         (source, shared.detector, class_columns(shared.detector, shared.dataset))
         for source, shared in zip(sources, detectors.values(), strict=True)
@@ -105,7 +110,7 @@ def measure_candidates(
         partial(_candidates_of, asked, memory_mb=memory_mb),
         dataset,
         path,
-        _types(sources),
+        types,
         known,
         f"asking {', '.join(detectors)} about proposals",
         progress,
@@ -144,14 +149,6 @@ def _rule(name: str, detector: Detector) -> Suppression:
         name,
     )
     return Suppression()
-
-
-def _types(sources: Sequence[Source]) -> dict[str, str]:
-    whole = ("image_id", "proposal", "label")
-    return {
-        name: "int64" if name in whole or name.startswith("rank_") else "float32"
-        for name in column_names(sources)
-    }
 
 
 @torch.inference_mode()

@@ -56,15 +56,13 @@ def keep_detections(
 
     A file of the same provenance stays, and so does one of more of the same images. An interrupted call loses only the
     image under way. Processes that torchrun started share the images.
+    Raises UserError where the class names differ, the detector shows no detections, or ``folder`` cannot be written.
 
     Args:
         detector: its class names must be the dataset's.
         detector_name: the value of the column "detector", a run's name.
         provenance: what else they depend on, above all the hash of the weights ("weights"). The data, the number of
             images and the versions are added.
-
-    Raises:
-        UserError: the class names differ, the detector shows no detections, or ``folder`` cannot be written.
     """
     columns = class_columns(detector, dataset)
     if not isinstance(detector, SupportsDetect):

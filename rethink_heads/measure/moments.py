@@ -65,6 +65,7 @@ def proposal_values(
     iou: ArrayLike, score: ArrayLike, regressed_boxes: ArrayLike, object_box: ArrayLike
 ) -> dict[str, Array]:
     """The VARIABLES of each proposal of one object, for one head.
+    Raises UserError where the head gave scores or boxes that are not finite.
 
     Args:
         iou: (N,) IoU of each proposal with the object.
@@ -76,9 +77,6 @@ def proposal_values(
         For each of VARIABLES a float64 array (N,). "dx", "dy": the regressed centre less the
         object's, in units of the object's width and height; "dw", "dh": logarithm of the regressed
         width and height over the object's, whose ratio is held at 0.016 or more.
-
-    Raises:
-        UserError: the head gave scores or boxes that are not finite.
     """
     boxes = _float64(regressed_boxes).reshape(-1, 4)
     target = _float64(object_box).reshape(4)

@@ -42,9 +42,7 @@ def provenance_of(
 
 def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) -> dict[str, str]:
     """What is known of anything that a detector says of a dataset, without the detector's weights.
-
-    Args:
-        together: the processes, of which the first reads the images; None: all that torchrun started.
+    ``together``: the processes, of which the first reads the images; None: all that torchrun started.
     """
     together = processes() if together is None else together
     return {

@@ -42,11 +42,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def chunk_size(roi_features: RoIFeatures, memory_mb: int) -> int:
-    """RoIs to put through the heads at once under a memory bound.
-
-    Args:
-        roi_features: those of one box.
-        memory_mb: bound on what the heads hold at once, in MiB.
+    """RoIs to put through the heads at once under a memory bound. ``roi_features``: those of one box.
 
     Returns:
         1 or more; at most `MAX_CHUNK`, on a CPU and without RoI features to judge by `MAX_CHUNK_CPU`.
@@ -90,7 +86,6 @@ class Responder:
         Args:
             features: of the image, from the detector's `extract`.
             boxes: xyxy, pixels of the original image.
-            label: class index, 0..K-1.
         """
         boxes = boxes.to(self.detector.device)
         if self.fast_path is None:
@@ -133,9 +128,7 @@ def ask(
     Args:
         detector, features: of the image, from the detector's `extract`.
         boxes: xyxy, pixels of the original image, on the detector's device; some at a time go through the heads.
-        memory_mb: bound on what the heads hold at once, in MiB.
         take: of scores (n, K) or boxes (n, K, 4) what is kept (n, ...), given which rows of ``boxes`` they are of.
-        precision: arithmetic of the heads.
     """
     chunk = chunk_size(detector.pool(features, boxes[:1]), memory_mb)
     found: dict[str, tuple[list[Tensor], list[Tensor]]] = {h: ([], []) for h in detector.heads}
@@ -158,17 +151,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def spatial_correlation(output_map: Tensor) -> Tensor:
-    """Cosine of each pair of an output map's RoI positions.
-
-    Args:
-        output_map: (N, C, S, S).
+    """Cosine of each pair of an output map's RoI positions. ``output_map``: (N, C, S, S).
+    Raises UserError where it has values that are not finite.
 
     Returns:
         (N, S*S, S*S) float64, positions numbered row by row. A position whose vector is zero has similarity
         0 with every position, itself included.
-
-    Raises:
-        UserError: it has values that are not finite.
     """
     answers.check_finite("the detector gave a map by RoI position with values", output_map)
     vectors = torch.nn.functional.normalize(
@@ -245,7 +233,6 @@ def cell_responses(
 
     Args:
         exact: RoI features of the object's `box` (4,).
-        label: the object's class.
         chunk: RoIs per forward pass.
 
     Returns:

@@ -179,9 +179,7 @@ def ious_with(boxes: Array, objects: Array) -> Array:
 
 def most_overlapping(ious: Array) -> tuple[Indices, Array]:
     """The object that each box overlaps most, the first of equals.
-
-    Args:
-        ious: (N, M) of N boxes with M objects; entries of 0 are never matched.
+    ``ious``: (N, M) of N boxes with M objects; entries of 0 are never matched.
 
     Returns:
         Index (N,) of the object, -1 where no object is overlapped at all, and the IoU with it (N,),
@@ -194,24 +192,17 @@ def most_overlapping(ious: Array) -> tuple[Indices, Array]:
     return np.where(iou > 0, best, UNMATCHED), iou
 
 
-def true_positives(ious: Array, least: float = POSITIVE_IOU) -> Indices:
+def true_positives(ious: Array) -> Indices:
     """COCO's matching of one image's detections and objects of one class.
 
-    The detections take turns, best score first. Each takes the object it overlaps most among those
-    that none before it took, if their IoU is ``least`` or more; of equal ones, like pycocotools,
-    the last.
-
-    Args:
-        ious: (N, M), detections in descending order of score.
-        least: the IoU threshold.
-
-    Returns:
-        Index (N,) of each detection's object, -1 for a false positive.
+    The detections take turns in the order of ``ious`` (N, M), best score first. Each takes the object it overlaps most
+    among those that none before it took, if their IoU is POSITIVE_IOU or more; of equal ones, like pycocotools, the
+    last. Returns the index (N,) of each detection's object, -1 for a false positive.
     """
     matches = np.full(len(ious), UNMATCHED)
     free = np.ones(ious.shape[1], dtype=bool)
     for index, row in enumerate(ious):
-        candidates = np.flatnonzero(free & (row >= least))
+        candidates = np.flatnonzero(free & (row >= POSITIVE_IOU))
         if len(candidates):
             # The last of equal ones: the first in reverse.
             taken = candidates[::-1][row[candidates[::-1]].argmax()]

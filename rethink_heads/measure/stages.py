@@ -96,9 +96,6 @@ def keep_stages(
 
     Arguments, errors and resuming are those of :func:`keep_detections`, which keeps the detections in the same folder;
     a detector without detections is no error.
-
-    Args:
-        memory_mb: bound on what the heads hold at once, in MiB.
     """
     columns = class_columns(detector, dataset)
     if isinstance(detector, torch.nn.Module):

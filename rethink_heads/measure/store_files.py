@@ -45,13 +45,11 @@ def write_store(
     folder: Path, objects: pd.DataFrame, provenance: Mapping[str, str]
 ) -> Iterator[Callable[[Name, int, Array], None]]:
     """Write measurements into a folder, some objects after others, all of it or nothing.
+    Raises UserError where a file cannot be written, or the rows of an array differ in shape.
 
     Yields:
         What appends rows to an array: its name, the first row's number (of sampled proposals and of weights: any), and
         the rows. What was left out before it is filled with nan in maps, with zeros elsewhere.
-
-    Raises:
-        UserError: a file cannot be written, or the rows of an array differ in shape.
     """
     folder, files = Path(folder), dict[Name, _ArrayFile]()
     with contextlib.ExitStack() as stack:
@@ -98,14 +96,12 @@ def join_parts(
     provenance: Mapping[str, str],
 ) -> None:
     """Write the measurements of all images into a folder: what :meth:`Measurements.load` reads.
+    Raises UserError where a part is missing or damaged, or the folder cannot be written.
 
     Args:
         parts: files of :func:`write_part`, in the order of their images' ids.
         detector: its name, whatever it was when the parts were made.
         weights: maps of the detector's weights, which belong to no image.
-
-    Raises:
-        UserError: a part is missing or damaged, or the folder cannot be written.
     """
     objects = pd.concat([pd.DataFrame(_read_part(path, list(OBJECT_COLUMNS))) for path in parts])
     objects = objects.astype(OBJECT_COLUMNS).reset_index(drop=True)

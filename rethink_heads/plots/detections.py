@@ -69,11 +69,7 @@ BAR_WIDTH = 0.82
 
 @paper_style()
 def average_precision(table: pd.DataFrame) -> Figure:
-    """COCO's average precisions with 95% intervals, heads side by side.
-
-    Args:
-        table: what ``precision_table`` returns.
-    """
+    """COCO's average precisions of ``precision_table`` with 95% intervals, heads side by side."""
     series, width = _contents(table)
     present = set(table.loc[table["value"].notna(), "metric"])
     metrics = [metric for metric in METRICS if metric in present]
@@ -91,9 +87,7 @@ def average_precision(table: pd.DataFrame) -> Figure:
 @paper_style()
 def detection_errors(table: pd.DataFrame) -> Figure:
     """What AP would gain without each of TIDE's errors, with 95% intervals (as TIDE's bar charts).
-
-    Args:
-        table: what ``detection_errors`` returns.
+    ``table`` is what ``detection_errors`` returns.
     """
     series, width = _contents(table)
     frame = in_percent(table, "delta_ap")

@@ -77,10 +77,6 @@ STAGE_TITLES = {
     "rpn": "RPN's proposals",
     "detections": "Final detections",
 }
-STATISTIC_LABELS = {
-    "pcc": "PCC of score and IoU",
-    "spearman": "Spearman's correlation\nof score and IoU",
-}
 
 
 @paper_style()
@@ -120,24 +116,12 @@ def figure2(
 
 
 @paper_style()
-def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
-    """Correlation of score and IoU by object size, a panel a stage (paper, Figure 3).
+def figure3(frame: pd.DataFrame) -> Figure:
+    """PCC of score and IoU by object size, a panel a stage (paper, Figure 3), of what ``stage_correlation`` returns.
 
     The panels have one y axis. Bars through the dots are 95% intervals. A stage that the frame does
     not hold has no panel.
-
-    Args:
-        frame: what :func:`rethink_heads.statistics.stages.stage_correlation` returns.
-        statistic: "pcc", as in the paper, or "spearman".
-
-    Raises:
-        NothingToDrawError: no rows of a known stage.
-        ValueError: unknown statistic.
     """
-    if statistic not in STATISTIC_LABELS:
-        raise ValueError(
-            f"unknown statistic {statistic!r}; there are {', '.join(STATISTIC_LABELS)}"
-        )
     present = set(frame["stage"]) if len(frame) else set()
     stages = [stage for stage in STAGE_TITLES if stage in present]
     if not stages:
@@ -147,10 +131,10 @@ def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
     figure, axes = panel_grid(1, len(stages), height=2.25, width=width, share=True)
     for ax, stage in zip(axes[0], stages, strict=True):
         rows = frame[frame["stage"] == stage]
-        draw_dots(ax, rows, series, sizes, category="size", value=statistic)
+        draw_dots(ax, rows, series, sizes, category="size", value="pcc")
         ax.set_title(STAGE_TITLES[stage])
         ax.set_xlabel("Object size")
-    axes[0, 0].set_ylabel(STATISTIC_LABELS[statistic], linespacing=TIGHT_LINES)
+    axes[0, 0].set_ylabel("PCC of score and IoU")
     for ax in axes[0]:
         # Where the axes reach below zero.
         if ax.get_ylim()[0] <= 0:
@@ -164,9 +148,7 @@ def figure3(frame: pd.DataFrame, statistic: str = "pcc") -> Figure:
 @paper_style()
 def figure4(maps: pd.DataFrame) -> Figure:
     """Spatial correlation of RoI positions as tilings: outputs, then fc6's weights (paper, Figure 4).
-
-    Args:
-        maps: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
+    ``maps``: mean cosines in the columns detector, head, kind, cell_a, cell_b and cosine.
     """
     panels = [
         (one, what, _pivot(rows, "cell_a", "cell_b", "cosine"))
@@ -229,9 +211,7 @@ def correlations(pcc: pd.DataFrame, spearman: pd.DataFrame | None = None) -> Fig
 @paper_style()
 def decay(means: pd.DataFrame) -> Figure:
     """Mean cosine of two RoI positions by their distance, a line a head and, dashed, its weights.
-
-    Args:
-        means: what the statistic ``decay`` returns; the rows of size "all" are drawn.
+    ``means`` is what the statistic ``decay`` returns; the rows of size "all" are drawn.
     """
     means = means[means["size"] == "all"] if len(means) else means
     if means.empty:
@@ -254,9 +234,7 @@ def decay(means: pd.DataFrame) -> Figure:
 @paper_style()
 def gain(regressed: pd.DataFrame) -> Figure:
     """The regressed box's gain in IoU over the proposal, a column a size.
-
-    Args:
-        regressed: what ``regressed_iou_by_iou`` returns.
+    ``regressed`` is what ``regressed_iou_by_iou`` returns.
     """
     series, sizes = _contents(regressed)
     figure, axes = panel_grid(1, len(sizes), height=2.05, share=True)
@@ -271,9 +249,7 @@ def gain(regressed: pd.DataFrame) -> Figure:
 @paper_style()
 def error_components(errors: pd.DataFrame) -> Figure:
     """Mean absolute error and bias of the regressed box in centre and scale, a column a size.
-
-    Args:
-        errors: what ``error_components`` returns for all bins together.
+    ``errors`` is what ``error_components`` returns for all bins together.
     """
     series, sizes = _contents(errors)
     figure, axes = panel_grid(2, len(sizes), height=3.4, share=True)
@@ -287,13 +263,11 @@ def error_components(errors: pd.DataFrame) -> Figure:
 
 
 @paper_style()
-def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
+def displacement(scores: pd.DataFrame) -> Figure:
     """Score of the object's box when it is displaced, a map a head, and its profile along dx.
-
-    Args:
-        scores: what ``response`` returns for "displacement_score".
+    ``scores`` is what ``response`` returns for "displacement_score".
     """
-    scores = scores[scores["size"] == size] if len(scores) else scores
+    scores = scores[scores["size"] == "all"] if len(scores) else scores
     series, _ = _contents(scores)
     figure, (*maps, side) = square_panels(len(series) + 1)
     side.set_box_aspect(1)
@@ -318,13 +292,11 @@ def displacement(scores: pd.DataFrame, size: str = "all") -> Figure:
 
 
 @paper_style()
-def cells(changes: pd.DataFrame, size: str = "all") -> Figure:
+def cells(changes: pd.DataFrame) -> Figure:
     """What zeroing an RoI position does to the score (row 1) and to the regressed IoU (row 2).
-
-    Args:
-        changes: what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
+    ``changes`` is what ``response`` returns for "cell_score" and for "cell_iou", in one frame.
     """
-    changes = changes[changes["size"] == size] if len(changes) else changes
+    changes = changes[changes["size"] == "all"] if len(changes) else changes
     series, _ = _contents(changes)
     kinds = [kind for kind in CELL_LABELS if (changes["kind"] == kind).any()]
     frames = [changes[changes["kind"] == kind] for kind in kinds]

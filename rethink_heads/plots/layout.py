@@ -286,12 +286,10 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.png (300 dpi) and ``stem``.pdf, whole or not at all.
 
     The files hold no date and no version, so the same figure gives the same bytes.
+    Raises UserError where a file cannot be written.
 
     Returns:
         The two paths.
-
-    Raises:
-        UserError: a file cannot be written.
     """
     stem = Path(stem)
     paths = []

@@ -126,7 +126,7 @@ def shares(by_threshold: pd.DataFrame, lost: pd.DataFrame) -> Figure:
     from_zero(below)
     name_categories(below, list(CAUSE_LABELS.values()))
     below.set_ylabel("AP lost (points)")
-    causes = [_patch(cause, label) for cause, label in CAUSE_LABELS.items()]
+    causes = [Patch(label=label, **_look(cause)) for cause, label in CAUSE_LABELS.items()]
     left = Patch(facecolor=GRID, edgecolor=FAINT, linewidth=0.5, label="AP")
     legend_above(figure, [left, *causes, *dot_handles(series)])
     caption_below(figure, source_text(lost))
@@ -162,9 +162,7 @@ def stack_shares(ax: Axes, by_threshold: pd.DataFrame, lost: pd.DataFrame) -> No
 @paper_style()
 def exchange_rate(table: pd.DataFrame) -> Figure:
     """AP as the ranking moves from the detector's own to that of the true IoU, with 95% bands, and their correlation.
-
-    Args:
-        table: what ``exchange_rate`` returns.
+    ``table`` is what ``exchange_rate`` returns.
     """
     series = _series(table)
     frame = in_percent(table, "ap")
@@ -206,9 +204,7 @@ def exchange_rate(table: pd.DataFrame) -> Figure:
 @paper_style()
 def recall_ladder(table: pd.DataFrame) -> Figure:
     """Recall at each stage from proposals to detections, at IoU 0.5, 0.75 and over all thresholds, with 95% intervals.
-
-    Args:
-        table: what ``recall_ladder`` returns.
+    ``table`` is what ``recall_ladder`` returns.
     """
     rows = table[table["size"] == "all"] if len(table) else table
     series = _series(rows)
@@ -231,14 +227,11 @@ def recall_ladder(table: pd.DataFrame) -> Figure:
 
 
 @paper_style()
-def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
+def swaps(table: pd.DataFrame) -> Figure:
     """AP of each head's scores with each head's boxes on the same proposals, a cell a pair, with 95% intervals.
-
-    Args:
-        table: what ``swap_matrix`` returns.
-        metric: "AP", "AP50" or "AP75".
+    ``table`` is what ``swap_matrix`` returns.
     """
-    rows = table[table["metric"] == metric] if len(table) else table
+    rows = table[table["metric"] == "AP"] if len(table) else table
     if rows.empty:
         raise NothingToDrawError("no swaps were measured")
     names = list(dict.fromkeys(rows["scores"]))
@@ -278,9 +271,9 @@ def swaps(table: pd.DataFrame, metric: str = "AP") -> Figure:
     ax.set_yticks(range(len(names)), labels, linespacing=TIGHT_LINES)
     ax.set_xlabel("Boxes of")
     ax.set_ylabel("Scores of")
-    add_colour_bar(ax, image, f"{metric} (%)")
+    add_colour_bar(ax, image, "AP (%)")
     shown = ", [95% interval]" if len(names) <= MOST_WITH_ENDS else ""
-    caption_below(figure, f"{metric} on the same proposals{shown}. Bold: a head's own boxes.")
+    caption_below(figure, f"AP on the same proposals{shown}. Bold: a head's own boxes.")
     return figure
 
 
@@ -311,7 +304,3 @@ def _look(cause: str) -> dict[str, Any]:
         "linewidth": 0.3,
         "hatch": HATCHES.get(cause),
     }
-
-
-def _patch(cause: str, label: str) -> Patch:
-    return Patch(label=label, **_look(cause))

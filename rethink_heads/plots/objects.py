@@ -60,12 +60,7 @@ def draw_objects(views: Sequence[ObjectView], series: Sequence[Series]) -> Figur
     """Draw a row for each object: its proposals by each head's score, and all heads' scores against IoU.
 
     Scores of an object begin at 0 and end at the highest that any head gives, in colours and on the axis.
-
-    Args:
-        views: the objects, the first at the top.
-
-    Raises:
-        NothingToDrawError: there is no object or no head.
+    The first view is at the top. Raises NothingToDrawError where there is no object or no head.
     """
     if not views or not series:
         raise NothingToDrawError("no objects to draw")

@@ -117,9 +117,7 @@ def plot_gain(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the gain, regressed less proposal IoU, against the proposal's IoU, with 95% bands.
-
-    Args:
-        frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
+    ``frame`` is what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
     """
     with panel(frame, series, ax, lambda heads: curve_handles(heads, False)) as (ax, series):
         ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)

@@ -119,7 +119,6 @@ def plot_cells(
     high: Array | None = None,
     *,
     norm: Normalize | None = None,
-    label: str = "Change when zeroed",
     ax: Axes | None = None,
 ) -> Axes:
     """Draw what zeroing one RoI position at a time changes; blue lowers, red raises.
@@ -131,7 +130,7 @@ def plot_cells(
         low, high: (S, S) ends of the interval; None for no marks.
         norm: colour scale, symmetric about zero by default.
     """
-    with map_panel(ax, 2.6, 2.2, label) as ax:
+    with map_panel(ax, 2.6, 2.2, "Change when zeroed") as ax:
         _draw_map(ax, change, DIVERGING, change_norm([change]) if norm is None else norm)
         ticks = [0, len(change) // 2, len(change) - 1]
         _label(ax, ticks, [str(tick + 1) for tick in ticks], "RoI {}")

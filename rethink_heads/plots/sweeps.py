@@ -51,7 +51,7 @@ def sweep_figure(
     labels: Mapping[str, str] | None = None,
     metric: str = "AP",
 ) -> Figure:
-    """The figure of a sweep, a column wide.
+    """The figure of a sweep, a column wide. Raises NothingToDrawError where no row of a seed has a number.
 
     Args:
         table: of :func:`rethink_heads.sweeps.tables.sweep_table`.
@@ -59,9 +59,6 @@ def sweep_figure(
         x, y, series: columns of the table.
         labels: what axes (by their column) and series (``column=value``) are called.
         metric: a column of the table with its ``_low`` and ``_high``.
-
-    Raises:
-        NothingToDrawError: no row of a seed has a number.
     """
     rows = table[(table["seed"] != MEAN) & table[metric].notna()] if len(table) else table
     if rows.empty:

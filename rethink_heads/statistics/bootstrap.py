@@ -1,27 +1,13 @@
 """Bootstrap over images: intervals that know that the objects of an image are not independent.
 
-Each replicate draws as many images as there are, with replacement, and weights everything measured
-in an image by how often it was drawn. Images are those of the whole measurement set; one without
-objects of the size in question adds nothing to it. A replicate that drew nothing at all for a
-quantity gives nan and is left out of that quantity's interval.
+Each replicate draws as many images as there are, with replacement, and weights everything measured in an image by how
+often it was drawn. Images are those of the whole measurement set; one without objects of the size in question adds
+nothing to it. A replicate that drew nothing for a quantity gives nan and is left out of its interval.
 
-An interval reaches from the value by Student's t times the replicates' standard deviation, with one degree of freedom
-fewer than the images that bear on the value. They count by their part in it, as (sum w)^2 / sum w^2 of the images'
-weights w: one crowded image among empty ones is about one image. The replicates of n images vary by (n - 1) / n of what
-n images vary, which is made up for; of a mean over classes, n is the images of one class on average. Correlations are
-taken on Fisher's scale, spreads on that of their logarithm. Towards the side where the replicates have their longer
-tail the interval reaches further, by Johnson's correction for skewness ("Modified t Tests and Confidence Intervals for
-Asymmetrical Populations", JASA 73, 1978): the mean of few skewed values, such as the PCC of single objects, lies
-mostly on one side of what it estimates, and together with too small a deviation.
-
-It is about the mean of the statistic over data sets of as many images. For means, spreads and correlations that is next
-to the value of all images that there could be. AP and calibration errors of few objects a class are larger on average
-than those of many (the ranking of few objects fits them by chance), and no interval mends that: compare AP of equally
-many images.
-
-Quantiles of the replicates, bias-corrected and accelerated or not, hold the truth less often: copies of an image
-raise each class's AP alike, so that the replicates of a mean over many classes lie beside the value, by more than their
-spread (benchmarks/coverage.py, whose table is in benchmarks/README.md).
+An interval reaches from the value by Student's t times the replicates' standard deviation, further towards their longer
+tail by Johnson's correction for skewness ("Modified t Tests and Confidence Intervals for Asymmetrical Populations",
+JASA 73, 1978). docs/intervals.md has the formula, how images count, why quantiles of the replicates are not taken, and
+how often the intervals hold the truth (benchmarks/coverage.py).
 """
 
 from __future__ import annotations

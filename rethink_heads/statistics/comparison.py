@@ -133,15 +133,13 @@ def compare_pairs(
     **options: Any,
 ) -> pd.DataFrame:
     """Compare pairs of heads by one of the functions here; without any, a frame without columns.
+    Raises UserError where a pair cannot be compared and must be.
 
     Args:
         compared, options: the function, and its options.
         pairs: of (detector, head).
         what: how messages call what some pairs may lack.
         skip: gets the message of a pair that cannot be compared; None: none may.
-
-    Raises:
-        UserError: a pair cannot be compared and must be.
     """
     frames = []
     for a, b in pairs:
@@ -296,9 +294,7 @@ def compared_head(
     by_bin: bool = False,
 ) -> Compared:
     """One head's part of a comparison of one of STATISTICS.
-
-    Raises:
-        UserError: unknown statistic, a head that was not measured, or a range that is not of whole bins.
+    Raises UserError for an unknown statistic, a head that was not measured, or a range that is not of whole bins.
     """
     bin_range(iou_range)
     if statistic not in STATISTICS:
@@ -386,11 +382,7 @@ def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, f
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:
-    """The maps (O, W) of a head.
-
-    Raises:
-        UserError: it has none.
-    """
+    """The maps (O, W) of a head. Raises UserError where it has none."""
     maps = measurements.maps(key, kind)
     if maps is None or not has_map(maps).any():
         there = ", ".join(map("/".join, measurements.map_keys(kind))) or "nothing"

@@ -1,25 +1,16 @@
 """Spearman's rank correlation of weighted proposals; and of boxes within images and within classes.
 
-The latter are those of Kahraman, Oksuz, Kalkan and Akbas, "Correlation Loss: Enforcing
-Correlation between Classification and Localization" (AAAI 2023, arXiv 2301.01019):
+The latter are those of Kahraman, Oksuz, Kalkan and Akbas, "Correlation Loss: Enforcing Correlation between
+Classification and Localization" (AAAI 2023, arXiv 2301.01019), taken from a public summary: at the *image level* of an
+image's positive detections before NMS, averaged over images, at the *class level* of a class's true positives after
+NMS, averaged over classes. Their text was not at hand, and their repository (fehmikahraman/CorrLoss) holds the training
+loss, but not these measures: so what makes a detection positive, and what becomes of images and classes with too few,
+is not verified. Here positive means an IoU of 0.5 or more: before NMS, of the box regressed for the class of the object
+that the RPN proposal overlaps most, with that object; after NMS, of a true positive in COCO's matching. Images and
+classes whose scores or IoUs do not vary have no correlation and are left out.
 
-- at the *image level*, Spearman's correlation of the scores of the true class with the IoUs of an
-  image's positive detections before post-processing, averaged over images: whether NMS keeps the
-  best box of those it chooses among;
-- at the *class level*, Spearman's correlation of the scores with the IoUs of a class's true
-  positives after post-processing, over the whole data set, averaged over classes: whether better
-  boxes come first, as AP over several IoU thresholds rewards.
-
-The two averages and their pre- and post-NMS boxes were taken from a public summary of the paper;
-the paper's text was not at hand, and the authors' repository (fehmikahraman/CorrLoss) holds the
-training loss, but not these measures. Not verified are therefore what makes a detection positive,
-and what becomes of images and classes with too few of them. Here positive means an IoU of 0.5 or
-more: before NMS, of the box regressed for the class of the object that the RPN proposal overlaps
-most, with that object; after NMS, of a true positive in COCO's matching. Images and classes whose
-scores or IoUs do not vary, as with fewer than two positives, have no correlation and are left out.
-
-The image level is given after NMS as well, which is not in that paper. An image with two positives
-can only have a correlation of -1 or 1, so that this one is noisy.
+The image level is given after NMS as well, which is not in that paper. An image with two positives can only have a
+correlation of -1 or 1, so that this one is noisy.
 """
 
 from __future__ import annotations
@@ -216,9 +207,7 @@ def rank_replicates(value: Array, by_image: Array, bootstrap: ImageBootstrap) ->
 
     On Fisher's scale, so that they stay between -1 and 1. Ranking the rows of each draw anew takes a hundred times as
     long for intervals that hold as often (benchmarks/README.md, "Intervals").
-
-    Args:
-        value: nan gives nan; by_image: (I, ...) of :func:`slopes_by_image`.
+    ``value``: nan gives nan; by_image: (I, ...) of :func:`slopes_by_image`.
     """
     change = bootstrap.replicate(by_image) - by_image.sum(axis=0)
     bounded = np.clip(value, -1 + ROUNDING, 1 - ROUNDING)

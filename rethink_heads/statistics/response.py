@@ -151,11 +151,6 @@ def _whole_maps(kind: str, values: Array, side: int) -> Array:
     return maps
 
 
-def _at_centre(maps: Array) -> Array:
-    middle = maps.shape[1] // 2
-    return maps[:, middle, middle]
-
-
 def _drop(lines: Array) -> Array:
     """Fall (R,) of lines (R, side) from their middle to a displacement of DROP_AT."""
     steps = displacements(lines.shape[1])
@@ -211,7 +206,7 @@ _CELLS: dict[str, Formula] = {
 }
 _FORMULAS: dict[str, dict[str, Formula]] = {
     "displacement_score": {
-        "score": _at_centre,
+        "score": lambda maps: maps[:, maps.shape[1] // 2, maps.shape[1] // 2],
         "drop_dx": lambda maps: _drop(_middle_row(maps)),
         "drop_dy": lambda maps: _drop(_middle_column(maps)),
         "half_width_dx": lambda maps: _half_width(_middle_row(maps)),

@@ -1,28 +1,17 @@
 """Errors of sampling: how far estimates from some of the proposals may be from those of the whole grid.
 
 With ``proposals_per_object`` the proposals of each object and IoU bin are drawn without replacement, and the sums of
-:class:`~rethink_heads.measure.store.Measurements` are unbiased estimates of the whole grid's, with covariances
-that are estimated from the proposals measured (``Measurements.sampling``). Draws of different bins and objects are
-independent, so that the covariances of larger sums are sums of theirs. A statistic's error follows by linearising it in
-the sums (delta method; Cochran, Sampling Techniques, 3rd edition, sections 2.11 and 6.3).
+:class:`~rethink_heads.measure.store.Measurements` are unbiased estimates of the whole grid's, with covariances that are
+estimated from the proposals measured (``Measurements.sampling``). Draws of different bins and objects are independent,
+so that the covariances of larger sums are sums of theirs. A statistic's error follows by linearising it in the sums
+(delta method; Cochran, Sampling Techniques, 3rd edition, sections 2.11 and 6.3).
 
-The standard error of sampling is about the value of the whole grid *on the same objects*: estimate +- 1.96 errors holds
-that value in 95% of draws. It is 0 where all proposals were measured and nan where it is not known: where one proposal
-stands for several of a bin.
-
-The intervals of the tables are about all images that there might be, and hold both: the bootstrap draws images, whose
-sums differ by what the images show and by which of their proposals were drawn, so that the spread of its replicates has
-on average the variance between images and the squared error of sampling in it. In a simulation of 20 images with 2
-objects each, tests/statistics/test_sampling_error.py, where sampling was half of the variance, so it was. Of one image
-there is no bootstrap and no interval (nan), but an error of sampling.
-
-Errors are estimated from the proposals measured, and are themselves uncertain where few of these hold most of a bin's
-spread: in bins of low IoU, where a detector gives nearly all boxes a score of 0 and few one that is not. There the
-standard deviation of the score was held by estimate +- 1.96 errors in as few as 57% of draws of 488 proposals (30
-objects, benchmarks/sampling.py) and its mean in 78%, in the worst bin of two heads; over all in 94%.
-
-Ranks (Spearman's correlation) and the components of the regression's error have no error of sampling of their own here;
-their intervals hold it all the same.
+The standard error is about the value of the whole grid *on the same objects*: estimate +- 1.96 errors holds that value
+in 95% of draws, in fewer in bins of low IoU, where few proposals hold most of the spread (benchmarks/sampling.py). It
+is 0 where all proposals were measured and nan where one proposal stands for several of a bin. The intervals of the
+tables are about all images that there might be, and hold both: replicates of the bootstrap differ by what images show
+and by which of their proposals were drawn. Ranks and the components of the regression's error have no error of their
+own here; their intervals hold it all the same.
 """
 
 from __future__ import annotations

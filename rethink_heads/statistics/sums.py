@@ -132,9 +132,7 @@ def resample_by_size(
 
 def bin_range(iou_range: tuple[float, float]) -> tuple[int, int]:
     """First bin and the bin after the last of an IoU range.
-
-    Raises:
-        UserError: the ends are not multiples of the bins' width, or not 0 <= low < high <= 1.
+    Raises UserError where the ends are not multiples of the bins' width, or not 0 <= low < high <= 1.
     """
     low, high = (float(end) for end in iou_range)
     if not 0 <= low < high <= 1:
@@ -165,9 +163,7 @@ def moments_of(
     iou_range: tuple[float, float] = WHOLE_RANGE,
 ) -> Array:
     """Moments (O, 20, M) of a head by object and IoU bin, in the order of ``columns``; zeros outside the IoU range.
-
-    Raises:
-        UserError: the head was not measured, or the range is not one of whole bins.
+    Raises UserError where the head was not measured, or the range is not one of whole bins.
     """
     first, after = bin_range(iou_range)
     found = measurements.moments(key)[..., [VALUE_COLUMNS.index(name) for name in columns]]

@@ -142,9 +142,7 @@ class FigureDescription(_Description):
 
     def check(self, axes: Mapping[str, Sequence[Value]], where: str) -> None:
         """Find what cannot be drawn before the trainings and not after them.
-
-        Raises:
-            UserError: x or y has texts for values, or an axis is not drawn, over whose values it would average.
+        Raises UserError where x or y has texts for values, or an axis is not drawn, over whose values it would average.
         """
         if self.kind == "points":
             return

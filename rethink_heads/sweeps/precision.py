@@ -26,7 +26,7 @@ from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, with_fusion
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
 from rethink_heads.sweeps.description import Point
-from rethink_heads.sweeps.plan import Plan, Training
+from rethink_heads.sweeps.plan import Plan
 
 PRECISION_FOLDER = "precision"
 BOOTSTRAP_SEED = 0
@@ -50,14 +50,7 @@ class Read:
 
 class Precision:
     """Reads the trained detectors of a sweep on its test images.
-
-    Args:
-        plan: the sweep.
-        device: where to detect.
-        replicates: draws of images for the intervals.
-
-    Raises:
-        UserError: the test data cannot be read, or a point's reading is not of its head.
+    Raises UserError where the test data cannot be read, or a point's reading is not of its head.
     """
 
     def __init__(self, plan: Plan, device: str = "auto", replicates: int = REPLICATES) -> None:
@@ -131,19 +124,16 @@ class Precision:
         run = Run(training.path, training.config)
         detector = Run.open(training.path).load(resolve_device(self.device))
         assert isinstance(detector, RCNN)
-        name, provenance = self._measurements_name(training), run.provenance()
+        # Another than the default where the sweep's test images are not the run's own.
+        own = Run.open(training.path).config
+        chosen = own.model_copy(update={"data": self.config.data})
+        name, provenance = measurements_name(own, chosen, own.seed), run.provenance()
         if read.fusion != training.config.model.fusion:
             detector.roi_heads.fusion = read.fusion
             name, provenance = with_fusion(name, provenance, read.fusion)
         folder = run.measurements(name)
         keep_detections(detector, self.dataset, run.name, folder, provenance)
         return detections_of(self.dataset, folder)
-
-    def _measurements_name(self, training: Training) -> str:
-        """Another than the default where the sweep's test images are not the run's own."""
-        own = Run.open(training.path).config
-        chosen = own.model_copy(update={"data": self.config.data})
-        return measurements_name(own, chosen, own.seed)
 
     def _read(self, point: Point) -> Read:
         readings, _ = self._outlines[point.training]

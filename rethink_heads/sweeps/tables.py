@@ -143,12 +143,7 @@ def ordering_table(
 def write_up(
     plan: Plan, table: pd.DataFrame, ordering: pd.DataFrame, images: int, data: str
 ) -> dict[str, str]:
-    """The tables in Markdown and LaTeX, in percent, by file name.
-
-    Args:
-        table, ordering: of :func:`sweep_table` and :func:`ordering_table`.
-        images, data: number and name of the test images.
-    """
+    """The tables in Markdown and LaTeX, in percent, by file name."""
     description = plan.description
     axes = list(dict.fromkeys(name for point in plan.points for name in point.values))
     settings: dict[str, Any] = {

@@ -30,7 +30,6 @@ class Checkpoints(Checkpoint):
     skips the validation, and knows its result.
 
     Args:
-        last, best: the two files, replaced each time.
         every: iterations between two saves of the last.
         validate_every: iterations between two validations.
     """
@@ -119,10 +118,7 @@ def resume_detector(config: Config, class_names: Sequence[str], path: Path) -> R
     """The detector as it was when the checkpoint was saved.
 
     Its backbone is that of the training's start: ImageNet weights that could not be downloaded then may be there now,
-    or the other way round.
-
-    Raises:
-        UserError: if the checkpoint is damaged or does not belong to the configuration.
+    or the other way round. Raises UserError if the checkpoint is damaged or does not belong to the configuration.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

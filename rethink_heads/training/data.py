@@ -22,12 +22,9 @@ from rethink_heads.errors import UserError
 class IterationSampler(Sampler[list[tuple[int, bool]]]):
     """For each iteration, this process's part of the batch: pairs of image index and whether to flip it.
 
-    The batch of an iteration depends on the seed and the iteration alone: images are taken from one shuffled pass
-    over the data after the other. So a resumed run sees the batches that it would have seen, and several processes
-    see together what one process sees.
-
-    Raises:
-        UserError: if the batch cannot be split evenly.
+    The batch of an iteration depends on the seed and the iteration alone: images are taken from one shuffled pass over
+    the data after the other. So a resumed run sees the batches that it would have seen, and several processes see
+    together what one process sees. Raises UserError if the batch cannot be split evenly.
     """
 
     def __init__(
@@ -139,9 +136,7 @@ class DetectionData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """One :class:`~rethink_heads.data.coco.Sample` at a time, each image in exactly one process.
-
-        Raises:
-            UserError: if a process would have none.
+        Raises UserError if a process would have none.
         """
         assert self.trainer is not None
         if len(self.val) < self.trainer.world_size:

@@ -27,11 +27,6 @@ def precision_by_head(
     """By head: AP, AP50, AP75, APs, APm and APl over the dataset's images; 0 of a head that found nothing.
 
     Boxes that the dataset leaves out, as degenerate, outside or of other classes, are not counted as missed.
-
-    Args:
-        found: frames of :func:`.detection_frame`, one or more, of the detector :data:`DETECTOR`.
-        dataset: what was detected on.
-        heads: of the detector.
     """
     frame = pd.concat(found, ignore_index=True)
     truth = GroundTruth(dataset, frame)

@@ -58,9 +58,6 @@ class DetectionModule(lightning.LightningModule):
     """Trains a detector.
 
     Args:
-        detector: what is trained.
-        training: the recipe.
-        val: the images validated on.
         seed: of the sampling of anchors and RoIs, renewed each iteration so that a resumed run continues exactly.
         main_head: the head whose AP, ``val_AP``, picks the best checkpoint.
     """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rethink_heads.data.coco import BoxCounts, CocoDataset
+from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
 from tests.made_detections import CLASSES, as_dataset, make_dataset
 
@@ -82,35 +82,6 @@ def test_the_fingerprint_changes_with_the_classes_only(tmp_path: Path) -> None:
     assert len(prints | {whole.fingerprint}) == 4
     assert all(len(one) == 64 for one in prints)
     assert whole.with_classes(CLASSES).box_counts == whole.box_counts
-
-
-def test_counts_of_hand_made_boxes(tmp_path: Path) -> None:
-    sizes = {"width": 40, "height": 30}
-    boxes = [
-        (1, 5, [1, 1, 9, 9], 0),
-        (2, 9, [30, 2, 20, 9], 0),
-        (3, 9, [3, 3, 9, 9], 1),
-        (4, 9, [3, 3, 0, 9], 0),
-        (5, 9, [4, 4, 9, 9], 0),
-        (6, 5, [-4, 4, 9, 9], 0),
-    ]
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", **sizes}],
-        "categories": [{"id": 9, "name": "late"}, {"id": 5, "name": "early"}],
-        "annotations": [
-            {"id": i, "image_id": 1, "category_id": c, "bbox": box, "iscrowd": crowd}
-            for i, c, box, crowd in boxes
-        ],
-    }
-    dataset = as_dataset(tmp_path, content)
-    assert dataset.box_counts == BoxCounts(4, crowd=1, degenerate=1, outside=0, clipped=2)
-    late = dataset.with_classes(["late"])
-    expected = BoxCounts(2, crowd=1, degenerate=1, outside=0, clipped=1, other_classes=2)
-    assert late.box_counts == expected
-    assert objects_of(late)[0][1] == [0, 0]
-    # The dataset it was made of is as before.
-    assert dataset.box_counts.objects == 4
-    assert objects_of(dataset)[0][1] == [0, 1, 1, 0]
 
 
 def test_unknown_classes_and_none(tmp_path: Path) -> None:

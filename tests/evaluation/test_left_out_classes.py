@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -16,10 +15,8 @@ from rethink_heads.evaluation.calibration import calibration_errors, reliability
 from rethink_heads.evaluation.errors import detection_errors
 from tests.made_detections import (
     as_dataset,
-    as_results,
     make_dataset,
     make_detections,
-    pycocotools_precision,
 )
 
 KEPT = ("cat", "owl")
@@ -52,15 +49,6 @@ def test_every_statistic_is_that_of_a_file_without_them(
         ours, theirs = (statistic(found, data, replicates=9) for data in (chosen, reference))
         pd.testing.assert_frame_equal(ours, theirs)
         assert ours.select_dtypes("float").notna().any(axis=None), statistic
-
-
-def test_precision_is_pycocotools_on_the_other_file(
-    chosen: CocoDataset, reference: CocoDataset, found: pd.DataFrame
-) -> None:
-    results = as_results(found, chosen)
-    expected = pycocotools_precision(reference.annotations_path, results)
-    table = precision_table(found, chosen, replicates=3).set_index("metric")["value"]
-    np.testing.assert_array_equal(table[list(expected)], [*expected.values()])
 
 
 def test_detections_of_left_out_classes_are_refused(

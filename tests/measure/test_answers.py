@@ -119,6 +119,8 @@ WRONG: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "`propose` gave boxes that are not finite numbers": (
         stages, "propose", lambda boxes: boxes * NAN),
     "`propose` gave (": (stages, "propose", lambda boxes: boxes[:, :2]),
+    "`predict` (box) gave scores that are not finite numbers": (
+        stages, "predict", first_value("scores", NAN)),
     "`predict` (box) gave boxes that are not finite numbers": (
         grid, "predict", first_value("boxes", NAN)),
     "`predict` (box) gave scores of shape (": (

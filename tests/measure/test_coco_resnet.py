@@ -7,7 +7,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -41,13 +40,6 @@ def brute_force_grid(box: Box, width: int, height: int) -> list[Box]:
         if right - left >= 1e-3 and bottom - top >= 1e-3:
             boxes.append((left, top, right, bottom))
     return boxes
-
-
-def iou(a: Box, b: Box) -> float:
-    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
-    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-    area = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b))
-    return width * height / (area - width * height)
 
 
 @pytest.fixture(scope="module")
@@ -84,24 +76,6 @@ def annotation(dataset: CocoDataset, object_id: int) -> tuple[Box, int, int, int
     image = next(i for i in content["images"] if i["id"] == found["image_id"])
     x, y, w, h = found["bbox"]
     return (x, y, x + w, y + h), image["width"], image["height"], image["id"]
-
-
-def test_proposals_counts_and_ious_equal_brute_force(
-    measured: Measurements, dataset: CocoDataset
-) -> None:
-    # The first image has many objects, the second one.
-    assert len(measured.objects) == OBJECTS_PER_IMAGE + 1
-    for object_id, bins in measured.to_frame().groupby("object_id"):
-        box, width, height, _ = annotation(dataset, int(object_id))
-        ious = np.array([iou(p, box) for p in brute_force_grid(box, width, height)])
-        assert bins["n"].sum() == bins["measured"].sum() == len(ious)
-        # A proposal on a bin's border may fall to either side by float32 rounding of its sides.
-        near = (np.abs(ious * 20 - np.round(ious * 20)) < 1e-3) & (ious > 1e-9) & (ious < 1 - 1e-9)
-        expected = np.bincount(np.minimum(ious * 20, 19).astype(int), minlength=20)
-        counted = bins.set_index("bin")["n"].reindex(range(20), fill_value=0)
-        assert np.abs(counted - expected).sum() <= 2 * near.sum()
-        assert bins["sum_iou"].sum() == pytest.approx(ious.sum(), rel=1e-6)
-        assert bins["sum_iou_iou"].sum() == pytest.approx((ious**2).sum(), rel=1e-6)
 
 
 def test_the_last_bin_equals_the_detectors_own_forward(

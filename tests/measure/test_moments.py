@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from rethink_heads.errors import UserError
@@ -79,38 +75,6 @@ def test_empty_bins_have_no_row() -> None:
     assert moments["bin"].tolist() == [0, 19]
     assert moments["n"].tolist() == [2.0, 1.0]
     assert reduce_to_bins([], [], np.zeros((0, 4)), OBJECT).empty
-
-
-@settings(max_examples=30, deadline=None)
-@given(count=st.integers(0, 60), cut=st.integers(0, 60), seed=st.integers(0, 1000))
-def test_moments_of_two_parts_add_up_to_those_of_the_whole(count: int, cut: int, seed: int) -> None:
-    iou, score, boxes = random_proposals(count, seed)
-    whole = reduce_to_bins(iou, score, boxes, OBJECT).set_index("bin")
-    parts = [
-        reduce_to_bins(iou[part], score[part], boxes[part], OBJECT)
-        for part in (slice(None, cut), slice(cut, None))
-    ]
-    added = pd.concat(parts).groupby("bin").sum()
-    pd.testing.assert_frame_equal(added, whole, rtol=1e-12, atol=1e-12)
-
-
-def test_stratified_sums_are_unbiased() -> None:
-    """The mean over all samples of 2 of 4 (and 3 of 3) proposals is the sum over all."""
-    iou, score, boxes = random_proposals(7, 3)
-    iou[:4], iou[4:] = 0.11, 0.81
-    values = proposal_values(iou, score, boxes, OBJECT)
-    whole = reduce_to_bins(iou, score, boxes, OBJECT)
-    samples = []
-    for pair in itertools.combinations(range(4), 2):
-        rows = [*pair, 4, 5, 6]
-        weights = [2.0, 2.0, 1.0, 1.0, 1.0]
-        samples.append(reduce_to_bins(iou[rows], score[rows], boxes[rows], OBJECT, weights))
-        assert samples[-1]["n"].tolist() == [4.0, 3.0]
-        assert samples[-1]["measured"].tolist() == [2.0, 3.0]
-    sums = [column for column in VALUE_COLUMNS if column.startswith("sum_")]
-    mean = sum(sample[sums].to_numpy() for sample in samples) / len(samples)
-    np.testing.assert_allclose(mean, whole[sums].to_numpy(), atol=1e-12)
-    assert math.fsum(values["score"]) == pytest.approx(whole["sum_score"].sum())
 
 
 def test_counts_stay_exact_under_weights_that_are_no_binary_fractions() -> None:

@@ -19,11 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torchvision.ops import box_iou
 
-from rethink_heads.config import Config, MeasuringConfig, ModelConfig
+from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
-from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.errors import UserError
-from rethink_heads.measure.moments import VALUE_COLUMNS
 from rethink_heads.measure.responses import chunk_size
 from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
@@ -362,41 +360,6 @@ def test_progress_lines(run: Any, capsys: pytest.CaptureFixture[str]):
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.splitlines()[-1].startswith("measuring toy: 3/3 images (100%), 5 objects, ")
-
-
-def test_our_detector(toy_dataset: CocoDataset, tmp_path: Path):
-    """A Double-Head with every reading, random weights: the same counts, each value as if alone."""
-    torch.manual_seed(0)
-    model = ModelConfig(
-        backbone="tiny",
-        pretrained=False,
-        norm="batch",
-        fpn_channels=16,
-        fc_width=32,
-        conv_width=32,
-        conv_bottleneck=16,
-        conv_blocks=1,
-        min_size=96,
-        max_size=160,
-    )
-    config = Config(preset="test", head="double-ext", model=model)
-    detector = build_detector(config, toy_dataset.class_names)  # in training mode
-    measuring = MeasuringConfig(grid_steps=3, rows_per_bin=2)
-    measured = measure(
-        detector, toy_dataset, "ours", measuring, 0, tmp_path / "m", {}, progress=False
-    )
-    assert measured.heads == ("conv", "double", "double-ext", "fc")
-    raw = raw_rows(detector, toy_dataset, steps=3)
-    key = ["head", "image_id", "object_id", "bin"]
-    bins = bins_of(measured)
-    assert bins["n"].to_dict() == raw.groupby(key).size().to_dict()
-    for value in VALUES:
-        expected = raw.groupby(key)[value].sum()
-        np.testing.assert_allclose(
-            bins.loc[expected.index, f"sum_{value}"], expected, rtol=1e-4, atol=1e-4
-        )
-    assert list(bins.columns[-len(VALUE_COLUMNS) :]) == list(VALUE_COLUMNS)
-    assert np.isfinite(bins[list(VALUE_COLUMNS)]).all(axis=None)
 
 
 def test_a_run_under_another_name_is_not_measured_again(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from rethink_heads.config import Config, ModelConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detections
-from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.errors import UserError
 from rethink_heads.measure.detections import detect_dataset
 from rethink_heads.measure.stage_boxes import STAGE_COLUMNS, load_stages
 from rethink_heads.measure.stages import measure_stages
@@ -201,17 +197,6 @@ def test_the_kept_frame_is_read_again(run: Any, detector: Any, tmp_path: Path) -
     assert "detector" not in provenance
 
 
-def test_other_weights_are_measured_again(
-    run: Any, detector: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    run()
-    proposed = detector.proposed
-    with caplog.at_level(logging.WARNING):
-        run(provenance={"weights": "b"})
-    assert detector.proposed == 2 * proposed
-    assert "weights: a before, b now" in caplog.text
-
-
 def test_detections_that_are_there_are_not_made_again(
     run: Any, detector: Any, toy_dataset: CocoDataset, tmp_path: Path
 ) -> None:
@@ -223,32 +208,6 @@ def test_detections_that_are_there_are_not_made_again(
 
     detector.detect = fail
     assert (run()["stage"] == "detections").any()
-
-
-def test_an_interruption_loses_only_the_image_under_way(
-    run: Any, detector: Any, tmp_path: Path
-) -> None:
-    whole = run(folder=tmp_path / "whole")
-    propose = detector.propose
-    calls = []
-
-    def stopping(image: Tensor) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return propose(image)
-
-    detector.propose = stopping
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert not (tmp_path / "measurements" / "stages.parquet").exists()
-    detector.propose = propose
-    before = detector.proposed
-    resumed = run()
-    # Two of the three images have objects; one was done.
-    assert detector.proposed - before == 1
-    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
-    assert not list((tmp_path / "measurements").glob("*-parts"))
 
 
 def test_images_without_objects_or_detections(
@@ -268,59 +227,3 @@ def test_images_without_objects_or_detections(
     stages = run(dataset=one_empty_image, provenance={"weights": "d"})
     assert stages.empty
     assert tuple(stages.columns) == STAGE_COLUMNS
-
-
-def test_a_diverged_head_is_told(run: Any, detector: Any) -> None:
-    predict = detector._toy.predict
-
-    def diverged(*arguments: Any) -> Any:
-        outputs = predict(*arguments)
-        outputs["conv"].scores.fill_(math.nan)
-        return outputs
-
-    detector.detect = lambda image: {}
-    detector.predict = diverged
-    with pytest.raises(
-        UserError, match=r"^toy on image 7: `predict` \(conv\) gave scores that are not finite"
-    ):
-        run()
-
-
-def test_an_untrained_detector_on_real_images(shared_data: Path, tmp_path: Path) -> None:
-    """Both heads of a double head see the same proposals; theirs are the detector's own."""
-    root = shared_data / "coco-sample"
-    dataset = CocoDataset(root / "annotations/instances_val2017.json", root / "val2017").subset(2)
-    torch.manual_seed(0)
-    model = ModelConfig(
-        backbone="tiny",
-        pretrained=False,
-        norm="batch",
-        fpn_channels=16,
-        fc_width=32,
-        conv_width=32,
-        conv_bottleneck=16,
-        conv_blocks=1,
-        min_size=96,
-        max_size=160,
-        rpn_proposals_test=50,
-        score_threshold=0.0,
-    )
-    config = Config(preset="test", head="double-ext", model=model)
-    detector = build_detector(config, dataset.class_names).eval()
-    stages = measure_stages(detector, dataset, "ours", tmp_path, {}, progress=False)
-    assert set(stages["head"]) == set(detector.heads)
-    rpn = stages[stages["stage"] == "rpn"]
-    keys = ["image_id", "object_id", "iou"]
-    for head in detector.heads:
-        pd.testing.assert_frame_equal(
-            rpn.loc[rpn["head"] == head, keys].reset_index(drop=True),
-            rpn.loc[rpn["head"] == detector.heads[0], keys].reset_index(drop=True),
-        )
-    sample = dataset[0]
-    with torch.inference_mode():
-        _, proposals = detector.propose(sample.image)
-    best = box_iou(proposals.double(), sample.boxes.double()).max(dim=1).values
-    found = rpn[(rpn["head"] == "fc") & (rpn["image_id"] == sample.image_id)]
-    np.testing.assert_allclose(found["iou"], best[best > 0].numpy(), atol=1e-9)
-    final = stages[stages["stage"] == "detections"]
-    assert len(final) == 2 * len(detector.heads) * model.detections_per_image

@@ -319,29 +319,25 @@ def made_stages(
         for stage in stages:
             for size in ("small", "medium", "large", "all"):
                 row = {"detector": detector, "head": head, "stage": stage, "size": size}
-                for name in ("pcc", "spearman"):
-                    value = generator.uniform(lowest, 0.9)
-                    row |= {name: value, f"{name}_low": value - 0.05, f"{name}_high": value + 0.03}
+                value = generator.uniform(lowest, 0.9)
+                row |= {"pcc": value, "pcc_low": value - 0.05, "pcc_high": value + 0.03}
                 rows.append({**row, "n": 100, "objects": 10})
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize("statistic", ["pcc", "spearman"])
-def test_figure3_has_a_panel_a_stage(statistic: str) -> None:
+def test_figure3_has_a_panel_a_stage() -> None:
     frame = made_stages()
-    figure = figures.figure3(frame, statistic)
+    figure = figures.figure3(frame)
     assert figure.get_figwidth() == PAGE_WIDTH
     assert [ax.get_title() for ax in figure.axes] == STAGE_TITLES
     for ax, stage in zip(figure.axes, STAGES, strict=True):
         for label, head in (("fc-head", "fc"), ("conv-head", "conv")):
             rows = frame[(frame["head"] == head) & (frame["stage"] == stage)]
             (dots,) = [line for line in ax.get_lines() if line.get_label() == label]
-            np.testing.assert_allclose(dots.get_ydata(), rows[statistic])
+            np.testing.assert_allclose(dots.get_ydata(), rows["pcc"])
             assert to_rgb(dots.get_color()) == to_rgb(HEAD_COLOURS[head])
         bars = np.concatenate([bar.get_segments() for bar in ax.collections])
-        ends = frame.loc[
-            frame["stage"] == stage, [f"{statistic}_low", f"{statistic}_high"]
-        ].to_numpy()
+        ends = frame.loc[frame["stage"] == stage, ["pcc_low", "pcc_high"]].to_numpy()
         np.testing.assert_allclose(bars[:, :, 1], ends)
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
@@ -373,8 +369,6 @@ def test_figure3_of_nothing() -> None:
         figures.figure3(pd.DataFrame())
     with pytest.raises(NothingToDrawError):
         figures.figure3(made_stages().assign(objects=0))
-    with pytest.raises(ValueError, match="unknown statistic 'kendall'"):
-        figures.figure3(made_stages(), "kendall")
 
 
 def figure_with_a_curve() -> Figure:

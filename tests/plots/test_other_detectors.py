@@ -37,7 +37,7 @@ OF_DETECTIONS = {
 DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
     **MAKE,
     **OF_DETECTIONS,
-    "stages": lambda t: figure3(t["stages"], "pcc"),
+    "stages": lambda t: figure3(t["stages"]),
 }
 
 

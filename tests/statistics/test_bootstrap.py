@@ -266,14 +266,3 @@ def test_weights_are_those_of_one_draw_however_many_at_once(
     expected = np.stack([np.bincount(row, minlength=images) for row in drawn])
     np.testing.assert_array_equal(bootstrap.weights, expected)
     np.testing.assert_array_equal(np.concatenate(list(bootstrap.weight_blocks())), expected)
-
-
-def test_intervals_are_the_same_however_much_is_held_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sums = clustered_sums(np.random.default_rng(2)).sum(axis=1)
-    whole = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
-    monkeypatch.setattr("rethink_heads.statistics.bootstrap.BLOCK_BYTES", 500)
-    blocks = ImageBootstrap(range(IMAGES), 100).resample(sums, pearson_correlation)
-    np.testing.assert_allclose(blocks.replicates, whole.replicates, rtol=1e-12)
-    assert blocks.value == whole.value

@@ -89,13 +89,6 @@ def test_pearson_interval_against_resampled_raw_rows(
         np.testing.assert_allclose([low, high], expected, atol=1e-10)
 
 
-def test_results_do_not_depend_on_the_order_of_rows(simulated: Any) -> None:
-    shuffled = from_frames(simulated.bins.sample(frac=1, random_state=0))
-    pd.testing.assert_frame_equal(
-        pearson(shuffled, replicates=50), pearson(simulated.measurements, replicates=50)
-    )
-
-
 def test_objects_without_variance_are_left_out_and_counted(simulate: Callable[..., Any]) -> None:
     constant = simulate(images=6, objects=2, sizes=("small",))
     bins = constant.bins.copy()

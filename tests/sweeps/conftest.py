@@ -86,11 +86,8 @@ class FakeTraining:
     def __init__(self) -> None:
         self.trained: list[str] = []
         self.fails_at: str | None = None
-        self.stops_at: str | None = None
 
     def __call__(self, path: Path, config: Config, device: str = "cpu") -> Run:
-        if path.name == self.stops_at:
-            raise KeyboardInterrupt
         run = Run.create(path, config)
         if path.name == self.fails_at:
             raise RuntimeError("CUDA out of memory\nand more words")

@@ -79,14 +79,6 @@ def test_a_failed_point_is_told_at_the_end(
     assert (tmp_path / "out" / "table.csv").is_file()
 
 
-def test_an_interruption(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    train = FakeTraining()
-    train.stops_at = "single-conv-0"
-    monkeypatch.setattr(run_options, "train_run", train)
-    _, errors = call(*arguments, code=130)
-    assert "interrupted; run the same command again to go on" in errors
-
-
 @pytest.mark.parametrize(
     ("extra", "says"),
     [

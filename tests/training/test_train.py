@@ -69,15 +69,6 @@ def test_it_takes_as_many_steps_as_asked_and_sees_all_images(trained: Trained) -
     assert all(sorted(batch) == all_images for batch in record.images)
 
 
-def test_the_optimizer_follows_the_schedule(trained: Trained) -> None:
-    base = trained.run.config.training.learning_rate
-    for iteration, rate in enumerate(trained.record.rates):
-        expected = base * 0.1 ** sum(iteration >= milestone for milestone in MILESTONES)
-        if iteration < WARMUP:
-            expected = base * (1 / 3 + 2 / 3 * iteration / WARMUP)
-        assert rate == pytest.approx(expected, rel=1e-9), iteration
-
-
 def test_the_loss_falls(trained: Trained) -> None:
     losses = trained.record.losses
     assert all(map(math.isfinite, losses))

@@ -109,9 +109,7 @@ class SettingsFile:
 
 def read_settings(path: Path) -> SettingsFile | None:
     """What a configuration file says; None for a YAML file that is no configuration of detectron2.
-
-    Raises:
-        UserError: the file cannot be read, or sets something to what no detector here has.
+    Raises UserError where the file cannot be read, or sets something to what no detector here has.
     """
     values = _with_base(Path(path), ())
     if not isinstance(values.get("MODEL"), Mapping):
@@ -243,7 +241,6 @@ def write_settings(config: Config, class_names: Sequence[str], norm: str) -> dic
 
     Args:
         config: the detector's settings. Those of training are left out: detectron2's own are in its terms.
-        class_names: the K foreground classes.
         norm: the backbone's normalisation, ``frozen`` or ``batch``.
     """
     model, conventions = config.model, config.model.conventions

@@ -61,9 +61,7 @@ BOTTLENECK = {"reduce": 0, "spatial": 3, "restore": 6}
 
 def benchmark_settings(state: State) -> dict[str, Any]:
     """What a file's names and shapes say of its detector.
-
-    Raises:
-        UserError: they are of a detector without a counterpart here.
+    Raises UserError where they are of a detector without a counterpart here.
     """
     channels = shape(state, "backbone.fpn.fpn_inner1.weight")[0]
     found: dict[str, Any] = {
@@ -167,9 +165,7 @@ BBOX_HEAD = "roi_head.bbox_head."
 
 def mmdetection_settings(state: State) -> dict[str, Any]:
     """What a file's names and shapes say of its detector.
-
-    Raises:
-        UserError: they are of a detector without a counterpart here.
+    Raises UserError where they are of a detector without a counterpart here.
     """
     channels = shape(state, "neck.lateral_convs.0.conv.weight")[0]
     double = BBOX_HEAD + "res_block.conv1.conv.weight" in state
@@ -280,9 +276,7 @@ RESNETS = {
 
 def detectron2_settings(state: State) -> dict[str, Any]:
     """What a file's names and shapes say of its detector.
-
-    Raises:
-        UserError: they are of a detector without a counterpart here.
+    Raises UserError where they are of a detector without a counterpart here.
     """
     if "backbone.res4.0.conv1.weight" in state:
         raise UserError(
@@ -369,9 +363,7 @@ def _conv_settings(state: State, blocks: str) -> dict[str, Any]:
 
 def detectron2_rules(model: Mapping[str, Any]) -> Rules:
     """From our names to detectron2's, in which a convolution's normalisation is part of it.
-
-    Args:
-        model: ``standard`` of ``settings``: whether the box head is detectron2's own.
+    ``model``: ``standard`` of ``settings``: whether the box head is detectron2's own.
     """
 
     def layer(match: re.Match[str]) -> str:

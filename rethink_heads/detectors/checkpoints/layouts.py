@@ -91,9 +91,7 @@ def their_name(name: str, rules: Rules) -> str | None:
 
 def shape(state: State, name: str) -> tuple[int, ...]:
     """Shape of a weight that decides what the detector is.
-
-    Raises:
-        UserError: the file has no such weight, or it is a single number.
+    Raises UserError where the file has no such weight, or it is a single number.
     """
     if name not in state:
         raise UserError(f"the checkpoint lacks {name}, without which its detector is not known")
@@ -111,11 +109,7 @@ def numbers(state: State, pattern: str) -> list[int]:
 
 
 def backbone_of(state: State) -> str:
-    """The ResNet of bottlenecks whose third stage has as many blocks.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The ResNet of bottlenecks whose third stage has as many blocks. Raises UserError where there is none."""
     blocks = len(numbers(state, r"backbone\.(?:body\.)?layer3\.(\d+)\.conv3\.weight"))
     if blocks not in BLOCKS_OF_LAYER3:
         raise UserError(
@@ -153,9 +147,7 @@ def names_for(
     count: int | None, candidates: Iterable[Sequence[str]], order: str
 ) -> tuple[str, ...]:
     """The first list of class names of the right length.
-
-    Raises:
-        UserError: there is none; ``order`` says in which order names are to be given.
+    Raises UserError where there is none; ``order`` says in which order names are to be given.
     """
     for names in candidates:
         if len(names) == count:
@@ -170,19 +162,12 @@ def names_for(
 def our_state(
     layout: Layout, state: State, ours: State, model: Mapping[str, Any]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights of a file as a state dict of ours.
-
-    Args:
-        layout: the file's.
-        state: the file's weights by its names.
-        ours: state dict of the detector that is to have them; its shapes are what is wanted.
-        model: what ``layout.settings`` said.
+    """The weights of a file as a state dict of ours, of the shapes in that of the detector, ``ours``.
+    Raises UserError where the file lacks weights, has some that nothing here corresponds to, or has
+    them in other shapes.
 
     Returns:
         The state dict, complete, and the names of what the file has and we do not need.
-
-    Raises:
-        UserError: the file lacks weights, has some that nothing here corresponds to, or has them in other shapes.
     """
     renamed: dict[str, Tensor] = {}
     used: set[str] = set()

@@ -1,12 +1,9 @@
-"""Pickles read without calling anything that they name: NumPy arrays of numbers, and the outline of any checkpoint.
+"""Pickles of NumPy arrays, as in detectron2's model zoo (.pkl), read without calling anything that they name.
 
 A pickle builds its objects by calling what it names, and then sets their state. Here each name stands for an
-:class:`Outline`, which keeps what it is called with and its state. In detectron2's model zoo (.pkl) only the names by
-which NumPy arrays, their types and ordered dictionaries are made are let pass, and arrays are made here, of the numbers
-in their bytes: NumPy itself would take a file's bytes for the addresses of an array of objects.
-
-Of a file of ``torch.save`` that is refused the outline is read as well. So a sentence can name the file's keys, and the
-line that writes its weights alone.
+:class:`Outline`, which keeps what it is called with and its state. Only the names by which NumPy arrays, their types
+and ordered dictionaries are made are let pass, and arrays are made here, of the numbers in their bytes: NumPy itself
+would take a file's bytes for the addresses of an array of objects.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import math
 import mmap
 import pickle
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,8 +25,6 @@ FROM_BUFFER, ENCODE, TYPE = "numpy.core.numeric._frombuffer", "_codecs.encode", 
 ORDERED, NO_BYTES = "collections.OrderedDict", "__builtin__.bytes"
 KNOWN = (RECONSTRUCT, SCALAR, FROM_BUFFER, ENCODE, TYPE, ORDERED, NO_BYTES, "numpy.ndarray")
 """What a pickle of arrays may name."""
-MOST_OUTLINE_BYTES = 2**26
-"""Larger pickles, which hold more than the outline of a checkpoint, are not looked at."""
 
 
 class ForbiddenObject(pickle.UnpicklingError):
@@ -42,12 +36,11 @@ class Outline:
 
     Attributes:
         place: module and name of the class or function; NumPy 1 and 2 call the module of theirs alike here.
-        name: without the module.
         arguments: what the file calls it with.
         state: what the file says that the object holds.
     """
 
-    place = name = "object"
+    place = "object"
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
@@ -65,11 +58,6 @@ class Outline:
 
     extend = append
 
-    @property
-    def is_module(self) -> bool:
-        """Whether it is a module of PyTorch."""
-        return isinstance(self.state, dict) and "_modules" in self.state
-
 
 class _Ordered(dict[Any, Any]):
     """Mappings of weights are ordered dictionaries, perhaps with attributes, of which weights by name need none."""
@@ -78,7 +66,7 @@ class _Ordered(dict[Any, Any]):
         pass
 
 
-class _OutlineUnpickler(pickle._Unpickler):
+class _ArrayUnpickler(pickle._Unpickler):
     """Python's own reader: the one in C prints what it trips over, and makes room for what a file claims to hold.
 
     Its stream has to be one whose ``read`` returns what there is, as that of a memory map does.
@@ -95,48 +83,44 @@ class _OutlineUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         place = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
-        return (
-            _Ordered if place == ORDERED else type(name, (Outline,), {"place": place, "name": name})
-        )
+        if place not in KNOWN:
+            raise ForbiddenObject(f"{module}.{name}")
+        return _Ordered if place == ORDERED else type(name, (Outline,), {"place": place})
 
     def get_extension(self, code: int) -> None:
         # What a library registered under a number would be taken from the registry's cache, and called.
         raise ForbiddenObject(f"extension {code}")
 
-    def persistent_load(self, saved: Any) -> Any:
-        # Files of old releases name classes of modules here, beside the storages of tensors.
-        return saved[1] if saved[0] == "module" else None
-
-
-class _ArrayUnpickler(_OutlineUnpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        found = super().find_class(module, name)
-        if found is not _Ordered and found.place not in KNOWN:
-            raise ForbiddenObject(f"{module}.{name}")
-        return found
-
 
 def load_arrays(path: Path) -> Any:
     """The content of a pickle of plain values and NumPy arrays; Python 2's text is taken for Latin-1, as by detectron2.
 
-    There is an :class:`Outline` for every array and scalar, of which :func:`array_of` makes one.
+    What is in a mapping and no array of numbers is None there.
 
     Raises:
         ForbiddenObject: it names anything else.
-        Exception: whatever bytes that are no pickle make the reader raise.
+        Exception: whatever bytes that are no pickle, or arrays that do not fit theirs, make the reader raise.
     """
     with (
         open(path, "rb") as stream,
         mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content_map,
     ):
-        return _ArrayUnpickler(content_map, encoding="latin1").load()
+        content = _ArrayUnpickler(content_map, encoding="latin1").load()
+    open_ones, seen = [content], set[int]()
+    while open_ones:
+        each = open_ones.pop()
+        # A mapping may be in itself.
+        if isinstance(each, dict) and id(each) not in seen:
+            seen.add(id(each))
+            for key, value in each.items():
+                each[key] = array_of(value) if isinstance(value, Outline) else value
+            open_ones += each.values()
+    return content
 
 
 def array_of(outline: Outline) -> np.ndarray | None:
     """The array or number of NumPy's that an outline stands for; None where it is neither, or holds no numbers.
-
-    Raises:
-        ValueError: its shape asks for more or fewer bytes than there are, or for what is none.
+    Raises ValueError where its shape asks for more or fewer bytes than there are, or for what is none.
     """
     shape: Any = ()
     order: Any = "C"
@@ -175,23 +159,3 @@ def _bytes(data: Any) -> bytes:
     if isinstance(data, bytes | bytearray):
         return bytes(data)
     raise ValueError(f"an array over {type(data).__name__}")
-
-
-def load_outline(path: Path) -> Any:
-    """The content of a file of ``torch.save`` with an :class:`Outline` in place of every object and tensor.
-
-    Raises:
-        Exception: whatever bytes that are no such file make the reader raise.
-    """
-    if not zipfile.is_zipfile(path):
-        with open(path, "rb") as stream:
-            # Before the content there are a magic number, a version and the sizes of the writer's integers.
-            for _ in range(3):
-                _OutlineUnpickler(stream).load()
-            return _OutlineUnpickler(stream).load()
-    with zipfile.ZipFile(path) as archive:
-        (part,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
-        if part.file_size > MOST_OUTLINE_BYTES:
-            raise ValueError("the pickle is too large to be an outline")
-        with archive.open(part) as stream:
-            return _OutlineUnpickler(stream).load()

@@ -20,13 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rethink_heads.detectors.answers import check_loaded, first_names
-from rethink_heads.detectors.checkpoints.pickles import (
-    ForbiddenObject,
-    Outline,
-    array_of,
-    load_arrays,
-    load_outline,
-)
+from rethink_heads.detectors.checkpoints.pickles import ForbiddenObject, load_arrays
 from rethink_heads.errors import UserError
 from rethink_heads.files import cannot_read
 
@@ -54,6 +48,10 @@ MOST_WRAPPED = 3
 LONGEST_MISFIT = 150
 PICKLE_SUFFIX, SAFETENSORS = ".pkl", ".safetensors"
 CHECKPOINT = "checkpoint of PyTorch"
+ADVICE = (
+    "by torch.save(torch.load(FILE, map_location='cpu', weights_only=False)['state_dict'], NEW_FILE), or the key that"
+    " they are under; of a whole model take .state_dict()"
+)
 NUMBER_KINDS = "biuf"
 PREFIXES = ("module.", "_orig_mod.")
 """What distributed training and ``torch.compile`` put before the names of weights."""
@@ -80,14 +78,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file of weights: a mapping of names to tensors, alone or under a key of ``WRAPPERS`` or the only one.
 
     Nothing but tensors, arrays and plain values is read, so a file cannot run code; and no more memory is taken than
-    the file has bytes.
-
-    Args:
-        path: a file that ``torch.save`` wrote, safetensors, or, if it ends in .pkl, a pickle of NumPy arrays
-            (detectron2's zoo).
-
-    Raises:
-        UserError: no such file, not such a file, one that holds other Python objects, or tensors that are not dense.
+    the file has bytes. ``path`` is a file that ``torch.save`` wrote, safetensors, or, if it ends in .pkl, a pickle of
+    NumPy arrays (detectron2's zoo).
+    Raises UserError for no such file, one that holds other Python objects, or tensors that are not dense.
     """
     path = Path(path)
     if not path.is_file():
@@ -110,7 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     # Under either name it may be the other's: torch.save writes an archive, which no pickle is.
     is_archive = zipfile.is_zipfile(path)
     if path.suffix == PICKLE_SUFFIX and not is_archive:
-        return _from_arrays(path)
+        return _unwrap(_load_arrays(path), path)
     if is_archive:
         _check_archive(path)
     return _unwrap(_load_tensors(path, is_archive), path)
@@ -151,30 +144,8 @@ def _load_tensors(path: Path, is_archive: bool) -> Any:
             what = f" ({refused[1]})" if refused else ""
             raise UserError(
                 f"{path} holds more than weights and plain values, which only code that comes with the file could"
-                f" read{what}; where you trust it, write its weights alone: {_advice(path)}"
+                f" read{what}; where you trust it, write its weights alone, {ADVICE}"
             ) from error
-
-
-def _advice(path: Path) -> str:
-    """The line of Python that writes the weights of a file of more than weights, by the keys that it has."""
-    load = "torch.load(FILE, map_location='cpu', weights_only=False)"
-    try:
-        content = load_outline(path)
-    except Exception:  # Bytes that are no checkpoint can make the reader raise anything.
-        content = None
-    if isinstance(content, Outline):
-        return f"torch.save({load}.state_dict(), NEW_FILE), as it is a whole {content.name}"
-    if not isinstance(content, dict):
-        return f"torch.save({load}['state_dict'], NEW_FILE), or under which key its weights are"
-    keys = [key for key in content if isinstance(key, str)]
-    ranked = sorted((k for k in keys if k in WRAPPERS), key=WRAPPERS.index)
-    named = f" (its keys are {first_names(keys)})"
-    chosen = [k for k in ranked if isinstance(content[k], dict | Outline)] or ranked
-    if not chosen:
-        return f"torch.save({load}[KEY], NEW_FILE){named}"
-    is_model = isinstance(content[chosen[0]], Outline) and content[chosen[0]].is_module
-    weights = f"{load}[{chosen[0]!r}]" + (".state_dict()" if is_model else "")
-    return f"torch.save({weights}, NEW_FILE){named}"
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
@@ -189,10 +160,10 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
-def _from_arrays(path: Path) -> Checkpoint:
+def _load_arrays(path: Path) -> Any:
     with _telling_damage(path, "pickle of NumPy arrays"):
         try:
-            return _unwrap(load_arrays(path), path)
+            return load_arrays(path)
         except ForbiddenObject as error:
             raise UserError(
                 f"{path} holds more than NumPy arrays and plain values, which only code that comes with the file could"
@@ -304,17 +275,11 @@ def load_weights(
     is_optional: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Load a file's weights into a model, all of it.
+    Raises UserError where types, sizes or names do not fit, or a weight is not finite.
 
     Args:
-        model: on the CPU.
         state: by the model's names.
-        path: the file.
-        name: how messages call the model.
-        remedy: what they say is to be done.
         is_optional: whether a file may have something of that name that the model lacks.
-
-    Raises:
-        UserError: types, sizes or names do not fit, or a weight is not finite.
     """
 
     def check(what: str, names: Sequence[str]) -> None:
@@ -374,8 +339,6 @@ def _tensor(value: Any) -> Tensor | None:
     """A tensor, or an array or number of NumPy's as one; None for anything else."""
     if isinstance(value, Tensor):
         return value.detach()
-    if isinstance(value, Outline):
-        value = array_of(value)
     if not isinstance(value, np.ndarray | np.generic) or value.dtype.kind not in NUMBER_KINDS:
         return None
     # A copy: what a pickle holds may be the file's own bytes, in an order that PyTorch has not.

@@ -28,9 +28,7 @@ STEPS = ("forward", "inference", "preprocess_image", "_postprocess")
 
 def classes_of(model: Any) -> int:
     """K of a ``GeneralizedRCNN``.
-
-    Raises:
-        UserError: it is something else, or goes from images to detections by steps of its own.
+    Raises UserError where it is something else, or goes from images to detections by steps of its own.
     """
     from detectron2.modeling import GeneralizedRCNN
 
@@ -48,6 +46,8 @@ def classes_of(model: Any) -> int:
 
 class Detectron2Detector:
     """A two-stage detector of detectron2: ``StandardROIHeads``, ``Res5ROIHeads`` or our heads in detectron2.
+    Raises UserError where detectron2 is missing, the model is no ``GeneralizedRCNN``, has other RoI heads or steps of
+    its own, or the class names do not fit its classes in number.
 
     Attributes:
         class_names: the K foreground classes.
@@ -64,10 +64,6 @@ class Detectron2Detector:
         max_size: most pixels of its longer side (``INPUT.MAX_SIZE_TEST``).
         channel_order: ``BGR`` or ``RGB`` (``INPUT.FORMAT``); None takes the model's own ``input_format``, BGR where
             that is not said.
-
-    Raises:
-        UserError: detectron2 is missing, the model is no ``GeneralizedRCNN``, has other RoI heads or steps of its own,
-            or the class names do not fit its classes in number.
     """
 
     # Set on instances that have an RPN, so that `base.supports` answers for the model.

@@ -42,9 +42,7 @@ def _is_for_users(record: logging.LogRecord) -> bool:
 
 def require_detectron2() -> None:
     """Import detectron2's models.
-
-    Raises:
-        UserError: it, or a package that it needs, is not installed; the message says how to install it.
+    Raises UserError where it, or a package that it needs, is not installed; the message says how to install it.
     """
     try:
         with warnings.catch_warnings():
@@ -103,9 +101,7 @@ def config_names() -> tuple[str, ...]:
 
 def config_file(name: str) -> Path:
     """The configuration of that path, or else the package's own of that name, with or without ``.yaml``.
-
-    Raises:
-        UserError: there is neither.
+    Raises UserError where there is neither.
     """
     if Path(name).is_file():
         return Path(name)
@@ -119,11 +115,7 @@ def config_file(name: str) -> Path:
 
 
 def head_of(cfg: CfgNode) -> str:
-    """Our name of the configured head.
-
-    Raises:
-        UserError: it is none of ``HEADS``.
-    """
+    """Our name of the configured head. Raises UserError where it is none of ``HEADS``."""
     name = head_name(cfg.MODEL.RETHINK_HEADS.HEAD)
     if name not in STRUCTURES:
         raise UserError(f"unknown head {name!r}: set {NODE}.HEAD to one of {', '.join(HEADS)}")
@@ -132,14 +124,7 @@ def head_of(cfg: CfgNode) -> str:
 
 def model_settings(cfg: CfgNode, channels: int, resolution: int) -> ModelConfig:
     """Our settings of the heads, from our node and from detectron2's ``MODEL.ROI_BOX_HEAD``.
-
-    Args:
-        cfg: a configuration with our node.
-        channels: channels of the RoI features.
-        resolution: their positions along each side.
-
-    Raises:
-        UserError: a value is out of its range; the sentence names the key.
+    Raises UserError where a value is out of its range; the sentence names the key.
     """
     node = cfg.MODEL.RETHINK_HEADS
     values: dict[str, Any] = {name: node[name.upper()] for name in SIZES}

@@ -46,6 +46,8 @@ def open_detectron2(
     device: torch.device | str = "cpu",
 ) -> Detectron2Detector:
     """The detector of a configuration file of detectron2 and of its weights.
+    Raises UserError where detectron2 is missing; the configuration or the weights cannot be found, read or downloaded,
+    or do not fit; the model is no two-stage detector; nothing says the class names.
 
     Args:
         config: path of a YAML file; or a name in detectron2's model zoo, as
@@ -55,11 +57,6 @@ def open_detectron2(
         class_names: the K foreground classes in the order of the scores; None takes those that the configuration
             names (``MODEL.RETHINK_HEADS.CLASS_NAMES``), those of ``class_names.txt`` beside it, which an export writes,
             those of its data set as detectron2 knows it, or COCO's 80.
-        device: where to put the detector.
-
-    Raises:
-        UserError: detectron2 is missing; the configuration or the weights cannot be found, read or downloaded, or do
-            not fit; the model is no two-stage detector; nothing says the class names.
     """
     require_detectron2()
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
@@ -91,14 +88,12 @@ def from_module(
     """A live model of detectron2, given images as its configurations do by default: 800 to 1333 pixels a side.
 
     For other sizes make a :class:`~rethink_heads.detectors.detectron2.adapter.Detectron2Detector` yourself.
+    Raises UserError as ``Detectron2Detector``, or where nothing says the class names.
 
     Args:
         model: on its device; it is put into evaluation mode.
         class_names: the K foreground classes in the order of the scores; None takes COCO's 80 or VOC's 20 names where
             there are as many.
-
-    Raises:
-        UserError: as ``Detectron2Detector``; or nothing says the class names.
     """
     require_detectron2()
     from rethink_heads.detectors.detectron2.adapter import Detectron2Detector, classes_of
@@ -111,9 +106,7 @@ def from_module(
 
 def read_config(config: str) -> CfgNode:
     """The configuration of a file or a name, as :func:`open_detectron2` takes it, with our node.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
+    Raises UserError where there is none, or it cannot be read.
     """
     import yaml
     from detectron2.config import get_cfg

@@ -111,16 +111,9 @@ class RethinkROIHeads(StandardROIHeads):
         """Takes what ``from_config`` makes of a configuration.
 
         Args:
-            heads: the branches and their losses.
             head_names: what they are combined to.
             inference_head: the one of inference.
-            fusion: rule for a head that fuses two classifiers.
             enlargement: by branch, the factor by which an RoI grows about its centre before pooling.
-            box_transform: between boxes and deltas.
-            test_score_thresh: least score of a detection.
-            test_nms_thresh: IoU above which NMS suppresses, per class.
-            test_topk_per_image: most detections kept.
-            kwargs: of ``StandardROIHeads``.
         """
         super().__init__(box_head=None, box_predictor=None, **kwargs)
         self.heads, self.head_names, self.inference_head = heads, head_names, inference_head

@@ -193,9 +193,7 @@ def _suppression(settings: Any) -> Suppression:
 
 def stage_of(roi_heads: nn.Module) -> SharedPoolingStage | RethinkStage:
     """The second stage of ``GeneralizedRCNN.roi_heads``.
-
-    Raises:
-        UserError: RoI heads that do not answer for an upright box in one step from one pooling.
+    Raises UserError for RoI heads that do not answer for an upright box in one step from one pooling.
     """
     kind = type(roi_heads).__name__
     if isinstance(roi_heads, RROIHeads):
@@ -315,12 +313,6 @@ def fast_path_of(
     extract: Callable[[Tensor], ImageFeatures],
 ) -> HeadsFastPath | None:
     """The fast path of ``StandardROIHeads`` with detectron2's own pooler, ``FastRCNNConvFCHead`` and output layers.
-
-    Args:
-        roi_heads: in evaluation mode.
-        head: its name.
-        dtype: of the head's arithmetic.
-        extract: the detector's.
 
     Returns:
         None where one of them is something else, where the box head has convolutions, and where its classes are no

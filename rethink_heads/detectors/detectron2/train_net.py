@@ -62,9 +62,7 @@ def argument_parser() -> ArgumentParser:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> Namespace:
     """The arguments, with the configuration as a path.
-
-    Raises:
-        UserError: no configuration is given, or there is none of that name.
+    Raises UserError where no configuration is given, or there is none of that name.
     """
     args = argument_parser().parse_args(argv)
     if not args.config_file:
@@ -77,9 +75,7 @@ def build_config(args: Namespace) -> CfgNode:
     """The configuration of the arguments: file, then data, then ``KEY VALUE`` pairs. Registers the data.
 
     Where annotations are given, ``MODEL.ROI_HEADS.NUM_CLASSES`` and the class names are theirs.
-
-    Raises:
-        UserError: no such file, an unknown key, a bad value, or data that cannot be read.
+    Raises UserError for no such file, an unknown key, a bad value, or data that cannot be read.
     """
     from detectron2.config import get_cfg
 
@@ -159,9 +155,7 @@ def check_data(cfg: CfgNode, training: bool) -> None:
 
 def annotated_classes(annotations: Path) -> tuple[str, ...]:
     """The class names of COCO's JSON in the order of their category ids, which is detectron2's.
-
-    Raises:
-        UserError: the file is missing or has no categories.
+    Raises UserError where the file is missing or has no categories.
     """
     try:
         categories = json.loads(Path(annotations).read_bytes())["categories"]
@@ -177,14 +171,7 @@ def annotated_classes(annotations: Path) -> tuple[str, ...]:
 
 def register_annotations(role: str, annotations: Path, images: Path) -> str:
     """Registers COCO's JSON and its folder of images with detectron2, once, and returns the dataset's name.
-
-    Args:
-        role: ``train`` or ``test``; the name begins with it.
-        annotations: the JSON.
-        images: the folder.
-
-    Raises:
-        UserError: one of them is not there, or the JSON has no categories.
+    Raises UserError where one of them is not there, or the JSON has no categories.
     """
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
@@ -248,11 +235,7 @@ def main(args: Namespace) -> Any:
 
 
 def invoke(argv: Sequence[str] | None = None) -> None:
-    """The command.
-
-    Raises:
-        UserError: detectron2 is not installed, or the arguments are wrong.
-    """
+    """The command. Raises UserError where detectron2 is not installed, or the arguments are wrong."""
     require_detectron2()
     from detectron2.engine import launch
 

@@ -76,16 +76,11 @@ class PyramidBackbone(nn.Module):
     """A body and the feature pyramid on its maps, with a level of twice the last one's stride beyond.
 
     Its state dict has the names of torchvision's ``BackboneWithFPN``.
+    ``body``: maps images to feature maps by the names in ``STRIDES``.
 
     Attributes:
         out_channels: of every level.
         strides: of the body's levels, ascending.
-
-    Args:
-        body: maps images to feature maps by the names in ``STRIDES``.
-        channels: of each of the body's levels.
-        model: channels and normalisation of the pyramid.
-        strides: of the body's levels.
     """
 
     def __init__(
@@ -120,15 +115,8 @@ def imagenet_state(name: str) -> dict[str, Tensor] | None:
 
 
 def downloaded(load: Callable[[], Loaded], name: str, variable: str) -> Loaded | None:
-    """What ``load`` downloads and returns, or None, with a warning, where it cannot be had.
-
-    Args:
-        load: downloads ImageNet weights.
-        name: of the network, for messages.
-        variable: the environment variable that names the folder where they are kept.
-
-    Raises:
-        UserError: they cannot be kept.
+    """What ``load`` downloads and returns, or None, with a warning, where it cannot be had. ``variable`` is the
+    environment variable that names the folder where they are kept. Raises UserError where they cannot be kept.
     """
     try:
         return load()
@@ -155,12 +143,9 @@ def downloaded(load: Callable[[], Loaded], name: str, variable: str) -> Loaded |
 def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[PyramidBackbone, str]:
     """Backbone with FPN, levels P2 to P6, and the normalisation that it ended up with, ``frozen`` or ``batch``.
 
-    The tiny network always has batch normalisation. Where ImageNet weights cannot be downloaded another is trained
-    from scratch and its normalisation becomes ``batch``, since frozen statistics mean nothing without weights.
-
-    Args:
-        model: the settings.
-        pretrained: False begins without ImageNet weights whatever the settings say.
+    The tiny network always has batch normalisation. Where ImageNet weights cannot be downloaded another is trained from
+    scratch and its normalisation becomes ``batch``, since frozen statistics mean nothing without weights.
+    ``pretrained``: False begins without ImageNet weights whatever the settings say.
     """
     if timm_name(model.backbone):
         timm_body, norm = build_timm_body(model, pretrained, downloaded)

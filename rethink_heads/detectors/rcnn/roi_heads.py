@@ -52,7 +52,6 @@ class PyramidPooler(nn.Module):
     than its box, about the box's centre.
 
     Args:
-        resolution: positions along each side of the output.
         sampling_ratio: samples along each side of a position; 0 takes as many as the RoI has map cells there.
         conventions: how boxes end, ``aligned``, the rule of levels, and which size of an enlarged RoI it is given.
         canonical_size: side of the least square RoI on P4, in pixels.
@@ -134,11 +133,6 @@ class BoxRoIHeads(RoIHeads):
     """torchvision's RoI heads with our branches, each of which pools its own, perhaps enlarged, RoIs.
 
     Boxes are by their edges in pixels of the resized image; background is class 0.
-
-    Args:
-        heads: the branches and their losses.
-        model: sampling, thresholds, NMS, pooling, enlargement, fusion and conventions.
-        strides: of the levels that RoIs are pooled from.
     """
 
     def __init__(

@@ -68,8 +68,6 @@ class StrideAnchors(AnchorGenerator):
     Args:
         sizes: one for each level, in pixels.
         ratios: height over width.
-        conventions: the framework, and how its boxes end.
-        strides: of the levels.
     """
 
     def __init__(

@@ -32,18 +32,13 @@ STAGES = 5
 
 
 class TimmBody(nn.Module):
-    """A network of timm that gives its feature maps by level, as the body of a pyramid.
+    """A network of timm that gives its feature maps by level, as the body of a pyramid. ``network``: made with
+    ``features_only=True``, in evaluation mode. Raises UserError where it has no feature maps at strides of ``STRIDES``,
+    or they are not of the sizes that strides say.
 
     Attributes:
         strides: of its levels, ascending.
         channels: of each level.
-
-    Args:
-        network: made with ``features_only=True``, in evaluation mode.
-        name: timm's.
-
-    Raises:
-        UserError: it has no feature maps at strides of ``STRIDES``, or they are not of the sizes that strides say.
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
@@ -100,16 +95,12 @@ def build_timm_body(
 ) -> tuple[TimmBody, str]:
     """A body for ``model.backbone: timm:NAME`` and the normalisation that it ended up with, ``frozen`` or ``batch``.
 
-    Networks without batch normalisation have nothing to freeze.
+    Networks without batch normalisation have nothing to freeze. Raises UserError where timm is not installed, has no
+    such model, or one whose features make no pyramid; or the weights do not fit.
 
     Args:
-        model: the settings.
         pretrained: False begins without ImageNet weights whatever the settings say.
         download: calls its first argument, which downloads; None where that fails.
-
-    Raises:
-        UserError: timm is not installed, has no such model, or one whose features make no pyramid; or the weights do
-            not fit.
     """
     timm, name = require_timm(), str(timm_name(model.backbone))
     classifier = model_config(name).classifier or ()

@@ -40,14 +40,12 @@ class TorchvisionDetector:
     """A two-stage detector of torchvision, the user's own backbone, box head, pooler and predictor included.
 
     Masks and keypoints play no part in the analyses and are not computed.
+    Raises UserError where the model has no second stage, it or its second stage comes to scores and boxes by rules of
+    its own, its weights are neither in float32 nor in float64, or the class names do not fit its classes in number.
 
     Args:
         model: on its device; it is put into evaluation mode, its weights stay as they are.
         class_names: the K foreground classes: the labels from 1 on, in their order.
-
-    Raises:
-        UserError: the model has no second stage, it or its second stage comes to scores and boxes by rules of its own,
-            its weights are neither in float32 nor in float64, or the class names do not fit its classes in number.
     """
 
     def __init__(self, model: GeneralizedRCNN, class_names: Sequence[str]) -> None:
@@ -134,9 +132,7 @@ class TorchvisionDetector:
         self, features: ImageFeatures, roi_features: RoIFeatures, boxes: Tensor
     ) -> dict[str, HeadOutput]:
         """By head: scores (N, K) and clipped boxes (N, K, 4), in pixels of the original image.
-
-        Raises:
-            UserError: there are more or fewer class names than classes.
+        Raises UserError where there are more or fewer class names than classes.
         """
         logits, deltas = self._logits_and_deltas(roi_features["box"])
         decoded = self.model.roi_heads.box_coder.decode(deltas, [self._to_resized(features, boxes)])

@@ -64,6 +64,8 @@ def open_torchvision(
     device: torch.device | str = "cpu",
 ) -> TorchvisionDetector:
     """The detector of one of torchvision's model builders, with published weights, a file's, or random ones.
+    Raises UserError for no such builder or weights, no two-stage detector, weights that do not fit or cannot be
+    downloaded, or nothing says the class names.
 
     Args:
         name: the builder's, as ``fasterrcnn_resnet50_fpn``.
@@ -75,11 +77,6 @@ def open_torchvision(
             weights whose outputs differ from box to box, for trying things.
         class_names: the K foreground classes, the labels from 1 on; None takes those of the published weights, those
             that the file names, or, by their number, COCO's (90, as the ids, or 80) or VOC's.
-        device: where to put the detector.
-
-    Raises:
-        UserError: no such builder or weights, no two-stage detector, weights that do not fit or cannot be downloaded,
-            or nothing says the class names.
     """
     builder = _builder(name)
     published = models.get_model_weights(builder)
@@ -99,13 +96,11 @@ def open_torchvision(
 
 def from_module(model: nn.Module, class_names: Sequence[str] | None = None) -> TorchvisionDetector:
     """A live module, in place on its device, as a detector.
+    Raises UserError where it is no two-stage detector, or nothing says the class names, or they do not fit in number.
 
     Args:
         model: a ``FasterRCNN``, ``MaskRCNN`` or ``KeypointRCNN``.
         class_names: the K foreground classes, the labels from 1 on; None takes COCO's or VOC's by their number.
-
-    Raises:
-        UserError: it is no two-stage detector, or nothing says the class names, or they do not fit in number.
     """
     check_two_stages(model)
     return TorchvisionDetector(model, class_names or _named(model))
