@@ -15,10 +15,9 @@ from typing import NamedTuple
 from unittest import mock
 
 from rethink_heads.cli import main
-from rethink_heads.config import load_preset
-from tests.command_line import untrained_run
+from tests.fuzz.checkpoints import write_run
 from tests.fuzz.harness import Case, WrongError, check_message, shortened
-from tests.tiny_coco import SMALL_SETTINGS, write_coco
+from tests.tiny_coco import write_coco
 
 HERE = "FOLDER"
 DATA = ["--run", f"{HERE}/run", "--data", f"{HERE}/data", "--device", "cpu", "--seed", "3"]
@@ -110,9 +109,7 @@ def run(words: list[str], folder: Path, output: str | None = "utf-8") -> Ended:
 
 def prepare(folder: Path) -> None:
     """A run with an untrained detector and a data set of two images."""
-    # No data of its own: the generated set would be made for it.
-    config = load_preset("shapes-tiny", "fc", [*SMALL_SETTINGS, "data.source=/nowhere"])
-    untrained_run(folder / "run", config)
+    write_run(folder / "run")
     write_coco(folder / "data", images=2)
 
 
