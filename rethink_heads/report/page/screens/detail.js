@@ -45,8 +45,9 @@ export function detail(report, all, object) {
   const ids = `image ${image}, object ${id}`;
   const copy = h("button", { onclick: async () => { await navigator.clipboard?.writeText(ids); copy.textContent = "Copied"; } }, "Copy image and object id");
   return h("div", { class: "detail" }, h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `Object ${id}` }, summary),
+    picture(report, all, object, id),
     all.hasFates ? h("ul", { class: "fates" }, report.series.map((one, head) => h("li", {}, `${one.label}: `, fateOf(all, head, object)))) : null,
-    picture(report, all, object, id), proposals(report, id), copy);
+    proposals(report, id), copy);
 }
 
 /** Where the picture comes from: a crop in this file, the image beside it, or none. */
