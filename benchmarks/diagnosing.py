@@ -22,6 +22,7 @@ from benchmarks.peak import growth
 from benchmarks.synthetic import DETECTOR, Amount
 from benchmarks.synthetic_detections import ANNOTATIONS, write_detections
 from rethink_heads.commands.diagnose import diagnose
+from rethink_heads.commands.evaluate import detect_asked
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.result_files import write_coco_results
 from rethink_heads.detection_files import read_detections
@@ -77,7 +78,8 @@ def work(part: str, folder: Path, draws: int) -> Callable[[], object]:
     if part == ALL:
         data = DataOptions(annotations=folder / ANNOTATIONS)
         files = ResultsOptions(detections=[str(folder / RESULTS)])
-        return lambda: diagnose(DetectionOptions(data=data, results=files, seed=0, draws=draws))
+        options = DetectionOptions(data=data, results=files, seed=0, draws=draws)
+        return lambda: diagnose(detect_asked(options))
     if part == READING:
         return lambda: _read(folder)
     dataset, found = _read(folder)

@@ -91,6 +91,7 @@ _PUBLIC = {
         "class_table: evaluation.by_class: AP, recall, LRP and PCC by class and size",
         "precision_recall: evaluation.by_class: precision-recall curves by class",
         "confusion_matrix: evaluation.by_class: which class is taken for which",
+        "object_confusions: evaluation.by_class: what each object is taken for",
         "localization_recall_precision: evaluation.lrp: oLRP and its parts",
         "calibration_errors: evaluation.calibration: D-ECE, LaECE and overconfidence",
         "reliability: evaluation.calibration: precision and IoU by score",

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from rethink_heads.config import load_preset
+from rethink_heads.measure.store import Measurements
 from tests.command_line import call, call_json, fails, untrained_run
 from tests.made_detections import as_results, make_dataset, make_detections
 from tests.report.page_reader import read_page
@@ -64,7 +65,7 @@ def test_a_run_has_its_measurements_and_stages_in_the_page(tmp_path: Path) -> No
         "shapes-tiny", "double-ext", [f"data.source={tmp_path / 'data'}", *SMALL_SETTINGS]
     )
     run = untrained_run(tmp_path / "run", config)
-    call("report", "--run", run.path, "--draws", 10)
+    call("report", "--run", run.path, "--draws", 10, "--measured-only")
     header, tables = read_page(run.path / "report.html")
     assert "pcc" not in tables
     assert "recall_ladder" in tables
@@ -78,6 +79,17 @@ def test_a_run_has_its_measurements_and_stages_in_the_page(tmp_path: Path) -> No
     assert header["crops"]
     measured = tables["object_heads"]["score"].notna().sum()
     assert 0 < measured < len(tables["objects"])
+
+
+def test_what_is_missing_is_measured_first(tmp_path: Path) -> None:
+    write_coco(tmp_path / "data", "val", images=3)
+    config = load_preset("shapes-tiny", "fc", [f"data.source={tmp_path / 'data'}", *SMALL_SETTINGS])
+    run = untrained_run(tmp_path / "run", config)
+    call("report", "--run", run.path, "--draws", 10)
+    _, tables = read_page(run.path / "report.html")
+    assert {"pcc", "regressed_iou", "correlation_maps", "proposals"} <= set(tables)
+    assert {"predefined", "rpn"} <= set(tables["stages"]["stage"])
+    assert [*Measurements.load(run.measurements()).keys] == [("run", "fc")]
 
 
 def test_where_no_page_can_be_written_it_is_said_first(files: list[object], tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def command(
                 DetectorOptions(run=[demo.path]), HEADS, device=device, seed=seed
             )
             # Before the figures, which are also drawn of the detections that it leaves.
-            found, _ = findings(chosen)
+            found, _ = findings(chosen, measured_only=True)
             draw_run(demo, name, seed)
             write_report(page, found)
     took = duration(time.monotonic() - start)

@@ -92,13 +92,13 @@ def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOpti
     """
     if output is not None:
         check_folder(output)
-    found = diagnose(options)
+    found = diagnose(detect_asked(options))
     written = write_diagnosis(found, output, complete=options.head is None)
     report(found, written, screen, options)
 
 
-def diagnose(options: DetectionOptions) -> Diagnosis:
-    """Detect and measure what is missing, and make every table that the detectors and files allow.
+def diagnose(asked: Asked) -> Diagnosis:
+    """Ask all heads about the same proposals, and make every table that the detectors and files allow.
 
     Raises:
         UserError: something cannot be read, or the data are not the same for all.
@@ -108,7 +108,6 @@ def diagnose(options: DetectionOptions) -> Diagnosis:
     from rethink_heads.evaluation.measures import diagnosis_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    asked = detect_asked(options)
     if asked.different:
         raise UserError(asked.different)
     candidates, lacks = _candidates(asked)

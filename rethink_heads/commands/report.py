@@ -13,14 +13,16 @@ import typer
 
 from rethink_heads import bounds
 from rethink_heads.commands.diagnose import OBJECT_FATES, diagnose
-from rethink_heads.commands.evaluate import check_folder
+from rethink_heads.commands.evaluate import check_folder, detect_asked
 from rethink_heads.console import log
+from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.options import DetectionOptions, ScreenOptions, option, within
 from rethink_heads.report.output import Report
 from rethink_heads.results import read_inputs, shared_folder
 from rethink_heads.runs import Run
-from rethink_heads.subject import Key
+from rethink_heads.study import check_comparable
+from rethink_heads.subject import Key, Subject
 
 if TYPE_CHECKING:
     from rethink_heads.paper import AnalysisInputs
@@ -52,7 +54,7 @@ MeasurementsOption = Annotated[
         "--measurements",
         "NAME",
         "Which measurements of predefined proposals are shown (a folder in measurements/). Without it: those of these"
-        " options, else the newest that all runs have.",
+        " options, else the newest that all runs have, else they are measured now.",
     ),
 ]
 CropsOption = Annotated[
@@ -62,6 +64,13 @@ CropsOption = Annotated[
         metavar="MB",
         callback=within(bounds.CROPS_MB),
         help="How much pictures of objects may take in the page; 0 for none.",
+    ),
+]
+MeasuredOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--measured-only",
+        help="Show of predefined proposals and stages what was measured before, and measure none, which takes long.",
     ),
 ]
 LinkOption = Annotated[
@@ -80,30 +89,33 @@ def command(
     output: OutputOption = None,
     title: TitleOption = None,
     measurements: MeasurementsOption = None,
+    measured_only: MeasuredOnlyOption = False,
     crops_mb: CropsOption = 12.0,
     link_images: LinkOption = False,
 ) -> None:
     """Write one HTML file that shows what was found of one or several detectors; it opens offline.
 
     Where average precision is lost, how scores follow IoU, what becomes of every object, with its picture; all tables
-    are in the file. Detections are found where there are none; of predefined proposals, what was measured is shown.
+    are in the file. What is missing is measured first: detections, predefined proposals and the boxes of each stage.
     """
     if output is not None:
         _check_output(output)
-    found, runs = findings(options, measurements)
+    found, runs = findings(options, measurements, measured_only)
     write(output or report_path(runs), found, title or "", crops_mb, link_images, screen)
 
 
 def findings(
-    options: DetectionOptions, measurements: str | None = None
+    options: DetectionOptions, measurements: str | None = None, measured_only: bool = False
 ) -> tuple[Findings, list[Run]]:
-    """Diagnose the detectors and files, and read what was measured of their predefined proposals.
+    """Diagnose the detectors and files, and read, or measure, their predefined proposals.
 
     Returns:
         What was found, and the detectors' folders.
 
     Args:
-        measurements: name of the measurements; None for those of the options, else the newest that all runs have.
+        measurements: name of the measurements; None for those of the options, else the newest that all runs have, else
+            new ones.
+        measured_only: measure no predefined proposals.
 
     Raises:
         UserError: something cannot be read, or there are no measurements of that name.
@@ -111,13 +123,14 @@ def findings(
     from rethink_heads.report.contents import Findings
     from rethink_heads.report.results import compute
 
-    diagnosis = diagnose(options)
-    asked = diagnosis.asked
+    asked = detect_asked(options)
+    runs = [subject.run for subject in asked.subjects]
+    names = [] if measurements is None else [measurements] * len(runs)
+    names = names or _measured_names(asked.subjects, measured_only)
+    diagnosis = diagnose(asked)
     tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
     keys = [key for each in asked.found for key in each.keys]
-    runs = [subject.run for subject in asked.subjects]
-    own = [subject.name for subject in asked.subjects]
-    inputs = _measured(runs, keys, measurements, own, asked.bootstrap)
+    inputs = _measured(runs, keys, names, asked.bootstrap) if names else None
     if inputs is not None:
         log("computing the tables of predefined proposals")
         tables |= compute(inputs)
@@ -175,31 +188,58 @@ def _check_output(path: Path) -> None:
     check_folder(path.parent)
 
 
+def _measured_names(subjects: Sequence[Subject], measured_only: bool) -> list[str]:
+    """The names of the measurements that are shown, one a detector, after measuring what is missing.
+
+    None where there are files alone, nothing may be measured, or the detectors would not be measured alike.
+    """
+    own = [subject.name for subject in subjects]
+    # Asked once for all processes, before any of them measures.
+    before = processes().broadcast(lambda: _measured_before(subjects, own)) if subjects else []
+    if measured_only or before not in ([], own):
+        return list(before)
+    try:
+        planned = [subject.planned_provenance() for subject in subjects]
+        if planned:
+            check_comparable([subject.run for subject in subjects], planned)
+    except UserError as reason:
+        log(f"predefined proposals are not measured: {reason}")
+        return []
+    if not before and subjects:
+        log("measuring predefined proposals, which report shows; --measured-only does without")
+    for subject in subjects:
+        subject.measure()
+        subject.match_stages()
+    return own
+
+
+def _measured_before(subjects: Sequence[Subject], own: Sequence[str]) -> list[str]:
+    """The names of complete measurements: ``own`` of each detector, else the newest that all have, else none."""
+    there = [
+        {path.parent.name for path in subject.run.measurements_dir.glob("*/meta.json")}
+        for subject in subjects
+    ]
+    shared = set.intersection(*there)
+    if all(each in found for each, found in zip(own, there, strict=True)):
+        return list(own)
+    if not shared:
+        return []
+    folder = subjects[0].run.measurements
+    newest = max(shared, key=lambda each: folder(each).stat().st_mtime)
+    log(
+        f"predefined proposals: the measurements {newest} are shown; --measurements NAME chooses others"
+    )
+    return [newest] * len(subjects)
+
+
 def _measured(
-    runs: Sequence[Run], keys: Sequence[Key], name: str | None, own: Sequence[str], options: Any
-) -> AnalysisInputs | None:
-    """What was measured of predefined proposals and later stages of the heads that are shown, if anything was.
+    runs: Sequence[Run], keys: Sequence[Key], names: Sequence[str], options: Any
+) -> AnalysisInputs:
+    """What was measured of predefined proposals and later stages of the heads that are shown.
 
     Args:
-        name: of the measurements; None for those called as ``own``, one a run, else for the newest that all runs have.
-        own: what measurements of the command's options are called.
+        names: of the measurements, one a run.
     """
-    there = [
-        {path.parent.name for path in each.measurements_dir.glob("*/meta.json")} for each in runs
-    ]
-    shared = set.intersection(*there) if runs else set()
-    if name is not None:
-        names = [name] * len(runs)
-    elif runs and all(each in found for each, found in zip(own, there, strict=True)):
-        names = list(own)
-    elif shared:
-        newest = max(shared, key=lambda each: runs[0].measurements(each).stat().st_mtime)
-        log(
-            f"predefined proposals: the measurements {newest} are shown; --measurements NAME chooses others"
-        )
-        names = [newest] * len(runs)
-    else:
-        return None
     inputs = read_inputs(runs, names, (), options["seed"])
     assert inputs.found is not None
     heads = [head for _, head in keys]

@@ -216,7 +216,7 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
             continue
         # A true positive in any of the settings that count the same detections.
         ends = np.flatnonzero((ranking.true[settings] & counted).any(axis=0))
-        up_to_ends = _counted_up_to(ends, ranking.images, counted, weights)
+        up_to_ends = counted_up_to(ends, ranking.images, counted, weights)
         for setting in settings.tolist():
             if same_as[setting] == setting and ranking.to_find[setting].any():
                 at = np.flatnonzero(ranking.true[setting] & counted)
@@ -232,7 +232,7 @@ def _first_equal(flags: Flags) -> list[int]:
     return [first.setdefault(row.tobytes(), number) for number, row in enumerate(flags)]
 
 
-def _counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weights) -> Weights:
+def counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weights) -> Weights:
     """Weights (E, b) of the counted detections up to and with each of E of the N ranked ones."""
     rows = np.flatnonzero(counted)
     starts = np.concatenate([[0], np.searchsorted(rows, ends, side="right")])

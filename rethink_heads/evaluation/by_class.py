@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,12 +71,14 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
     matches = match_detections(truth, head)
     ious = [matched_ious(head, truth, matches, area) for area in range(len(AREAS))]
     cells: list[_Cell] = []
+    weights_of = np.ascontiguousarray(bootstrap.counts.T, np.float32)
     for label in range(truth.class_count):
         object_images, within = truth.to_find(label)
         rows = np.flatnonzero(head.labels == label)
         rows = rows[np.lexsort((head.images[rows], -head.scores[rows]))]
         there = np.unique(np.append(head.images[rows], object_images))
-        weights = bootstrap.counts[:, there].T.astype(np.float32)
+        weights = weights_of[there]
+        of_label: list[_Sums] = []
         for area in np.flatnonzero(within.any(axis=1)).tolist():
             one = Ranked(
                 np.searchsorted(there, head.images[rows]),
@@ -86,7 +88,14 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
                 np.searchsorted(there, object_images[within[area]]),
             )
             flags = matches.true[area][:, rows], matches.counted[area][:, rows]
-            cells.append(_cell((label, area), one, *flags, weights))
+            of_label.append(_sums((label, area), one, *flags, len(there)))
+        # One product for all sizes.
+        columns_of = [each.by_image for each in of_label]
+        sums = np.hstack([np.zeros((len(there), 0)), *columns_of])
+        drawn = np.asarray(weights.T @ sums, np.float64)
+        for number, each in enumerate(of_label):
+            width = each.by_image.shape[1]
+            cells.append(_cell(each, weights, drawn[:, number * width : (number + 1) * width]))
     images = np.array([cell.images for cell in cells], np.int64)
     of_found = np.array([cell.found_images for cell in cells], np.int64)
     columns: dict[str, Any] = {"objects": [cell.objects for cell in cells]}
@@ -130,15 +139,34 @@ class _Cell:
     replicates: Array
 
 
-def _cell(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, weights: Weights) -> _Cell:
-    """CLASS_METRICS ``of`` one class and size.
+@dataclass(frozen=True)
+class _Sums:
+    """What one class and size comes to in each of I images.
+
+    Attributes:
+        label, area: the class and the size; one: its detections, counted or not.
+        at_half: those that count at the first IoU threshold.
+        bears: (I,) whether an image bears on the precision.
+        values: (4,) AP, AP50, AP75 and recall; by_image: (I, 10) their derivatives by the weight of each image, and the
+            sums that the correlation is made of.
+    """
+
+    label: int
+    area: int
+    one: Ranked
+    at_half: Ranked
+    bears: Flags
+    values: Array
+    by_image: Array
+
+
+def _sums(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, images: int) -> _Sums:
+    """The sums ``of`` one class and size.
 
     Args:
-        of: the class and the size; one: its detections, counted or not.
-        true, counted: (10, N) their flags at each IoU threshold.
-        weights: (I, B) how often each draw has each image that is there.
+        true, counted: (10, N) flags of its detections at each IoU threshold.
     """
-    objects, images = len(one.object_images), len(weights)
+    objects = len(one.object_images)
     values, slopes, areas = precision_and_derivatives(true, counted, objects)
     found = true.sum(axis=1) / objects
     # The mean over thresholds, the first and the sixth of them.
@@ -149,9 +177,6 @@ def _cell(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, weights
     derivatives = derivatives + np.outer(
         np.bincount(one.object_images, minlength=images), of_objects
     )
-    values = np.append(picks @ values, picks[0] @ found)
-    draws = values + (weights - 1).T @ derivatives
-
     rows = np.flatnonzero(counted[0])
     at_half = replace(
         one,
@@ -164,20 +189,35 @@ def _cell(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, weights
     x, y = one.ious[one.true], one.scores[one.true]
     moments = np.stack([np.ones(len(x)), x, y, x * x, y * y, x * y], axis=1)
     np.add.at(sums, one.images[one.true], moments)
-    rest = []
-    for each in (np.ones((images, 1), np.float32), weights):
-        lrp, thresholds = optimal_lrp(at_half, each, FOREGROUND_IOU)
-        correlation = pearson_correlation(each.T @ sums)
-        rest.append(np.column_stack([lrp, thresholds, correlation]))
     bears = np.zeros(images, bool)
     bears[one.object_images] = True
     bears[one.images[counted.any(axis=0)]] = True
+    means = np.append(picks @ values, picks[0] @ found)
+    return _Sums(*of, one, at_half, bears, means, np.hstack([derivatives, sums]))
+
+
+def _cell(sums: _Sums, weights: Weights, drawn: Array) -> _Cell:
+    """CLASS_METRICS of one class and size.
+
+    Args:
+        weights: (I, B) how often each draw has each image that is there; drawn: (B, 10) what the sums by image come to.
+    """
+    once, count = sums.by_image.sum(axis=0), len(sums.values)
+    draws = sums.values + drawn[:, :count] - once[:count]
+    rest = []
+    for each, moments in (
+        (np.ones((len(weights), 1), np.float32), once[None, count:]),
+        (weights, drawn[:, count:]),
+    ):
+        lrp, thresholds = optimal_lrp(sums.at_half, each, FOREGROUND_IOU)
+        rest.append(np.column_stack([lrp, thresholds, pearson_correlation(moments)]))
     return _Cell(
-        *of,
-        objects,
-        int(bears.sum()),
-        len(np.unique(one.images[one.true])),
-        np.append(values, rest[0][0]),
+        sums.label,
+        sums.area,
+        len(sums.one.object_images),
+        int(sums.bears.sum()),
+        len(np.unique(sums.one.images[sums.one.true])),
+        np.append(sums.values, rest[0][0]),
         np.hstack([draws, rest[1]]),
     )
 
@@ -250,8 +290,44 @@ def confusion_matrix(
     Raises:
         UserError: detections in other images or of other classes than the dataset's.
     """
-    truth = GroundTruth(dataset, detections)
+    names = ["detector", "head", "object_label", "detection_label"]
     frames = []
+    # A head after another, in the order of the detections.
+    for found in _confusions(detections, dataset, score_threshold, iou_threshold):
+        counts = found[names].value_counts().sort_index().rename("count").reset_index()
+        totals = counts.groupby("object_label")["count"].transform("sum")
+        frames.append(counts.assign(share=counts["count"] / totals))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def object_confusions(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    score_threshold: float | Mapping[int, float] | None = None,
+    iou_threshold: float = FOREGROUND_IOU,
+) -> pd.DataFrame:
+    """What every head takes each object for: the objects that :func:`confusion_matrix`, of the same arguments, counts.
+
+    Returns:
+        A row a head and object with "detector", "head", "object_id", "object_label", "detection_label" (BACKGROUND
+        where it is missed) and "detection_score" (nan there).
+
+    Raises:
+        UserError: detections in other images or of other classes than the dataset's.
+    """
+    frames = list(_confusions(detections, dataset, score_threshold, iou_threshold))
+    every = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"object_label": []})
+    return every[every["object_label"] != BACKGROUND].reset_index(drop=True)
+
+
+def _confusions(
+    detections: pd.DataFrame,
+    dataset: CocoDataset,
+    score_threshold: float | Mapping[int, float] | None,
+    iou_threshold: float,
+) -> Iterator[pd.DataFrame]:
+    """By head: what :func:`object_confusions` returns, and after it rows of the detections that have no object."""
+    truth = GroundTruth(dataset, detections)
     for key in keys_of(detections):
         head = truth.detections_of(detections, key)
         matches = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
@@ -260,21 +336,20 @@ def confusion_matrix(
         chosen = above & matches.counted[0, 0]
         objects = np.where(chosen & matches.true[0, 0], matches.objects[0, 0], NO_OBJECT)
         _match_any_class(head, truth, chosen, objects, iou_threshold)
-        taken = np.zeros(len(truth.labels), bool)
-        taken[objects[objects != NO_OBJECT]] = True
-        missed = truth.labels[truth.findable & ~taken]
-        of = np.where(objects != NO_OBJECT, truth.labels[objects], BACKGROUND)[chosen]
-        pairs = {
-            "object_label": np.append(of, missed),
-            "detection_label": np.append(head.labels[chosen], np.full(len(missed), BACKGROUND)),
+        seen, scores = np.full(len(truth.labels), BACKGROUND), np.full(len(truth.labels), np.nan)
+        rows = np.flatnonzero(objects != NO_OBJECT)
+        seen[objects[rows]], scores[objects[rows]] = head.labels[rows], head.scores[rows]
+        own, other = np.flatnonzero(truth.findable), chosen & (objects == NO_OBJECT)
+        none = np.full(other.sum(), BACKGROUND)
+        columns = {
+            "detector": key[0],
+            "head": key[1],
+            "object_id": np.append(truth.ids[own], none),
+            "object_label": np.append(truth.labels[own], none),
+            "detection_label": np.append(seen[own], head.labels[other]),
+            "detection_score": np.append(scores[own], head.scores[other]),
         }
-        counts = pd.DataFrame(pairs).value_counts().sort_index().rename("count").reset_index()
-        totals = counts.groupby("object_label")["count"].transform("sum")
-        counts = counts.assign(share=counts["count"] / totals)
-        counts.insert(0, "head", key[1])
-        counts.insert(0, "detector", key[0])
-        frames.append(counts)
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        yield pd.DataFrame(columns)
 
 
 def _score_thresholds(

@@ -75,6 +75,7 @@ class Faults:
         objects: (N,) row in :class:`GroundTruth` of the object that it finds or claims, -1 for none.
         ious: (N,) IoU with its object, 0 without.
         missed: (G,) whether an object is neither found nor claimed.
+        near: (N,) row of the object that its causes are about, -1 for none.
     """
 
     true: Flags
@@ -84,6 +85,7 @@ class Faults:
     objects: Indices
     ious: Array
     missed: Flags
+    near: Indices
 
     def stands(self) -> Flags:
         """(N,) whether a detection stands for an object: its true positive, or its claimant of the right class."""
@@ -99,6 +101,26 @@ def find_faults(head: HeadDetections, truth: GroundTruth) -> list[Faults]:
         true, counted = matches.true[0, number], matches.counted[0, number]
         matched = np.where(true, matches.objects[0, number], NO_OBJECT)
         found.append(_faults(head, truth, (objects, ious, same), true, counted, matched, threshold))
+    return found
+
+
+def object_causes(faults: Faults, head: HeadDetections) -> Causes:
+    """The causes (G,) that each object has part in at one threshold.
+
+    That is what is wrong with the detections whose object it is, and whether it is missed; it has part in the ranking
+    where its true positive comes after a false one of its class.
+    """
+    found = np.where(faults.missed, np.uint8(MISSES), np.uint8(0))
+    rows = np.flatnonzero((faults.causes > 0) & (faults.near != NO_OBJECT))
+    np.bitwise_or.at(found, faults.near[rows], faults.causes[rows])
+    rows = np.flatnonzero(faults.counted)
+    rows = rows[np.lexsort((head.images[rows], -head.scores[rows], head.labels[rows]))]
+    # The false ones so far, of which those of the classes before do not count.
+    false = (faults.causes[rows] > 0).cumsum()
+    _, first = np.unique(head.labels[rows], return_index=True)
+    before = np.repeat(np.append(0, false)[first], np.diff(np.append(first, len(rows))))
+    behind = rows[faults.true[rows] & (false > before)]
+    found[faults.objects[behind]] |= np.uint8(RANKING)
     return found
 
 
@@ -143,7 +165,8 @@ def _faults(
     ious = ious.copy()
     ious[rows] = box_ious(head.boxes[rows], truth.boxes[matched[rows]])
     is_found[own[claims]] = True
-    return Faults(true, counted, causes, claims, own, ious, truth.findable & ~is_found)
+    missed = truth.findable & ~is_found
+    return Faults(true, counted, causes, claims, own, ious, missed, np.where(true, own, objects))
 
 
 def _objects(

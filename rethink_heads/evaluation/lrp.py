@@ -15,7 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rethink_heads.evaluation.average_precision import MeanOverClasses, Weights, in_draws
+from rethink_heads.evaluation.average_precision import (
+    MeanOverClasses,
+    Weights,
+    counted_up_to,
+    in_draws,
+)
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
 from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import (
@@ -130,13 +135,19 @@ def optimal_lrp(one: Ranked, weights: Weights, iou_threshold: float) -> tuple[Ar
     """
     objects = weights[one.object_images].sum(axis=0, dtype=np.float64)
     draws = weights.shape[1]
-    # The last detection of each score.
-    ends = np.flatnonzero(np.diff(one.scores, append=-np.inf))
-    of = weights[one.images].astype(np.float64)
-    none = np.zeros((1, draws))
+    # The last detection of each score that true positives have: false ones alone never make LRP less.
+    ends, at = np.flatnonzero(np.diff(one.scores, append=-np.inf)), np.flatnonzero(one.true)
+    ends = ends[np.unique(np.searchsorted(ends, at))]
+    last = np.searchsorted(at, ends, side="right") - 1
+    of = weights[one.images[at]]
+    none, every = np.zeros((1, draws)), np.ones(len(one.true), bool)
     detections, true, off = (
-        np.vstack([none, (of * column[:, None]).cumsum(axis=0)[ends]])
-        for column in (np.ones(len(one.true)), one.true, one.true * (1 - one.ious))
+        np.vstack([none, sums])
+        for sums in (
+            counted_up_to(ends, one.images, every, weights),
+            of.cumsum(axis=0)[last],
+            (of * (1 - one.ious[at])[:, None]).cumsum(axis=0)[last],
+        )
     )
     # Detections and misses.
     together = np.maximum(detections + objects - true, 1e-300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from rethink_heads.report.page_objects import (
 from rethink_heads.report.page_tables import (
     box_table,
     density_table,
-    detection_table,
+    detection_tables,
     proposal_table,
 )
 from rethink_heads.report.verdict import verdict, warnings
@@ -57,6 +58,7 @@ QUANTISED = {
             "suppressor_score",
             "suppressor_iou",
             "other_score",
+            "seen_score",
         )
     }
     | {"pcc": (-1.0, 1.0)},
@@ -68,13 +70,24 @@ DEFINITIONS = (
     ("AP", "COCO's average precision: mean over IoU thresholds 0.50 to 0.95 and classes."),
     (
         "PCC",
-        "Pearson's correlation of a head's score with the IoU of the proposal that it scores.",
+        "Pearson's correlation of a head's score with the IoU of what it scores: a predefined proposal, one of the"
+        " detector's own, or a final detection, as is said beside it; by class, of true positives at IoU 0.5.",
     ),
     (
         "Score of an object",
-        "Mean score of its class over its predefined proposals of IoU 0.7 and more.",
+        "Mean score of its class over its predefined proposals of IoU 0.7 and more; where they were not measured, the"
+        " score of its detection, or of the best box that fits it.",
     ),
-    ("Regressed IoU of an object", "Mean IoU of the regressed box over the same proposals."),
+    (
+        "IoU of an object",
+        "Mean IoU of the regressed box over the same proposals; where they were not measured, the best IoU of a"
+        " detection of its class, from 0.5 on.",
+    ),
+    ("Recall, mean", "Of a class, over IoU 0.50 to 0.95; that of the stages is at one IoU."),
+    (
+        "Behind",
+        "How far the IoU of the detection with the highest score is behind that of the best.",
+    ),
     (
         "Share of the loss",
         "What mending one cause gains in AP, averaged over the orders of mending all causes, the ranking after each"
@@ -84,14 +97,29 @@ DEFINITIONS = (
     (
         "Fate",
         "What became of an object: whether a detection stands for it at IoU 0.5 or, if not, the first stage at which"
-        " its last fitting box was lost.",
+        " its last fitting box was lost. A detection stands for an object if it is its true positive; the object is"
+        " outranked if at that rank in its class, and at every later one, false positives outnumber true ones.",
     ),
     (
         "oLRP",
         "Optimal localization recall precision: the error of localization, false positives and misses together, at the"
         " score threshold at which it is least.",
     ),
-    ("Interval", "95%, from a bootstrap over images; differences are paired on the same images."),
+    (
+        "D-ECE and LaECE",
+        "Calibration errors: how far scores are from precision, and from precision times IoU.",
+    ),
+    (
+        "TIDE's errors",
+        "What AP at IoU 0.5 gains without errors of classification, localization, both, duplicates, background, misses,"
+        " without all false positives, and without all false negatives.",
+    ),
+    (
+        "Interval",
+        "95%, from a bootstrap over images; differences are paired on the same images. [-]: too few images, or no"
+        " variation, for an interval. Of AP by class it is from derivatives, so that where a size has one class only it"
+        " differs a little from that of the mean over classes.",
+    ),
     ("Sizes", "small: area below 32 x 32 px; medium: below 96 x 96 px; large: above."),
 )
 ABSENT = {
@@ -163,7 +191,11 @@ def write_report(
     crops, objects = with_crops(dataset, objects, chosen if crops_mb > 0 else [], crops_mb)
     tables = {**found.tables, "objects": objects, "object_heads": object_heads}
     if found.detections is not None:
-        tables["detections"] = detection_table(found.detections, dataset, keys)
+        tables["detections"], causes = detection_tables(found.detections, dataset, keys)
+        joined = object_heads.merge(causes, "left", on=["detector", "head", "object_id"])
+        of_causes = list(causes.columns[3:])
+        joined[of_causes] = joined[of_causes].fillna(0).astype(np.uint8)
+        tables["object_heads"] = joined
     if found.detections is not None or found.candidates is not None:
         tables["boxes"] = box_table(dataset, keys, chosen, found.detections, found.candidates)
     sampled = found.measurements
@@ -177,12 +209,18 @@ def write_report(
         tables["images"] = _image_table(dataset)
     tables = {name: frame for name, frame in tables.items() if len(frame)}
     names = ", ".join(dict.fromkeys(detector for detector, _ in keys))
+    series = _series(keys)
+    heads = Heads(keys)
+    # One name for all that the page says of a head.
+    heads.names = {key: one["label"] for key, one in zip(keys, series, strict=True)}
     header = {
         "title": title or f"{names} on {Path(dataset.where).name}",
         "subtitle": f"{len(dataset):,} images, {len(objects):,} objects of {len(dataset.class_names)} classes",
-        "series": _series(keys),
-        "sentences": [vars(sentence) for sentence in verdict(tables, Heads(keys))],
-        "warnings": warnings(len(dataset), objects["size"].tolist()),
+        "series": series,
+        "sentences": [vars(sentence) for sentence in verdict(tables, heads, percent=True)],
+        "warnings": warnings(
+            len(dataset), objects["size"].tolist(), objects["class_name"].tolist()
+        ),
         "definitions": [list(pair) for pair in DEFINITIONS],
         "provenance": [["rethink-heads", __version__], *map(list, found.provenance.items())],
         "classes": list(dataset.class_names),
@@ -228,17 +266,23 @@ def _address(dataset: CocoDataset, path: Path) -> str:
 
 
 def _series(keys: Sequence[Key]) -> list[dict[str, Any]]:
-    """Each head's label and look, the figures' own, with a lighter colour for dark pages."""
+    """Each head's label and look, the figures' own, with a lighter colour for dark pages.
+
+    Of several detectors the label is the detector's name, with the head's where it has several.
+    """
+    detectors = Counter(detector for detector, _ in keys)
     frame = pd.DataFrame(keys, columns=["detector", "head"])
     by_key = {(one.detector, one.head): one for one in heads_of(frame)}
     found = []
     for key in keys:
-        label, look = by_key[key].label, by_key[key].look
+        label, look = by_key[key].label.replace(r"\$", "$"), by_key[key].look
+        if len(detectors) > 1:
+            label = key[0] if detectors[key[0]] == 1 else "/".join(key)
         found.append(
             {
                 "detector": key[0],
                 "head": key[1],
-                "label": label.replace(r"\$", "$"),
+                "label": label,
                 "colour": look.colour,
                 "dark": _lighter(look.colour),
                 "dash": _dash(look.line_style),

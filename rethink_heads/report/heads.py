@@ -121,6 +121,8 @@ class Heads:
         column: str,
         label: str = "",
         lowest: bool = False,
+        scale: float = 1.0,
+        digits: int = 3,
     ) -> str:
         """Say which head leads, with what, and by how much before the next.
 
@@ -129,10 +131,11 @@ class Heads:
             comparisons: of that quantity, a row for each pair.
             label: of the quantity; the column's by default.
             lowest: whether the lowest leads.
+            scale, digits: by which numbers are multiplied, and their decimals.
         """
         label = label or LABELS.get(column, column)
         found = [
-            (row[column], key, f"{name} {interval(row, column)}")
+            (row[column], key, f"{name} {interval(row, column, scale=scale, digits=digits)}")
             for key, name in self.names.items()
             for row in records(rows_of(values, key))
             if math.isfinite(row[column])
@@ -148,8 +151,11 @@ class Heads:
             a, b = (self._first.get(row[end], first) for end in "ab")
             if {a, b} == {first, second}:
                 sign = 1 if a == first else -1
-                low, high = sorted(sign * row[f"difference_{end}"] for end in ("low", "high"))
-                difference = estimate(sign * row["difference"], low, high, without=NO_INTERVAL)
+                low, high = sorted(
+                    scale * sign * row[f"difference_{end}"] for end in ("low", "high")
+                )
+                value = scale * sign * row["difference"]
+                difference = estimate(value, low, high, digits=digits, without=NO_INTERVAL)
                 difference = f"{self.names[first]} - {self.names[second]} {difference}"
                 if row["excludes_zero"]:
                     return f"{label}: {best} is ahead of {runner_up}; {difference}."
@@ -180,15 +186,11 @@ class Heads:
         return decided.head(most), [f"{said}; --full prints all."]
 
 
-def interval(row: Row, column: str, spread: str = "") -> str:
+def interval(row: Row, column: str, spread: str = "", scale: float = 1.0, digits: int = 3) -> str:
     """The cell of an estimate in a row, with the column of its standard deviation where one is named."""
-    return estimate(
-        row[column],
-        row[f"{column}_low"],
-        row[f"{column}_high"],
-        row[spread] if spread else math.nan,
-        without=NO_INTERVAL,
-    )
+    value, low, high = (scale * row[f"{column}{end}"] for end in ("", "_low", "_high"))
+    deviation = scale * row[spread] if spread else math.nan
+    return estimate(value, low, high, deviation, digits, NO_INTERVAL)
 
 
 def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:

@@ -35,6 +35,7 @@ MODULES = (
     "charts.js",
     "table.js",
     "objects.js",
+    "only.js",
     "screens/common.js",
     "screens/verdict.js",
     "screens/lost.js",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.by_class import BACKGROUND, object_confusions
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
 from rethink_heads.measure.store import Key, Measurements, size_name
 from rethink_heads.report.page_tables import overlaps
@@ -47,9 +48,9 @@ FATE_COLUMNS = {
 
 
 def object_table(dataset: CocoDataset) -> pd.DataFrame:
-    """A row an object that is to be found: "object_id", "image_id", "class_name", "size", x, y, w, h in px.
+    """A row an object that is to be found: "object_id", "image_id", "file_name", "class_name", "size", and its box.
 
-    By image, in each as in the annotation file.
+    The box is x, y, w, h in px. By image, in each as in the annotation file.
     """
     annotated = dataset.annotated[~dataset.annotated.crowd]
     annotated = annotated[np.argsort(annotated.images, kind="stable")]
@@ -57,6 +58,7 @@ def object_table(dataset: CocoDataset) -> pd.DataFrame:
         {
             "object_id": annotated.ids,
             "image_id": np.array(dataset.image_ids, np.int64)[annotated.images],
+            "file_name": np.array(dataset.file_names, object)[annotated.images],
             "class_name": np.array(dataset.class_names, object)[annotated.labels],
             "size": [size_name(area) for area in annotated.object_areas.tolist()],
             **{name: annotated.boxes[:, at].astype(np.float32) for at, name in enumerate("xywh")},
@@ -76,8 +78,9 @@ def object_heads_table(
 
     Returns:
         "detector", "head", "object_id"; of measurements "pcc", "score" and "regressed_iou" (as of
-        ``object_correlations``); of detections "best_iou", the best IoU of a detection of its class that fits it, and
-        "top_iou", that of the one with the highest score; of fates their columns, with "score" as "fate_score".
+        ``object_correlations``); of detections "best_iou", the best IoU of a detection of its class that fits it,
+        "top_iou", that of the one with the highest score, and "seen_label" and "seen_score", what the confusion matrix
+        has it taken for; of fates their columns, with "score" as "fate_score".
     """
     names = ["detector", "head", "object_id"]
     heads = [
@@ -91,6 +94,12 @@ def object_heads_table(
     if detections is not None:
         best = [_best_detections(detections, dataset, key) for key in keys]
         found = found.merge(pd.concat(best, ignore_index=True), "left", on=names)
+        if len(detections):
+            own = object_confusions(detections, dataset).rename(
+                columns={"detection_label": "seen_label", "detection_score": "seen_score"}
+            )
+            found = found.merge(own[[*names, "seen_label", "seen_score"]], "left", on=names)
+            found["seen_label"] = found["seen_label"].fillna(BACKGROUND).astype(np.int64)
     if fates is not None:
         own = fates.rename(columns={"score": "fate_score"})
         there = [name for name in FATE_COLUMNS if name in own]

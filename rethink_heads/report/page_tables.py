@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.data.results import CORNERS
-from rethink_heads.evaluation.causes import find_faults
-from rethink_heads.evaluation.matching import GroundTruth, box_ious
+from rethink_heads.evaluation.causes import find_faults, object_causes
+from rethink_heads.evaluation.matching import THRESHOLDS, GroundTruth, box_ious
 from rethink_heads.measure.store import SIZES, Key, Measurements
 from rethink_heads.statistics.bootstrap import Array
 
@@ -60,30 +60,37 @@ def overlaps(
     return near[["detection", "object_id", "iou"]].reset_index(drop=True)
 
 
-def detection_table(
+def detection_tables(
     detections: pd.DataFrame, dataset: CocoDataset, keys: Sequence[Key]
-) -> pd.DataFrame:
-    """A row a detection that counts: its head, "class_name", "score", "iou" with its object, "true_positive".
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is right and wrong with each detection that counts, and which causes of lost AP each object has part in.
 
-    Heads one after another, each by falling score.
+    Returns:
+        A row a detection: its head, "class_name", "score", "iou" with its object, "true_positive"; heads one after
+        another, each by falling score. And a row a head and object: "detector", "head", "object_id", and by IoU
+        threshold, "causes_50" to "causes_95", the set of causes as of ``evaluation.causes``.
     """
     truth = GroundTruth(dataset, detections)
     names = np.array(dataset.class_names, object)
-    frames = []
+    frames, causes = [], []
     for detector, head in keys:
         own = truth.detections_of(detections, (detector, head))
-        faults = find_faults(own, truth)[0]
+        faults = find_faults(own, truth)
         columns = {
             "detector": detector,
             "head": head,
             "class_name": names[own.labels],
             "score": own.scores,
-            "iou": faults.ious,
-            "true_positive": faults.true,
+            "iou": faults[0].ious,
+            "true_positive": faults[0].true,
         }
-        counted = pd.DataFrame(columns)[faults.counted]
+        counted = pd.DataFrame(columns)[faults[0].counted]
         frames.append(counted.sort_values("score", ascending=False, kind="stable"))
-    return pd.concat(frames, ignore_index=True)
+        of = {"detector": detector, "head": head, "object_id": truth.ids}
+        for threshold, each in zip(THRESHOLDS, faults, strict=True):
+            of[f"causes_{100 * threshold:.0f}"] = object_causes(each, own)
+        causes.append(pd.DataFrame(of)[truth.findable])
+    return pd.concat(frames, ignore_index=True), pd.concat(causes, ignore_index=True)
 
 
 def box_table(

@@ -24,7 +24,7 @@ CAUSE_SENTENCES: Mapping[str, str] = {
 }
 """What each cause of lost average precision is, in half a sentence."""
 MOST_CAUSES = 3
-FEW_IMAGES, FEW_OBJECTS = 50, 30
+FEW_IMAGES, FEW_OBJECTS, FEW_OF_CLASS = 50, 30, 5
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,18 @@ class Sentence:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-def verdict(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
+def verdict(
+    tables: Mapping[str, pd.DataFrame], heads: Heads, percent: bool = False
+) -> list[Sentence]:
     """The sentences that the tables allow: average precision first, then its causes, then ranking and boxes.
 
     Args:
         tables: frames by the names of their CSV files.
+        percent: AP in per cent, as the report's page has it, and beside each share what mending its cause alone wins.
     """
     found = [
-        Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP"), "compare"),
-        *_causes(tables, heads),
+        Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP", percent=percent), "compare"),
+        *_causes(tables, heads, percent),
         Sentence(
             _leader(tables, heads, "pcc", "size", "all", "PCC of score and IoU", "comparisons"),
             "score",
@@ -57,11 +60,11 @@ def verdict(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
     return [sentence for sentence in found if sentence.text]
 
 
-def warnings(images: int, sizes: Sequence[str]) -> list[str]:
+def warnings(images: int, sizes: Sequence[str], class_names: Sequence[str]) -> list[str]:
     """What a reader should know before believing a number.
 
     Args:
-        sizes: of each object, "small", "medium" or "large".
+        sizes: of each object, "small", "medium" or "large"; class_names: and its class.
     """
     found = []
     if images < FEW_IMAGES:
@@ -71,6 +74,15 @@ def warnings(images: int, sizes: Sequence[str]) -> list[str]:
     for size, count in Counter(sizes).items():
         if count < FEW_OBJECTS:
             found.append(f"Only {count} {size} objects: what is said of them is uncertain.")
+    pairs = Counter(zip(sizes, class_names, strict=True))
+    for size in ("small", "medium", "large"):
+        counts = {name: count for (each, name), count in pairs.items() if each == size}
+        few = [f"{count} of {name}" for name, count in counts.items() if count < FEW_OF_CLASS]
+        if few and len(counts) > 1:
+            found.append(
+                f"AP of {size} objects is a mean over classes, of which some have few: {_some(few)}. Each counts as"
+                f" much as one of {max(counts.values()):,} objects."
+            )
     found.append(
         "Intervals are over the choice of images. They do not say what another training of the same detector"
         " would give."
@@ -86,6 +98,7 @@ def _leader(
     name: str,
     label: str,
     compared: str = "",
+    percent: bool = False,
 ) -> str:
     """Who leads in one quantity, by how much; nothing where it was not measured."""
     values = tables.get(table, pd.DataFrame())
@@ -99,23 +112,33 @@ def _leader(
     pairs = select(
         select(pairs, statistic=table) if "statistic" in pairs else pairs, **{column: name}
     )
-    return heads.leader(select(values, **{column: name}), pairs, value, label)
+    scale, digits, label = (100.0, 1, f"{label}, %") if percent else (1.0, 3, label)
+    rows = select(values, **{column: name})
+    return heads.leader(rows, pairs, value, label, scale=scale, digits=digits)
 
 
-def _causes(tables: Mapping[str, pd.DataFrame], heads: Heads) -> list[Sentence]:
+def _causes(tables: Mapping[str, pd.DataFrame], heads: Heads, with_oracles: bool) -> list[Sentence]:
     """Each head's largest causes of lost average precision whose interval excludes zero."""
     lost = tables.get("lost_precision", pd.DataFrame())
     found = []
     for key, name in heads.names.items() if len(lost) else ():
         rows = [row for row in records(rows_of(lost, key)) if row["share_low"] > 0]
+        # Shares add up to what AP lacks.
+        ap = 1 - rows_of(lost, key)["share"].sum()
         rows.sort(key=lambda row: -row["share"])
         texts = [
             f"{_points(row, 'share')} to {CAUSE_SENTENCES[row['cause']]}"
+            + f" (mended alone it would win {100 * (row['oracle'] - ap):.1f})" * with_oracles
             for row in rows[:MOST_CAUSES]
         ]
         if texts:
             found.append(Sentence(f"{name} loses {'; '.join(texts)}.", "lost"))
     return found
+
+
+def _some(texts: Sequence[str], most: int = 3) -> str:
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and of {more} more classes" if more > 0 else "")
 
 
 def _points(row: Mapping[str, float], column: str) -> str:

@@ -8,7 +8,7 @@ score and of the regressed box's IoU when one RoI position is zeroed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,16 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.store import Key, Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
 from rethink_heads.statistics.spatial import has_map, map_columns
-from rethink_heads.statistics.sums import Columns, Flags, by_size, ratio
+from rethink_heads.statistics.sums import (
+    Columns,
+    Flags,
+    Quantity,
+    by_size,
+    ratio,
+    resample_by_size,
+)
 
 RESPONSE_KINDS = ("displacement_score", "cell_score", "cell_iou")
 # The displacement, in units of the object's size, at which the drop of the score is reported.
@@ -85,15 +92,8 @@ def response_summary(
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
     results = []
     for detector, head in _heads(measurements, kind):
-        quantities = {
-            quantity: response_columns(measurements, kind, quantity, (detector, head))
-            for quantity in _FORMULAS[kind]
-        }
-        for size, chosen in by_size(measurements):
-            for quantity, (columns, there) in quantities.items():
-                if not (chosen & there).any():
-                    continue
-                estimate = columns.resample(chosen & there, measurements, bootstrap).estimate()
+        for size, objects, found in _resampled(measurements, kind, (detector, head), bootstrap):
+            for quantity in _FORMULAS[kind] if objects.any() else ():
                 results.append(
                     {
                         "detector": detector,
@@ -101,8 +101,8 @@ def response_summary(
                         "size": size,
                         "kind": kind,
                         "quantity": quantity,
-                        **estimate.columns("value"),
-                        "objects": int((chosen & there).sum()),
+                        **found[quantity].estimate().columns("value"),
+                        "objects": int(objects.sum()),
                     }
                 )
     return pd.DataFrame(results, columns=SUMMARY_COLUMNS)
@@ -125,13 +125,41 @@ def response_columns(
     """One of a summary's quantities of a head that has maps of the kind, and which objects (O,) it is of."""
     maps = measurements.maps(key, kind)
     assert maps is not None
-    values_of = _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
-    side, formula = math.isqrt(maps.shape[1]), _FORMULAS[kind][quantity]
+    formula = _of_sums(kind, quantity, math.isqrt(maps.shape[1]))
+    return Columns(map_columns(maps, _values_of(kind, quantity)).values, formula), has_map(maps)
 
-    def quantity_of_sums(sums: Array) -> Array:
-        return formula(_whole_maps(kind, ratio(sums), side))
 
-    return Columns(map_columns(maps, values_of).values, quantity_of_sums), has_map(maps)
+def _values_of(kind: str, quantity: str) -> Callable[[Array], Array]:
+    """What is added up of maps for one of a summary's quantities."""
+    return _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
+
+
+def _of_sums(kind: str, quantity: str, side: int) -> Formula:
+    """The formula of one of a summary's quantities, of sums over objects."""
+    formula = _FORMULAS[kind][quantity]
+    return lambda sums: formula(_whole_maps(kind, ratio(sums), side))
+
+
+def _resampled(
+    measurements: Measurements, kind: str, key: Key, bootstrap: ImageBootstrap
+) -> Iterator[tuple[str, Flags, dict[str, Resampled]]]:
+    """Each size, its objects (O,) that have a map, and a summary's quantities of them.
+
+    What several quantities are made of is added up and drawn once.
+    """
+    maps = measurements.maps(key, kind)
+    assert maps is not None
+    together: dict[Callable[[Array], Array], dict[str, Quantity]] = {}
+    for name in _FORMULAS[kind]:
+        formula = _of_sums(kind, name, math.isqrt(maps.shape[1]))
+        together.setdefault(_values_of(kind, name), {})[name] = Quantity([0, 1], formula)
+    parts = [
+        resample_by_size(map_columns(maps, values_of).values, some, measurements, bootstrap)
+        for values_of, some in together.items()
+    ]
+    there = has_map(maps)
+    for part in zip(*parts, strict=True):
+        yield part[0][0], part[0][1] & there, {k: v for each in part for k, v in each[2].items()}
 
 
 def _cross(maps: Array) -> Array:

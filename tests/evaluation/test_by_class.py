@@ -20,6 +20,7 @@ from rethink_heads.evaluation.by_class import (
     CLASS_METRICS,
     class_table,
     confusion_matrix,
+    object_confusions,
     precision_recall,
 )
 from rethink_heads.evaluation.lrp import localization_recall_precision
@@ -125,38 +126,49 @@ def test_confusion_one_detection_at_a_time(tmp_path: Path, least: float | dict[i
     frame = untied(make_detections(dataset, 4))
     truth = GroundTruth(dataset)
     free = [
-        (int(truth.image_ids[image]), int(label), box.tolist())
-        for image, label, box in zip(truth.images, truth.labels, truth.boxes, strict=True)
+        (int(truth.image_ids[image]), int(label), box.tolist(), int(object_id))
+        for image, label, box, object_id in zip(
+            truth.images, truth.labels, truth.boxes, truth.ids, strict=True
+        )
     ]
     score = {label: least if isinstance(least, float) else least[label] for label in range(3)}
     left = [row for row in frame.itertuples() if row.score >= score[row.label]]
     left.sort(key=lambda row: -row.score)
     expected: dict[tuple[int, int], int] = {}
+    taken_for: dict[int, tuple[int, int]] = {}
     for same_class in (True, False):
         rest = []
         for row in left:
             box = [row.x1, row.y1, row.x2 - row.x1, row.y2 - row.y1]
             near = [
                 (iou(box, other), number)
-                for number, (image, label, other) in enumerate(free)
+                for number, (image, label, other, _) in enumerate(free)
                 if image == row.image_id and (label == row.label or not same_class)
             ]
             overlap, number = max(near, default=(0.0, -1))
             if overlap >= 0.5:
-                pair = free.pop(number)[1], row.label
+                _, label, _, object_id = free.pop(number)
+                pair = taken_for[object_id] = label, row.label
                 expected[pair] = expected.get(pair, 0) + 1
             else:
                 rest.append(row)
         left = rest
     for row in left:
         expected[BACKGROUND, row.label] = expected.get((BACKGROUND, row.label), 0) + 1
-    for _, label, _ in free:
+    for _, label, _, object_id in free:
+        taken_for[object_id] = label, BACKGROUND
         expected[label, BACKGROUND] = expected.get((label, BACKGROUND), 0) + 1
     found = confusion_matrix(frame, dataset, least)
     pairs = found.set_index(["object_label", "detection_label"])["count"].to_dict()
     assert pairs == expected
     assert any(a != b and BACKGROUND not in (a, b) for a, b in expected)
     np.testing.assert_allclose(found.groupby("object_label")["share"].sum(), 1)
+    own = object_confusions(frame, dataset, least)
+    labels = own[["object_label", "detection_label"]].itertuples(index=False, name=None)
+    assert dict(zip(own["object_id"], labels, strict=True)) == taken_for
+    scores = own["detection_score"].dropna()
+    assert len(scores) == (own["detection_label"] != BACKGROUND).sum()
+    assert set(scores) <= set(frame["score"])
 
 
 def test_confusion_is_at_the_thresholds_of_least_lrp(data: Data) -> None:

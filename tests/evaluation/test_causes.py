@@ -25,6 +25,7 @@ from rethink_heads.evaluation.causes import (
     RANKING,
     Faults,
     find_faults,
+    object_causes,
 )
 from rethink_heads.evaluation.lost_precision import (
     lost_by_threshold,
@@ -84,6 +85,13 @@ class ByTheRules:
         self.missed = [
             obj not in matched and obj not in claimants for obj in range(len(truth.labels))
         ]
+        self.of_objects = [MISSES * missed for missed in self.missed]
+        for d in range(count):
+            if self.causes[d] and objects[d] >= 0:
+                self.of_objects[objects[d]] |= self.causes[d]
+            before = (head.labels == head.labels[d]) & (head.scores > head.scores[d])
+            if matched[d] >= 0 and any(self.causes[each] for each in np.flatnonzero(before)):
+                self.of_objects[matched[d]] |= RANKING
 
     def _iou(self, d: int, obj: int) -> float:
         return iou(self.head.boxes[d].tolist(), self.truth.boxes[obj].tolist())
@@ -129,6 +137,7 @@ def test_equal_to_the_rules_one_by_one(tmp_path: Path, seed: int) -> None:
         assert faults.causes.tolist() == expected.causes
         assert faults.claims.tolist() == expected.claims
         assert faults.missed.tolist() == expected.missed
+        assert object_causes(faults, head).tolist() == expected.of_objects
         seen |= {
             (cause, claim) for cause, claim in zip(expected.causes, expected.claims, strict=True)
         }

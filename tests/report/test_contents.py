@@ -172,10 +172,17 @@ def test_tables_are_those_of_the_findings_to_the_last_digit(
     for name, frame in found.tables.items():
         for column in frame if len(frame) else ():
             assert equal(tables[name][column], frame[column]), (name, column)
-    assert [one["label"] for one in header["series"]] == ["fc-head", "conv-head"]
+    assert [one["label"] for one in header["series"]] == ["near", "far"]
     assert header["classes"] == list(found.dataset.class_names)
     assert any("Only 20 images" in warning for warning in header["warnings"])
-    assert header["sentences"][0]["text"].startswith("AP: ")
+    first, second, *_ = header["sentences"]
+    ap = found.tables["ap"].query("metric == 'AP'").set_index("detector")["value"]
+    assert first["text"].startswith(f"AP, %: near {100 * ap['near']:.1f} [")
+    lost = found.tables["lost_precision"].query("detector == 'near'")
+    most = lost.sort_values("share").iloc[-1]
+    assert f" {100 * most['share']:.1f} [" in second["text"]
+    alone = f"(mended alone it would win {100 * (most['oracle'] - ap['near']):.1f})"
+    assert alone in second["text"]
 
 
 def test_untrusted_names_are_no_markup(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rethink_heads.evaluation.by_class import BACKGROUND, object_confusions
+from rethink_heads.evaluation.causes import CAUSES
 from rethink_heads.evaluation.fate_counts import fate_tables
 from rethink_heads.evaluation.swaps import swap_tables
 from rethink_heads.files import read_csv, write_csv
@@ -208,15 +210,19 @@ FILTERS = {
     "by=best_iou&down=1": lambda o: o.sort_values(
         "best_iou0", ascending=False, kind="stable", na_position="last"
     ),
-    "preset=misranked": lambda o: o[o["regressed_iou0"] >= 0.7].sort_values(
-        "score0", kind="stable"
+    "preset=misranked&head=1": lambda o: o[
+        (o["regressed_iou1"] >= 0.7) & (o["score1"] < 0.6)
+    ].sort_values("score1", kind="stable"),
+    "preset=unplaced": lambda o: o[(o["regressed_iou0"] < 0.7) & (o["score0"] >= 0.5)].sort_values(
+        "regressed_iou0", kind="stable"
     ),
     "preset=disagree": lambda o: (
         o.assign(size_of=o["gap"].abs())
-        .dropna(subset="gap")
+        .query("size_of >= 0.1")
         .sort_values("size_of", ascending=False, kind="stable")
     ),
-    "preset=misordered&head=1": lambda o: o[o["behind1"] > 0].sort_values(
+    "by=other&down=1": lambda o: o.sort_values("score1", ascending=False, kind="stable"),
+    "preset=misordered&head=1": lambda o: o[o["behind1"] >= 0.05].sort_values(
         "behind1", ascending=False, kind="stable"
     ),
     "preset=lost": lambda o: o[(o["fate0"] != "found") & (o["fate1"] == "found")],
@@ -233,7 +239,9 @@ def test_filters_sorts_and_questions_are_those_of_pandas(
         page.get_by_label("Class", exact=True).select_option(EVIL)
     assert len(expected) > 0
     assert tab.rows() == expected.index.tolist()
-    assert page.locator("#count").inner_text() == f"{len(expected)} of {len(listed)} objects"
+    said = page.locator("#count").inner_text()
+    assert said.split(":")[0] == f"{len(expected)} of {len(listed)} objects"
+    assert (":" in said) == ("preset" in address)
     first = page.locator(".list .row").first.inner_text().split("\n")
     row = expected.iloc[0]
     assert first[1] == f"{row['class_name']}, {row['size']}, {row['object_id']}"
@@ -274,6 +282,13 @@ def test_keys_go_through_objects_and_screens(tab: Tab, listed: pd.DataFrame) -> 
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
+    # On a telephone the object that was chosen comes into view, with buttons in place of keys.
+    page.set_viewport_size({"width": 400, "height": 800})
+    page = tab.open("objects")
+    page.locator(".list .row").nth(1).click()
+    assert page.locator(".detail").evaluate("(each) => each.getBoundingClientRect().top") < 200
+    page.get_by_role("button", name="next (j)").click()
+    assert f"object={ids[2]}" in tab.hash
 
 
 def test_a_link_shows_the_same_object_again(browser: Any, tab: Tab) -> None:
@@ -307,7 +322,7 @@ def test_an_object_has_its_picture_its_boxes_and_its_fate(tab: Tab, listed: pd.D
     assert page.locator("svg.crop g").count() == len(own) + 1
     assert page.locator("summary").inner_text() == f"{len(own)} boxes near it"
     fate = page.locator(".fates li").first.inner_text()
-    assert fate.startswith("fc-head: found. A detection with score")
+    assert fate.startswith("near: found. A detection with score")
     cells = page.locator(".detail table").first.locator("tbody tr").first.inner_text().split("\t")
     for text, name in zip(cells[1:3], ("score0", "regressed_iou0"), strict=True):
         assert float(text) == pytest.approx(row[name], abs=6e-4)
@@ -336,16 +351,82 @@ def test_a_rectangle_selects_objects(tab: Tab, listed: pd.DataFrame) -> None:
     assert tab.rows() == listed.index[inside].tolist()
 
 
-def test_bars_and_cells_open_their_objects(tab: Tab, listed: pd.DataFrame) -> None:
+def test_bars_and_cells_open_their_objects(tab: Tab, found: Findings, listed: pd.DataFrame) -> None:
     page = tab.open("lost")
-    page.locator("rect[aria-label^='Misses at mean']").first.press("Enter")
-    assert set(listed.loc[tab.rows(), "fate0"]) <= {"missed"}
-    page = tab.open("classes")
-    page.locator("table.heat button").first.click()
-    assert tab.hash.startswith("objects?class=")
+    # At the first threshold there are as many missed, or ranked behind, as the table counts.
+    counts = found.tables["lost_precision"].query("head == 'fc'").set_index("cause")["count"]
+    heads = read_page(tab.path)[1]["object_heads"].query("head == 'fc'")
+    sets = heads[[f"causes_{each}" for each in range(50, 100, 5)]].to_numpy()
+    for number, cause in enumerate(CAUSES):
+        for at, column in (("0.50", sets[:, :1]), ("0.75", sets[:, 5:6]), ("mean", sets)):
+            bar = tab.open("lost").locator(f"rect[aria-label^='{cause.title()} at {at}']").first
+            assert (bar.get_attribute("role") == "button") == (cause != "background")
+            if cause == "background":
+                continue
+            bar.dispatch_event("click")
+            assert tab.rows() == np.flatnonzero((column >> number & 1).any(axis=1)).tolist()
+            if at == "0.50" and cause in ("ranking", "misses"):
+                assert len(tab.rows()) == counts[cause]
     page = tab.open("stages")
     page.locator("table.heat button").first.click()
     assert set(listed.loc[tab.rows(), "fate0"]) == {"found"}
+
+
+def test_a_cell_of_the_confusion_matrix_is_kept_on_every_screen(
+    browser: Any, tab: Tab, found: Findings, listed: pd.DataFrame
+) -> None:
+    own = object_confusions(found.detections, found.dataset).set_index(["head", "object_id"])
+    seen = own.loc["fc"].loc[listed["object_id"], "detection_label"].to_numpy()
+    label = listed["class_name"].map(found.dataset.class_names.index).to_numpy()
+    counts = pd.Series(list(zip(label, seen, strict=True))).value_counts()
+    other = next(pair for pair in counts.index if pair[1] not in (pair[0], BACKGROUND))
+    missed = next(pair for pair in counts.index if pair[1] == BACKGROUND)
+    for pair in (other, missed, (0, 0)):
+        page = tab.open("classes")
+        row, column = (found.dataset.class_names[each] if each >= 0 else "" for each in pair)
+        heads = page.locator("table.heat thead th").all_inner_texts()
+        cells = page.locator("table.heat tbody tr", has=page.get_by_role("rowheader", name=row))
+        at = heads.index(column or "background") - 1
+        cells.first.locator("td").nth(at).locator("button").click()
+        chosen = (label == pair[0]) & (seen == pair[1])
+        assert tab.rows() == np.flatnonzero(chosen).tolist()
+        said = f"{row} seen as {column}" if column else f"{row} missed"
+        assert page.locator(".only b").inner_text() == said
+        assert f", {chosen.sum()} of {len(listed)} objects" in page.locator(".only").inner_text()
+    # The last is kept: by the keyboard, by the links, by what a screen opens, and by the address.
+    page.keyboard.press("3")
+    assert tab.hash == "score?cell=0.0.0"
+    assert f"Open {chosen.sum()} objects" in page.locator("main").inner_text()
+    page.get_by_role("link", name="Verdict").click()
+    text = page.locator(".only tbody tr").nth(1).locator("td").first.inner_text()
+    means = [rows["score1"].mean() for rows in (listed[chosen], listed)]
+    assert [float(each) for each in text.rstrip(")").split(" (")] == pytest.approx(means, abs=6e-4)
+    page.get_by_role("link", name="Which objects do heads disagree on most?").click()
+    assert set(tab.rows()) == set(np.flatnonzero(chosen & listed["gap"].notna()))
+    again = new_tab(browser, tab.path)
+    again.open(tab.hash)
+    assert again.rows() == tab.rows()
+    again.page.context.close()
+    page = tab.open("stages?cell=0.0.0")
+    names = page.locator(".only thead th").all_inner_texts()[1:]
+    numbers = page.locator(".only tbody tr").first.locator("td").all_inner_texts()
+    fates = listed.loc[chosen, "fate0"].str.replace("_", " ").value_counts()
+    assert {n: int(each) for n, each in zip(names, numbers, strict=True) if each != "0"} == dict(
+        fates
+    )
+    page = tab.open(f"thresholds?at=0.555&cell={other[0]}.{other[1]}.0")
+    scores = own.loc["fc"].loc[listed["object_id"], "detection_score"].to_numpy()
+    still = ((label == other[0]) & (seen == other[1]) & (scores >= 0.555)).sum()
+    assert f"by near, {still} still are." in page.locator("#kept").inner_text()
+    page = tab.open("classes?cell=0.0.0")
+    assert page.locator("table.heat button[aria-pressed=true]").count() == 1
+    page.locator(".only button").click()
+    assert (tab.hash, page.locator(".only").count()) == ("classes", 0)
+    # Of the background there are no objects.
+    page.locator("table.heat tbody tr").last.locator("button").first.click()
+    assert tab.hash.startswith("thresholds?class=")
+    tab.open("objects?cell=nothing")
+    assert len(tab.rows()) == len(listed)
 
 
 def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
@@ -356,8 +437,8 @@ def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
     objects = len(read_page(tab.path)[1]["objects"])
     hits = kept["true_positive"].sum()
     said = page.locator("#kept").inner_text()
-    assert f"{len(kept)} detections, precision {hits / len(kept):.3f}" in said
-    assert f"recall {hits / objects:.3f}" in said
+    assert f"{len(kept)} detections, precision {100 * hits / len(kept):.1f}%" in said
+    assert f"recall {100 * hits / objects:.1f}%" in said
     page.locator("#threshold").press("ArrowRight")
     assert "0.41" in page.locator("#kept").inner_text()
 
@@ -423,6 +504,9 @@ def test_stages_fates_and_swaps_are_of_the_candidates(browser: Any, tmp_path: Pa
 def test_what_was_not_measured_is_one_line(browser: Any, tmp_path: Path) -> None:
     bare = make_findings(tmp_path / "data", images=5, pictures=False)
     tab = new_tab(browser, write_report(tmp_path / "report.html", bare))
+    page = tab.open()
+    assert "Boxes" not in page.locator("nav").inner_text()
+    assert "Boxes. Predefined proposals were not measured" in page.locator("main").inner_text()
     page = tab.open("boxes")
     assert "rethink-heads regress measures them" in page.locator("main").inner_text()
     assert page.locator("main svg").count() == 0

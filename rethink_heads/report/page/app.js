@@ -1,7 +1,8 @@
 // The shell: reads the data, names the screens that there is something for, and shows the one that the address names.
 import { readCrops, readData } from "./data.js";
-import { go, h, readState } from "./dom.js";
+import { go, h, hashOf, readState } from "./dom.js";
 import { shown } from "./format.js";
+import { chip, onlyOf } from "./only.js";
 import { SCREENS } from "./screens/all.js";
 
 function colours(series) {
@@ -19,8 +20,10 @@ async function start() {
   document.getElementById("title").textContent = report.title;
   document.getElementById("subtitle").textContent = report.subtitle;
   const main = document.getElementById("main");
+  const missing = ({ needs = [] }) => needs.length > 0 && needs.every((table) => !report.tables.has(table));
+  report.missing = Object.entries(SCREENS).filter(([, screen]) => missing(screen)).map(([name, { title }]) => ({ title, why: report.absent?.[name] }));
   const links = new Map();
-  for (const [name, screen] of Object.entries(SCREENS)) {
+  for (const [name, screen] of Object.entries(SCREENS).filter(([, each]) => !missing(each))) {
     const link = h("a", { href: `#${name}` }, screen.title);
     links.set(name, link);
     document.getElementById("screens").append(h("li", {}, link));
@@ -33,16 +36,18 @@ async function start() {
     const focused = main.dataset.screen === readState().screen ? fields().indexOf(document.activeElement) : -1;
     const { screen, settings } = readState();
     const name = screen in SCREENS ? screen : Object.keys(SCREENS)[0];
+    report.only = onlyOf(report, settings);
     for (const [other, link] of links) {
+      link.setAttribute("href", hashOf(other, {}));
       if (other === name) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
     shown.length = 0;
     const set = (changes, quiet = false) => go(name, { ...Object.fromEntries(readState().settings), ...changes }, quiet);
-    const { title, about, content, needs = [] } = SCREENS[name];
-    const missing = needs.length > 0 && needs.every((table) => !report.tables.has(table));
-    const body = missing ? h("p", { class: "about" }, report.absent?.[name] ?? "This was not measured.") : content(report, settings, set);
-    main.replaceChildren(h("h2", {}, title), about && !missing ? h("p", { class: "about" }, about) : "", body);
+    const { title, about, content } = SCREENS[name];
+    const isMissing = missing(SCREENS[name]);
+    const body = isMissing ? h("p", { class: "about" }, report.absent?.[name] ?? "This was not measured.") : content(report, settings, set);
+    main.replaceChildren(h("h2", {}, title), about && !isMissing ? h("p", { class: "about" }, about) : "", chip(report, name, set) ?? "", body);
     main.dataset.screen = name;
     document.title = `${title}: ${report.title}`;
     if (focused >= 0) fields()[focused]?.focus({ preventScroll: true });

@@ -1,7 +1,10 @@
 // Charts in SVG: a frame with axes, and marks in it. A head has its colour, its marker and its dash; intervals are drawn.
-import { h, s } from "./dom.js";
+import { h, s, unbroken } from "./dom.js";
+import { short } from "./format.js";
 
 const MARGIN = { top: 8, right: 10, bottom: 34, left: 44 };
+// Of a letter, about.
+const LETTER = 5.8;
 
 /** Even steps that a reader counts in, about `count` of them, between two values. */
 export function ticks(low, high, count = 5) {
@@ -12,8 +15,6 @@ export function ticks(low, high, count = 5) {
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, at) => (first + at) * step);
 }
-
-const short = (value) => String(Number(value.toPrecision(6)));
 
 /** Range of finite values, with zero in it where asked, and some air. */
 export function rangeOf(values, { zero = false, air = 0.05 } = {}) {
@@ -33,27 +34,35 @@ export function rangeOf(values, { zero = false, air = 0.05 } = {}) {
  * A chart: `x` and `y` are {range, label, ticks, names}; marks are put into `plot` at `chart.x(value)`, `chart.y(value)`.
  * `describe` is what a reader who cannot see the chart is told; `live` charts have marks that can be pressed.
  */
-export function chart({ x, y, width = 420, height = 260, title = "", describe = "", live = false }) {
-  const inner = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: height - MARGIN.bottom };
+export function chart({ x, y, width: most = 420, height: upright = 260, title = "", describe = "", live = false }) {
+  // On a telephone a wide chart is drawn narrower, so that its letters can be read.
+  const width = Math.min(most, Math.max(300, document.documentElement.clientWidth - 24));
+  const names = (axis) => axis.names ?? Object.fromEntries((axis.ticks ?? ticks(...axis.range)).map((value) => [value, short(value)]));
+  // Names that would run into each other stand aslant.
+  const texts = Object.values(names(x)).map(String);
+  const longest = LETTER * Math.max(...texts.map((text) => text.length));
+  const aslant = longest > (width - MARGIN.left - MARGIN.right) / texts.length;
+  const height = upright + (aslant ? 0.6 * longest : 0);
+  const inner = { left: MARGIN.left, right: width - MARGIN.right, top: MARGIN.top, bottom: upright - MARGIN.bottom };
   const scale = (range, from, to) => (value) => from + ((value - range[0]) / (range[1] - range[0])) * (to - from);
   const atX = scale(x.range, inner.left, inner.right);
   const atY = scale(y.range, inner.bottom, inner.top);
   const plot = s("g", { class: "plot" });
   const axes = s("g", { class: "axes", "aria-hidden": "true" });
-  const names = (axis) => axis.names ?? Object.fromEntries((axis.ticks ?? ticks(...axis.range)).map((value) => [value, short(value)]));
   for (const [value, text] of Object.entries(names(y))) {
     const place = atY(Number(value));
     axes.append(s("line", { x1: inner.left, x2: inner.right, y1: place, y2: place, class: "grid" }));
     axes.append(s("text", { x: inner.left - 5, y: place, class: "tick y" }, text));
   }
   for (const [value, text] of Object.entries(names(x))) {
-    axes.append(s("text", { x: atX(Number(value)), y: inner.bottom + 14, class: "tick x" }, text));
+    const [left, below] = [atX(Number(value)), inner.bottom + 14];
+    axes.append(s("text", { x: left, y: below, class: aslant ? "tick aslant" : "tick x", transform: aslant ? `rotate(-36 ${left} ${below})` : null }, text));
   }
   axes.append(s("line", { x1: inner.left, x2: inner.right, y1: inner.bottom, y2: inner.bottom, class: "axis" }));
   axes.append(s("text", { x: (inner.left + inner.right) / 2, y: height - 4, class: "label x" }, x.label ?? ""));
   const turned = `translate(11 ${(inner.top + inner.bottom) / 2}) rotate(-90)`;
   axes.append(s("text", { transform: turned, class: "label y" }, y.label ?? ""));
-  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", role: live ? "group" : "img", "aria-label": describe || title }, axes, plot);
+  const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "chart", style: { maxWidth: `${1.2 * width}px` }, role: live ? "group" : "img", "aria-label": describe || title }, axes, plot);
   const figure = h("figure", {}, title ? h("figcaption", {}, title) : null, svg);
   return { figure, svg, plot, x: atX, y: atY, inner, width, height };
 }
@@ -133,18 +142,22 @@ export function points(into, xs, ys, colour, { size = 2, alpha = 0.25 } = {}) {
   into.plot.prepend(s("foreignObject", { x: left, y: top, width: right - left, height: bottom - top }, canvas));
 }
 
-/** A grid of cells coloured from faint to strong; `value` gives NaN where there is nothing. */
-export function heatmap({ rows, columns, value, text, title, range = null, diverging = false, onclick = null, rowLabel = "", columnLabel = "" }) {
+/**
+ * A grid of cells coloured from faint to strong; `value` gives NaN where there is nothing.
+ * `press` gives what pressing a cell does, or null; `chosen` whether it is pressed.
+ */
+export function heatmap({ rows, columns, value, text, title, range = null, diverging = false, press = null, chosen = null, rowLabel = "", columnLabel = "" }) {
   const values = rows.flatMap((_, row) => columns.map((__, column) => value(row, column)));
   const [low, high] = range ?? rangeOf(values, { air: 0 });
   const strength = (each) => (diverging ? Math.abs(each) / Math.max(Math.abs(low), Math.abs(high), 1e-12) : (each - low) / (high - low || 1));
   const body = rows.map((name, row) => h("tr", {}, h("th", { scope: "row" }, name), columns.map((_, column) => {
     const each = value(row, column);
-    const share = Number.isFinite(each) ? Math.round(75 * Math.min(1, Math.max(0, strength(each)))) : 0;
+    const share = Number.isFinite(each) ? Math.min(1, Math.max(0, strength(each))) : 0;
     const hue = diverging && each < 0 ? "var(--cold)" : "var(--warm)";
-    const look = { background: `color-mix(in srgb, ${hue} ${share}%, var(--paper))` };
+    const look = { background: `color-mix(in srgb, ${hue} calc(${share.toFixed(3)} * var(--strongest)), var(--paper))` };
     const content = text(row, column);
-    return h("td", { style: look }, onclick && content ? h("button", { class: "cell", onclick: () => onclick(row, column) }, content) : content);
+    const onclick = content ? press?.(row, column) : null;
+    return h("td", { style: look }, onclick ? h("button", { class: "cell", onclick, "aria-pressed": chosen ? String(chosen(row, column)) : null }, unbroken(content)) : unbroken(content));
   })));
   const head = h("tr", {}, h("th", {}, rowLabel && columnLabel ? `${rowLabel} \\ ${columnLabel}` : ""), columns.map((name) => h("th", { scope: "col" }, name)));
   return h("figure", {}, title ? h("figcaption", {}, title) : null, h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": title || "table" }, h("table", { class: "heat" }, h("thead", {}, head), h("tbody", {}, body))));

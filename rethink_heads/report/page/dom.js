@@ -21,15 +21,19 @@ export const h = (tag, attributes, ...children) => fill(document.createElement(t
 /** An SVG element. */
 export const s = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
 
+/** A text whose intervals in brackets are not broken. */
+export const unbroken = (text) => text.split(/(\[[^\]]*\],?)/).map((part) => (part.startsWith("[") ? h("span", { class: "ends" }, part) : part));
+
 /** What the hash says: the screen, and the settings of its controls. */
 export function readState() {
   const [screen, query] = location.hash.slice(1).split("?");
   return { screen: decodeURIComponent(screen || ""), settings: new URLSearchParams(query ?? "") };
 }
 
-/** The hash of a screen with settings, those that are empty left out. */
+/** The hash of a screen with settings, those that are empty left out; the chosen cell is kept unless they name another. */
 export function hashOf(screen, settings) {
-  const query = new URLSearchParams(Object.entries(settings).filter(([, value]) => value !== "" && value !== null && value !== undefined));
+  const kept = { cell: readState().settings.get("cell"), ...settings };
+  const query = new URLSearchParams(Object.entries(kept).filter(([, value]) => value !== "" && value !== null && value !== undefined));
   return `#${encodeURIComponent(screen)}${[...query].length ? `?${query}` : ""}`;
 }
 

@@ -26,6 +26,8 @@ export function estimate(value, low, high, { digits = 3, scale = 1, signed = fal
   return Number.isFinite(low) && Number.isFinite(high) ? `${text(value)} [${text(low)}, ${text(high)}]` : `${text(value)} [-]`;
 }
 
+export const short = (value) => String(Number(value.toPrecision(6)));
+
 export const percent = (options) => ({ digits: 1, scale: 100, ...options });
 
 /** Text of an estimate in a row of a table, recorded so that it can be held against the table's file. */

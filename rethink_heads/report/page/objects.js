@@ -6,9 +6,20 @@ export const FATES = {
   not_localized: "not localized", missed: "missed",
 };
 
+/** Causes of lost AP, in the order of their bits; of the background there is no object. */
+export const CAUSES = ["ranking", "localization", "classification", "duplicates", "background", "misses"];
+
+/** "localization,0.75" as a cause and the columns that tell of it; all of them without an IoU. */
+function lostTo(all, text) {
+  const [cause, iou] = text.split(",");
+  const columns = iou ? [`causes_${Math.round(100 * iou)}`] : [...all.byHead.columns.keys()].filter((name) => name.startsWith("causes_"));
+  return { bit: 2 ** CAUSES.indexOf(cause), columns: columns.filter((name) => all.has(name)) };
+}
+
 /** The columns of a report's objects, decoded when they are first asked for. */
 export class Objects {
   constructor(report) {
+    this.report = report;
     this.table = report.tables.get("objects");
     this.byHead = report.tables.get("object_heads");
     this.count = this.table.rows;
@@ -18,11 +29,12 @@ export class Objects {
     this.score = this.has("score") ? "score" : "fate_score";
     this.iou = this.has("regressed_iou") ? "regressed_iou" : "best_iou";
     this.titles = {
-      score: "Score", fate_score: "Score", regressed_iou: "IoU", pcc: "PCC", best_iou: this.has("regressed_iou") ? "Found" : "IoU", behind: "Behind", gap: "Gap",
+      score: "Score", fate_score: "Score", regressed_iou: "IoU", pcc: "PCC", best_iou: this.has("regressed_iou") ? "Found" : "IoU", behind: "Behind", other: "Against", gap: "Gap",
     };
     this.about = {
       score: "mean score over its predefined proposals of IoU 0.7 and more", fate_score: "score of its detection, or of the best box that fits it", regressed_iou: "mean IoU of the regressed box over the same proposals",
-      pcc: "correlation of score and IoU over its own proposals", best_iou: "best IoU of a detection of its class, from 0.5 on", behind: "how far the IoU of the detection with the highest score is behind the best", gap: `${this.has("score") ? "score" : "best IoU"} of the head less that of the other`,
+      pcc: "correlation of score and IoU over its own proposals", best_iou: "best IoU of a detection of its class, from 0.5 on", behind: "how far the IoU of the detection with the highest score is behind the best", other: `${this.has("score") ? "score" : "best IoU"} of the other head`,
+      gap: this.has("score") ? "score of the head less that of the other" : "best IoU of the head less that of the other, 0 where there is no detection",
     };
   }
 
@@ -30,10 +42,12 @@ export class Objects {
 
   get hasFates() { return this.has("fate"); }
 
+  get hasCauses() { return this.has("causes_50"); }
+
   /** The columns that a list shows and sorts by. */
   get quantities() {
     const own = [this.score, this.iou, "pcc", "best_iou"].filter((name, at, all) => this.has(name) && all.indexOf(name) === at);
-    return [...own, ...(this.has("best_iou") ? ["behind"] : []), ...(this.heads > 1 ? ["gap"] : [])];
+    return [...own, ...(this.has("best_iou") ? ["behind"] : []), ...(this.heads > 1 ? ["other", "gap"] : [])];
   }
 
   text(name, object) { return this.table.get(object, name); }
@@ -49,6 +63,7 @@ export class Objects {
   }
 
   decode(name, head, against) {
+    if (name === "other") return this.numbers(this.has("score") ? "score" : "best_iou", against);
     if (name === "gap") {
       // Of scores; where none were measured, of the IoU of the best detection, none being 0.
       const of = this.has("score") ? "score" : "best_iou";
@@ -82,14 +97,16 @@ export function objectsOf(report) {
   return report.objects;
 }
 
-/** What is looked at first: a question, its condition and its order. */
+const placed = (all, { head }) => [all.numbers(all.score, head), all.numbers(all.iou, head)];
+
+/** What is looked at first: a question, its condition, also in words, and its order. */
 export const PRESETS = {
   all: { title: "all", by: "", down: false },
-  misranked: { title: "well placed, badly scored", by: "score", down: false, test: (all, at) => { const iou = all.numbers(all.iou, at.head); return (object) => iou[object] >= 0.7; } },
-  unplaced: { title: "well scored, badly placed", by: "iou", down: false, test: (all, at) => { const score = all.numbers(all.score, at.head); return (object) => score[object] >= 0.5; } },
-  disagree: { title: "heads disagree", by: "gap", down: true, needs: (all) => all.heads > 1, test: (all, at) => { const gap = all.numbers("gap", at.head, at.against); return (object) => Number.isFinite(gap[object]); } },
-  misordered: { title: "best box not the best score", by: "behind", down: true, needs: (all) => all.has("best_iou"), test: (all, at) => { const behind = all.numbers("behind", at.head); return (object) => behind[object] > 0; } },
-  lost: { title: "lost by this head, found by the other", by: "", down: false, needs: (all) => all.heads > 1 && all.hasFates, test: (all, at) => {
+  misranked: { title: "well placed, badly scored", rule: "IoU 0.7 or more, score below 0.6", by: "score", down: false, test: (all, at) => { const [score, iou] = placed(all, at); return (object) => iou[object] >= 0.7 && score[object] < 0.6; } },
+  unplaced: { title: "well scored, badly placed", rule: "score 0.5 or more, IoU below 0.7", by: "iou", down: false, test: (all, at) => { const [score, iou] = placed(all, at); return (object) => score[object] >= 0.5 && iou[object] < 0.7; } },
+  disagree: { title: "heads disagree", rule: "a gap of 0.1 or more", by: "gap", down: true, needs: (all) => all.heads > 1, test: (all, at) => { const gap = all.numbers("gap", at.head, at.against); return (object) => Math.abs(gap[object]) >= 0.1; } },
+  misordered: { title: "best box not the best score", rule: "behind by 0.05 or more", by: "behind", down: true, needs: (all) => all.has("best_iou"), test: (all, at) => { const behind = all.numbers("behind", at.head); return (object) => behind[object] >= 0.05; } },
+  lost: { title: "lost by this head, found by the other", rule: "by their fates", by: "", down: false, needs: (all) => all.heads > 1 && all.hasFates, test: (all, at) => {
     const [own, other] = [all.codes("fate", at.head), all.codes("fate", at.against)];
     const found = own.strings.indexOf("found");
     return (object) => own.codes[object] !== found && other.codes[object] === found;
@@ -102,7 +119,7 @@ export function ends(text) {
   return [Number.isFinite(parts[0]) ? parts[0] : -Infinity, Number.isFinite(parts[1]) ? parts[1] : Infinity];
 }
 
-/** Objects that pass all filters, in order. `wanted`: head, against, preset, class, size, fate, score, iou, gap, by, down. */
+/** Objects that pass all filters and are of the chosen cell, in order. `wanted`: head, against, preset, class, size, fate, lost, score, iou, gap, by, down. */
 export function select(all, wanted) {
   const tests = [];
   const among = ({ codes, strings }, texts) => {
@@ -110,9 +127,16 @@ export function select(all, wanted) {
     tests.push((object) => allowed.has(codes[object]));
   };
   const within = (values, [low, high]) => { if (low > -Infinity || high < Infinity) tests.push((object) => values[object] >= low && values[object] <= high); };
+  const only = all.report.only?.mask;
+  if (only) tests.push((object) => only[object] === 1);
   if (wanted.class) among(all.codes("class_name"), [wanted.class]);
   if (wanted.size) among(all.codes("size"), [wanted.size]);
   if (wanted.fate && all.hasFates) among(all.codes("fate", wanted.head), wanted.fate.split(","));
+  if (wanted.lost && all.hasCauses) {
+    const { bit, columns } = lostTo(all, wanted.lost);
+    const sets = columns.map((name) => all.byHead.columns.get(name).values.subarray(wanted.head * all.count, (wanted.head + 1) * all.count));
+    tests.push((object) => sets.some((causes) => (causes[object] & bit) > 0));
+  }
   within(all.numbers(all.score, wanted.head), ends(wanted.score));
   within(all.numbers(all.iou, wanted.head), ends(wanted.iou));
   if (wanted.gap && all.heads > 1) {
@@ -145,6 +169,7 @@ function keysOf(all, { by, head, against }) {
     return Float64Array.from(codes, (code) => order.indexOf(strings[code]));
   }
   if (by === "gap") return all.numbers("gap", head, against).map(Math.abs);
+  if (by === "other") return all.numbers("other", head, against);
   return all.numbers(by === "score" ? all.score : by === "iou" ? all.iou : by, head);
 }
 

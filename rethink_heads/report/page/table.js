@@ -1,5 +1,5 @@
 // Tables of cells, sorted by a click on a column's head, and the virtual list of many rows.
-import { h } from "./dom.js";
+import { h, unbroken } from "./dom.js";
 
 /**
  * A table; columns are {title, text(row), value(row), about}; `rows` are what the functions take.
@@ -15,11 +15,11 @@ export function sortable({ caption, columns, rows, sort = { by: -1, down: true }
     return h("th", { scope: "col", "aria-sort": turned, class: column.value ? "number" : null }, inner);
   });
   const body = ordered.map((row) => h("tr", {}, columns.map((column, at) => {
-    const text = column.text(row);
+    const text = unbroken(column.text(row));
     const content = at === 0 && onpick ? h("button", { class: "cell", onclick: () => onpick(row) }, text) : text;
     return at === 0 ? h("th", { scope: "row" }, content) : h("td", { class: column.value ? "number" : null }, content);
   })));
-  const table = h("table", {}, caption ? h("caption", {}, caption) : null, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body));
+  const table = h("table", { class: columns.length > 8 ? "many" : null }, caption ? h("caption", {}, caption) : null, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, body));
   return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": caption ?? "table" }, table);
 }
 

@@ -3,11 +3,11 @@ import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, percent } from "../format.js";
 import { objectsOf } from "../objects.js";
+import { className } from "../only.js";
 import { order, sortable } from "../table.js";
 
-const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", misses: "oLRP misses", score_threshold: "Threshold", pcc: "PCC" };
+const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall, mean", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", misses: "oLRP misses", score_threshold: "Threshold", pcc: "PCC" };
 const MOST_CONFUSED = 30;
-const LOST_FATES = "cut,suppressed,below_threshold,regressed_away,no_proposal,not_localized,missed";
 
 /** Objects by class and that of their detection; a row or column of the background has label -1. */
 function confusion(report, one) {
@@ -19,14 +19,18 @@ function confusion(report, one) {
   for (const row of rows) sums.set(object(row), (sums.get(object(row)) ?? 0) + count(row));
   const labels = [...sums.keys()].filter((label) => label >= 0).sort((a, b) => sums.get(b) - sums.get(a)).slice(0, MOST_CONFUSED);
   const shownLabels = [...labels, -1];
-  const name = (label) => (label < 0 ? "background" : report.classes[label]);
+  const name = (label) => className(report, label);
+  const head = report.series.indexOf(one);
   const at = new Map(rows.map((row) => [`${object(row)} ${detected(row)}`, row]));
   const rowOf = (a, b) => at.get(`${shownLabels[a]} ${shownLabels[b]}`);
-  const fate = (a, b) => (!objectsOf(report).hasFates ? "" : shownLabels[b] < 0 ? LOST_FATES : a === b ? "found,outranked" : "wrong_class,taken,outranked");
-  return [h("h3", {}, "Confusion matrix"), h("p", { class: "about" }, `Objects by their class (rows) and the class of their detection (columns), at each class's optimal threshold; background: not found, or found where there is none. A cell opens objects of its row.${sums.size > shownLabels.length ? ` The ${MOST_CONFUSED} most frequent classes.` : ""}`),
+  const cellOf = (a, b) => `${shownLabels[a]}.${shownLabels[b]}.${head}`;
+  // Of the background there are no objects, but detections.
+  const opens = (a, b) => (shownLabels[a] < 0 ? () => go("thresholds", { class: name(shownLabels[b]), head }) : objectsOf(report).has("seen_label") ? () => go("objects", { cell: cellOf(a, b), head }) : null);
+  const { only } = report;
+  return [h("h3", {}, "Confusion matrix"), h("p", { class: "about" }, `Objects by their class (rows) and the class of their detection (columns), of all sizes, at each class's optimal threshold; background: not found, or found where there is none. A cell opens its objects and keeps to them on every screen; one of the last row opens the detections of its class.${sums.size > shownLabels.length ? ` The ${MOST_CONFUSED} most frequent classes.` : ""}`),
     heatmap({ rows: shownLabels.map(name), columns: shownLabels.map(name), rowLabel: "object", columnLabel: "detected as", range: [0, 1],
       value: (a, b) => (rowOf(a, b) === undefined ? NaN : table.get(rowOf(a, b), "share")), text: (a, b) => (rowOf(a, b) === undefined || count(rowOf(a, b)) === 0 ? "" : cell(table, rowOf(a, b), "count", { count: true })),
-      onclick: (a, b) => (shownLabels[a] < 0 ? null : go("objects", { class: name(shownLabels[a]), fate: fate(a, b), head: report.series.indexOf(one) })) })];
+      press: opens, chosen: (a, b) => only !== null && `${only.label}.${only.seen}.${only.head}` === cellOf(a, b) })];
 }
 
 export const classes = {
@@ -53,7 +57,7 @@ export const classes = {
       h("div", { class: "controls" },
         choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
         choice("Object size", table.distinct("size").map((name) => [name, name]), size, (value) => set({ size: value })), filter),
-      sortable({ caption: `${one.label}, in per cent [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
+      sortable({ caption: `${one.label}, in per cent (threshold and PCC: 0 to 1) [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
       confusion(report, one));
   },
 };

@@ -1,5 +1,6 @@
 // What several screens are made of: a table of heads by category, dots of it, and curves by a column.
 import { chart, curve, dot, rangeOf } from "../charts.js";
+import { s } from "../dom.js";
 import { cell } from "../format.js";
 import { sortable } from "../table.js";
 
@@ -42,7 +43,7 @@ export function headDots(table, rows, categories, value, { title, label, scale =
 }
 
 /** Curves with bands of a column against another, one a head. */
-export function headCurves(report, table, wanted, { x, value, title, xLabel, yLabel, xRange = null, yRange = null, scale = 1 }) {
+export function headCurves(report, table, wanted, { x, value, title, xLabel, yLabel, xRange = null, yRange = null, scale = 1, diagonal = false }) {
   const heads = report.series.map((one) => ({ one, rows: table.where({ ...wanted, detector: one.detector, head: one.head }) })).filter(({ rows }) => rows.length);
   const read = (row, name) => scale * table.get(row, name);
   const all = heads.flatMap(({ rows }) => rows);
@@ -51,6 +52,7 @@ export function headCurves(report, table, wanted, { x, value, title, xLabel, yLa
     x: { ...(xRange ?? { range: rangeOf(all.map(x), { air: 0.02 }) }), label: xLabel },
     y: { ...(yRange ?? { range: rangeOf(ends) }), label: yLabel }, title, describe: `${yLabel} against ${xLabel}, by head, with 95% intervals.`,
   });
+  if (diagonal) into.plot.append(s("line", { x1: into.x(0), y1: into.y(0), x2: into.x(1), y2: into.y(1), class: "mark" }));
   for (const { one, rows } of heads) {
     const sorted = [...rows].sort((a, b) => x(a) - x(b));
     curve(into, sorted.map((row) => [x(row), read(row, value), read(row, `${value}_low`), read(row, `${value}_high`)]), one);

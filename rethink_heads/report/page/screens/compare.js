@@ -1,12 +1,12 @@
 // Paired differences of heads on the same images, the swap matrix, and the objects that got better and worse.
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
-import { cell, estimate, plural } from "../format.js";
-import { objectsOf } from "../objects.js";
+import { cell, estimate, percent, plural, short } from "../format.js";
+import { FATES, objectsOf } from "../objects.js";
 import { sortable } from "../table.js";
 import { keyLabel } from "./common.js";
 
-const MOST = 300;
+const MOST = 1000;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
 const NAMES = {
   ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause mended", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
@@ -15,19 +15,36 @@ const NAMES = {
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
 // Of what is split further, the rows that stand for all of it.
-const WHOLE = { size: ["all"], class_name: ["all"], iou: ["0.50", "mean"], step: [1] };
+// The last step of the ranking is the mended ranking.
+const WHOLE = { size: ["all"], class_name: ["all"], iou: ["0.50", "mean"], step: [] };
+
+// All but correlations, scores, IoUs and box errors.
+const isShare = (table) => !/^(comparisons|stage|rank_level)/.test(table.name);
+const unit = (table) => (isShare(table) ? percent({ signed: true }) : { signed: true });
 
 /** Whether a difference is over all sizes and classes: those that are read first. */
 const isWhole = ({ table, row }) => !table.has("distance") && Object.entries(WHOLE).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
 
-const short = (value) => (typeof value === "number" ? String(Number(value.toPrecision(6))) : String(value));
+// What the tables call by a short name.
+const WORDS = {
+  d_ece: "D-ECE", laece: "LaECE", olrp: "oLRP", pcc: "PCC", object_pcc: "PCC, mean of objects", cls: "classification", loc: "localization", both: "classification and localization",
+  dupe: "duplicates", bkg: "background", miss: "misses", fp: "all false positives", fn: "all false negatives", classified: "right class", after_nms: "after NMS",
+};
+
+/** A subject of a comparison in words. */
+function said(name, value) {
+  if (name === "step") return value === 1 ? "by true IoU" : `${short(value)} of the way to true IoU`;
+  if (name === "iou") return value === "mean" ? "mean over IoUs" : `IoU ${value}`;
+  if (name === "fate") return FATES[value] ?? value;
+  return typeof value === "number" ? short(value) : name === "class_name" ? value : (WORDS[value] ?? value.replaceAll("_", " "));
+}
 
 /** The comparisons of all tables but those by IoU bin, one list. */
 function differences(report) {
   return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
     const subjects = SUBJECTS.filter((name) => table.has(name));
-    const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${table.get(row, "iou_low")}` : "") : () => "";
-    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => short(table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: nameOf(table.name) }));
+    const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${short(table.get(row, "iou_low"))}` : "") : () => "";
+    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: `${nameOf(table.name)}${isShare(table) ? ", %" : ""}` }));
   });
 }
 
@@ -36,7 +53,7 @@ function movers(report, a, b) {
   if (first < 0 || second < 0) return null;
   const all = objectsOf(report);
   const gap = all.numbers("gap", first, second);
-  const moved = Array.from(gap.keys()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
+  const moved = (report.only?.objects ?? all.table.all()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
   const id = (object) => all.table.get(object, "object_id");
   const title = all.has("score") ? "Difference in score" : "Difference in best IoU";
   const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree" }), columns: [
@@ -53,13 +70,13 @@ function swaps(report) {
   const at = new Map(rows.map((row) => [`${table.get(row, "scores")} ${table.get(row, "boxes")}`, row]));
   const labels = names.map((name) => keyLabel(report, name));
   const row = (a, b) => at.get(`${names[a]} ${names[b]}`);
-  return [h("h3", {}, "Scores of one head with boxes of another"), h("p", { class: "about" }, "AP in per cent on the same proposals; a row's scores, a column's boxes."),
+  return [h("h3", {}, "Scores of one head with boxes of another"), h("p", { class: "about" }, "AP in per cent of detections made of the same proposals, with a row's scores and a column's boxes; the diagonal is a head by itself on them."),
     heatmap({ rows: labels, columns: labels, rowLabel: "scores", columnLabel: "boxes", value: (a, b) => (row(a, b) === undefined ? NaN : table.get(row(a, b), "value")), text: (a, b) => (row(a, b) === undefined ? "" : cell(table, row(a, b), "value", { digits: 1, scale: 100 })) })];
 }
 
 export const compare = {
   title: "Compare",
-  about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images.",
+  about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images. Of many differences that are none, one in twenty excludes it all the same.",
   needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
     const all = differences(report);
@@ -74,10 +91,11 @@ export const compare = {
     const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && shows(each));
     const [a, b] = (pair ?? "\n").split("\n");
     const columns = [
-      { title: "Quantity", text: ({ about }) => about }, { title: "Of", text: ({ source }) => source },
-      { title: keyLabel(report, a), text: ({ table, row }) => estimate(table.get(row, "value_a")), value: ({ table, row }) => table.get(row, "value_a") },
-      { title: keyLabel(report, b), text: ({ table, row }) => estimate(table.get(row, "value_b")), value: ({ table, row }) => table.get(row, "value_b") },
-      { title: "Difference [95% interval]", text: ({ table, row }) => cell(table, row, "difference", { signed: true }), value: ({ table, row }) => table.get(row, "difference") },
+      { title: "Quantity", text: ({ about, source }) => `${source}: ${about}` },
+      { title: "Difference [95% interval]", text: ({ table, row }) => cell(table, row, "difference", unit(table)), value: ({ table, row }) => table.get(row, "difference") },
+      { title: "Excludes 0", text: ({ table, row }) => (table.get(row, "excludes_zero") ? "yes" : "") },
+      { title: keyLabel(report, a), text: ({ table, row }) => estimate(table.get(row, "value_a"), undefined, undefined, { ...unit(table), signed: false }), value: ({ table, row }) => table.get(row, "value_a") },
+      { title: keyLabel(report, b), text: ({ table, row }) => estimate(table.get(row, "value_b"), undefined, undefined, { ...unit(table), signed: false }), value: ({ table, row }) => table.get(row, "value_b") },
     ];
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
     return h("div", {},

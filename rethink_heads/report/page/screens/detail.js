@@ -37,16 +37,17 @@ function fateOf(all, head, object) {
 export function detail(report, all, object) {
   const id = all.table.get(object, "object_id");
   const image = all.table.get(object, "image_id");
-  const names = all.quantities.filter((name) => name !== "gap");
-  const summary = h("table", {}, h("caption", {}, `Object ${id}: ${all.text("class_name", object)}, ${all.text("size", object)}, image ${image}`),
+  const names = all.quantities.filter((name) => !["other", "gap"].includes(name));
+  const summary = h("table", {}, h("caption", {}, `Object ${id}: ${all.text("class_name", object)}, ${all.text("size", object)}, image ${image} (${all.text("file_name", object)})`),
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Head"), names.map((name) => h("th", { scope: "col", class: "number" }, all.titles[name])))),
     h("tbody", {}, report.series.map((one, head) => h("tr", {}, h("th", { scope: "row" }, one.label),
       names.map((name) => h("td", { class: "number" }, estimate(all.numbers(name, head)[object])))))));
   const ids = `image ${image}, object ${id}`;
-  const copy = h("button", { onclick: async () => { await navigator.clipboard?.writeText(ids); copy.textContent = "Copied"; } }, "Copy ids");
+  const copy = h("button", { onclick: async () => { await navigator.clipboard?.writeText(ids); copy.textContent = "Copied"; } }, "Copy image and object id");
   return h("div", { class: "detail" }, h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": `Object ${id}` }, summary),
+    picture(report, all, object, id),
     all.hasFates ? h("ul", { class: "fates" }, report.series.map((one, head) => h("li", {}, `${one.label}: `, fateOf(all, head, object)))) : null,
-    picture(report, all, object, id), proposals(report, id), copy);
+    proposals(report, id), copy);
 }
 
 /** Where the picture comes from: a crop in this file, the image beside it, or none. */

@@ -6,12 +6,12 @@ import { objectsOf } from "../objects.js";
 import { headCurves, headDots, headRows, headTable } from "./common.js";
 
 export const CAUSES = {
-  ranking: { title: "Ranking", colour: "#5b4bc4", fates: ["outranked"] },
-  localization: { title: "Localization", colour: "#2f9fd0", fates: ["regressed_away", "not_localized"] },
-  classification: { title: "Classification", colour: "#117733", fates: ["wrong_class"] },
-  duplicates: { title: "Duplicates", colour: "#b79a2e", fates: ["taken", "suppressed"] },
-  background: { title: "Background", colour: "#c4566a", fates: ["outranked"] },
-  misses: { title: "Misses", colour: "#888888", fates: ["no_proposal", "below_threshold", "cut", "suppressed", "missed"] },
+  ranking: { title: "Ranking", colour: "#5b4bc4" },
+  localization: { title: "Localization", colour: "#2f9fd0" },
+  classification: { title: "Classification", colour: "#117733" },
+  duplicates: { title: "Duplicates", colour: "#b79a2e" },
+  background: { title: "Background", colour: "#c4566a" },
+  misses: { title: "Misses", colour: "#888888" },
 };
 const names = Object.fromEntries(Object.entries(CAUSES).map(([name, { title }]) => [name, title]));
 
@@ -34,11 +34,13 @@ function stacks(report, one) {
     const place = at + (at ? 0.3 : 0);
     bar(into, { place, from: 0, to: end, thickness, colour: "var(--line)", level: false, title: `AP at ${name}: ${end.toFixed(1)}` });
     for (const [cause, share] of shares) {
-      const { title, colour, fates } = CAUSES[cause];
-      const onclick = fates.length && objectsOf(report).hasFates ? () => go("objects", { fate: fates.join(","), head: report.series.indexOf(one) }) : null;
+      const { title, colour } = CAUSES[cause];
+      // Of the background there are no objects.
+      const opens = objectsOf(report).hasCauses && cause !== "background";
+      const onclick = opens ? () => go("objects", { lost: name === "mean" ? cause : `${cause},${name}`, head: report.series.indexOf(one) }) : null;
       bar(into, { place, from: end, to: end + Math.max(0, share), thickness, colour, level: false, title: `${title} at ${name}: ${share.toFixed(1)} points`, onclick });
       // A letter beside the colour, where there is room for one.
-      if (share > 5) into.plot.append(s("text", { x: into.x(place), y: into.y(end + share / 2), class: "initial", "aria-hidden": "true" }, title[0]));
+      if (share > 3.6) into.plot.append(s("text", { x: into.x(place), y: into.y(end + share / 2), class: "initial", "aria-hidden": "true" }, title[0]));
       end += Math.max(0, share);
     }
   });
@@ -47,7 +49,7 @@ function stacks(report, one) {
 
 export const lost = {
   title: "Lost AP",
-  about: "100% less AP, divided among causes: a share is what mending one cause gains, averaged over the orders of mending them all (weighted Shapley values, see Methods), so that the shares add up. A bar opens its objects.",
+  about: "What AP lacks to 100%, divided among causes: a share is what mending one cause gains, averaged over the orders of mending them all (weighted Shapley values, see Methods), so that the shares add up. A bar opens its objects: those with a detection that has the fault at this IoU threshold (the mean: at any), those that are missed, and of the ranking those whose detection comes after a false one.",
   needs: ["lost_precision"],
   content: (report, settings, set) => {
     const table = report.tables.get("lost_precision");
@@ -65,8 +67,7 @@ export const lost = {
       headTable(table, rows, causes, "share", { caption: "Share of the loss in points of AP [95% interval]", options: percent(), names }),
       byClass ? h("div", { class: "controls" }, choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], chosen, (value) => set({ class: value }))) : null,
       classRows.length ? headTable(byClass, classRows, causes, "share", { caption: `Share of the loss of ${chosen} in points of its AP [95% interval]`, options: percent(), names }) : null,
-      rate ? headTable(rate, headRows(report, rate, "step"), [0, 1], "ap", { caption: "AP in per cent, detections in the order of their scores and in that of their true IoU [95% interval]", options: percent(), names: { 0: "By score", 1: "By true IoU" } }) : null,
-      headTable(table, rows, causes, "oracle", { caption: "AP in per cent with this cause alone mended [95% interval]", options: percent(), names }),
+      headTable(table, rows, causes, "oracle", { caption: "AP in per cent with this cause alone mended [95% interval]; with the ranking mended, detections are in the order of their true IoU", options: percent(), names: { ...names, ranking: "Ranking (by true IoU)" } }),
       legend(rows.map(({ one }) => one), "bars and bands are 95% intervals"),
       h("div", { class: "charts" },
         headDots(table, rows, causes, "share", { title: "Shares of the loss", label: "Points of AP", scale: 100, zero: true, names, width: 560 }),

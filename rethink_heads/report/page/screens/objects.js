@@ -1,6 +1,6 @@
 // Every object: a question to begin with, filters, a list in any order, and one object in detail.
 import { choice, h, rangeField } from "../dom.js";
-import { FATES, PRESETS, objectsOf, select } from "../objects.js";
+import { CAUSES, FATES, PRESETS, objectsOf, select } from "../objects.js";
 import { VirtualList } from "../table.js";
 import { detail } from "./detail.js";
 
@@ -12,6 +12,9 @@ const withoutObject = (settings) => {
   return rest.toString();
 };
 
+// What is of two heads.
+const AGAINST = ["other", "gap"];
+
 const short = (value, signed) => (Number.isNaN(value) ? "-" : `${signed && value > 0 ? "+" : ""}${value.toFixed(2)}`);
 
 /** The filters and the order that the address names. */
@@ -19,16 +22,20 @@ export function wantedOf(report, settings) {
   const all = objectsOf(report);
   const at = (name, otherwise) => Math.min(Math.max(0, Number(settings.get(name) ?? otherwise) || 0), report.series.length - 1);
   const head = at("head", 0);
+  const against = at("against", Number(head === 0));
   const named = settings.get("preset");
   const preset = Object.hasOwn(PRESETS, named ?? "") && (PRESETS[named].needs?.(all) ?? true) ? named : "all";
   const by = settings.get("by") ?? PRESETS[preset].by;
-  const texts = Object.fromEntries(["class", "size", "fate", "score", "iou", "gap"].map((name) => [name, settings.get(name) ?? ""]));
-  return { ...texts, head, against: at("against", head === 0 ? 1 : 0), preset, by: ["name", "fate", "score", "iou", ...all.quantities].includes(by) ? by : "", down: (settings.get("down") ?? String(Number(PRESETS[preset].down))) === "1" };
+  const texts = Object.fromEntries(["class", "size", "fate", "lost", "score", "iou", "gap"].map((name) => [name, settings.get(name) ?? ""]));
+  return { ...texts, head, against: against === head ? Number(head === 0) : against, preset, by: ["name", "fate", "score", "iou", ...all.quantities].includes(by) ? by : "", down: (settings.get("down") ?? String(Number(PRESETS[preset].down))) === "1" };
 }
+
+/** On a telephone a list has the score, the IoU and the gap. */
+const lookOf = (all, name) => ([all.score, all.iou, "gap"].includes(name) ? "number" : "number rest");
 
 /** Heads of the list's columns: each sorts by itself, first from the largest, then the other way. */
 function columnHeads(all, wanted, set) {
-  const columns = [["name", "Object", "grow"], ...all.quantities.map((name) => [name, all.titles[name], `number ${name}`]), ...(all.hasFates ? [["fate", "Fate", "fate"]] : [])];
+  const columns = [["name", "Object", "grow"], ...all.quantities.map((name) => [name, all.titles[name], lookOf(all, name)]), ...(all.hasFates ? [["fate", "Fate", "fate"]] : [])];
   const own = wanted.by === "score" ? all.score : wanted.by === "iou" ? all.iou : wanted.by;
   return h("div", { class: "row heads" }, h("span", { class: "place" }, "#"), columns.map(([name, title, look]) => {
     const chosen = own === name;
@@ -43,18 +50,22 @@ function controls(report, all, wanted, set, count) {
   const presets = Object.entries(PRESETS).filter(([, { needs }]) => needs?.(all) ?? true).map(([name, { title }]) => [name, title]);
   const fates = all.hasFates ? Object.entries(FATES).filter(([name]) => all.codes("fate", wanted.head).strings.includes(name)) : [];
   const several = wanted.fate.includes(",") ? [[wanted.fate, wanted.fate.split(",").map((name) => FATES[name] ?? name).join(" or ")]] : [];
+  const causes = CAUSES.filter((name) => name !== "background").map((name) => [name, name]);
+  if (wanted.lost.includes(",")) causes.unshift([wanted.lost, wanted.lost.replace(",", " at IoU ")]);
+  const { rule } = PRESETS[wanted.preset];
   return h("div", { class: "controls" },
     choice("Show", presets, wanted.preset, (value) => set({ preset: value, by: "", down: "" })),
     choice("Head", heads, String(wanted.head), (value) => set({ head: value })),
-    heads.length > 1 ? choice("Against", heads, String(wanted.against), (value) => set({ against: value })) : null,
+    heads.length > 1 ? choice("Against", heads.filter((_, at) => at !== wanted.head), String(wanted.against), (value) => set({ against: value })) : null,
     choice("Class", [["", "all"], ...classes.map((name) => [name, name])], wanted.class, (value) => set({ class: value })),
     choice("Size", [["", "all"], ["small", "small"], ["medium", "medium"], ["large", "large"]], wanted.size, (value) => set({ size: value })),
     fates.length ? choice("Fate", [["", "all"], ...several, ...fates], wanted.fate, (value) => set({ fate: value })) : null,
+    all.hasCauses ? choice("AP lost to", [["", "all"], ...causes], wanted.lost, (value) => set({ lost: value })) : null,
     rangeField("Score", wanted.score, (value) => set({ score: value })),
     rangeField("IoU", wanted.iou, (value) => set({ iou: value })),
     heads.length > 1 ? rangeField("Gap at least", wanted.gap, (value) => set({ gap: value }), true) : null,
-    h("span", { class: "note", id: "count", role: "status" }, `${count.toLocaleString("en")} of ${all.count.toLocaleString("en")} objects`),
-    h("button", { onclick: () => set({ preset: "", class: "", size: "", fate: "", score: "", iou: "", gap: "", by: "", down: "", object: "" }) }, "Clear"));
+    h("span", { class: "note", id: "count", role: "status" }, `${count.toLocaleString("en")} of ${all.count.toLocaleString("en")} objects${rule ? `: ${rule}` : ""}`),
+    h("button", { onclick: () => set({ preset: "", class: "", size: "", fate: "", lost: "", score: "", iou: "", gap: "", by: "", down: "", object: "", cell: "" }) }, "Clear"));
 }
 
 export const objects = {
@@ -65,20 +76,26 @@ export const objects = {
     const all = objectsOf(report);
     const wanted = wantedOf(report, settings);
     const found = select(all, wanted);
-    const quantities = all.quantities.map((name) => [name, all.numbers(name, wanted.head, name === "gap" ? wanted.against : -1)]);
+    const quantities = all.quantities.map((name) => [name, all.numbers(name, wanted.head, AGAINST.includes(name) ? wanted.against : -1)]);
     const place = h("div", {});
     const list = new VirtualList({
       label: "Objects",
       draw: (object, at) => [h("span", { class: "place" }, String(at + 1)), h("span", { class: "grow" }, `${all.text("class_name", object)}, ${all.text("size", object)}, ${all.table.get(object, "object_id")}`),
-        quantities.map(([name, values]) => h("span", { class: `number ${name}` }, short(values[object], name === "gap"))),
+        quantities.map(([name, values]) => h("span", { class: lookOf(all, name) }, short(values[object], name === "gap"))),
         all.hasFates ? h("span", { class: "fate" }, FATES[all.said("fate", wanted.head, object)] ?? "-") : null],
-      onpick: (object) => set({ object: all.table.get(object, "object_id") }, true),
+      onpick: (object) => {
+        set({ object: all.table.get(object, "object_id") }, true);
+        // On a telephone the object is below the list.
+        if (window.innerWidth <= 820) place.scrollIntoView();
+      },
     });
     memory.list = list;
     memory.settings = withoutObject(settings);
     memory.show = (id) => {
       const object = id === null || id === "" ? -1 : all.find(id);
-      place.replaceChildren(object >= 0 ? detail(report, all, object) : h("p", { class: "about" }, "Choose an object in the list, or press j."));
+      const step = (by, title) => h("button", { onclick: () => list.pick(list.chosen + by) }, title);
+      const steps = h("div", { class: "steps" }, step(-1, "previous (k)"), step(1, "next (j)"));
+      place.replaceChildren(object >= 0 ? h("div", {}, steps, detail(report, all, object)) : h("p", { class: "about" }, "Choose an object in the list, or press j."));
       return object < 0 ? -1 : found.indexOf(object);
     };
     list.show(found, memory.show(settings.get("object")));

@@ -3,7 +3,7 @@ import { chart, legend, points } from "../charts.js";
 import { choice, go, h, rangeField, s } from "../dom.js";
 import { SIZES, plural } from "../format.js";
 import { objectsOf, select } from "../objects.js";
-import { UNIT, capital, headCurves, headDots, headRows, headTable, middle, sizesIn } from "./common.js";
+import { UNIT, capital, headCurves, headDots, headRows, headTable, keyLabel, middle, sizesIn } from "./common.js";
 
 const STAGES = { predefined: "predefined proposals", rpn: "RPN's proposals", detections: "final detections" };
 
@@ -25,7 +25,7 @@ function density(report, settings, set) {
     }
     return rows.length ? into.figure : null;
   });
-  return [h("h3", {}, "Density"), h("p", { class: "about" }, "Of the boxes in a column of equal IoU, the share that has each score: darker is more."),
+  return [h("h3", {}, "Density"), h("p", { class: "about" }, "Of the boxes in a column of equal IoU, the share that has each score: the stronger, the more."),
     h("div", { class: "controls" }, choice("Object size", sizesIn(table).map((name) => [name, name]), size, (value) => set({ size: value })),
       choice("Boxes", stages.map((name) => [name, STAGES[name] ?? name]), stage, (value) => set({ stage: value }))),
     h("div", { class: "charts" }, grids)];
@@ -37,9 +37,9 @@ function brush(report, settings, set) {
   const head = Math.min(Number(settings.get("head") ?? 0) || 0, report.series.length - 1);
   const ranges = { score: settings.get("bscore") ?? "", iou: settings.get("biou") ?? "" };
   const [xs, ys] = [all.numbers(all.iou, head), all.numbers(all.score, head)];
-  const there = Array.from(xs.keys()).filter((object) => Number.isFinite(xs[object]) && Number.isFinite(ys[object]));
+  const there = (report.only?.objects ?? all.table.all()).filter((object) => Number.isFinite(xs[object]) && Number.isFinite(ys[object]));
   if (!there.length) return null;
-  const into = chart({ x: { ...UNIT, label: all.iou === "regressed_iou" ? "Regressed IoU of the object" : "Best IoU of a detection" }, y: { ...UNIT, label: "Score of the object" }, width: 560, height: 340, title: `Every object, ${report.series[head].label}`, describe: "Score against IoU of every object; the fields beside it select some." });
+  const into = chart({ x: { ...UNIT, label: all.iou === "regressed_iou" ? "Regressed IoU of the object" : "Best IoU of a detection" }, y: { ...UNIT, label: "Score of the object" }, width: 560, height: 340, title: `${report.only ? `Objects ${report.only.seenAs}` : "Every object"}, ${report.series[head].label}`, describe: "Score against IoU of every object; the fields beside it select some." });
   points(into, there.map((object) => xs[object]), there.map((object) => ys[object]), report.series[head].colour, { size: 3, alpha: there.length > 5000 ? 0.15 : 0.5 });
   const frame = s("rect", { class: "brush", width: 0, height: 0 });
   into.plot.append(frame);
@@ -78,6 +78,19 @@ function brush(report, settings, set) {
     into.figure];
 }
 
+/** Differences of the PCC, paired on the same objects, by size. */
+function pairs(report, sizes, from) {
+  const table = report.tables.get("comparisons");
+  if (!table?.has("statistic")) return null;
+  const found = new Map();
+  for (const row of table.where({ statistic: "pcc", iou_low: from })) {
+    const key = `${keyLabel(report, table.get(row, "a"))} less ${keyLabel(report, table.get(row, "b"))}`;
+    if (!found.has(key)) found.set(key, { one: { label: key }, at: new Map() });
+    found.get(key).at.set(table.get(row, "size"), row);
+  }
+  return found.size ? headTable(table, [...found.values()], sizes, "difference", { caption: "Difference in PCC, all proposals [95% interval]; [-]: too few images for an interval", options: { signed: true } }) : null;
+}
+
 /** Figure 2's curves and Figure 3's correlations. */
 function figures(report, settings, set) {
   const table = report.tables.get("score_by_iou");
@@ -92,6 +105,7 @@ function figures(report, settings, set) {
       h("div", { class: "controls" }, choice("Correlation over proposals of IoU", [["0", "0 to 1 (the paper)"], ["0.5", "0.5 to 1"]], String(from), (value) => set({ from: value }))),
       headTable(pcc, rows, sizes, "pcc", { caption: "PCC of score and IoU, all proposals [95% interval]" }),
       headTable(pcc, rows, sizes, "object_pcc", { caption: "PCC, mean of objects [95% interval]" }),
+      pairs(report, sizes, from),
       headDots(pcc, rows, sizes, "pcc", { title: "Pearson correlation of score and IoU", label: "PCC, all proposals" }),
     ] : null];
 }

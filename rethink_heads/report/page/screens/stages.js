@@ -19,7 +19,7 @@ function ladder(report, settings, set) {
     h("div", { class: "controls" },
       choice("IoU at least", table.distinct("iou").map((each) => [each, each]), iou, (value) => set({ iou: value })),
       choice("Object size", sizesIn(table).map((name) => [name, name]), size, (value) => set({ size: value }))),
-    headDots(table, rows, stages, "recall", { title: `Recall at IoU ${iou}, ${size} objects`, label: "Recall", names: LADDER, range: [0, 1], width: 560 }),
+    headDots(table, rows, stages, "recall", { title: `Recall at IoU ${iou}, ${size} objects`, label: "Recall (%)", scale: 100, names: LADDER, width: 560 }),
     headTable(table, rows, stages, "recall", { caption: "Recall in per cent [95% interval]", options: percent(), names: LADDER })];
 }
 
@@ -28,11 +28,12 @@ function fates(report) {
   if (!table) return null;
   const rows = headRows(report, table, "fate", { size: "all", class_name: "all" });
   const kinds = Object.keys(FATES).filter((fate) => rows.some(({ at }) => at.has(fate) && table.get(at.get(fate), "count") > 0));
-  const text = (row, column) => (rows[row].at.has(kinds[column]) ? `${cell(table, rows[row].at.get(kinds[column]), "share", percent())}, ${cell(table, rows[row].at.get(kinds[column]), "count", { count: true })}` : "");
-  return [h("h3", {}, "The fate of every object"), h("p", { class: "about" }, "Share of all objects in per cent [95% interval], and how many; a cell opens them."),
-    heatmap({ rows: rows.map(({ one }) => one.label), columns: kinds.map((fate) => FATES[fate]), range: [0, 1],
-      value: (row, column) => (rows[row].at.has(kinds[column]) ? table.get(rows[row].at.get(kinds[column]), "share") : NaN), text,
-      onclick: objectsOf(report).hasFates ? (row, column) => go("objects", { head: report.series.indexOf(rows[row].one), fate: kinds[column] }) : null })];
+  const rowOf = (fate, head) => rows[head].at.get(kinds[fate]);
+  const text = (fate, head) => (rowOf(fate, head) === undefined ? "" : `${cell(table, rowOf(fate, head), "share", percent())}, ${cell(table, rowOf(fate, head), "count", { count: true })}`);
+  return [h("h3", {}, "The fate of every object"), h("p", { class: "about" }, "Share of all objects in per cent [95% interval], of all sizes, and how many; a cell opens them."),
+    heatmap({ rows: kinds.map((fate) => FATES[fate]), columns: rows.map(({ one }) => one.label), range: [0, 1],
+      value: (fate, head) => (rowOf(fate, head) === undefined ? NaN : table.get(rowOf(fate, head), "share")), text,
+      press: (fate, head) => (objectsOf(report).hasFates ? () => go("objects", { head: report.series.indexOf(rows[head].one), fate: kinds[fate] }) : null) })];
 }
 
 function correlation(report) {
@@ -47,7 +48,7 @@ function correlation(report) {
 
 export const stages = {
   title: "Stages",
-  about: "Where objects are lost on the way from proposals to detections, and how score and IoU correlate at each stage.",
+  about: "Where objects are lost on the way from proposals to detections.",
   needs: ["recall_ladder", "fates", "stages", "stage_correlation"],
   content: (report, settings, set) => h("div", {}, legend(report.series, "bars are 95% intervals"), ladder(report, settings, set), fates(report), correlation(report)),
 };

@@ -1,7 +1,8 @@
 // Which score to act on: what a threshold keeps and what flips, each class's optimal threshold, reliability of scores.
 import { chart, curve, legend, points } from "../charts.js";
-import { choice, h } from "../dom.js";
+import { choice, h, s } from "../dom.js";
 import { cell, plural } from "../format.js";
+import { objectsOf } from "../objects.js";
 import { UNIT, headCurves } from "./common.js";
 
 const found = new Map();
@@ -41,10 +42,18 @@ function optimalRow(report, one, label) {
   return row === undefined ? null : row;
 }
 
+/** Of the objects of a chosen cell, how many still are what it says of them. */
+function chosenAt(report, value) {
+  const { only } = report;
+  if (!only || only.seen < 0) return "";
+  const scores = objectsOf(report).numbers("seen_score", only.head);
+  return ` Of ${plural(only.objects.length, "object")} ${only.seenAs} by ${report.series[only.head].label}, ${only.objects.filter((object) => scores[object] >= value).length} still are.`;
+}
+
 function said(counts, objects, value, start) {
   const now = counts(value);
   const before = counts(start);
-  const share = (part, whole) => (whole ? (part / whole).toFixed(3) : "-");
+  const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}%` : "-");
   const [won, more] = [now.hits - before.hits, now.detections - now.hits - before.detections + before.hits];
   const flips = value === start ? "" : ` Against ${start.toFixed(2)}: ${plural(Math.abs(won), "true positive")} ${won < 0 ? "lost" : "won"}, ${plural(Math.abs(more), "false positive")} ${more < 0 ? "gone" : "added"}.`;
   return `Score at least ${value.toFixed(2)}: ${plural(now.detections, "detection")}, precision ${share(now.hits, now.detections)}, recall ${share(now.hits, objects)} at IoU 0.5.${flips}`;
@@ -59,13 +68,20 @@ function slider(report, settings, set) {
   const counts = countsAt(detections);
   const objects = report.tables.get("objects").where(label ? { class_name: label } : {}).length;
   const start = Math.min(1, Math.max(0, Number(settings.get("at") ?? 0.5) || 0));
-  const answer = h("output", { id: "kept", "aria-live": "polite" }, said(counts, objects, start, start));
-  const input = h("input", { id: "threshold", type: "range", min: 0, max: 1, step: 0.01, value: start, oninput: (event) => { answer.textContent = said(counts, objects, Number(event.target.value), start); }, onchange: (event) => set({ at: event.target.value }, true) });
   const steps = Array.from({ length: 101 }, (_, at) => at / 100);
   const rates = steps.map(counts);
-  const into = chart({ x: { ...UNIT, label: "Score threshold" }, y: { ...UNIT, label: "Precision (line), recall (dashed)" }, title: "Precision and recall at IoU 0.5", describe: "Precision and recall at IoU 0.5 against the score threshold." });
-  curve(into, steps.map((at, place) => [at, rates[place].detections ? rates[place].hits / rates[place].detections : NaN]), { ...one, dash: null }, { markers: false });
-  curve(into, steps.map((at, place) => [at, rates[place].hits / objects]), { ...one, dash: "5 3" }, { markers: false });
+  const into = chart({ x: { ...UNIT, label: "Score threshold" }, y: { range: [0, 100], label: "Precision (line), recall (dashed), %" }, title: "Precision and recall at IoU 0.5", describe: "Precision and recall at IoU 0.5 against the score threshold." });
+  const answer = h("output", { id: "kept", "aria-live": "polite" });
+  const mark = s("line", { y1: into.inner.top, y2: into.inner.bottom, class: "mark" });
+  const show = (value) => {
+    answer.textContent = said(counts, objects, value, start) + chosenAt(report, value);
+    for (const end of ["x1", "x2"]) mark.setAttribute(end, into.x(value));
+  };
+  into.plot.append(mark);
+  show(start);
+  const input = h("input", { id: "threshold", type: "range", min: 0, max: 1, step: 0.01, value: start, oninput: (event) => show(Number(event.target.value)), onchange: (event) => set({ at: event.target.value }, true) });
+  curve(into, steps.map((at, place) => [at, rates[place].detections ? (100 * rates[place].hits) / rates[place].detections : NaN]), { ...one, dash: null }, { markers: false });
+  curve(into, steps.map((at, place) => [at, (100 * rates[place].hits) / objects]), { ...one, dash: "5 3" }, { markers: false });
   const row = optimalRow(report, one, label);
   const byClass = report.tables.get("by_class");
   const best = row === null ? null : h("p", {}, `Optimal threshold of ${label} by oLRP: ${cell(byClass, row, "score_threshold")}. `,
@@ -87,8 +103,8 @@ function scatter({ scores, ious }, one) {
 function reliability(report) {
   const table = report.tables.get("reliability");
   if (!table) return null;
-  const diagonal = { x: (row) => table.get(row, "mean_score"), xLabel: "Score", xRange: UNIT, yRange: UNIT };
-  return [h("h3", {}, "Reliability"), legend(report.series, "bands are 95% intervals"), h("div", { class: "charts" },
+  const diagonal = { x: (row) => table.get(row, "mean_score"), xLabel: "Score", xRange: UNIT, yRange: UNIT, diagonal: true };
+  return [h("h3", {}, "Reliability"), legend(report.series, "bands are 95% intervals; on the thin line scores are what they say; all classes"), h("div", { class: "charts" },
     headCurves(report, table, {}, { ...diagonal, value: "precision", title: "Precision by score", yLabel: "Precision at IoU 0.5" }),
     headCurves(report, table, {}, { ...diagonal, value: "iou", title: "IoU by score", yLabel: "Mean IoU, false positives as 0" }))];
 }

@@ -18,6 +18,7 @@ function precision(report) {
 }
 
 const QUESTIONS = [
+  { text: "Which head ranks small objects better, and by how much?", screen: "score", needs: (report) => report.tables.has("pcc") },
   { text: "What would AP be if detections came in the order of their true IoU?", screen: "lost", needs: (report) => report.tables.has("exchange_rate") },
   { text: "Which objects do heads disagree on most?", screen: "objects", settings: { preset: "disagree" }, needs: (report) => report.series.length > 1 },
   { text: "Which objects are well placed but badly scored?", screen: "objects", settings: { preset: "misranked" }, needs: () => true },
@@ -29,7 +30,8 @@ export const verdict = {
   title: "Verdict",
   content: (report) => h("div", {},
     report.sentences.map(({ text, screen, settings }) => h("p", { class: "lead" }, text, " ", screen ? h("a", { href: hashOf(screen, settings ?? {}) }, "evidence") : null)),
-    h("h3", {}, "Go on"), h("ul", {}, QUESTIONS.filter(({ needs }) => needs(report)).map(({ text, screen, settings }) => h("li", {}, h("a", { href: hashOf(screen, settings ?? {}) }, text)))),
+    h("h3", {}, "Questions"), h("ul", {}, QUESTIONS.filter(({ needs }) => needs(report)).map(({ text, screen, settings }) => h("li", {}, h("a", { href: hashOf(screen, settings ?? {}) }, text)))),
     report.warnings.map((text) => h("p", { class: "warning" }, text)),
-    precision(report)),
+    precision(report),
+    report.missing.length ? [h("h3", {}, "Not in this report"), h("ul", {}, report.missing.map(({ title, why }) => h("li", {}, `${title}. ${why ?? "It was not measured."}`)))] : null),
 };
