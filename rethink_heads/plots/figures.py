@@ -134,7 +134,7 @@ def figure3(frame: pd.DataFrame) -> Figure:
         draw_dots(ax, rows, series, sizes, category="size", value="pcc")
         ax.set_title(STAGE_TITLES[stage])
         ax.set_xlabel("Object size")
-    axes[0, 0].set_ylabel("PCC of score and IoU")
+    axes[0, 0].set_ylabel("PCC of score and IoU", linespacing=TIGHT_LINES)
     for ax in axes[0]:
         # Where the axes reach below zero.
         if ax.get_ylim()[0] <= 0:
