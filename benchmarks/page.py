@@ -99,7 +99,14 @@ def find(folder: Path, draws: int) -> Findings:
     tables = compute_tables(measurements, replicates=draws)
     typer.echo(f"tables of measurements: {took(begun)}")
     begun = now()
-    names = ("ap", "lost_precision", "lost_by_threshold", "exchange_rate", "by_class", "calibration")
+    names = (
+        "ap",
+        "lost_precision",
+        "lost_by_threshold",
+        "exchange_rate",
+        "by_class",
+        "calibration",
+    )
     pairs = [(KEYS[0], KEYS[1])]
     tables |= measured_tables(names, detections, dataset, KEYS, pairs=pairs, replicates=draws)
     tables["confusion"] = confusion_matrix(detections, dataset)

@@ -133,7 +133,7 @@ class Run:
                     f"{path} holds a run with other settings ({', '.join(fixed)});"
                     " choose another folder with --run or delete this one"
                 )
-            # One process writes: the first, once it is ahead, sweeps what others of the same torchrun have not finished.
+            # One process writes: the first, once it is ahead, sweeps what others of its torchrun have begun.
             if is_first_process() and (before is None or changed_settings(before, config)):
                 files.write_text(path / CONFIG_NAME, config.to_yaml())
         return cls(path, config)

@@ -109,7 +109,14 @@ def make_findings(
         ],
         ignore_index=True,
     )
-    names = ("ap", "lost_precision", "lost_by_threshold", "exchange_rate", "by_class", "calibration")
+    names = (
+        "ap",
+        "lost_precision",
+        "lost_by_threshold",
+        "exchange_rate",
+        "by_class",
+        "calibration",
+    )
     tables = measured_tables(names, detections, dataset, KEYS, pairs=[KEYS], replicates=100)
     fates = detection_fates(detections, dataset)
     tables["fates"] = fate_counts(fates, dataset, replicates=100)
