@@ -191,7 +191,7 @@ def _check_output(path: Path) -> None:
 def _measured_names(subjects: Sequence[Subject], measured_only: bool) -> list[str]:
     """The names of the measurements that are shown, one a detector, after measuring what is missing.
 
-    None where there are files alone, nothing may be measured, or the detectors would not be measured alike.
+    Empty where there are files alone, nothing may be measured, or the detectors would not be measured alike.
     """
     own = [subject.name for subject in subjects]
     # Asked once for all processes, before any of them measures.

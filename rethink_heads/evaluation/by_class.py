@@ -78,7 +78,7 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
         rows = rows[np.lexsort((head.images[rows], -head.scores[rows]))]
         there = np.unique(np.append(head.images[rows], object_images))
         weights = weights_of[there]
-        of_label: list[_Sums] = []
+        sums_of_label: list[_Sums] = []
         for area in np.flatnonzero(within.any(axis=1)).tolist():
             one = Ranked(
                 np.searchsorted(there, head.images[rows]),
@@ -88,12 +88,12 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
                 np.searchsorted(there, object_images[within[area]]),
             )
             flags = matches.true[area][:, rows], matches.counted[area][:, rows]
-            of_label.append(_sums((label, area), one, *flags, len(there)))
+            sums_of_label.append(_sums((label, area), one, *flags, len(there)))
         # One product for all sizes.
-        columns_of = [each.by_image for each in of_label]
+        columns_of = [each.by_image for each in sums_of_label]
         sums = np.hstack([np.zeros((len(there), 0)), *columns_of])
         drawn = np.asarray(weights.T @ sums, np.float64)
-        for number, each in enumerate(of_label):
+        for number, each in enumerate(sums_of_label):
             width = each.by_image.shape[1]
             cells.append(_cell(each, weights, drawn[:, number * width : (number + 1) * width]))
     images = np.array([cell.images for cell in cells], np.int64)

@@ -125,7 +125,7 @@ def response_columns(
     """One of a summary's quantities of a head that has maps of the kind, and which objects (O,) it is of."""
     maps = measurements.maps(key, kind)
     assert maps is not None
-    formula = _of_sums(kind, quantity, math.isqrt(maps.shape[1]))
+    formula = _formula_of_sums(kind, quantity, math.isqrt(maps.shape[1]))
     return Columns(map_columns(maps, _values_of(kind, quantity)).values, formula), has_map(maps)
 
 
@@ -134,7 +134,7 @@ def _values_of(kind: str, quantity: str) -> Callable[[Array], Array]:
     return _MAPS[kind] if quantity != "mean_absolute_change" else np.abs
 
 
-def _of_sums(kind: str, quantity: str, side: int) -> Formula:
+def _formula_of_sums(kind: str, quantity: str, side: int) -> Formula:
     """The formula of one of a summary's quantities, of sums over objects."""
     formula = _FORMULAS[kind][quantity]
     return lambda sums: formula(_whole_maps(kind, ratio(sums), side))
@@ -151,7 +151,7 @@ def _resampled(
     assert maps is not None
     together: dict[Callable[[Array], Array], dict[str, Quantity]] = {}
     for name in _FORMULAS[kind]:
-        formula = _of_sums(kind, name, math.isqrt(maps.shape[1]))
+        formula = _formula_of_sums(kind, name, math.isqrt(maps.shape[1]))
         together.setdefault(_values_of(kind, name), {})[name] = Quantity([0, 1], formula)
     parts = [
         resample_by_size(map_columns(maps, values_of).values, some, measurements, bootstrap)

@@ -19,7 +19,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.by_class import confusion_matrix
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
-from rethink_heads.evaluation.measures import measured_tables
+from rethink_heads.evaluation.measures import diagnosis_tables
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import Findings
 from rethink_heads.report.page_objects import object_table
@@ -109,15 +109,7 @@ def make_findings(
         ],
         ignore_index=True,
     )
-    names = (
-        "ap",
-        "lost_precision",
-        "lost_by_threshold",
-        "exchange_rate",
-        "by_class",
-        "calibration",
-    )
-    tables = measured_tables(names, detections, dataset, KEYS, pairs=[KEYS], replicates=100)
+    tables = diagnosis_tables(detections, dataset, KEYS, [KEYS], replicates=100)
     fates = detection_fates(detections, dataset)
     tables["fates"] = fate_counts(fates, dataset, replicates=100)
     tables["confusion"] = confusion_matrix(detections, dataset)

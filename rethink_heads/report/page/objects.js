@@ -7,13 +7,20 @@ export const FATES = {
 };
 
 /** Causes of lost AP, in the order of their bits; of the background there is no object. */
-export const CAUSES = ["ranking", "localization", "classification", "duplicates", "background", "misses"];
+export const CAUSES = {
+  ranking: { title: "Ranking", colour: "#5b4bc4" },
+  localization: { title: "Localization", colour: "#2f9fd0" },
+  classification: { title: "Classification", colour: "#117733" },
+  duplicates: { title: "Duplicates", colour: "#b79a2e" },
+  background: { title: "Background", colour: "#c4566a" },
+  misses: { title: "Misses", colour: "#888888" },
+};
 
 /** "localization,0.75" as a cause and the columns that tell of it; all of them without an IoU. */
 function lostTo(all, text) {
   const [cause, iou] = text.split(",");
   const columns = iou ? [`causes_${Math.round(100 * iou)}`] : [...all.byHead.columns.keys()].filter((name) => name.startsWith("causes_"));
-  return { bit: 2 ** CAUSES.indexOf(cause), columns: columns.filter((name) => all.has(name)) };
+  return { bit: 2 ** Object.keys(CAUSES).indexOf(cause), columns: columns.filter((name) => all.has(name)) };
 }
 
 /** The columns of a report's objects, decoded when they are first asked for. */

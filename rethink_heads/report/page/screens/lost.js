@@ -2,17 +2,9 @@
 import { bar, chart, legend } from "../charts.js";
 import { choice, go, h, s } from "../dom.js";
 import { percent } from "../format.js";
-import { objectsOf } from "../objects.js";
+import { CAUSES, objectsOf } from "../objects.js";
 import { headCurves, headDots, headRows, headTable } from "./common.js";
 
-export const CAUSES = {
-  ranking: { title: "Ranking", colour: "#5b4bc4" },
-  localization: { title: "Localization", colour: "#2f9fd0" },
-  classification: { title: "Classification", colour: "#117733" },
-  duplicates: { title: "Duplicates", colour: "#b79a2e" },
-  background: { title: "Background", colour: "#c4566a" },
-  misses: { title: "Misses", colour: "#888888" },
-};
 const names = Object.fromEntries(Object.entries(CAUSES).map(([name, { title }]) => [name, title]));
 
 /** One head's AP and lost shares as a stacked bar: the mean first, then each IoU threshold. */

@@ -50,7 +50,7 @@ function controls(report, all, wanted, set, count) {
   const presets = Object.entries(PRESETS).filter(([, { needs }]) => needs?.(all) ?? true).map(([name, { title }]) => [name, title]);
   const fates = all.hasFates ? Object.entries(FATES).filter(([name]) => all.codes("fate", wanted.head).strings.includes(name)) : [];
   const several = wanted.fate.includes(",") ? [[wanted.fate, wanted.fate.split(",").map((name) => FATES[name] ?? name).join(" or ")]] : [];
-  const causes = CAUSES.filter((name) => name !== "background").map((name) => [name, name]);
+  const causes = Object.keys(CAUSES).filter((name) => name !== "background").map((name) => [name, name]);
   if (wanted.lost.includes(",")) causes.unshift([wanted.lost, wanted.lost.replace(",", " at IoU ")]);
   const { rule } = PRESETS[wanted.preset];
   return h("div", { class: "controls" },
