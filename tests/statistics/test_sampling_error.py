@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rethink_heads.measure.moments import ERRORS
@@ -121,13 +121,19 @@ def test_drawing_all_gives_the_whole_grids_values_and_no_error(more: int, seed: 
 
 
 @settings(max_examples=5, deadline=None)
+@example(753, 285)
 @given(st.integers(100, 1400), st.integers(0, 999))
 def test_errors_of_objects_add_up_as_variances(wanted: int, seed: int) -> None:
     parts = [measured(FEW[:1], wanted, seed), measured(FEW[1:], wanted, seed)]
     merged = measured(FEW, wanted, seed)
     found = [Covariances.of(m, ("run", "fc"), SCORE_TOTALS) for m in (merged, *parts)]
     by_bin = [each.by_bin(np.ones(len(each.values), bool)) for each in found]
-    np.testing.assert_allclose(by_bin[0], by_bin[1] + by_bin[2], rtol=1e-12)
+    first = np.arange(len(found[0].values)) < len(found[1].values)
+    np.testing.assert_array_equal(found[0].by_bin(first), by_bin[1])
+    np.testing.assert_array_equal(found[0].by_bin(~first), by_bin[2])
+    # Sums of terms that cancel are as exact as the terms are large.
+    rounding = len(first) * np.finfo(float).eps * np.abs(found[0].values).sum(axis=0)
+    assert (np.abs(by_bin[0] - by_bin[1] - by_bin[2]) <= rounding[:, found[0].at]).all()
     np.testing.assert_allclose(found[0].by_object.sum(axis=0), by_bin[0].sum(axis=0), rtol=1e-9)
     # One bin's mean: independent of the other objects' draws.
     tables = [all_sizes(score_by_iou(m, **ONCE)) for m in (merged, *parts)]
