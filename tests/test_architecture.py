@@ -37,12 +37,8 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(name: str) -> frozenset[str]:
-    """The package's modules that a module imports, inside functions too.
-
-    Not those for types alone, nor those that nothing is used of: they register something in detectron2.
-    """
-    text = modules()[name].read_text(encoding="utf-8")
-    tree, lines = ast.parse(text), text.splitlines()
+    """The package's modules that a module imports, inside functions too, but for those for types alone."""
+    tree = ast.parse(modules()[name].read_text(encoding="utf-8"))
     only_types = {
         id(node)
         for each in ast.walk(tree)
@@ -52,8 +48,6 @@ def imports(name: str) -> frozenset[str]:
     found = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or id(node) in only_types or not node.module:
-            continue
-        if "noqa: F401" in lines[node.lineno - 1]:
             continue
         for each in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):
             inner = each.removeprefix("rethink_heads.")

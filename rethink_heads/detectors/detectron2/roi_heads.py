@@ -21,24 +21,36 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detectron2.structures import Boxes, Instances
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
+from rethink_heads.bounds import HEADS, head_name
 from rethink_heads.boxes import enlarge
+from rethink_heads.config import ModelConfig
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
-from rethink_heads.detectors.checkpoints.detectron2_settings import NODE
-from rethink_heads.detectors.coordinates import Size
-from rethink_heads.detectors.detectron2.config import (
-    head_of,
-    model_settings,
-    refuse_what_heads_lack,
+from rethink_heads.detectors.checkpoints.detectron2_settings import (
+    LEVEL_FROM,
+    NODE,
+    SIZES,
+    TASK_WEIGHTS,
 )
+from rethink_heads.detectors.coordinates import Size
 from rethink_heads.errors import UserError
 from rethink_heads.heads import BoxHeads, build_heads, enlargements
-from rethink_heads.structures import trained_heads
+from rethink_heads.structures import STRUCTURES, trained_heads
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
+
+_FIXED: tuple[tuple[str, Any, str], ...] = (
+    ("CLS_AGNOSTIC_BBOX_REG", False, "our heads regress a box for each class"),
+    ("BBOX_REG_LOSS_TYPE", "smooth_l1", "our heads regress with smooth L1"),
+    ("BBOX_REG_LOSS_WEIGHT", 1.0, "the losses are weighted by W_FC, W_CONV, L_FC and L_CONV"),
+    ("USE_SIGMOID_CE", False, "our heads classify with softmax"),
+    ("USE_FED_LOSS", False, "our heads classify with softmax"),
+    ("TRAIN_ON_PRED_BOXES", False, "a double head predicts no single box to train others on"),
+)
 
 
 class EnlargingPooler(ROIPooler):
@@ -125,12 +137,12 @@ class RethinkROIHeads(StandardROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         """The arguments that stand in for detectron2's box head; called by its ``from_config``."""
-        refuse_what_heads_lack(cfg)
+        _refuse_what_heads_lack(cfg)
         levels = list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
         box = cfg.MODEL.ROI_BOX_HEAD
         channels = input_shape[levels[0]].channels
-        model = model_settings(cfg, channels, box.POOLER_RESOLUTION)
-        head = head_of(cfg)
+        model = _model_settings(cfg, channels, box.POOLER_RESOLUTION)
+        head = _head_of(cfg)
         heads = build_heads(model, head, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         pooler = EnlargingPooler(
             output_size=box.POOLER_RESOLUTION,
@@ -263,7 +275,7 @@ class RethinkFCHead(_VectorHead):
     """fc-head's two hidden layers, ``FC_WIDTH`` wide: RoI features (N, C, S, S) to (N, width)."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
-        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        model = _model_settings(cfg, input_shape.channels, input_shape.height)
         head: Any = build_heads(model, "fc", 1)["fc"]
         layers: dict[str, nn.Module] = {
             "flatten": nn.Flatten(),
@@ -280,7 +292,7 @@ class RethinkConvHead(_VectorHead):
     """conv-head's blocks and their mean over the positions: RoI features (N, C, S, S) to (N, ``CONV_WIDTH``)."""
 
     def __init__(self, cfg: CfgNode, input_shape: ShapeSpec) -> None:
-        model = model_settings(cfg, input_shape.channels, input_shape.height)
+        model = _model_settings(cfg, input_shape.channels, input_shape.height)
         head: Any = build_heads(model, "conv", 1)["conv"]
         layers: dict[str, nn.Module] = {
             "blocks": head.blocks,
@@ -288,3 +300,45 @@ class RethinkConvHead(_VectorHead):
             "flatten": nn.Flatten(),
         }
         super().__init__(OrderedDict(layers), model.conv_width)
+
+
+def _head_of(cfg: CfgNode) -> str:
+    """Our name of the configured head. Raises UserError where it is none of ``HEADS``."""
+    name = head_name(cfg.MODEL.RETHINK_HEADS.HEAD)
+    if name not in STRUCTURES:
+        raise UserError(f"unknown head {name!r}: set {NODE}.HEAD to one of {', '.join(HEADS)}")
+    return str(name)
+
+
+def _model_settings(cfg: CfgNode, channels: int, resolution: int) -> ModelConfig:
+    """Our settings of the heads, from our node and from detectron2's ``MODEL.ROI_BOX_HEAD``.
+    Raises UserError where a value is out of its range; the sentence names the key.
+    """
+    node = cfg.MODEL.RETHINK_HEADS
+    values: dict[str, Any] = {name: node[name.upper()] for name in SIZES}
+    weights = {name: node[name.upper()] for name in TASK_WEIGHTS}
+    values |= {name: None if weight < 0 else weight for name, weight in weights.items()}
+    try:
+        return ModelConfig(
+            fpn_channels=channels,
+            roi_resolution=resolution,
+            smooth_l1_beta=cfg.MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA,
+            conventions={LEVEL_FROM: node[LEVEL_FROM.upper()]},  # type: ignore[arg-type]
+            **values,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        # Of what is nested here, the node has the last name.
+        place = ".".join([NODE, *(str(part).upper() for part in first["loc"][-1:])])
+        raise UserError(
+            f"bad value in the configuration, {place}: {first['msg']}; change it there"
+        ) from error
+
+
+def _refuse_what_heads_lack(cfg: CfgNode) -> None:
+    """Raises a UserError for an option of detectron2's box head that ``RethinkROIHeads`` would have to ignore."""
+    for key, value, reason in _FIXED:
+        if cfg.MODEL.ROI_BOX_HEAD[key] != value:
+            raise UserError(
+                f"RethinkROIHeads needs MODEL.ROI_BOX_HEAD.{key} {value}, since {reason}: leave it so"
+            )
