@@ -1,12 +1,12 @@
-"""Figure 4: how much alike a head's output is at different cells of the RoI.
+"""Figure 4: how similar a head's output is at different RoI positions.
 
-The paper's figure has three panels, each a 7 x 7 tiling of 7 x 7 maps: the tile of a cell holds the
-cosine similarity of that cell with every cell. They are of conv-head's output, which is a grid of
-vectors; of fc-head's, where cell (i, j) contributes its part W_ij x_ij of fc6's output; and of fc6's
-weights W_ij. The paper finds fc-head's cells far less alike, as its weights are: it shares no
-parameters between cells, so that it can tell a whole object from a part.
+The paper's figure has three panels, each a 7 x 7 tiling of 7 x 7 maps: the tile of a position holds the
+cosine similarity of that position with every position. They are of conv-head's output, which is a grid of
+vectors; of fc-head's, where position (i, j) contributes its part W_ij x_ij of fc6's output; and of fc6's
+weights W_ij. The paper finds fc-head's positions far less alike, as its weights are: it shares no
+parameters between positions, so that it can tell a whole object from a part.
 
-Measured: the cosines of all pairs of cells for the exact box of every object
+Measured: the cosines of all pairs of positions for the exact box of every object
 (``rethink-heads sensitivity``), and once a detector those of the weights.
 Computed: the mean over objects. The table "decay" holds the mean by the distance of the two positions
 with its 95% interval from a bootstrap over images.
@@ -23,7 +23,7 @@ from rethink_heads.statistics.spatial import correlation_map, decay
 
 
 def tables(inputs: AnalysisInputs):
-    """Cosines, a row a head, kind and pair of cells; and their means by distance."""
+    """Cosines, a row a head, kind and pair of positions; and their means by distance."""
     frames = []
     for (detector, head, kind), cosines in correlation_map(inputs.measurements).items():
         a, b = np.indices(cosines.shape)

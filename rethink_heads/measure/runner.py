@@ -166,7 +166,7 @@ def _warn_of_missing_maps(measured: Measurements, detector: Detector, detector_n
         )
     if not measured.map_keys("cell_score"):
         logger.warning(
-            "%s: it shows no RoI features (`pool` gives none), or their cells are not one square for"
+            "%s: it shows no RoI features (`pool` gives none), or their positions are not one square for"
             " all branches, so it goes without the responses to zeroed RoI positions",
             detector_name,
         )

@@ -16,7 +16,7 @@ from rethink_heads.measure.store import Measurements
 
 FEW = MeasuringConfig(grid_steps=3)
 NO_CELLS = (
-    "toy: it shows no RoI features (`pool` gives none), or their cells are not one square for all"
+    "toy: it shows no RoI features (`pool` gives none), or their positions are not one square for all"
     " branches, so it goes without the responses to zeroed RoI positions"
 )
 
@@ -37,7 +37,7 @@ def test_of_a_whole_detector_nothing_is_said(
     assert caplog.text == ""
 
 
-@pytest.mark.parametrize("cells", ["two squares", "one oblong"])
+@pytest.mark.parametrize("cells", ["two squares", "one non-square"])
 def test_cells_that_are_not_one_square_cost_no_other_measurement(
     cells: str,
     toy_detector: Any,
@@ -51,7 +51,7 @@ def test_cells_that_are_not_one_square_cost_no_other_measurement(
 
     def pooled(features: Any, boxes: Tensor) -> dict[str, Tensor]:
         found = pool(features, boxes)
-        if cells == "one oblong":
+        if cells == "one non-square":
             return {name: each[:, :, :2] for name, each in found.items()}
         return {"fc": found["fc"], "conv": torch.nn.functional.pad(found["conv"], (1, 1, 1, 1))}
 
@@ -80,7 +80,7 @@ def test_cells_that_are_not_one_square_cost_no_other_measurement(
         is_said = any(
             "has an output map with RoI positions in a square" in m for m in caplog.messages
         )
-        assert is_said == (cells == "one oblong")
+        assert is_said == (cells == "one non-square")
         caplog.clear()
         measured(toy_detector, toy_dataset, tmp_path / "m")
     assert toy_detector.extracted == 2
