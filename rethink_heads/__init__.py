@@ -23,7 +23,7 @@ _PUBLIC = {
         "Config: config: everything that makes a run",
         "MeasuringConfig: config: which objects and proposals are measured",
         "Run: runs: a run folder and its settings",
-        "UserError: errors: a mistake that the user can mend",
+        "UserError: errors: a mistake that the user can fix",
     ),
     "Data": (
         "CocoDataset: data.coco: images and boxes of a split in COCO format",
@@ -106,7 +106,7 @@ _PUBLIC = {
         "compare_errors: evaluation.errors: TIDE's errors",
         "compare_lost_precision: evaluation.lost_precision: what each cause costs",
         "compare_lost_by_threshold: evaluation.lost_precision: the same at each IoU threshold",
-        "compare_oracles: evaluation.lost_precision: AP with a cause mended",
+        "compare_oracles: evaluation.lost_precision: AP with a cause fixed",
         "compare_exchange_rate: evaluation.lost_precision: AP by step of the ranking",
         "compare_classes: evaluation.by_class: AP by class and size",
         "compare_lrp: evaluation.lrp: oLRP and its parts",

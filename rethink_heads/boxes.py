@@ -15,7 +15,7 @@ MIN_SIZE = 1e-3
 """Pixels. A box narrower or lower than this holds nothing (the limit of torchvision's RPN)."""
 
 
-class Clipped(NamedTuple):
+class ClippedBoxes(NamedTuple):
     """Boxes after clipping, and what clipping did to each of them."""
 
     boxes: Tensor
@@ -36,13 +36,13 @@ def enlarge(boxes: Tensor, factor: float) -> Tensor:
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
-def clip(boxes: Tensor, image_size: tuple[int, int]) -> Clipped:
+def clip(boxes: Tensor, image_size: tuple[int, int]) -> ClippedBoxes:
     """Clip boxes (N, 4) to an image of (height, width) pixels; no box is removed."""
     height, width = image_size
     limits = boxes.new_tensor([width, height, width, height])
     inside = torch.minimum(boxes.clamp(min=0), limits)
     sizes = inside[:, 2:] - inside[:, :2]
-    return Clipped(inside, (inside != boxes).any(dim=1), (sizes < MIN_SIZE).any(dim=1))
+    return ClippedBoxes(inside, (inside != boxes).any(dim=1), (sizes < MIN_SIZE).any(dim=1))
 
 
 def outer_boxes(x_intervals: Tensor, y_intervals: Tensor) -> Tensor:

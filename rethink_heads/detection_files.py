@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.subject import Subject
 
-READINGS = ("box_format", "box_frame", "category_ids", "image_ids", "score_scale")
+FORMAT_OPTIONS = ("box_format", "box_frame", "category_ids", "image_ids", "score_scale")
 MOST_NAME_LETTERS = 80
 
 
@@ -160,7 +160,7 @@ def read_detections(path: Path, dataset: CocoDataset, **reading: str) -> pd.Data
     Args:
         path: as of :func:`.result_files.read_results`.
         dataset: what was detected on; its images need not be there (``CocoDataset(annotations, None)``).
-        reading: ways of reading that the file does not say, as of :class:`.results.Reading`: ``box_format="xyxy"``.
+        reading: what of its format the file does not say, as of :class:`.results.ResultsFormat`: ``box_format="xyxy"``.
 
     Returns:
         A row a detection, in DETECTION_COLUMNS; the detector is called like the file, its head "detections".
@@ -256,7 +256,7 @@ def _readings(options: ResultsOptions, count: int) -> list[dict[str, str]]:
         "score_scale": results.SCORE_SCALES,
     }
     readings: list[dict[str, str]] = [{} for _ in range(count)]
-    for name in READINGS:
+    for name in FORMAT_OPTIONS:
         flag = f"--{name.replace('_', '-')}"
         for reading, value in zip(
             readings,

@@ -11,14 +11,14 @@ _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     The message is one sentence that says what is wrong, where, and what to do. The command line
     prints it without a traceback and ends with exit code 2.
     """
 
 
-class SignalReceived(KeyboardInterrupt):
+class SignalInterrupt(KeyboardInterrupt):
     """SIGTERM or SIGHUP, which end a command as Ctrl-C does; its text is the signal's name.
 
     Attributes:

@@ -28,7 +28,7 @@ from rethink_heads.distributed import (
 from rethink_heads.errors import (
     LostConnectionError,
     OtherProcessError,
-    SignalReceived,
+    SignalInterrupt,
     UserError,
     interruption,
     shown,
@@ -92,7 +92,7 @@ def explain(error: OSError) -> str:
 
 def _report(error: BaseException) -> None:
     """End with a line and an exit code where it is known what they are; else the exception goes on as it is."""
-    if isinstance(interrupted := interruption(error), SignalReceived):
+    if isinstance(interrupted := interruption(error), SignalInterrupt):
         message, code = f"stopped by {interrupted}; {_GO_ON}", 128 + interrupted.number
     elif interrupted is not None:
         message, code = f"interrupted; {_GO_ON}", INTERRUPTED_CODE
@@ -136,7 +136,7 @@ def _end_as(cause: OtherProcessError) -> NoReturn:
 
 @contextlib.contextmanager
 def _raising_signals() -> Iterator[None]:
-    """Have the first SIGTERM or SIGHUP raise SignalReceived; those after it do not disturb what it brings about.
+    """Have the first SIGTERM or SIGHUP raise SignalInterrupt; those after it do not disturb what it brings about.
 
     Signals that are ignored, as under nohup, or handled by someone else stay so.
     """
@@ -150,7 +150,7 @@ def _raising_signals() -> Iterator[None]:
         # A process that loads data has the same handlers, and ends when this one does.
         if os.getpid() == own and not received:
             received = True
-            raise SignalReceived(number)
+            raise SignalInterrupt(number)
 
     changed = [number for number in ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     for number in changed:

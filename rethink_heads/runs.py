@@ -37,7 +37,7 @@ from rethink_heads.config import CONFIG_NAME, Config, ModelConfig, Settings, Stu
 from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.distributed import is_first_process
-from rethink_heads.errors import SignalReceived, UserError, interruption
+from rethink_heads.errors import SignalInterrupt, UserError, interruption
 from rethink_heads.locking import hold
 from rethink_heads.machine import other_processes
 from rethink_heads.settings import read_mapping
@@ -372,7 +372,7 @@ class Run:
             yield
         except BaseException as error:
             stopped = interruption(error)
-            is_signal = isinstance(stopped, SignalReceived)
+            is_signal = isinstance(stopped, SignalInterrupt)
             note(f"stopped by {stopped if is_signal else type(stopped or error).__name__}")
             raise
         busy = other_processes.busy_line()

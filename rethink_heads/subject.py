@@ -58,7 +58,7 @@ class Datasets(dict[tuple[Path, Path], "CocoDataset"]):
 
 
 @dataclass(frozen=True)
-class Detected:
+class RunDetections:
     """Final detections of a run's heads on a data set, in the folder ``name`` of its measurements."""
 
     run: Run
@@ -213,7 +213,7 @@ class Subject:
 
     def detect(
         self, heads: Sequence[str], images: int | None = None, fusion: str | None = None
-    ) -> Detected:
+    ) -> RunDetections:
         """Detect with the detector, where it was not done before.
         Raises UserError where none of the heads is trained, or something cannot be read or written.
 
@@ -241,7 +241,7 @@ class Subject:
             detector.roi_heads.fusion = fusion
         with run.logged(f"detecting {name}"), redirect_stdout():
             keep_detections(detector, dataset, run.name, run.measurements(name), provenance)
-        return Detected(run, dataset, name, provenance, trained)
+        return RunDetections(run, dataset, name, provenance, trained)
 
     def planned_provenance(self) -> dict[str, str]:
         """What the provenance of its measurements will say, as far as detectors must have it equal.

@@ -38,7 +38,7 @@ class Suppression:
 
 
 @dataclass(frozen=True)
-class Suppressed:
+class SuppressionOutcome:
     """What became of the N boxes of an image.
 
     Attributes:
@@ -55,7 +55,7 @@ def suppress(
     labels: npt.NDArray[np.int64],
     boxes: npt.NDArray[np.float32],
     rule: Suppression,
-) -> Suppressed:
+) -> SuppressionOutcome:
     """Threshold, NMS by class and the cut to the best, on the boxes of one image.
 
     IoUs are taken as torchvision takes them, in the boxes' precision. Of equal scores the first comes first.
@@ -91,4 +91,4 @@ def suppress(
     ranked = ranked[np.argsort(-scores[ranked], kind="stable")]
     outcome[ranked] = CUT
     outcome[ranked[: rule.most]] = DETECTED
-    return Suppressed(outcome, suppressor)
+    return SuppressionOutcome(outcome, suppressor)

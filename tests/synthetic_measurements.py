@@ -39,7 +39,7 @@ BEHAVIOURS = {
     "conv": Behaviour(6.0, 0.55, 0.90, 0.50, 0.050, 2.2),
 }
 # Which behaviour scores and which regresses, by head.
-READINGS = {
+HEAD_CONFIGURATIONS = {
     "fc": ("fc", "fc"),
     "conv": ("conv", "conv"),
     "double": ("fc", "conv"),
@@ -115,14 +115,14 @@ def _proposals(side: float, generator: np.random.Generator) -> tuple[np.ndarray,
 def _measure(
     head: str, boxes: np.ndarray, box: np.ndarray, ease: float, noise: np.random.Generator
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    scorer, regressor = (BEHAVIOURS[name] for name in READINGS[head])
+    scorer, regressor = (BEHAVIOURS[name] for name in HEAD_CONFIGURATIONS[head])
     count = len(boxes)
     side = box[2] - box[0]
     hardness = {20.0: 0.10, 60.0: 0.04}.get(float(side), 0.0)
     iou = proposal_values(np.zeros(count), np.zeros(count), boxes, box)["regressed_iou"]
     middle = scorer.middle + hardness - ease + noise.normal(0, 0.12, size=count)
     score = scorer.top / (1 + np.exp(-scorer.steepness * (iou - middle)))
-    # The farther the proposal, the less of its error is mended.
+    # The farther the proposal, the less of its error is corrected.
     left = regressor.left_over * (1.35 - iou)[:, None] + hardness
     scatter = noise.normal(0, regressor.noise + hardness / 2, size=(count, 4)) * side
     regressed = box + left * (boxes - box) + scatter
@@ -148,7 +148,7 @@ def _sample(
 
 
 def _object_maps(head: str, key: dict, noise: np.random.Generator) -> list[dict]:
-    scorer, regressor = (BEHAVIOURS[name] for name in READINGS[head])
+    scorer, regressor = (BEHAVIOURS[name] for name in HEAD_CONFIGURATIONS[head])
     found = {}
     if head in BEHAVIOURS:
         found["spatial_correlation"] = _correlation(scorer.reach, noise)

@@ -33,7 +33,7 @@ from rethink_heads.sweeps.description import load_sweep
 from tests.synthetic_measurements import synthetic_measurements
 
 FOLDER = Path(__file__).resolve().parents[1] / "analyses"
-OF_SWEEPS = {
+SWEEPS = {
     "head_structures": "structures",
     "depth": "depth",
     "balance_weights": "balance",
@@ -42,7 +42,7 @@ OF_SWEEPS = {
     "backbones": "backbone",
     "enlargement": "enlargement",
 }
-OF_RUNS = ("figure2", "figure3", "figure4")
+RUN_FIGURES = ("figure2", "figure3", "figure4")
 OPTIONS = {"replicates": 20, "seed": 0}
 
 
@@ -96,7 +96,7 @@ def sweep_rows(name: str, seeds: tuple[str, ...] = ("0", "1")) -> pd.DataFrame:
 
 
 def test_there_is_a_script_for_every_figure_and_table() -> None:
-    assert set(analyses()) == {*OF_RUNS, *OF_SWEEPS, "voc"}
+    assert set(analyses()) == {*RUN_FIGURES, *SWEEPS, "voc"}
     assert set(analyses()) == {path.stem for path in FOLDER.glob("*.py")}
 
 
@@ -153,9 +153,9 @@ def test_figure4_holds_the_mean_maps(inputs: AnalysisInputs, measurements: Measu
     assert len(analyses()["figure4"].draw(tables).axes) == 3 + 1  # and the colour bar
 
 
-@pytest.mark.parametrize("name", OF_SWEEPS)
+@pytest.mark.parametrize("name", SWEEPS)
 def test_tables_of_sweeps_are_drawn(name: str) -> None:
-    sweep = OF_SWEEPS[name]
+    sweep = SWEEPS[name]
     frame, ordering = sweep_rows(sweep), pd.DataFrame({"better": ["a"], "worse": ["b"]})
     sweeps = {sweep: frame, f"{sweep}_ordering": ordering}
     tables = analyses()[name].complete(AnalysisInputs(sweeps=sweeps))

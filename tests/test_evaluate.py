@@ -20,7 +20,7 @@ from tests.command_line import call, call_json, fails, heads, rows, untrained_ru
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 IMAGES = 4
-READINGS = ["fc", "conv", "double", "double-ext"]
+HEADS = ["fc", "conv", "double", "double-ext"]
 
 
 @pytest.fixture
@@ -48,16 +48,16 @@ def refuse(*args: object) -> None:
 
 def test_precision_is_that_of_training(run: Run) -> None:
     found = call_json("evaluate", "--run", run.path)
-    assert heads(found, "ap") == [(run.name, head) for head in READINGS]
+    assert heads(found, "ap") == [(run.name, head) for head in HEADS]
     dataset = CocoDataset(*split_paths(run.config.data, "test"))
     expected = evaluate(load_detector(run.detector_path), dataset, progress=False)
-    for head in READINGS:
+    for head in HEADS:
         ap = {row["metric"]: row["value"] for row in rows(found, "ap", head=head)}
         assert ap == {
             metric: value if value == value else None for metric, value in expected[head].items()
         }
     ap = pd.read_csv(run.tables_dir / "ap.csv")
-    assert ap["head"].unique().tolist() == READINGS
+    assert ap["head"].unique().tolist() == HEADS
     assert (run.figures_dir / "average_precision.png").is_file()
 
 
@@ -100,7 +100,7 @@ def test_another_fusion_is_kept_apart(run: Run) -> None:
         for name in ("default", "fusion-mean")
     )
     # Only one reading fuses.
-    for head in READINGS[:3]:
+    for head in HEADS[:3]:
         pd.testing.assert_frame_equal(complementary.loc[[head]], mean.loc[[head]])
     assert complementary.loc["double-ext", "score"].max() > mean.loc["double-ext", "score"].max()
     # The run's own rule is the default.

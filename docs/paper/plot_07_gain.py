@@ -2,7 +2,7 @@
 Gain: what regression wins and spoils
 =====================================
 
-The IoU of the regressed box less that of its proposal, by the proposal's IoU. Above 0 the head mends, below it
+The IoU of the regressed box less that of its proposal, by the proposal's IoU. Above 0 the head improves boxes, below it
 spoils.
 """
 

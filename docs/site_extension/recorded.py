@@ -57,7 +57,7 @@ WITH_LOG = ("train", "export", "import")
 BUSY = "the machine is busy"
 
 
-class Recorded(SphinxDirective):
+class RecordedCommand(SphinxDirective):
     """Shows a recorded command and what it printed."""
 
     required_arguments = 1
@@ -121,7 +121,7 @@ def _make_runs() -> None:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directive."""
-    app.add_directive("recorded", Recorded)
+    app.add_directive("recorded", RecordedCommand)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 

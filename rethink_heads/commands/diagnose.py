@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.commands.evaluate import (
-    Asked,
+    EvaluationInputs,
     OutputOption,
     Tables,
     check_folder,
@@ -25,7 +25,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.options import DetectionOptions, ScreenOptions, words_of
 from rethink_heads.report.output import Report
 from rethink_heads.results import shared_folder
-from rethink_heads.subject import Detected, Key, Subject
+from rethink_heads.subject import Key, RunDetections, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,7 @@ class Diagnosis:
         lacks: by detector, why its fates are those that detections alone can tell.
     """
 
-    asked: Asked
+    asked: EvaluationInputs
     detections: pd.DataFrame
     tables: Tables
     candidates: Candidates | None
@@ -97,7 +97,7 @@ def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOpti
     report(found, written, screen, options)
 
 
-def diagnose(asked: Asked) -> Diagnosis:
+def diagnose(asked: EvaluationInputs) -> Diagnosis:
     """Ask all heads about the same proposals, and make every table that the detectors and files allow.
 
     Raises:
@@ -157,7 +157,7 @@ def report(
     lost, meanings = tables["lost_precision"], tuple(f"{one}." for one in CAUSE_SENTENCES.values())
     for title, column, more in (
         ("What 1 - AP is lost to [95% interval]: the shares of a head add up", "share", ()),
-        ("AP with one cause mended [95% interval]", "oracle", meanings),
+        ("AP with one cause fixed [95% interval]", "oracle", meanings),
     ):
         cells = heads.columns(lost, ["cause"], partial(interval, column=column))
         result.table(title, cells, *more, full=column == "oracle")
@@ -198,21 +198,21 @@ def report(
     result.end(screen.as_json, screen.full, where_written(each, written))
 
 
-def _candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
+def _candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
     """What the heads make of the proposals of all detectors that show them; of the others why they are left out."""
     lacks = {
         each.detector: "a file has final detections only"
         for each in asked.found
-        if not isinstance(each, Detected)
+        if not isinstance(each, RunDetections)
     }
     if not asked.subjects:
         return None, lacks
     from rethink_heads.detectors.base import missing, supports
     from rethink_heads.measure.candidate_runner import measure_candidates
 
-    followed: list[tuple[Subject, Detected]] = []
+    followed: list[tuple[Subject, RunDetections]] = []
     for subject, each in zip(asked.subjects, asked.found, strict=False):
-        assert isinstance(each, Detected)
+        assert isinstance(each, RunDetections)
         if supports(subject.opened.detector, "propose"):
             followed.append((subject, each))
         else:
@@ -233,7 +233,7 @@ def _candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
 
 
 def _fates(
-    asked: Asked,
+    asked: EvaluationInputs,
     candidates: Candidates | None,
     detections: pd.DataFrame,
     pairs: Sequence[Pair],
@@ -252,8 +252,8 @@ def _fates(
     if candidates is not None:
         # Heads that were not asked for are in the file as well.
         followed = set(candidates.keys) & set(keys)
-        of_both = [pair for pair in pairs if followed.issuperset(pair)]
-        found = fate_tables(candidates, dataset, of_both, **asked.bootstrap)
+        shown_pairs = [pair for pair in pairs if followed.issuperset(pair)]
+        found = fate_tables(candidates, dataset, shown_pairs, **asked.bootstrap)
         parts.append({name: _select_heads(table, followed) for name, table in found.items()})
     others = [key for key in keys if key not in followed]
     if others:

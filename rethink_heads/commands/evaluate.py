@@ -32,7 +32,7 @@ from rethink_heads.results import is_of_detectors, whereabouts, write_run_result
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
 from rethink_heads.study import asked_heads, on_common_classes, resolve
-from rethink_heads.subject import Detected, Subject, fuses
+from rethink_heads.subject import RunDetections, Subject, fuses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ CALIBRATION_MEANS = (
     " precision."
 )
 Tables = dict[str, "pd.DataFrame"]
-Evaluated = Detected | DetectionFile
+DetectionSource = RunDetections | DetectionFile
 FUSION_RULES = ("complementary", "max", "mean")
 
 ErrorsOption = Annotated[
@@ -152,7 +152,7 @@ def command(
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationInputs:
     """What a command is asked about, detected.
 
     Attributes:
@@ -164,7 +164,7 @@ class Asked:
     """
 
     subjects: list[Subject]
-    found: list[Evaluated]
+    found: list[DetectionSource]
     compare: bool
     different: str
     bootstrap: dict[str, Any]
@@ -172,7 +172,7 @@ class Asked:
 
 def detect_asked(
     options: DetectionOptions, *, compare: bool = False, fusion: str | None = None
-) -> Asked:
+) -> EvaluationInputs:
     """Open the detectors and files that options name, and detect where it was not done before.
     Raises UserError where something cannot be read, or a head is not there.
 
@@ -200,15 +200,15 @@ def detect_asked(
         for subject, heads in zip(subjects, heads_of, strict=True)
     ]
     dataset, own_seed = (detected[0].dataset, runs[0].config.seed) if detected else (None, 0)
-    found: list[Evaluated] = [*detected, *on_same_data(files, dataset, images)]
+    found: list[DetectionSource] = [*detected, *on_same_data(files, dataset, images)]
     bootstrap = {"seed": own_seed if options.seed is None else options.seed}
     if options.draws is not None:
         bootstrap["replicates"] = options.draws
-    return Asked(subjects, found, compare, _different_data(found), bootstrap)
+    return EvaluationInputs(subjects, found, compare, _different_data(found), bootstrap)
 
 
 def report(
-    found: Sequence[Evaluated], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+    found: Sequence[DetectionSource], tables: Tables, written: Sequence[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
     from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
@@ -220,7 +220,7 @@ def report(
                 "detector": each.detector,
                 "annotations": each.dataset.annotations_path,
                 "images": len(each.dataset),
-                "measurements": each.name if isinstance(each, Detected) else each.path,
+                "measurements": each.name if isinstance(each, RunDetections) else each.path,
             }
             for each in found
         ],
@@ -269,11 +269,11 @@ def report(
     result.end(screen.as_json, screen.full, where_written(found, written))
 
 
-def where_written(found: Sequence[Evaluated], written: Sequence[Path]) -> str:
+def where_written(found: Sequence[DetectionSource], written: Sequence[Path]) -> str:
     """Say where tables and figures are, or what keeps them."""
     if not written:
         return "--output DIR keeps tables and figures"
-    runs = [each.run for each in found if isinstance(each, Detected)]
+    runs = [each.run for each in found if isinstance(each, RunDetections)]
     return whereabouts(runs, written) if runs else ""
 
 
@@ -325,7 +325,7 @@ def _check_fused(runs: Sequence[Run], heads_of: Sequence[Sequence[str]]) -> None
         )
 
 
-def _different_data(found: Sequence[Evaluated]) -> str:
+def _different_data(found: Sequence[DetectionSource]) -> str:
     """Say which detectors were evaluated on other images or classes than the first; nothing where none was."""
     first = found[0].dataset
     for other in found[1:]:
@@ -342,7 +342,7 @@ def _different_data(found: Sequence[Evaluated]) -> str:
 
 
 def _tables(
-    names: Sequence[str], found: Sequence[Evaluated], options: dict[str, Any], compare: bool
+    names: Sequence[str], found: Sequence[DetectionSource], options: dict[str, Any], compare: bool
 ) -> Tables:
     """All runs' tables, those of the same data made together."""
     import pandas as pd
@@ -350,7 +350,7 @@ def _tables(
     from rethink_heads.evaluation.measures import measured_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    def made(group: Sequence[Evaluated]) -> Tables:
+    def made(group: Sequence[DetectionSource]) -> Tables:
         keys, dataset = [key for each in group for key in each.keys], group[0].dataset
         detections = pd.concat([each.frame for each in group], ignore_index=True)
         pairs = compared_pairs(keys) if compare else []
@@ -362,7 +362,7 @@ def _tables(
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def _save(found: Sequence[Evaluated], path: Path) -> None:
+def _save(found: Sequence[DetectionSource], path: Path) -> None:
     """Write each head's detections as COCO's results JSON."""
     from rethink_heads.data.result_files import write_coco_results
 
@@ -378,13 +378,13 @@ def _save(found: Sequence[Evaluated], path: Path) -> None:
 
 
 def write_evaluation(
-    found: Sequence[Evaluated], tables: Tables, output: Path | None, complete: bool
+    found: Sequence[DetectionSource], tables: Tables, output: Path | None, complete: bool
 ) -> list[Path]:
     """Write tables and figures into ``output``, else into the folder of one run or of models that are compared.
 
     Of one run only where the results are ``complete``: of all of its heads. Files have no folder of their own.
     """
-    detected = [each for each in found if isinstance(each, Detected)]
+    detected = [each for each in found if isinstance(each, RunDetections)]
     runs, names = [each.run for each in detected], [each.name for each in detected]
     if len(runs) < len(found):
         return write_files_results(tables, output, several=len(found) > 1)

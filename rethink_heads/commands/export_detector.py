@@ -16,7 +16,7 @@ from rethink_heads.report.output import Report
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.checkpoints.exporting import Exported
+    from rethink_heads.detectors.checkpoints.exporting import ExportedDetector
 
 NAME = "export"
 EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
@@ -77,7 +77,7 @@ def _check_free(output: Path) -> None:
         raise UserError(f"{output} is not an empty folder; give a new one with --output")
 
 
-def _report(exported: Exported, output: Path, framework: str, as_json: bool) -> None:
+def _report(exported: ExportedDetector, output: Path, framework: str, as_json: bool) -> None:
     for sentence in exported.differences:
         log(f"{framework} does this otherwise: {sentence}")
     names = exported.file_names

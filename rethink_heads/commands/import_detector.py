@@ -18,7 +18,7 @@ from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.subject import Datasets
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.checkpoints.importing import Imported
+    from rethink_heads.detectors.checkpoints.importing import ImportedDetector
 
 NAME = "import"
 EXAMPLE = (
@@ -117,7 +117,7 @@ def command(
     _report(imported, made, as_json)
 
 
-def _report(imported: Imported, run: Run, as_json: bool) -> None:
+def _report(imported: ImportedDetector, run: Run, as_json: bool) -> None:
     from rethink_heads.detectors.checkpoints.layouts import in_groups
 
     beside = [*in_groups(imported.left_out), *imported.extras]

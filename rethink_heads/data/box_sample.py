@@ -13,8 +13,8 @@ from rethink_heads.data.results import (
     UNKNOWN,
     Array,
     Indices,
-    Reading,
     Results,
+    ResultsFormat,
     parse_frame,
     to_corners,
     to_original,
@@ -40,7 +40,7 @@ class BoxSample:
         sizes: (n, 2) width and height of each one's image.
     """
 
-    def __init__(self, results: Results, dataset: CocoDataset, reading: Reading) -> None:
+    def __init__(self, results: Results, dataset: CocoDataset, reading: ResultsFormat) -> None:
         self.results, self.reading = results, reading
         rows = results.image_rows(dataset, reading.image_ids)[results.images]
         annotated = dataset.annotated
@@ -70,7 +70,7 @@ class BoxSample:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def corners(self, reading: Reading) -> Array:
+    def corners(self, reading: ResultsFormat) -> Array:
         """Corners (n, 4) in px of the original images in a reading."""
         given = to_corners(self.results.boxes[self.rows], reading.box_format)
         return to_original(given, parse_frame(reading.box_frame), self.sizes)

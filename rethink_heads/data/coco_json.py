@@ -64,7 +64,7 @@ def parse_json(content: bytes, where: str, what: str, without: str = "") -> Any:
             key = next(k for k, n in Counter(k for k, _ in pairs).items() if n > 1)
             name = f" (id {reprlib.repr(entry['id'])})" if "id" in entry else ""
             raise UserError(
-                f"{where}: an entry{name} has the key {reprlib.repr(key)} twice; mend it"
+                f"{where}: an entry{name} has the key {reprlib.repr(key)} twice; fix it"
             )
         if without:
             entry.pop(without, None)
@@ -78,7 +78,7 @@ def parse_json(content: bytes, where: str, what: str, without: str = "") -> Any:
         raise UserError(f"{where} is not JSON ({error}); give {what}") from error
     except ValueError as error:
         raise UserError(
-            f"{where} holds a number of thousands of digits; mend the file ({error})"
+            f"{where} holds a number of thousands of digits; fix the file ({error})"
         ) from error
 
 
@@ -91,13 +91,13 @@ def records(content: dict[str, Any], name: str, where: str) -> list[dict[str, An
     entries = content[name]
     if not isinstance(entries, list):
         raise UserError(
-            f"{where} is not COCO: '{name}' is not a list but {reprlib.repr(entries)}; mend the file"
+            f"{where} is not COCO: '{name}' is not a list but {reprlib.repr(entries)}; fix the file"
         )
     for position, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise UserError(
                 f"{where} is not COCO: entry {position + 1} of '{name}' is {reprlib.repr(entry)}, not an object;"
-                " mend the file"
+                " fix the file"
             )
     return entries
 
@@ -111,7 +111,7 @@ def field(record: dict[str, Any], key: str, kind: str, where: str, position: int
     """
     if key not in record:
         raise UserError(
-            f"{where} is not COCO: {_named(record, kind, position)} has no '{key}'; mend the file"
+            f"{where} is not COCO: {_named(record, kind, position)} has no '{key}'; fix the file"
         )
     return record[key]
 
@@ -132,7 +132,7 @@ def integer(record: dict[str, Any], key: str, kind: str, where: str, position: i
     else:
         return number
     owner = _named({} if key == "id" else record, kind, position)
-    raise UserError(f"{where}: {key} {reprlib.repr(value)} of {owner} {problem}; mend it")
+    raise UserError(f"{where}: {key} {reprlib.repr(value)} of {owner} {problem}; fix it")
 
 
 def parse_box(annotation: dict[str, Any], object_id: int, where: str) -> list[float]:
@@ -146,7 +146,7 @@ def parse_box(annotation: dict[str, Any], object_id: int, where: str) -> list[fl
             return box
     raise UserError(
         f"{where}: bbox {reprlib.repr(values)} of annotation {object_id} is not four numbers x, y, width, height"
-        f" of at most {LARGEST_COORDINATE:,} px; mend it"
+        f" of at most {LARGEST_COORDINATE:,} px; fix it"
     )
 
 
@@ -158,7 +158,7 @@ def parse_area(annotation: dict[str, Any], object_id: int, where: str) -> float:
     number = _number(value)
     if number is None or not 0 <= number <= _LARGEST_AREA:
         raise UserError(
-            f"{where}: area {reprlib.repr(value)} of annotation {object_id} is not a size; mend it"
+            f"{where}: area {reprlib.repr(value)} of annotation {object_id} is not a size; fix it"
         )
     return float(number)
 
@@ -174,7 +174,7 @@ def parse_flag(value: Any, what: str, where: str) -> bool:
         return bool(value)
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
         return _FLAGS[value.strip().lower()]
-    raise UserError(f"{where}: {what} is {reprlib.repr(value)}, not 0 or 1; mend it")
+    raise UserError(f"{where}: {what} is {reprlib.repr(value)}, not 0 or 1; fix it")
 
 
 def category_names(content: dict[str, Any], where: str) -> dict[int, str]:
@@ -225,11 +225,11 @@ def text(value: Any, what: str, where: str) -> str:
     """Return a name. Raises UserError unless it is text on one line that can be written; ``what`` says whose it is."""
     if not isinstance(value, str) or not value.strip():
         as_written = "null" if value is None else reprlib.repr(value)
-        raise UserError(f"{where}: {what} is {as_written}, not a text; mend it")
+        raise UserError(f"{where}: {what} is {as_written}, not a text; fix it")
     # Control characters, NUL among them, separators of lines, and halves of surrogate pairs.
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value):
         raise UserError(
-            f"{where}: {what} is {reprlib.repr(value)}, with characters that cannot be written; mend it"
+            f"{where}: {what} is {reprlib.repr(value)}, with characters that cannot be written; fix it"
         )
     return value
 

@@ -22,8 +22,8 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.results import (
     NORMALISED,
     UNKNOWN,
-    Reading,
     Results,
+    ResultsFormat,
     first_few,
     parse_frame,
     to_corners,
@@ -60,7 +60,7 @@ class Finding:
 
 
 def check_reading(
-    results: Results, dataset: CocoDataset, reading: Reading, leave_out_unknown: bool = False
+    results: Results, dataset: CocoDataset, reading: ResultsFormat, leave_out_unknown: bool = False
 ) -> None:
     """Refuse detections that do not fit the ground truth in the reading asked for, where another one does.
     Raises UserError where they do not; the message has the evidence and the options.
@@ -77,7 +77,7 @@ def check_reading(
 
 
 def find_misreadings(
-    results: Results, dataset: CocoDataset, reading: Reading, leave_out_unknown: bool = False
+    results: Results, dataset: CocoDataset, reading: ResultsFormat, leave_out_unknown: bool = False
 ) -> Iterator[Finding]:
     """Yield what does not fit, each found with what was found before it put right."""
     if not len(results):
@@ -102,7 +102,7 @@ def find_misreadings(
 
 
 def _images(
-    results: Results, dataset: CocoDataset, reading: Reading, leave_out_unknown: bool
+    results: Results, dataset: CocoDataset, reading: ResultsFormat, leave_out_unknown: bool
 ) -> tuple[Finding, str | None] | None:
     """What is wrong with the images' ids, and the reading that fits; None where nothing can be read any further."""
     rows = results.image_rows(dataset, reading.image_ids)
@@ -143,8 +143,8 @@ def _images(
 
 
 def _boxes(
-    results: Results, dataset: CocoDataset, reading: Reading
-) -> tuple[Finding, Reading] | None:
+    results: Results, dataset: CocoDataset, reading: ResultsFormat
+) -> tuple[Finding, ResultsFormat] | None:
     """What is wrong with the boxes, and the reading that fits."""
     sample = BoxSample(results, dataset, reading)
     if not len(sample):
@@ -170,7 +170,7 @@ def _boxes(
     return _beyond(sample) or _other_order(sample, results, dataset)
 
 
-def _fitting_boxes(sample: BoxSample) -> Reading | None:
+def _fitting_boxes(sample: BoxSample) -> ResultsFormat | None:
     """Another reading of the boxes of a sample that fits far better than the one asked for, and than chance."""
     hits = sample.hits(sample.asked)
     best, best_share = None, 0.0
@@ -202,7 +202,7 @@ def _is_better(found: Flags, hits: Flags) -> bool:
     )
 
 
-def _candidates(results: Results, reading: Reading) -> Iterator[Reading]:
+def _candidates(results: Results, reading: ResultsFormat) -> Iterator[ResultsFormat]:
     """Other readings of the boxes, those that differ in less first."""
     if np.abs(results.boxes).max() <= WITHIN_UNIT:
         frames = [NORMALISED]
@@ -232,12 +232,14 @@ def _frames(results: Results, box_format: str) -> Iterator[str]:
         yield f"short:{short}:{most}"
 
 
-def _box_finding(asked: Reading, best: Reading, share: float, asked_share: float) -> Finding:
+def _box_finding(
+    asked: ResultsFormat, best: ResultsFormat, share: float, asked_share: float
+) -> Finding:
     changed = [
         name for name in ("box_format", "box_frame") if getattr(asked, name) != getattr(best, name)
     ]
 
-    def said(reading: Reading) -> str:
+    def said(reading: ResultsFormat) -> str:
         frame = f"in {_frame_name(reading.box_frame)}" if "box_frame" in changed else ""
         return f"as {reading.box_format} {frame}".strip()
 
@@ -259,7 +261,7 @@ def _frame_name(text: str) -> str:
     }[kind]
 
 
-def _beyond(sample: BoxSample) -> tuple[Finding, Reading] | None:
+def _beyond(sample: BoxSample) -> tuple[Finding, ResultsFormat] | None:
     """Boxes that lie in their images in another format alone: so it shows with a bad detector, too."""
     reading = sample.reading
     out = sample.beyond(sample.asked)
@@ -286,7 +288,7 @@ def _beyond(sample: BoxSample) -> tuple[Finding, Reading] | None:
 
 def _other_order(
     asked: BoxSample, results: Results, dataset: CocoDataset
-) -> tuple[Finding, Reading] | None:
+) -> tuple[Finding, ResultsFormat] | None:
     """Images numbered in the order of the annotations, where the numbers are ids of other images, too."""
     other = replace(asked.reading, image_ids="order")
     if asked.reading.image_ids != "ids" or (results.image_rows(dataset, "order") == UNKNOWN).any():
@@ -303,7 +305,7 @@ def _other_order(
 
 
 def _classes(
-    results: Results, dataset: CocoDataset, reading: Reading, leave_out_unknown: bool
+    results: Results, dataset: CocoDataset, reading: ResultsFormat, leave_out_unknown: bool
 ) -> Finding | None:
     """What is wrong with the classes' ids."""
     asked = results.labels(dataset, reading.category_ids)
@@ -360,7 +362,7 @@ def _share(flags: Flags, among: Flags) -> float:
     return float(flags[among].mean()) if among.any() else 0.0
 
 
-def _scores(results: Results, reading: Reading) -> Finding | None:
+def _scores(results: Results, reading: ResultsFormat) -> Finding | None:
     """What is wrong with the scores, which are probabilities when they are read."""
     if reading.score_scale == "logit":
         return None

@@ -99,13 +99,13 @@ def _yolo(folder: Path, images: Path | None, options: LabelOptions) -> Content:
             if line.label >= len(names):
                 raise UserError(
                     f"{shown(path or '')}, line {line.number}: there is no class {line.label} among the {len(names)}"
-                    " names, which are numbered from 0; mend either"
+                    " names, which are numbered from 0; fix either"
                 )
             cx, cy, w, h = line.values
             if max(map(abs, line.values)) > 2 or min(w, h) < 0:
                 raise UserError(
                     f"{shown(path or '')}, line {line.number}: {' '.join(map(str, line.values))} is not centre and size"
-                    " in units of the image's sides, 0 to 1; mend it"
+                    " in units of the image's sides, 0 to 1; fix it"
                 )
             yield (
                 line.label,

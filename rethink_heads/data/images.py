@@ -118,7 +118,7 @@ def check_size(size: Size, image: str, annotations: str) -> None:
     """Raise UserError where an image of the stated size cannot be, or is beyond what a detector can be given."""
     width, height = size
     if min(size) < 1:
-        problem = "which cannot be; mend the size"
+        problem = "which cannot be; fix the size"
     elif width * height > MOST_PIXELS:
         problem = f"more than {MOST_PIXELS:,} pixels; cut it into tiles or make it smaller"
     elif max(size) > MOST_ASPECT * min(size):
@@ -221,7 +221,7 @@ def _upright_size(stored: Size, orientation: int) -> Size:
 def _size_error(path: Path, found: Size, stated: Size, annotations: str) -> UserError:
     return UserError(
         f"image {shown(path)} is {found[0]}x{found[1]} px but {annotations} states {stated[0]}x{stated[1]},"
-        " so its boxes cannot be trusted; mend either"
+        " so its boxes cannot be trusted; fix either"
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads.data.coco_json import LARGEST_COORDINATE, OUTLINES, parse_json
-from rethink_heads.data.results import Name, Reading, Results
+from rethink_heads.data.results import Name, Results, ResultsFormat
 from rethink_heads.data.yolo import RESULT_NUMBERS, class_names, label_files, read_labels
 from rethink_heads.errors import UserError, shorten, shown
 from rethink_heads.files import LARGEST_LIST, is_folder, read_bytes, read_text, write_text
@@ -69,7 +69,7 @@ def _coco(path: Path) -> Results:
         )
 
     def refuse(number: int, what: str) -> UserError:
-        return UserError(f"{where}: entry {number + 1} {what}; mend it")
+        return UserError(f"{where}: entry {number + 1} {what}; fix it")
 
     _check(entries, (dict,), refuse, "is {}, not an object")
     columns: dict[str, list[Any]] = {}
@@ -93,7 +93,7 @@ def _coco(path: Path) -> Results:
         *_codes(_names(columns["category_id"], "category_id", refuse)),
         numbers.reshape(-1, 4),
         _numbers(columns["score"], "score", refuse, _LARGEST_SCORE),
-        Reading(),
+        ResultsFormat(),
         lambda number: f"entry {number + 1}",
     )
 
@@ -165,7 +165,7 @@ def _yolo(folder: Path, names: str | None) -> Results:
             if called is not None and line.label >= len(called):
                 raise UserError(
                     f"{shown(path)}, line {line.number}: there is no class {line.label} among the {len(called)} names,"
-                    " which are numbered from 0; mend either"
+                    " which are numbered from 0; fix either"
                 )
             images.append(path.stem)
             labels.append(line.label if called is None else called[line.label])
@@ -175,7 +175,7 @@ def _yolo(folder: Path, names: str | None) -> Results:
     digest.update(repr((images, labels)).encode(errors="replace") + numbers.tobytes())
     _check_bounds(numbers, folder, places)
     categories = "contiguous" if called is None else "names"
-    reading = Reading("cxcywh", "normalised", categories, "names")
+    reading = ResultsFormat("cxcywh", "normalised", categories, "names")
     return _from_lines(
         folder, digest.hexdigest(), images, labels, numbers[:, :4], numbers[:, 4], reading, places
     )
@@ -200,7 +200,7 @@ def _voc(files: Sequence[Path], where: Path) -> Results:
                 score, box = math.nan, []
             if len(texts) < 6 or len(box) != 4:
                 raise UserError(
-                    f"{shown(where)}: {place} is {shorten(line)!r}, not `image score xmin ymin xmax ymax`; mend it"
+                    f"{shown(where)}: {place} is {shorten(line)!r}, not `image score xmin ymin xmax ymax`; fix it"
                 )
             images.append(" ".join(texts[:-5]))
             labels.append(name[1])
@@ -208,7 +208,7 @@ def _voc(files: Sequence[Path], where: Path) -> Results:
             values.append((score, *box))
     numbers = np.array(values, np.float64).reshape(-1, 5)
     _check_bounds(numbers, where, places)
-    reading = Reading("voc", "image", "names", "names")
+    reading = ResultsFormat("voc", "image", "names", "names")
     return _from_lines(
         where, digest.hexdigest(), images, labels, numbers[:, 1:], numbers[:, 0], reading, places
     )
@@ -219,7 +219,7 @@ def _check_bounds(numbers: np.ndarray, where: Path, places: Sequence[str]) -> No
     if len(wrong):
         raise UserError(
             f"{shown(where)}: {places[wrong[0]]} has something else than numbers of at most {LARGEST_COORDINATE:,};"
-            " mend it"
+            " fix it"
         )
 
 
@@ -230,7 +230,7 @@ def _from_lines(
     labels: Sequence[Name],
     boxes: np.ndarray,
     scores: np.ndarray,
-    reading: Reading,
+    reading: ResultsFormat,
     places: Sequence[str],
 ) -> Results:
     codes = (*_codes(images), *_codes(labels))

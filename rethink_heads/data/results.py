@@ -1,6 +1,6 @@
 """Final detections as a frame, and what a file of them means for a data set: the image, class and box of each entry.
 
-Files leave much of it open, and detectors' exports differ in it: :class:`Reading` says each of them, and
+Files leave much of it open, and detectors' exports differ in it: :class:`ResultsFormat` says each of them, and
 :mod:`rethink_heads.data.doctor` finds the one that fits. Nothing is taken otherwise than the reading says.
 """
 
@@ -51,7 +51,7 @@ UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Reading:
+class ResultsFormat:
     """How the entries of a results file are read.
 
     Attributes:
@@ -155,7 +155,7 @@ class Results:
     categories: Indices
     boxes: Array
     scores: Array
-    reading: Reading
+    reading: ResultsFormat
     entry: Callable[[int], str]
 
     def __len__(self) -> int:
@@ -198,7 +198,11 @@ class Results:
         return self.scores
 
     def detections(
-        self, dataset: CocoDataset, reading: Reading, name: str, leave_out_unknown: bool = False
+        self,
+        dataset: CocoDataset,
+        reading: ResultsFormat,
+        name: str,
+        leave_out_unknown: bool = False,
     ) -> pd.DataFrame:
         """Return the detections in DETECTION_COLUMNS, of the detector ``name`` and the head FILE_HEAD.
 
@@ -230,7 +234,7 @@ class Results:
             first = int(kept[wrong[0]])
             raise UserError(
                 f"{self.where}: {self.entry(first)} ({len(wrong)} of {len(self)} are so) has the box"
-                f" {self.boxes[first].tolist()}, whose sides as {reading.box_format} are negative; mend it, or give"
+                f" {self.boxes[first].tolist()}, whose sides as {reading.box_format} are negative; fix it, or give"
                 " --box-format"
             )
         columns = {

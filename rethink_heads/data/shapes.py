@@ -193,7 +193,7 @@ class SceneObject(NamedTuple):
 
 
 @dataclass
-class _Placed:
+class _PlacedObject:
     class_name: str
     stamp: Stamp
     area: int
@@ -238,7 +238,7 @@ class _Scene:
     """The objects placed so far, in painting order, and which of them shows at each pixel."""
 
     def __init__(self) -> None:
-        self.placed: list[_Placed] = []
+        self.placed: list[_PlacedObject] = []
         self.fragments: list[Stamp] = []
         self._owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1, np.int64)
 
@@ -344,7 +344,7 @@ class _Scene:
             window, inner = visible_window(stamp, IMAGE_SIZE, IMAGE_SIZE)
             solid = stamp.mask > 0.5
             self._owner[window][solid[inner]] = len(self.placed)
-            self.placed.append(_Placed(class_name, stamp, int(solid.sum()), style))
+            self.placed.append(_PlacedObject(class_name, stamp, int(solid.sum()), style))
         return True
 
     def _fits(self, class_name: str, stamp: Stamp, gap: float, overlapping: bool) -> bool:

@@ -102,7 +102,7 @@ def read_voc_xml(path: Path) -> tuple[Size, list[VocObject]]:
         root = ElementTree.fromstring(content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise UserError(
-            f"{shown(path)} is not XML that can be read ({error}); mend it, or save it as UTF-8"
+            f"{shown(path)} is not XML that can be read ({error}); fix it, or save it as UTF-8"
         ) from error
     if root.tag != "annotation":
         raise UserError(
@@ -115,7 +115,7 @@ def read_voc_xml(path: Path) -> tuple[Size, list[VocObject]]:
     ):
         width, height = (_number(size, side, "the image", path) for side in ("width", "height"))
     if min(width, height) < 0 or width % 1 or height % 1:
-        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; mend its <size>")
+        raise UserError(f"{path}: an image of {width:g} x {height:g} px cannot be; fix its <size>")
     # Direct children only: a "part" inside an object has a name and a bndbox of its own.
     entries = enumerate(root.findall("object"), 1)
     return (int(width), int(height)), [_object(entry, number, path) for number, entry in entries]
@@ -136,7 +136,7 @@ def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Pa
     """Return the number in ``<tag>``; some of VOC's coordinates are fractions, such as 45.70."""
     found = None if parent is None else parent.findtext(tag)
     if found is None:
-        raise UserError(f"{path}: {subject} has no <{tag}>; mend the file")
+        raise UserError(f"{path}: {subject} has no <{tag}>; fix the file")
     try:
         value = float(found)
     except ValueError:
@@ -145,7 +145,7 @@ def _number(parent: ElementTree.Element | None, tag: str, subject: str, path: Pa
     if not abs(value) <= LARGEST_COORDINATE:
         raise UserError(
             f"{path}: <{tag}> of {subject} is {reprlib.repr(found.strip())}, not a number of at most"
-            f" {LARGEST_COORDINATE:,}; mend it"
+            f" {LARGEST_COORDINATE:,}; fix it"
         )
     return value
 
@@ -349,7 +349,7 @@ def _members(parts: Sequence[Part], split: str, xmls: Mapping[Path, Files]) -> l
             if (folder.path, stem) in members:
                 raise UserError(
                     f"the split {split} lists image {shown(stem)} of {folder.path} twice; join splits that have no"
-                    " image in common, or mend the list"
+                    " image in common, or fix the list"
                 )
             # Of several images that differ in the suffix alone, VOC's own.
             found = sorted(images.get(stem, []), key=lambda entry: not entry.name.endswith(".jpg"))
@@ -444,7 +444,7 @@ def _true_size(member: VocMember, stated: Size, objects: Sequence[VocObject]) ->
         return size
     raise UserError(
         f"{shown(member.xml)} states {stated[0]}x{stated[1]} px but {shown(member.image)} is"
-        f" {size[0]}x{size[1]}, so its boxes cannot be trusted; mend either"
+        f" {size[0]}x{size[1]}, so its boxes cannot be trusted; fix either"
     )
 
 

@@ -83,15 +83,13 @@ def read_labels(path: Path, count: int) -> Iterator[LabelLine]:
         try:
             values = [float(text) for text in texts]
         except ValueError as error:
-            raise UserError(f"{where}: {shorten(str(error))}; mend it") from error
+            raise UserError(f"{where}: {shorten(str(error))}; fix it") from error
         if not all(map(math.isfinite, values)):
             raise UserError(
-                f"{where}: {shorten(line.strip())!r} has a number that is not finite; mend it"
+                f"{where}: {shorten(line.strip())!r} has a number that is not finite; fix it"
             )
         if not (values[0].is_integer() and 0 <= values[0] < _MOST_CLASSES):
-            raise UserError(
-                f"{where}: {texts[0]!r} is no class, which are numbered from 0; mend it"
-            )
+            raise UserError(f"{where}: {texts[0]!r} is no class, which are numbered from 0; fix it")
         yield LabelLine(number, int(values[0]), tuple(values[1:]))
 
 
@@ -105,7 +103,7 @@ def _wrong_count(found: int, wanted: int) -> str:
         return "6 numbers, where ground truth is `class cx cy width height`; results go to --detections"
     if found > RESULT_NUMBERS:
         return f"{found} numbers, an outline as it seems; give boxes, {wanted} numbers a line"
-    return f"{found} numbers, not {wanted}; mend it"
+    return f"{found} numbers, not {wanted}; fix it"
 
 
 def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
@@ -135,7 +133,7 @@ def class_names(folder: Path, given: str | None) -> tuple[str, ...]:
         found = [by_number[number] for number in range(len(found))]
     if not isinstance(found, list):
         raise UserError(
-            f"{shown(path)} has no list of names under `names`, by number from 0; mend it, or give --label-names"
+            f"{shown(path)} has no list of names under `names`, by number from 0; fix it, or give --label-names"
         )
     return _checked(found, str(path))
 
@@ -194,7 +192,7 @@ def _size_lines(path: Path) -> Iterator[tuple[str, Size]]:
             continue
         where = f"{shown(path)}, line {number}"
         if len(texts) < 3:
-            raise UserError(f"{where}: {shorten(line)!r} is not `image width height`; mend it")
+            raise UserError(f"{where}: {shorten(line)!r} is not `image width height`; fix it")
         name = Path(" ".join(texts[:-2]))
         stem = name.stem if name.suffix.lower() in SUFFIXES else name.name
         yield stem, parse_size(f"{texts[-2]}x{texts[-1]}", where)

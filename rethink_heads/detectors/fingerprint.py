@@ -43,7 +43,7 @@ PLAIN += (enum.Enum, PurePath, torch.dtype, np.dtype, np.generic)
 
 # Their objects hold the state of a process (loggers, locks, devices), not what a detector is.
 _OPAQUE_PACKAGES = frozenset(sys.stdlib_module_names) | {"torch", "numpy"}
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _NOTED: Mapping[type[nn.Module], frozenset[str]] = {
     # Of the first image that it pools from, and the same for all.
     MultiScaleRoIAlign: frozenset(("scales", "map_levels")),
@@ -189,7 +189,7 @@ def members(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, types.MethodType):
         return [("self", value.__self__)]
     if isinstance(value, nn.Module):
-        return _sorted((n, each) for n, each in vars(value).items() if n not in _OF_EVERY_MODULE)
+        return _sorted((n, each) for n, each in vars(value).items() if n not in _MODULE_ATTRIBUTES)
     is_opaque = isinstance(value, type | types.ModuleType | types.FunctionType)
     if is_opaque or (_is_of_process(type(value)) and not isinstance(value, types.SimpleNamespace)):
         return []

@@ -33,7 +33,7 @@ from rethink_heads.evaluation.matching import (
     match_detections,
 )
 from rethink_heads.machine import core_count
-from rethink_heads.statistics.bootstrap import SHARE, Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import SHARE, Array, BootstrapEstimate, ImageBootstrap
 
 Weights = npt.NDArray[np.float32]
 
@@ -79,7 +79,7 @@ compare_precision = head_comparison("compare_precision", average_precisions)
 
 def resampled_precision(
     head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap
-) -> Resampled:
+) -> BootstrapEstimate:
     """The six average precisions (6,) of one head's detections, and of the replicates."""
     found = match_detections(truth, head)
     settings = len(AREAS) * len(THRESHOLDS)
@@ -108,7 +108,7 @@ def resampled_precision(
     value = [_mean_precision(precision[:, a, cut].transpose(1, 2, 0)) for a, cut in cells]
     images = bearing[[area for area, _ in cells]]
     replicates = in_draws(bootstrap, weighted_values)
-    return Resampled(np.array(value), replicates, images, SHARE, truth.images_each())
+    return BootstrapEstimate(np.array(value), replicates, images, SHARE, truth.images_each())
 
 
 def _bearing_images(head: HeadDetections, found: Matches, truth: GroundTruth) -> Flags:

@@ -18,7 +18,7 @@ from rethink_heads.evaluation.detections import (
     head_table,
     keys_of,
 )
-from rethink_heads.evaluation.lrp import Ranked, matched_ious, optimal_lrp, ranked_classes
+from rethink_heads.evaluation.lrp import RankedDetections, matched_ious, optimal_lrp, ranked_classes
 from rethink_heads.evaluation.matching import (
     AREAS,
     NO_OBJECT,
@@ -30,13 +30,13 @@ from rethink_heads.evaluation.matching import (
     box_ious,
     match_detections,
 )
-from rethink_heads.evaluation.mending import precision_and_derivatives
+from rethink_heads.evaluation.oracles import precision_and_derivatives
 from rethink_heads.statistics.bootstrap import (
     CORRELATION,
     SHARE,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
-    Resampled,
 )
 from rethink_heads.statistics.sums import pearson_correlation
 
@@ -80,7 +80,7 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
         weights = weights_of[there]
         sums_of_label: list[_Sums] = []
         for area in np.flatnonzero(within.any(axis=1)).tolist():
-            one = Ranked(
+            one = RankedDetections(
                 np.searchsorted(there, head.images[rows]),
                 head.scores[rows],
                 matches.true[area, 0, rows],
@@ -97,7 +97,7 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
             width = each.by_image.shape[1]
             cells.append(_cell(each, weights, drawn[:, number * width : (number + 1) * width]))
     images = np.array([cell.images for cell in cells], np.int64)
-    of_found = np.array([cell.found_images for cell in cells], np.int64)
+    found_images = np.array([cell.found_images for cell in cells], np.int64)
     columns: dict[str, Any] = {"objects": [cell.objects for cell in cells]}
     resampled = {}
     for number, metric in enumerate(CLASS_METRICS):
@@ -105,10 +105,10 @@ def class_values(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBoots
         draws = np.array([cell.replicates[:, number] for cell in cells])
         draws = draws.reshape(len(cells), bootstrap.replicates).T
         is_correlation = metric == "pcc"
-        resampled[metric] = Resampled(
+        resampled[metric] = BootstrapEstimate(
             value,
             draws,
-            of_found if is_correlation else images,
+            found_images if is_correlation else images,
             CORRELATION if is_correlation else SHARE,
         )
         if number:
@@ -153,14 +153,16 @@ class _Sums:
 
     label: int
     area: int
-    one: Ranked
-    at_half: Ranked
+    one: RankedDetections
+    at_half: RankedDetections
     bears: Flags
     values: Array
     by_image: Array
 
 
-def _sums(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, images: int) -> _Sums:
+def _sums(
+    of: tuple[int, int], one: RankedDetections, true: Flags, counted: Flags, images: int
+) -> _Sums:
     """The sums ``of`` one class and size.
 
     Args:
@@ -172,10 +174,10 @@ def _sums(of: tuple[int, int], one: Ranked, true: Flags, counted: Flags, images:
     # The mean over thresholds, the first and the sixth of them.
     picks = np.stack([np.full(10, 0.1), *np.eye(10)[[0, 5]]])
     slopes = np.vstack([picks @ slopes, picks[0] @ true / objects])
-    of_objects = -np.append(picks @ areas, picks[0] @ found) / objects
+    object_slopes = -np.append(picks @ areas, picks[0] @ found) / objects
     derivatives = np.stack([np.bincount(one.images, each, images) for each in slopes], axis=1)
     derivatives = derivatives + np.outer(
-        np.bincount(one.object_images, minlength=images), of_objects
+        np.bincount(one.object_images, minlength=images), object_slopes
     )
     rows = np.flatnonzero(counted[0])
     at_half = replace(

@@ -26,9 +26,9 @@ from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.statistics.bootstrap import (
     SHARE,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
     Limits,
-    Resampled,
     effective_images,
 )
 from rethink_heads.statistics.sums import ratio
@@ -54,7 +54,7 @@ def _reliability(sums: Array, bootstrap: ImageBootstrap) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredDetections:
     """N detections that count.
 
     Attributes:
@@ -74,14 +74,16 @@ class Scored:
         return np.stack(total, axis=-1).reshape(images, bins, -1).astype(np.float64)
 
 
-def scored_detections(head: HeadDetections, truth: GroundTruth, iou_threshold: float) -> Scored:
+def scored_detections(
+    head: HeadDetections, truth: GroundTruth, iou_threshold: float
+) -> ScoredDetections:
     """One head's detections that count, matched."""
     found = match_detections(truth, head, np.array([iou_threshold]), sizes=1)
     true, counted = found.true[0, 0], found.counted[0, 0]
     ious = np.zeros(len(true))
     ious[true] = box_ious(head.boxes[true], truth.boxes[found.objects[0, 0, true]])
     columns = np.stack([np.ones(len(true)), head.scores, true, ious], axis=1)
-    return Scored(head.images[counted], head.labels[counted], columns[counted])
+    return ScoredDetections(head.images[counted], head.labels[counted], columns[counted])
 
 
 def calibration_of(
@@ -119,7 +121,7 @@ def calibration_of(
         chosen = scored.labels == label
         # Of the images that have such detections, which are few where there are many classes.
         there, places = np.unique(scored.images[chosen], return_inverse=True)
-        in_class = Scored(places, scored.labels[chosen], scored.columns[chosen])
+        in_class = ScoredDetections(places, scored.labels[chosen], scored.columns[chosen])
         class_sums.append((there, in_class.sums(LAECE_BINS, len(there))))
 
     def weighted_values(weights: Weights) -> Array:
@@ -137,7 +139,7 @@ def calibration_of(
     bears = np.full(len(CALIBRATION_ERRORS), effective_images(pooled[..., 0].sum(axis=1)))
     # Overconfidence has a sign.
     limits = Limits(np.array([0.0, 0.0, -1.0]), 1.0)
-    resampled = Resampled(value, in_draws(bootstrap, weighted_values), bears, limits)
+    resampled = BootstrapEstimate(value, in_draws(bootstrap, weighted_values), bears, limits)
     count = {"detections": round(float(pooled[..., 0].sum()))}
     curve = _reliability(scored.sums(bins, images), bootstrap)
     keys = {"error": CALIBRATION_ERRORS}

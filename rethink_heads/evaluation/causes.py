@@ -5,27 +5,27 @@ that it overlaps by 0.5 or more, the most of them; failing that, the object of a
 or more. At a threshold t an object is *found* by its true positive. Of the other detections of an object that is not
 found the best is its *claimant*: those of its class with an IoU of 0.5 or more go first, then a higher score does.
 
-At t the causes of loss are these, and each is mended in one way:
+At t the causes of loss are these, and each is fixed in one way:
 
-- **ranking**: a true positive has a lower score than a false one. Mended, the class's scores are dealt out again: to
+- **ranking**: a true positive has a lower score than a false one. Fixed, the class's scores are dealt out again: to
   true positives first, in the order of their IoU, then to the others.
-- **localization**: a claimant overlaps its object by less than t. Mended, it has the object's box.
-- **classification**: a claimant has another class than its object. Mended, it has the object's class.
-- **duplicates**: a further detection of the object's class overlaps it by 0.5 or more. Mended, it is gone.
-- **background**: a detection has no object. Mended, it is gone.
-- **misses**: an object is neither found nor claimed. Mended, there is a detection of it, ranked before all others.
+- **localization**: a claimant overlaps its object by less than t. Fixed, it has the object's box.
+- **classification**: a claimant has another class than its object. Fixed, it has the object's class.
+- **duplicates**: a further detection of the object's class overlaps it by 0.5 or more. Fixed, it is gone.
+- **background**: a detection has no object. Fixed, it is gone.
+- **misses**: an object is neither found nor claimed. Fixed, there is a detection of it, ranked before all others.
 
 A further detection of an object that overlaps it by less than 0.5 is badly localised, one of another class badly
-classified: mended, it would say again what is said already, so that it is gone. What has two faults is mended when both
+classified: fixed, it would say again what is said already, so that it is gone. What has two faults is fixed when both
 are, and until then is what it was. A detection of another class with an IoU below 0.5 claims nothing.
 
-So any set of causes can be mended at once, in any order. With none of them mended the detections are the detector's
+So any set of causes can be fixed at once, in any order. With none of them fixed the detections are the detector's
 own; with all of them there is one detection of every object, with its box and class, and no other: average precision
-is 1. Each mended set is a results file that COCO's evaluation could read. Misses are found as new detections, and not
+is 1. Each fixed set is a results file that COCO's evaluation could read. Misses are found as new detections, and not
 struck off the objects as in TIDE, so that each object keeps its own part of recall, whatever happens to the others.
 
 Detections that COCO does not count, of crowds or of an image and class that has a hundred better ones, are never
-mended, and crowds are nobody's object. Of equal scores, the first in its image goes first, as in matching.
+fixed, and crowds are nobody's object. Of equal scores, the first in its image goes first, as in matching.
 
 TIDE (:mod:`.errors`) is at home at one threshold. Here an object's second detection stays a duplicate at thresholds
 that it does not reach, for want of NMS and not of a better box; and a claimant of the right class stands before one of
@@ -70,7 +70,7 @@ class Faults:
 
     Attributes:
         true: (N,) whether it is a true positive; counted: (N,) whether it counts.
-        causes: (N,) set of the causes that have to be mended; 0 for true positives and those that do not count.
+        causes: (N,) set of the causes that have to be fixed; 0 for true positives and those that do not count.
         claims: (N,) whether it is then the true positive of its object; otherwise it is gone.
         objects: (N,) row in :class:`GroundTruth` of the object that it finds or claims, -1 for none.
         ious: (N,) IoU with its object, 0 without.

@@ -15,8 +15,8 @@ from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
+    BootstrapEstimate,
     ImageBootstrap,
-    Resampled,
     difference_columns,
 )
 
@@ -33,7 +33,7 @@ class Quantities:
         curves: columns of further tables, by their name.
     """
 
-    resampled: Resampled
+    resampled: BootstrapEstimate
     keys: Mapping[str, Any]
     value: str
     rest: Mapping[str, Any] = field(default_factory=dict)
@@ -66,10 +66,10 @@ _DATA = """\
 _BOOTSTRAP = """\
     replicates, seed: of the bootstrap over the dataset's images.
 """
-_OF_HEADS = """\
+_TABLE_ARGUMENTS = """\
     Of each head that found anything, in their order in the detections, with "detector" and "head" first.
 """
-_OF_TWO_HEADS = """\
+_COMPARISON_ARGUMENTS = """\
     The columns that name what is compared, "a", "b" (as "detector/head"), "value_a", "value_b", "difference" (a - b),
     "difference_low", "difference_high" and "excludes_zero", on the same draws of images.
 """
@@ -100,7 +100,7 @@ def head_table(
             frames.append(found.curve(curve, key) if curve else found.rows(key))
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-    _describe(table, name, measure, curve, _DATA, _OF_HEADS, _RAISES.format(""))
+    _describe(table, name, measure, curve, _DATA, _TABLE_ARGUMENTS, _RAISES.format(""))
     return table
 
 
@@ -125,7 +125,7 @@ def head_comparison(name: str, measure: Callable[..., Quantities]) -> Callable[.
 
     arguments = f"{_DATA}    a, b: (detector, head).\n"
     raises = _RAISES.format("no detections of a head, or ")
-    _describe(compare, name, measure, _COMPARED, arguments, _OF_TWO_HEADS, raises)
+    _describe(compare, name, measure, _COMPARED, arguments, _COMPARISON_ARGUMENTS, raises)
     return compare
 
 
@@ -146,14 +146,16 @@ def _describe(
     text, _, rows = inspect.cleandoc(measure.__doc__ or "").partition("Returns:\n")
     text, _, options = text.partition("Args:\n")
     arguments = f"Args:\n{arguments}{_BOOTSTRAP}{options}"
-    of_part = [each for each in rows.split("\n\n") if _part_of(each) == part]
-    parts = (text, arguments, f"Returns:\n{returns}", *of_part, f"Raises:\n{raises}")
+    described = [each for each in rows.split("\n\n") if _part_of(each) == part]
+    parts = (text, arguments, f"Returns:\n{returns}", *described, f"Raises:\n{raises}")
     function.__doc__ = "\n\n".join(part.rstrip() for part in parts)
     function.__name__ = function.__qualname__ = name
     function.__module__ = measure.__module__
-    own, of_measure = inspect.signature(function), inspect.signature(measure).parameters
+    own, measure_parameters = inspect.signature(function), inspect.signature(measure).parameters
     parameters = [each for each in own.parameters.values() if each.kind != each.VAR_KEYWORD]
-    parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in list(of_measure.values())[3:]]
+    parameters += [
+        each.replace(kind=each.KEYWORD_ONLY) for each in list(measure_parameters.values())[3:]
+    ]
     setattr(function, "__signature__", own.replace(parameters=parameters))  # noqa: B010
 
 

@@ -44,9 +44,9 @@ from rethink_heads.evaluation.matching import (
 from rethink_heads.measure.stage_boxes import POSITIVE_IOU
 from rethink_heads.statistics.bootstrap import (
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
     ImagesLeftOut,
-    Resampled,
     effective_images,
 )
 
@@ -97,7 +97,7 @@ def errors_of(
         precision = precision_at_recalls(ranking).mean(axis=1)
         value.add(_gains(np.where(precision < 0, np.nan, precision)[None]))
     draws = ImagesLeftOut(bootstrap.image_ids, bootstrap.replicates, bootstrap.seed)
-    gains = Resampled(
+    gains = BootstrapEstimate(
         value.value[0],
         draws.spread_out(in_draws(draws, weighted_values)),
         _images_with(head, errors, truth),

@@ -35,7 +35,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.detections import keys_of
 from rethink_heads.evaluation.ladder import (
     STAGES,
-    Followed,
+    CandidateOutcomes,
     beyond_most,
     follow,
 )
@@ -176,7 +176,7 @@ def detection_fates(
 
 
 def fates_of(
-    followed: Followed,
+    followed: CandidateOutcomes,
     key: Key,
     iou_threshold: float = FIT_IOU,
     least_precision: float = LEAST_PRECISION,
@@ -271,7 +271,7 @@ def _other_class(
 
 
 def _suppressors(
-    followed: Followed, fits: Flags, is_suppressed: Flags, threshold: float
+    followed: CandidateOutcomes, fits: Flags, is_suppressed: Flags, threshold: float
 ) -> pd.DataFrame:
     """What suppressed the best box that fits each suppressed object; a row an object."""
     truth = followed.truth

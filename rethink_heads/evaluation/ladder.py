@@ -50,7 +50,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Followed:
+class CandidateOutcomes:
     """One head's candidates on its detector's own proposals, what became of each, and the objects that they overlap.
 
     Attributes:
@@ -116,7 +116,7 @@ class Followed:
         return np.asarray(present)
 
 
-def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
+def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> CandidateOutcomes:
     """Follow the objects through one head, on its detector's own proposals.
     Raises UserError where the head is not there.
     """
@@ -147,7 +147,7 @@ def follow(candidates: Candidates, truth: GroundTruth, key: Key) -> Followed:
     pair_objects = no_crowds[pair_objects]
     objects = truth.boxes[pair_objects]
     proposals = to_sides(own.proposal_boxes[inside])
-    return Followed(
+    return CandidateOutcomes(
         truth,
         images,
         labels,
@@ -225,7 +225,7 @@ def compare_ladders(
     return first.less(second, a, b)
 
 
-def recalls(followed: Followed, bootstrap: ImageBootstrap) -> Quantities:
+def recalls(followed: CandidateOutcomes, bootstrap: ImageBootstrap) -> Quantities:
     """One head's rows of :func:`recall_ladder`: a row a size, stage and IoU threshold."""
     truth, present = followed.truth, followed.present.astype(np.float64)
     present = np.concatenate([present, present.mean(axis=1, keepdims=True)], axis=1)

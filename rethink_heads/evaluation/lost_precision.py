@@ -1,20 +1,20 @@
-"""Where average precision is lost: the share of each cause, what mending it wins, and what a better ranking is worth.
+"""Where average precision is lost: the share of each cause, what fixing it wins, and what a better ranking is worth.
 
 The mean over COCO's ten IoU thresholds and over classes loses 1 - AP. Each of the six causes of :mod:`.causes` can be
-mended alone, which is its *oracle*; but what two mends win together is not what they win one by one, and a mend wins
-more after others than before. A cause's *share* is what mending it wins on average over all orders in which the six can
-be mended (Shapley's value): all sets of them, 64 at each threshold, are evaluated. Shares are at least 0 and add up to
+fixed alone, which is its *oracle*; but what two fixes win together is not what they win one by one, and a fix wins
+more after others than before. A cause's *share* is what fixing it wins on average over all orders in which the six can
+be fixed (Shapley's value): all sets of them, 64 at each threshold, are evaluated. Shares are at least 0 and add up to
 1 - AP.
 
 A false positive that stands before true ones is a fault of its kind and of the ranking at once: it costs nothing when
-it is gone, nor when it is last. So the ranking is mended after another cause in three of four orders (Kalai and Samet's
+it is gone, nor when it is last. So the ranking is fixed after another cause in three of four orders (Kalai and Samet's
 weights, "On weighted Shapley values", 1987): of such a loss the kind has three quarters, the ranking one. Where false
 positives of one or two kinds stand too high, that kind has the greater share; where those of all kinds do, the ranking.
 By halves, the ranking would have as much as any kind and something of each other one, and too many duplicates or too
 much background would never show; benchmarks/README.md has both.
 
 The *exchange rate* is AP while the scores of a class are dealt out in an order that moves in ten equal steps from their
-own to that of the mended ranking (true positives by their IoU, then false ones by theirs with an object of their
+own to that of the corrected ranking (true positives by their IoU, then false ones by theirs with an object of their
 class): a detection's place is the mean, weighted by the step, of its places in both.
 
 Intervals come from the derivatives of AP by the weight of each image (the infinitesimal jackknife: Efron,
@@ -37,7 +37,7 @@ import numpy as np
 from rethink_heads.evaluation.causes import CAUSES
 from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
 from rethink_heads.evaluation.matching import THRESHOLDS, GroundTruth, HeadDetections
-from rethink_heads.evaluation.mending import (
+from rethink_heads.evaluation.oracles import (
     ORACLES,
     SHARES,
     STEP_VALUES,
@@ -45,7 +45,7 @@ from rethink_heads.evaluation.mending import (
     LostPrecision,
     analyse,
 )
-from rethink_heads.statistics.bootstrap import SHARE, ImageBootstrap, Resampled, join
+from rethink_heads.statistics.bootstrap import SHARE, BootstrapEstimate, ImageBootstrap, join
 
 
 def lost_precision_of(
@@ -55,7 +55,7 @@ def lost_precision_of(
 
     Returns:
         A row a "cause" (one of CAUSES) with "share" (of 1 - AP, to which the shares of a head add up; 0..1), "oracle"
-        (AP with that cause alone mended), each with "..._low" and "..._high", and "count" (detections, or missed
+        (AP with that cause alone fixed), each with "..._low" and "..._high", and "count" (detections, or missed
         objects, with the cause at IoU 0.5; of "ranking" the true positives that have a false one before them). The mean
         is over the classes that have objects, as in COCO. An interval takes images that have the cause
         (:mod:`.bootstrap`).
@@ -106,7 +106,7 @@ compare_lost_by_threshold = head_comparison("compare_lost_by_threshold", lost_by
 
 
 def oracles_of(head: HeadDetections, truth: GroundTruth, bootstrap: ImageBootstrap) -> Quantities:
-    """AP with each cause alone mended, for comparisons.
+    """AP with each cause alone fixed, for comparisons.
 
     Returns:
         A row a "cause" (one of CAUSES) with "oracle".
@@ -149,7 +149,9 @@ def _by_class(lost: LostPrecision, bootstrap: ImageBootstrap) -> dict[str, Any]:
     stretches = np.tile(stretch, len(lost.labels))
     replicates = lost.class_values.ravel() + np.hstack(changes).T * stretches
     images = lost.class_images.ravel()
-    shares = Resampled(lost.class_values.ravel(), replicates, images, SHARE, is_zero_without=True)
+    shares = BootstrapEstimate(
+        lost.class_values.ravel(), replicates, images, SHARE, is_zero_without=True
+    )
     return {
         "label": np.repeat(lost.labels, len(CAUSES)),
         "cause": np.tile(CAUSES, len(lost.labels)),

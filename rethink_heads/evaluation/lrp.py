@@ -35,8 +35,8 @@ from rethink_heads.evaluation.matching import (
 from rethink_heads.statistics.bootstrap import (
     SHARE,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
-    Resampled,
 )
 
 LRP_PARTS = ("olrp", "localization", "false_positives", "misses")
@@ -74,7 +74,7 @@ def lrp_of(
         bears[one.images], bears[one.object_images] = True, True
     replicates = in_draws(bootstrap, weighted_values)
     images = np.full(len(value), bears.sum())
-    resampled = Resampled(value, replicates, images, SHARE, truth.images_each())
+    resampled = BootstrapEstimate(value, replicates, images, SHARE, truth.images_each())
     return Quantities(resampled, {"part": LRP_PARTS}, "value")
 
 
@@ -83,7 +83,7 @@ compare_lrp = head_comparison("compare_lrp", lrp_of)
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedDetections:
     """One class's N detections that count, by falling score.
 
     Attributes:
@@ -98,7 +98,9 @@ class Ranked:
     object_images: Indices
 
 
-def ranked_classes(head: HeadDetections, truth: GroundTruth, matches: Matches) -> dict[int, Ranked]:
+def ranked_classes(
+    head: HeadDetections, truth: GroundTruth, matches: Matches
+) -> dict[int, RankedDetections]:
     """The detections of each class that has objects, matched at one IoU threshold, by label."""
     ious, true = matched_ious(head, truth, matches), matches.true[0, 0]
     ranked = {}
@@ -106,7 +108,7 @@ def ranked_classes(head: HeadDetections, truth: GroundTruth, matches: Matches) -
         rows = np.flatnonzero(matches.counted[0, 0] & (head.labels == label))
         rows = rows[np.argsort(-head.scores[rows], kind="stable")]
         object_images = truth.images[truth.findable & (truth.labels == label)]
-        ranked[label] = Ranked(
+        ranked[label] = RankedDetections(
             head.images[rows], head.scores[rows], true[rows], ious[rows], object_images
         )
     return ranked
@@ -122,7 +124,9 @@ def matched_ious(
     return ious
 
 
-def optimal_lrp(one: Ranked, weights: Weights, iou_threshold: float) -> tuple[Array, Array]:
+def optimal_lrp(
+    one: RankedDetections, weights: Weights, iou_threshold: float
+) -> tuple[Array, Array]:
     """oLRP and its parts (b, 4) of one class in each of b draws of images, and the best thresholds (b,).
 
     Args:

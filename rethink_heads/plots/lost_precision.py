@@ -149,7 +149,7 @@ def stack_shares(ax: Axes, by_threshold: pd.DataFrame, lost: pd.DataFrame) -> No
     ax.bar(at, kept, width=0.86, facecolor=GRID, edgecolor=FAINT, linewidth=0.5, zorder=2)
     bottom += kept
     for cause, values in columns.items():
-        # A share below zero, of a mend that costs precision, has no height to be drawn with.
+        # A share below zero, of a fix that costs precision, has no height to be drawn with.
         heights = np.clip(100 * np.array(values), 0, None)
         ax.bar(at, heights, bottom=bottom, width=0.86, zorder=2, **_look(cause))
         bottom += heights

@@ -104,7 +104,7 @@ LONGEST_LABEL = 40
 # Colours and markers of other heads.
 _OTHERS = (("#8C7A00", "<"), ("#B0578D", ">"), ("#5B2A86", "*"), ("#1B5E3B", "d"))
 # Of detectors, where one head's name is all that there is; its own look comes first.
-_OF_DETECTORS = (
+_DETECTOR_LOOKS = (
     *((colour, HEAD_MARKERS[head]) for head, colour in list(HEAD_COLOURS.items())[:7]),
     *_OTHERS,
 )
@@ -304,7 +304,7 @@ def looks_of(pairs: Sequence[Pair]) -> dict[Pair, Look]:
     by_head = _head_looks(heads)
     if len(heads) == 1 and len(detectors) >= _MANY_DETECTORS:
         own = by_head[heads[0]]
-        choices = [own, *(look for look in _OF_DETECTORS if look != own)]
+        choices = [own, *(look for look in _DETECTOR_LOOKS if look != own)]
         return {
             (detector, heads[0]): Look(
                 *choices[place % len(choices)],

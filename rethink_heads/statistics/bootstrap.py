@@ -93,7 +93,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Resampled:
+class BootstrapEstimate:
     """A statistic of all images and of each replicate.
 
     Attributes:
@@ -114,10 +114,10 @@ class Resampled:
     images_each: float | None = None
     is_zero_without: bool = False
 
-    def less(self, other: Resampled) -> Resampled:
+    def less(self, other: BootstrapEstimate) -> BootstrapEstimate:
         """The difference of two statistics on the same images and draws."""
         images = np.maximum if self.is_zero_without else np.minimum
-        return Resampled(
+        return BootstrapEstimate(
             self.value - other.value,
             self.replicates - other.replicates,
             images(self.images, other.images),
@@ -146,7 +146,7 @@ class Resampled:
         return Estimate(self.value, *(np.where(has_interval, end, np.nan) for end in ends))
 
 
-def join(parts: Sequence[Resampled]) -> Resampled:
+def join(parts: Sequence[BootstrapEstimate]) -> BootstrapEstimate:
     """Statistics of the same draws and limits, one after another: (N,)."""
     return replace(
         parts[0],
@@ -156,7 +156,7 @@ def join(parts: Sequence[Resampled]) -> Resampled:
     )
 
 
-def difference_columns(a: Resampled, b: Resampled) -> dict[str, Any]:
+def difference_columns(a: BootstrapEstimate, b: BootstrapEstimate) -> dict[str, Any]:
     """Columns of a comparison of two statistics on the same draws of images.
 
     "value_a", "value_b", "difference" (a - b), "difference_low", "difference_high" and "excludes_zero": whether the
@@ -270,7 +270,7 @@ class ImageBootstrap:
         statistic: Statistic,
         limits: Limits = ANY,
         replicated: Array | None = None,
-    ) -> Resampled:
+    ) -> BootstrapEstimate:
         """A statistic of all images and of the replicates.
 
         An image bears on the statistic by the first of its M sums, a count; of a statistic of several counts, by their
@@ -286,7 +286,7 @@ class ImageBootstrap:
         value = statistic(sums.sum(axis=0)[None])[0]
         counts = sums[..., 0]
         images = effective_images(counts.sum(axis=tuple(range(1 + value.ndim, counts.ndim))))
-        return Resampled(value, statistic(replicated), images, limits)
+        return BootstrapEstimate(value, statistic(replicated), images, limits)
 
     def estimate(self, sums: Array, statistic: Statistic, limits: Limits = ANY) -> Estimate:
         """A statistic of sums (I, ..., M) over images, with its interval; see ``resample``."""

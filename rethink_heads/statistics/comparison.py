@@ -28,7 +28,7 @@ from rethink_heads.statistics.correlation import object_pccs
 from rethink_heads.statistics.ranks import RankedRows, ranked_head, ranked_rows
 from rethink_heads.statistics.response import RESPONSE_KINDS, response_columns
 from rethink_heads.statistics.spatial import (
-    OF_OBJECTS,
+    OBJECT_MAPS,
     distances,
     distinct_means,
     has_map,
@@ -66,16 +66,16 @@ ON_BINS: Mapping[str, tuple[tuple[str, ...], Statistic]] = {
     **{f"rms_{error}": (("n", f"sum_{error}_{error}"), root_mean_square) for error in ERRORS},
 }
 """Moments of the statistics that can be taken bin by bin or over a range, and the formula of their sums."""
-STATISTICS = (*ON_BINS, "object_pcc", "spearman", OF_OBJECTS)
+STATISTICS = (*ON_BINS, "object_pcc", "spearman", OBJECT_MAPS)
 COMPARED_RESPONSES = {
     "displacement_score": ("drop_dx", "drop_dy", "half_width_dx", "half_width_dy"),
     "cell_score": ("mean_absolute_change",),
     "cell_iou": ("mean_absolute_change",),
 }
 # What heads with the same classifiers have the same of, and what those with the same regressor.
-_OF_SCORES = {"pcc", "object_pcc", "spearman", "score", "score_std"}
-_OF_SCORES |= {"displacement_score", "cell_score"}
-_OF_BOXES = {"regressed_iou", "regressed_iou_std", "gain", "cell_iou"} | {
+_SCORE_STATISTICS = {"pcc", "object_pcc", "spearman", "score", "score_std"}
+_SCORE_STATISTICS |= {"displacement_score", "cell_score"}
+_BOX_STATISTICS = {"regressed_iou", "regressed_iou_std", "gain", "cell_iou"} | {
     f"rms_{e}" for e in ERRORS
 }
 MOST_DETECTORS = 4
@@ -102,9 +102,9 @@ def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]
     for detector, head in keys:
         known = HEAD_CONFIGURATIONS.get(head)
         part: Any = head
-        if known and what in _OF_SCORES:
+        if known and what in _SCORE_STATISTICS:
             part = known.classifiers
-        elif known and what in _OF_BOXES:
+        elif known and what in _BOX_STATISTICS:
             part = known.regressor
         first_of.setdefault((detector, part), (detector, head))
     heads: dict[str, list[str]] = {}
@@ -153,7 +153,7 @@ def compare_pairs(
 
 
 @dataclass(frozen=True)
-class Compared:
+class HeadQuantity:
     """One head's part of a comparison.
 
     Attributes:
@@ -245,7 +245,7 @@ def compare_responses(
     results = []
     for quantity in COMPARED_RESPONSES[kind]:
         columns = [response_columns(measurements, kind, quantity, key) for key in (a, b)]
-        compared_heads = [Compared(there, each) for each, there in columns]
+        compared_heads = [HeadQuantity(there, each) for each, there in columns]
         check_common(kind, a, b, *compared_heads)
         keys = {"kind": kind, "quantity": quantity}
         results.append(difference_rows(measurements, keys, {}, (a, b), compared_heads, bootstrap))
@@ -269,18 +269,18 @@ def compare_decay(
             both have.
     """
     bootstrap = ImageBootstrap(measurements.image_ids, replicates, seed)
-    maps = [_check_map(measurements, OF_OBJECTS, key) for key in (a, b)]
+    maps = [_check_map(measurements, OBJECT_MAPS, key) for key in (a, b)]
     columns = [map_columns(each, means_by_distance) for each in maps]
     compared_heads = [
-        Compared(has_map(drawn), each) for each, drawn in zip(columns, maps, strict=True)
+        HeadQuantity(has_map(drawn), each) for each, drawn in zip(columns, maps, strict=True)
     ]
-    check_common(OF_OBJECTS, a, b, *compared_heads)
+    check_common(OBJECT_MAPS, a, b, *compared_heads)
     if maps[0].shape[1] != maps[1].shape[1]:
         raise UserError(
             f"the RoIs of {'/'.join(a)} and {'/'.join(b)} have different numbers of positions, so "
             "their correlations by distance cannot be compared"
         )
-    keys = {"kind": OF_OBJECTS, "quantity": "decay"}
+    keys = {"kind": OBJECT_MAPS, "quantity": "decay"}
     ends = {"distance": distances(maps[0].shape[1])[0]}
     found = difference_rows(measurements, keys, ends, (a, b), compared_heads, bootstrap)
     return found[found["objects"] > 0].reset_index(drop=True)
@@ -292,18 +292,18 @@ def compared_head(
     key: Key,
     iou_range: tuple[float, float] = WHOLE_RANGE,
     by_bin: bool = False,
-) -> Compared:
+) -> HeadQuantity:
     """One head's part of a comparison of one of STATISTICS.
     Raises UserError for an unknown statistic, a head that was not measured, or a range that is not of whole bins.
     """
     bin_range(iou_range)
     if statistic not in STATISTICS:
         raise UserError(f"unknown statistic {statistic!r}; there are {', '.join(STATISTICS)}")
-    if statistic == OF_OBJECTS:
-        maps = _check_map(measurements, OF_OBJECTS, key)
+    if statistic == OBJECT_MAPS:
+        maps = _check_map(measurements, OBJECT_MAPS, key)
         columns = map_columns(maps, distinct_means)
         mean = Columns(columns.values[:, 0], columns.formula)
-        return Compared(has_map(maps), mean)
+        return HeadQuantity(has_map(maps), mean)
     if statistic == "spearman":
         return _ranked_head(measurements, key, iou_range)
     names, formula = ON_BINS.get(statistic, (PEARSON_SUMS, ratio))
@@ -312,14 +312,14 @@ def compared_head(
     has_any = np.asarray(measured.any(axis=1))
     if statistic == "object_pcc":
         own = object_pccs(measurements, key, iou_range, values[..., :-1])
-        return Compared(has_any, own.columns)
+        return HeadQuantity(has_any, own.columns)
     values = values[..., :-1]
     if by_bin:
-        return Compared(measured, Columns(values, formula))
-    return Compared(has_any, Columns(values.sum(axis=1), formula))
+        return HeadQuantity(measured, Columns(values, formula))
+    return HeadQuantity(has_any, Columns(values.sum(axis=1), formula))
 
 
-def check_common(what: str, a: Key, b: Key, first: Compared, second: Compared) -> None:
+def check_common(what: str, a: Key, b: Key, first: HeadQuantity, second: HeadQuantity) -> None:
     """Raise UserError where a head has no objects, or they have none in common."""
     for key, each in ((a, first), (b, second)):
         if not each.there.any():
@@ -336,7 +336,7 @@ def difference_rows(
     keys: Mapping[str, str],
     ends: Mapping[str, npt.NDArray[Any]],
     names: tuple[Key, Key],
-    compared_heads: Sequence[Compared],
+    compared_heads: Sequence[HeadQuantity],
     bootstrap: ImageBootstrap,
     own_objects: bool = False,
 ) -> pd.DataFrame:
@@ -368,7 +368,9 @@ def difference_rows(
     return pd.concat(rows, ignore_index=True)
 
 
-def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, float]) -> Compared:
+def _ranked_head(
+    measurements: Measurements, key: Key, iou_range: tuple[float, float]
+) -> HeadQuantity:
     rows, (first, after) = measurements.rows(key), bin_range(iou_range)
     objects = np.zeros(len(measurements.objects), bool)
     objects[rows["object"][(rows["bin"] >= first) & (rows["bin"] < after)]] = True
@@ -378,7 +380,7 @@ def _ranked_head(measurements: Measurements, key: Key, iou_range: tuple[float, f
             return ranked_head(measurements, key, (iou_range[0], iou_range[1]))
         return RankedRows.of(ranked_rows(measurements, key, iou_range, compared))
 
-    return Compared(objects, rank)
+    return HeadQuantity(objects, rank)
 
 
 def _check_map(measurements: Measurements, kind: str, key: Key) -> npt.NDArray[np.float32]:

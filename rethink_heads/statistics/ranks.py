@@ -33,8 +33,8 @@ from rethink_heads.statistics.bootstrap import (
     CORRELATION,
     REPLICATES,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
-    Resampled,
     difference_columns,
     effective_images,
 )
@@ -159,7 +159,7 @@ class RankedRows:
 
     def resample(
         self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
-    ) -> Resampled:
+    ) -> BootstrapEstimate:
         """Spearman's correlation of some objects (O,), and of the replicates of their images."""
         rows = self.select(objects)
         image_ids = measurements.objects["image_id"].to_numpy()[rows.object]
@@ -167,7 +167,7 @@ class RankedRows:
         by_image = slopes_by_image(slope, image_ids, bootstrap)
         bearing = effective_images(np.bincount(bootstrap.index(image_ids), rows.weight))
         replicates = rank_replicates(np.array(value), by_image, bootstrap)
-        return Resampled(np.array(value), replicates, bearing, CORRELATION)
+        return BootstrapEstimate(np.array(value), replicates, bearing, CORRELATION)
 
     @property
     def sampling_error(self) -> float:
@@ -252,9 +252,9 @@ def weighted_spearman(
     product = ranks[0] * ranks[1] / spread
     value = share @ product
     slope = product
-    for places, of_value, other, own in zip((x, y), shares, ranks[::-1], spreads, strict=True):
+    for places, value_share, other, own in zip((x, y), shares, ranks[::-1], spreads, strict=True):
         moved = -_centred(np.bincount(places, share * other).astype(np.float64)) / spread
-        slope = slope + (moved - value * (1 - of_value**2) / (8 * own))[places]
+        slope = slope + (moved - value * (1 - value_share**2) / (8 * own))[places]
     return float(value), share * slope
 
 
@@ -311,7 +311,7 @@ def level_tables(
     present = set(stages["stage"].unique())
     measures = [(level, stage) for level, stage in MEASURES if stage in present]
     rows: list[dict[str, Any]] = []
-    resampled: dict[tuple[Key, str, str], Resampled] = {}
+    resampled: dict[tuple[Key, str, str], BootstrapEstimate] = {}
     for key, (level, stage) in product(keys, measures):
         boxes = positives(stages, key, stage)
         found = (_over_images if level == IMAGE else _over_classes)(boxes, bootstrap)
@@ -345,7 +345,7 @@ def positives(stages: pd.DataFrame, key: Key, stage: str) -> pd.DataFrame:
 class _Level(NamedTuple):
     """A level's correlation, resampled, and how many images or classes have one."""
 
-    resampled: Resampled
+    resampled: BootstrapEstimate
     groups: int
 
 
@@ -365,21 +365,23 @@ def _over_images(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
 
 def _over_classes(boxes: pd.DataFrame, bootstrap: ImageBootstrap) -> _Level:
     """The mean of the classes' correlations."""
-    classes, values, slopes = 0, [], []
+    classes, values, value_share = 0, [], []
     for classes, (_, rows) in enumerate(boxes.groupby("class_name", observed=True), 1):  # noqa: B007
         places = numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy())
         value, slope = weighted_spearman(*places, np.ones(len(rows)))
         if np.isfinite(value):
             values.append(value)
-            slopes.append(slopes_by_image(slope, rows["image_id"].to_numpy(np.int64), bootstrap))
+            value_share.append(
+                slopes_by_image(slope, rows["image_id"].to_numpy(np.int64), bootstrap)
+            )
     # Copies of a few boxes correlate as they do themselves: replicates of fewer vary by twice what data sets do.
     is_enough = values and len(boxes) >= FEWEST_BOXES * classes
     if not values:
-        values, slopes = [np.nan], [np.zeros(len(bootstrap.image_ids))]
+        values, value_share = [np.nan], [np.zeros(len(bootstrap.image_ids))]
     found = np.array(values)
-    resampled = Resampled(
+    resampled = BootstrapEstimate(
         np.array(found.mean()),
-        rank_replicates(found, np.stack(slopes, axis=1), bootstrap).mean(axis=1),
+        rank_replicates(found, np.stack(value_share, axis=1), bootstrap).mean(axis=1),
         effective_images(boxes["image_id"].value_counts().to_numpy() * bool(is_enough)),
         CORRELATION,
     )

@@ -17,7 +17,7 @@ import pandas as pd
 
 from rethink_heads.errors import UserError
 from rethink_heads.measure.store import Key, Measurements
-from rethink_heads.statistics.bootstrap import REPLICATES, Array, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import REPLICATES, Array, BootstrapEstimate, ImageBootstrap
 from rethink_heads.statistics.spatial import has_map, map_columns
 from rethink_heads.statistics.sums import (
     Columns,
@@ -142,7 +142,7 @@ def _formula_of_sums(kind: str, quantity: str, side: int) -> Formula:
 
 def _resampled(
     measurements: Measurements, kind: str, key: Key, bootstrap: ImageBootstrap
-) -> Iterator[tuple[str, Flags, dict[str, Resampled]]]:
+) -> Iterator[tuple[str, Flags, dict[str, BootstrapEstimate]]]:
     """Each size, its objects (O,) that have a map, and a summary's quantities of them.
 
     What several quantities are made of is added up and drawn once.

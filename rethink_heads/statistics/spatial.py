@@ -19,8 +19,8 @@ from rethink_heads.measure.store import BLOCK, Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, Array, Estimate, ImageBootstrap
 from rethink_heads.statistics.sums import Columns, Flags, by_size, ratio
 
-OF_OBJECTS = "spatial_correlation"
-OF_WEIGHTS = "weight_correlation"
+OBJECT_MAPS = "spatial_correlation"
+WEIGHT_MAPS = "weight_correlation"
 
 _KEYS = ["detector", "head", "kind", "size"]
 PAIRS_COLUMNS = [*_KEYS, "mean", "mean_low", "mean_high", "objects"]
@@ -155,7 +155,7 @@ def map_columns(
 def _branches(measurements: Measurements) -> list[MapKey]:
     """The branches with correlations of RoI positions."""
     return sorted(
-        (*key, kind) for kind in (OF_OBJECTS, OF_WEIGHTS) for key in measurements.map_keys(kind)
+        (*key, kind) for kind in (OBJECT_MAPS, WEIGHT_MAPS) for key in measurements.map_keys(kind)
     )
 
 

@@ -20,9 +20,9 @@ from rethink_heads.proposals import IOU_BINS
 from rethink_heads.statistics.bootstrap import (
     ANY,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
     Limits,
-    Resampled,
     Statistic,
 )
 
@@ -88,7 +88,7 @@ class Columns:
 
     def resample(
         self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
-    ) -> Resampled:
+    ) -> BootstrapEstimate:
         """The statistic of some objects (O,), and of the replicates of their images."""
         images = measurements.objects["image_id"].to_numpy()[objects]
         sums = bootstrap.sum_by_image(images, self.values[objects])
@@ -109,7 +109,7 @@ def resample_by_size(
     quantities: Mapping[Name, Quantity],
     measurements: Measurements,
     bootstrap: ImageBootstrap,
-) -> Iterator[tuple[str, Flags, dict[Name, Resampled]]]:
+) -> Iterator[tuple[str, Flags, dict[Name, BootstrapEstimate]]]:
     """Each size and "all", the objects (O,) of it, and statistics of their values (O, ..., M).
 
     Replicates are taken once: of all columns, whatever statistics they are of, and of three sizes, which add up to all.
@@ -120,10 +120,10 @@ def resample_by_size(
     replicates = bootstrap.replicate(sums)
     for number, (size, objects) in enumerate(by_size(measurements)):
         part = slice(None) if size == "all" else slice(number, number + 1)
-        of_size, drawn = sums[:, part].sum(axis=1), replicates[:, part].sum(axis=1)
+        whole, drawn = sums[:, part].sum(axis=1), replicates[:, part].sum(axis=1)
         found = {
             name: bootstrap.resample(
-                of_size[..., each.columns], each.formula, each.limits, drawn[..., each.columns]
+                whole[..., each.columns], each.formula, each.limits, drawn[..., each.columns]
             )
             for name, each in quantities.items()
         }

@@ -24,7 +24,7 @@ from rethink_heads.machine import resolve_device
 from rethink_heads.measure.detections import detections_of, keep_detections
 from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, with_fusion
-from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, BootstrapEstimate, ImageBootstrap
 from rethink_heads.sweeps.description import Point
 from rethink_heads.sweeps.plan import Plan
 
@@ -82,7 +82,7 @@ class Precision:
         estimate = self.resampled(a, seed).less(self.resampled(b, seed)).estimate()
         return pd.DataFrame({"metric": AP_NAMES, **estimate.columns("difference")})
 
-    def resampled(self, point: Point, seed: int) -> Resampled:
+    def resampled(self, point: Point, seed: int) -> BootstrapEstimate:
         """A point's average precisions (6,) and those of each draw of images; read again where nothing has changed."""
         path, provenance = self._file(point, seed)
         kept = _kept(path, provenance)
@@ -158,7 +158,7 @@ def _outline(config: Config, class_names: tuple[str, ...]) -> tuple[tuple[str, .
     return detector.heads, Size(total, in_heads)
 
 
-def _frame(resampled: Resampled) -> pd.DataFrame:
+def _frame(resampled: BootstrapEstimate) -> pd.DataFrame:
     """What was resampled as rows of numbers, with what each row is in the column "of"."""
     parts = {
         "value": resampled.value[None],
@@ -172,7 +172,7 @@ def _frame(resampled: Resampled) -> pd.DataFrame:
     )
 
 
-def _kept(path: Path, provenance: Mapping[str, str]) -> Resampled | None:
+def _kept(path: Path, provenance: Mapping[str, str]) -> BootstrapEstimate | None:
     """What was kept of the same provenance; None where there is no such thing, or it is damaged."""
     try:
         frame, found = read_parquet(path)
@@ -181,7 +181,7 @@ def _kept(path: Path, provenance: Mapping[str, str]) -> Resampled | None:
     if found != provenance:
         return None
     parts = {of: rows[list(AP_NAMES)].to_numpy(float) for of, rows in frame.groupby("of")}
-    return Resampled(
+    return BootstrapEstimate(
         parts["value"][0],
         parts["replicate"],
         parts["images"][0].astype(np.int64),

@@ -129,7 +129,7 @@ def _fit(
 
 
 def _mistake(error: BaseException, logs: Path) -> str | None:
-    """What a user can mend of an error in training, in a sentence; None where it is another one."""
+    """What a user can fix of an error in training, in a sentence; None where it is another one."""
     if isinstance(error, UserError):
         # What a loader's process raises arrives with its whole traceback as the message.
         return str(error).rsplit("UserError: ", 1)[-1].strip()

@@ -1,4 +1,4 @@
-"""The doctor names each planted mistake by the option that mends it, and leaves healthy files alone."""
+"""The doctor names each planted mistake by the option that fixes it, and leaves healthy files alone."""
 
 from __future__ import annotations
 
@@ -186,10 +186,10 @@ def test_a_planted_mistake_is_named_and_its_option_mends_it(
     assert asked(found) == asked(options(changes))
     reading = replace(results.reading, **changes)
     check_reading(results, dataset, reading)
-    mended = results.detections(dataset, reading, "file")
+    fixed = results.detections(dataset, reading, "file")
     original = read_results(write_json(healthy, tmp_path / "healthy.json"))
     expected = original.detections(dataset, original.reading, "file")
-    pd.testing.assert_frame_equal(mended, expected, rtol=1e-6, atol=1e-6)
+    pd.testing.assert_frame_equal(fixed, expected, rtol=1e-6, atol=1e-6)
 
 
 HEALTHY = [

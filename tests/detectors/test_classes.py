@@ -160,7 +160,7 @@ def test_class_maps_are_read(tmp_path: Path, name: str, text: str) -> None:
         (
             "map.json",
             '{"dog": "Hund", "cat": "Katze", "dog": null}',
-            "has the key 'dog' twice; mend",
+            "has the key 'dog' twice; fix",
         ),
         ("map.yaml", "no: yes", r"False \(in the entry of False\) is not a name"),
         ("map.yaml", "dog: 3", r"3 \(in the entry of 'dog'\) is not a name"),

@@ -18,7 +18,7 @@ from detectron2.engine import DefaultPredictor
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
 from rethink_heads.detectors.checkpoints.exporting import to_detectron2
-from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
+from rethink_heads.detectors.checkpoints.importing import ImportedDetector, import_detector
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
@@ -54,7 +54,7 @@ class Pair:
 
     theirs: Detectron2Detector
     cfg: CfgNode
-    ours: Imported
+    ours: ImportedDetector
 
 
 @pytest.fixture(scope="module", params=list(FILES))

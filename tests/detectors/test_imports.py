@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rethink_heads.config import DETECTRON2
-from rethink_heads.detectors.checkpoints.importing import Imported, import_detector
+from rethink_heads.detectors.checkpoints.importing import ImportedDetector, import_detector
 from tests.detectors import (
     reference_arithmetic,
     reference_detectron2,
@@ -47,7 +47,7 @@ class Case:
     """A file's weights in double precision, the detector made from it, and the framework's arithmetic."""
 
     state: State
-    imported: Imported
+    imported: ImportedDetector
     reference: ModuleType
     one: int
 

@@ -337,7 +337,7 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
 
 
 def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
-    """Else the folder would hold the mistake, and the mended command be refused."""
+    """Else the folder would hold the mistake, and the corrected command be refused."""
     backbone = f"model.backbone=timm:{RESNET}", f"model.backbone_weights={tmp_path / 'gone.pth'}"
     arguments = ("train", "--preset", "voc-lite", "--head", "fc", "--data", tmp_path, *backbone)
     fails(*arguments, "--run", tmp_path / "run", says="no such file of model.backbone_weights")

@@ -1,4 +1,4 @@
-"""Causes of lost AP: each definition once more, one detection at a time; mended sets evaluated by pycocotools."""
+"""Causes of lost AP: each definition once more, one detection at a time; fixed sets evaluated by pycocotools."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ class ByTheRules:
         self.missed = [
             obj not in matched and obj not in claimants for obj in range(len(truth.labels))
         ]
-        self.of_objects = [MISSES * missed for missed in self.missed]
+        self.object_causes = [MISSES * missed for missed in self.missed]
         for d in range(count):
             if self.causes[d] and objects[d] >= 0:
-                self.of_objects[objects[d]] |= self.causes[d]
+                self.object_causes[objects[d]] |= self.causes[d]
             before = (head.labels == head.labels[d]) & (head.scores > head.scores[d])
             if matched[d] >= 0 and any(self.causes[each] for each in np.flatnonzero(before)):
-                self.of_objects[matched[d]] |= RANKING
+                self.object_causes[matched[d]] |= RANKING
 
     def _iou(self, d: int, obj: int) -> float:
         return iou(self.head.boxes[d].tolist(), self.truth.boxes[obj].tolist())
@@ -137,31 +137,31 @@ def test_equal_to_the_rules_one_by_one(tmp_path: Path, seed: int) -> None:
         assert faults.causes.tolist() == expected.causes
         assert faults.claims.tolist() == expected.claims
         assert faults.missed.tolist() == expected.missed
-        assert object_causes(faults, head).tolist() == expected.of_objects
+        assert object_causes(faults, head).tolist() == expected.object_causes
         seen |= {
             (cause, claim) for cause, claim in zip(expected.causes, expected.claims, strict=True)
         }
     assert len(seen) == 9
 
 
-def mended_results(
-    mended: int, faults: Faults, head: HeadDetections, truth: GroundTruth, ids: list[int]
+def fixed_results(
+    fixed: int, faults: Faults, head: HeadDetections, truth: GroundTruth, ids: list[int]
 ) -> list[dict[str, Any]]:
-    """A mended set in COCO's result format."""
+    """A fixed set in COCO's result format."""
     results = []
     for d, score in enumerate(head.scores.tolist()):
         cause, label, box = int(faults.causes[d]), head.labels[d], head.boxes[d]
         is_true = bool(faults.true[d])
-        if cause and not cause & ~mended:
+        if cause and not cause & ~fixed:
             if not faults.claims[d]:
                 continue
             obj, is_true = faults.objects[d], True
             label = truth.labels[obj]
             box = truth.boxes[obj] if cause & LOCALIZATION else box
-        if mended & RANKING and is_true:
+        if fixed & RANKING and is_true:
             score += 1
         results.append(result(truth, int(head.images[d]), ids[label], box, score))
-    if mended & MISSES:
+    if fixed & MISSES:
         for obj in np.flatnonzero(faults.missed).tolist():
             label = ids[truth.labels[obj]]
             results.append(result(truth, int(truth.images[obj]), label, truth.boxes[obj], 3.0))
@@ -199,27 +199,27 @@ def test_every_mended_set_has_pycocotools_ap(tmp_path: Path, number: int) -> Non
     ap = [
         coco_precision(
             dataset.annotations_path,
-            mended_results(mended, faults, head, truth, dataset.category_ids),
+            fixed_results(fixed, faults, head, truth, dataset.category_ids),
             threshold,
         )
-        for mended in range(64)
+        for fixed in range(64)
     ]
     assert ap[ALL] == pytest.approx(1.0, abs=1e-12)
-    # Of three rankings the last is mended: it comes after each other cause in three of four orders.
+    # Of three rankings the last is fixed: it comes after each other cause in three of four orders.
     shares, rankings = np.zeros(6), (0, 6, 7)
     orders = list(itertools.permutations(range(8)))
     for order in orders:
-        mended = 0
+        fixed = 0
         last = max(order.index(each) for each in rankings)
         for place, number in enumerate(order):
             cause = 0 if number in rankings else number
             if cause or place == last:
-                shares[cause] += ap[mended | 1 << cause] - ap[mended]
-                mended |= 1 << cause
+                shares[cause] += ap[fixed | 1 << cause] - ap[fixed]
+                fixed |= 1 << cause
     table = lost_by_threshold(frame, dataset, replicates=2)
     table = table[np.isclose(table["iou"], threshold)]
     assert table["cause"].tolist() == list(CAUSES)
     np.testing.assert_allclose(table["oracle"], [ap[1 << c] for c in range(6)], rtol=0, atol=1e-12)
     np.testing.assert_allclose(table["share"], shares / len(orders), rtol=0, atol=1e-12)
-    # Each cause is there, so that each mend is tried.
+    # Each cause is there, so that each fix is tried.
     assert (table["share"] > 1e-4).all()

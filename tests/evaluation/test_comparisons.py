@@ -105,8 +105,8 @@ def test_help_has_the_columns_that_are_returned(
     _, _, told = (inspect.getdoc(function) or "").partition("Returns:")
     named = {*re.findall(r'"(\w+)"', told)}
     assert {name for name in returned if not name.endswith(("_low", "_high"))} <= named
-    of_other_tables = {"oracle", "count", "label", "detections", "bin", "ap50"} - {*returned}
-    assert not named & of_other_tables
+    foreign = {"oracle", "count", "label", "detections", "bin", "ap50"} - {*returned}
+    assert not named & foreign
 
 
 def test_what_is_made_of_a_measure_has_its_own_name_signature_and_help() -> None:

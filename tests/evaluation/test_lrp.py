@@ -10,7 +10,7 @@ import pytest
 
 from rethink_heads.evaluation.lrp import (
     LRP_PARTS,
-    Ranked,
+    RankedDetections,
     localization_recall_precision,
     optimal_lrp,
 )
@@ -81,7 +81,7 @@ def test_a_draw_counts_as_copies_of_its_images() -> None:
     images, count = 6, 40
     bootstrap = ImageBootstrap(range(images), 5, 1)
     # Some scores are equal.
-    one = Ranked(
+    one = RankedDetections(
         generator.integers(0, images, count),
         np.sort(generator.random(count).round(1))[::-1],
         generator.random(count) < 0.6,
@@ -93,7 +93,7 @@ def test_a_draw_counts_as_copies_of_its_images() -> None:
     for drawn, value, threshold in zip(bootstrap.weights, values, thresholds, strict=True):
         copies = np.repeat(np.arange(count), drawn[one.images].astype(int))
         objects = np.repeat(one.object_images, drawn[one.object_images].astype(int))
-        copied = Ranked(
+        copied = RankedDetections(
             one.images[copies], one.scores[copies], one.true[copies], one.ious[copies], objects
         )
         expected, its_threshold = optimal_lrp(copied, once, 0.5)
@@ -103,7 +103,7 @@ def test_a_draw_counts_as_copies_of_its_images() -> None:
 
 def test_nothing_found_is_an_error_of_one() -> None:
     none = np.zeros(0, np.int64)
-    one = Ranked(none, np.zeros(0), none > 0, np.zeros(0), np.array([0, 0, 1]))
+    one = RankedDetections(none, np.zeros(0), none > 0, np.zeros(0), np.array([0, 0, 1]))
     values, threshold = optimal_lrp(one, np.array([[1, 0], [1, 0]], np.float32), 0.5)
     np.testing.assert_array_equal(values[0], [1, np.nan, np.nan, 1])
     assert np.isnan(values[1]).all()

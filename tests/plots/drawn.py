@@ -23,7 +23,7 @@ def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class RenderedFigure:
     """A figure, what it looks like, and the texts that can be seen."""
 
     figure: Figure
@@ -51,7 +51,7 @@ class Drawn:
         return wrong
 
 
-def draw(figure: Figure) -> Drawn:
+def draw(figure: Figure) -> RenderedFigure:
     """Draw a figure."""
     image = pixels(figure)
     hidden = _out_of_view(figure)
@@ -60,7 +60,7 @@ def draw(figure: Figure) -> Drawn:
         for text in figure.findobj(Text)
         if text.get_visible() and text.get_text().strip() and text not in hidden
     ]
-    return Drawn(figure, image, texts)
+    return RenderedFigure(figure, image, texts)
 
 
 def _out_of_view(figure: Figure) -> set[Text]:

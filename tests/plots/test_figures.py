@@ -23,7 +23,7 @@ from rethink_heads.plots.style import (
     paper_style,
 )
 from rethink_heads.statistics.stages import STAGES
-from tests.plots.drawn import Drawn, draw
+from tests.plots.drawn import RenderedFigure, draw
 
 Tables = dict[str, pd.DataFrame]
 SIZE_TITLES = ["Small", "Medium", "Large", "All sizes"]
@@ -41,7 +41,7 @@ MAKE: dict[str, Callable[[Tables], Figure]] = {
 
 
 @pytest.fixture(scope="module")
-def drawn(tables: Tables) -> dict[str, Drawn]:
+def drawn(tables: Tables) -> dict[str, RenderedFigure]:
     with naming_data("shapes val"):
         return {name: draw(make(tables)) for name, make in MAKE.items()}
 
@@ -56,7 +56,7 @@ def legend_labels(figure: Figure) -> list[str]:
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_figures_are_a_page_wide_at_most_and_not_blank(drawn: dict[str, Drawn], name: str):
+def test_figures_are_a_page_wide_at_most_and_not_blank(drawn: dict[str, RenderedFigure], name: str):
     figure, image = drawn[name].figure, drawn[name].image[..., :3].astype(int)
     assert COLUMN_WIDTH <= figure.get_figwidth() <= PAGE_WIDTH
     inked = (image < 250).any(axis=-1)
@@ -69,7 +69,7 @@ def test_figures_are_a_page_wide_at_most_and_not_blank(drawn: dict[str, Drawn], 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_texts_are_legible_and_apart_and_the_caption_says_data_objects_and_run(
-    drawn: dict[str, Drawn], name: str
+    drawn: dict[str, RenderedFigure], name: str
 ):
     assert min(text.get_fontsize() for text in drawn[name].texts) >= 7
     assert drawn[name].misplaced() == []
@@ -78,7 +78,7 @@ def test_texts_are_legible_and_apart_and_the_caption_says_data_objects_and_run(
     assert drawn[name].texts_below() == ["; ".join(["shapes val", *objects, "run demo"])]
 
 
-def test_figure2_has_a_column_a_size_and_explains_its_bands(drawn: dict[str, Drawn]):
+def test_figure2_has_a_column_a_size_and_explains_its_bands(drawn: dict[str, RenderedFigure]):
     figure = drawn["figure2"].figure
     assert len(figure.axes) == 8
     assert titles(figure) == SIZE_TITLES
@@ -103,7 +103,9 @@ def test_figure2_has_a_column_a_size_and_explains_its_bands(drawn: dict[str, Dra
     assert len(diagonals) == 4
 
 
-def test_figure2_panels_show_the_size_of_their_title(drawn: dict[str, Drawn], tables: Tables):
+def test_figure2_panels_show_the_size_of_their_title(
+    drawn: dict[str, RenderedFigure], tables: Tables
+):
     for ax, size in zip(
         drawn["figure2"].figure.axes[:4], ["small", "medium", "large", "all"], strict=True
     ):
@@ -114,7 +116,7 @@ def test_figure2_panels_show_the_size_of_their_title(drawn: dict[str, Drawn], ta
 
 
 def test_correlations_has_a_row_a_range_and_a_column_a_coefficient(
-    drawn: dict[str, Drawn], tables: Tables
+    drawn: dict[str, RenderedFigure], tables: Tables
 ):
     figure = drawn["correlations"].figure
     assert titles(figure) == [
@@ -140,7 +142,7 @@ def test_correlations_without_sampled_rows_or_ranges_shows_the_pccs(tables: Tabl
         assert titles(figure) == ["PCC, all proposals", "PCC, mean of objects"]
 
 
-def test_figure4_tilings_come_in_the_papers_order_on_one_scale(drawn: dict[str, Drawn]):
+def test_figure4_tilings_come_in_the_papers_order_on_one_scale(drawn: dict[str, RenderedFigure]):
     figure = drawn["figure4"].figure
     assert titles(figure) == [
         "conv-head, output",
@@ -174,7 +176,7 @@ def test_decay_has_a_line_a_head_and_a_dashed_one_for_weights(tables: Tables):
 
 
 def test_displacement_maps_share_one_scale_beside_the_profile(
-    drawn: dict[str, Drawn], tables: Tables
+    drawn: dict[str, RenderedFigure], tables: Tables
 ):
     figure = drawn["displacement"].figure
     assert titles(figure) == ["fc-head", "conv-head", "Mean score at dy = 0"]
@@ -186,7 +188,9 @@ def test_displacement_maps_share_one_scale_beside_the_profile(
     np.testing.assert_array_equal(profile.get_xdata(), rows["dx"])
 
 
-def test_cells_have_a_row_a_change_and_one_scale_a_row(drawn: dict[str, Drawn], tables: Tables):
+def test_cells_have_a_row_a_change_and_one_scale_a_row(
+    drawn: dict[str, RenderedFigure], tables: Tables
+):
     figure = drawn["cells"].figure
     assert titles(figure) == ["fc-head", "conv-head"]
     labels = [ax.get_ylabel() for ax in figure.axes[4:]]
@@ -206,7 +210,7 @@ def test_cells_have_a_row_a_change_and_one_scale_a_row(drawn: dict[str, Drawn], 
     np.testing.assert_array_equal(drawn_map.ravel(), rows["mean"])
 
 
-def test_error_components_have_their_units(drawn: dict[str, Drawn]):
+def test_error_components_have_their_units(drawn: dict[str, RenderedFigure]):
     figure = drawn["error_components"].figure
     assert titles(figure) == SIZE_TITLES
     labels = [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()]

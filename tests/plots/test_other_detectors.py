@@ -16,7 +16,7 @@ from rethink_heads.plots.figures import figure3
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, series_of
 from rethink_heads.statistics.stages import STAGES
 from tests.made_detections import make_dataset, make_detections
-from tests.plots.drawn import Drawn, draw
+from tests.plots.drawn import RenderedFigure, draw
 from tests.plots.test_figures import MAKE, made_stages
 
 Tables = dict[str, pd.DataFrame]
@@ -29,14 +29,14 @@ PAIRS = [
     ("my_package.module:make_detector", "box"),
     ("tiny", "mean pooling"),
 ]
-OF_DETECTIONS = {
+DETECTION_FIGURES = {
     "average_precision": lambda t: average_precision(t["ap"]),
     "detection_errors": lambda t: detection_errors(t["detection_errors"]),
     "reliability": lambda t: reliability(t["reliability"], t["calibration"]),
 }
 DRAWINGS: dict[str, Callable[[Tables], Figure]] = {
     **MAKE,
-    **OF_DETECTIONS,
+    **DETECTION_FIGURES,
     "stages": lambda t: figure3(t["stages"]),
 }
 
@@ -51,7 +51,7 @@ def for_each(pairs: Sequence[tuple[str, str]], tables: Tables) -> Tables:
 
 
 @pytest.fixture(scope="module")
-def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
+def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RenderedFigure]:
     """Every figure, of the made-up fc-head's rows for each detector and head."""
     every = for_each(PAIRS, tables)
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
@@ -68,7 +68,7 @@ def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_texts_are_whole_and_apart_and_panels_keep_their_height(
-    drawn: dict[str, Drawn], name: str
+    drawn: dict[str, RenderedFigure], name: str
 ) -> None:
     """However high the legend."""
     assert drawn[name].misplaced() == []
@@ -79,7 +79,7 @@ def test_texts_are_whole_and_apart_and_panels_keep_their_height(
 
 
 @pytest.mark.parametrize("name", ["figure2", "correlations", "stages", "average_precision"])
-def test_every_detector_has_a_look_of_its_own(drawn: dict[str, Drawn], name: str) -> None:
+def test_every_detector_has_a_look_of_its_own(drawn: dict[str, RenderedFigure], name: str) -> None:
     series = series_of(pd.DataFrame(PAIRS, columns=["detector", "head"]))
     looks: dict[str, set[tuple[str, str, str]]] = {s.label: set() for s in series}
     for ax in drawn[name].figure.axes:
@@ -91,13 +91,13 @@ def test_every_detector_has_a_look_of_its_own(drawn: dict[str, Drawn], name: str
     assert len(set.union(*looks.values())) == len(PAIRS) == len(looks)
 
 
-def test_every_detectors_bars_have_a_colour_and_hatch(drawn: dict[str, Drawn]) -> None:
+def test_every_detectors_bars_have_a_colour_and_hatch(drawn: dict[str, RenderedFigure]) -> None:
     bars = drawn["detection_errors"].figure.axes[0].patches
     kinds = {(to_hex(bar.get_edgecolor()), bar.get_hatch()) for bar in bars}
     assert len(kinds) == len(PAIRS)
 
 
-def test_names_in_titles_break_after_punctuation(drawn: dict[str, Drawn]) -> None:
+def test_names_in_titles_break_after_punctuation(drawn: dict[str, RenderedFigure]) -> None:
     titles = [ax.get_title() for ax in drawn["cells"].figure.axes if ax.get_title()]
     named = [title for title in titles if "(" in title]
     assert len(titles) == len(PAIRS)

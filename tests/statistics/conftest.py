@@ -19,7 +19,7 @@ from tests.frames import from_frames, reduce_values
 
 
 @dataclass(frozen=True)
-class Simulated:
+class SimulatedMeasurements:
     """Measurements, the raw rows (one per proposal) that they reduce, and those reduced to bins."""
 
     measurements: Measurements
@@ -47,7 +47,7 @@ def simulate(
     sizes: Sequence[str] = SIZES,
     rows_weight: float = 1.0,
     seed: int = 0,
-) -> Simulated:
+) -> SimulatedMeasurements:
     """Clustered proposals: images and objects each add their own offset to the score.
 
     All sides see the same proposals and offsets. The second and later sides' scores and regressed
@@ -83,16 +83,16 @@ def simulate(
                 raw.append(pd.DataFrame({**values, "bin": number_of_bin, **named}))
     rows, bin_frame = (pd.concat(frames, ignore_index=True) for frames in (raw, bins))
     measurements = from_frames(bin_frame, rows.assign(weight=rows_weight))
-    return Simulated(measurements, rows, bin_frame)
+    return SimulatedMeasurements(measurements, rows, bin_frame)
 
 
 @pytest.fixture(scope="session", name="simulate")
-def simulate_fixture() -> Callable[..., Simulated]:
+def simulate_fixture() -> Callable[..., SimulatedMeasurements]:
     return simulate
 
 
 @pytest.fixture(scope="session")
-def simulated() -> Simulated:
+def simulated() -> SimulatedMeasurements:
     return simulate()
 
 

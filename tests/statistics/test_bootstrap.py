@@ -16,10 +16,10 @@ from rethink_heads.statistics.bootstrap import (
     DEVIATION,
     FEWEST_IMAGES,
     SHARE,
+    BootstrapEstimate,
     ImageBootstrap,
     ImagesLeftOut,
     Limits,
-    Resampled,
     effective_images,
 )
 from rethink_heads.statistics.sums import pearson_correlation, ratio
@@ -115,7 +115,7 @@ def test_replicates_without_data_are_left_out() -> None:
     replicates[1::2, 1] = np.nan
     replicates[:, 2] = np.nan
     value, images = np.array([50.0, 50.0, np.nan]), np.full(3, 10_000_000)
-    estimate = Resampled(value, replicates, images).estimate(level=0.9)
+    estimate = BootstrapEstimate(value, replicates, images).estimate(level=0.9)
     # Not skewed.
     reach = [norm.ppf(0.95) * np.std(found, ddof=1) for found in (range(101), range(0, 101, 2))]
     np.testing.assert_allclose(estimate.high - 50, [*reach, np.nan], atol=1e-4)
@@ -142,7 +142,7 @@ def test_intervals_stay_within_what_a_statistic_can_be() -> None:
 @pytest.mark.parametrize("value", [1 - 1e-9, 1e-9 - 1])
 def test_a_correlation_of_almost_one_lies_in_its_interval(value: float) -> None:
     replicates = value * (1 - np.random.default_rng(0).random(50) / 1e6)
-    estimate = Resampled(np.array(value), replicates, np.array(20), CORRELATION).estimate()
+    estimate = BootstrapEstimate(np.array(value), replicates, np.array(20), CORRELATION).estimate()
     assert -1 <= estimate.low <= value <= estimate.high <= 1
 
 

@@ -12,7 +12,7 @@ import scipy.stats
 
 from rethink_heads.errors import UserError
 from rethink_heads.statistics import bootstrap
-from rethink_heads.statistics.bootstrap import ImageBootstrap, Resampled
+from rethink_heads.statistics.bootstrap import BootstrapEstimate, ImageBootstrap
 from rethink_heads.statistics.correlation import (
     object_correlations,
     pearson,
@@ -168,12 +168,12 @@ def ranked_sample(images: int, rows: int, seed: int = 0) -> pd.DataFrame:
     return found
 
 
-def rank_correlation_of(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> Resampled:
+def rank_correlation_of(rows: pd.DataFrame, bootstrap: ImageBootstrap) -> BootstrapEstimate:
     places = numbered(rows["iou"].to_numpy()), numbered(rows["score"].to_numpy())
     correlation, slope = weighted_spearman(*places, rows["weight"].to_numpy())
     by_image = slopes_by_image(slope, rows["image_id"].to_numpy(), bootstrap)
     value, images = np.array(correlation), np.array(rows["image_id"].nunique())
-    return Resampled(value, rank_replicates(value, by_image, bootstrap), images)
+    return BootstrapEstimate(value, rank_replicates(value, by_image, bootstrap), images)
 
 
 def test_weighted_spearman_is_that_of_expanded_rows() -> None:

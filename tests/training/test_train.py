@@ -26,7 +26,7 @@ WARMUP, MILESTONES = 10, (40, 50)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """A run, what its training did, and its logs in CSV."""
 
     run: Run
@@ -35,7 +35,7 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """A Double-Head that has seen its four images again and again."""
     config = tiny_config(
         data,
@@ -58,10 +58,10 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with recording() as record:
         assert train(config, run, "cpu") == run.detector_path
     (log,) = (run.path / "logs").rglob("metrics.csv")
-    return Trained(run, record, pd.read_csv(log))
+    return TrainedRun(run, record, pd.read_csv(log))
 
 
-def test_it_takes_as_many_steps_as_asked_and_sees_all_images(trained: Trained) -> None:
+def test_it_takes_as_many_steps_as_asked_and_sees_all_images(trained: TrainedRun) -> None:
     record = trained.record
     assert record.iterations == list(range(ITERATIONS))
     dataset = CocoDataset(*split_paths(trained.run.config.data, "train"))
@@ -69,14 +69,14 @@ def test_it_takes_as_many_steps_as_asked_and_sees_all_images(trained: Trained) -
     assert all(sorted(batch) == all_images for batch in record.images)
 
 
-def test_the_loss_falls(trained: Trained) -> None:
+def test_the_loss_falls(trained: TrainedRun) -> None:
     losses = trained.record.losses
     assert all(map(math.isfinite, losses))
     first, last = (sum(part) / 10 for part in (losses[:10], losses[-10:]))
     assert last < 0.6 * first
 
 
-def test_layers_without_a_loss_stay_as_they_were(trained: Trained) -> None:
+def test_layers_without_a_loss_stay_as_they_were(trained: TrainedRun) -> None:
     before, after = trained.record.before, weights(trained.run)
     frozen = ("heads.conv.predictor.cls_score.", "heads.fc.predictor.bbox_pred.")
     learned = [n for n, p in load_detector(trained.run.detector_path).named_parameters()]
@@ -85,7 +85,7 @@ def test_layers_without_a_loss_stay_as_they_were(trained: Trained) -> None:
     assert len(same) == 4
 
 
-def test_the_files_it_leaves(trained: Trained) -> None:
+def test_the_files_it_leaves(trained: TrainedRun) -> None:
     run = trained.run
     assert {path.name for path in run.checkpoints.iterdir()} == {
         "last.ckpt",
@@ -99,7 +99,7 @@ def test_the_files_it_leaves(trained: Trained) -> None:
     assert not [path for path in run.path.rglob(".*")]
 
 
-def test_losses_and_rates_are_logged(trained: Trained) -> None:
+def test_losses_and_rates_are_logged(trained: TrainedRun) -> None:
     log = trained.log.dropna(subset=["loss"]).set_index("step")
     losses = log["loss"]
     assert losses.index.tolist() == [19, 39, 59]
@@ -116,7 +116,7 @@ def test_losses_and_rates_are_logged(trained: Trained) -> None:
     assert rates.tolist() == pytest.approx([trained.record.rates[i] for i in rates.index])
 
 
-def test_the_last_validation_is_that_of_the_detector(trained: Trained) -> None:
+def test_the_last_validation_is_that_of_the_detector(trained: TrainedRun) -> None:
     assert trained.record.validated == [30, 60]
     logged = trained.log.dropna(subset=["val_AP"])
     assert logged["step"].tolist() == [29, 59]
@@ -131,13 +131,13 @@ def test_the_last_validation_is_that_of_the_detector(trained: Trained) -> None:
     assert logged["val_AP"].tolist() == logged["val_AP_double"].tolist()
 
 
-def test_the_best_checkpoint_has_the_highest_precision(trained: Trained) -> None:
+def test_the_best_checkpoint_has_the_highest_precision(trained: TrainedRun) -> None:
     logged = trained.log.dropna(subset=["val_AP"])
     best = torch.load(trained.run.best_checkpoint, weights_only=True)
     assert best["global_step"] == logged.loc[logged["val_AP"].idxmax(), "step"] + 1
 
 
-def test_a_complete_run_is_left_alone(trained: Trained) -> None:
+def test_a_complete_run_is_left_alone(trained: TrainedRun) -> None:
     files = {p: p.stat().st_mtime_ns for p in trained.run.path.rglob("*") if p.is_file()}
     with recording() as record:
         assert train(trained.run.config, trained.run, "cpu") == trained.run.detector_path

@@ -40,7 +40,7 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedDetector:
     """A detector in detectron2's terms.
 
     Attributes:
@@ -81,7 +81,7 @@ class Exported:
         write_torch({"model": self.state}, folder / WEIGHTS_NAME)
 
 
-def to_detectron2(detector: RCNN, config: Config) -> Exported:
+def to_detectron2(detector: RCNN, config: Config) -> ExportedDetector:
     """A detector as detectron2 has it: the same network on the same input, but for ``differences``.
 
     Box deltas of background, which mean nothing, are left out of a single fc-head: detectron2's has none.
@@ -117,7 +117,9 @@ def to_detectron2(detector: RCNN, config: Config) -> Exported:
             if name.startswith(BODY) and name.endswith(".running_var"):
                 state[name] = (state[name].double() + epsilon - EPSILON).float()
     names = detector.class_names
-    return Exported(state, write_settings(config, names, detector.norm), names, differences(config))
+    return ExportedDetector(
+        state, write_settings(config, names, detector.norm), names, differences(config)
+    )
 
 
 def differences(config: Config) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ SETTINGS_NAME = "config.yaml"
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedDetector:
     """A detector made from another framework's file.
 
     Attributes:
@@ -57,7 +57,7 @@ def import_detector(
     class_names: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     settings: Path | None = None,
-) -> Imported:
+) -> ImportedDetector:
     """Build a detector from a checkpoint of maskrcnn-benchmark, mmdetection or detectron2.
 
     Args:
@@ -95,7 +95,7 @@ def import_detector(
     state, left_out = our_state(chosen, checkpoint.state, detector.state_dict(), found)
     detector.load_state_dict(state)
     check_loaded(detector.state_dict().items(), str(path))
-    return Imported(
+    return ImportedDetector(
         detector.eval(),
         config,
         chosen.name,

@@ -59,7 +59,7 @@ class Outline:
     extend = append
 
 
-class _Ordered(dict[Any, Any]):
+class _OrderedWeights(dict[Any, Any]):
     """Mappings of weights are ordered dictionaries, perhaps with attributes, of which weights by name need none."""
 
     def __setstate__(self, _: Any) -> None:
@@ -85,7 +85,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         place = f"{module}.{name}".replace("numpy._core.", "numpy.core.")
         if place not in KNOWN:
             raise ForbiddenObject(f"{module}.{name}")
-        return _Ordered if place == ORDERED else type(name, (Outline,), {"place": place})
+        return _OrderedWeights if place == ORDERED else type(name, (Outline,), {"place": place})
 
     def get_extension(self, code: int) -> None:
         # What a library registered under a number would be taken from the registry's cache, and called.

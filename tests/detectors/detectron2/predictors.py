@@ -31,7 +31,7 @@ SMALL_MODEL = SMALL_IMAGES | {
     "MODEL.RPN.POST_NMS_TOPK_TEST": 60,
 }
 NAMES = tuple("abc")
-OF_THREE = SMALL_MODEL | {"MODEL.ROI_HEADS.NUM_CLASSES": len(NAMES)}
+THREE_CLASSES = SMALL_MODEL | {"MODEL.ROI_HEADS.NUM_CLASSES": len(NAMES)}
 FASTER = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 
 
@@ -48,7 +48,7 @@ def built(**settings: Any) -> nn.Module:
     """A small model of three classes; settings with ``__`` for a point."""
     cfg = read_config(FASTER)
     own = {key.replace("__", "."): value for key, value in settings.items()}
-    values = OF_THREE | {"MODEL.DEVICE": "cpu"} | own
+    values = THREE_CLASSES | {"MODEL.DEVICE": "cpu"} | own
     cfg.merge_from_list([item for pair in values.items() for item in pair])
     return build_model(cfg)
 

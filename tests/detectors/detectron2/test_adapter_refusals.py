@@ -25,8 +25,8 @@ from rethink_heads.errors import UserError
 from tests.detectors.detectron2.predictors import (
     FASTER,
     NAMES,
-    OF_THREE,
     SMALL_MODEL,
+    THREE_CLASSES,
     built,
     noise,
     write_config,
@@ -40,7 +40,7 @@ def model() -> nn.Module:
 
 
 def test_a_cascade_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    cascade = OF_THREE | {
+    cascade = THREE_CLASSES | {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
     }
@@ -267,7 +267,7 @@ def test_random_weights_are_made_on_the_cpu(tmp_path: Any, monkeypatch: pytest.M
     monkeypatch.setattr(
         opening, "spread_outputs", lambda made, *_: devices.append(made.device.type)
     )
-    path = write_config(tmp_path, FASTER, OF_THREE)
+    path = write_config(tmp_path, FASTER, THREE_CLASSES)
     opened = open_detectron2(str(path), "random", NAMES, "meta")
     assert devices == ["cpu"]
     assert opened.device.type == "meta"

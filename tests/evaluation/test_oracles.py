@@ -20,7 +20,7 @@ from rethink_heads.evaluation.lost_precision import (
     lost_precision,
 )
 from rethink_heads.evaluation.matching import GroundTruth
-from rethink_heads.evaluation.mending import (
+from rethink_heads.evaluation.oracles import (
     LEFT_OUT_DRAWS,
     LEFT_OUT_THRESHOLDS,
     analyse,

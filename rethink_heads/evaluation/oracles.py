@@ -1,7 +1,7 @@
-"""Average precision of all mended sets of detections at once, with its derivatives by the weight of each image.
+"""Average precision with every set of causes fixed, all at once, with its derivatives by the weight of each image.
 
-A class's detections are ranked once, with those that mending classification brings into it and those that mending
-misses finds; a set of mended causes (:mod:`.causes`) is then which of them are there and which are true positives.
+A class's detections are ranked once, with those that fixing classification brings into it and those that fixing
+misses finds; a set of fixed causes (:mod:`.causes`) is then which of them are there and which are true positives.
 That is 49 settings: 32 sets without ranking; 8 with it, since false positives behind all true ones cost nothing, there
 or not; and nine steps of the ranking between the first of each. AP as COCO has it, the shares and what else is made of
 it are sums of settings with fixed weights, and so are their derivatives.
@@ -41,29 +41,29 @@ from rethink_heads.statistics.bootstrap import (
     ROUNDING,
     SHARE,
     Array,
+    BootstrapEstimate,
     ImageBootstrap,
     ImagesLeftOut,
-    Resampled,
 )
 
 STEPS = np.linspace(0, 1, 11)
 """Of the exchange rate: 0 is the detector's own order, 1 that of the true IoU."""
 ORDER_WEIGHTS = np.array([3.0, 1.0, 1.0, 1.0, 1.0, 1.0])
-"""An order of mending is drawn from its end by weight: ranking comes after each other cause in three of four orders."""
+"""An order of fixing is drawn from its end by weight: ranking comes after each other cause in three of four orders."""
 
 
 def _shapley() -> Array:
-    """Weights (6, 64) of the sets of mended causes in the share of each: Shapley's value with ORDER_WEIGHTS."""
+    """Weights (6, 64) of the sets of fixed causes in the share of each: Shapley's value with ORDER_WEIGHTS."""
     count = len(CAUSES)
     weights = np.zeros((count, 2**count))
     for order in itertools.permutations(range(count)):
         so_far = np.cumsum(ORDER_WEIGHTS[list(order)])
         chance = np.prod(ORDER_WEIGHTS / so_far)
-        mended = 0
+        fixed = 0
         for cause in order:
-            weights[cause, mended] -= chance
-            mended |= 1 << cause
-            weights[cause, mended] += chance
+            weights[cause, fixed] -= chance
+            fixed |= 1 << cause
+            weights[cause, fixed] += chance
     return weights
 
 
@@ -78,12 +78,12 @@ _SETTINGS = len(_PLAIN) + len(_RANKED) + len(STEPS) - 2
 def _quantities() -> Array:
     """Weights (24, settings) of the settings in AP, the shares, the oracles, and AP by step."""
     setting_of = np.zeros((2 ** len(CAUSES), _SETTINGS))
-    for mended in range(2 ** len(CAUSES)):
-        if mended & RANKING:
-            place = len(_PLAIN) + np.flatnonzero(np.uint8(mended & _FINDING) == _RANKED)[0]
+    for fixed in range(2 ** len(CAUSES)):
+        if fixed & RANKING:
+            place = len(_PLAIN) + np.flatnonzero(np.uint8(fixed & _FINDING) == _RANKED)[0]
         else:
-            place = np.flatnonzero(np.uint8(mended) == _PLAIN)[0]
-        setting_of[mended, place] = 1
+            place = np.flatnonzero(np.uint8(fixed) == _PLAIN)[0]
+        setting_of[fixed, place] = 1
     oracles = setting_of[[1 << number for number in range(len(CAUSES))]]
     between = np.eye(_SETTINGS)[len(_PLAIN) + len(_RANKED) :]
     none, ranking = setting_of[:1], setting_of[RANKING : RANKING + 1]
@@ -132,7 +132,7 @@ class LostPrecision:
 
     def resampled(
         self, bootstrap: ImageBootstrap, cut: slice, threshold: int | None = None
-    ) -> Resampled:
+    ) -> BootstrapEstimate:
         """Some quantities at one threshold, or their means over thresholds, and their replicates."""
         at = slice(None) if threshold is None else slice(threshold, threshold + 1)
         value = self.values[at, cut].mean(axis=0)
@@ -143,7 +143,7 @@ class LostPrecision:
             # Draws that leave images out vary as much as they should.
             change, images_each = change * self.stretch[cut], np.inf
         images = self.images if is_share else np.full(len(value), self.bearing)
-        return Resampled(
+        return BootstrapEstimate(
             value, value + change, images, SHARE, images_each, is_zero_without=is_share
         )
 
@@ -172,11 +172,11 @@ class LostPrecision:
 
 @dataclass(frozen=True)
 class _Entries:
-    """N detections of all mended sets of one class, by falling score.
+    """N detections of all sets of fixed causes of one class, by falling score.
 
     Attributes:
         images, scores, ious: (N,).
-        causes: (N,) that have to be mended for it to change; true: (N,) whether it is a true positive then, or else
+        causes: (N,) that have to be fixed for it to change; true: (N,) whether it is a true positive then, or else
             gone; there: (N,) whether it is there before.
         stands: (N,) whether it stands for an object, so that ranking deals out its score.
     """
@@ -190,7 +190,7 @@ class _Entries:
     there: Flags
     stands: Flags
 
-    def mended(self) -> tuple[Flags, Flags]:
+    def fixed(self) -> tuple[Flags, Flags]:
         """Which are true positives (32, N), and which are there (32, N), in each of the sets without ranking."""
         is_mended = (self.causes & ~_PLAIN[:, None]) == 0
         return is_mended & self.true, np.where(is_mended, self.true, self.there)
@@ -201,7 +201,7 @@ class _Entries:
 
 
 def _entries(faults: Faults, head: HeadDetections, truth: GroundTruth) -> _Entries:
-    """All classes' detections of all mended sets at one threshold, by class and falling score."""
+    """All classes' detections of all sets of fixed causes at one threshold, by class and falling score."""
     counted = np.flatnonzero(faults.counted)
     moves = faults.claims & (faults.causes & CLASSIFICATION > 0)
     moved, missed = np.flatnonzero(moves), np.flatnonzero(faults.missed)
@@ -270,7 +270,7 @@ def _class_precision(
         entries: the class's detections; places, dealt: of :func:`_deal`.
         objects: how many are to be found.
     """
-    true, there = entries.mended()
+    true, there = entries.fixed()
     between = dealt[1:-1]
     steps = np.zeros((len(between), *true.shape[1:]), bool)
     steps[:, places] = true[0, between]
@@ -303,7 +303,7 @@ def _weighted_values(
     for label in np.unique(labels).tolist():
         one = entries.take(slice(*np.searchsorted(entries.labels, [label, label + 1])))
         object_images = images[labels == label]
-        true, there = one.mended()
+        true, there = one.fixed()
         to_find = np.ones((len(true), len(object_images)), bool)
         plain = weighted_precision(
             Ranking(one.images, true, there, object_images, to_find), weights
@@ -350,7 +350,7 @@ def precision_and_derivatives(
 
 @lru_cache(maxsize=2)
 def analyse(head: HeadDetections, truth: GroundTruth) -> LostPrecision:
-    """Evaluate all mended sets of one head's detections, once for all tables of the head."""
+    """Evaluate all sets of fixed causes of one head's detections, once for all tables of the head."""
     sums = _Sums(head, truth)
     for faults in find_faults(head, truth):
         sums.add(faults)
@@ -401,9 +401,9 @@ class _Sums:
             dealt_out.append(_scores_and_ious(one, places, dealt))
         self._pcc.append(_correlations(dealt_out))
         # Without any object there is no AP.
-        of_class = values[self._objects > 0]
+        class_values = values[self._objects > 0]
         missing = np.full_like(values[:1], np.nan)
-        self._values.append((of_class if len(of_class) else missing).mean(axis=0))
+        self._values.append((class_values if len(class_values) else missing).mean(axis=0))
         self._class_values += values[:, SHARES]
         self._add_slopes(entries, np.hstack([slopes, object_slopes[:, self._object_labels]]))
         self._has_detection[entries.images[self._objects[entries.labels] > 0]] = True
