@@ -40,15 +40,6 @@ def figures(tables: Tables) -> dict[str, Figure]:
     }
 
 
-def test_texts_are_whole_and_apart(two: Tables) -> None:
-    for name, figure in figures(two).items():
-        drawn = draw(figure)
-        assert drawn.misplaced() == [], name
-        texts = {text.get_text() for text in drawn.texts}
-        assert "95% interval" in texts
-        assert any(text.startswith("fc-head") for text in texts)
-
-
 def test_bars_are_the_gains_in_points(two: Tables) -> None:
     table = two["detection_errors"]
     main, special = detection_errors(table).axes
