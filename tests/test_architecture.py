@@ -95,6 +95,14 @@ def test_every_arrow_is_of_an_import() -> None:
     assert drawn <= there, sorted(drawn - there)
 
 
+def test_every_file_that_is_named_is_there() -> None:
+    files = [f"/{path.relative_to(PACKAGE.parents[0])}" for path in modules().values()]
+    files.append("/tests/test_architecture.py")
+    named = re.findall(r"`([a-z_0-9/]+\.py)`", DRAWING.read_text(encoding="utf-8"))
+    assert len(set(named)) > 40
+    assert not [name for name in named if not any(file.endswith(f"/{name}") for file in files)]
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {name: imports(name) for name in modules()}
     assert set(TopologicalSorter(graph).static_order()) == set(modules())

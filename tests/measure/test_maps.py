@@ -146,16 +146,6 @@ def test_zeroed_cells_equal_a_loop_over_cells(toy_detector: Any, features: Any, 
     assert found["fc"][0].abs().max() > 1e-3  # the toy does respond
 
 
-@pytest.mark.parametrize(
-    "shapes", [{}, {"fc": (3, 3), "conv": (7, 7)}, {"fc": (5, 7)}, {"fc": (5, 7), "conv": (5, 7)}]
-)
-def test_cells_that_are_not_one_square_have_no_responses(
-    toy_detector: Any, features: Any, shapes: dict[str, tuple[int, int]]
-):
-    exact = {branch: torch.zeros(1, 4, *shape) for branch, shape in shapes.items()}
-    assert cell_responses(toy_detector, features, exact, BOX, LABEL, 10) == {}
-
-
 def test_maps_whose_cells_are_in_no_square_are_left_out(
     toy_detector: Any, features: Any, monkeypatch: pytest.MonkeyPatch
 ):
