@@ -325,16 +325,21 @@ class Run:
         An external one must have been loaded: it counts as it was then, since a user's own may count images, or keep
         some, and import more on the way.
         """
-        if not self._provenance:
+        if self._provenance:
+            return dict(self._provenance)
+        if isinstance(self.config, ExternalConfig):
+            opened = next(iter(self._opened.values()))
+            self._provenance.update(_external_provenance(self.config.detector, opened))
+        else:
+            model, usual = self.config.model, ModelConfig.model_fields
+            says_nothing = {n for n in NEWER_SETTINGS if getattr(model, n) == usual[n].default}
             self._provenance.update(
-                _external_provenance(self.config.detector, next(iter(self._opened.values())))
-                if isinstance(self.config, ExternalConfig)
-                else {
+                {
                     "weights": files.sha256(self.detector_path),
                     "preset": self.config.preset,
                     "trained head": self.config.head,
                     "training seed": str(self.config.seed),
-                    "model": self.config.model.model_dump_json(exclude=_unused(self.config.model)),
+                    "model": model.model_dump_json(exclude=says_nothing),
                     "training": self.config.training.model_dump_json(),
                 }
             )
@@ -491,12 +496,6 @@ def _flat(config: Config) -> dict[str, object]:
         else:
             flat[name] = value
     return flat
-
-
-def _unused(model: ModelConfig) -> set[str]:
-    """Those of ``NEWER_SETTINGS`` that say nothing."""
-    usual = ModelConfig.model_fields
-    return {name for name in NEWER_SETTINGS if getattr(model, name) == usual[name].default}
 
 
 def _is_free(path: Path) -> bool:

@@ -318,7 +318,8 @@ def merge_measurements(
     from rethink_heads.measure.store import Measurements
 
     check_comparable(runs, [measurements.provenance for measurements in found], drawing)
-    objects = [_objects(measurements) for measurements in found]
+    frames = [measurements.objects[["image_id", "object_id"]] for measurements in found]
+    objects = [set(frame.itertuples(index=False, name=None)) for frame in frames]
     shared = set.intersection(*objects)
     if any(each != shared for each in objects):
         if not shared:
@@ -329,11 +330,6 @@ def merge_measurements(
         log(f"compared on the {len(shared)} objects that all have measured ({counts})")
         found = [measurements.restrict(shared) for measurements in found]
     return Measurements.merge(found)
-
-
-def _objects(measurements: Measurements) -> set[tuple[int, int]]:
-    frame = measurements.objects[["image_id", "object_id"]]
-    return set(frame.itertuples(index=False, name=None))
 
 
 def _settings(provenance: Mapping[str, str]) -> dict[str, str]:

@@ -169,7 +169,11 @@ def rasterise(
                 line_draw.line(path, fill=1, width=line_width, joint="curve")
     numbers = np.array(fill)
     if cut is not None:
-        numbers = _cut(numbers, *cut)
+        angle, fraction = cut
+        along = _along(numbers.shape[0], numbers.shape[1], angle)
+        # Every eighth sample places the cut well enough and costs an eighth.
+        limit = np.quantile(along[numbers > 0][::8], fraction)
+        numbers = np.where(along <= limit, numbers, np.uint8(0))
     inside = numbers > 0
     mask = _coverage(inside, factor)
     on_line = np.asarray(lines, dtype=bool)
@@ -201,13 +205,6 @@ def _part_numbers(numbers: np.ndarray, factor: int) -> np.ndarray:
         for column in range(factor):
             np.maximum(cells, numbers[row::factor, column::factor], out=cells)
     return np.maximum(cells, 1) - 1
-
-
-def _cut(numbers: np.ndarray, angle: float, fraction: float) -> np.ndarray:
-    along = _along(numbers.shape[0], numbers.shape[1], angle)
-    # Every eighth sample places the cut well enough and costs an eighth.
-    limit = np.quantile(along[numbers > 0][::8], fraction)
-    return np.where(along <= limit, numbers, np.uint8(0))
 
 
 def paint(canvas: np.ndarray, stamp: Stamp, rng: np.random.Generator) -> None:

@@ -155,7 +155,10 @@ class _Texts:
             self.has_weights = True
         if isinstance(value, Tensor | np.ndarray):
             if self.with_tensors:
-                yield _numbers(value) if isinstance(value, Tensor) else _bytes(value)
+                if isinstance(value, Tensor):
+                    yield _numbers(value)
+                else:
+                    yield f"{value.dtype} {value.shape} {_sha256(value.tobytes())}"
         elif isinstance(value, nn.Module):
             # Its other attributes are left out: frameworks' modules note there what they were shown last.
             for each in modules_in(value) if self.with_modules else ():
@@ -261,10 +264,6 @@ def _numbers(value: Tensor) -> str:
         value = value.to_dense()
     flat = value.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
     return f"{said} {_sha256(flat.view(torch.uint8).numpy().data)}"
-
-
-def _bytes(value: np.ndarray) -> str:
-    return f"{value.dtype} {value.shape} {_sha256(value.tobytes())}"
 
 
 def _sha256(data: bytes | memoryview) -> str:

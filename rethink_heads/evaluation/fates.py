@@ -145,7 +145,7 @@ def detection_fates(
     frames = []
     for key in keys_of(detections) if keys is None else keys:
         head = _looked_at(truth.detections_of(detections, key), truth)
-        judged = _judge(head, truth, iou_threshold)
+        matched = _match(head, truth, iou_threshold)
         best, fitting = np.zeros((2, len(truth.labels)))
         for rows, objects, ious in image_overlaps(head.images, head.boxes, truth):
             same = head.labels[rows][:, None] == truth.labels[objects][None]
@@ -154,13 +154,13 @@ def detection_fates(
             fitting[objects] = np.where(fits, head.scores[rows][:, None], 0.0).max(
                 axis=0, initial=0.0
             )
-        is_open = ~judged.found & (best < iou_threshold)
+        is_open = ~matched.found & (best < iou_threshold)
         other = _other_class(head, truth, is_open, iou_threshold)
         is_other = other != NO_BOX
         fate = np.select(
             [
-                judged.found & (judged.precision < least_precision),
-                judged.found,
+                matched.found & (matched.precision < least_precision),
+                matched.found,
                 best >= iou_threshold,
                 is_other,
                 best >= LEAST_IOU,
@@ -170,8 +170,8 @@ def detection_fates(
         )
         ious = np.full((len(STAGES), len(best)), np.nan)
         ious[-1] = best
-        score = np.where(judged.found, judged.score, np.where(fitting > 0, fitting, np.nan))
-        frames.append(_frame(truth, key, fate, ious, score, judged, None, (other, head)))
+        score = np.where(matched.found, matched.score, np.where(fitting > 0, fitting, np.nan))
+        frames.append(_frame(truth, key, fate, ious, score, matched, None, (other, head)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -183,7 +183,7 @@ def fates_of(
 ) -> pd.DataFrame:
     """One head's rows of :func:`object_fates`."""
     truth, best = followed.truth, followed.best_ious
-    judged = _judge(followed.detections, truth, iou_threshold)
+    matched = _match(followed.detections, truth, iou_threshold)
     proposals, regressed, classified, after_nms, detected = best >= iou_threshold
     passes = np.flatnonzero(followed.outcome != REJECTED)
     scored = HeadDetections(
@@ -195,8 +195,8 @@ def fates_of(
     other = _other_class(scored, truth, regressed & ~classified, iou_threshold)
     fate = np.select(
         [
-            judged.found & (judged.precision < least_precision),
-            judged.found,
+            matched.found & (matched.precision < least_precision),
+            matched.found,
             detected,
             after_nms,
             classified,
@@ -219,9 +219,9 @@ def fates_of(
     fits = followed.box_ious >= iou_threshold
     fitting = np.full(len(fate), -np.inf)
     np.maximum.at(fitting, followed.pair_objects[fits], followed.scores[followed.pair_rows[fits]])
-    score = np.where(judged.found, judged.score, np.where(fitting >= 0, fitting, np.nan))
+    score = np.where(matched.found, matched.score, np.where(fitting >= 0, fitting, np.nan))
     suppressor = _suppressors(followed, fits, fate == "suppressed", iou_threshold)
-    return _frame(truth, key, fate, best, score, judged, suppressor, (other, scored))
+    return _frame(truth, key, fate, best, score, matched, suppressor, (other, scored))
 
 
 def _looked_at(head: HeadDetections, truth: GroundTruth) -> HeadDetections:
@@ -230,7 +230,7 @@ def _looked_at(head: HeadDetections, truth: GroundTruth) -> HeadDetections:
     return HeadDetections(*(getattr(head, each.name)[kept] for each in dataclasses.fields(head)))
 
 
-def _judge(head: HeadDetections, truth: GroundTruth, threshold: float) -> _Found:
+def _match(head: HeadDetections, truth: GroundTruth, threshold: float) -> _Found:
     """Match one head's detections, and rank the true positives in their classes."""
     matches = match_detections(truth, head, np.array([threshold]), sizes=1)
     true, counted = matches.true[0, 0], matches.counted[0, 0]
@@ -305,7 +305,7 @@ def _frame(
     fate: np.ndarray,
     ious: Array,
     score: Array,
-    judged: _Found,
+    matched: _Found,
     suppressors: pd.DataFrame | None,
     others: tuple[Indices, HeadDetections],
 ) -> pd.DataFrame:
@@ -332,8 +332,8 @@ def _frame(
             "fate": fate.astype(object),
             **{f"iou_{stage}": best for stage, best in zip(STAGES, ious, strict=True)},
             "score": score,
-            "rank": judged.rank,
-            "precision": judged.precision,
+            "rank": matched.rank,
+            "precision": matched.precision,
             **suppressors,
             "other_class": other_class,
             "other_score": other_score,

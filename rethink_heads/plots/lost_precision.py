@@ -240,7 +240,7 @@ def swaps(table: pd.DataFrame) -> Figure:
     labels = [_key_label(name, several) for name in names]
     values, lows, highs = (
         np.array([[100 * cells.loc[(a, b), end] for b in names] for a in names])
-        for end in _ends("value")
+        for end in ("value", "value_low", "value_high")
     )
     width = min(PAGE_WIDTH, max(COLUMN_WIDTH, 1.6 + 0.95 * len(names)))
     figure, ((ax,),) = panel_grid(
@@ -287,10 +287,6 @@ def _series(table: pd.DataFrame) -> Sequence[Series]:
     if table.empty:
         raise NothingToDrawError("nothing was measured")
     return heads_of(table)
-
-
-def _ends(value: str) -> list[str]:
-    return [value, f"{value}_low", f"{value}_high"]
 
 
 def _value(rows: pd.DataFrame, cause: str) -> float:

@@ -142,7 +142,9 @@ class RethinkROIHeads(StandardROIHeads):
         box = cfg.MODEL.ROI_BOX_HEAD
         channels = input_shape[levels[0]].channels
         model = _model_settings(cfg, channels, box.POOLER_RESOLUTION)
-        head = _head_of(cfg)
+        head = str(head_name(cfg.MODEL.RETHINK_HEADS.HEAD))
+        if head not in STRUCTURES:
+            raise UserError(f"unknown head {head!r}: set {NODE}.HEAD to one of {', '.join(HEADS)}")
         heads = build_heads(model, head, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         pooler = EnlargingPooler(
             output_size=box.POOLER_RESOLUTION,
@@ -300,14 +302,6 @@ class RethinkConvHead(_VectorHead):
             "flatten": nn.Flatten(),
         }
         super().__init__(OrderedDict(layers), model.conv_width)
-
-
-def _head_of(cfg: CfgNode) -> str:
-    """Our name of the configured head. Raises UserError where it is none of ``HEADS``."""
-    name = head_name(cfg.MODEL.RETHINK_HEADS.HEAD)
-    if name not in STRUCTURES:
-        raise UserError(f"unknown head {name!r}: set {NODE}.HEAD to one of {', '.join(HEADS)}")
-    return str(name)
 
 
 def _model_settings(cfg: CfgNode, channels: int, resolution: int) -> ModelConfig:
