@@ -28,26 +28,13 @@ from rethink_heads.evaluation.fates import (
     write_object_fates,
 )
 from rethink_heads.evaluation.ladder import IOU_NAMES, STAGES, recall_ladder
-from rethink_heads.evaluation.matching import GroundTruth
-from rethink_heads.evaluation.swaps import swapped_detections
 from rethink_heads.files import read_csv, read_parquet
 from rethink_heads.measure.candidates import Candidates
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.store import Key
-from tests.made_candidates import crowded_dataset, make_candidates
 from tests.made_detections import as_results
 
 KEY: Key = ("one", "fc")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
-    return crowded_dataset(tmp_path_factory.mktemp("crowded"))
-
-
-@pytest.fixture(scope="module")
-def candidates(dataset: CocoDataset) -> Candidates:
-    return make_candidates(dataset)
 
 
 @pytest.fixture(scope="module")
@@ -308,20 +295,6 @@ def test_files_tell_what_became_of_the_objects_that_are_detected(
         ious = [iou(box, annotation["bbox"]) for box in same[["x1", "y1", "x2", "y2"]].to_numpy()]
         assert max(ious) >= 0.5
         assert row["other_class"] != row["class_name"]
-
-
-def test_final_detections_are_those_of_the_swap_of_a_head_with_itself(
-    candidates: Candidates, dataset: CocoDataset
-) -> None:
-    expected = followed_by_hand(candidates, dataset, KEY).detections
-    truth = GroundTruth(dataset)
-    found = swapped_detections(candidates.proposed_by("one"), truth, KEY, KEY)
-    np.testing.assert_array_equal(truth.image_ids[found.images], expected["image_id"])
-    table = np.column_stack([found.images, found.labels, found.scores, found.boxes[:, :2]])
-    theirs = np.column_stack(
-        [truth.index(expected["image_id"]), *(expected[n] for n in ("label", "score", "x1", "y1"))]
-    )
-    np.testing.assert_array_equal(table[np.lexsort(table.T)], theirs[np.lexsort(theirs.T)])
 
 
 def test_counts_add_up_and_compare_the_same_objects(

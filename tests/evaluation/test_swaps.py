@@ -17,18 +17,7 @@ from rethink_heads.evaluation.swaps import swap_matrix, swap_tables
 from rethink_heads.measure.candidates import Candidates
 from rethink_heads.measure.detections import DETECTION_TYPES, in_order
 from rethink_heads.measure.store import Key
-from tests.made_candidates import crowded_dataset, make_candidates
 from tests.made_detections import as_results, pycocotools_precision
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
-    return crowded_dataset(tmp_path_factory.mktemp("crowded"))
-
-
-@pytest.fixture(scope="module")
-def candidates(dataset: CocoDataset) -> Candidates:
-    return make_candidates(dataset)
 
 
 def swapped_by_torchvision(candidates: Candidates, scores: Key, boxes: Key) -> pd.DataFrame:
