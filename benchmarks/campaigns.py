@@ -57,6 +57,9 @@ NEEDS = {
     "evaluate": "trained",
     "regress": "trained",
     "sensitivity": "trained",
+    "diagnose": "trained",
+    "objects": "trained",
+    "report": "trained",
     "sweep": "trained",
     "export": "trained",
     "import": "trained",
@@ -64,7 +67,10 @@ NEEDS = {
 }
 STATES = ("made", "trained", "measured")
 # These wait for a run's training, which makes what the others need.
-WAITING = ("train", "demo", "correlate", "stages", "evaluate", "regress", "sensitivity")
+WAITING = (
+    *("train", "demo", "correlate", "stages", "evaluate", "regress"),
+    *("sensitivity", "diagnose", "objects", "report"),
+)
 NOT_COMPARED = ("log.txt", "logs", "best.ckpt", "last.ckpt", "drawn-with.json")
 PATIENCE = 900.0
 TIMES_NAME = "seconds.json"

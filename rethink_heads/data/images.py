@@ -59,7 +59,7 @@ REPORTED_IMAGES = 2000
 HASHING_THREADS = 8
 
 MOST_PIXELS = 2**26
-MOST_ASPECT = 64
+MOST_ASPECT = 100
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 # The top quarter of 16 bits: 14 bits, the most that sensors usually give, do not reach it.
 _LEAST_BRIGHTEST = 2**14

@@ -4,10 +4,14 @@ Each replicate draws as many images as there are, with replacement, and weights 
 often it was drawn. Images are those of the whole measurement set; one without objects of the size in question adds
 nothing to it. A replicate that drew nothing for a quantity gives nan and is left out of its interval.
 
-An interval reaches from the value by Student's t times the replicates' standard deviation, further towards their longer
+An interval is of the mean that the statistic has over data sets of as many images: average precision is larger, on
+average, of few objects a class than of many. It is about the value and not between quantiles of the replicates, since
+copies of an image raise each class's precision, so that those of a mean over many classes lie beside the value.
+
+It reaches from the value by Student's t times the replicates' standard deviation, further towards their longer
 tail by Johnson's correction for skewness ("Modified t Tests and Confidence Intervals for Asymmetrical Populations",
-JASA 73, 1978). docs/intervals.md has the formula, how images count, why quantiles of the replicates are not taken, and
-how often the intervals hold the truth (benchmarks/coverage.py).
+JASA 73, 1978). docs/intervals.md has the formula, how images count, and how often the intervals hold
+(benchmarks/coverage.py).
 """
 
 from __future__ import annotations

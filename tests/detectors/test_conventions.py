@@ -21,7 +21,8 @@ from rethink_heads.detectors.coordinates import ImageFeatures, clip_boxes, to_ed
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.roi_heads import pyramid_level
 from rethink_heads.detectors.rcnn.rpn import box_coder, build_rpn, cell_anchors
-from rethink_heads.detectors.rcnn.transform import resized_size
+from rethink_heads.detectors.rcnn.transform import ImageTransform, resized_size
+from rethink_heads.errors import UserError
 from tests.tiny_coco import SMALL_SETTINGS
 
 CONVENTIONS = {
@@ -59,6 +60,23 @@ def test_sizes_of_the_resized_image(
     rule: str, size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert resized_size(size, 800, 1333, rule) == expected
+
+
+@pytest.mark.parametrize("rule", ["torchvision", "mmdetection"])
+def test_an_image_of_which_nothing_would_be_left_is_refused(rule: str) -> None:
+    config = load_preset(
+        "shapes-tiny",
+        "fc",
+        [f"model.conventions.size_rule={rule}", "model.min_size=32", "model.max_size=32"],
+    )
+    transform = ImageTransform(config.model)
+    image = torch.rand(3, 10, 900)
+    with pytest.raises(
+        UserError, match=r"an image of 900x10 px is too thin .* 32x0 px; leave it out"
+    ):
+        transform([image])
+    sizes = transform([image[..., :300]])[0].image_sizes
+    assert sizes == [(1, 32)]
 
 
 sides = st.floats(1.0, 300.0, width=32)

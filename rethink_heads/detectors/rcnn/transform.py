@@ -13,6 +13,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform, res
 
 from rethink_heads.config import ModelConfig
 from rethink_heads.detectors.coordinates import Size
+from rethink_heads.errors import UserError
 
 WHITE = 255
 # OpenCV's bilinear weights are whole numbers of this many bits; between the axes four bits are dropped.
@@ -51,12 +52,19 @@ class ImageTransform(GeneralizedRCNNTransform):
     def resize(
         self, image: Tensor, target: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """The image resized (and normalised, where that comes after), the target's boxes with it."""
+        """The image resized (and normalised, where that comes after), the target's boxes with it.
+        Raises UserError where nothing would be left of its shorter side.
+        """
         rule = self.conventions.size_rule
-        if rule == "torchvision" and not self._resizes_pixels:
-            return super().resize(image, target)
         height, width = image.shape[-2:]
         size = resized_size((height, width), self.min_size[-1], self.max_size, rule)
+        if min(size) < 1:
+            raise UserError(
+                f"an image of {width}x{height} px is too thin for model.max_size={self.max_size}: resized it would be"
+                f" {size[1]}x{size[0]} px; leave it out"
+            )
+        if rule == "torchvision" and not self._resizes_pixels:
+            return super().resize(image, target)
         if self._resizes_pixels:
             image = self._normalized(resize_pixels(image, size, self.conventions.interpolation))
         else:
