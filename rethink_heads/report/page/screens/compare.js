@@ -2,7 +2,7 @@
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, estimate, percent, plural, short } from "../format.js";
-import { FATES, objectsOf } from "../objects.js";
+import { FATES, objectsOf, select } from "../objects.js";
 import { sortable } from "../table.js";
 import { keyLabel } from "./common.js";
 
@@ -14,16 +14,25 @@ const NAMES = {
 };
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
-// Of what is split further, the rows that stand for all of it.
-// The last step of the ranking is the mended ranking.
-const WHOLE = { size: ["all"], class_name: ["all"], iou: ["0.50", "mean"], step: [] };
+// AP of a size is known by its name.
+const SIZED = { APs: "small", APm: "medium", APl: "large" };
 
 // All but correlations, scores, IoUs and box errors.
 const isShare = (table) => !/^(comparisons|stage|rank_level)/.test(table.name);
 const unit = (table) => (isShare(table) ? percent({ signed: true }) : { signed: true });
 
-/** Whether a difference is over all sizes and classes: those that are read first. */
-const isWhole = ({ table, row }) => !table.has("distance") && Object.entries(WHOLE).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
+/** Whether a difference is that of a whole class and size (all of them where none is named): those that are read first. */
+function isWhole({ table, row }, label, size) {
+  // Of what is split further, the rows that stand for all of it; the last step of the ranking is the mended ranking.
+  const whole = { size: [size || "all"], class_name: [label || "all"], iou: ["0.50", "mean"], step: [] };
+  return !table.has("distance") && Object.entries(whole).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
+}
+
+/** Whether a difference is of a class and of a size, where they are named. */
+function isOf({ table, row }, label, size) {
+  const own = table.has("size") ? table.get(row, "size") : SIZED[table.has("metric") ? table.get(row, "metric") : ""];
+  return (!label || (table.has("class_name") && table.get(row, "class_name") === label)) && (!size || own === size);
+}
 
 // What the tables call by a short name.
 const WORDS = {
@@ -48,24 +57,25 @@ function differences(report) {
   });
 }
 
-function movers(report, a, b) {
+function movers(report, a, b, label, size) {
   const [first, second] = [a, b].map((key) => report.series.findIndex((one) => `${one.detector}/${one.head}` === key));
   if (first < 0 || second < 0) return null;
   const all = objectsOf(report);
   const gap = all.numbers("gap", first, second);
-  const moved = (report.only?.objects ?? all.table.all()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
+  const chosen = select(all, { preset: "all", class: label, size, head: first, against: second });
+  const moved = Array.from(chosen).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
   const id = (object) => all.table.get(object, "object_id");
   const title = all.has("score") ? "Difference in score" : "Difference in best IoU";
-  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree" }), columns: [
+  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree", class: label, size }), columns: [
     { title: "Object", text: (object) => String(id(object)) }, { title: "Class", text: (object) => all.text("class_name", object) }, { title: "Size", text: (object) => all.text("size", object) },
     { title, text: (object) => estimate(gap[object], undefined, undefined, { signed: true }), value: (object) => gap[object] }] });
   return h("div", { class: "charts" }, list(`Higher with ${keyLabel(report, a)}`, moved.slice(0, 8)), list(`Higher with ${keyLabel(report, b)}`, moved.slice(-8).reverse()));
 }
 
-function swaps(report) {
+function swaps(report, size) {
   const table = report.tables.get("swaps");
   if (!table) return null;
-  const rows = table.where({ metric: "AP" });
+  const rows = table.where({ metric: Object.keys(SIZED).find((name) => SIZED[name] === size) ?? "AP" });
   const names = table.distinct("scores", rows);
   const at = new Map(rows.map((row) => [`${table.get(row, "scores")} ${table.get(row, "boxes")}`, row]));
   const labels = names.map((name) => keyLabel(report, name));
@@ -79,7 +89,8 @@ export const compare = {
   about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images. Of many differences that are none, one in twenty excludes it all the same.",
   needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
-    const all = differences(report);
+    report.differences ??= differences(report);
+    const all = report.differences;
     // A line each: names of detectors may hold spaces.
     const pairOf = ({ table, row }) => `${table.get(row, "a")}\n${table.get(row, "b")}`;
     const pairs = [...new Set(all.map(pairOf))];
@@ -87,8 +98,10 @@ export const compare = {
     const only = settings.get("only") ?? "whole";
     const sources = [...new Set(all.map(({ source }) => source))];
     const kind = sources.includes(settings.get("table")) ? settings.get("table") : "";
-    const shows = { whole: isWhole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? isWhole;
-    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && shows(each));
+    const [label, size] = ["class", "size"].map((name) => settings.get(name) ?? "");
+    const whole = (each) => isWhole(each, label, size);
+    const shows = { whole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? whole;
+    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && isOf(each, label, size) && shows(each));
     const [a, b] = (pair ?? "\n").split("\n");
     const columns = [
       { title: "Quantity", text: ({ about, source }) => `${source}: ${about}` },
@@ -102,9 +115,11 @@ export const compare = {
       pairs.length ? h("div", { class: "controls" },
         choice("Heads", pairs.map((each) => [each, each.split("\n").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
         choice("Of", [["", "all"], ...sources.map((name) => [name, name])], kind, (value) => set({ table: value })),
-        choice("Show", [["whole", "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
+        choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], label, (value) => set({ class: value })),
+        choice("Size", ["", "small", "medium", "large"].map((name) => [name, name || "all"]), size, (value) => set({ size: value })),
+        choice("Show", [["whole", label || size ? "the chosen as a whole" : "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
         h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}` : ""}`)) : null,
       pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, MOST), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
-      swaps(report), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b)] : null);
+      label ? null : swaps(report, size), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b, label, size)] : null);
   },
 };
