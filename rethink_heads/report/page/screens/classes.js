@@ -5,6 +5,7 @@ import { cell, percent } from "../format.js";
 import { objectsOf } from "../objects.js";
 import { className } from "../only.js";
 import { order, sortable } from "../table.js";
+import { METRICS, onlyClasses } from "./common.js";
 
 const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall, mean", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", misses: "oLRP misses", score_threshold: "Threshold", pcc: "PCC" };
 const MOST_CONFUSED = 30;
@@ -46,10 +47,17 @@ export const classes = {
     const rows = table.where({ detector: one.detector, head: one.head, size }).filter((row) => table.get(row, "class_name").toLowerCase().includes(text.toLowerCase()));
     const there = Object.keys(QUANTITIES).filter((name) => table.has(name));
     const options = (name) => (["score_threshold", "pcc"].includes(name) ? {} : percent());
+    // The AP of a size's only class is that of the size, with its interval.
+    const precision = report.tables.get("ap");
+    const metrics = onlyClasses(table).has(size) ? { ap: METRICS[size], ...(size === "all" ? { ap50: "AP50", ap75: "AP75" } : {}) } : {};
+    const textOf = (row, name) => {
+      const [same] = precision && metrics[name] ? precision.where({ detector: one.detector, head: one.head, metric: metrics[name] }) : [];
+      return same === undefined ? cell(table, row, name, options(name)) : cell(precision, same, "value", percent());
+    };
     const columns = [
       { title: "Class", text: (row) => table.get(row, "class_name") },
       { title: "Objects", text: (row) => cell(table, row, "objects", { count: true }), value: (row) => table.get(row, "objects") },
-      ...there.map((name) => ({ title: QUANTITIES[name], text: (row) => cell(table, row, name, options(name)), value: (row) => table.get(row, name) })),
+      ...there.map((name) => ({ title: QUANTITIES[name], text: (row) => textOf(row, name), value: (row) => table.get(row, name) })),
     ];
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
     const filter = h("span", { class: "field" }, h("label", { for: "class-filter" }, "Class contains"), h("input", { id: "class-filter", value: text, onchange: (event) => set({ text: event.target.value }, true) }));

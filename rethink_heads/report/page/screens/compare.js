@@ -4,7 +4,7 @@ import { choice, go, h } from "../dom.js";
 import { cell, estimate, percent, plural, short } from "../format.js";
 import { FATES, objectsOf, select } from "../objects.js";
 import { sortable } from "../table.js";
-import { keyLabel } from "./common.js";
+import { METRICS, keyLabel, onlyClasses } from "./common.js";
 
 const MOST = 1000;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
@@ -15,24 +15,22 @@ const NAMES = {
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
 // AP of a size is known by its name.
-const SIZED = { APs: "small", APm: "medium", APl: "large" };
+const SIZED = Object.fromEntries(Object.entries(METRICS).filter(([size]) => size !== "all").map(([size, metric]) => [metric, size]));
 
 // All but correlations, scores, IoUs and box errors.
 const isShare = (table) => !/^(comparisons|stage|rank_level)/.test(table.name);
 const unit = (table) => (isShare(table) ? percent({ signed: true }) : { signed: true });
 
 /** Whether a difference is that of a whole class and size (all of them where none is named): those that are read first. */
-function isWhole({ table, row }, label, size) {
-  // Of what is split further, the rows that stand for all of it; the last step of the ranking is the mended ranking.
-  const whole = { size: [size || "all"], class_name: [label || "all"], iou: ["0.50", "mean"], step: [] };
-  return !table.has("distance") && Object.entries(whole).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
+function isWhole({ table, row, label, size }, wanted) {
+  // Of IoUs the first and the mean.
+  const ofIou = !table.has("iou") || ["0.50", "mean"].includes(table.get(row, "iou"));
+  const ofSize = (table.has("metric") && label === undefined) || [wanted.size || "all", undefined].includes(size);
+  return !table.has("distance") && !table.has("step") && ofIou && ofSize && (label ?? "all") === (wanted.label || "all");
 }
 
 /** Whether a difference is of a class and of a size, where they are named. */
-function isOf({ table, row }, label, size) {
-  const own = table.has("size") ? table.get(row, "size") : SIZED[table.has("metric") ? table.get(row, "metric") : ""];
-  return (!label || (table.has("class_name") && table.get(row, "class_name") === label)) && (!size || own === size);
-}
+const isOf = ({ label, size }, wanted) => (!wanted.label || label === wanted.label) && (!wanted.size || size === wanted.size);
 
 // What the tables call by a short name.
 const WORDS = {
@@ -42,18 +40,29 @@ const WORDS = {
 
 /** A subject of a comparison in words. */
 function said(name, value) {
-  if (name === "step") return value === 1 ? "by true IoU" : `${short(value)} of the way to true IoU`;
+  if (name === "step") return `${short(value)} of the way to true IoU`;
   if (name === "iou") return value === "mean" ? "mean over IoUs" : `IoU ${value}`;
   if (name === "fate") return FATES[value] ?? value;
   return typeof value === "number" ? short(value) : name === "class_name" ? value : (WORDS[value] ?? value.replaceAll("_", " "));
 }
 
-/** The comparisons of all tables but those by IoU bin, one list. */
+/** The comparisons of all tables but those by IoU bin, one list: each with its class and size, where it is of one. */
 function differences(report) {
+  const precision = report.tables.get("ap_comparisons");
   return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
     const subjects = SUBJECTS.filter((name) => table.has(name));
     const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${short(table.get(row, "iou_low"))}` : "") : () => "";
-    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: `${nameOf(table.name)}${isShare(table) ? ", %" : ""}` }));
+    const classes = table.name === "by_class_comparisons" ? onlyClasses(table) : new Map();
+    // The ends of the ranking's steps are AP and AP with the ranking mended, which have rows of their own.
+    const rows = table.has("step") ? table.all().filter((row) => ![0, 1].includes(table.get(row, "step"))) : table.all();
+    return rows.map((row) => {
+      const about = [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all";
+      const [label, size] = ["class_name", "size"].map((name) => (table.has(name) ? table.get(row, name) : undefined));
+      const own = { about, label, size: size ?? SIZED[table.get(row, "metric")], source: `${nameOf(table.name)}${isShare(table) ? ", %" : ""}` };
+      // The AP of a size's only class is that of the size, with its interval.
+      const [same] = precision && classes.get(size) === label ? precision.where({ metric: METRICS[size], a: table.get(row, "a"), b: table.get(row, "b") }) : [];
+      return same === undefined || label === undefined ? { ...own, table, row } : { ...own, table: precision, row: same };
+    });
   });
 }
 
@@ -75,7 +84,7 @@ function movers(report, a, b, label, size) {
 function swaps(report, size) {
   const table = report.tables.get("swaps");
   if (!table) return null;
-  const rows = table.where({ metric: Object.keys(SIZED).find((name) => SIZED[name] === size) ?? "AP" });
+  const rows = table.where({ metric: METRICS[size || "all"] });
   const names = table.distinct("scores", rows);
   const at = new Map(rows.map((row) => [`${table.get(row, "scores")} ${table.get(row, "boxes")}`, row]));
   const labels = names.map((name) => keyLabel(report, name));
@@ -99,9 +108,10 @@ export const compare = {
     const sources = [...new Set(all.map(({ source }) => source))];
     const kind = sources.includes(settings.get("table")) ? settings.get("table") : "";
     const [label, size] = ["class", "size"].map((name) => settings.get(name) ?? "");
-    const whole = (each) => isWhole(each, label, size);
+    const wanted = { label, size };
+    const whole = (each) => isWhole(each, wanted);
     const shows = { whole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? whole;
-    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && isOf(each, label, size) && shows(each));
+    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && isOf(each, wanted) && shows(each));
     const [a, b] = (pair ?? "\n").split("\n");
     const columns = [
       { title: "Quantity", text: ({ about, source }) => `${source}: ${about}` },
