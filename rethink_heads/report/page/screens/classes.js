@@ -34,6 +34,9 @@ function confusion(report, one) {
       press: opens, chosen: (a, b) => only !== null && `${only.label}.${only.seen}.${only.head}` === cellOf(a, b) })];
 }
 
+// The matrix as it was drawn last: another order of the table leaves it as it is.
+const memory = { of: "", matrix: null };
+
 export const classes = {
   title: "Classes and sizes",
   about: "AP and its kin by class and object size. A class opens its objects.",
@@ -60,12 +63,14 @@ export const classes = {
       ...there.map((name) => ({ title: QUANTITIES[name], text: (row) => textOf(row, name), value: (row) => table.get(row, name) })),
     ];
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
+    const of = `${report.series.indexOf(one)} ${settings.get("cell") ?? ""}`;
+    if (memory.of !== of) Object.assign(memory, { of, matrix: h("div", {}, confusion(report, one)) });
     const filter = h("span", { class: "field" }, h("label", { for: "class-filter" }, "Class contains"), h("input", { id: "class-filter", value: text, onchange: (event) => set({ text: event.target.value }, true) }));
     return h("div", {},
       h("div", { class: "controls" },
         choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
         choice("Object size", table.distinct("size").map((name) => [name, name]), size, (value) => set({ size: value })), filter),
       sortable({ caption: `${one.label}, in per cent (threshold and PCC: 0 to 1) [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
-      confusion(report, one));
+      memory.matrix);
   },
 };
