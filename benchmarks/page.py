@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 import typer
 
 from benchmarks.synthetic import DETECTOR, HEADS, Amount, write_measurements
@@ -28,6 +29,7 @@ from rethink_heads.evaluation.by_class import confusion_matrix
 from rethink_heads.evaluation.fate_counts import fate_counts
 from rethink_heads.evaluation.fates import detection_fates
 from rethink_heads.evaluation.measures import measured_tables
+from rethink_heads.machine import at_once
 from rethink_heads.measure.detections import detections_of
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import CROPS_MB, Findings, write_report
@@ -96,9 +98,6 @@ def find(folder: Path, draws: int) -> Findings:
         n: values for n in measurements.names if (values := measurements.array(n)) is not None
     }
     measurements = Measurements(objects, arrays)
-    tables = compute_tables(measurements, replicates=draws)
-    typer.echo(f"tables of measurements: {took(begun)}")
-    begun = now()
     names = (
         "ap",
         "lost_precision",
@@ -108,11 +107,18 @@ def find(folder: Path, draws: int) -> Findings:
         "calibration",
     )
     pairs = [(KEYS[0], KEYS[1])]
-    tables |= measured_tables(names, detections, dataset, KEYS, pairs=pairs, replicates=draws)
-    tables["confusion"] = confusion_matrix(detections, dataset)
     fates = detection_fates(detections, dataset)
-    tables["fates"] = fate_counts(fates, dataset, replicates=draws)
-    typer.echo(f"tables of detections: {took(begun)}")
+
+    def detection_tables() -> dict[str, pd.DataFrame]:
+        tables = measured_tables(names, detections, dataset, KEYS, pairs=pairs, replicates=draws)
+        tables["confusion"] = confusion_matrix(detections, dataset)
+        tables["fates"] = fate_counts(fates, dataset, replicates=draws)
+        return tables
+
+    # As the command does.
+    parts = at_once(partial(compute_tables, measurements, replicates=draws), detection_tables)
+    tables = {name: table for part in parts for name, table in part.items()}
+    typer.echo(f"tables: {took(begun)}")
     return Findings(KEYS, dataset, tables, measurements, detections, fates=fates)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rethink_heads.distributed import local_rank, process_count
 from rethink_heads.errors import UserError
@@ -42,6 +44,15 @@ def core_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def at_once(*functions: Callable[[], Any]) -> list[Any]:
+    """Results of functions in their order, two of which run at the same time where there are two cores.
+
+    They are threads, of which NumPy runs several; what they hold at once is that of two. The first error is raised.
+    """
+    with ThreadPoolExecutor(min(2, core_count())) as pool:
+        return [each.result() for each in [pool.submit(function) for function in functions]]
 
 
 def check_workers(workers: int) -> None:

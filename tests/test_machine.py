@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from functools import partial
 
 import pytest
 import torch
@@ -90,3 +92,15 @@ def test_whole_float32_turns_tf32_off_and_leaves_the_rest() -> None:
     with whole_float32():
         assert settings() == [*before[:3], False]
     assert settings() == before
+
+
+def test_two_functions_run_at_once_and_results_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "core_count", lambda: 2)
+    # Neither goes on before the other has come.
+    meeting = threading.Barrier(2, timeout=30)
+    assert sorted(machine.at_once(meeting.wait, meeting.wait)) == [0, 1]
+    assert machine.at_once(*(partial(str, number) for number in range(5))) == list("01234")
+    with pytest.raises(ValueError, match="'x'"):
+        machine.at_once(partial(int, "1"), partial(int, "x"))

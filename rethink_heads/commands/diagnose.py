@@ -103,15 +103,29 @@ def diagnose(asked: EvaluationInputs) -> Diagnosis:
     Raises:
         UserError: something cannot be read, or the data are not the same for all.
     """
+    return diagnose_candidates(asked, *ask_candidates(asked))
+
+
+def ask_candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
+    """Ask all heads about the same proposals; beside the answers by detector why it was not asked.
+    Raises UserError where something cannot be read, or the data are not the same for all.
+    """
+    if asked.different:
+        raise UserError(asked.different)
+    found = _candidates(asked)
+    rank_zero_only()
+    return found
+
+
+def diagnose_candidates(
+    asked: Asked, candidates: Candidates | None, lacks: dict[str, str]
+) -> Diagnosis:
+    """Make every table that the detectors and files allow of what :func:`ask_candidates` returned."""
     import pandas as pd
 
     from rethink_heads.evaluation.measures import diagnosis_tables
     from rethink_heads.statistics.comparison import compared_pairs
 
-    if asked.different:
-        raise UserError(asked.different)
-    candidates, lacks = _candidates(asked)
-    rank_zero_only()
     dataset = asked.found[0].dataset
     keys = [key for each in asked.found for key in each.keys]
     pairs = compared_pairs(keys)

@@ -6,17 +6,19 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rethink_heads import bounds
-from rethink_heads.commands.diagnose import OBJECT_FATES, diagnose
+from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose_candidates
 from rethink_heads.commands.evaluate import check_folder, detect_asked
 from rethink_heads.console import log
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
+from rethink_heads.machine import at_once
 from rethink_heads.options import DetectionOptions, ScreenOptions, option, within
 from rethink_heads.report.output import Report
 from rethink_heads.results import read_inputs, shared_folder
@@ -25,7 +27,7 @@ from rethink_heads.study import check_comparable
 from rethink_heads.subject import Key, Subject
 
 if TYPE_CHECKING:
-    from rethink_heads.paper import AnalysisInputs
+    from rethink_heads.paper import AnalysisInputs, Tables
     from rethink_heads.report.contents import Findings
 
 NAME = "report"
@@ -127,13 +129,21 @@ def findings(
     runs = [subject.run for subject in asked.subjects]
     names = [] if measurements is None else [measurements] * len(runs)
     names = names or _measured_names(asked.subjects, measured_only)
-    diagnosis = diagnose(asked)
-    tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
+    candidates, lacks = ask_candidates(asked)
     keys = [key for each in asked.found for key in each.keys]
     inputs = _measured(runs, keys, names, asked.bootstrap) if names else None
-    if inputs is not None:
+
+    def proposal_tables() -> Tables:
+        if inputs is None:
+            return {}
         log("computing the tables of predefined proposals")
-        tables |= compute(inputs)
+        return compute(inputs)
+
+    diagnosis, of_proposals = at_once(
+        partial(diagnose_candidates, asked, candidates, lacks), proposal_tables
+    )
+    tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
+    tables |= of_proposals
     provenance = {"command": shlex.join(["rethink-heads", *sys.argv[1:]])}
     for each in asked.found:
         provenance |= {f"{each.detector}: {name}": said for name, said in each.provenance.items()}

@@ -383,13 +383,17 @@ def _match_any_class(
     """Fill in the objects (N,) of chosen detections (N,) that have none, from those that no other has."""
     free = truth.findable.copy()
     free[objects[objects != NO_OBJECT]] = False
-    # By image, and by falling score in each.
-    for row in np.flatnonzero(chosen & (objects == NO_OBJECT)).tolist():
-        first, after = np.searchsorted(truth.images, [head.images[row], head.images[row] + 1])
-        candidates = first + np.flatnonzero(free[first:after])
-        if not len(candidates):
-            continue
-        ious = box_ious(head.boxes[row], truth.boxes[candidates])
-        if ious.max() >= least:
-            objects[row] = candidates[ious.argmax()]
-            free[objects[row]] = False
+    rows = np.flatnonzero(chosen & (objects == NO_OBJECT))
+    first, after = np.searchsorted(truth.images, head.images[rows] + np.array([[0], [1]]))
+    count = after - first
+    # Every pair of such a detection and an object of its image, that overlap enough.
+    row = np.repeat(rows, count)
+    candidate = np.arange(count.sum()) - np.repeat(count.cumsum() - count - first, count)
+    ious = box_ious(head.boxes[row], truth.boxes[candidate])
+    near = np.flatnonzero((ious >= least) & free[candidate])
+    # By image, and by falling score in each; of one detection from the largest overlap.
+    order = near[np.lexsort((-ious[near], row[near]))]
+    for at, other in zip(row[order].tolist(), candidate[order].tolist(), strict=True):
+        if free[other] and objects[at] == NO_OBJECT:
+            objects[at] = other
+            free[other] = False

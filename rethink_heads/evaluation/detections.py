@@ -6,12 +6,14 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.matching import GroundTruth, HeadDetections
+from rethink_heads.machine import at_once
 from rethink_heads.measure.store import Key
 from rethink_heads.statistics.bootstrap import (
     REPLICATES,
@@ -187,12 +189,13 @@ def detection_tables(
     truth = GroundTruth(dataset, detections)
     bootstrap = ImageBootstrap(truth.image_ids, replicates, seed)
     heads = {key: truth.detections_of(detections, key) for key in keys}
+
+    def measured(head: HeadDetections) -> dict[str, Quantities]:
+        return {name: measure(head, truth, bootstrap) for name, measure in measures.items()}
+
     # Head by head, since measures of one share an analysis.
-    found = {
-        key: {name: measure(head, truth, bootstrap) for name, measure in measures.items()}
-        for key, head in heads.items()
-    }
-    return tables_of(found, pairs)
+    found = at_once(*(partial(measured, head) for head in heads.values()))
+    return tables_of(dict(zip(heads, found, strict=True)), pairs)
 
 
 def tables_of(

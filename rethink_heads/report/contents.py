@@ -117,8 +117,8 @@ DEFINITIONS = (
     (
         "Interval",
         "95%, from a bootstrap over images; differences are paired on the same images. [-]: too few images, or no"
-        " variation, for an interval. Of AP by class it is from derivatives, so that where a size has one class only it"
-        " differs a little from that of the mean over classes.",
+        " variation, for an interval. In by_class.csv that of AP is from derivatives; of a size with one class only the"
+        " screens show that of the size's AP, in ap.csv.",
     ),
     ("Sizes", "small: area below 32 x 32 px; medium: below 96 x 96 px; large: above."),
 )

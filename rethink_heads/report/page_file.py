@@ -145,7 +145,13 @@ def _column(
             "i4" if low < 0 else next(k for k in ("u1", "u2", "u4") if high < 2 ** (8 * int(k[1])))
         )
         return values.to_numpy(f"<{kind}"), {"type": kind}
-    codes, strings = pd.factorize(values.map(_text))
+    # Each value becomes text once, not each row's; of mixed types 1 and True would be one value.
+    places: Any = np.arange(len(values))
+    distinct: Any = values
+    if not pd.api.types.infer_dtype(values).startswith("mixed"):
+        places, distinct = pd.factorize(values, use_na_sentinel=False)
+    of_distinct, strings = pd.factorize(np.array([_text(each) for each in distinct], object))
+    codes = of_distinct[places]
     kind = next(k for k in ("u1", "u2", "u4") if len(strings) < 2 ** (8 * int(k[1])))
     return codes.astype(f"<{kind}"), {"type": kind, "strings": strings.tolist()}
 

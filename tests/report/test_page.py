@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -430,17 +431,137 @@ def test_a_cell_of_the_confusion_matrix_is_kept_on_every_screen(
 
 
 def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
-    page = tab.open("thresholds?at=0.4")
-    detections = read_page(tab.path)[1]["detections"]
-    own = detections[(detections["detector"] == "near") & (detections["head"] == "fc")]
-    kept = own[own["score"] >= 0.4 - 1e-9]
-    objects = len(read_page(tab.path)[1]["objects"])
-    hits = kept["true_positive"].sum()
-    said = page.locator("#kept").inner_text()
-    assert f"{len(kept)} detections, precision {100 * hits / len(kept):.1f}%" in said
-    assert f"recall {100 * hits / objects:.1f}%" in said
-    page.locator("#threshold").press("ArrowRight")
-    assert "0.41" in page.locator("#kept").inner_text()
+    tables = read_page(tab.path)[1]
+    own = tables["detections"].query("detector == 'near' and head == 'fc'")
+    objects = len(tables["objects"])
+
+    def check(page: Any, at: float, against: float) -> None:
+        kept, before = (own[own["score"] >= each] for each in (at, against))
+        hits, earlier = kept["true_positive"].sum(), before["true_positive"].sum()
+        wrong, of_these = len(kept) - hits, len(before) - earlier
+        expected = (
+            f"Score at least {at:g}: {len(kept)} detections, precision"
+            f" {100 * hits / len(kept):.1f}%, recall {100 * hits / objects:.1f}% at IoU 0.5."
+        )
+        if at != against:
+            expected += (
+                f" Against {against:g}: {abs(hits - earlier)} true positives"
+                f" {'lost' if hits < earlier else 'won'}, {abs(wrong - of_these)} false positives"
+                f" {'gone' if wrong < of_these else 'added'}."
+            )
+        assert page.locator("#kept").inner_text() == expected
+        for label in ("Score threshold", "Score threshold, number", "Against"):
+            value = page.get_by_label(label, exact=True).input_value()
+            assert float(value) == (against if label == "Against" else at)
+
+    page = tab.open("thresholds")
+    check(page, 0.5, 0.5)
+    chart = page.locator("main svg.chart").first.element_handle()
+    page.locator("#threshold").press("ArrowLeft")
+    check(page, 0.49, 0.5)
+    box = page.get_by_label("Score threshold, number")
+    box.fill("0.7305")
+    box.press("Enter")
+    against = page.get_by_label("Against", exact=True)
+    against.fill("0.42")
+    against.press("Enter")
+    check(page, 0.7305, 0.42)
+    # Charts were not drawn anew, and the address restores all of it.
+    assert chart.evaluate("(each) => each.isConnected")
+    assert tab.hash == "thresholds?at=0.7305&against=0.42"
+    check(tab.open(tab.hash), 0.7305, 0.42)
+    # What is no threshold is the nearest, or the first.
+    for text, at in (("7", 1), ("", 0.5)):
+        box.fill(text)
+        box.press("Enter")
+        assert float(box.input_value()) == at
+
+
+SELECTIONS = ("", "class=0", "size=small", "class=0&size=large")
+
+
+@pytest.mark.parametrize("only", ["whole", "decided", "all"])
+@pytest.mark.parametrize("chosen", SELECTIONS)
+def test_differences_of_a_class_and_size_are_those_of_pandas(
+    tab: Tab, found: Findings, listed: pd.DataFrame, chosen: str, only: str
+) -> None:
+    page = tab.open(f"compare?only={only}")
+    label, size = "class" in chosen, chosen.partition("size=")[2]
+    if label:
+        page.get_by_label("Class", exact=True).select_option(EVIL)
+    if size:
+        page.get_by_label("Size", exact=True).select_option(size)
+    metrics = {"APs": "small", "APm": "medium", "APl": "large"}
+    expected = []
+    for table in found.tables.values():
+        if "difference" not in table or "bin" in table:
+            continue
+        rows = table.assign(own_class="", own_size="")
+        rows["own_class"] = rows.get("class_name", "")
+        rows["own_size"] = (
+            rows["size"]
+            if "size" in rows
+            else rows.get("metric", pd.Series("", rows.index)).map(metrics)
+        )
+        # The ends of the steps are AP and AP with the ranking mended.
+        rows = rows[~rows["step"].isin([0, 1])] if "step" in rows else rows
+        rows = rows[rows["own_class"] == EVIL] if label else rows
+        rows = rows[rows["own_size"] == size] if size else rows
+        if only == "decided":
+            rows = rows[rows["excludes_zero"]]
+        if only == "whole":
+            for name, values in (
+                ("size", [size or "all"]),
+                ("class_name", [EVIL if label else "all"]),
+                ("iou", ["0.50", "mean"]),
+                ("step", []),
+            ):
+                rows = rows[rows[name].isin(values)] if name in rows else rows
+            rows = rows.iloc[:0] if "distance" in rows else rows
+        expected += rows["difference"].tolist()
+    said = page.locator(".controls .note").inner_text()
+    assert said.split(" ")[0].replace(",", "") == str(len(expected))
+    numbers = page.locator("main table").first.locator("tbody td:nth-child(2)").all_inner_texts()
+    assert len(numbers) == min(1000, len(expected))
+    assert len(numbers) > 0 or only == "decided"
+    # Rounded, and shares in per cent.
+    own = [float(text.split(" ")[0]) if text != "-" else np.nan for text in numbers]
+    for text, value in zip(own, expected, strict=False):
+        assert any(
+            text == pytest.approx(scale * value, abs=0.06 if scale == 100 else 6e-4, nan_ok=True)
+            for scale in (1, 100)
+        )
+    # Objects that moved are of the class and size, too.
+    movers = listed[listed["gap"] > 0].sort_values("gap", ascending=False, kind="stable")
+    movers = movers[movers["class_name"] == EVIL] if label else movers
+    movers = movers[movers["size"] == size] if size else movers
+    ids = page.get_by_role("region", name="Higher with near").locator("tbody th").all_inner_texts()
+    assert [int(each) for each in ids] == movers["object_id"].head(8).tolist()
+
+
+def test_the_only_class_of_a_size_has_the_interval_of_the_size(
+    browser: Any, found: Findings, tmp_path: Path
+) -> None:
+    tables = dict(found.tables)
+    for name in ("by_class", "by_class_comparisons"):
+        rows = tables[name]
+        tables[name] = rows[(rows["size"] != "small") | (rows["class_name"] == EVIL)]
+    alone = dataclasses.replace(found, tables=tables)
+    tab = new_tab(browser, write_report(tmp_path / "report.html", alone, crops_mb=0))
+    ap = tables["ap"].query("detector == 'near' and head == 'fc' and metric == 'APs'").iloc[0]
+    ends = [100 * ap[f"value{end}"] for end in ("", "_low", "_high")]
+    page = tab.open("classes?size=small")
+    texts = page.locator("main table").first.locator("tbody td").all_inner_texts()
+    assert texts[1] == estimate(*ends, digits=1, without=NO_INTERVAL)
+    difference = tables["ap_comparisons"].query("metric == 'APs'").iloc[0]
+    ends = [100 * difference[f"difference{end}"] for end in ("", "_low", "_high")]
+    page = tab.open("compare?class=0&size=small&table=AP by class, %")
+    page.get_by_label("Class", exact=True).select_option(EVIL)
+    row = page.locator("main table").first.locator("tbody tr")
+    assert row.count() == 1
+    text = row.locator("td").first.inner_text()
+    assert text.replace("+", "") == estimate(*ends, digits=1, without=NO_INTERVAL)
+    page.context.close()
 
 
 def test_every_table_can_be_taken_out_as_its_csv(tab: Tab, found: Findings, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ export class Table {
     this.rows = spec.rows;
     this.columns = new Map();
     this.spec = spec.columns;
+    this.readers = new Map();
     for (const column of spec.columns) {
       const values = new TYPES[column.type](buffer, base + column.offset, spec.rows);
       this.columns.set(column.name, { ...column, values });
@@ -36,6 +37,11 @@ export class Table {
 
   /** Function of the row that gives the value: a number, a text, or true and false. */
   reader(name) {
+    if (!this.readers.has(name)) this.readers.set(name, this.readerOf(name));
+    return this.readers.get(name);
+  }
+
+  readerOf(name) {
     const column = this.columns.get(name);
     if (!column) return () => undefined;
     const { values, strings, scale, low, absent, truth } = column;

@@ -7,9 +7,12 @@ export const SIZES = ["small", "medium", "large", "all"];
 
 /** A number with so many decimals; of what lies between two in the middle the even one, as Python rounds. */
 function fixed(number, decimals) {
+  const rest = Math.abs(number * 10 ** decimals) % 1;
+  // All its decimals are written only where it is near the middle.
+  if (Math.abs(rest - 0.5) > 1e-6) return number.toFixed(decimals);
   const exact = number.toFixed(decimals + BEYOND);
-  const [shorter, rest] = [exact.slice(0, -BEYOND).replace(/\.$/, ""), exact.slice(-BEYOND)];
-  return /^50*$/.test(rest) && Number(shorter.at(-1)) % 2 === 0 ? shorter : number.toFixed(decimals);
+  const [shorter, after] = [exact.slice(0, -BEYOND).replace(/\.$/, ""), exact.slice(-BEYOND)];
+  return /^50*$/.test(after) && Number(shorter.at(-1)) % 2 === 0 ? shorter : number.toFixed(decimals);
 }
 
 /** "0.312 [0.290, 0.334]"; a dash where it is undefined, "[-]" where there is no interval. */

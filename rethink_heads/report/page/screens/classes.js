@@ -5,6 +5,7 @@ import { cell, percent } from "../format.js";
 import { objectsOf } from "../objects.js";
 import { className } from "../only.js";
 import { order, sortable } from "../table.js";
+import { METRICS, onlyClasses } from "./common.js";
 
 const QUANTITIES = { ap: "AP", ap50: "AP50", ap75: "AP75", recall: "Recall, mean", olrp: "oLRP", localization: "oLRP loc.", false_positives: "oLRP FP", misses: "oLRP misses", score_threshold: "Threshold", pcc: "PCC" };
 const MOST_CONFUSED = 30;
@@ -33,6 +34,9 @@ function confusion(report, one) {
       press: opens, chosen: (a, b) => only !== null && `${only.label}.${only.seen}.${only.head}` === cellOf(a, b) })];
 }
 
+// The matrix as it was drawn last: another order of the table leaves it as it is.
+const memory = { of: "", matrix: null };
+
 export const classes = {
   title: "Classes and sizes",
   about: "AP and its kin by class and object size. A class opens its objects.",
@@ -46,18 +50,27 @@ export const classes = {
     const rows = table.where({ detector: one.detector, head: one.head, size }).filter((row) => table.get(row, "class_name").toLowerCase().includes(text.toLowerCase()));
     const there = Object.keys(QUANTITIES).filter((name) => table.has(name));
     const options = (name) => (["score_threshold", "pcc"].includes(name) ? {} : percent());
+    // The AP of a size's only class is that of the size, with its interval.
+    const precision = report.tables.get("ap");
+    const metrics = onlyClasses(table).has(size) ? { ap: METRICS[size], ...(size === "all" ? { ap50: "AP50", ap75: "AP75" } : {}) } : {};
+    const textOf = (row, name) => {
+      const [same] = precision && metrics[name] ? precision.where({ detector: one.detector, head: one.head, metric: metrics[name] }) : [];
+      return same === undefined ? cell(table, row, name, options(name)) : cell(precision, same, "value", percent());
+    };
     const columns = [
       { title: "Class", text: (row) => table.get(row, "class_name") },
       { title: "Objects", text: (row) => cell(table, row, "objects", { count: true }), value: (row) => table.get(row, "objects") },
-      ...there.map((name) => ({ title: QUANTITIES[name], text: (row) => cell(table, row, name, options(name)), value: (row) => table.get(row, name) })),
+      ...there.map((name) => ({ title: QUANTITIES[name], text: (row) => textOf(row, name), value: (row) => table.get(row, name) })),
     ];
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
+    const of = `${report.series.indexOf(one)} ${settings.get("cell") ?? ""}`;
+    if (memory.of !== of) Object.assign(memory, { of, matrix: h("div", {}, confusion(report, one)) });
     const filter = h("span", { class: "field" }, h("label", { for: "class-filter" }, "Class contains"), h("input", { id: "class-filter", value: text, onchange: (event) => set({ text: event.target.value }, true) }));
     return h("div", {},
       h("div", { class: "controls" },
         choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
         choice("Object size", table.distinct("size").map((name) => [name, name]), size, (value) => set({ size: value })), filter),
       sortable({ caption: `${one.label}, in per cent (threshold and PCC: 0 to 1) [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
-      confusion(report, one));
+      memory.matrix);
   },
 };

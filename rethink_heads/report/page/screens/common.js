@@ -6,6 +6,15 @@ import { sortable } from "../table.js";
 
 export const UNIT = { range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1] };
 
+/** AP by the size of objects, as the tables call it. */
+export const METRICS = { all: "AP", small: "APs", medium: "APm", large: "APl" };
+
+/** By size that has objects of one class alone in a table by class: that class. Its AP is that of the size. */
+export function onlyClasses(table) {
+  const names = table.distinct("size").map((size) => [size, table.distinct("class_name", table.where({ size }))]);
+  return new Map(names.filter(([, { length }]) => length === 1).map(([size, [name]]) => [size, name]));
+}
+
 /** By head that has any: the rows of the table that are wanted, by their category. */
 export function headRows(report, table, category, wanted = {}) {
   return report.series.flatMap((one) => {

@@ -2,9 +2,9 @@
 import { heatmap } from "../charts.js";
 import { choice, go, h } from "../dom.js";
 import { cell, estimate, percent, plural, short } from "../format.js";
-import { FATES, objectsOf } from "../objects.js";
+import { FATES, objectsOf, select } from "../objects.js";
 import { sortable } from "../table.js";
-import { keyLabel } from "./common.js";
+import { METRICS, keyLabel, onlyClasses } from "./common.js";
 
 const MOST = 1000;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
@@ -14,16 +14,23 @@ const NAMES = {
 };
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
 
-// Of what is split further, the rows that stand for all of it.
-// The last step of the ranking is the mended ranking.
-const WHOLE = { size: ["all"], class_name: ["all"], iou: ["0.50", "mean"], step: [] };
+// AP of a size is known by its name.
+const SIZED = Object.fromEntries(Object.entries(METRICS).filter(([size]) => size !== "all").map(([size, metric]) => [metric, size]));
 
 // All but correlations, scores, IoUs and box errors.
 const isShare = (table) => !/^(comparisons|stage|rank_level)/.test(table.name);
 const unit = (table) => (isShare(table) ? percent({ signed: true }) : { signed: true });
 
-/** Whether a difference is over all sizes and classes: those that are read first. */
-const isWhole = ({ table, row }) => !table.has("distance") && Object.entries(WHOLE).every(([name, values]) => !table.has(name) || values.includes(table.get(row, name)));
+/** Whether a difference is that of a whole class and size (all of them where none is named): those that are read first. */
+function isWhole({ table, row, label, size }, wanted) {
+  // Of IoUs the first and the mean.
+  const ofIou = !table.has("iou") || ["0.50", "mean"].includes(table.get(row, "iou"));
+  const ofSize = (table.has("metric") && label === undefined) || [wanted.size || "all", undefined].includes(size);
+  return !table.has("distance") && !table.has("step") && ofIou && ofSize && (label ?? "all") === (wanted.label || "all");
+}
+
+/** Whether a difference is of a class and of a size, where they are named. */
+const isOf = ({ label, size }, wanted) => (!wanted.label || label === wanted.label) && (!wanted.size || size === wanted.size);
 
 // What the tables call by a short name.
 const WORDS = {
@@ -33,39 +40,51 @@ const WORDS = {
 
 /** A subject of a comparison in words. */
 function said(name, value) {
-  if (name === "step") return value === 1 ? "by true IoU" : `${short(value)} of the way to true IoU`;
+  if (name === "step") return `${short(value)} of the way to true IoU`;
   if (name === "iou") return value === "mean" ? "mean over IoUs" : `IoU ${value}`;
   if (name === "fate") return FATES[value] ?? value;
   return typeof value === "number" ? short(value) : name === "class_name" ? value : (WORDS[value] ?? value.replaceAll("_", " "));
 }
 
-/** The comparisons of all tables but those by IoU bin, one list. */
+/** The comparisons of all tables but those by IoU bin, one list: each with its class and size, where it is of one. */
 function differences(report) {
+  const precision = report.tables.get("ap_comparisons");
   return [...report.tables.values()].filter((table) => ["a", "b", "difference"].every((name) => table.has(name)) && !table.has("bin")).flatMap((table) => {
     const subjects = SUBJECTS.filter((name) => table.has(name));
     const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${short(table.get(row, "iou_low"))}` : "") : () => "";
-    return table.all().map((row) => ({ table, row, about: [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all", source: `${nameOf(table.name)}${isShare(table) ? ", %" : ""}` }));
+    const classes = table.name === "by_class_comparisons" ? onlyClasses(table) : new Map();
+    // The ends of the ranking's steps are AP and AP with the ranking mended, which have rows of their own.
+    const rows = table.has("step") ? table.all().filter((row) => ![0, 1].includes(table.get(row, "step"))) : table.all();
+    return rows.map((row) => {
+      const about = [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all";
+      const [label, size] = ["class_name", "size"].map((name) => (table.has(name) ? table.get(row, name) : undefined));
+      const own = { about, label, size: size ?? SIZED[table.get(row, "metric")], source: `${nameOf(table.name)}${isShare(table) ? ", %" : ""}` };
+      // The AP of a size's only class is that of the size, with its interval.
+      const [same] = precision && classes.get(size) === label ? precision.where({ metric: METRICS[size], a: table.get(row, "a"), b: table.get(row, "b") }) : [];
+      return same === undefined || label === undefined ? { ...own, table, row } : { ...own, table: precision, row: same };
+    });
   });
 }
 
-function movers(report, a, b) {
+function movers(report, a, b, label, size) {
   const [first, second] = [a, b].map((key) => report.series.findIndex((one) => `${one.detector}/${one.head}` === key));
   if (first < 0 || second < 0) return null;
   const all = objectsOf(report);
   const gap = all.numbers("gap", first, second);
-  const moved = (report.only?.objects ?? all.table.all()).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
+  const chosen = select(all, { preset: "all", class: label, size, head: first, against: second });
+  const moved = Array.from(chosen).filter((object) => Math.abs(gap[object]) > 0).sort((x, y) => gap[y] - gap[x]);
   const id = (object) => all.table.get(object, "object_id");
   const title = all.has("score") ? "Difference in score" : "Difference in best IoU";
-  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree" }), columns: [
+  const list = (caption, rows) => sortable({ caption, rows, onpick: (object) => go("objects", { object: id(object), head: first, against: second, preset: "disagree", class: label, size }), columns: [
     { title: "Object", text: (object) => String(id(object)) }, { title: "Class", text: (object) => all.text("class_name", object) }, { title: "Size", text: (object) => all.text("size", object) },
     { title, text: (object) => estimate(gap[object], undefined, undefined, { signed: true }), value: (object) => gap[object] }] });
   return h("div", { class: "charts" }, list(`Higher with ${keyLabel(report, a)}`, moved.slice(0, 8)), list(`Higher with ${keyLabel(report, b)}`, moved.slice(-8).reverse()));
 }
 
-function swaps(report) {
+function swaps(report, size) {
   const table = report.tables.get("swaps");
   if (!table) return null;
-  const rows = table.where({ metric: "AP" });
+  const rows = table.where({ metric: METRICS[size || "all"] });
   const names = table.distinct("scores", rows);
   const at = new Map(rows.map((row) => [`${table.get(row, "scores")} ${table.get(row, "boxes")}`, row]));
   const labels = names.map((name) => keyLabel(report, name));
@@ -79,7 +98,8 @@ export const compare = {
   about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images. Of many differences that are none, one in twenty excludes it all the same.",
   needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
-    const all = differences(report);
+    report.differences ??= differences(report);
+    const all = report.differences;
     // A line each: names of detectors may hold spaces.
     const pairOf = ({ table, row }) => `${table.get(row, "a")}\n${table.get(row, "b")}`;
     const pairs = [...new Set(all.map(pairOf))];
@@ -87,8 +107,11 @@ export const compare = {
     const only = settings.get("only") ?? "whole";
     const sources = [...new Set(all.map(({ source }) => source))];
     const kind = sources.includes(settings.get("table")) ? settings.get("table") : "";
-    const shows = { whole: isWhole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? isWhole;
-    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && shows(each));
+    const [label, size] = ["class", "size"].map((name) => settings.get(name) ?? "");
+    const wanted = { label, size };
+    const whole = (each) => isWhole(each, wanted);
+    const shows = { whole, decided: ({ table, row }) => table.get(row, "excludes_zero"), all: () => true }[only] ?? whole;
+    const rows = all.filter((each) => (!kind || each.source === kind) && pairOf(each) === pair && isOf(each, wanted) && shows(each));
     const [a, b] = (pair ?? "\n").split("\n");
     const columns = [
       { title: "Quantity", text: ({ about, source }) => `${source}: ${about}` },
@@ -102,9 +125,11 @@ export const compare = {
       pairs.length ? h("div", { class: "controls" },
         choice("Heads", pairs.map((each) => [each, each.split("\n").map((key) => keyLabel(report, key)).join(" less ")]), pair, (value) => set({ pair: value })),
         choice("Of", [["", "all"], ...sources.map((name) => [name, name])], kind, (value) => set({ table: value })),
-        choice("Show", [["whole", "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
+        choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], label, (value) => set({ class: value })),
+        choice("Size", ["", "small", "medium", "large"].map((name) => [name, name || "all"]), size, (value) => set({ size: value })),
+        choice("Show", [["whole", label || size ? "the chosen as a whole" : "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
         h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}` : ""}`)) : null,
       pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, MOST), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
-      swaps(report), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b)] : null);
+      label ? null : swaps(report, size), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b, label, size)] : null);
   },
 };

@@ -49,7 +49,8 @@ export const lost = {
     const rows = headRows(report, table, "cause");
     const swatch = ([, { title, colour }]) => h("li", {}, h("span", { class: "swatch", style: { background: colour } }), `${title} (${title[0]})`);
     const rate = report.tables.get("exchange_rate");
-    const byClass = report.tables.get("lost_by_class");
+    // Of a single class the shares are those of all.
+    const byClass = report.tables.get("lost_by_class")?.distinct("label").length > 1 ? report.tables.get("lost_by_class") : null;
     const chosen = settings.get("class") ?? "";
     const label = report.classes.indexOf(chosen);
     const classRows = byClass && label >= 0 ? headRows(report, byClass, "cause", { label }) : [];
