@@ -93,8 +93,9 @@ class Campaign:
     files: dict[str, set[str]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def arguments(self, command: str, place: Path) -> list[str]:
-        run = ["--run", str(place / "run")]
+    def arguments(self, command: str) -> list[str]:
+        # Relative: a page has its command inside, packed.
+        run = ["--run", "run"]
         return {
             "stages": ["correlate", *run, "--stage", "all"],
             "evaluate": ["evaluate", *run, "--errors", "--calibration"],
@@ -105,10 +106,10 @@ class Campaign:
                     "--preset",
                     str(self.folder / "tiny.yaml"),
                 ),
-                *("--output", str(place / "sweep"), "--use", f"max={place / 'run'}"),
+                *("--output", "sweep", "--use", "max=run"),
             ],
-            "export": ["export", *run, "--output", str(place / "exported")],
-            "import": ["import", str(self.exported), "--run", str(place / "imported")],
+            "export": ["export", *run, "--output", "exported"],
+            "import": ["import", str(self.exported), "--run", "imported"],
         }.get(command, [command, *run])
 
     @property
@@ -119,8 +120,11 @@ class Campaign:
         temporary = place / "temporary"
         temporary.mkdir(parents=True, exist_ok=True)
         cache = {"RETHINK_HEADS_CACHE": str(self.folder / "cache"), "TMPDIR": str(temporary)}
+        paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        cache["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         return subprocess.Popen(
-            [sys.executable, "-m", "rethink_heads", *self.arguments(command, place)],
+            [sys.executable, "-m", "rethink_heads", *self.arguments(command)],
+            cwd=place,
             env={**os.environ, **cache, "MPLCONFIGDIR": str(self.folder / "matplotlib")},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

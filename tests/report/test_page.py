@@ -329,6 +329,20 @@ def test_an_object_has_its_picture_its_boxes_and_its_fate(tab: Tab, listed: pd.D
         assert float(text) == pytest.approx(row[name], abs=6e-4)
 
 
+def test_the_first_screen_answers_questions(
+    tab: Tab, found: Findings, listed: pd.DataFrame
+) -> None:
+    page = tab.open()
+    most = listed.sort_values("gap", key=np.abs, ascending=False, kind="stable").head(5)
+    item = page.get_by_role("listitem").filter(has_text="Which objects do heads disagree on most?")
+    ids = [int(each.split(" (")[0].split(": ")[-1]) for each in item.inner_text().split("; ")]
+    assert ids == most["object_id"].tolist()
+    item = page.get_by_role("listitem").filter(has_text="in the order of their true IoU?")
+    for _, row in found.tables["lost_precision"].query("cause == 'ranking'").iterrows():
+        ends = [100 * row[f"oracle{end}"] for end in ("", "_low", "_high")]
+        assert f"{estimate(*ends, digits=1, without=NO_INTERVAL)}%" in item.inner_text()
+
+
 def test_a_rectangle_selects_objects(tab: Tab, listed: pd.DataFrame) -> None:
     page = tab.open("score")
     page.get_by_label("Score from").fill("0.3")
@@ -522,7 +536,7 @@ def test_differences_of_a_class_and_size_are_those_of_pandas(
     said = page.locator(".controls .note").inner_text()
     assert said.split(" ")[0].replace(",", "") == str(len(expected))
     numbers = page.locator("main table").first.locator("tbody td:nth-child(2)").all_inner_texts()
-    assert len(numbers) == min(1000, len(expected))
+    assert len(numbers) == min(400, len(expected))
     assert len(numbers) > 0 or only == "decided"
     # Rounded, and shares in per cent.
     own = [float(text.split(" ")[0]) if text != "-" else np.nan for text in numbers]

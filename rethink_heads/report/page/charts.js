@@ -2,7 +2,7 @@
 import { h, s, unbroken } from "./dom.js";
 import { short } from "./format.js";
 
-const MARGIN = { top: 8, right: 10, bottom: 34, left: 44 };
+const MARGIN = { top: 8, right: 10, bottom: 34, left: 50 };
 // Of a letter, about.
 const LETTER = 5.8;
 

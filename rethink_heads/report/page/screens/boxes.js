@@ -1,7 +1,7 @@
 // What regression makes of boxes: the regressed IoU and its gain, and the error in centre and scale.
 import { legend } from "../charts.js";
 import { choice, h } from "../dom.js";
-import { UNIT, capital, headCurves, headDots, headRows, headTable, middle, sizesIn } from "./common.js";
+import { UNIT, headCurves, headDots, headRows, headTable, middle, sizesIn } from "./common.js";
 
 const COMPONENTS = ["dx", "dy", "dw", "dh"];
 
@@ -24,6 +24,6 @@ export const boxes = {
         headCurves(report, table, { size }, { ...common, value: "gain", title: `Gain, ${size} objects`, yLabel: "Regressed less proposal IoU" }),
         errors ? headDots(errors, rows, COMPONENTS, "mae", { title: "Mean absolute error", label: "Object sizes; ln ratio", zero: true }) : null,
         errors ? headDots(errors, rows, COMPONENTS, "mean", { title: "Mean error (bias)", label: "Object sizes; ln ratio" }) : null),
-      errors ? headTable(errors, rows, COMPONENTS, "mae", { caption: `Mean absolute error [95% interval], ${capital(size)} objects` }) : null);
+      errors ? headTable(errors, rows, COMPONENTS, "mae", { caption: `Mean absolute error [95% interval], ${size} objects` }) : null);
   },
 };

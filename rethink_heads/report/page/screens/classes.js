@@ -64,7 +64,7 @@ export const classes = {
     ];
     const sort = { by: Number(settings.get("by") ?? -1), down: settings.get("down") !== "0" };
     const of = `${report.series.indexOf(one)} ${settings.get("cell") ?? ""}`;
-    if (memory.of !== of) Object.assign(memory, { of, matrix: h("div", {}, confusion(report, one)) });
+    if (memory.of !== of) Object.assign(memory, { of, matrix: h("div", { class: "matrix" }, confusion(report, one)) });
     const filter = h("span", { class: "field" }, h("label", { for: "class-filter" }, "Class contains"), h("input", { id: "class-filter", value: text, onchange: (event) => set({ text: event.target.value }, true) }));
     return h("div", {},
       h("div", { class: "controls" },

@@ -6,7 +6,7 @@ import { FATES, objectsOf, select } from "../objects.js";
 import { sortable } from "../table.js";
 import { METRICS, keyLabel, onlyClasses } from "./common.js";
 
-const MOST = 1000;
+const MOST = 400;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
 const NAMES = {
   ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause mended", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
@@ -128,7 +128,7 @@ export const compare = {
         choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], label, (value) => set({ class: value })),
         choice("Size", ["", "small", "medium", "large"].map((name) => [name, name || "all"]), size, (value) => set({ size: value })),
         choice("Show", [["whole", label || size ? "the chosen as a whole" : "over all sizes and classes"], ["decided", "all that exclude zero"], ["all", "all"]], only, (value) => set({ only: value })),
-        h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}` : ""}`)) : null,
+        h("span", { class: "note" }, `${plural(rows.length, "difference")}${rows.length > MOST ? `, the first ${MOST}: choose a class, a size or a kind for others` : ""}`)) : null,
       pairs.length ? sortable({ caption: "Paired differences", columns, rows: rows.slice(0, MOST), sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true) }) : null,
       label ? null : swaps(report, size), pair ? [h("h3", {}, "Objects that got better and worse"), movers(report, a, b, label, size)] : null);
   },

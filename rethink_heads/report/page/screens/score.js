@@ -78,17 +78,17 @@ function brush(report, settings, set) {
     into.figure];
 }
 
-/** Differences of the PCC, paired on the same objects, by size. */
-function pairs(report, sizes, from) {
+/** Differences of a correlation, paired on the same objects, by size. */
+function pairs(report, sizes, from, statistic, of) {
   const table = report.tables.get("comparisons");
   if (!table?.has("statistic")) return null;
   const found = new Map();
-  for (const row of table.where({ statistic: "pcc", iou_low: from })) {
+  for (const row of table.where({ statistic, iou_low: from })) {
     const key = `${keyLabel(report, table.get(row, "a"))} less ${keyLabel(report, table.get(row, "b"))}`;
     if (!found.has(key)) found.set(key, { one: { label: key }, at: new Map() });
     found.get(key).at.set(table.get(row, "size"), row);
   }
-  return found.size ? headTable(table, [...found.values()], sizes, "difference", { caption: "Difference in PCC, all proposals [95% interval]; [-]: too few images for an interval", options: { signed: true } }) : null;
+  return found.size ? headTable(table, [...found.values()], sizes, "difference", { caption: `Difference in PCC, ${of} [95% interval]; [-]: too few images for an interval`, options: { signed: true } }) : null;
 }
 
 /** Figure 2's curves and Figure 3's correlations. */
@@ -100,19 +100,20 @@ function figures(report, settings, set) {
   const panel = (size) => headCurves(report, table, { size }, { x: middle(table), value: "mean", title: size === "all" ? "All sizes" : `${capital(size)} objects`, xLabel: "Proposal IoU", yLabel: "Score of the true class", xRange: UNIT, yRange: UNIT });
   const sizes = SIZES.filter((size) => rows.some(({ at }) => at.has(size)));
   return [
-    table ? [legend(report.series, "bands and bars are 95% intervals"), h("div", { class: "charts" }, sizesIn(table).map(panel))] : null,
     pcc ? [
       h("div", { class: "controls" }, choice("Correlation over proposals of IoU", [["0", "0 to 1 (the paper)"], ["0.5", "0.5 to 1"]], String(from), (value) => set({ from: value }))),
       headTable(pcc, rows, sizes, "pcc", { caption: "PCC of score and IoU, all proposals [95% interval]" }),
-      headTable(pcc, rows, sizes, "object_pcc", { caption: "PCC, mean of objects [95% interval]" }),
-      pairs(report, sizes, from),
+      pairs(report, sizes, from, "pcc", "all proposals"),
+      headTable(pcc, rows, sizes, "object_pcc", { caption: "PCC of each object's own proposals, mean of objects [95% interval]" }),
+      pairs(report, sizes, from, "object_pcc", "mean of objects"),
       headDots(pcc, rows, sizes, "pcc", { title: "Pearson correlation of score and IoU", label: "PCC, all proposals" }),
-    ] : null];
+    ] : null,
+    table ? [legend(report.series, "bands and bars are 95% intervals"), h("div", { class: "charts" }, sizesIn(table).map(panel))] : null];
 }
 
 export const score = {
   title: "Score and IoU",
-  about: "A head that ranks well gives a higher score to a box that fits its object better. The same predefined proposals are put through every head.",
+  about: "A head that ranks well gives a higher score to a box that fits its object better: its PCC, the correlation of score and IoU, is near 1. The same predefined proposals are put through every head.",
   content: (report, settings, set) => h("div", {},
     report.tables.has("pcc") ? figures(report, settings, set) : h("p", { class: "about" }, report.absent.score),
     density(report, settings, set), brush(report, settings, set)),

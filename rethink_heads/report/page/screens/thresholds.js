@@ -105,7 +105,7 @@ function slider(report, settings, set) {
     h("div", { class: "controls" }, choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
       choice("Class", [["", "all"], ...classes.map((name) => [name, name])], label, (value) => set({ class: value })),
       h("span", { class: "field" }, h("label", { for: "threshold" }, NAMES.at), h("span", { class: "range" }, input, exact)),
-      h("span", { class: "field" }, h("label", { for: "against" }, NAMES.against), other)),
+      h("span", { class: "field" }, h("label", { for: "against" }, NAMES.against), h("span", { class: "range" }, other))),
     h("p", {}, answer), best, h("div", { class: "charts" }, into.figure, scatter(detections, one))];
 }
 
