@@ -106,7 +106,7 @@ def diagnose(asked: EvaluationInputs) -> Diagnosis:
     return diagnose_candidates(asked, *ask_candidates(asked))
 
 
-def ask_candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
+def ask_candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
     """Ask all heads about the same proposals; beside the answers by detector why it was not asked.
     Raises UserError where something cannot be read, or the data are not the same for all.
     """
@@ -118,7 +118,7 @@ def ask_candidates(asked: Asked) -> tuple[Candidates | None, dict[str, str]]:
 
 
 def diagnose_candidates(
-    asked: Asked, candidates: Candidates | None, lacks: dict[str, str]
+    asked: EvaluationInputs, candidates: Candidates | None, lacks: dict[str, str]
 ) -> Diagnosis:
     """Make every table that the detectors and files allow of what :func:`ask_candidates` returned."""
     import pandas as pd

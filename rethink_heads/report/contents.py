@@ -90,10 +90,10 @@ DEFINITIONS = (
     ),
     (
         "Share of the loss",
-        "What mending one cause gains in AP, averaged over the orders of mending all causes, the ranking after each"
+        "What fixing one cause gains in AP, averaged over the orders of fixing all causes, the ranking after each"
         " other one in three of four (weighted Shapley values): shares and AP add up to 1.",
     ),
-    ("Oracle", "AP with one cause mended and nothing else."),
+    ("Oracle", "AP with one cause fixed and nothing else."),
     (
         "Fate",
         "What became of an object: whether a detection stands for it at IoU 0.5 or, if not, the first stage at which"

@@ -43,7 +43,7 @@ def verdict(
 
     Args:
         tables: frames by the names of their CSV files.
-        percent: AP in per cent, as the report's page has it, and beside each share what mending its cause alone wins.
+        percent: AP in per cent, as the report's page has it, and beside each share what fixing its cause alone wins.
     """
     found = [
         Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP", percent=percent), "compare"),
@@ -128,7 +128,7 @@ def _causes(tables: Mapping[str, pd.DataFrame], heads: Heads, with_oracles: bool
         rows.sort(key=lambda row: -row["share"])
         texts = [
             f"{_points(row, 'share')} to {CAUSE_SENTENCES[row['cause']]}"
-            + f" (mended alone it would win {100 * (row['oracle'] - ap):.1f})" * with_oracles
+            + f" (fixed alone it would win {100 * (row['oracle'] - ap):.1f})" * with_oracles
             for row in rows[:MOST_CAUSES]
         ]
         if texts:

@@ -87,8 +87,9 @@ def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]
 
     Within a detector every two heads that differ in what is compared: heads with the same classifiers have the same
     scores, those with the same regressor the same boxes. Of several detectors the same head of every two (of more than
-    MOST_DETECTORS of the first and each other one); of two that have no head in common, as where an fc-head and a
-    conv-head were trained apart, every head of one against every head of the other.
+    MOST_DETECTORS of the first and each other one), and the last of each, which a structure is named after, unless both
+    are single branches; of two that have no head in common, as where an fc-head and a conv-head were trained apart,
+    every head of one against every head of the other.
 
     Args:
         keys: (detector, head), in the order in which they are shown.
@@ -119,7 +120,10 @@ def compared_pairs(keys: Iterable[Key], what: str = "") -> list[tuple[Key, Key]]
         if len(heads) > MOST_DETECTORS and number >= len(heads) - 1:
             break
         common = [head for head in heads[a] if head in heads[b]]
-        both = zip(common, common, strict=True) if common else itertools.product(heads[a], heads[b])
+        both = [(h, h) for h in common] or list(itertools.product(heads[a], heads[b]))
+        last = heads[a][-1], heads[b][-1]
+        if common and last not in both and not {*last} <= {"fc", "conv"}:
+            both.append(last)
         pairs += [((a, x), (b, y)) for x, y in both]
     return pairs
 

@@ -181,7 +181,7 @@ def test_tables_are_those_of_the_findings_to_the_last_digit(
     lost = found.tables["lost_precision"].query("detector == 'near'")
     most = lost.sort_values("share").iloc[-1]
     assert f" {100 * most['share']:.1f} [" in second["text"]
-    alone = f"(mended alone it would win {100 * (most['oracle'] - ap['near']):.1f})"
+    alone = f"(fixed alone it would win {100 * (most['oracle'] - ap['near']):.1f})"
     assert alone in second["text"]
 
 

@@ -517,7 +517,7 @@ def test_differences_of_a_class_and_size_are_those_of_pandas(
             if "size" in rows
             else rows.get("metric", pd.Series("", rows.index)).map(metrics)
         )
-        # The ends of the steps are AP and AP with the ranking mended.
+        # The ends of the steps are AP and AP with the ranking fixed.
         rows = rows[~rows["step"].isin([0, 1])] if "step" in rows else rows
         rows = rows[rows["own_class"] == EVIL] if label else rows
         rows = rows[rows["own_size"] == size] if size else rows

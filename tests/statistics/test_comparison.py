@@ -187,6 +187,10 @@ def test_detectors_are_compared_head_by_head() -> None:
     # One head has its namesake to be compared with.
     some = [("x", "fc"), ("y", "fc"), ("y", "conv")]
     assert compared_pairs(some) == [(("y", "fc"), ("y", "conv")), (("x", "fc"), ("y", "fc"))]
+    # A double head is compared with a single one as a whole, too, whose head is but one of its branches.
+    ext = [("x", "fc"), *(("y", head) for head in ("fc", "conv", "double-ext"))]
+    across = [(("x", "fc"), ("y", "fc")), (("x", "fc"), ("y", "double-ext"))]
+    assert compared_pairs(ext)[3:] == across
     other = [("mine", "mean"), ("x", "fc")]
     assert compared_pairs(other) == [tuple(other)]
     many = [(name, "fc") for name in "abcdef"]

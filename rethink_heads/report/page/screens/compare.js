@@ -9,7 +9,7 @@ import { METRICS, keyLabel, onlyClasses } from "./common.js";
 const MOST = 400;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
 const NAMES = {
-  ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause mended", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
+  ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause fixed", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
   fate: "Fates", recall_ladder: "Recall by stage", stage: "Correlation by stage", rank_level: "Rank correlation", comparisons: "Predefined proposals", comparisons_sensitivity: "Spatial sensitivity",
 };
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
@@ -53,7 +53,7 @@ function differences(report) {
     const subjects = SUBJECTS.filter((name) => table.has(name));
     const upper = table.has("iou_low") ? (row) => (table.get(row, "iou_low") > 0 ? `IoU from ${short(table.get(row, "iou_low"))}` : "") : () => "";
     const classes = table.name === "by_class_comparisons" ? onlyClasses(table) : new Map();
-    // The ends of the ranking's steps are AP and AP with the ranking mended, which have rows of their own.
+    // The ends of the ranking's steps are AP and AP with the ranking fixed, which have rows of their own.
     const rows = table.has("step") ? table.all().filter((row) => ![0, 1].includes(table.get(row, "step"))) : table.all();
     return rows.map((row) => {
       const about = [...subjects.map((name) => said(name, table.get(row, name))), upper(row)].filter((text) => text && text !== "all").join(", ") || "all";

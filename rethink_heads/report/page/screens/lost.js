@@ -41,7 +41,7 @@ function stacks(report, one) {
 
 export const lost = {
   title: "Lost AP",
-  about: "What AP lacks to 100%, divided among causes: a share is what mending one cause gains, averaged over the orders of mending them all (weighted Shapley values, see Methods), so that the shares add up. A bar opens its objects: those with a detection that has the fault at this IoU threshold (the mean: at any), those that are missed, and of the ranking those whose detection comes after a false one.",
+  about: "What AP lacks to 100%, divided among causes: a share is what fixing one cause gains, averaged over the orders of fixing them all (weighted Shapley values, see Methods), so that the shares add up. A bar opens its objects: those with a detection that has the fault at this IoU threshold (the mean: at any), those that are missed, and of the ranking those whose detection comes after a false one.",
   needs: ["lost_precision"],
   content: (report, settings, set) => {
     const table = report.tables.get("lost_precision");
@@ -58,7 +58,7 @@ export const lost = {
       h("ul", { class: "legend" }, h("li", {}, h("span", { class: "swatch", style: { background: "var(--line)" } }), "AP"), Object.entries(CAUSES).map(swatch)),
       report.tables.has("lost_by_threshold") ? h("div", { class: "charts" }, rows.map(({ one }) => stacks(report, one))) : null,
       headTable(table, rows, causes, "share", { caption: "Share of the loss in points of AP [95% interval]", options: percent(), names }),
-      headTable(table, rows, causes, "oracle", { caption: "AP in per cent with this cause alone mended [95% interval]; with the ranking mended, detections are in the order of their true IoU", options: percent(), names: { ...names, ranking: "Ranking (by true IoU)" } }),
+      headTable(table, rows, causes, "oracle", { caption: "AP in per cent with this cause alone fixed [95% interval]; with the ranking fixed, detections are in the order of their true IoU", options: percent(), names: { ...names, ranking: "Ranking (by true IoU)" } }),
       byClass ? h("div", { class: "controls" }, choice("Class", [["", "all"], ...report.classes.map((name) => [name, name])], chosen, (value) => set({ class: value }))) : null,
       classRows.length ? headTable(byClass, classRows, causes, "share", { caption: `Share of the loss of ${chosen} in points of its AP [95% interval]`, options: percent(), names }) : null,
       legend(rows.map(({ one }) => one), "bars and bands are 95% intervals"),

@@ -25,7 +25,7 @@ function smallRanking(report) {
   return table?.has("statistic") ? [...found("pcc", "in PCC of score and IoU"), ...found("object_pcc", "in that within each object")] : [];
 }
 
-/** Each head's AP with its ranking mended. */
+/** Each head's AP with its ranking fixed. */
 function mendedRanking(report) {
   const table = report.tables.get("lost_precision");
   return report.series.flatMap((one) => table.where({ detector: one.detector, head: one.head, cause: "ranking" }).map((row) => `${one.label} ${cell(table, row, "oracle", percent())}%`));
