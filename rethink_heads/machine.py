@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -51,8 +52,26 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
 
     They are threads, of which NumPy runs several; what they hold at once is that of two. The first error is raised.
     """
-    with ThreadPoolExecutor(min(2, core_count())) as pool:
-        return [each.result() for each in [pool.submit(function) for function in functions]]
+    if len(functions) == 1:
+        return [functions[0]()]
+    asked = [(Future[Any](), function) for function in functions]
+    futures = [future for future, _ in asked]
+    waiting = iter(asked)
+
+    def work() -> None:
+        for future, function in waiting:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+
+    for _ in range(min(2, core_count())):
+        # An executor's threads would be waited for after Ctrl-C, with all that is not begun.
+        threading.Thread(target=work, daemon=True).start()
+    try:
+        return [future.result() for future in futures]
+    finally:
+        asked.clear()
 
 
 def check_workers(workers: int) -> None:

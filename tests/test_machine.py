@@ -104,3 +104,17 @@ def test_two_functions_run_at_once_and_results_keep_their_order(
     assert machine.at_once(*(partial(str, number) for number in range(5))) == list("01234")
     with pytest.raises(ValueError, match="'x'"):
         machine.at_once(partial(int, "1"), partial(int, "x"))
+
+
+def test_what_is_not_begun_is_left_when_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "core_count", lambda: 2)
+    failed, begun = threading.Event(), []
+
+    def wait(number: int) -> None:
+        begun.append(number)
+        failed.wait(30)
+
+    with pytest.raises(ValueError, match="'x'"):
+        machine.at_once(partial(int, "x"), *(partial(wait, number) for number in range(5)))
+    failed.set()
+    assert set(begun) <= {0, 1}
