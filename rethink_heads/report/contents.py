@@ -75,13 +75,13 @@ DEFINITIONS = (
     ),
     (
         "Score of an object",
-        "Mean score of its class over its predefined proposals of IoU 0.7 and more; where they were not measured, the"
-        " score of its detection, or of the best box that fits it.",
+        "Mean score of its class over its predefined proposals of IoU 0.7 and more; in a report without predefined"
+        " proposals the score of its detection, or of the best box that fits it.",
     ),
     (
         "IoU of an object",
-        "Mean IoU of the regressed box over the same proposals; where they were not measured, the best IoU of a"
-        " detection of its class, from 0.5 on.",
+        "Mean IoU of the regressed box over the same proposals; in a report without them the best IoU of a detection of"
+        " its class, from 0.5 on.",
     ),
     ("Recall, mean", "Of a class, over IoU 0.50 to 0.95; that of the stages is at one IoU."),
     (

@@ -43,18 +43,21 @@ def verdict(
 
     Args:
         tables: frames by the names of their CSV files.
-        percent: AP in per cent, as the report's page has it, and beside each share what fixing its cause alone wins.
+        percent: as the report's page has it: AP in per cent, beside each share what fixing its cause alone adds, and
+            PCC within each object beside that of all proposals, which it may contradict.
     """
     found = [
         Sentence(_leader(tables, heads, "ap", "metric", "AP", "AP", percent=percent), "compare"),
         *_causes(tables, heads, percent),
-        Sentence(
-            _leader(tables, heads, "pcc", "size", "all", "PCC of score and IoU", "comparisons"),
-            "score",
-        ),
-        Sentence(
-            _leader(tables, heads, "pcc", "size", "small", "PCC, small objects", "comparisons"),
-            "score",
+        *(
+            Sentence(
+                _leader(tables, heads, "pcc", "size", size, label, "comparisons", value), "score"
+            )
+            for size, label, value in (
+                ("all", "PCC of score and IoU" + " over all predefined proposals" * percent, "pcc"),
+                *[("all", "PCC within each object, mean of objects", "object_pcc")] * percent,
+                ("small", "PCC" + " over all proposals" * percent + ", small objects", "pcc"),
+            )
         ),
     ]
     return [sentence for sentence in found if sentence.text]
@@ -98,19 +101,22 @@ def _leader(
     name: str,
     label: str,
     compared: str = "",
+    value: str = "",
     percent: bool = False,
 ) -> str:
-    """Who leads in one quantity, by how much; nothing where it was not measured."""
+    """Who leads in one quantity, by how much; nothing where it was not measured. ``value``: its column."""
     values = tables.get(table, pd.DataFrame())
     if values.empty:
         return ""
-    value = "value" if "value" in values else table
+    value = value or "value"
+    if value not in values:
+        return ""
     pairs = tables.get(compared or f"{table}_comparisons", pd.DataFrame())
     if "iou_low" in values:
         values = values[values["iou_low"] == 0]
         pairs = pairs[pairs["iou_low"] == 0] if len(pairs) else pairs
     pairs = select(
-        select(pairs, statistic=table) if "statistic" in pairs else pairs, **{column: name}
+        select(pairs, statistic=value) if "statistic" in pairs else pairs, **{column: name}
     )
     scale, digits, label = (100.0, 1, f"{label}, %") if percent else (1.0, 3, label)
     rows = select(values, **{column: name})
@@ -128,7 +134,7 @@ def _causes(tables: Mapping[str, pd.DataFrame], heads: Heads, with_oracles: bool
         rows.sort(key=lambda row: -row["share"])
         texts = [
             f"{_points(row, 'share')} to {CAUSE_SENTENCES[row['cause']]}"
-            + f" (fixed alone it would win {100 * (row['oracle'] - ap):.1f})" * with_oracles
+            + f" (fixing it alone would add {100 * (row['oracle'] - ap):.1f})" * with_oracles
             for row in rows[:MOST_CAUSES]
         ]
         if texts:

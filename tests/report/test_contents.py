@@ -13,6 +13,7 @@ from PIL import Image
 
 from rethink_heads.evaluation.matching import box_ious
 from rethink_heads.report.contents import Findings, absent_screens, write_report
+from rethink_heads.report.heads import Heads
 from rethink_heads.report.page_objects import object_heads_table, object_table
 from rethink_heads.report.page_tables import (
     BOX_IOU,
@@ -21,6 +22,7 @@ from rethink_heads.report.page_tables import (
     density_table,
     proposal_table,
 )
+from rethink_heads.report.verdict import verdict
 from rethink_heads.statistics.correlation import object_correlations
 from tests.made_candidates import crowded_dataset, make_candidates
 from tests.report.page_reader import KEYS, element, equal, make_findings, read_page
@@ -181,8 +183,25 @@ def test_tables_are_those_of_the_findings_to_the_last_digit(
     lost = found.tables["lost_precision"].query("detector == 'near'")
     most = lost.sort_values("share").iloc[-1]
     assert f" {100 * most['share']:.1f} [" in second["text"]
-    alone = f"(fixed alone it would win {100 * (most['oracle'] - ap['near']):.1f})"
+    alone = f"(fixing it alone would add {100 * (most['oracle'] - ap['near']):.1f})"
     assert alone in second["text"]
+
+
+def test_a_page_says_where_pcc_within_objects_contradicts_that_of_all_proposals() -> None:
+    keys = [("run", "fc"), ("run", "conv")]
+    pcc = pd.DataFrame(keys, columns=["detector", "head"]).assign(size="all", iou_low=0.0)
+    for name, values in (("pcc", [0.6, 0.5]), ("object_pcc", [0.7, 0.8])):
+        for end, shift in (("", 0.0), ("_low", -0.01), ("_high", 0.01)):
+            pcc[name + end] = np.array(values) + shift
+    shared = {"size": "all", "iou_low": 0.0, "a": "run/fc", "b": "run/conv", "excludes_zero": True}
+    differences = [("pcc", 0.1, 0.08, 0.12), ("object_pcc", -0.1, -0.12, -0.08)]
+    names = ["statistic", "difference", "difference_low", "difference_high"]
+    tables = {"pcc": pcc, "comparisons": pd.DataFrame(differences, columns=names).assign(**shared)}
+    pooled, within, *_ = (each.text for each in verdict(tables, Heads(keys), percent=True))
+    assert pooled.startswith("PCC of score and IoU over all predefined proposals: fc 0.600 [")
+    assert pooled.endswith("fc - conv 0.100 [0.080, 0.120].")
+    assert within.startswith("PCC within each object, mean of objects: conv 0.800 [")
+    assert within.endswith("conv - fc 0.100 [0.080, 0.120].")
 
 
 def test_untrusted_names_are_no_markup(tmp_path: Path) -> None:

@@ -464,9 +464,9 @@ def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
                 f" {'gone' if wrong < of_these else 'added'}."
             )
         assert page.locator("#kept").inner_text() == expected
-        for label in ("Score threshold", "Score threshold, number", "Against"):
+        for label in ("Score threshold", "Score threshold, number", "Compared with threshold"):
             value = page.get_by_label(label, exact=True).input_value()
-            assert float(value) == (against if label == "Against" else at)
+            assert float(value) == (against if label == "Compared with threshold" else at)
 
     page = tab.open("thresholds")
     check(page, 0.5, 0.5)
@@ -476,7 +476,7 @@ def test_a_threshold_says_what_it_keeps(tab: Tab) -> None:
     box = page.get_by_label("Score threshold, number")
     box.fill("0.7305")
     box.press("Enter")
-    against = page.get_by_label("Against", exact=True)
+    against = page.get_by_label("Compared with threshold", exact=True)
     against.fill("0.42")
     against.press("Enter")
     check(page, 0.7305, 0.42)

@@ -36,7 +36,7 @@ export class Objects {
     this.score = this.has("score") ? "score" : "fate_score";
     this.iou = this.has("regressed_iou") ? "regressed_iou" : "best_iou";
     this.titles = {
-      score: "Score", fate_score: "Score", regressed_iou: "IoU", pcc: "PCC", best_iou: this.has("regressed_iou") ? "Found" : "IoU", behind: "Behind", other: "Against", gap: "Gap",
+      score: "Score", fate_score: "Score", regressed_iou: "IoU", pcc: "PCC", best_iou: this.has("regressed_iou") ? "Best" : "IoU", behind: "Behind", other: "Other", gap: "Gap",
     };
     this.about = {
       score: "mean score over its predefined proposals of IoU 0.7 and more", fate_score: "score of its detection, or of the best box that fits it", regressed_iou: "mean IoU of the regressed box over the same proposals",

@@ -70,7 +70,7 @@ export const classes = {
       h("div", { class: "controls" },
         choice("Head", heads.map((each, at) => [String(at), each.label]), String(heads.indexOf(one)), (value) => set({ head: value })),
         choice("Object size", table.distinct("size").map((name) => [name, name]), size, (value) => set({ size: value })), filter),
-      sortable({ caption: `${one.label}, in per cent (threshold and PCC: 0 to 1) [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
+      sortable({ caption: `${one.label}, in per cent; PCC of true positives, and the score threshold of the least oLRP, from 0 to 1 [95% interval]`, columns, rows: sort.by < 0 ? order(rows, (row) => table.get(row, "objects"), true) : rows, sort, onsort: ({ by, down }) => set({ by, down: down ? "1" : "0" }, true), onpick: (row) => go("objects", { class: table.get(row, "class_name") }) }),
       memory.matrix);
   },
 };

@@ -9,7 +9,7 @@ import { METRICS, keyLabel, onlyClasses } from "./common.js";
 const MOST = 400;
 const SUBJECTS = ["statistic", "metric", "cause", "error", "quantity", "kind", "level", "part", "class_name", "stage", "fate", "size", "iou", "step"];
 const NAMES = {
-  ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause fixed", exchange_rate: "AP by step of the ranking", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
+  ap: "Average precision", lost_precision: "Share of the loss", oracles: "AP with a cause fixed", exchange_rate: "AP by step of the ranking", lost_by_threshold: "Share of the loss by IoU", lrp: "oLRP", by_class: "AP by class", detection_errors: "TIDE's errors", calibration: "Calibration",
   fate: "Fates", recall_ladder: "Recall by stage", stage: "Correlation by stage", rank_level: "Rank correlation", comparisons: "Predefined proposals", comparisons_sensitivity: "Spatial sensitivity",
 };
 const nameOf = (table) => NAMES[table.replace(/_comparisons$/, "")] ?? table;
@@ -36,6 +36,8 @@ const isOf = ({ label, size }, wanted) => (!wanted.label || label === wanted.lab
 const WORDS = {
   d_ece: "D-ECE", laece: "LaECE", olrp: "oLRP", pcc: "PCC", object_pcc: "PCC, mean of objects", cls: "classification", loc: "localization", both: "classification and localization",
   dupe: "duplicates", bkg: "background", miss: "misses", fp: "all false positives", fn: "all false negatives", classified: "right class", after_nms: "after NMS",
+  score: "mean score", score_std: "standard deviation of the score", regressed_iou: "mean IoU of the regressed box", regressed_iou_std: "standard deviation of the regressed box's IoU", gain: "IoU gained by regression",
+  rms_dx: "rms error of dx", rms_dy: "rms error of dy", rms_dw: "rms error of dw", rms_dh: "rms error of dh",
 };
 
 /** A subject of a comparison in words. */
@@ -95,7 +97,7 @@ function swaps(report, size) {
 
 export const compare = {
   title: "Compare",
-  about: "Differences of heads on the same images; where the interval excludes zero, the difference is more than the choice of images. Of many differences that are none, one in twenty excludes it all the same.",
+  about: "Differences of heads on the same images; where the interval excludes zero, another choice of images would hardly turn it round. Of losses, errors, oLRP and calibration the lower number is the better one. Of many differences that are none, one in twenty excludes it all the same.",
   needs: ["comparisons", "ap_comparisons", "lost_precision_comparisons", "fate_comparisons", "swaps"],
   content: (report, settings, set) => {
     report.differences ??= differences(report);

@@ -65,7 +65,7 @@ function controls(report, all, wanted, set, count) {
     rangeField("IoU", wanted.iou, (value) => set({ iou: value })),
     heads.length > 1 ? rangeField("Gap at least", wanted.gap, (value) => set({ gap: value }), true) : null,
     h("span", { class: "note", id: "count", role: "status" }, `${count.toLocaleString("en")} of ${all.count.toLocaleString("en")} objects${rule ? `: ${rule}` : ""}`),
-    h("button", { onclick: () => set({ preset: "", class: "", size: "", fate: "", lost: "", score: "", iou: "", gap: "", by: "", down: "", object: "", cell: "" }) }, "Clear"));
+    h("button", { onclick: () => set({ preset: "", class: "", size: "", fate: "", lost: "", score: "", iou: "", gap: "", by: "", down: "", object: "", cell: "", head: "", against: "" }) }, "Clear"));
 }
 
 export const objects = {
@@ -101,12 +101,13 @@ export const objects = {
     list.show(found, memory.show(settings.get("object")));
     // For tests, and for whoever looks with the browser's tools.
     report.listed = found;
+    const measured = all.score === "score" ? all.numbers("score", 0).filter(Number.isFinite).length : all.count;
     const key = all.quantities.map((name) => `${all.titles[name]}: ${all.about[name]}`).join("; ");
     const heads = columnHeads(all, wanted, set);
     // As wide as the rows, which a scroll bar may make narrower.
     requestAnimationFrame(() => { heads.style.paddingRight = `${10 + list.element.offsetWidth - list.element.clientWidth - 2}px`; });
     return h("div", {}, controls(report, all, wanted, set, found.length),
-      h("div", { class: "explorer" }, h("div", {}, heads, list.element, h("p", { class: "note" }, `${key}.`)), place));
+      h("div", { class: "explorer" }, h("div", {}, heads, list.element, h("p", { class: "note" }, `${key}.`), measured < all.count ? h("p", { class: "note" }, `Predefined proposals were measured of ${measured.toLocaleString("en")} of the ${all.count.toLocaleString("en")} objects; the others have no ${all.titles[all.score]}, PCC or gap (-).`) : null), place));
   },
   move: (report, settings) => {
     if (!memory.list || withoutObject(settings) !== memory.settings) return false;

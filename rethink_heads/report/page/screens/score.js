@@ -39,7 +39,7 @@ function brush(report, settings, set) {
   const [xs, ys] = [all.numbers(all.iou, head), all.numbers(all.score, head)];
   const there = (report.only?.objects ?? all.table.all()).filter((object) => Number.isFinite(xs[object]) && Number.isFinite(ys[object]));
   if (!there.length) return null;
-  const into = chart({ x: { ...UNIT, label: all.iou === "regressed_iou" ? "Regressed IoU of the object" : "Best IoU of a detection" }, y: { ...UNIT, label: "Score of the object" }, width: 560, height: 340, title: `${report.only ? `Objects ${report.only.seenAs}` : "Every object"}, ${report.series[head].label}`, describe: "Score against IoU of every object; the fields beside it select some." });
+  const into = chart({ x: { ...UNIT, label: all.iou === "regressed_iou" ? "Regressed IoU of the object" : "Best IoU of a detection" }, y: { ...UNIT, label: "Score of the object" }, width: 560, height: 340, title: `${report.only ? `Objects ${report.only.seenAs}` : "Every object that has both"}, ${report.series[head].label}`, describe: "Score against IoU of every object; the fields beside it select some." });
   points(into, there.map((object) => xs[object]), there.map((object) => ys[object]), report.series[head].colour, { size: 3, alpha: there.length > 5000 ? 0.15 : 0.5 });
   const frame = s("rect", { class: "brush", width: 0, height: 0 });
   into.plot.append(frame);

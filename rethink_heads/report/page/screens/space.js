@@ -27,7 +27,7 @@ function map(title, values, side, { diverging = false, low = 0, high = 1, tiles 
     }
   }
   Object.assign(canvas.style, { width: "240px", height: "240px", imageRendering: "pixelated" });
-  return h("figure", {}, h("figcaption", {}, title), canvas, h("p", { class: "note" }, `from ${estimate(least)} to ${estimate(largest)}`));
+  return h("figure", {}, h("figcaption", {}, title), canvas, h("p", { class: "note" }, `from ${estimate(least)} to ${estimate(largest)}${diverging ? "; blue below zero, brown above" : ""}`));
 }
 
 function tilings(report) {
@@ -71,7 +71,7 @@ export const space = {
     const sizes = mean ? sizesIn(mean) : ["all"];
     const maps = tilings(report);
     return h("div", {},
-      maps.length ? [h("h3", {}, "Cosine of every two RoI positions (Figure 4)"), h("p", { class: "about" }, "A tile is one position, a cell in it its cosine with another; dark is alike."), h("div", { class: "charts" }, maps)] : null,
+      maps.length ? [h("h3", {}, "Cosine of every two RoI positions (Figure 4 of Wu et al., CVPR 2020)"), h("p", { class: "about" }, "A tile is one position, a cell in it its cosine with another; dark is alike."), h("div", { class: "charts" }, maps)] : null,
       mean ? headTable(mean, headRows(report, mean, "size", { kind: "spatial_correlation" }), sizes, "mean", { caption: "Mean cosine over distinct positions [95% interval]" }) : null,
       h("div", { class: "controls" }, choice("Object size", sizes.map((name) => [name, name]), size, (value) => set({ size: value }))),
       legend(report.series, "bands are 95% intervals"),

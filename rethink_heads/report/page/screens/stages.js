@@ -41,7 +41,7 @@ function correlation(report) {
   if (!table) return null;
   const rows = headRows(report, table, "stage", { size: "all" });
   const stages = Object.keys(STAGES).filter((stage) => rows.some(({ at }) => at.has(stage)));
-  return [h("h3", {}, "Correlation of score and IoU by stage (Figure 3)"),
+  return [h("h3", {}, "Correlation of score and IoU by stage (Figure 3 of Wu et al., CVPR 2020)"),
     stages.length > 1 ? headDots(table, rows, stages, "pcc", { title: "PCC, all sizes", label: "PCC", names: STAGES }) : null,
     headTable(table, rows, stages, "pcc", { caption: "PCC [95% interval]", names: STAGES })];
 }

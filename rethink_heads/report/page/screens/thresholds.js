@@ -52,7 +52,7 @@ function chosenAt(report, value) {
   return ` Of ${plural(only.objects.length, "object")} ${only.seenAs} by ${report.series[only.head].label}, ${only.objects.filter((object) => scores[object] >= value).length} still are.`;
 }
 
-const NAMES = { at: "Score threshold", against: "Against" };
+const NAMES = { at: "Score threshold", against: "Compared with threshold" };
 
 /** A threshold in the address, 0 to 1; 0.5 where there is none. */
 const thresholdIn = (settings, name) => Math.min(1, Math.max(0, Number(settings.get(name) ?? 0.5) || 0));
@@ -119,7 +119,7 @@ function reliability(report) {
   const table = report.tables.get("reliability");
   if (!table) return null;
   const diagonal = { x: (row) => table.get(row, "mean_score"), xLabel: "Score", xRange: UNIT, yRange: UNIT, diagonal: true };
-  return [h("h3", {}, "Reliability"), legend(report.series, "bands are 95% intervals; on the thin line scores are what they say; all classes"), h("div", { class: "charts" },
+  return [h("h3", {}, "Reliability"), legend(report.series, "bands are 95% intervals; on the thin line the score is equal to it; all classes"), h("div", { class: "charts" },
     headCurves(report, table, {}, { ...diagonal, value: "precision", title: "Precision by score", yLabel: "Precision at IoU 0.5" }),
     headCurves(report, table, {}, { ...diagonal, value: "iou", title: "IoU by score", yLabel: "Mean IoU, false positives as 0" }))];
 }

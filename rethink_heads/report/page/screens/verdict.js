@@ -53,6 +53,7 @@ export const verdict = {
   title: "Verdict",
   content: (report) => h("div", {},
     report.sentences.map(({ text, screen, settings }) => h("p", { class: "lead" }, text, " ", screen ? h("a", { href: hashOf(screen, settings ?? {}) }, "evidence") : null)),
+    report.sentences.some(({ screen }) => screen === "lost") ? h("p", { class: "note" }, "Causes overlap: a share divides the loss so that the causes add up, and fixing one cause alone may add more or less (see Methods).") : null,
     h("h3", {}, "Questions"), h("ul", {}, QUESTIONS.filter(({ needs }) => needs(report)).map(({ text, screen, settings, answer }) => h("li", {}, h("a", { href: hashOf(screen, settings ?? {}) }, text), " ", unbroken(answer?.(report).join("; ") ?? "")))),
     report.warnings.map((text) => h("p", { class: "warning" }, text)),
     precision(report),
