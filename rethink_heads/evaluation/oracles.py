@@ -330,22 +330,34 @@ def precision_and_derivatives(
         AP (S,), its derivatives by the weights of the detections (S, N), and the area (S,): that divided by the number
         of objects is lost with the weight of one.
     """
-    found, seen = true.cumsum(axis=1, dtype=float), there.cumsum(axis=1, dtype=float)
-    precision = np.where(true, found / np.maximum(seen, 1), 0.0)
+    # Precision is asked for at true positives only: the next E columns are those of each setting, by rank.
+    up_to, seen_up_to = (flags.astype(np.int32).cumsum(axis=1) for flags in (true, there))
+    count = true.sum(axis=1)[:, None]
+    setting, place = np.nonzero(true)
+    at = setting, up_to[setting, place] - 1
+    column = np.arange(count.max(initial=0))
+    found = np.minimum(column + 1.0, count)
+    seen = np.full(found.shape, np.inf)
+    seen[at] = np.maximum(seen_up_to[setting, place], 1)
+    precision = found / seen
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     reached = recalls_reached(found / objects)
     values = (envelope * np.diff(reached, axis=1, prepend=0)).sum(axis=1) / len(RECALLS)
     # The envelope is that of the next peak, over the true positives since the peak before.
-    setting, place = np.nonzero(true & (precision == envelope))
-    to_peak = found[setting, place]
-    same_setting = np.diff(setting, prepend=-1) == 0
+    peak = np.nonzero((precision == envelope) & (column < count))
+    to_peak = found[peak]
+    same_setting = np.diff(peak[0], prepend=-1) == 0
     since = to_peak - np.where(same_setting, np.roll(to_peak, 1), 0.0)
-    by_peak = np.zeros((2, *true.shape))
-    by_peak[0, setting, place] = since / (objects * seen[setting, place])
-    by_peak[1, setting, place] = by_peak[0, setting, place] * precision[setting, place]
+    by_peak = np.zeros((2, len(true), len(column) + 1))
+    by_peak[0][peak] = since / (objects * seen[peak])
+    by_peak[1][peak] = by_peak[0][peak] * precision[peak]
     gain, loss = by_peak[..., ::-1].cumsum(axis=-1)[..., ::-1]
     each = envelope / objects
-    return values, true * (each + gain) - there * loss, (true * each).sum(axis=1)
+    # Detections lose to the peaks that come after them.
+    row = np.arange(len(true))[:, None] * loss.shape[1]
+    slopes = np.where(there, -loss.ravel()[row + up_to - true], 0.0)
+    slopes[setting, place] += each[at] + gain[at]
+    return values, slopes, each.sum(axis=1)
 
 
 @lru_cache(maxsize=2)
