@@ -358,15 +358,15 @@ def difference_rows(
         each.quantity if isinstance(each.quantity, Columns) else each.quantity(objects)
         for each, objects in zip(compared_heads, objects_of, strict=True)
     ]
+    resampled = [
+        each.resample(objects, measurements, bootstrap)
+        for each, objects in zip(quantities, objects_of, strict=True)
+    ]
     rows = []
-    for size, chosen in by_size(measurements):
+    for (size, chosen), a, b in zip(by_size(measurements), *resampled, strict=True):
         columns: dict[str, Any] = {**keys, "size": size, **ends}
         columns |= {"a": "/".join(names[0]), "b": "/".join(names[1])}
-        resampled = (
-            each.resample(chosen & objects, measurements, bootstrap)
-            for each, objects in zip(quantities, objects_of, strict=True)
-        )
-        columns |= difference_columns(*resampled)
+        columns |= difference_columns(a, b)
         objects = compared_heads[0].objects[chosen & common].sum(axis=0)
         rows.append(pd.DataFrame(columns | {"objects": objects}))
     return pd.concat(rows, ignore_index=True)

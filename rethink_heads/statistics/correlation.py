@@ -142,7 +142,7 @@ def spearman(
         whole = ranked_head(measurements, (detector, head), (iou_range[0], iou_range[1]))
         for size, chosen in by_size(measurements):
             rows = whole.select(chosen)
-            estimate = rows.resample(chosen, measurements, bootstrap).estimate()
+            estimate = rows.resample_all(measurements, bootstrap).estimate()
             results.append(
                 {
                     "detector": detector,

@@ -38,7 +38,14 @@ from rethink_heads.statistics.bootstrap import (
     difference_columns,
     effective_images,
 )
-from rethink_heads.statistics.sums import NO_VARIANCE, WHOLE_RANGE, Flags, bin_range, ratio
+from rethink_heads.statistics.sums import (
+    NO_VARIANCE,
+    WHOLE_RANGE,
+    Flags,
+    bin_range,
+    by_size,
+    ratio,
+)
 
 Rows = npt.NDArray[np.void]
 """Sampled proposals (N,) with the fields object, bin, weight, iou and score, sorted by object."""
@@ -159,13 +166,21 @@ class RankedRows:
 
     def resample(
         self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
+    ) -> list[BootstrapEstimate]:
+        """Spearman's correlation of those objects (O,) that are of each of ALL_SIZES, and of the replicates."""
+        return [
+            self.select(chosen & objects).resample_all(measurements, bootstrap)
+            for _, chosen in by_size(measurements)
+        ]
+
+    def resample_all(
+        self, measurements: Measurements, bootstrap: ImageBootstrap
     ) -> BootstrapEstimate:
-        """Spearman's correlation of some objects (O,), and of the replicates of their images."""
-        rows = self.select(objects)
-        image_ids = measurements.objects["image_id"].to_numpy()[rows.object]
-        value, slope = rows.spearman
+        """Spearman's correlation, and that of the replicates of the images."""
+        image_ids = measurements.objects["image_id"].to_numpy()[self.object]
+        value, slope = self.spearman
         by_image = slopes_by_image(slope, image_ids, bootstrap)
-        bearing = effective_images(np.bincount(bootstrap.index(image_ids), rows.weight))
+        bearing = effective_images(np.bincount(bootstrap.index(image_ids), self.weight))
         replicates = rank_replicates(np.array(value), by_image, bootstrap)
         return BootstrapEstimate(np.array(value), replicates, bearing, CORRELATION)
 

@@ -56,7 +56,8 @@ def response(
         there, values = has_map(maps), map_columns(maps)
         side = math.isqrt(maps.shape[1])
         row, column = np.divmod(np.arange(side**2), side)
-        for size, chosen in by_size(measurements):
+        resampled = values.resample(there, measurements, bootstrap)
+        for (size, chosen), found in zip(by_size(measurements), resampled, strict=True):
             if not (chosen & there).any():
                 continue
             columns: dict[str, Any] = {"detector": detector, "head": head, "size": size}
@@ -64,9 +65,7 @@ def response(
             if kind == "displacement_score":
                 steps = displacements(side)
                 columns |= {"dy": steps[row], "dx": steps[column]}
-            columns |= (
-                values.resample(chosen & there, measurements, bootstrap).estimate().columns("mean")
-            )
+            columns |= found.estimate().columns("mean")
             results.append(pd.DataFrame(columns | {"objects": (chosen & there).sum()}))
     places = ["dy", "dx"] if kind == "displacement_score" else []
     ordered = [*_KEYS, "row", "column", *places, "mean", "mean_low", "mean_high", "objects"]

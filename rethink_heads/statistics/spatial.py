@@ -175,10 +175,10 @@ def _means(
             yield keys | {"size": "all"}, Estimate(mean, nothing, nothing), 0, len(weights)
         if (maps := measurements.maps(key, kind)) is None or not (there := has_map(maps)).any():
             continue
-        columns = map_columns(maps, values_of)
-        for size, chosen in by_size(measurements):
-            estimate = columns.resample(chosen & there, measurements, bootstrap).estimate()
-            yield keys | {"size": size}, estimate, int((chosen & there).sum()), maps.shape[1]
+        resampled = map_columns(maps, values_of).resample(there, measurements, bootstrap)
+        for (size, chosen), found in zip(by_size(measurements), resampled, strict=True):
+            number = int((chosen & there).sum())
+            yield keys | {"size": size}, found.estimate(), number, maps.shape[1]
 
 
 def _square(values: Array) -> Array:

@@ -88,18 +88,18 @@ class Columns:
 
     def resample(
         self, objects: Flags, measurements: Measurements, bootstrap: ImageBootstrap
-    ) -> BootstrapEstimate:
-        """The statistic of some objects (O,), and of the replicates of their images."""
-        images = measurements.objects["image_id"].to_numpy()[objects]
-        sums = bootstrap.sum_by_image(images, self.values[objects])
-        return bootstrap.resample(sums, self.formula, limits=self.limits)
+    ) -> list[BootstrapEstimate]:
+        """The statistic of those objects (O,) that are of each of ALL_SIZES, and of the replicates of their images."""
+        one = {"": Quantity(slice(None), self.formula, self.limits)}
+        sizes = resample_by_size(self.values, one, measurements, bootstrap, objects)
+        return [found[""] for _, _, found in sizes]
 
 
 @dataclass(frozen=True)
 class Quantity:
     """A statistic of some of an array's columns, the first of them a count."""
 
-    columns: Sequence[int]
+    columns: Sequence[int] | slice
     formula: Statistic
     limits: Limits = ANY
 
@@ -109,16 +109,23 @@ def resample_by_size(
     quantities: Mapping[Name, Quantity],
     measurements: Measurements,
     bootstrap: ImageBootstrap,
+    objects: Flags | None = None,
 ) -> Iterator[tuple[str, Flags, dict[Name, BootstrapEstimate]]]:
-    """Each size and "all", the objects (O,) of it, and statistics of their values (O, ..., M).
+    """Each of ALL_SIZES, the objects (O,) of it, and statistics of their values (O, ..., M); of some objects only.
 
     Replicates are taken once: of all columns, whatever statistics they are of, and of three sizes, which add up to all.
     """
     images = measurements.objects["image_id"].to_numpy()
-    sizes = [objects for size, objects in by_size(measurements) if size != "all"]
-    sums = np.stack([bootstrap.sum_by_image(images[each], values[each]) for each in sizes], axis=1)
+    sizes = [
+        (size, chosen if objects is None else chosen & objects)
+        for size, chosen in by_size(measurements)
+    ]
+    sums = np.stack(
+        [bootstrap.sum_by_image(images[each], values[each]) for _, each in sizes[: len(SIZES)]],
+        axis=1,
+    )
     replicates = bootstrap.replicate(sums)
-    for number, (size, objects) in enumerate(by_size(measurements)):
+    for number, (size, chosen) in enumerate(sizes):
         part = slice(None) if size == "all" else slice(number, number + 1)
         whole, drawn = sums[:, part].sum(axis=1), replicates[:, part].sum(axis=1)
         found = {
@@ -127,7 +134,7 @@ def resample_by_size(
             )
             for name, each in quantities.items()
         }
-        yield size, objects, found
+        yield size, chosen, found
 
 
 def bin_range(iou_range: tuple[float, float]) -> tuple[int, int]:
