@@ -88,7 +88,7 @@ class Covariances:
         if (sampling := measurements.sampling(key)) is None:
             return cls(None, at)
         first, after = bin_range(iou_range)
-        values = sampling[..., [SAMPLING_COLUMNS.index(name) for name in columns]]
+        values = sampling.take([SAMPLING_COLUMNS.index(name) for name in columns], axis=-1)
         values[:, :first], values[:, after:] = 0, 0
         return cls(values, at)
 

@@ -143,13 +143,14 @@ def map_columns(
 
     A value that is nan, as the score of a box displaced out of the image, counts in its place as not measured.
     """
-    blocks = [
-        values_of(maps[start : start + BLOCK].astype(np.float64))
-        for start in range(0, len(maps), BLOCK)
-    ]
-    values = np.concatenate(blocks) if blocks else values_of(maps.astype(np.float64))
-    there = np.isfinite(values)
-    return Columns(np.stack([there, np.where(there, values, 0.0)], axis=-1), ratio)
+    width = values_of(maps[:0].astype(np.float64)).shape[1]
+    columns = np.empty((len(maps), width, 2))
+    for start in range(0, len(maps), BLOCK):
+        block = slice(start, start + BLOCK)
+        values = values_of(maps[block].astype(np.float64))
+        columns[block, :, 0] = np.isfinite(values)
+        columns[block, :, 1] = np.where(columns[block, :, 0], values, 0.0)
+    return Columns(columns, ratio)
 
 
 def _branches(measurements: Measurements) -> list[MapKey]:

@@ -173,7 +173,8 @@ def moments_of(
     Raises UserError where the head was not measured, or the range is not one of whole bins.
     """
     first, after = bin_range(iou_range)
-    found = measurements.moments(key)[..., [VALUE_COLUMNS.index(name) for name in columns]]
+    # Unlike an index, it leaves the values of an object beside each other.
+    found = measurements.moments(key).take([VALUE_COLUMNS.index(name) for name in columns], axis=-1)
     found[:, :first], found[:, after:] = 0, 0
     return found
 
