@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from rethink_heads.machine import core_count
 from rethink_heads.statistics.bootstrap import SHARE, Array, BootstrapEstimate, ImageBootstrap
 
 Weights = npt.NDArray[np.float32]
+Number = TypeVar("Number", np.float32, np.float64)
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads precision."""
@@ -220,7 +222,7 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
         for setting in settings.tolist():
             if same_as[setting] == setting and ranking.to_find[setting].any():
                 at = np.flatnonzero(ranking.true[setting] & counted)
-                true = weights[ranking.images[at]].cumsum(axis=0)
+                true = running(np.add, weights[ranking.images[at]])
                 there = up_to_ends[np.searchsorted(ends, at)]
                 found[:, setting] = _area(true, there, to_find[setting])
     return found[:, same_as]
@@ -240,7 +242,20 @@ def counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weigh
     ones = np.ones(len(columns), np.float32)
     shape = (len(ends), len(weights))
     between = scipy.sparse.csr_array((ones, columns, starts), shape) @ weights
-    return np.asarray(between.cumsum(axis=0))
+    return running(np.add, between)
+
+
+def running(ufunc: np.ufunc, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+    """``ufunc.accumulate`` of values (n, b) along n, which are written over.
+
+    In log2(n) passes, each over neighbouring values, that take a half to a tenth of the time.
+    """
+    other, step = np.empty_like(values), 1
+    while step < len(values):
+        ufunc(values[step:], values[:-step], out=other[step:])
+        other[:step] = values[:step]
+        values, other, step = other, values, 2 * step
+    return values
 
 
 def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
@@ -254,9 +269,11 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
         return np.where(to_find > 0, 0.0, np.nan)
     # Whole numbers are exact in either precision; from here on double, which is as quick as what follows allows.
     precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    envelope = running(np.maximum, precision[::-1])[::-1]
     recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
-    steps = np.diff(recalls_reached(recall), axis=0, prepend=np.int16(0))
+    reached = recalls_reached(recall)
+    steps = reached.copy()
+    steps[1:] -= reached[:-1]
     area = np.einsum("nb,nb->b", envelope, steps)
     return np.where(to_find > 0, area / len(RECALLS), np.nan)
 

@@ -20,6 +20,7 @@ from rethink_heads.evaluation.average_precision import (
     Weights,
     counted_up_to,
     in_draws,
+    running,
 )
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
 from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
@@ -149,8 +150,8 @@ def optimal_lrp(
         np.vstack([none, sums])
         for sums in (
             counted_up_to(ends, one.images, every, weights),
-            of.cumsum(axis=0)[last],
-            (of * (1 - one.ious[at])[:, None]).cumsum(axis=0)[last],
+            running(np.add, of.copy())[last],
+            running(np.add, of * (1 - one.ious[at])[:, None])[last],
         )
     )
     # Detections and misses.
