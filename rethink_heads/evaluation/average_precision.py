@@ -246,11 +246,8 @@ def counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weigh
 
 
 def running(ufunc: np.ufunc, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    """``ufunc.accumulate`` of values (n, b) along n, which are written over.
-
-    In log2(n) passes, each over neighbouring values, that take a half to a tenth of the time.
-    """
-    other, step = np.empty_like(values), 1
+    """``ufunc.accumulate`` of values (n, b) along n, in log2(n) passes that take a half to a tenth of its time."""
+    values, other, step = np.array(values, order="C"), np.empty(values.shape, values.dtype), 1
     while step < len(values):
         ufunc(values[step:], values[:-step], out=other[step:])
         other[:step] = values[:step]

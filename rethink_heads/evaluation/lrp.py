@@ -147,10 +147,10 @@ def optimal_lrp(
     of = weights[one.images[at]]
     none, every = np.zeros((1, draws)), np.ones(len(one.true), bool)
     detections, true, off = (
-        np.vstack([none, sums])
+        np.vstack([none, sums], dtype=np.float64)
         for sums in (
             counted_up_to(ends, one.images, every, weights),
-            running(np.add, of.copy())[last],
+            running(np.add, of)[last],
             running(np.add, of * (1 - one.ious[at])[:, None])[last],
         )
     )
