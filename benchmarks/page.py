@@ -107,19 +107,20 @@ def find(folder: Path, draws: int) -> Findings:
         "calibration",
     )
     pairs = [(KEYS[0], KEYS[1])]
-    fates = detection_fates(detections, dataset)
+    fates: list[pd.DataFrame] = []
 
     def detection_tables() -> dict[str, pd.DataFrame]:
         tables = measured_tables(names, detections, dataset, KEYS, pairs=pairs, replicates=draws)
         tables["confusion"] = confusion_matrix(detections, dataset)
-        tables["fates"] = fate_counts(fates, dataset, replicates=draws)
+        fates.append(detection_fates(detections, dataset))
+        tables["fates"] = fate_counts(fates[0], dataset, replicates=draws)
         return tables
 
     # As the command does.
     parts = at_once(partial(compute_tables, measurements, replicates=draws), detection_tables)
     tables = {name: table for part in parts for name, table in part.items()}
     typer.echo(f"tables: {took(begun)}")
-    return Findings(KEYS, dataset, tables, measurements, detections, fates=fates)
+    return Findings(KEYS, dataset, tables, measurements, detections, fates=fates[0])
 
 
 def processor_seconds() -> float:

@@ -10,7 +10,7 @@ it are sums of settings with fixed weights, and so are their derivatives.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -96,7 +96,7 @@ ORACLES = slice(SHARES.stop, SHARES.stop + len(CAUSES))
 STEP_VALUES = slice(ORACLES.stop, ORACLES.stop + len(STEPS))
 # Of AP, the shares and the oracles: the settings that they are made of, the steps not among them.
 _UNSTEPPED = _QUANTITIES[: ORACLES.stop, : len(_PLAIN) + len(_RANKED)]
-LEFT_OUT_DRAWS, LEFT_OUT_THRESHOLDS = 30, (0, None, 3)
+LEFT_OUT_DRAWS, LEFT_OUT_THRESHOLDS = 30, slice(0, None, 3)
 """How many draws are evaluated anew, and at which IoU thresholds: they correlate with the first order by 0.96 and more,
 so that few tell the ratio of the two."""
 
@@ -106,7 +106,7 @@ class LostPrecision:
     """One head's analysis: M quantities (AP, shares, oracles, AP by step) and their derivatives by image weights.
 
     Attributes:
-        head, truth: what was analysed.
+        head, truth: what was analysed; faults: its faults at each IoU threshold.
         values: (T, M) at each IoU threshold; derivatives: (I, T, M).
         labels: (K,) classes that have objects.
         class_values: (K, 6) shares, means over thresholds; class_derivatives: (I, K * 6), sparse.
@@ -118,6 +118,7 @@ class LostPrecision:
 
     head: HeadDetections
     truth: GroundTruth
+    faults: Sequence[Faults]
     values: Array
     derivatives: Array
     labels: Indices
@@ -152,9 +153,11 @@ class LostPrecision:
         """AP, shares and oracles (D, 13) of draws that leave images out, exact and to the first order."""
         counts = ImagesLeftOut(self.truth.image_ids, LEFT_OUT_DRAWS).counts
         weights = np.ascontiguousarray(counts.T, np.float32)
-        some = itertools.islice(find_faults(self.head, self.truth), *LEFT_OUT_THRESHOLDS)
-        exact = [_weighted_values(faults, self.head, self.truth, weights) for faults in some]
-        derivatives = self.derivatives[:, slice(*LEFT_OUT_THRESHOLDS), : ORACLES.stop].mean(axis=1)
+        exact = [
+            _weighted_values(faults, self.head, self.truth, weights)
+            for faults in self.faults[LEFT_OUT_THRESHOLDS]
+        ]
+        derivatives = self.derivatives[:, LEFT_OUT_THRESHOLDS, : ORACLES.stop].mean(axis=1)
         # Of one image nothing is left.
         scale = counts.shape[1] / max(1, counts[0].sum())
         return np.mean(exact, axis=0), scale * (counts @ derivatives)
@@ -392,9 +395,11 @@ class _Sums:
         self._has_cause = np.zeros((len(CAUSES), len(self._pairs)), bool)
         self._has_detection = np.zeros(self._images, bool)
         self._pcc: list[Array] = []
+        self._faults: list[Faults] = []
 
     def add(self, faults: Faults) -> None:
         """Add what one head's detections come to at one threshold."""
+        self._faults.append(faults)
         entries = _entries(faults, self._head, self._truth)
         values = np.zeros((self._classes, len(_QUANTITIES)))
         slopes = np.zeros((len(_QUANTITIES), len(entries.labels)))
@@ -417,27 +422,23 @@ class _Sums:
         missing = np.full_like(values[:1], np.nan)
         self._values.append((class_values if len(class_values) else missing).mean(axis=0))
         self._class_values += values[:, SHARES]
-        self._add_slopes(entries, np.hstack([slopes, object_slopes[:, self._object_labels]]))
+        images = np.append(entries.images, self._object_images)
+        labels = np.append(entries.labels, self._object_labels)
+        pairs = np.searchsorted(self._pairs, images * self._classes + labels)
+        slopes = np.hstack([slopes, object_slopes[:, self._object_labels]])
+        by_image = [np.bincount(images, each, self._images) for each in slopes]
+        self._derivatives.append(np.stack(by_image, axis=1) / max(1, (self._objects > 0).sum()))
+        for total, each in zip(self._by_pair, slopes[SHARES], strict=True):
+            total += np.bincount(pairs, each, len(self._pairs))
         self._has_detection[entries.images[self._objects[entries.labels] > 0]] = True
         # Those whose class is wrong are among the entries of both classes.
         has_cause = [(entries.causes >> n & 1) > 0 for n in range(len(CAUSES))]
         has_cause[0] = is_displaced
-        pairs = np.searchsorted(self._pairs, entries.images * self._classes + entries.labels)
         for cause, each in enumerate(has_cause):
-            self._has_cause[cause, pairs[each]] = True
+            self._has_cause[cause, pairs[: len(each)][each]] = True
         counts = [((faults.causes >> n & 1) > 0).sum() for n in range(len(CAUSES))]
         counts[0], counts[-1] = is_displaced.sum(), faults.missed.sum()
         self._counts.append(counts)
-
-    def _add_slopes(self, entries: _Entries, slopes: Array) -> None:
-        """Add the derivatives (24, N + G) of entries and objects."""
-        images = np.append(entries.images, self._object_images)
-        labels = np.append(entries.labels, self._object_labels)
-        by_image = [np.bincount(images, each, self._images) for each in slopes]
-        self._derivatives.append(np.stack(by_image, axis=1) / max(1, (self._objects > 0).sum()))
-        places = np.searchsorted(self._pairs, images * self._classes + labels)
-        for total, each in zip(self._by_pair, slopes[SHARES], strict=True):
-            total += np.bincount(places, each, len(self._pairs))
 
     def result(self) -> LostPrecision:
         """All of it."""
@@ -460,6 +461,7 @@ class _Sums:
         return LostPrecision(
             self._head,
             self._truth,
+            self._faults,
             np.stack(self._values),
             np.stack(self._derivatives, axis=1),
             labels,

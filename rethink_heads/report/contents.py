@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rethink_heads import __version__
+from rethink_heads.machine import at_once
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.style import heads_of
 from rethink_heads.report.heads import Heads
@@ -188,22 +190,11 @@ def write_report(
         objects, keys, dataset, found.measurements, found.detections, found.fates
     )
     chosen = choose_objects(objects, object_heads, MOST_CROPS)
-    crops, objects = with_crops(dataset, objects, chosen if crops_mb > 0 else [], crops_mb)
-    tables = {**found.tables, "objects": objects, "object_heads": object_heads}
-    if found.detections is not None:
-        tables["detections"], causes = detection_tables(found.detections, dataset, keys)
-        joined = object_heads.merge(causes, "left", on=["detector", "head", "object_id"])
-        of_causes = list(causes.columns[3:])
-        joined[of_causes] = joined[of_causes].fillna(0).astype(np.uint8)
-        tables["object_heads"] = joined
-    if found.detections is not None or found.candidates is not None:
-        tables["boxes"] = box_table(dataset, keys, chosen, found.detections, found.candidates)
-    sampled = found.measurements
-    if sampled is not None and sampled.has_rows:
-        tables["proposals"] = proposal_table(sampled, keys, chosen)
-    else:
-        sampled = None
-    tables["score_density"] = density_table(keys, sampled, found.stages)
+    (crops, with_places), page_tables = at_once(
+        partial(with_crops, dataset, objects, chosen if crops_mb > 0 else [], crops_mb),
+        partial(_page_tables, found, object_heads, chosen),
+    )
+    tables = {**found.tables, "objects": with_places, **page_tables}
     link = link_images and dataset.images_path is not None
     if link:
         tables["images"] = _image_table(dataset)
@@ -229,6 +220,28 @@ def write_report(
     }
     write_page(Path(path), header, tables, QUANTISED, crops)
     return Path(path)
+
+
+def _page_tables(
+    found: Findings, object_heads: pd.DataFrame, chosen: Sequence[int]
+) -> dict[str, pd.DataFrame]:
+    """The tables that only the page has: what each head makes of the objects, and boxes of the chosen ones."""
+    keys, dataset, tables = list(found.keys), found.dataset, {"object_heads": object_heads}
+    if found.detections is not None:
+        tables["detections"], causes = detection_tables(found.detections, dataset, keys)
+        joined = object_heads.merge(causes, "left", on=["detector", "head", "object_id"])
+        of_causes = list(causes.columns[3:])
+        joined[of_causes] = joined[of_causes].fillna(0).astype(np.uint8)
+        tables["object_heads"] = joined
+    if found.detections is not None or found.candidates is not None:
+        tables["boxes"] = box_table(dataset, keys, chosen, found.detections, found.candidates)
+    sampled = found.measurements
+    if sampled is not None and sampled.has_rows:
+        tables["proposals"] = proposal_table(sampled, keys, chosen)
+    else:
+        sampled = None
+    tables["score_density"] = density_table(keys, sampled, found.stages)
+    return tables
 
 
 def absent_screens(tables: Mapping[str, pd.DataFrame]) -> dict[str, str]:

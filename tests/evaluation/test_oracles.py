@@ -94,7 +94,7 @@ def test_draws_that_leave_images_out_are_analyses_of_the_others(tmp_path: Path) 
             content[name] = [each for each in content[name] if each[column] in there]
         others = as_dataset(tmp_path / str(draw), content)
         rows = lost_by_threshold(frame[frame["image_id"].isin(there)], others, replicates=2)
-        thresholds = np.unique(rows["iou"])[slice(*LEFT_OUT_THRESHOLDS)]
+        thresholds = np.unique(rows["iou"])[LEFT_OUT_THRESHOLDS]
         means = rows[rows["iou"].isin(thresholds)].groupby("cause")[["share", "oracle"]].mean()
         expected = means.loc[list(CAUSES)].to_numpy().T.ravel()
         np.testing.assert_allclose(exact[draw, 1:], expected, rtol=0, atol=1e-9)
