@@ -151,7 +151,8 @@ def optimal_lrp(
         for sums in (
             counted_up_to(ends, one.images, every, weights),
             running(np.add, of)[last],
-            running(np.add, of * (1 - one.ious[at])[:, None])[last],
+            # One after another: where a draw lacks an image, LRP stays the same to the last digit.
+            (of * (1 - one.ious[at])[:, None]).cumsum(axis=0)[last],
         )
     )
     # Detections and misses.
