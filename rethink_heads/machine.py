@@ -65,13 +65,23 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
             except BaseException as error:
                 future.set_exception(error)
 
-    for _ in range(min(2, core_count())):
-        # An executor's threads would be waited for after Ctrl-C, with all that is not begun.
-        threading.Thread(target=work, daemon=True).start()
-    try:
-        return [future.result() for future in futures]
-    finally:
-        asked.clear()
+    with one_blas_thread():
+        for _ in range(min(2, core_count())):
+            # An executor's threads would be waited for after Ctrl-C, with all that is not begun.
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            return [future.result() for future in futures]
+        finally:
+            asked.clear()
+
+
+def one_blas_thread() -> AbstractContextManager[Any]:
+    """Within it a matrix product of NumPy's takes one thread: those of several products at once wait awake, for cores
+    that the others have, and double the time.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 def check_workers(workers: int) -> None:

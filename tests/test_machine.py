@@ -9,6 +9,7 @@ import threading
 from functools import partial
 
 import pytest
+import threadpoolctl
 import torch
 
 from rethink_heads import machine
@@ -104,6 +105,17 @@ def test_two_functions_run_at_once_and_results_keep_their_order(
     assert machine.at_once(*(partial(str, number) for number in range(5))) == list("01234")
     with pytest.raises(ValueError, match="'x'"):
         machine.at_once(partial(int, "1"), partial(int, "x"))
+
+
+def test_products_of_functions_at_once_take_one_thread_each() -> None:
+    def threads() -> list[int]:
+        pools = threadpoolctl.threadpool_info()
+        return [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = threads()
+        assert [set(found) for found in machine.at_once(threads, threads)] == [{1}, {1}]
+        assert threads() == before != []
 
 
 def test_what_is_not_begun_is_left_when_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:

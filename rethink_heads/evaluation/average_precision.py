@@ -33,7 +33,7 @@ from rethink_heads.evaluation.matching import (
     Matches,
     match_detections,
 )
-from rethink_heads.machine import core_count
+from rethink_heads.machine import core_count, one_blas_thread
 from rethink_heads.statistics.bootstrap import SHARE, Array, BootstrapEstimate, ImageBootstrap
 
 Weights = npt.NDArray[np.float32]
@@ -198,7 +198,7 @@ def in_draws(bootstrap: ImageBootstrap, statistic: Callable[[Weights], Array]) -
         return statistic(np.ascontiguousarray(block.T, np.float32))
 
     # Each holds weights of its own.
-    with ThreadPoolExecutor(min(8, core_count())) as pool:
+    with ThreadPoolExecutor(min(8, core_count())) as pool, one_blas_thread():
         return np.concatenate(list(pool.map(run_block, starts)))
 
 
