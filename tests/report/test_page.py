@@ -385,6 +385,10 @@ def test_bars_and_cells_open_their_objects(tab: Tab, found: Findings, listed: pd
     page = tab.open("stages")
     page.locator("table.heat button").first.click()
     assert set(listed.loc[tab.rows(), "fate0"]) == {"found"}
+    size = listed.loc[listed["fate0"] == "found", "size"].iloc[0]
+    tab.open(f"stages?size={size}").locator("table.heat button").first.click()
+    chosen = (listed["fate0"] == "found") & (listed["size"] == size)
+    assert tab.rows() == np.flatnonzero(chosen).tolist()
 
 
 def test_a_cell_of_the_confusion_matrix_is_kept_on_every_screen(
