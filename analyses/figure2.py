@@ -15,8 +15,7 @@ from a bootstrap over images, which the paper's figure lacks.
 
 from rethink_heads.paper import PAPER_SIZES, AnalysisInputs, Tables, paper_heads
 from rethink_heads.plots import figures
-from rethink_heads.statistics.correlation import score_by_iou
-from rethink_heads.statistics.regression import regressed_iou_by_iou
+from rethink_heads.statistics.by_iou import regressed_iou_by_iou, score_by_iou
 
 
 def tables(inputs: AnalysisInputs):

@@ -19,7 +19,7 @@ import pandas as pd
 
 from rethink_heads.paper import AnalysisInputs, Tables, paper_heads
 from rethink_heads.plots import figures
-from rethink_heads.statistics.spatial import correlation_map, decay
+from rethink_heads.statistics.sensitivity import correlation_map, decay
 
 
 def tables(inputs: AnalysisInputs):

@@ -48,10 +48,15 @@ from rethink_heads.evaluation.swaps import swap_tables
 from rethink_heads.files import read_csv, write_csv, write_text
 from rethink_heads.report.cells import to_markdown
 from rethink_heads.report.results import stage_tables
+from rethink_heads.statistics.by_iou import (
+    error_components,
+    pearson,
+    regressed_iou_by_iou,
+    score_by_iou,
+    spearman,
+)
 from rethink_heads.statistics.comparison import compare
-from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
-from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
-from rethink_heads.statistics.spatial import decay, distinct_pairs
+from rethink_heads.statistics.sensitivity import decay, distinct_pairs
 
 WIDTH = 1.96
 MOST_TRIALS = 1000

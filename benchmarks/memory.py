@@ -44,8 +44,8 @@ A, B = sorted((DETECTOR, head) for head in HEADS)
 
 def correlate(found: Measurements) -> list[Any]:
     """The tables of ``rethink-heads correlate`` and of the score by IoU."""
+    from rethink_heads.statistics.by_iou import pearson, score_by_iou, spearman
     from rethink_heads.statistics.comparison import compare
-    from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 
     tables = [pearson(found), spearman(found), score_by_iou(found)]
     return [*tables, *(compare(found, s, A, B) for s in ("pcc", "object_pcc", "spearman"))]
@@ -53,8 +53,8 @@ def correlate(found: Measurements) -> list[Any]:
 
 def regress(found: Measurements) -> list[Any]:
     """The tables of ``rethink-heads regress``."""
+    from rethink_heads.statistics.by_iou import error_components, regressed_iou_by_iou
     from rethink_heads.statistics.comparison import compare
-    from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 
     tables = [regressed_iou_by_iou(found), error_components(found)]
     tables.append(error_components(found, by_bin=True))
@@ -69,8 +69,14 @@ def sensitivity(found: Measurements) -> list[Any]:
         compare_decay,
         compare_responses,
     )
-    from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
-    from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+    from rethink_heads.statistics.sensitivity import (
+        RESPONSE_KINDS,
+        correlation_map,
+        decay,
+        distinct_pairs,
+        response,
+        response_summary,
+    )
 
     tables: list[Any] = [correlation_map(found), distinct_pairs(found), decay(found)]
     for kind in RESPONSE_KINDS:

@@ -38,8 +38,7 @@ from rethink_heads.measure.store_files import MOMENTS, SAMPLING, Name
 from rethink_heads.proposals import grid, iou_bin
 from rethink_heads.report.cells import to_markdown
 from rethink_heads.runs import Run
-from rethink_heads.statistics.correlation import pearson, score_by_iou
-from rethink_heads.statistics.regression import regressed_iou_by_iou
+from rethink_heads.statistics.by_iou import pearson, regressed_iou_by_iou, score_by_iou
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,8 +27,8 @@ from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, NothingToDrawErr
 from rethink_heads.report.results import compute, read_tables
 from rethink_heads.results import read_detections, read_inputs
 from rethink_heads.runs import Run
-from rethink_heads.statistics.correlation import pearson, score_by_iou
-from rethink_heads.statistics.spatial import correlation_map
+from rethink_heads.statistics.by_iou import pearson, score_by_iou
+from rethink_heads.statistics.sensitivity import correlation_map
 from rethink_heads.sweeps.description import load_sweep
 from tests.synthetic_measurements import synthetic_measurements
 

@@ -26,7 +26,7 @@ from rethink_heads.machine import whole_float32
 from rethink_heads.measure.responses import Responder
 from rethink_heads.measure.runner import measure
 from rethink_heads.runs import Run
-from rethink_heads.statistics.correlation import pearson
+from rethink_heads.statistics.by_iou import pearson
 from rethink_heads.training.train import train
 from tests.command_line import call_json, untrained_run
 from tests.detectors.small_rcnn import small_detector

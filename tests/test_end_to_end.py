@@ -20,7 +20,7 @@ from rethink_heads.config import load_preset
 from rethink_heads.measure.store import Measurements
 from rethink_heads.options import DetectorOptions, StudyOptions
 from rethink_heads.runs import Run
-from rethink_heads.statistics.correlation import object_correlations
+from rethink_heads.statistics.by_iou import object_correlations
 from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
 from tests.command_line import all_sizes, call, call_json, heads, rows

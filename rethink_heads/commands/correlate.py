@@ -86,7 +86,7 @@ def report(
 ) -> None:
     """Print the correlations of a study's heads, how they differ, and the scores by IoU."""
     from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, select
-    from rethink_heads.statistics.correlation import score_by_iou
+    from rethink_heads.statistics.by_iou import score_by_iou
 
     by_size, differences, statistics = _correlations(found, iou_range)
     curves = score_by_iou(found.selected, seed=found.seed)
@@ -133,7 +133,7 @@ def _correlations(
     """The correlations of all heads by size, the differences of heads, and which statistics these are of."""
     import pandas as pd
 
-    from rethink_heads.statistics.correlation import pearson, spearman
+    from rethink_heads.statistics.by_iou import pearson, spearman
 
     selected = found.selected
     pooled = pearson(selected, iou_range, seed=found.seed)
@@ -174,7 +174,7 @@ def _write_comparison(
     if len(found.runs) == 1:
         return []
     from rethink_heads.report.results import IOU_RANGES, over_ranges
-    from rethink_heads.statistics.correlation import pearson, spearman
+    from rethink_heads.statistics.by_iou import pearson, spearman
 
     selected, whole = found.selected, iou_range == IOU_RANGES[0]
     ranges = IOU_RANGES if whole else (iou_range,)

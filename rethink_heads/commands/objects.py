@@ -46,7 +46,7 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     from rethink_heads.plots.objects import draw_objects
     from rethink_heads.plots.style import series_of
     from rethink_heads.report.heads import SIZES, Heads
-    from rethink_heads.statistics.correlation import object_correlations
+    from rethink_heads.statistics.by_iou import object_correlations
 
     objects = object_correlations(found.selected)
     hardest = rank(objects, worst)

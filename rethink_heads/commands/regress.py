@@ -32,7 +32,7 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
 def report(found: Study, screen: ScreenOptions) -> None:
     """Print the regression error of a study's heads and how they differ."""
     from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, widen
-    from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
+    from rethink_heads.statistics.by_iou import error_components, regressed_iou_by_iou
 
     curves = regressed_iou_by_iou(found.selected, seed=found.seed)
     errors = error_components(found.selected, seed=found.seed)

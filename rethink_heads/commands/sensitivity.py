@@ -49,8 +49,12 @@ def report(found: Study, screen: ScreenOptions) -> None:
         compare_decay,
         compare_responses,
     )
-    from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
-    from rethink_heads.statistics.spatial import decay, distinct_pairs
+    from rethink_heads.statistics.sensitivity import (
+        RESPONSE_KINDS,
+        decay,
+        distinct_pairs,
+        response_summary,
+    )
 
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.

@@ -53,7 +53,7 @@ def plot_score_by_iou(
     two heads) is one standard deviation of the score to either side.
 
     Args:
-        frame: what :func:`rethink_heads.statistics.correlation.score_by_iou` returns.
+        frame: what :func:`rethink_heads.statistics.by_iou.score_by_iou` returns.
         spread: draw the standard deviation.
     """
     with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
@@ -73,7 +73,7 @@ def plot_pcc(
     """Draw a correlation coefficient a size and head, with 95% intervals (paper, Figure 3, left).
 
     Args:
-        frame: what :func:`rethink_heads.statistics.correlation.pearson` or ``spearman`` returns.
+        frame: what :func:`rethink_heads.statistics.by_iou.pearson` or ``spearman`` returns.
         value: "pcc", "object_pcc" (a frame of ``pearson``) or "spearman".
     """
     with panel(frame, series, ax, dot_handles, height=2.1) as (ax, series):
@@ -98,7 +98,7 @@ def plot_regressed_iou_by_iou(
     as good as the proposal.
 
     Args:
-        frame: what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
+        frame: what :func:`rethink_heads.statistics.by_iou.regressed_iou_by_iou` returns.
         spread: draw the standard deviation.
     """
     with panel(frame, series, ax, lambda heads: curve_handles(heads, spread)) as (ax, series):
@@ -117,7 +117,7 @@ def plot_gain(
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the gain, regressed less proposal IoU, against the proposal's IoU, with 95% bands.
-    ``frame`` is what :func:`rethink_heads.statistics.regression.regressed_iou_by_iou` returns.
+    ``frame`` is what :func:`rethink_heads.statistics.by_iou.regressed_iou_by_iou` returns.
     """
     with panel(frame, series, ax, lambda heads: curve_handles(heads, False)) as (ax, series):
         ax.axhline(0, color=FAINT, linewidth=0.7, zorder=1.8)
@@ -141,7 +141,7 @@ def plot_error_components(
     the widths and heights.
 
     Args:
-        frame: what :func:`rethink_heads.statistics.regression.error_components` returns for all
+        frame: what :func:`rethink_heads.statistics.by_iou.error_components` returns for all
             bins together.
         value: "mae" (mean absolute error), "mean" (bias) or "rms".
     """

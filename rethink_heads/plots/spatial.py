@@ -67,7 +67,7 @@ def plot_decay(
     """Draw the mean cosine of two RoI positions against their distance, with 95% bands.
 
     Args:
-        frame: what :func:`rethink_heads.statistics.spatial.decay` returns; distance in positions.
+        frame: what :func:`rethink_heads.statistics.sensitivity.decay` returns; distance in positions.
         kind: "spatial_correlation" (outputs) or "weight_correlation" (weights, drawn dashed and
             without band: there is one set of weights).
         series: the heads to draw and their looks; all of the frame's by default.

@@ -20,18 +20,16 @@ from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.style import heads_of
 from rethink_heads.report.heads import Heads
 from rethink_heads.report.page_file import write_page
-from rethink_heads.report.page_objects import (
-    MOST_CROPS,
-    choose_objects,
-    object_heads_table,
-    object_table,
-    with_crops,
-)
 from rethink_heads.report.page_tables import (
+    MOST_CROPS,
     box_table,
+    choose_objects,
     density_table,
     detection_tables,
+    object_heads_table,
+    object_table,
     proposal_table,
+    with_crops,
 )
 from rethink_heads.report.verdict import verdict, warnings
 

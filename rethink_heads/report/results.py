@@ -34,6 +34,7 @@ from rethink_heads.plots import lost_precision as lost_figures
 from rethink_heads.plots.layout import save_figure
 from rethink_heads.plots.style import NothingToDrawError, naming_data
 from rethink_heads.statistics.bootstrap import REPLICATES
+from rethink_heads.statistics.by_iou import error_components, pearson, spearman
 from rethink_heads.statistics.comparison import (
     COMPARED_RESPONSES,
     STATISTICS,
@@ -43,11 +44,13 @@ from rethink_heads.statistics.comparison import (
     compare_responses,
     compared_pairs,
 )
-from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.ranks import level_tables
-from rethink_heads.statistics.regression import error_components
-from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
-from rethink_heads.statistics.spatial import distinct_pairs
+from rethink_heads.statistics.sensitivity import (
+    RESPONSE_KINDS,
+    distinct_pairs,
+    response,
+    response_summary,
+)
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
 from rethink_heads.statistics.sums import WHOLE_RANGE
 

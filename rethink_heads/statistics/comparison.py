@@ -24,16 +24,17 @@ from rethink_heads.statistics.bootstrap import (
     Statistic,
     difference_columns,
 )
-from rethink_heads.statistics.correlation import object_pccs
+from rethink_heads.statistics.by_iou import object_pccs
 from rethink_heads.statistics.ranks import RankedRows, ranked_head, ranked_rows
-from rethink_heads.statistics.response import RESPONSE_KINDS, response_columns
-from rethink_heads.statistics.spatial import (
+from rethink_heads.statistics.sensitivity import (
     OBJECT_MAPS,
+    RESPONSE_KINDS,
     distances,
     distinct_means,
     has_map,
     map_columns,
     means_by_distance,
+    response_columns,
 )
 from rethink_heads.statistics.sums import (
     ALL_SIZES,

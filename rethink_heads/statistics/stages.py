@@ -14,8 +14,8 @@ from rethink_heads.errors import UserError
 from rethink_heads.measure.stage_boxes import DETECTIONS, RPN, stage_measurements, with_head
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.statistics.bootstrap import REPLICATES, ImageBootstrap
+from rethink_heads.statistics.by_iou import pearson, spearman
 from rethink_heads.statistics.comparison import check_common, compared_head, difference_rows
-from rethink_heads.statistics.correlation import pearson, spearman
 from rethink_heads.statistics.sums import WHOLE_RANGE, bin_range
 
 PREDEFINED = "predefined"

@@ -26,7 +26,7 @@ from rethink_heads.detectors.classes import (
 )
 from rethink_heads.errors import UserError
 from rethink_heads.measure.runner import measure
-from rethink_heads.statistics.correlation import score_by_iou
+from rethink_heads.statistics.by_iou import score_by_iou
 from tests.detectors.colours import Colours
 from tests.tiny_coco import write_coco
 

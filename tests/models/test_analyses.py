@@ -15,8 +15,8 @@ from rethink_heads.detectors.external import open_model
 from rethink_heads.files import read_csv
 from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
+from rethink_heads.statistics.by_iou import pearson
 from rethink_heads.statistics.comparison import compare
-from rethink_heads.statistics.correlation import pearson
 from tests.command_line import all_sizes, heads, rows
 from tests.models.conftest import FEW, compared, fails, invoke, kept, model, runner
 

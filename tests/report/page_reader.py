@@ -22,7 +22,7 @@ from rethink_heads.evaluation.fates import detection_fates
 from rethink_heads.evaluation.measures import diagnosis_tables
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import Findings
-from rethink_heads.report.page_objects import object_table
+from rethink_heads.report.page_tables import object_table
 from rethink_heads.report.results import compute_tables
 from tests.made_detections import SIDE, make_dataset, make_detections
 from tests.synthetic_measurements import synthetic_measurements

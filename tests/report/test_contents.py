@@ -14,16 +14,17 @@ from PIL import Image
 from rethink_heads.evaluation.matching import box_ious
 from rethink_heads.report.contents import Findings, absent_screens, write_report
 from rethink_heads.report.heads import Heads
-from rethink_heads.report.page_objects import object_heads_table, object_table
 from rethink_heads.report.page_tables import (
     BOX_IOU,
     BOXES_EACH,
     box_table,
     density_table,
+    object_heads_table,
+    object_table,
     proposal_table,
 )
 from rethink_heads.report.verdict import verdict
-from rethink_heads.statistics.correlation import object_correlations
+from rethink_heads.statistics.by_iou import object_correlations
 from tests.made_candidates import crowded_dataset, make_candidates
 from tests.report.page_reader import KEYS, element, equal, make_findings, read_page
 from tests.synthetic_measurements import synthetic_measurements

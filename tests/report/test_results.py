@@ -13,12 +13,12 @@ from rethink_heads.report.results import (
     write_figures,
     write_tables,
 )
+from rethink_heads.statistics.by_iou import pearson
 from rethink_heads.statistics.comparison import (
     STATISTICS,
     compare,
     compare_responses,
 )
-from rethink_heads.statistics.correlation import pearson
 from tests.synthetic_measurements import synthetic_measurements
 
 REPLICATES = 50

@@ -10,8 +10,8 @@ import pytest
 import scipy.stats
 
 from rethink_heads.errors import UserError
+from rethink_heads.statistics.by_iou import pearson, score_by_iou, spearman
 from rethink_heads.statistics.comparison import STATISTICS, compare, compared_pairs
-from rethink_heads.statistics.correlation import pearson, score_by_iou, spearman
 from tests.frames import from_frames
 
 A, B = ("run", "fc"), ("run", "conv")

@@ -17,9 +17,8 @@ from rethink_heads.measure.moments import ERRORS
 from rethink_heads.measure.sampling import draw, generator
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.bootstrap import ImageBootstrap
+from rethink_heads.statistics.by_iou import pearson, regressed_iou_by_iou, score_by_iou
 from rethink_heads.statistics.comparison import compare
-from rethink_heads.statistics.correlation import pearson, score_by_iou
-from rethink_heads.statistics.regression import regressed_iou_by_iou
 from rethink_heads.statistics.sampling_error import (
     SCORE_TOTALS,
     Covariances,

@@ -20,8 +20,14 @@ from rethink_heads.statistics.comparison import (
     compare_decay,
     compare_responses,
 )
-from rethink_heads.statistics.response import RESPONSE_KINDS, response, response_summary
-from rethink_heads.statistics.spatial import correlation_map, decay, distinct_pairs
+from rethink_heads.statistics.sensitivity import (
+    RESPONSE_KINDS,
+    correlation_map,
+    decay,
+    distinct_pairs,
+    response,
+    response_summary,
+)
 from tests.frames import from_frames
 from tests.synthetic_measurements import synthetic_measurements
 

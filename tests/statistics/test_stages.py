@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from rethink_heads.errors import UserError
 from rethink_heads.report.results import stage_tables
 from rethink_heads.statistics import bootstrap
-from rethink_heads.statistics.correlation import pearson, spearman
+from rethink_heads.statistics.by_iou import pearson, spearman
 from rethink_heads.statistics.stages import compare_stages, stage_correlation
 from tests.frames import from_frames
 
