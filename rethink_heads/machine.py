@@ -53,7 +53,8 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
     They are threads, of which NumPy runs several; what they hold at once is that of two. The first error is raised.
     """
     if len(functions) == 1:
-        return [functions[0]()]
+        with one_blas_thread():
+            return [functions[0]()]
     asked = [(Future[Any](), function) for function in functions]
     futures = [future for future, _ in asked]
     waiting = iter(asked)
@@ -76,8 +77,8 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Within it a matrix product of NumPy's takes one thread: those of several products at once wait awake, for cores
-    that the others have, and double the time.
+    """Within it a matrix product of NumPy's takes one thread: threads of many small products, and of several at once,
+    wait awake for each other and take up to twice the time.
     """
     from threadpoolctl import threadpool_limits
 
