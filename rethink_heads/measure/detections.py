@@ -17,8 +17,13 @@ from rethink_heads.detectors.classes import class_columns, in_data_labels
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError
 from rethink_heads.files import read_parquet
-from rethink_heads.measure.by_image import frames_by_image, rename_detector
-from rethink_heads.measure.provenance import IMAGE_FILES, dataset_provenance, file_provenance
+from rethink_heads.measure.by_image import (
+    IMAGE_FILES,
+    dataset_provenance,
+    file_provenance,
+    frames_by_image,
+    rename_detector,
+)
 
 DETECTIONS_NAME = "detections.parquet"
 

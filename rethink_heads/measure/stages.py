@@ -22,9 +22,13 @@ from rethink_heads.detectors.answers import on_image
 from rethink_heads.detectors.base import Detector, SupportsPropose, missing, supports
 from rethink_heads.detectors.classes import class_columns
 from rethink_heads.distributed import processes
-from rethink_heads.measure.by_image import frames_by_image, rename_detector
+from rethink_heads.measure.by_image import (
+    dataset_provenance,
+    file_provenance,
+    frames_by_image,
+    rename_detector,
+)
 from rethink_heads.measure.detections import keep_detections, load_detections
-from rethink_heads.measure.provenance import dataset_provenance, file_provenance
 from rethink_heads.measure.responses import ask
 from rethink_heads.measure.stage_boxes import (
     RPN,

@@ -21,8 +21,8 @@ from rethink_heads.evaluation.average_precision import AP_NAMES, resampled_preci
 from rethink_heads.evaluation.matching import GroundTruth
 from rethink_heads.files import read_parquet, write_parquet
 from rethink_heads.machine import resolve_device
+from rethink_heads.measure.by_image import dataset_provenance
 from rethink_heads.measure.detections import detections_of, keep_detections
-from rethink_heads.measure.provenance import dataset_provenance
 from rethink_heads.runs import Run, measurements_name, with_fusion
 from rethink_heads.statistics.bootstrap import REPLICATES, SHARE, BootstrapEstimate, ImageBootstrap
 from rethink_heads.sweeps.description import Point
