@@ -35,7 +35,7 @@ _PUBLIC = {
     "Detectors": (
         "open_model: detectors.external: the detector that a text names, as --model does",
         "as_detector: detectors.external: a model in memory as a detector",
-        "check_detector: detectors.checking: try a detector of one's own on a synthetic image",
+        "check_detector: detectors.answers: try a detector of one's own on a synthetic image",
         "share_classes: detectors.classes: restrict data to the classes that a detector has",
         "match_classes: detectors.classes: which class of the data is which of the detector's",
         "read_class_map: detectors.classes: a class map from its file",
