@@ -39,7 +39,7 @@ _PUBLIC = {
         "share_classes: detectors.classes: restrict data to the classes that a detector has",
         "match_classes: detectors.classes: which class of the data is which of the detector's",
         "read_class_map: detectors.classes: a class map from its file",
-        "load_detector: detectors.rcnn.checkpoints: a detector trained here",
+        "load_detector: detectors.rcnn.detector: a detector trained here",
         "build_detector: detectors.rcnn: an untrained detector for a configuration",
         "RCNN: detectors.rcnn: the detectors trained here",
         "import_detector: detectors.checkpoints.importing: a detector from another framework's checkpoint",

@@ -18,7 +18,7 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import load_detector
+from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool

@@ -12,7 +12,7 @@ from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.detectors.rcnn.checkpoints import load_detector
+from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate

@@ -98,7 +98,7 @@ def command(
         class_names = Datasets().tell(settings).class_names
 
     from rethink_heads.detectors.checkpoints.importing import import_detector
-    from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
+    from rethink_heads.detectors.rcnn.detector import same_weights, save_detector
 
     imported = import_detector(
         file, layout, backbone, head, class_names, overrides or [], settings_file

@@ -22,7 +22,7 @@ from rethink_heads.config import Config
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, interruption
 from rethink_heads.locking import hold

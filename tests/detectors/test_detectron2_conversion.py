@@ -22,7 +22,7 @@ from rethink_heads.detectors.checkpoints.importing import ImportedDetector, impo
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 
 # A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
 FILES: dict[str, tuple[str, dict[str, Any]]] = {

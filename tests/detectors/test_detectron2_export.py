@@ -21,7 +21,7 @@ from rethink_heads.detectors.checkpoints.detectron2_settings import FPN_NORMS
 from rethink_heads.detectors.checkpoints.exporting import differences, to_detectron2
 from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from tests.detectors.foreign_states import detectron2_state

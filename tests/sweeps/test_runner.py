@@ -16,7 +16,7 @@ import yaml
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import hash_path, load_detector
+from rethink_heads.detectors.rcnn.detector import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
 from rethink_heads.files import write_torch

@@ -12,7 +12,7 @@ import torch.distributed
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
-from rethink_heads.detectors.rcnn.checkpoints import load_detector
+from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.runs import Run
 from rethink_heads.training.evaluation import evaluate
 from rethink_heads.training.train import train
