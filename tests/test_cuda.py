@@ -147,7 +147,7 @@ def test_fc6_by_factors_answers_alike() -> None:
 def test_convolutions_by_frequency_answer_alike() -> None:
     on_cpu, on_device = on_both("double-conv")
     boxes = boxes_of_all_levels()
-    with mock.patch("rethink_heads.fastpath.convolution._pays", return_value=True):
+    with mock.patch("rethink_heads.fastpath.conv._pays", return_value=True):
         responder = Responder(on_device, 512)
     assert_equal(responder(responder.extract(image()), boxes, 1), plainly(on_cpu, boxes))
 
