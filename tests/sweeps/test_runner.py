@@ -24,8 +24,7 @@ from rethink_heads.runs import Run
 from rethink_heads.structures import fuse
 from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import make_plan
-from rethink_heads.sweeps.precision import Precision
-from rethink_heads.sweeps.runner import SweepResult, prepare, run_sweep, write_results
+from rethink_heads.sweeps.runner import Precision, SweepResult, prepare, run_sweep, write_results
 from rethink_heads.training.module import evaluate
 from rethink_heads.training.train import train as train_for_real
 from tests.report.test_cells import read_latex, read_markdown
