@@ -58,7 +58,7 @@ _PUBLIC = {
         # Under a name of its own: ``rethink_heads.measure`` is the subpackage.
         "measure_detector: measure.runner:measure: measure a detector's heads on a dataset's objects",
         "Measurements: measure.store: what was measured; Measurements.load(folder)",
-        "measure_stages: measure.stages: RPN's proposals and final detections, matched to objects",
+        "measure_stages: measure.detections: RPN's proposals and final detections, matched to objects",
         "load_stages: measure.stage_boxes: read these again",
         "detect_dataset: measure.detections: final detections on a dataset",
         "load_detections: measure.detections: read these again",

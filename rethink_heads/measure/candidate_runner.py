@@ -39,9 +39,9 @@ from rethink_heads.measure.candidates import (
     column_names,
     load_candidates,
 )
+from rethink_heads.measure.detections import DEFAULT_MEMORY_MB
 from rethink_heads.measure.responses import ask
 from rethink_heads.measure.stage_boxes import ious_with
-from rethink_heads.measure.stages import DEFAULT_MEMORY_MB
 from rethink_heads.suppression import Suppression
 
 logger = logging.getLogger(__name__)
