@@ -143,7 +143,7 @@ def piece_of(work: str, data: Path) -> Any:
     from rethink_heads.config import load_preset
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.detectors.rcnn import build_detector
-    from rethink_heads.measure.objects import ObjectMeasurer
+    from rethink_heads.measure.runner import ObjectMeasurer
     from rethink_heads.training.data import DetectionData
 
     workers = {"training, 0 workers": 0, "training, 2 workers": 2}.get(work, 1)

@@ -35,8 +35,7 @@ from rethink_heads.evaluation.average_precision import average_precisions
 from rethink_heads.evaluation.by_class import CLASS_METRICS, class_values
 from rethink_heads.evaluation.calibration import calibration_of
 from rethink_heads.evaluation.errors import errors_of
-from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fate_tables
-from rethink_heads.evaluation.fates import detection_fates
+from rethink_heads.evaluation.fates import compare_fates, detection_fates, fate_counts, fate_tables
 from rethink_heads.evaluation.lost_precision import (
     exchange_rate_of,
     lost_by_threshold_of,

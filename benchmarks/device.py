@@ -91,7 +91,7 @@ def never(*_: object) -> bool:
     return False
 
 
-FC6, SPATIAL = "fc.FastFC._factors_pay", "convolution._pays"
+FC6, SPATIAL = "fc.FastFC._factors_pay", "conv._pays"
 PLAIN = Way("plain", fast=False)
 WAYS = {
     "fc": (

@@ -27,8 +27,7 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.result_files import write_coco_results
 from rethink_heads.detection_files import read_detections
 from rethink_heads.evaluation.by_class import confusion_matrix, precision_recall
-from rethink_heads.evaluation.fate_counts import fate_counts
-from rethink_heads.evaluation.fates import detection_fates
+from rethink_heads.evaluation.fates import detection_fates, fate_counts
 from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.measure.detections import open_detections
 from rethink_heads.options import DataOptions, DetectionOptions, ResultsOptions

@@ -33,7 +33,7 @@ from benchmarks.synthetic import (
 )
 from benchmarks.synthetic_detections import open_dataset, write_detections
 from rethink_heads.files import write_parquet, write_text
-from rethink_heads.measure.stages import STAGES_NAME, load_stages
+from rethink_heads.measure.detections import STAGES_NAME, load_stages
 from rethink_heads.measure.store import Measurements
 
 TARGET = ("correlate", "regress", "stages")

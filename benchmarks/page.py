@@ -26,8 +26,7 @@ from benchmarks.synthetic import DETECTOR, HEADS, Amount, write_measurements
 from benchmarks.synthetic_detections import SIDE, open_dataset, write_detections
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.by_class import confusion_matrix
-from rethink_heads.evaluation.fate_counts import fate_counts
-from rethink_heads.evaluation.fates import detection_fates
+from rethink_heads.evaluation.fates import detection_fates, fate_counts
 from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.machine import at_once
 from rethink_heads.measure.detections import detections_of

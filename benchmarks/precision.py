@@ -26,8 +26,7 @@ from benchmarks import machine
 from benchmarks.random_weights import branch_of, settings
 from benchmarks.sides import Options, Sides, baseline_of, make_sides, ours
 from benchmarks.subjects import DEFAULT_DATA, Subject, pcc, sampled
-from rethink_heads.fastpath.conv import fold_norms
-from rethink_heads.fastpath.convolution import Convolution
+from rethink_heads.fastpath.conv import Convolution, fold_norms
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool
 from rethink_heads.files import write_csv, write_text

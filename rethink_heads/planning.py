@@ -30,9 +30,9 @@ from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detector
 from rethink_heads.errors import UserError
-from rethink_heads.measure.objects import ObjectMeasurer
-from rethink_heads.measure.provenance import provenance_of
+from rethink_heads.measure.by_image import provenance_of
 from rethink_heads.measure.responses import Responder, weight_correlations
+from rethink_heads.measure.runner import ObjectMeasurer
 from rethink_heads.measure.sampling import choose, generator
 from rethink_heads.measure.store import SIZES, Measurements, size_name
 from rethink_heads.measure.store_files import join_parts, write_part

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IOU_BINS = 20
+MIN_SIZE = 1e-3
+"""Pixels. A box narrower or lower than this holds nothing (the limit of torchvision's RPN)."""
 GRID_STEPS = 11
 MAX_OFFSET, OFFSET_POWER = 0.8, 3.0
 MAX_LOG2_SCALE, SCALE_POWER = 0.75, 2.75
@@ -64,8 +66,6 @@ def grid(box: Tensor, image_size: tuple[int, int], steps: int = GRID_STEPS) -> P
     Raises:
         ValueError: `steps` is even, which would leave that box out, or less than 3, or the box is empty.
     """
-    from rethink_heads.boxes import MIN_SIZE, outer_boxes, outer_iou
-
     if steps < 3 or steps % 2 == 0:
         raise ValueError(
             f"the proposal grid needs an odd number of steps of at least 3, not {steps}"
@@ -86,11 +86,36 @@ def iou_bin(ious: Tensor) -> Tensor:
     return (ious.double() * IOU_BINS).long().clamp(0, IOU_BINS - 1)
 
 
+def outer_boxes(x_intervals: Tensor, y_intervals: Tensor) -> Tensor:
+    """Return all boxes from x-intervals (X, 2) and y-intervals (Y, 2): (Y * X, 4), x fastest."""
+    import torch
+
+    columns, rows = len(x_intervals), len(y_intervals)
+    x = x_intervals[None].expand(rows, columns, 2)
+    y = y_intervals[:, None].expand(rows, columns, 2)
+    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1).reshape(-1, 4)
+
+
+def outer_iou(x_intervals: Tensor, y_intervals: Tensor, box: Tensor) -> Tensor:
+    """Return IoU of each box of `outer_boxes(x_intervals, y_intervals)` with `box` (4,): (Y * X,) float64.
+
+    A box's area and its overlap with another are products of an x part and a y part, so X + Y
+    interval overlaps give all X * Y IoUs.
+    """
+    x, y, box = x_intervals.double(), y_intervals.double(), box.double()
+    overlap = _overlap(y, box[1], box[3]).outer(_overlap(x, box[0], box[2]))
+    areas = (y[:, 1] - y[:, 0]).outer(x[:, 1] - x[:, 0])
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    return (overlap / (areas + area - overlap)).flatten()
+
+
+def _overlap(intervals: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return (intervals[:, 1].minimum(high) - intervals[:, 0].maximum(low)).clamp(min=0)
+
+
 def _intervals(low: float, high: float, limit: int, steps: int) -> Tensor:
     """Return sides (steps^2 or fewer, 2) of one axis, clipped to [0, limit], size fastest, float32."""
     import torch
-
-    from rethink_heads.boxes import MIN_SIZE
 
     t = torch.linspace(-1, 1, steps, dtype=torch.float64)
     t[steps // 2] = 0

@@ -207,7 +207,7 @@ def _data_name(run: Run, name: str) -> str:
 
 def _stages(runs: Sequence[Run], names: Sequence[str]) -> pd.DataFrame | None:
     """Boxes of the later stages, if every run has them."""
-    from rethink_heads.measure.provenance import file_provenance
+    from rethink_heads.measure.by_image import file_provenance
     from rethink_heads.measure.stage_boxes import STAGES_NAME, join_stages, load_stages
 
     folders = [run.measurements(name) for run, name in zip(runs, names, strict=True)]
@@ -231,8 +231,8 @@ def read_detections(
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
+    from rethink_heads.measure.by_image import file_provenance
     from rethink_heads.measure.detections import DETECTIONS_NAME, detections_of
-    from rethink_heads.measure.provenance import file_provenance
 
     paths = [run.measurements() / DETECTIONS_NAME for run in runs]
     if not runs or {*names} != {DEFAULT_MEASUREMENTS} or not all(path.is_file() for path in paths):

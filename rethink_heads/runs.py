@@ -260,7 +260,7 @@ class Run:
         """The classes of the detector's scores, in their order."""
         if isinstance(self.config, ExternalConfig):
             return tuple(self.config.detector.class_names)
-        from rethink_heads.detectors.rcnn.checkpoints import saved_class_names
+        from rethink_heads.detectors.rcnn.detector import saved_class_names
 
         return saved_class_names(self.detector_path)
 
@@ -278,7 +278,7 @@ class Run:
             if str(device) not in self._opened:
                 self.keep(self._open_external(self.config.detector, device), device)
             return self._opened[str(device)]
-        from rethink_heads.detectors.rcnn.checkpoints import load_detector
+        from rethink_heads.detectors.rcnn.detector import load_detector
 
         self.check_settings()
         return load_detector(self.detector_path, device)
@@ -302,7 +302,7 @@ class Run:
         Raises:
             UserError: a setting that makes another detector differs, or the detector cannot be read.
         """
-        from rethink_heads.detectors.rcnn.checkpoints import saved_config
+        from rethink_heads.detectors.rcnn.detector import saved_config
 
         config, trained = self.trained_config, saved_config(self.detector_path)
         # The backbone's weights may not have been there to download: its norm is then another.

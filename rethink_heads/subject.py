@@ -204,7 +204,7 @@ class Subject:
 
     def match_stages(self) -> None:
         """Match the boxes of the detector's own stages to objects, where it was not done before."""
-        from rethink_heads.measure.stages import keep_stages
+        from rethink_heads.measure.detections import keep_stages
 
         detector, memory_mb = self.opened.detector, self.config.measuring.memory_mb
         name, folder, provenance = self.run.name, self.folder, self.provenance

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from rethink_heads.cli import app
 from rethink_heads.config import Config
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.runs import Run
 from tests.tiny_coco import CLASSES
 

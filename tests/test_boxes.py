@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import box_iou
 
-from rethink_heads.boxes import MIN_SIZE, clip, enlarge, outer_boxes, outer_iou
+from rethink_heads.detectors.coordinates import enlarge
+from rethink_heads.proposals import outer_boxes, outer_iou
 
 FEW = settings(max_examples=30, deadline=None)
 sides = st.floats(-50, 300, width=32).flatmap(
@@ -40,21 +41,6 @@ def test_enlarging_keeps_the_centre_and_multiplies_the_size(given_boxes: Tensor,
 def test_enlarging_by_one_changes_no_bit():
     given_boxes = torch.tensor([[0.1, 0.7, 33.3, 101.9]])
     assert torch.equal(enlarge(given_boxes, 1.0), given_boxes)
-
-
-@FEW
-@given(boxes(), st.integers(1, 200), st.integers(1, 200))
-def test_clipping_agrees_with_torchvision(given_boxes: Tensor, height: int, width: int):
-    clipped = clip(given_boxes, (height, width))
-    expected = clip_boxes_to_image(given_boxes, (height, width))
-    assert torch.equal(clipped.boxes, expected)
-    assert torch.equal(
-        torch.nonzero(~clipped.empty).flatten(), remove_small_boxes(expected, MIN_SIZE)
-    )
-    for before, after, moved in zip(
-        given_boxes.tolist(), expected.tolist(), clipped.moved.tolist(), strict=True
-    ):
-        assert moved == (before != after)
 
 
 @FEW

@@ -18,7 +18,7 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import load_detector
+from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.fastpath.fc import FastFC
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool
@@ -147,7 +147,7 @@ def test_fc6_by_factors_answers_alike() -> None:
 def test_convolutions_by_frequency_answer_alike() -> None:
     on_cpu, on_device = on_both("double-conv")
     boxes = boxes_of_all_levels()
-    with mock.patch("rethink_heads.fastpath.convolution._pays", return_value=True):
+    with mock.patch("rethink_heads.fastpath.conv._pays", return_value=True):
         responder = Responder(on_device, 512)
     assert_equal(responder(responder.extract(image()), boxes, 1), plainly(on_cpu, boxes))
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from rethink_heads.boxes import MIN_SIZE
-from rethink_heads.proposals import IOU_BINS, grid, iou_bin
+from rethink_heads.proposals import IOU_BINS, MIN_SIZE, grid, iou_bin
 
 # The docstring's table: what every object gets that lies well inside its image.
 COUNTS = [1332, 1788, 1236, 412, 564, 724, 1036, 918, 1230, 440]

@@ -104,7 +104,7 @@ def _make_runs() -> None:
     from rethink_heads import build_detector, load_preset
     from rethink_heads.data.coco import CocoDataset
     from rethink_heads.data.sources import resolve_split
-    from rethink_heads.detectors.rcnn.checkpoints import save_detector
+    from rethink_heads.detectors.rcnn.detector import save_detector
     from rethink_heads.runs import Run
     from tests.reference import tables
 

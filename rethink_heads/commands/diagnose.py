@@ -255,8 +255,7 @@ def _fates(
     """Fates of objects, and the recall ladder: by candidates where there are any, else by detections alone."""
     import pandas as pd
 
-    from rethink_heads.evaluation.fate_counts import count_tables, fate_tables
-    from rethink_heads.evaluation.fates import detection_fates
+    from rethink_heads.evaluation.fates import count_tables, detection_fates, fate_tables
     from rethink_heads.statistics.bootstrap import ImageBootstrap
 
     dataset = asked.found[0].dataset

@@ -16,7 +16,7 @@ from rethink_heads.report.output import Report
 from rethink_heads.runs import Run
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.checkpoints.exporting import ExportedDetector
+    from rethink_heads.detectors.checkpoints.conversion import ExportedDetector
 
 NAME = "export"
 EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
@@ -53,7 +53,7 @@ def command(
     _check_free(output)
     opened = Run.open(run)
 
-    from rethink_heads.detectors.checkpoints.exporting import to_detectron2
+    from rethink_heads.detectors.checkpoints.conversion import to_detectron2
     from rethink_heads.detectors.rcnn import RCNN
 
     settings = opened.trained_config
@@ -68,7 +68,7 @@ def command(
 
 def _check_free(output: Path) -> None:
     """Raise UserError where a folder holds anything but hidden files, or what a killed export left: no weights."""
-    from rethink_heads.detectors.checkpoints.exporting import CLASSES_NAME, CONFIG_NAME
+    from rethink_heads.detectors.checkpoints.conversion import CLASSES_NAME, CONFIG_NAME
 
     if not output.exists():
         return

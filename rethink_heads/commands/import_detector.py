@@ -18,7 +18,7 @@ from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.subject import Datasets
 
 if TYPE_CHECKING:
-    from rethink_heads.detectors.checkpoints.importing import ImportedDetector
+    from rethink_heads.detectors.checkpoints.conversion import ImportedDetector
 
 NAME = "import"
 EXAMPLE = (
@@ -97,8 +97,8 @@ def command(
         settings = settings.with_data(source=data)
         class_names = Datasets().tell(settings).class_names
 
-    from rethink_heads.detectors.checkpoints.importing import import_detector
-    from rethink_heads.detectors.rcnn.checkpoints import same_weights, save_detector
+    from rethink_heads.detectors.checkpoints.conversion import import_detector
+    from rethink_heads.detectors.rcnn.detector import same_weights, save_detector
 
     imported = import_detector(
         file, layout, backbone, head, class_names, overrides or [], settings_file

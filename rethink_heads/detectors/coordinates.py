@@ -27,6 +27,16 @@ def to_edges(boxes: Tensor) -> Tensor:
     return torch.cat([boxes[..., :2], boxes[..., 2:] + 1], dim=-1)
 
 
+def enlarge(boxes: Tensor, factor: float) -> Tensor:
+    """Return boxes (N, 4) with width and height multiplied by `factor`, about their centres."""
+    if factor == 1:
+        return boxes
+    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
+    centre = (top_left + bottom_right) / 2
+    half = (bottom_right - top_left) * (factor / 2)
+    return torch.cat([centre - half, centre + half], dim=-1)
+
+
 def clip_boxes(boxes: Tensor, size: Size, box_ends: str) -> Tensor:
     """Boxes (..., 4) clipped to an image of (height, width) pixels.
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 from rethink_heads.detectors.answers import (
+    check_detector,
     check_loaded,
     describe_error,
     is_from_user_code,
     user_code,
 )
 from rethink_heads.detectors.base import Detector
-from rethink_heads.detectors.checking import check_detector
 from rethink_heads.detectors.fingerprint import modules_in
 from rethink_heads.errors import UserError
 
@@ -50,7 +50,7 @@ def open_model(
             configuration file or its name in detectron2's model zoo; or ``python:`` with a module and a function in it
             that makes a detector: one of :class:`rethink_heads.detectors.base.Detector`, or a module of either
             framework. Every torch module that it holds, in whichever attribute or container, is put into evaluation
-            mode, and the detector is checked (:func:`rethink_heads.detectors.checking.check_detector`).
+            mode, and the detector is checked (:func:`rethink_heads.detectors.answers.check_detector`).
         weights: the name of torchvision's weights, or a file; None leaves it to the model. The function of ``python:``
             is given it as ``weights``.
         class_names: of the K classes of the scores, where neither model nor weights say them.

@@ -2,6 +2,6 @@
 
 The predefined proposals of an object are the outer product of x-intervals and y-intervals, and RoIAlign and linear
 layers factor over it (``pooling``, ``fc``). RoI features lie position by position with their channels last, batch
-normalisation is folded into the convolutions before it (``conv``, ``convolution``), hidden features that heads share
-are computed once, and of the box regressor only the object's class is asked (``heads``).
+normalisation is folded into the convolutions before it (``conv``), hidden features that heads share are computed once,
+and of the box regressor only the object's class is asked (``heads``).
 """

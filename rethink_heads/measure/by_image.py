@@ -3,7 +3,8 @@
 Each image's part is a file on a disk that all processes see. Which process makes it does not matter: a part depends
 on its image alone, and on the number of threads that divide its sums. So all processes, today's and those of an
 earlier call, use as many as the first had when it began; the result is then the same to the bit for any number of
-processes on machines of one kind.
+processes on machines of one kind. What parts came from, their provenance, is kept with them: only equal ones are used
+again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
+from rethink_heads import __version__
+from rethink_heads.config import MeasuringConfig
 from rethink_heads.console import ProgressReport
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.distributed import Processes, is_first_process, processes
@@ -30,6 +33,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.files import (
     METADATA_KEY,
     atomic_path,
+    cannot_read,
     read_table,
     reading_parquet,
     until_visible,
@@ -37,12 +41,16 @@ from rethink_heads.files import (
     write_text,
 )
 from rethink_heads.locking import hold, results_folder
-from rethink_heads.measure.provenance import differences, file_provenance
 from rethink_heads.measure.store_files import OBJECTS_NAME, relabel, stored_provenance
 
 logger = logging.getLogger(__name__)
 
 _BEGUN = "begun.json"
+# How some proposals of the grid were drawn; none of the whole grid says so.
+_DRAWING = "stratified by IoU bin, with the errors of sampling"
+_PACKAGES = ("torch", "torchvision")
+IMAGE_FILES = "image files"
+_LONGEST_SHOWN = 200
 # Images whose rows are held at once while they are put together.
 IMAGES_AT_ONCE = 256
 _TYPES = {
@@ -110,7 +118,7 @@ def work_by_image(
                 shutil.rmtree(folder, ignore_errors=True)
             return
         if plan["provenance"] != work.provenance:
-            found = differences(plan["provenance"], work.provenance)
+            found = _differences(plan["provenance"], work.provenance)
             raise UserError(
                 f"the processes do not measure the same ({found.replace(' before', ' in the first process')});"
                 " give all machines the same packages, data and settings"
@@ -131,19 +139,21 @@ def _begin(
     work: ImageWork, folder: Path, before: dict[str, str] | None, working: int
 ) -> dict[str, Any]:
     """Open the folder of parts, on rank 0, and say what is to be done, and with how many threads."""
+    import torch
+
     if before is not None:
         logger.warning(
             "%s: what is in %s is of another setting and is made again (%s)",
             work.title,
             folder.parent,
-            differences(before, work.provenance),
+            _differences(before, work.provenance),
         )
     begun, threads = _begun(folder), torch.get_num_threads()
     if begun.get("provenance") != work.provenance and folder.is_dir() and any(folder.iterdir()):
         logger.warning(
             "unfinished measurements in %s are of another setting and are removed (%s)",
             folder,
-            differences(begun.get("provenance") or {}, work.provenance),
+            _differences(begun.get("provenance") or {}, work.provenance),
         )
         _remove(folder)
         begun = {}
@@ -226,6 +236,8 @@ def _make_parts(work: ImageWork, folder: Path, todo: Sequence[int], together: Pr
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -329,3 +341,71 @@ def _labelled(table: pa.Table, detector: str) -> pa.Table:
     place = table.schema.names.index("detector")
     field = table.schema.field(place)
     return table.set_column(place, field, pa.repeat(detector, len(table)).cast(field.type))
+
+
+def provenance_of(
+    dataset: CocoDataset, config: MeasuringConfig, seed: int, together: Processes | None = None
+) -> dict[str, str]:
+    """What is known of measurements without the detector's weights: add their hash as "weights".
+
+    The detector's name is not among it: it is a label, and a run that was renamed or copied has another.
+
+    `memory_mb` is left out: it decides how much is done at once, and changes what is measured by rounding alone.
+    """
+    drawn = {} if config.proposals_per_object is None else {"sampling": _DRAWING}
+    return {
+        **dataset_provenance(dataset, together),
+        "measuring": config.model_dump_json(exclude={"memory_mb", "images"}),
+        "seed": str(seed),
+        **drawn,
+    }
+
+
+def dataset_provenance(dataset: CocoDataset, together: Processes | None = None) -> dict[str, str]:
+    """What is known of anything that a detector says of a dataset, without the detector's weights.
+    ``together``: the processes, of which the first reads the images; None: all that torchrun started.
+    """
+    together = processes() if together is None else together
+    return {
+        "data": dataset.fingerprint,
+        "images": str(len(dataset)),
+        IMAGE_FILES: together.broadcast(dataset.images_fingerprint),
+        "version of rethink-heads": __version__,
+        **{f"version of {name}": _version(name) for name in _PACKAGES},
+    }
+
+
+def file_provenance(path: Path) -> dict[str, str] | None:
+    """Provenance of a Parquet file, of which only the schema is read; None if missing or damaged."""
+    try:
+        found = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+    except PermissionError as error:
+        # It is not to be made again: it is there, and perhaps all right.
+        raise cannot_read(path, "file", error) from error
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _differences(before: dict[str, str], now: dict[str, str]) -> str:
+    """In words, what differs: `seed was 0, is 1; weights were ...`."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return "; ".join(
+        f"{name}: {_short(before.get(name))} before, {_short(now.get(name))} now" for name in names
+    )
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "not stated"
+    # Hashes are told apart by their first digits.
+    if len(text) == 64 and " " not in text:
+        return f"{text[:12]}..."
+    return f"{text[:_LONGEST_SHOWN]}..." if len(text) > _LONGEST_SHOWN else text
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

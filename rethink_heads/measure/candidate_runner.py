@@ -27,7 +27,7 @@ from rethink_heads.detectors.base import (
 from rethink_heads.detectors.classes import SharedClasses, class_columns
 from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
-from rethink_heads.measure.by_image import frames_by_image
+from rethink_heads.measure.by_image import dataset_provenance, frames_by_image
 from rethink_heads.measure.candidates import (
     CANDIDATES_NAME,
     CORNERS,
@@ -39,10 +39,9 @@ from rethink_heads.measure.candidates import (
     column_names,
     load_candidates,
 )
-from rethink_heads.measure.provenance import dataset_provenance
+from rethink_heads.measure.detections import DEFAULT_MEMORY_MB
 from rethink_heads.measure.responses import ask
 from rethink_heads.measure.stage_boxes import ious_with
-from rethink_heads.measure.stages import DEFAULT_MEMORY_MB
 from rethink_heads.suppression import Suppression
 
 logger = logging.getLogger(__name__)

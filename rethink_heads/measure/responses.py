@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image, remove_small_boxes
 
-from rethink_heads.boxes import clip
 from rethink_heads.detectors import answers
 from rethink_heads.detectors.base import (
     Detector,
@@ -26,6 +25,7 @@ from rethink_heads.detectors.base import (
     SupportsWeightMaps,
 )
 from rethink_heads.fastpath.pooling import intervals
+from rethink_heads.proposals import MIN_SIZE
 
 DISPLACEMENT_STEPS = 21
 MAX_DISPLACEMENT = 1.0
@@ -216,11 +216,11 @@ def displacement_scores(
     Displaced boxes are clipped to the image like every proposal; where nothing is left the score is
     nan.
     """
-    clipped = clip(displaced_boxes(box), image_size)
-    kept = torch.nonzero(~clipped.empty).flatten()
+    displaced = clip_boxes_to_image(displaced_boxes(box), image_size)
+    kept = remove_small_boxes(displaced, MIN_SIZE)
     maps = {}
-    for head, (scores, _) in respond(features, clipped.boxes[kept], label).items():
-        values = torch.full((len(clipped.boxes),), torch.nan, dtype=torch.float64)
+    for head, (scores, _) in respond(features, displaced[kept], label).items():
+        values = torch.full((len(displaced),), torch.nan, dtype=torch.float64)
         values[kept] = scores.double()
         maps[head] = values.reshape(DISPLACEMENT_STEPS, DISPLACEMENT_STEPS)
     return maps

@@ -1,6 +1,6 @@
 """Boxes of a detector's later stages matched to objects, as rows and as measurements; no detector is needed.
 
-:mod:`rethink_heads.measure.stages` keeps those of a detector, and a results file has final detections as well.
+:mod:`rethink_heads.measure.detections` keeps those of a detector, and a results file has final detections as well.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def match_detections(
         class_names: by label.
 
     Returns:
-        A row a detection, in STAGE_COLUMNS; see :func:`rethink_heads.measure.stages.measure_stages`.
+        A row a detection, in STAGE_COLUMNS; see :func:`rethink_heads.measure.detections.measure_stages`.
     """
     own_class = np.array([*class_names, ""], dtype=object)
     groups = detections.groupby(["detector", "head", "image_id"], sort=False).ngroup().to_numpy()

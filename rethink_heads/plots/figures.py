@@ -28,23 +28,21 @@ from rethink_heads.plots.layout import (
 )
 from rethink_heads.plots.panels import (
     COEFFICIENTS,
+    change_norm,
+    correlation_norm,
     curve_handles,
     draw_curves,
     draw_dots,
+    plot_cells,
+    plot_correlation_tiling,
+    plot_decay,
+    plot_displacement,
     plot_error_components,
     plot_gain,
     plot_pcc,
     plot_regressed_iou_by_iou,
     plot_score_by_iou,
     unit_axes,
-)
-from rethink_heads.plots.spatial import (
-    change_norm,
-    correlation_norm,
-    plot_cells,
-    plot_correlation_tiling,
-    plot_decay,
-    plot_displacement,
     weights_line,
 )
 from rethink_heads.plots.style import (

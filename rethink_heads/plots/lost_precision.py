@@ -26,6 +26,7 @@ from rethink_heads.plots.layout import (
     title_maps,
 )
 from rethink_heads.plots.panels import (
+    SEQUENTIAL,
     draw_curves,
     draw_dots,
     from_zero,
@@ -33,7 +34,6 @@ from rethink_heads.plots.panels import (
     name_categories,
     unit_axes,
 )
-from rethink_heads.plots.spatial import SEQUENTIAL
 from rethink_heads.plots.style import (
     COLUMN_WIDTH,
     FAINT,

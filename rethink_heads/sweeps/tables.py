@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from rethink_heads.evaluation.average_precision import AP_NAMES
 from rethink_heads.report.cells import HIGH, LOW, SPREAD, to_latex, to_markdown
 from rethink_heads.sweeps.description import Point
 from rethink_heads.sweeps.plan import Plan
-from rethink_heads.sweeps.precision import Read, Size
 
 MEAN, ALL_SEEDS = "mean", "all"
 MILLION = 1e6
@@ -30,6 +30,22 @@ ORDERING_NOTE = (
     " undecided: across it. With several seeds: mean ± standard deviation over them, and holds or reversed only where"
     " every seed says so."
 )
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of trainable and frozen weights: of the detector, and of its heads alone."""
+
+    parameters: int
+    head_parameters: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """How a point's detector is read: a reading that its training makes meaningful, and a fusion rule."""
+
+    reading: str
+    fusion: str
 
 
 def sweep_table(

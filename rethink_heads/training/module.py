@@ -16,9 +16,11 @@ from rethink_heads.config import TrainingConfig
 from rethink_heads.data.coco import CocoDataset, Sample
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.errors import UserError
+from rethink_heads.evaluation.measures import DETECTOR, precision_by_head
 from rethink_heads.measure.detections import detection_frame
-from rethink_heads.training.callbacks import BACKBONE_KEY
-from rethink_heads.training.evaluation import DETECTOR, precision_by_head
+
+# What the module adds to Lightning's checkpoints.
+BACKBONE_KEY = "backbone"
 
 
 def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rethink_heads.detectors.answers import check_detector
 from rethink_heads.detectors.base import Detections, HeadOutput
-from rethink_heads.detectors.checking import check_detector
 from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError
 from tests.detectors.colours import Colours

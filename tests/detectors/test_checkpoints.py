@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import (
+from rethink_heads.detectors.rcnn.detector import (
     load_detector,
     save_detector,
     saved_class_names,

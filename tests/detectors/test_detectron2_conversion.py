@@ -17,12 +17,15 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultPredictor
 
 from rethink_heads.config import DETECTRON2, Config, load_preset
-from rethink_heads.detectors.checkpoints.exporting import to_detectron2
-from rethink_heads.detectors.checkpoints.importing import ImportedDetector, import_detector
+from rethink_heads.detectors.checkpoints.conversion import (
+    ImportedDetector,
+    import_detector,
+    to_detectron2,
+)
 from rethink_heads.detectors.detectron2.adapter import Detectron2Detector
 from rethink_heads.detectors.detectron2.opening import open_detectron2, read_config
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 
 # A file's name in detectron2's zoo or among ours, its head here, and what makes it quick.
 FILES: dict[str, tuple[str, dict[str, Any]]] = {

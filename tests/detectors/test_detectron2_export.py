@@ -17,11 +17,14 @@ from typer.testing import CliRunner
 from rethink_heads.bounds import HEADS
 from rethink_heads.cli import app
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, MMDETECTION, Config, load_preset
+from rethink_heads.detectors.checkpoints.conversion import (
+    differences,
+    import_detector,
+    to_detectron2,
+)
 from rethink_heads.detectors.checkpoints.detectron2_settings import FPN_NORMS
-from rethink_heads.detectors.checkpoints.exporting import differences, to_detectron2
-from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from tests.detectors.foreign_states import detectron2_state

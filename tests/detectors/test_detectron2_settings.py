@@ -10,8 +10,8 @@ import torch
 import yaml
 
 from rethink_heads.config import DETECTRON2, ConventionsConfig
+from rethink_heads.detectors.checkpoints.conversion import import_detector
 from rethink_heads.detectors.checkpoints.detectron2_settings import SettingsFile, read_settings
-from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.errors import UserError
 from tests.detectors.foreign_states import detectron2_state
 

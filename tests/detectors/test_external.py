@@ -14,8 +14,8 @@ from torch import nn
 
 from rethink_heads.config import MeasuringConfig
 from rethink_heads.data.coco import CocoDataset
+from rethink_heads.detectors.answers import check_detector
 from rethink_heads.detectors.base import CAPABILITIES, supports
-from rethink_heads.detectors.checking import check_detector
 from rethink_heads.detectors.external import as_detector, model_name, open_model
 from rethink_heads.detectors.fingerprint import fingerprint
 from rethink_heads.errors import UserError

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from rethink_heads.cli import app
 from rethink_heads.config import MASKRCNN_BENCHMARK, MMDETECTION, ModelConfig
+from rethink_heads.detectors.checkpoints.conversion import import_detector
 from rethink_heads.detectors.checkpoints.frameworks import DETECTRON2_LAYOUT, LAYOUTS
-from rethink_heads.detectors.checkpoints.importing import import_detector
 from rethink_heads.detectors.checkpoints.layouts import backbone_of, our_state
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import RCNN
-from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
+from rethink_heads.detectors.rcnn.detector import load_detector, save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
 from tests.detectors.foreign_states import (

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rethink_heads.config import DETECTRON2
-from rethink_heads.detectors.checkpoints.importing import ImportedDetector, import_detector
+from rethink_heads.detectors.checkpoints.conversion import ImportedDetector, import_detector
 from tests.detectors import (
     reference_arithmetic,
     reference_detectron2,

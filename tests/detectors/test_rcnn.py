@@ -9,7 +9,7 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.ops import roi_align
 
 from rethink_heads.config import Config, ModelConfig, load_preset
-from rethink_heads.detectors.checking import check_detector
+from rethink_heads.detectors.answers import check_detector
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.backbone import build_backbone
 from rethink_heads.errors import UserError

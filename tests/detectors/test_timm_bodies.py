@@ -19,9 +19,8 @@ import timm
 from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.describing import describe
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.backbone import build_backbone
-from rethink_heads.detectors.rcnn.checkpoints import load_detector, save_detector
-from rethink_heads.detectors.rcnn.timm_body import TimmBody
+from rethink_heads.detectors.rcnn.backbone import TimmBody, build_backbone
+from rethink_heads.detectors.rcnn.detector import load_detector, save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder

@@ -19,11 +19,13 @@ from torchvision.ops import batched_nms
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.errors import UserError
-from rethink_heads.evaluation.fate_counts import compare_fates, fate_counts, fate_tables
 from rethink_heads.evaluation.fates import (
     FATES,
     FILE_FATES,
+    compare_fates,
     detection_fates,
+    fate_counts,
+    fate_tables,
     object_fates,
     write_object_fates,
 )

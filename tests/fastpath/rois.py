@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from rethink_heads.boxes import outer_boxes
 from rethink_heads.fastpath import pooling
 from rethink_heads.fastpath.pooling import RoIAlignRule
-from rethink_heads.proposals import grid
+from rethink_heads.proposals import grid, outer_boxes
 
 # Where RoIAlign's arithmetic turns: at and just beside the border of a map, and no length at all.
 SIZE = (120, 170)

@@ -14,10 +14,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.rcnn.backbone import build_backbone
-from rethink_heads.fastpath import convolution
-from rethink_heads.fastpath.conv import fold_norms
-from rethink_heads.fastpath.convolution import (
-    Convolution,
+from rethink_heads.fastpath import fc
+from rethink_heads.fastpath.conv import Convolution, fold_norms
+from rethink_heads.fastpath.fc import (
     product,
     product_of_blocks,
     products_by_place,
@@ -30,7 +29,7 @@ ERRORS = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 0.04}
 @pytest.fixture(params=[False, True], ids=["mkl", "onednn"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 products as on an Intel processor and as on another one."""
-    monkeypatch.setattr(convolution, "mkl_is_slow", lambda: request.param)
+    monkeypatch.setattr(fc, "mkl_is_slow", lambda: request.param)
 
 
 def plain(x: Tensor, weight: Tensor, bias: Tensor, side: int) -> Tensor:
@@ -111,8 +110,8 @@ def test_where_mkl_is_slow(
     path = tmp_path / "cpuinfo"
     if text is not None:
         path.write_text(text)
-    monkeypatch.setattr(convolution, "PROCESSORS", path)
-    assert convolution.mkl_is_slow.__wrapped__() == slow
+    monkeypatch.setattr(fc, "PROCESSORS", path)
+    assert fc.mkl_is_slow.__wrapped__() == slow
 
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align as operator
 
-from rethink_heads.boxes import outer_boxes
 from rethink_heads.config import DETECTRON2, MASKRCNN_BENCHMARK, ConventionsConfig
 from rethink_heads.detectors.rcnn.roi_heads import STRIDES, PyramidPooler
 from rethink_heads.fastpath.pooling import RoIAlignRule, level_rois, pool, roi_align
-from rethink_heads.proposals import grid
+from rethink_heads.proposals import grid, outer_boxes
 from tests.detectors import reference_arithmetic as reference
 from tests.fastpath.rois import Case, always, by_operator, cases
 

@@ -16,7 +16,7 @@ import torch
 from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.checkpoints.reading import read_checkpoint
 from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.detectors.torchvision.opening import CLASS_WEIGHT, _read_weights
 from rethink_heads.runs import Run
 from tests.fuzz.coco import broken

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import clip_boxes_to_image, roi_align
 
-from rethink_heads.boxes import enlarge
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
+from rethink_heads.detectors.coordinates import enlarge
 from rethink_heads.measure.store import Measurements
 
 CLASSES = ("disc", "square", "ring")

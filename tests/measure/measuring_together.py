@@ -16,8 +16,8 @@ from rethink_heads.config import MeasuringConfig, load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.measure import by_image
+from rethink_heads.measure.detections import measure_stages
 from rethink_heads.measure.runner import measure
-from rethink_heads.measure.stages import measure_stages
 from rethink_heads.measure.store import Measurements
 from tests.tiny_coco import SMALL_SETTINGS
 

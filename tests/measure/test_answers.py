@@ -17,9 +17,8 @@ from rethink_heads.data.sources import resolve_split
 from rethink_heads.detectors.base import Detections, HeadOutput
 from rethink_heads.detectors.classes import share_classes
 from rethink_heads.errors import UserError
-from rethink_heads.measure.detections import detect_dataset
+from rethink_heads.measure.detections import detect_dataset, measure_stages
 from rethink_heads.measure.runner import measure
-from rethink_heads.measure.stages import measure_stages
 from tests.tiny_coco import CLASSES, write_coco
 
 BOXES = torch.tensor([[2.0, 3, 30, 20], [4, 5, 40, 30]])

@@ -15,9 +15,8 @@ from torchvision.ops import batched_nms, box_iou
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detections
-from rethink_heads.measure.detections import detect_dataset
+from rethink_heads.measure.detections import detect_dataset, measure_stages
 from rethink_heads.measure.stage_boxes import STAGE_COLUMNS, load_stages
-from rethink_heads.measure.stages import measure_stages
 from rethink_heads.measure.store import size_name
 from rethink_heads.proposals import grid
 

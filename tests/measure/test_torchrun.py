@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch.distributed
 
+from rethink_heads.measure.detections import measure_stages
 from rethink_heads.measure.stage_boxes import load_stages
-from rethink_heads.measure.stages import measure_stages
 from rethink_heads.measure.store import Measurements
 from tests.measure.conftest import assert_same
 from tests.measure.measuring_together import (

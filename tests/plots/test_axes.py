@@ -14,19 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rethink_heads.plots.panels import (
-    plot_error_components,
-    plot_gain,
-    plot_pcc,
-    plot_regressed_iou_by_iou,
-    plot_score_by_iou,
-)
-from rethink_heads.plots.spatial import (
     change_norm,
     correlation_norm,
     plot_cells,
     plot_correlation_tiling,
     plot_decay,
     plot_displacement,
+    plot_error_components,
+    plot_gain,
+    plot_pcc,
+    plot_regressed_iou_by_iou,
+    plot_score_by_iou,
 )
 from rethink_heads.plots.style import HEAD_COLOURS, series_of
 from tests.plots.drawn import draw, pixels

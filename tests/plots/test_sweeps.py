@@ -15,8 +15,7 @@ from rethink_heads.plots.style import NothingToDrawError
 from rethink_heads.plots.sweeps import sweep_figure
 from rethink_heads.sweeps.description import load_sweep, sweep_names
 from rethink_heads.sweeps.plan import Plan, make_plan
-from rethink_heads.sweeps.precision import Read, Size
-from rethink_heads.sweeps.tables import sweep_table
+from rethink_heads.sweeps.tables import Read, Size, sweep_table
 from tests.plots.drawn import draw
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -17,8 +17,7 @@ from PIL import Image
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.evaluation.by_class import confusion_matrix
-from rethink_heads.evaluation.fate_counts import fate_counts
-from rethink_heads.evaluation.fates import detection_fates
+from rethink_heads.evaluation.fates import detection_fates, fate_counts
 from rethink_heads.evaluation.measures import diagnosis_tables
 from rethink_heads.measure.store import Measurements
 from rethink_heads.report.contents import Findings

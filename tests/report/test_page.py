@@ -16,7 +16,7 @@ import pytest
 
 from rethink_heads.evaluation.by_class import BACKGROUND, object_confusions
 from rethink_heads.evaluation.causes import CAUSES
-from rethink_heads.evaluation.fate_counts import fate_tables
+from rethink_heads.evaluation.fates import fate_tables
 from rethink_heads.evaluation.swaps import swap_tables
 from rethink_heads.files import read_csv, write_csv
 from rethink_heads.report.cells import NO_INTERVAL, estimate

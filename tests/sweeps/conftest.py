@@ -11,7 +11,7 @@ import torch
 from rethink_heads.config import Config
 from rethink_heads.detectors.base import Detections
 from rethink_heads.detectors.rcnn import RCNN, build_detector
-from rethink_heads.detectors.rcnn.checkpoints import save_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.runs import Run
 from rethink_heads.statistics.bootstrap import FEWEST_IMAGES
 from rethink_heads.sweeps.description import load_sweep

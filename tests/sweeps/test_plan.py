@@ -10,8 +10,7 @@ import pytest
 
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
-from rethink_heads.sweeps.precision import Precision
-from rethink_heads.sweeps.runner import run_sweep
+from rethink_heads.sweeps.runner import Precision, run_sweep
 from tests.sweeps.conftest import FakeTraining, MakePlan
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import resolve_split
 from rethink_heads.detectors.base import Detections
-from rethink_heads.training.evaluation import evaluate
+from rethink_heads.evaluation.measures import evaluate
 
 
 class FromAnnotations:

@@ -17,9 +17,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from rethink_heads.errors import UserError
 from rethink_heads.runs import Run
-from rethink_heads.training.callbacks import WholeFiles
 from rethink_heads.training.module import DetectionModule
-from rethink_heads.training.train import train
+from rethink_heads.training.train import WholeFiles, train
 from tests.training.recorded import tiny_config
 
 

@@ -19,7 +19,7 @@ from torchvision.models.resnet import resnet18
 from torchvision.ops import FrozenBatchNorm2d
 
 from rethink_heads.config import Config
-from rethink_heads.detectors.rcnn.checkpoints import load_detector
+from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.files import sha256
 from rethink_heads.runs import Run

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image
 
 from rethink_heads.bounds import HEADS, head_name
-from rethink_heads.boxes import enlarge
 from rethink_heads.config import ModelConfig
 from rethink_heads.detectors.base import HeadOutput, RoIFeatures
 from rethink_heads.detectors.checkpoints.detectron2_settings import (
@@ -35,7 +34,7 @@ from rethink_heads.detectors.checkpoints.detectron2_settings import (
     SIZES,
     TASK_WEIGHTS,
 )
-from rethink_heads.detectors.coordinates import Size
+from rethink_heads.detectors.coordinates import Size, enlarge
 from rethink_heads.errors import UserError
 from rethink_heads.heads import BoxHeads, build_heads, enlargements
 from rethink_heads.structures import STRUCTURES, trained_heads

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import batched_nms, box_area, remove_small_boxes
 
-from rethink_heads.boxes import enlarge
 from rethink_heads.config import ConventionsConfig, ModelConfig
 from rethink_heads.detectors.base import Detections, HeadOutput, RoIFeatures
-from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes
+from rethink_heads.detectors.coordinates import ImageFeatures, Size, clip_boxes, enlarge
 from rethink_heads.detectors.rcnn.rpn import box_coder
 from rethink_heads.fastpath.pooling import PyramidRoIs, RoIAlignRule, roi_align
 from rethink_heads.heads import BoxHeads, enlargements

@@ -15,8 +15,8 @@ from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from rethink_heads.detectors.answers import check_detector
 from rethink_heads.detectors.base import HeadOutput, supports
-from rethink_heads.detectors.checking import check_detector
 from rethink_heads.detectors.torchvision.adapter import TorchvisionDetector
 from rethink_heads.detectors.torchvision.opening import open_torchvision
 from rethink_heads.errors import UserError
