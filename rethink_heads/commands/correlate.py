@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rethink_heads.commands.stages import (
     PREDEFINED,
-    FilesOutputOption,
-    StagesOption,
+    StageOptions,
     chosen_stages,
     report_stages,
     stage_study,
@@ -41,19 +38,9 @@ QUESTIONS = (
     " objects: are the proposals of one object told apart? Spearman, of ranks: has the better box the higher score?"
 )
 
-RangeOption = Annotated[
-    tuple[float, float],
-    typer.Option("--iou-range", metavar="LOW HIGH", help="Count proposals of this IoU only."),
-]
-
 
 def command(
-    options: StudyOptions,
-    results: ResultsOptions,
-    screen: ScreenOptions,
-    stage: StagesOption = None,
-    iou_range: RangeOption = (0.0, 1.0),
-    output: FilesOutputOption = None,
+    options: StudyOptions, results: ResultsOptions, screen: ScreenOptions, own: StageOptions
 ) -> None:
     """Correlation of score and IoU, by object size (paper Figures 2 and 3).
 
@@ -67,18 +54,19 @@ def command(
     """
     from rethink_heads.statistics.sums import bin_range
 
-    bin_range(iou_range)
-    if output is not None and not results.detections:
+    bin_range(own.iou_range)
+    if own.output is not None and not results.detections:
         raise UserError(
             "--output takes the tables of --detections; those of --run and --model lie in their own folder, from"
             " which rethink-heads figures --output writes them elsewhere"
         )
-    stages = chosen_stages(stage)
+    stages = chosen_stages(own.stage)
     if stages == [PREDEFINED] and not results.detections:
         files_alone(results, options.detectors)
-        report(study(options), iou_range, screen)
+        report(study(options), own.iou_range, screen)
     else:
-        report_stages(stage_study(stages, options, results), iou_range, screen, output)
+        found = stage_study(stages, options, results)
+        report_stages(found, own.iou_range, screen, own.output)
 
 
 def report(

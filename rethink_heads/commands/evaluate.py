@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from rethink_heads import bounds
 from rethink_heads.console import log
 from rethink_heads.detection_files import (
@@ -21,12 +19,7 @@ from rethink_heads.detection_files import (
 )
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DetectionOptions,
-    ScreenOptions,
-    option,
-    within,
-)
+from rethink_heads.options import DetectionOptions, ScreenOptions, flag, option, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import is_of_detectors, whereabouts, write_run_results
 from rethink_heads.run_options import open_runs
@@ -65,46 +58,6 @@ Tables = dict[str, "pd.DataFrame"]
 DetectionSource = RunDetections | DetectionFile
 FUSION_RULES = ("complementary", "max", "mean")
 
-ErrorsOption = Annotated[
-    bool, typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error.")
-]
-ErrorIouOption = Annotated[
-    float,
-    typer.Option(
-        "--error-iou",
-        metavar="IOU",
-        callback=within(bounds.ERROR_IOU),
-        help="For --errors: least IoU of a true positive.",
-    ),
-]
-CalibrationOption = Annotated[
-    bool,
-    typer.Option("--calibration", help="Set scores against precision and IoU: D-ECE and LaECE."),
-]
-CompareOption = Annotated[
-    bool,
-    typer.Option(
-        "--compare",
-        help="Compare several runs, on the classes that all have; without it they are compared where their data and"
-        " classes are the same. Heads of one run, and several models, are always compared.",
-    ),
-]
-SaveOption = Annotated[
-    Path | None,
-    option(
-        "--save-detections",
-        "FILE",
-        "Write the detections as COCO's results JSON; of several heads into FILE with the head before its suffix.",
-    ),
-]
-FusionOption = Annotated[
-    str | None,
-    option(
-        "--fusion",
-        "|".join(FUSION_RULES),
-        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
-    ),
-]
 OutputOption = Annotated[
     Path | None,
     option(
@@ -116,36 +69,51 @@ OutputOption = Annotated[
 ]
 
 
-def command(
-    options: DetectionOptions,
-    screen: ScreenOptions,
-    errors: ErrorsOption = False,
-    error_iou: ErrorIouOption = 0.5,
-    calibration: CalibrationOption = False,
-    compare: CompareOption = False,
-    fusion: FusionOption = None,
-    output: OutputOption = None,
-    save_detections: SaveOption = None,
-) -> None:
+@dataclass(frozen=True)
+class EvaluatedOptions:
+    """What is evaluated beside average precision."""
+
+    errors: bool = flag("Split what AP loses into TIDE's kinds of error.")
+    error_iou: float = value(
+        "IOU", "For --errors: least IoU of a true positive.", bounds.ERROR_IOU, 0.5
+    )
+    calibration: bool = flag("Set scores against precision and IoU: D-ECE and LaECE.")
+    compare: bool = flag(
+        "Compare several runs, on the classes that all have; without it they are compared where their data and"
+        " classes are the same. Heads of one run, and several models, are always compared."
+    )
+    fusion: str | None = value(
+        "|".join(FUSION_RULES),
+        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
+    )
+    output: OutputOption = None
+    save_detections: Path | None = value(
+        "FILE",
+        "Write the detections as COCO's results JSON; of several heads into FILE with the head before its suffix.",
+    )
+
+
+def command(options: DetectionOptions, screen: ScreenOptions, own: EvaluatedOptions) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again; those of a file
     (--detections) need neither a model nor images.
     """
     # Before the heavy imports, so that a mistake is told at once.
+    fusion, output = own.fusion, own.output
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         check_folder(output)
-    asked = detect_asked(options, compare=compare, fusion=fusion)
+    asked = detect_asked(options, compare=own.compare, fusion=fusion)
     found = asked.found
     rank_zero_only()
-    if save_detections is not None:
-        _save(found, save_detections)
+    if own.save_detections is not None:
+        _save(found, own.save_detections)
     if asked.different and (asked.compare or output is not None):
         raise UserError(asked.different)
-    names = ["ap", *["detection_errors"] * errors, *["calibration"] * calibration]
-    options_of = {"error_iou": error_iou, **asked.bootstrap}
+    names = ["ap", *["detection_errors"] * own.errors, *["calibration"] * own.calibration]
+    options_of = {"error_iou": own.error_iou, **asked.bootstrap}
     tables = _tables(names, found, options_of, compare=not asked.different)
     written = write_evaluation(found, tables, output, complete=options.head is None)
     report(found, tables, written, screen)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import typer
-
+from rethink_heads import bounds
 from rethink_heads.errors import UserError
-from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
 from rethink_heads.study import Study, study
@@ -25,18 +25,21 @@ MOST_DRAWN = 12
 MOST_HEADS_DRAWN = 3
 OBJECT = ["image_id", "object_id", "class_name", "size"]
 
-WorstOption = Annotated[
-    int, typer.Option("--worst", metavar="N", min=1, help="List and draw so many objects.")
-]
+
+@dataclass(frozen=True)
+class WorstOptions:
+    """How many objects are shown."""
+
+    worst: int = value("N", "List and draw so many objects.", bounds.OBJECTS, 10)
 
 
-def command(options: StudyOptions, screen: ScreenOptions, worst: WorstOption = 10) -> None:
+def command(options: StudyOptions, screen: ScreenOptions, shown: WorstOptions) -> None:
     """Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.
 
     Of several heads, the lowest on average. Every object's numbers go into a table (CSV); the hardest are drawn,
     their proposals coloured by score, beside score against IoU.
     """
-    report(study(options), worst, screen)
+    report(study(options), shown.worst, screen)
 
 
 def report(found: Study, worst: int, screen: ScreenOptions) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from rethink_heads.console import log, redirect_stdout
 from rethink_heads.detection_files import (
@@ -18,7 +18,7 @@ from rethink_heads.detection_files import (
 )
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions, option
+from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import whereabouts, write_run_results
 from rethink_heads.study import Study, check_comparable, in_order, open_study
@@ -39,24 +39,23 @@ LEVEL_NAMES = {
     ("class", "detections"): "classes, after NMS",
 }
 
-StagesOption = Annotated[
-    list[str] | None,
-    option(
-        "--stage",
+
+@dataclass(frozen=True)
+class StageOptions:
+    """Which boxes are looked at, and where results of files go."""
+
+    stage: list[str] | None = value(
         "|".join((*STAGES, ALL)),
         "Boxes to look at: the predefined proposals, RPN's proposals, the final detections;"
         " repeat it for several. Without it: the predefined proposals.",
-    ),
-]
-
-FilesOutputOption = Annotated[
-    Path | None,
-    option(
-        "--output",
+    )
+    iou_range: tuple[float, float] = value(
+        "LOW HIGH", "Count proposals of this IoU only.", default=WHOLE_RANGE
+    )
+    output: Path | None = value(
         "DIR",
         "Folder that gets tables/ and figures/ where there are files of detections, which have none of their own.",
-    ),
-]
+    )
 
 
 @dataclass(frozen=True)
