@@ -168,23 +168,11 @@ DeviceOption = Annotated[
 SeedOption = Annotated[
     int | None, option("--seed", "N", "Seed of every random choice.", bounds.SEED)
 ]
-DrawsOption = Annotated[
-    int | None,
-    option(
-        "--draws",
-        "N",
-        "Draws of images for the intervals (1,000 unless given); 0 for no intervals, which is quicker.",
-        bounds.DRAWS,
-    ),
-]
 JsonOption = Annotated[
     bool,
     typer.Option(
         "--json", help="Print the result as JSON on standard output, all else on standard error."
     ),
-]
-FullOption = Annotated[
-    bool, typer.Option("--full", help="Print all tables, not only those that fit on a screen.")
 ]
 
 
@@ -193,7 +181,7 @@ class ScreenOptions:
     """How results are printed."""
 
     as_json: JsonOption = False
-    full: FullOption = False
+    full: bool = flag("Print all tables, not only those that fit on a screen.")
 
 
 OverridesArgument = Annotated[
@@ -352,7 +340,11 @@ class DetectionOptions:
     max_images: MaxImagesOption = None
     device: DeviceOption = "auto"
     seed: SeedOption = None
-    draws: DrawsOption = None
+    draws: int | None = value(
+        "N",
+        "Draws of images for the intervals (1,000 unless given); 0 for no intervals, which is quicker.",
+        bounds.DRAWS,
+    )
 
     @property
     def study(self) -> StudyOptions:

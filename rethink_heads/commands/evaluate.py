@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,10 +26,12 @@ from rethink_heads.results import is_of_detectors, whereabouts, write_run_result
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
 from rethink_heads.study import asked_heads, on_common_classes, resolve
-from rethink_heads.subject import RunDetections, Subject, fuses
+from rethink_heads.subject import Key, RunDetections, Subject, fuses
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rethink_heads.data.coco import CocoDataset
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -41,11 +44,12 @@ EXAMPLE = (
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 CALIBRATION = ("d_ece", "laece", "overconfidence")
-LEADS = {
-    "AP": "AP (average precision)",
-    "d_ece": "D-ECE (lower is better)",
-    "laece": "LaECE (lower is better)",
-}
+# A table, which rows of it say who leads, and how these are called.
+LEADS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("ap", {"metric": "AP"}, "AP (average precision)"),
+    ("calibration", {"error": "d_ece"}, "D-ECE (lower is better)"),
+    ("calibration", {"error": "laece"}, "LaECE (lower is better)"),
+)
 ERRORS_MEAN = (
     "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on"
     " background; miss: objects that no detection is near; fp, fn: all false positives, all objects not found."
@@ -106,17 +110,16 @@ def command(options: DetectionOptions, screen: ScreenOptions, own: EvaluatedOpti
     if output is not None:
         check_folder(output)
     asked = detect_asked(options, compare=own.compare, fusion=fusion)
-    found = asked.found
     rank_zero_only()
     if own.save_detections is not None:
-        _save(found, own.save_detections)
+        _save(asked, own.save_detections)
     if asked.different and (asked.compare or output is not None):
         raise UserError(asked.different)
     names = ["ap", *["detection_errors"] * own.errors, *["calibration"] * own.calibration]
     options_of = {"error_iou": own.error_iou, **asked.bootstrap}
-    tables = _tables(names, found, options_of, compare=not asked.different)
-    written = write_evaluation(found, tables, output, complete=options.head is None)
-    report(found, tables, written, screen)
+    tables = _tables(names, asked.found, options_of, compare=not asked.different)
+    written = write_evaluation(asked.found, tables, output, complete=options.head is None)
+    report(asked, tables, written, screen)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,28 @@ class EvaluationInputs:
     compare: bool
     different: str
     bootstrap: dict[str, Any]
+
+    @property
+    def keys(self) -> list[Key]:
+        """(detector, head) of all, in the order of ``found``."""
+        return [key for each in self.found for key in each.keys]
+
+    @property
+    def dataset(self) -> CocoDataset:
+        """The data, where they are the same for all."""
+        return self.found[0].dataset
+
+    @cached_property
+    def detections(self) -> pd.DataFrame:
+        """The final detections of all, in DETECTION_COLUMNS."""
+        import pandas as pd
+
+        return pd.concat([each.frame for each in self.found], ignore_index=True)
+
+    @property
+    def provenance(self) -> dict[str, dict[str, str]]:
+        """What each detector's or file's results depend on."""
+        return {each.detector: each.provenance for each in self.found}
 
 
 def detect_asked(
@@ -176,12 +201,12 @@ def detect_asked(
 
 
 def report(
-    found: Sequence[DetectionSource], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+    asked: EvaluationInputs, tables: Tables, written: list[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
     from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
 
-    result = Report(NAME, {each.detector: each.provenance for each in found})
+    result = Report(NAME, asked.provenance)
     result.data(
         runs=[
             {
@@ -190,26 +215,19 @@ def report(
                 "images": len(each.dataset),
                 "measurements": each.name if isinstance(each, RunDetections) else each.path,
             }
-            for each in found
+            for each in asked.found
         ],
         **tables,
     )
-    result.files = list(written)
-    heads = Heads([key for each in found for key in each.keys])
-    precision = tables["ap"]
-    for table, column, names in (
-        ("ap", "metric", ["AP"]),
-        ("calibration", "error", ["d_ece", "laece"]),
-    ):
-        for name in names if table in tables else ():
-            rows, pairs = tables[table], tables.get(f"{table}_comparisons")
-            name_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
-            label = LEADS.get(name, name)
-            name_rows = rows[rows[column] == name]
-            result.lines(heads.leader(name_rows, name_pairs, "value", label, lowest=table != "ap"))
+    result.files = written
+    heads = Heads(asked.keys)
+    for table, which, label in LEADS:
+        if table in tables:
+            rows, pairs, lowest = tables[table], tables.get(f"{table}_comparisons"), table != "ap"
+            result.lines(heads.leader(rows, pairs, "value", label, lowest, **which))
     result.table(
         "Average precision [95% interval]",
-        heads.rows(widen(precision, "metric", "value"), [*METRICS, "images"]),
+        heads.rows(widen(tables["ap"], "metric", "value"), [*METRICS, "images"]),
         "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: objects of an area below 32 x 32 px,"
         " between, and above 96 x 96 px.",
     )
@@ -234,7 +252,7 @@ def report(
     most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
     cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
-    result.end(screen.as_json, screen.full, where_written(found, written))
+    result.end(screen.as_json, screen.full, where_written(asked.found, written))
 
 
 def where_written(found: Sequence[DetectionSource], written: Sequence[Path]) -> str:
@@ -330,17 +348,17 @@ def _tables(
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def _save(found: Sequence[DetectionSource], path: Path) -> None:
+def _save(asked: EvaluationInputs, path: Path) -> None:
     """Write each head's detections as COCO's results JSON."""
     from rethink_heads.data.result_files import write_coco_results
 
-    keys = [key for each in found for key in each.keys]
-    for each in found:
+    for each in asked.found:
         frame = each.frame
         for detector, head in each.keys:
             rows = frame[(frame["detector"] == detector) & (frame["head"] == head)]
-            own = [detector] * (len(found) > 1) + [head]
-            target = path.with_suffix(f".{'.'.join(own)}{path.suffix}") if len(keys) > 1 else path
+            own = [detector] * (len(asked.found) > 1) + [head]
+            several = len(asked.keys) > 1
+            target = path.with_suffix(f".{'.'.join(own)}{path.suffix}") if several else path
             write_coco_results(rows, each.dataset.category_ids, target)
             log(f"written: {len(rows):,} detections of {detector}/{head} in {target}")
 

@@ -31,7 +31,7 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
 
 def report(found: Study, screen: ScreenOptions) -> None:
     """Print the regression error of a study's heads and how they differ."""
-    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, widen
+    from rethink_heads.report.heads import SIZES, Heads, name_bins, select, widen
     from rethink_heads.statistics.regression import error_components, regressed_iou_by_iou
 
     curves = regressed_iou_by_iou(found.selected, seed=found.seed)
@@ -53,10 +53,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         "dx, dy: centre, in units of the object's size; dw, dh: log ratio of width and height, held at -4.1 for boxes"
         f" narrower than 0.016 of the object. {SIZES}",
     )
-    all_sizes = name_bins(curves[curves["size"] == "all"])
-    by_bin = differences
-    if len(differences):
-        by_bin = name_bins(differences[differences["size"] == "all"])
+    all_sizes, by_bin = (name_bins(select(each, size="all")) for each in (curves, differences))
     for title, value, full in (
         (
             f"IoU of the regressed box by IoU of the proposal from {LEAST_IOU}, all sizes",
@@ -71,7 +68,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
             heads.columns(
                 all_sizes if full else all_sizes[all_sizes["iou_low"] > LEAST_IOU - 0.01],
                 ["proposal IoU"],
-                lambda row, value=value: interval(row, value),  # type: ignore[misc]
+                value,
                 by_bin if value == "mean" else None,
             ),
             full=full,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rethink_heads import bounds
-from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose_candidates
+from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose
 from rethink_heads.commands.evaluate import check_folder, detect_asked
 from rethink_heads.console import log
 from rethink_heads.distributed import processes
@@ -75,8 +75,7 @@ def command(options: DetectionOptions, screen: ScreenOptions, page: PageOptions)
     are in the file. What is missing is measured first: detections, predefined proposals and the boxes of each stage.
     """
     from rethink_heads.report.contents import absent_screens, write_report
-    from rethink_heads.report.heads import Heads
-    from rethink_heads.report.verdict import verdict
+    from rethink_heads.report.heads import Heads, verdict
 
     if page.output is not None:
         _check_output(page.output)
@@ -116,9 +115,8 @@ def findings(
     runs = [subject.run for subject in asked.subjects]
     names = [] if measurements is None else [measurements] * len(runs)
     names = names or _measured_names(asked.subjects, measured_only)
-    candidates, lacks = ask_candidates(asked)
-    keys = [key for each in asked.found for key in each.keys]
-    inputs = _measured(runs, keys, names, asked.bootstrap) if names else None
+    candidates, _ = ask_candidates(asked)
+    inputs = _measured(runs, asked.keys, names, asked.bootstrap) if names else None
 
     def proposal_tables() -> Tables:
         if inputs is None:
@@ -126,23 +124,20 @@ def findings(
         log("computing the tables of predefined proposals")
         return compute(inputs)
 
-    diagnosis, of_proposals = at_once(
-        partial(diagnose_candidates, asked, candidates, lacks), proposal_tables
-    )
-    tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
-    tables |= of_proposals
+    tables, of_proposals = at_once(partial(diagnose, asked, candidates), proposal_tables)
+    fates = tables.pop(OBJECT_FATES)
     provenance = {"command": shlex.join(["rethink-heads", *sys.argv[1:]])}
-    for each in asked.found:
-        provenance |= {f"{each.detector}: {name}": said for name, said in each.provenance.items()}
+    for detector, own in asked.provenance.items():
+        provenance |= {f"{detector}: {name}": said for name, said in own.items()}
     found = Findings(
-        keys,
-        asked.found[0].dataset,
-        tables,
+        asked.keys,
+        asked.dataset,
+        tables | of_proposals,
         None if inputs is None else inputs.found,
-        diagnosis.detections,
+        asked.detections,
         None if inputs is None else inputs.stages,
-        diagnosis.tables[OBJECT_FATES],
-        diagnosis.candidates,
+        fates,
+        candidates,
         provenance,
     )
     return found, runs

@@ -43,7 +43,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
-    from rethink_heads.report.heads import Heads, interval
+    from rethink_heads.report.heads import Heads
     from rethink_heads.statistics.comparison import (
         COMPARED_RESPONSES,
         compare_decay,
@@ -90,7 +90,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         heads.columns(
             shown.replace({"kind": LABELS, "quantity": LABELS}),
             ["kind", "quantity"],
-            lambda row: interval(row, "value"),
+            "value",
         ),
         *heads.share("classifier and regressor"),
         "drop: fall of the score at a displacement of half the object's size; half-width: displacement that halves it,"
@@ -106,7 +106,7 @@ def _show_branches(
     result: Report, correlations: pd.DataFrame, by_distance: pd.DataFrame, differences: pd.DataFrame
 ) -> None:
     """Add which branch's output map tells RoI positions apart most, and the tables of correlations."""
-    from rethink_heads.report.heads import SIZES, Heads, select
+    from rethink_heads.report.heads import SIZES, Heads
 
     if correlations.empty:
         log("no spatial correlation: none of the heads has an output map with RoI positions")
@@ -114,8 +114,9 @@ def _show_branches(
     object_rows = correlations[correlations["kind"] == "spatial_correlation"]
     if len(object_rows):
         label = "Most spatially sensitive, by the lowest correlation of its output map"
-        all_sizes, branch_pairs = (select(each, size="all") for each in (object_rows, differences))
-        result.lines(branches.leader(all_sizes, branch_pairs, "mean", label, lowest=True))
+        result.lines(
+            branches.leader(object_rows, differences, "mean", label, lowest=True, size="all")
+        )
     result.table(
         "Correlation of two different RoI positions, mean [95% interval]",
         branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),

@@ -16,7 +16,7 @@ import pandas as pd
 from rethink_heads import __version__
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.style import heads_of
-from rethink_heads.report.heads import Heads
+from rethink_heads.report.heads import Heads, verdict, warnings
 from rethink_heads.report.page_file import write_page
 from rethink_heads.report.page_objects import (
     MOST_CROPS,
@@ -31,7 +31,6 @@ from rethink_heads.report.page_tables import (
     detection_tables,
     proposal_table,
 )
-from rethink_heads.report.verdict import verdict, warnings
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
