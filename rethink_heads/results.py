@@ -18,13 +18,12 @@ from rethink_heads.locking import hold
 from rethink_heads.run_options import check_names
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 from rethink_heads.settings import read_mapping
-from rethink_heads.study import merge_measurements
+from rethink_heads.study import Study, merge_measurements
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
@@ -93,8 +92,7 @@ def writing(
 
 
 def write_comparison(
-    runs: Sequence[Run],
-    names: Sequence[str],
+    found: Study,
     analysis: str,
     differences: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
@@ -112,12 +110,10 @@ def write_comparison(
     Returns:
         The paths written.
     """
-    if len(runs) == 1:
+    if len(found.runs) == 1:
         return []
-    found = {name: table for name, table in tables.items() if len(table)}
-    if len(differences):
-        found[f"{analysis}_comparisons"] = differences
-    return write_run_results(runs, names, found, inner)
+    named = {**tables, f"{analysis}_comparisons": differences}
+    return write_run_results(found.runs, found.names, named, inner)
 
 
 def write_run_results(
@@ -164,27 +160,21 @@ def measured_names(run: Run) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: Run, name: str) -> Measurements:
-    """Load a run's measurements. Raises UserError where there are none of that name."""
-    from rethink_heads.measure.store import Measurements
-
-    names = measured_names(run)
-    if name not in names:
-        raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(names)}")
-    return Measurements.load(run.measurements(name))
-
-
 def read_inputs(
     runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
 ) -> AnalysisInputs:
     """Read what the analyses need. Raises UserError where something is not there, or runs were not measured alike."""
     from rethink_heads.measure.by_image import rename_detector
+    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
+    found = []
     for run, name in zip(runs, names, strict=True):
+        if name not in (there := measured_names(run)):
+            raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(there)}")
         rename_detector(run.measurements(name), run.name)
-    found = [load(run, name) for run, name in zip(runs, names, strict=True)]
+        found.append(Measurements.load(run.measurements(name)))
     return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),

@@ -158,13 +158,10 @@ def report(
         f"{SIZES} {_sampling(found, select(by_size, size='all'), heads.names)}",
     )
     within = curves[((curves["iou_low"] + curves["iou_high"]) / 2).between(*iou_range)]
+    bins = name_bins(select(within, size="all"))
     result.table(
         "Score by IoU of the proposal, all sizes: mean [95% interval] ± standard deviation",
-        heads.columns(
-            name_bins(select(within, size="all")),
-            ["proposal IoU"],
-            lambda row: interval(row, "mean", "std"),
-        ),
+        heads.columns(bins, ["proposal IoU"], lambda row: interval(row, "mean", "std")),
         full=True,
     )
     where = "" if screen.full else ", all sizes"
@@ -230,7 +227,7 @@ def _write_comparison(
         for name, statistic in statistics.items()
     }
     inner = "" if whole else "iou_{:g}_{:g}".format(*iou_range)
-    return write_comparison(found.runs, found.names, NAME, differences, tables, inner)
+    return write_comparison(found, NAME, differences, tables, inner)
 
 
 def chosen_stages(stages: Sequence[str] | None) -> list[str]:

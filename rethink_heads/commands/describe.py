@@ -115,18 +115,12 @@ def _show(result: Report, description: Description) -> None:
     summary, parts, memory = description.summary(), description.parts, description.memory
     counts = ["parameters", "trained", "backbone", "fpn", "rpn", "branches"]
     names = {name: name for name in counts} | {"multiply_adds": "multiply-adds"}
-    sums = {
-        n: f"{n.removeprefix('memory ')} (GiB)"
-        for n in map(str, summary)
-        if n.startswith("memory ")
-    }
+    sums = [name for name in map(str, summary) if name.startswith("memory ")]
+    titles = {name: f"{name.removeprefix('memory ')} (GiB)" for name in sums}
+    cells = scaled(summary, names, MEBI, 2) | scaled(summary, titles, GIBI, 2)
     result.table(
         "Parameters (M), multiply-adds of the branches per RoI (M), training memory",
-        {
-            "head": summary["head"],
-            **scaled(summary, names, MEBI, 2),
-            **scaled(summary, sums, GIBI, 2),
-        },
+        {"head": summary["head"], **cells},
     )
     # Each branch once, a second branch of a kind being as the first.
     inside = parts[parts["multiply_adds"].notna() & ~parts["part"].str.endswith("2")]

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.measure.candidates import Candidates
-    from rethink_heads.report.heads import Heads
 
 NAME = "diagnose"
 EXAMPLE = (
@@ -73,20 +72,48 @@ def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOpti
         check_folder(output)
     asked = detect_asked(options)
     candidates, lacks = ask_candidates(asked)
+    rank_zero_only()
     tables = diagnose(asked, candidates)
     written = write_diagnosis(asked, tables, output, complete=options.head is None)
     report(asked, tables, lacks, written, screen, options)
 
 
 def ask_candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
-    """Ask all heads about the same proposals; beside the answers by detector why it was not asked.
-    Raises UserError where something cannot be read, or the data are not the same for all.
+    """Ask all heads about the proposals of all detectors that show them; beside the answers by detector why it was not
+    asked. Raises UserError where something cannot be read, or the data are not the same for all.
     """
     if asked.different:
         raise UserError(asked.different)
-    found = _candidates(asked)
-    rank_zero_only()
-    return found
+    lacks = {
+        each.detector: "a file has final detections only"
+        for each in asked.found
+        if not isinstance(each, RunDetections)
+    }
+    if not asked.subjects:
+        return None, lacks
+    from rethink_heads.detectors.base import missing, supports
+    from rethink_heads.measure.candidate_runner import measure_candidates
+
+    followed: list[tuple[Subject, RunDetections]] = []
+    for subject, each in zip(asked.subjects, asked.found, strict=False):
+        assert isinstance(each, RunDetections)
+        if supports(subject.opened.detector, "propose"):
+            followed.append((subject, each))
+        else:
+            lacks[each.detector] = missing("propose")
+    if not followed:
+        return None, lacks
+    runs = [subject.run for subject, _ in followed]
+    images = {len(each.dataset) for _, each in followed}
+    inner = "-".join([CANDIDATES_FOLDER, *map(str, images)])
+    folder = followed[0][0].folder if len(runs) == 1 else shared_folder(runs) / "measurements"
+    shared = {
+        each.detector: dataclasses.replace(subject.opened, dataset=each.dataset)
+        for subject, each in followed
+    }
+    provenance = {each.detector: each.provenance for _, each in followed}
+    with runs[0].logged("asking all heads about the same proposals"), redirect_stdout():
+        return measure_candidates(shared, folder / inner, provenance), lacks
 
 
 def diagnose(asked: EvaluationInputs, candidates: Candidates | None) -> Tables:
@@ -135,36 +162,28 @@ def report(
     """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next.
     ``lacks``: by detector, why its fates are those that detections alone can tell.
     """
-    from rethink_heads.report.heads import CAUSE_SENTENCES, Heads, interval, select, verdict
+    from rethink_heads.report.heads import CAUSE_SENTENCES, Heads, counted, select, verdict
 
     result = Report(NAME, asked.provenance)
     result.data(**{name: table for name, table in tables.items() if name not in LONG_TABLES})
     result.files = written
     heads = Heads(asked.keys)
     result.lines(*(sentence.text for sentence in verdict(tables, heads)))
-    lost, meanings = tables["lost_precision"], tuple(f"{one}." for one in CAUSE_SENTENCES.values())
-    for title, column, more in (
-        ("What 1 - AP is lost to [95% interval]: the shares of a head add up", "share", ()),
-        ("AP with one cause fixed [95% interval]", "oracle", meanings),
-    ):
-        cells = heads.columns(lost, ["cause"], column)
-        result.table(title, cells, *more, full=column == "oracle")
+    title = "What 1 - AP is lost to [95% interval]: the shares of a head add up"
+    result.table(title, heads.columns(tables["lost_precision"], ["cause"], "share"))
+    cells = heads.columns(tables["lost_precision"], ["cause"], "oracle")
+    meanings = (f"{one}." for one in CAUSE_SENTENCES.values())
+    result.table("AP with one cause fixed [95% interval]", cells, *meanings, full=True)
     if "recall_ladder" in tables:
         ladder = select(tables["recall_ladder"], size="all", iou=LADDER_IOU)
-        result.table(
-            f"Recall at IoU {LADDER_IOU} at each stage [95% interval]",
-            heads.columns(ladder, ["stage"], "recall"),
-        )
+        cells = heads.columns(ladder, ["stage"], "recall")
+        result.table(f"Recall at IoU {LADDER_IOU} at each stage [95% interval]", cells)
     fates = select(tables["fates"], size="all", class_name="all")
     # A fate that some head's objects have is shown of all heads.
     occurring = fates.groupby("fate")["count"].transform("sum") > 0
     result.table(
         "Fates of objects at IoU 0.5 [95% interval] (how many)",
-        heads.columns(
-            fates[occurring],
-            ["fate"],
-            lambda row: f"{interval(row, 'share')} ({row['count']})",
-        ),
+        heads.columns(fates[occurring], ["fate"], counted("share")),
         *(
             f"{', '.join(name for name, said in lacks.items() if said == why)}: {why}"
             for why in dict.fromkeys(lacks.values())
@@ -178,46 +197,16 @@ def report(
         )
     lrp = heads.columns(tables["lrp"], ["part"], "value")
     result.table("oLRP and its parts (lower is better) [95% interval]", lrp, full=True)
-    result.table("Classes [95% interval]", _classes(tables["by_class"], heads), full=True)
+    # The most frequent class first.
+    by_class = select(tables["by_class"], size="all")
+    by_class = by_class.sort_values("objects", ascending=False, kind="stable")
+    classes = heads.columns(by_class, ["class_name", "objects"], "ap")
+    result.table("Classes [95% interval]", classes, full=True)
     compared = [tables[name] for name in COMPARED_TABLES if name in tables]
     cells, said = heads.differences(*compared, full=True)
     result.table("Differences on the same images [95% interval]", cells, *said, full=True)
     result.lines(f"Next: {_next_command(asked, tables, options)}")
     result.end(screen.as_json, screen.full, where_written(asked.found, written))
-
-
-def _candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
-    """What the heads make of the proposals of all detectors that show them; of the others why they are left out."""
-    lacks = {
-        each.detector: "a file has final detections only"
-        for each in asked.found
-        if not isinstance(each, RunDetections)
-    }
-    if not asked.subjects:
-        return None, lacks
-    from rethink_heads.detectors.base import missing, supports
-    from rethink_heads.measure.candidate_runner import measure_candidates
-
-    followed: list[tuple[Subject, RunDetections]] = []
-    for subject, each in zip(asked.subjects, asked.found, strict=False):
-        assert isinstance(each, RunDetections)
-        if supports(subject.opened.detector, "propose"):
-            followed.append((subject, each))
-        else:
-            lacks[each.detector] = missing("propose")
-    if not followed:
-        return None, lacks
-    runs = [subject.run for subject, _ in followed]
-    images = {len(each.dataset) for _, each in followed}
-    inner = "-".join([CANDIDATES_FOLDER, *map(str, images)])
-    folder = followed[0][0].folder if len(runs) == 1 else shared_folder(runs) / "measurements"
-    shared = {
-        each.detector: dataclasses.replace(subject.opened, dataset=each.dataset)
-        for subject, each in followed
-    }
-    provenance = {each.detector: each.provenance for _, each in followed}
-    with runs[0].logged("asking all heads about the same proposals"), redirect_stdout():
-        return measure_candidates(shared, folder / inner, provenance), lacks
 
 
 def _fates(asked: EvaluationInputs, candidates: Candidates | None, pairs: Sequence[Pair]) -> Tables:
@@ -236,7 +225,11 @@ def _fates(asked: EvaluationInputs, candidates: Candidates | None, pairs: Sequen
         followed = set(candidates.keys) & set(keys)
         shown_pairs = [pair for pair in pairs if followed.issuperset(pair)]
         found = fate_tables(candidates, dataset, shown_pairs, **asked.bootstrap)
-        parts.append({name: _select_heads(table, followed) for name, table in found.items()})
+        for name, table in found.items():
+            if "detector" in table:
+                own = pd.MultiIndex.from_frame(table[["detector", "head"]])
+                found[name] = table[own.isin(list(followed))]
+        parts.append(found)
     others = [key for key in keys if key not in followed]
     if others:
         fates = detection_fates(asked.detections, dataset, keys=others)
@@ -250,15 +243,6 @@ def _fates(asked: EvaluationInputs, candidates: Candidates | None, pairs: Sequen
     }
 
 
-def _select_heads(frame: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
-    """The rows of some heads; of a table without heads all."""
-    import pandas as pd
-
-    if "detector" not in frame:
-        return frame
-    return frame[pd.MultiIndex.from_frame(frame[["detector", "head"]]).isin(list(keys))]
-
-
 def _matrix(swaps: pd.DataFrame, names: dict[str, str]) -> dict[str, list[str]]:
     """Cells of the swaps: a row for each head's scores, a column for each head's boxes."""
     from rethink_heads.report.heads import interval, records
@@ -269,14 +253,6 @@ def _matrix(swaps: pd.DataFrame, names: dict[str, str]) -> dict[str, list[str]]:
     return columns | {
         f"boxes of {names[boxes]}": [cells[scores, boxes] for scores in heads] for boxes in heads
     }
-
-
-def _classes(by_class: pd.DataFrame, heads: Heads) -> pd.DataFrame:
-    """Cells of AP by class, the most frequent class first."""
-    from rethink_heads.report.heads import select
-
-    rows = select(by_class, size="all").sort_values("objects", ascending=False, kind="stable")
-    return heads.columns(rows, ["class_name", "objects"], "ap")
 
 
 def _next_command(asked: EvaluationInputs, tables: Tables, options: DetectionOptions) -> str:

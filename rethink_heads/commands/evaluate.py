@@ -204,7 +204,7 @@ def report(
     asked: EvaluationInputs, tables: Tables, written: list[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
-    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
+    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, counted, widen
 
     result = Report(NAME, asked.provenance)
     result.data(
@@ -234,11 +234,7 @@ def report(
     if "detection_errors" in tables:
         result.table(
             "TIDE: gain in AP at the IoU threshold without each kind of error [95% interval] (how many)",
-            heads.columns(
-                tables["detection_errors"],
-                ["error"],
-                lambda row: f"{interval(row, 'delta_ap')} ({row['count']})",
-            ),
+            heads.columns(tables["detection_errors"], ["error"], counted("delta_ap")),
             ERRORS_MEAN,
         )
     if "calibration" in tables:

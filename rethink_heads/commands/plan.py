@@ -26,7 +26,7 @@ from rethink_heads.options import (
     value,
 )
 from rethink_heads.report.output import Report
-from rethink_heads.run_options import one_each, open_runs, with_options
+from rethink_heads.run_options import open_runs, with_options
 from rethink_heads.study import resolve
 from rethink_heads.subject import Datasets
 
@@ -149,9 +149,7 @@ def command(
 def _preset_subject(
     name: str, head: str | None, overrides: list[str], options: StudyOptions
 ) -> Subject:
-    config = load_preset(name, head, overrides, options.seed)
-    (class_map,) = one_each(options.detectors.class_map, 1, "--class-map", "detectors")
-    config = with_options(config, options, class_map)
+    config = with_options(load_preset(name, head, overrides, options.seed), options)
     where = resolve_device(options.device)
     dataset = Datasets().tell(config)
     with redirect_stdout():

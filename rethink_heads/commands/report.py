@@ -15,7 +15,7 @@ from rethink_heads import bounds
 from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose
 from rethink_heads.commands.evaluate import check_folder, detect_asked
 from rethink_heads.console import log
-from rethink_heads.distributed import processes
+from rethink_heads.distributed import processes, rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.machine import at_once
 from rethink_heads.options import DetectionOptions, ScreenOptions, flag, value
@@ -78,7 +78,12 @@ def command(options: DetectionOptions, screen: ScreenOptions, page: PageOptions)
     from rethink_heads.report.heads import Heads, verdict
 
     if page.output is not None:
-        _check_output(page.output)
+        # Before the detecting, which takes long.
+        if page.output.is_dir():
+            raise UserError(
+                f"{page.output} is a folder; give a file, for example --output {page.output / REPORT_NAME}"
+            )
+        check_folder(page.output.parent)
     found, runs = findings(options, page.measurements, page.measured_only)
     path = page.output or report_path(runs)
     title, crops_mb = page.title or "", page.crops_mb
@@ -108,6 +113,7 @@ def findings(
     Raises:
         UserError: something cannot be read, or there are no measurements of that name.
     """
+    from rethink_heads.paper import AnalysisInputs
     from rethink_heads.report.contents import Findings
     from rethink_heads.report.results import compute
 
@@ -116,12 +122,14 @@ def findings(
     names = [] if measurements is None else [measurements] * len(runs)
     names = names or _measured_names(asked.subjects, measured_only)
     candidates, _ = ask_candidates(asked)
-    inputs = _measured(runs, asked.keys, names, asked.bootstrap) if names else None
+    rank_zero_only()
+    inputs = AnalysisInputs()
+    if names:
+        inputs = _measured(runs, asked.keys, names, asked.bootstrap)
 
     def proposal_tables() -> Tables:
-        if inputs is None:
-            return {}
-        log("computing the tables of predefined proposals")
+        if inputs.found is not None:
+            log("computing the tables of predefined proposals")
         return compute(inputs)
 
     tables, of_proposals = at_once(partial(diagnose, asked, candidates), proposal_tables)
@@ -133,9 +141,9 @@ def findings(
         asked.keys,
         asked.dataset,
         tables | of_proposals,
-        None if inputs is None else inputs.found,
+        inputs.found,
         asked.detections,
-        None if inputs is None else inputs.stages,
+        inputs.stages,
         fates,
         candidates,
         provenance,
@@ -146,15 +154,6 @@ def findings(
 def report_path(runs: Sequence[Run]) -> Path:
     """Where the page goes unless it is said: into the run's folder or the shared one; of files alone here."""
     return (shared_folder(runs) if runs else Path()) / REPORT_NAME
-
-
-def _check_output(path: Path) -> None:
-    """Raise UserError before the detecting, which takes long, where the page cannot be written."""
-    if path.is_dir():
-        raise UserError(
-            f"{path} is a folder; give a file, for example --output {path / REPORT_NAME}"
-        )
-    check_folder(path.parent)
 
 
 def _measured_names(subjects: Sequence[Subject], measured_only: bool) -> list[str]:

@@ -35,11 +35,6 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
     distance of RoI positions, the score against displacement of the box, and the change of score and of
     regressed IoU when one RoI position is zeroed; 95% intervals from a bootstrap over images.
     """
-    report(study(options, branches=True), screen)
-
-
-def report(found: Study, screen: ScreenOptions) -> None:
-    """Print the spatial sensitivity of a study's heads and how their branches differ."""
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
@@ -52,6 +47,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
     from rethink_heads.statistics.response import RESPONSE_KINDS, response_summary
     from rethink_heads.statistics.spatial import decay, distinct_pairs
 
+    found = study(options, branches=True)
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed
@@ -66,9 +62,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
         found.compare_by(compare_responses, found.keys, kind, optional=kind, kind=kind)
         for kind in COMPARED_RESPONSES
     ]
-    response_differences = pd.concat(
-        [each for each in response_frames if len(each)] or [pd.DataFrame()], ignore_index=True
-    )
+    filled = [each for each in response_frames if len(each)] or [pd.DataFrame()]
+    response_differences = pd.concat(filled, ignore_index=True)
     result = Report(NAME, measurements.provenance)
     result.data(spatial_correlation=correlations, decay=by_distance, responses=responses)
     result.data(comparisons=differences, response_comparisons=response_differences)
@@ -78,20 +73,16 @@ def report(found: Study, screen: ScreenOptions) -> None:
         result.data(decay_comparisons=found.compare_by(compare_decay, branches, optional=about))
     compared = pd.concat([differences, response_differences], ignore_index=True)
     with result.attempt():
-        tables = {"decay": by_distance}
-        result.files = write_comparison(found.runs, found.names, NAME, compared, tables)
+        result.files = write_comparison(found, NAME, compared, {"decay": by_distance})
     _show_branches(result, correlations, by_distance, differences)
     shown = responses[responses["size"] == "all"]
     if not screen.full:
         shown = shown[shown["quantity"].isin(MAIN_QUANTITIES)]
     heads = Heads(found.keys, responses)
+    named = shown.replace({"kind": LABELS, "quantity": LABELS})
     result.table(
         "Response to a displaced box and to zeroed RoI positions, all sizes [95% interval]",
-        heads.columns(
-            shown.replace({"kind": LABELS, "quantity": LABELS}),
-            ["kind", "quantity"],
-            "value",
-        ),
+        heads.columns(named, ["kind", "quantity"], "value"),
         *heads.share("classifier and regressor"),
         "drop: fall of the score at a displacement of half the object's size; half-width: displacement that halves it,"
         " in units of the object's size.",
@@ -122,15 +113,11 @@ def _show_branches(
         branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
         f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
     )
-    result.table(
-        "The same by distance of the positions, all sizes [95% interval]",
-        branches.rows(
-            by_distance[by_distance["size"] == "all"].replace({"kind": KINDS}),
-            ["kind", "distance", "mean", "pairs"],
-            formats={"distance": ".2f"},
-        ),
-        full=True,
-    )
+    all_sizes = by_distance[by_distance["size"] == "all"].replace({"kind": KINDS})
+    shown = ["kind", "distance", "mean", "pairs"]
+    cells = branches.rows(all_sizes, shown, formats={"distance": ".2f"})
+    title = "The same by distance of the positions, all sizes [95% interval]"
+    result.table(title, cells, full=True)
 
 
 def _check_measured(found: Study) -> None:

@@ -306,6 +306,11 @@ def interval(row: Row, column: str, spread: str = "", scale: float = 1.0, digits
     return estimate(value, low, high, deviation, digits, NO_INTERVAL)
 
 
+def counted(column: str) -> Callable[[Row], str]:
+    """What writes the cell of an estimate in a row, and how many things it is of."""
+    return lambda row: f"{interval(row, column)} ({row['count']})"
+
+
 def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
     """A row for each head and size: the estimates that are in rows, named in a column, in columns of their own."""
     rows: dict[tuple[Any, ...], Row] = {}
