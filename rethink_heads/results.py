@@ -73,22 +73,22 @@ def result_folders(runs: Sequence[Run], names: Sequence[str]) -> tuple[Path, Pat
 
 @contextlib.contextmanager
 def writing(
-    folder: Path, runs: Sequence[Run], names: Sequence[str], tables: Path
+    folder: Path, runs: Sequence[Run], names: Sequence[str], tables: Path, files: int = 0
 ) -> Iterator[None]:
     """Be the one that writes results of detectors into a folder; libraries' words go to standard error.
 
-    Where detectors are what is compared, figures name them, and a note beside the tables says which measurements.
+    Where detectors are what is compared, or ``files`` of detections, figures name them; where detectors alone, a note
+    beside the tables says which measurements.
     """
     from rethink_heads.plots.style import naming_detectors
 
+    compares = len(runs) + files > 1 if files else is_of_detectors(runs)
     with hold(folder), redirect_stdout():
-        if not is_of_detectors(runs):
+        with naming_detectors() if compares else contextlib.nullcontext():
             yield
-            return
-        with naming_detectors():
-            yield
-        compared = {run.name: name for run, name in zip(runs, names, strict=True)}
-        write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
+        if compares and not files:
+            compared = {run.name: name for run, name in zip(runs, names, strict=True)}
+            write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
 
 
 def write_comparison(
@@ -122,18 +122,30 @@ def write_run_results(
     tables: Mapping[str, pd.DataFrame],
     inner: str = "",
     output: Path | None = None,
+    files: int = 0,
 ) -> list[Path]:
     """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
-    ``output``: another folder, which gets tables/ and figures/. Raises UserError where a file cannot be written.
+    Raises UserError where a file cannot be written.
+
+    Args:
+        inner: folder within those of tables and figures.
+        output: another folder, which gets tables/ and figures/.
+        files: how many files of detections are among the results; without ``output`` nothing is written then, since
+            files have no folder of their own.
     """
     from rethink_heads.report.results import write_results
 
-    folders = result_folders(runs, names)
-    if output is not None:
-        folders = output / "tables", output / "figures"
+    if files and output is None:
+        return []
+    folders = (
+        result_folders(runs, names) if output is None else (output / "tables", output / "figures")
+    )
     tables_folder, figures_folder = (each / inner for each in folders)
-    with writing(output or shared_folder(runs), runs, names, tables_folder):
-        return write_results(tables, tables_folder, figures_folder)
+    with writing(output or shared_folder(runs), runs, names, tables_folder, files):
+        written = write_results(tables, tables_folder, figures_folder)
+    if files:
+        log(f"written: {len(written)} files in {output}")
+    return written
 
 
 def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:

@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rethink_heads.console import log, redirect_stdout
-from rethink_heads.detection_files import (
-    DetectionFile,
-    files_alone,
-    on_same_data,
-    open_files,
-    write_files_results,
-)
+from rethink_heads.detection_files import DetectionFile, files_alone, on_same_data, open_files
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import ResultsOptions, ScreenOptions, StudyOptions, value
@@ -357,9 +351,8 @@ def _write_tables(
         tables = stage_tables(found.boxes, found.measurements, pairs, iou_range, seed=study.seed)
     suffix = "" if iou_range == WHOLE_RANGE else "_iou_{:g}_{:g}".format(*iou_range)
     named = {f"{name}{suffix}": table for name, table in tables.items()}
-    if found.files:
-        return tables, write_files_results(named, output, several=len(found.provenance) > 1)
-    return tables, write_run_results(study.runs, study.names, named)
+    files = len(found.files)
+    return tables, write_run_results(study.runs, study.names, named, "", output, files)
 
 
 def _show_levels(result: Report, heads: Heads, levels: pd.DataFrame) -> None:

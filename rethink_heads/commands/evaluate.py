@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rethink_heads import bounds
 from rethink_heads.console import log
-from rethink_heads.detection_files import (
-    DetectionFile,
-    files_alone,
-    on_same_data,
-    open_files,
-    write_files_results,
-)
+from rethink_heads.detection_files import DetectionFile, files_alone, on_same_data, open_files
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import DetectionOptions, ScreenOptions, flag, option, value
@@ -368,11 +362,11 @@ def write_evaluation(
     """
     detected = [each for each in found if isinstance(each, RunDetections)]
     runs, names = [each.run for each in detected], [each.name for each in detected]
-    if len(runs) < len(found):
-        return write_files_results(tables, output, several=len(found) > 1)
-    if output is None and not is_of_detectors(runs) and not (len(found) == 1 and complete):
+    files = len(found) - len(runs)
+    if not (files or output or is_of_detectors(runs) or (len(found) == 1 and complete)):
         return []
-    written = write_run_results(runs, names, tables, output=output)
-    folders = " and ".join(dict.fromkeys(str(path.parent) for path in written))
-    log(f"written: {len(written)} files in {folders}")
+    written = write_run_results(runs, names, tables, output=output, files=files)
+    if not files:
+        folders = " and ".join(dict.fromkeys(str(path.parent) for path in written))
+        log(f"written: {len(written)} files in {folders}")
     return written
