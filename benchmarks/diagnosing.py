@@ -21,7 +21,7 @@ import typer
 from benchmarks.peak import growth
 from benchmarks.synthetic import DETECTOR, Amount
 from benchmarks.synthetic_detections import ANNOTATIONS, write_detections
-from rethink_heads.commands.diagnose import diagnose
+from rethink_heads.commands.diagnose import ask_candidates, diagnose
 from rethink_heads.commands.evaluate import detect_asked
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.result_files import write_coco_results
@@ -78,7 +78,12 @@ def work(part: str, folder: Path, draws: int) -> Callable[[], object]:
         data = DataOptions(annotations=folder / ANNOTATIONS)
         files = ResultsOptions(detections=[str(folder / RESULTS)])
         options = DetectionOptions(data=data, results=files, seed=0, draws=draws)
-        return lambda: diagnose(detect_asked(options))
+
+        def whole() -> None:
+            asked = detect_asked(options)
+            diagnose(asked, ask_candidates(asked)[0])
+
+        return whole
     if part == READING:
         return lambda: _read(folder)
     dataset, found = _read(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from rethink_heads.bounds import FILE_HEAD
 from rethink_heads.config import StudyConfig
-from rethink_heads.console import log, redirect_stdout
+from rethink_heads.console import log
 from rethink_heads.data.sources import split_paths
 from rethink_heads.errors import UserError, shorten, shown
 from rethink_heads.files import expand_home
-from rethink_heads.locking import hold
 from rethink_heads.options import DataOptions, DetectorOptions, ResultsOptions
 from rethink_heads.run_options import one_each, with_data
 
@@ -110,23 +108,6 @@ def on_same_data(
     if dataset is None and max_images is None:
         return list(files)
     return [each.on(dataset or each.dataset.subset(max_images or 1)) for each in files]
-
-
-def write_files_results(
-    tables: dict[str, pd.DataFrame], output: Path | None, several: bool
-) -> list[Path]:
-    """Write tables and figures into ``output``; without it nothing, since files have no folder of their own.
-    Raises UserError where they cannot be written.
-    """
-    if output is None:
-        return []
-    from rethink_heads.plots.style import naming_detectors
-    from rethink_heads.report.results import write_results
-
-    with hold(output), redirect_stdout(), naming_detectors() if several else nullcontext():
-        written = write_results(tables, output / "tables", output / "figures")
-    log(f"written: {len(written)} files in {output}")
-    return written
 
 
 def open_data(data: DataOptions, options: ResultsOptions) -> CocoDataset:

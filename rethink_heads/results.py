@@ -18,13 +18,12 @@ from rethink_heads.locking import hold
 from rethink_heads.run_options import check_names
 from rethink_heads.runs import DEFAULT_MEASUREMENTS, Run
 from rethink_heads.settings import read_mapping
-from rethink_heads.study import merge_measurements
+from rethink_heads.study import Study, merge_measurements
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.data.coco import CocoDataset
-    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
 SWEEP_RECORD, SWEEP_TABLE, SWEEP_ORDERING = "sweep.yaml", "table.csv", "ordering.csv"
@@ -74,27 +73,26 @@ def result_folders(runs: Sequence[Run], names: Sequence[str]) -> tuple[Path, Pat
 
 @contextlib.contextmanager
 def writing(
-    folder: Path, runs: Sequence[Run], names: Sequence[str], tables: Path
+    folder: Path, runs: Sequence[Run], names: Sequence[str], tables: Path, files: int = 0
 ) -> Iterator[None]:
     """Be the one that writes results of detectors into a folder; libraries' words go to standard error.
 
-    Where detectors are what is compared, figures name them, and a note beside the tables says which measurements.
+    Where detectors are what is compared, or ``files`` of detections, figures name them; where detectors alone, a note
+    beside the tables says which measurements.
     """
     from rethink_heads.plots.style import naming_detectors
 
+    compares = len(runs) + files > 1 if files else is_of_detectors(runs)
     with hold(folder), redirect_stdout():
-        if not is_of_detectors(runs):
+        with naming_detectors() if compares else contextlib.nullcontext():
             yield
-            return
-        with naming_detectors():
-            yield
-        compared = {run.name: name for run, name in zip(runs, names, strict=True)}
-        write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
+        if compares and not files:
+            compared = {run.name: name for run, name in zip(runs, names, strict=True)}
+            write_text(tables / NOTE_NAME, json.dumps(compared, indent=2) + "\n")
 
 
 def write_comparison(
-    runs: Sequence[Run],
-    names: Sequence[str],
+    found: Study,
     analysis: str,
     differences: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
@@ -112,12 +110,10 @@ def write_comparison(
     Returns:
         The paths written.
     """
-    if len(runs) == 1:
+    if len(found.runs) == 1:
         return []
-    found = {name: table for name, table in tables.items() if len(table)}
-    if len(differences):
-        found[f"{analysis}_comparisons"] = differences
-    return write_run_results(runs, names, found, inner)
+    named = {**tables, f"{analysis}_comparisons": differences}
+    return write_run_results(found.runs, found.names, named, inner)
 
 
 def write_run_results(
@@ -126,18 +122,30 @@ def write_run_results(
     tables: Mapping[str, pd.DataFrame],
     inner: str = "",
     output: Path | None = None,
+    files: int = 0,
 ) -> list[Path]:
     """Write tables, and the figures of them, into the detectors' folders or ``output``; return the paths.
-    ``output``: another folder, which gets tables/ and figures/. Raises UserError where a file cannot be written.
+    Raises UserError where a file cannot be written.
+
+    Args:
+        inner: folder within those of tables and figures.
+        output: another folder, which gets tables/ and figures/.
+        files: how many files of detections are among the results; without ``output`` nothing is written then, since
+            files have no folder of their own.
     """
     from rethink_heads.report.results import write_results
 
-    folders = result_folders(runs, names)
-    if output is not None:
-        folders = output / "tables", output / "figures"
+    if files and output is None:
+        return []
+    folders = (
+        result_folders(runs, names) if output is None else (output / "tables", output / "figures")
+    )
     tables_folder, figures_folder = (each / inner for each in folders)
-    with writing(output or shared_folder(runs), runs, names, tables_folder):
-        return write_results(tables, tables_folder, figures_folder)
+    with writing(output or shared_folder(runs), runs, names, tables_folder, files):
+        written = write_results(tables, tables_folder, figures_folder)
+    if files:
+        log(f"written: {len(written)} files in {output}")
+    return written
 
 
 def whereabouts(runs: Sequence[Run], written: Sequence[Path]) -> str:
@@ -164,27 +172,21 @@ def measured_names(run: Run) -> list[str]:
     return sorted(names, key=lambda name: name != DEFAULT_MEASUREMENTS)
 
 
-def load(run: Run, name: str) -> Measurements:
-    """Load a run's measurements. Raises UserError where there are none of that name."""
-    from rethink_heads.measure.store import Measurements
-
-    names = measured_names(run)
-    if name not in names:
-        raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(names)}")
-    return Measurements.load(run.measurements(name))
-
-
 def read_inputs(
     runs: Sequence[Run], names: Sequence[str], sweeps: Sequence[Path], seed: int
 ) -> AnalysisInputs:
     """Read what the analyses need. Raises UserError where something is not there, or runs were not measured alike."""
     from rethink_heads.measure.by_image import rename_detector
+    from rethink_heads.measure.store import Measurements
     from rethink_heads.paper import AnalysisInputs
 
     check_names(runs)
+    found = []
     for run, name in zip(runs, names, strict=True):
+        if name not in (there := measured_names(run)):
+            raise UserError(f"{run.path} has no measurements {name!r}; it has {', '.join(there)}")
         rename_detector(run.measurements(name), run.name)
-    found = [load(run, name) for run, name in zip(runs, names, strict=True)]
+        found.append(Measurements.load(run.measurements(name)))
     return AnalysisInputs(
         merge_measurements(runs, found, drawing=True) if found else None,
         _stages(runs, names),

@@ -16,7 +16,7 @@ from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, shorten
 from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
-from rethink_heads.options import DataOptions, MeasuringOptions, StudyOptions
+from rethink_heads.options import DataOptions, StudyOptions, flag_of
 from rethink_heads.runs import ExternalConfig, ExternalDetector, Run, default_runs_root, external_at
 
 Settings = TypeVar("Settings", bound=StudyConfig)
@@ -43,13 +43,6 @@ def one_each(given: Sequence[str] | None, count: int, option: str, of: str) -> l
     return [None if text == NOTHING else text for text in each]
 
 
-def with_options(config: Settings, options: StudyOptions, class_map: str | None = None) -> Settings:
-    """Return a detector's settings with the data, the measuring settings and the class map asked for.
-    Raises UserError where the options contradict themselves or each other, or a value is bad.
-    """
-    return with_measuring(with_data(config, options.data), options.measuring, class_map)
-
-
 def with_data(config: Settings, options: DataOptions) -> Settings:
     """Return a detector's settings with the data asked for as their test data.
     Raises UserError where the options contradict each other.
@@ -73,13 +66,12 @@ def with_data(config: Settings, options: DataOptions) -> Settings:
     return config.with_data(**changes)
 
 
-def with_measuring(
-    config: Settings, options: MeasuringOptions, class_map: str | None = None
-) -> Settings:
-    """Return a detector's settings with the measuring settings asked for.
-    Raises UserError for a bad value, or an override of what the detector was trained with.
+def with_options(config: Settings, options: StudyOptions, number: int = 0, of: int = 1) -> Settings:
+    """Return the settings of detector ``number`` of so many with the data, measuring settings and class map asked for.
+    Raises UserError where the options contradict themselves or each other, for a bad value, or an override of what the
+    detector was trained with.
     """
-    overrides = options.overrides or []
+    config, overrides = with_data(config, options.data), options.measuring.overrides or []
     for override in overrides:
         if "=" in override and not override.startswith("measuring."):
             raise UserError(
@@ -87,11 +79,11 @@ def with_measuring(
                 " only settings that begin with measuring. can be given here"
             )
     config = config.with_overrides(overrides)
-    for name, value in vars(options).items():
+    for name, value in vars(options.measuring).items():
         if name != "overrides" and value is not None:
             setting = "images" if name == "max_images" else name
-            option = f"--{name.replace('_', '-')}"
-            config = config.with_overrides([f"measuring.{setting}={value}"], option)
+            config = config.with_overrides([f"measuring.{setting}={value}"], flag_of(name))
+    class_map = one_each(options.detectors.class_map, of, "--class-map", "detectors")[number]
     if class_map is None:
         return config
     measuring = config.measuring.model_copy(update={"class_map": Path(class_map).absolute()})
@@ -273,8 +265,7 @@ def _check_options(config: Config, options: StudyOptions) -> None:
     from rethink_heads.machine import resolve_device
 
     resolve_device(options.device)
-    (class_map,) = one_each(options.detectors.class_map, 1, "--class-map", "detectors")
-    chosen = with_options(config, options, class_map)
+    chosen = with_options(config, options)
     # The training reads the run's own data itself.
     if options.data == DataOptions():
         return

@@ -14,7 +14,7 @@ from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.options import StudyOptions
-from rethink_heads.run_options import one_each, open_runs, with_options
+from rethink_heads.run_options import open_runs, with_options
 from rethink_heads.runs import Run
 from rethink_heads.subject import Datasets, Key, Subject, name_some
 
@@ -156,17 +156,16 @@ def resolve(runs: Sequence[Run], options: StudyOptions) -> list[Subject]:
     """The subjects of a command: each detector's settings with what the options change of them.
     Raises UserError where the options contradict themselves or each other, or a value is bad.
     """
-    maps = one_each(options.detectors.class_map, len(runs), "--class-map", "detectors")
     datasets = Datasets()
     return [
         Subject(
             run,
-            with_options(run.config, options, class_map),
+            with_options(run.config, options, number, len(runs)),
             run.config.seed if options.seed is None else options.seed,
             options.device,
             datasets,
         )
-        for run, class_map in zip(runs, maps, strict=True)
+        for number, run in enumerate(runs)
     ]
 
 
@@ -285,13 +284,18 @@ def check_comparable(
         provenances: of each run; entries that are not given are not compared.
         drawing: whether nothing is measured here, so that the remedy is another command.
     """
+
+    def shown(settings: Mapping[str, str], name: str) -> str:
+        text = settings.get(name, "not stated")
+        return f"{text[:SHOWN_OF_A_HASH]}..." if name in HASHES else text
+
     first, *others = [_settings(provenance) for provenance in provenances]
     for run, other in zip(runs[1:], others, strict=True):
         names = [name for name in {**first, **other} if first.get(name) != other.get(name)]
         if not names:
             continue
         found = "; ".join(
-            f"{COMPARED.get(name, (name,))[0]} {_shown(first, name)} and {_shown(other, name)}"
+            f"{COMPARED.get(name, (name,))[0]} {shown(first, name)} and {shown(other, name)}"
             for name in names
         )
         options = " ".join(COMPARED.get(name, ("", f"{name}=VALUE"))[1] for name in names)
@@ -341,8 +345,3 @@ def _settings(provenance: Mapping[str, str]) -> dict[str, str]:
         if name not in NOT_COMPARED:
             settings[f"measuring.{name}"] = json.dumps(value)
     return settings
-
-
-def _shown(settings: Mapping[str, str], name: str) -> str:
-    text = settings.get(name, "not stated")
-    return f"{text[:SHOWN_OF_A_HASH]}..." if name in HASHES else text

@@ -10,11 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from rethink_heads.cli import app
-from rethink_heads.config import Config
+from rethink_heads.config import Config, load_preset
 from rethink_heads.detectors.rcnn import build_detector
 from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.runs import Run
-from tests.tiny_coco import CLASSES
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS
 
 
 def untrained_run(path: Path, config: Config, seed: int = 0) -> Run:
@@ -23,6 +23,12 @@ def untrained_run(path: Path, config: Config, seed: int = 0) -> Run:
     torch.manual_seed(seed)
     save_detector(build_detector(config, CLASSES), config, run.detector_path)
     return run
+
+
+def small_run(path: Path, head: str, data: object, *settings: str, seed: int = 0) -> Run:
+    """An untrained run of few weights, whose data are a folder; its detections take few scores to be kept."""
+    own = [*SMALL_SETTINGS, f"data.source={data}", "model.score_threshold=0.01", *settings]
+    return untrained_run(path, load_preset("shapes-tiny", head, own), seed)
 
 
 def call(*arguments: object, code: int = 0) -> str:
@@ -49,6 +55,11 @@ def fails(*arguments: object, says: str) -> str:
     assert result.stderr.splitlines()[-1] == errors[0]
     assert says in errors[0]
     return errors[0]
+
+
+def refuse(*args: object, **kwargs: object) -> None:
+    """Stands in the place of work that must not be done, or not again."""
+    raise AssertionError("this is not to be done")
 
 
 def rows(result: dict[str, Any], table: str, **equal: object) -> list[dict[str, Any]]:

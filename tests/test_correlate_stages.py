@@ -7,19 +7,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rethink_heads.config import load_preset
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.measure.stage_boxes import load_stages
 from rethink_heads.runs import Run
-from tests.command_line import call, call_json, fails, untrained_run
-from tests.tiny_coco import SMALL_SETTINGS, write_coco
+from tests.command_line import call, call_json, fails, refuse, small_run
+from tests.tiny_coco import write_coco
 
 
 def make_run(folder: Path, head: str, seed: int) -> Run:
-    settings = [*SMALL_SETTINGS, f"data.source={folder / 'data'}", "model.score_threshold=0.0"]
-    settings.append("measuring.rows_per_bin=1")
-    config = load_preset("shapes-tiny", head, settings)
-    return untrained_run(folder / f"{head}-{seed}", config, seed)
+    own = ("model.score_threshold=0.0", "measuring.rows_per_bin=1")
+    return small_run(folder / f"{head}-{seed}", head, folder / "data", *own, seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +46,7 @@ def test_later_stages_of_one_run(double: Run) -> None:
     assert not (double.measurements() / "meta.json").exists()
     boxes, provenance = load_stages(double.measurements())
     own = boxes[(boxes["stage"] == "rpn") & (boxes["head"] == "fc")]
-    assert rows[(rows["stage"] == "rpn") & (rows["head"] == "fc") & (rows["size"] == "all")][
-        "n"
-    ].item() == len(own)
+    assert rows.query("stage == 'rpn' and head == 'fc' and size == 'all'")["n"].item() == len(own)
     assert found["provenance"]["later stages"][double.name] == provenance
     assert {one["level"] for one in found["tables"]["rank_levels"]} == {"image", "class"}
     written = {Path(name).relative_to(double.path).as_posix() for name in found["files"]}
@@ -82,10 +77,6 @@ def test_all_stages_of_two_runs(
     compared = pd.read_csv(both / "tables" / "stage_comparisons.csv")
     assert set(compared["a"]) == {"fc-1/fc"}
     # The second time the boxes are read.
-
-    def refuse(*args: object) -> None:
-        raise AssertionError("the boxes are there")
-
     monkeypatch.setattr(RCNN, "propose", refuse)
     call("correlate", *runs, "--stage", "rpn")
 

@@ -90,6 +90,7 @@ def test_without_draws_there_are_no_intervals(dataset: CocoDataset, files: list[
     [
         (("evaluate", "--errors", "--calibration"), "average_precision"),
         (("correlate", "--stage", "detections"), "stage_correlation"),
+        (("diagnose", "--draws", "0"), "lost_precision"),
     ],
 )
 def test_nothing_imports_torch(

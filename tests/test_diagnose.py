@@ -1,22 +1,18 @@
-"""``rethink-heads diagnose``: from files alone without torch, from a run with stages and swaps, and both together."""
+"""``rethink-heads diagnose``: from files alone, from a run with stages and swaps, and both together."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from rethink_heads.config import load_preset
 from rethink_heads.runs import Run
-from tests.command_line import call, call_json, fails, heads, rows, untrained_run
-from tests.results_files import Detector, make_results, make_truth
-from tests.tiny_coco import SMALL_SETTINGS, write_coco
+from tests.command_line import call, call_json, heads, rows, small_run
+from tests.results_files import Detector, make_results, make_truth, write_json
+from tests.tiny_coco import write_coco
 
 CAUSES = {"ranking", "localization", "classification", "duplicates", "background", "misses"}
 
@@ -24,13 +20,12 @@ CAUSES = {"ranking", "localization", "classification", "duplicates", "background
 @pytest.fixture
 def truth(tmp_path: Path) -> dict[str, Any]:
     found = make_truth(seed=1)
-    (tmp_path / "truth.json").write_text(json.dumps(found))
+    write_json(found, tmp_path / "truth.json")
     return found
 
 
 def write_results(path: Path, truth: dict[str, Any], detector: Detector, seed: int = 0) -> Path:
-    path.write_text(json.dumps(make_results(truth, detector, seed)))
-    return path
+    return write_json(make_results(truth, detector, seed), path)
 
 
 def diagnose_files(folder: Path, *files: object, **options: object) -> dict[str, Any]:
@@ -72,9 +67,7 @@ def test_the_objects_themselves_lose_nothing(tmp_path: Path, truth: dict[str, An
         for each in truth["annotations"]
         if not each["iscrowd"]
     ]
-    path = tmp_path / "perfect.json"
-    path.write_text(json.dumps(perfect))
-    found = diagnose_files(tmp_path, path)
+    found = diagnose_files(tmp_path, write_json(perfect, tmp_path / "perfect.json"))
     shares = {row["cause"]: row["share"] for row in rows(found, "lost_precision")}
     assert shares == pytest.approx(dict.fromkeys(CAUSES, 0), abs=1e-9)
     assert {row["fate"] for row in rows(found, "fates") if row["count"]} == {"found"}
@@ -83,8 +76,7 @@ def test_the_objects_themselves_lose_nothing(tmp_path: Path, truth: dict[str, An
 def test_a_file_without_detections_misses_every_object(
     tmp_path: Path, truth: dict[str, Any]
 ) -> None:
-    empty = tmp_path / "empty.json"
-    empty.write_text("[]")
+    empty = write_json([], tmp_path / "empty.json")
     objects = sum(1 for each in truth["annotations"] if not each["iscrowd"])
     found = diagnose_files(tmp_path, empty)
     (misses,) = rows(found, "lost_precision", cause="misses")
@@ -121,6 +113,8 @@ def test_the_next_command_is_one_that_runs(
         *("--annotations", "truth.json", "--draws", 0),
     )
     assert len(printed.splitlines()) <= 40
+    # Without draws no interval excludes zero.
+    assert "loses" not in printed
     (line,) = (line for line in printed.splitlines() if line.startswith("Next: "))
     given, _, _ = line.removeprefix("Next: rethink-heads ").partition(" shows ")
     assert given.startswith(command)
@@ -130,28 +124,10 @@ def test_the_next_command_is_one_that_runs(
     assert call(*shlex.split(given))
 
 
-def test_files_need_no_torch(tmp_path: Path, truth: dict[str, Any]) -> None:
-    path = write_results(tmp_path / "mine.json", truth, Detector())
-    code = (
-        "import sys; from rethink_heads.cli import app\n"
-        f"arguments = ['diagnose', '--detections', {str(path)!r}, '--annotations', {str(tmp_path / 'truth.json')!r},"
-        " '--draws', '0']\n"
-        "try: app(arguments)\n"
-        "except SystemExit as end: assert not end.code, end.code\n"
-        "assert 'torch' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "loses" not in done.stdout  # Without draws no interval excludes zero.
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     write_coco(tmp_path / "data", images=6)
-    own = [*SMALL_SETTINGS, f"data.source={tmp_path / 'data'}", "model.score_threshold=0.01"]
-    return untrained_run(
-        tmp_path / "runs" / "both", load_preset("shapes-tiny", "double-ext", own), 0
-    )
+    return small_run(tmp_path / "runs" / "both", "double-ext", tmp_path / "data")
 
 
 def test_a_run_is_followed_through_its_stages(run: Run) -> None:
@@ -187,8 +163,3 @@ def test_a_run_beside_a_file(tmp_path: Path, run: Run) -> None:
     assert shares["file"] == pytest.approx(shares[run.name], abs=1e-6)
     assert heads(found, "recall_ladder") == [(run.name, "fc")]
     assert heads(found, "fates") == [(run.name, "fc"), ("file", "detections")]
-
-
-def test_detections_without_ground_truth_are_refused(tmp_path: Path, truth: dict[str, Any]) -> None:
-    path = write_results(tmp_path / "mine.json", truth, Detector())
-    fails("diagnose", "--detections", path, says="needs the ground truth")

@@ -1,4 +1,4 @@
-"""The documentation: no dead link on a code host, commands and code that run.
+"""The documentation: no dead link on a code host, a place for every command and name, commands and code that run.
 
 Commands on runs and files run as they are shown, trainings and sweeps made small; Python blocks run, too. What the
 site's build itself runs (blocks ``{run}`` and cells) is not run again.
@@ -23,12 +23,14 @@ import rethink_heads as rh
 from rethink_heads.cli import COMMANDS, load_command
 from rethink_heads.config import load_preset
 from rethink_heads.detectors.base import HeadOutput
-from tests.command_line import call, untrained_run
+from tests.command_line import call, small_run, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 
 ROOT = Path(__file__).parents[1]
 OUTSIDE = ("README.md", "RESULTS.md", "CHANGELOG.md", "figures/README.md", "benchmarks/README.md")
 PAGES = [*(ROOT / name for name in OUTSIDE), *sorted((ROOT / "docs").rglob("*.md"))]
+REFERENCE = ROOT / "docs" / "commands"
+RECORDED = sorted((REFERENCE / "recorded").glob("*.txt"))
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s#:]*)(?:#([^)\s]+))?\)")
 # They need nothing but runs and files.
@@ -55,6 +57,9 @@ LOOPED = {"$head": "fc", "$seed": "0"}
 IMAGES = 16
 TRAINING = ["training.max_iterations=2", "training.validate_every=2", "training.batch_size=2"]
 TRAINING += ["training.precision=32-true", "model.backbone=tiny", "model.backbone_weights=none"]
+# A ResNet of small width, that detectron2 has, too.
+RESNET = ["model.backbone=resnet18", "model.pretrained=false", "model.fpn_channels=4"]
+RESNET += ["model.fc_width=8", "model.conv_width=8", "model.conv_bottleneck=4"]
 
 
 def prose(page: Path) -> str:
@@ -154,16 +159,18 @@ RUN = list(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs, ground truth and results files by the names that pages give them."""
+    """Runs, ground truth, results files and figures by the names that pages give them."""
     made = tmp_path_factory.mktemp("shown")
     content = write_coco(made / "data", "val", images=IMAGES)
     for split in ("train", "test", "train2017", "val2017"):
         write_coco(made / "data", split, images=4)
-    source = f"data.source={made / 'data'}"
-    settings = [*SMALL_SETTINGS, source, "model.score_threshold=0.01", "data.test_split=val"]
-    for name in set(re.findall(r"runs/([\w-]+)", " ".join(RUN))):
+    for name in {"both", *re.findall(r"runs/([\w-]+)", " ".join(RUN))}:
         head = "fc" if "fc" in name else "conv" if "conv" in name else "double-ext"
-        untrained_run(made / "runs" / name, load_preset("shapes-tiny", head, settings))
+        small_run(made / "runs" / name, head, made / "data", "data.test_split=val")
+    untrained_run(
+        made / "runs" / "resnet", load_preset("coco-r50", "double", [*SMALL_SETTINGS, *RESNET])
+    )
+    shutil.copytree(ROOT / "figures" / "bccd-sweeps", made / "figures" / "bccd-sweeps")
     (made / "val2017").symlink_to(made / "data" / "val")
     for name in set(re.findall(r"--data (\S+)", " ".join(SHOWN))):
         (made / name).symlink_to(made / "data")
@@ -264,3 +271,59 @@ def test_a_reader_can_have_the_files_of_the_examples(tmp_path: Path) -> None:
         "sound.json",
         "unsorted.json",
     }
+
+
+def test_every_command_has_a_page_with_its_options() -> None:
+    index = (REFERENCE / "index.md").read_text()
+    for name in COMMANDS:
+        page = (REFERENCE / f"{name}.md").read_text()
+        assert f"\n```{{options}} {name}\n```\n" in page
+        assert f"\n{name}\n" in index
+        assert "## How to read it" in page
+        assert "## Common mistakes" in page
+
+
+def test_every_public_name_is_on_the_page_of_its_group() -> None:
+    groups = re.findall(
+        r"^```\{public-names\} (.+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE
+    )
+    assert groups == list(rh._ENTRIES)
+    named = [name for group in groups for name, _, _ in rh._ENTRIES[group]]
+    assert sorted(named) == [name for name in dir(rh) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("tables_only")
+def test_what_is_recorded_is_printed_in_that_form(
+    path: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    command, *recorded = path.read_text().splitlines()
+    words = arguments(command.removeprefix("$ "))
+    if words[0] == "train":
+        # Beside the run that has that name already.
+        monkeypatch.chdir(tmp_path)
+        words = [each for each in words if "=" not in each]
+        words += [*SMALL_SETTINGS, *TRAINING, f"data.source={folder / 'data'}"]
+    if words[0] == "import" and not (folder / "exported").exists():
+        call("export", "--run", "runs/resnet", "--output", "exported")
+    printed = call(*words).splitlines()
+    before, now = dict(tables(recorded)), dict(tables(printed))
+    # Where nothing is decided there are no differences to show, and no levels to name.
+    assert {title for title in before if not title.startswith("Differences")} <= set(now)
+    for title, columns in now.items():
+        assert set(columns) <= set(before[title])
+    if not now:
+        assert form(printed[-1]) == form(recorded[-1])
+
+
+def tables(lines: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Title and columns of the tables in what was printed."""
+    for number, line in enumerate(lines):
+        if line and set(line) == {"─"}:
+            yield form(lines[number - 2]), re.split(r" {2,}", lines[number - 1].strip())
+
+
+def form(line: str) -> str:
+    """The line without its numbers, which are other ones of other inputs."""
+    return re.sub(r"\d+(\.\d+)?", "#", line)

@@ -23,7 +23,7 @@ from rethink_heads.runs import Run
 from rethink_heads.statistics.by_iou import object_correlations
 from rethink_heads.study import study
 from rethink_heads.training.module import DetectionModule
-from tests.command_line import all_sizes, call, call_json, heads, rows
+from tests.command_line import all_sizes, call, call_json, heads, refuse, rows
 from tests.measure.conftest import assert_same
 from tests.report.page_reader import read_page
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
@@ -102,9 +102,6 @@ def test_the_demo_leaves_detector_measurements_tables_and_figures(run: Run) -> N
 
 
 def test_a_second_demo_uses_what_is_there(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
-        raise AssertionError("nothing is to be trained or measured again")
-
     monkeypatch.setattr(DetectionModule, "training_step", refuse)
     monkeypatch.setattr(np, "savez", refuse)
     before = files_of(run)
@@ -206,22 +203,6 @@ def test_figures_need_no_detector_and_no_data(run: Run, tmp_path: Path) -> None:
     assert written
     for path in map(Path, written):
         assert path.read_bytes() == (run.path / path.relative_to(copy)).read_bytes()
-
-
-@pytest.mark.usefixtures("tables_only")
-def test_detectors_trained_apart_are_compared(folder: Path, tmp_path: Path) -> None:
-    paths = [tmp_path / head for head in ("fc", "conv")]
-    for path in paths:
-        options = ("--preset", folder / "small.yaml", "--head", path.name, "--run", path)
-        call("train", *options, "training.max_iterations=2")
-    both = [option for path in paths for option in ("--run", path)]
-    result = call_json("correlate", *both)
-    assert set(heads(result, "correlations")) == {("fc", "fc"), ("conv", "conv")}
-    assert {(row["a"], row["b"]) for row in rows(result, "comparisons")} == {("fc/fc", "conv/conv")}
-    written = call_json("figures", *both, "--output", tmp_path / "both")["files"]
-    assert {Path(path).parent for path in written} == {tmp_path / "both" / "tables"}
-    pcc = pd.read_csv(tmp_path / "both" / "tables" / "pcc.csv")
-    assert set(pcc["detector"]) == {"fc", "conv"}
 
 
 @pytest.mark.usefixtures("tables_only")

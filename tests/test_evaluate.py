@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rethink_heads.config import load_preset
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN
@@ -16,8 +15,8 @@ from rethink_heads.detectors.rcnn.detector import load_detector
 from rethink_heads.evaluation.measures import evaluate
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.runs import Run
-from tests.command_line import call, call_json, fails, heads, rows, untrained_run
-from tests.tiny_coco import SMALL_SETTINGS, write_coco
+from tests.command_line import call, call_json, fails, heads, refuse, rows, small_run
+from tests.tiny_coco import write_coco
 
 IMAGES = 4
 HEADS = ["fc", "conv", "double", "double-ext"]
@@ -38,12 +37,8 @@ def make_run(
 ) -> Run:
     data = folder / f"data-{images}"
     write_coco(data, images=images)
-    own = [*SMALL_SETTINGS, f"data.source={data}", "model.score_threshold=0.3", *settings]
-    return untrained_run(folder / "runs" / name, load_preset("shapes-tiny", head, own), seed)
-
-
-def refuse(*args: object) -> None:
-    raise AssertionError("nothing is to be detected again")
+    own = ("model.score_threshold=0.3", *settings)
+    return small_run(folder / "runs" / name, head, data, *own, seed=seed)
 
 
 def test_precision_is_that_of_training(run: Run) -> None:

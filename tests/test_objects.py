@@ -13,19 +13,8 @@ from rethink_heads.errors import UserError
 
 def correlations(*pccs: tuple[int, str, float]) -> pd.DataFrame:
     """A frame of ``object_correlations``: object, head and its own PCC."""
-    return pd.DataFrame(
-        [
-            {
-                "image_id": 1,
-                "object_id": number,
-                "class_name": "red",
-                "size": "small",
-                "head": head,
-                "pcc": pcc,
-            }
-            for number, head, pcc in pccs
-        ]
-    )
+    frame = pd.DataFrame(pccs, columns=["object_id", "head", "pcc"])
+    return frame.assign(image_id=1, class_name="red", size="small")
 
 
 def test_the_lowest_mean_over_the_heads_comes_first() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rethink_heads.cli import COMMANDS, app, load_command
 from rethink_heads.config import StudyConfig
 from rethink_heads.options import DataOptions, JsonOption, MeasuringOptions, StudyOptions, grouped
-from rethink_heads.run_options import with_measuring
+from rethink_heads.run_options import with_options
 
 
 def test_groups_are_flattened_and_filled() -> None:
@@ -51,8 +51,8 @@ def test_the_shell_completes_commands_and_options() -> None:
 
 def test_flags_set_what_is_measured_and_how() -> None:
     options = MeasuringOptions(proposals_per_object=488, precision="bfloat16", memory_mb=64)
-    measuring = with_measuring(StudyConfig(), options).measuring
+    measuring = with_options(StudyConfig(), StudyOptions(measuring=options)).measuring
     assert (measuring.proposals_per_object, measuring.memory_mb) == (488, 64)
     assert measuring.precision == "bfloat16"
     # What is not given stays.
-    assert with_measuring(StudyConfig(), MeasuringOptions()).measuring == StudyConfig().measuring
+    assert with_options(StudyConfig(), StudyOptions()) == StudyConfig()

@@ -8,13 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from rethink_heads.config import load_preset
 from rethink_heads.measure.store import Measurements
-from tests.command_line import call, call_json, fails, untrained_run
+from tests.command_line import call, call_json, fails, small_run
 from tests.made_detections import as_results, make_dataset, make_detections
 from tests.report.page_reader import read_page
 from tests.results_files import write_json
-from tests.tiny_coco import SMALL_SETTINGS, write_coco
+from tests.tiny_coco import write_coco
 
 
 @pytest.fixture
@@ -61,10 +60,7 @@ def test_the_page_is_what_diagnose_says(files: list[object], tmp_path: Path) -> 
 
 def test_a_run_has_its_measurements_and_stages_in_the_page(tmp_path: Path) -> None:
     write_coco(tmp_path / "data", "val", images=4)
-    config = load_preset(
-        "shapes-tiny", "double-ext", [f"data.source={tmp_path / 'data'}", *SMALL_SETTINGS]
-    )
-    run = untrained_run(tmp_path / "run", config)
+    run = small_run(tmp_path / "run", "double-ext", tmp_path / "data")
     call("report", "--run", run.path, "--draws", 10, "--measured-only")
     header, tables = read_page(run.path / "report.html")
     assert "pcc" not in tables
@@ -83,8 +79,7 @@ def test_a_run_has_its_measurements_and_stages_in_the_page(tmp_path: Path) -> No
 
 def test_what_is_missing_is_measured_first(tmp_path: Path) -> None:
     write_coco(tmp_path / "data", "val", images=3)
-    config = load_preset("shapes-tiny", "fc", [f"data.source={tmp_path / 'data'}", *SMALL_SETTINGS])
-    run = untrained_run(tmp_path / "run", config)
+    run = small_run(tmp_path / "run", "fc", tmp_path / "data")
     call("report", "--run", run.path, "--draws", 10)
     _, tables = read_page(run.path / "report.html")
     assert {"pcc", "regressed_iou", "correlation_maps", "proposals"} <= set(tables)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
@@ -14,7 +13,7 @@ from rethink_heads.console import redirect_stdout
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.files import write_csv
-from rethink_heads.options import JsonOption, OverridesArgument, option
+from rethink_heads.options import JsonOption, OverridesArgument, argument, value
 from rethink_heads.report.output import Report
 
 if TYPE_CHECKING:
@@ -29,80 +28,60 @@ EXAMPLE = "Example: rethink-heads describe coco-r50 --output tables training.bat
 MEBI = 2**20
 GIBI = 2**30
 
-PresetArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="PRESET|FILE",
-        help="A preset, alone or with a head's name after a hyphen, as coco-r50-double-head-ext; or a YAML file.",
-        show_default=False,
-    ),
-]
-DescribedHeadsOption = Annotated[
-    list[str] | None,
-    option(
-        "--head",
+
+@dataclass(frozen=True)
+class DescribedOptions:
+    """What is described, and where the tables go."""
+
+    preset: str = argument(
+        "PRESET|FILE",
+        "A preset, alone or with a head's name after a hyphen, as coco-r50-double-head-ext; or a YAML file.",
+    )
+    overrides: OverridesArgument = None
+    head: list[str] | None = value(
         "|".join(HEADS),
         "Head to describe; repeat it for several. Without it: the one in the preset's name, else all.",
-    ),
-]
-ClassesOption = Annotated[
-    int | None,
-    option(
-        "--classes",
+    )
+    classes: int | None = value(
         "N",
         "Foreground classes. Without it: those of the data that the preset is named after.",
         bounds.CLASSES,
-    ),
-]
-FrameOption = Annotated[
-    str | None,
-    option(
-        "--frame",
+    )
+    frame: str | None = value(
         "HEIGHTxWIDTH",
         "Size of a training batch in px. Without it: what holds images of sides 4:3, upright and lying.",
-    ),
-]
-OutputOption = Annotated[
-    Path | None,
-    option("--output", "DIR", "Folder that gets the tables as CSV: summary, parts, memory."),
-]
+    )
+    output: Path | None = value(
+        "DIR", "Folder that gets the tables as CSV: summary, parts, memory."
+    )
+    as_json: JsonOption = False
 
 
-def command(
-    preset: PresetArgument,
-    overrides: OverridesArgument = None,
-    head: DescribedHeadsOption = None,
-    classes: ClassesOption = None,
-    frame: FrameOption = None,
-    output: OutputOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def command(options: DescribedOptions) -> None:
     """Print what a preset's detectors cost, head by head: computed from shapes, nothing is trained.
 
     Memory is that of weights, gradients, momentum and what autograd saves in a training step with the
     preset's whole batch on one device (for one of four processes give training.batch_size=2).
     """
     rank_zero_only()
-    size = _frame(frame)
+    size = _frame(options.frame)
     with redirect_stdout():
         from rethink_heads.describing import describe
 
-        description = describe(preset, head, overrides or [], classes, size)
-    frames = {
-        "summary": description.summary(),
-        "parts": description.parts,
-        "memory": description.memory,
-    }
+        overrides = options.overrides or []
+        description = describe(options.preset, options.head, overrides, options.classes, size)
+    summary, parts, memory = description.summary(), description.parts, description.memory
+    frames = {"summary": summary, "parts": parts, "memory": memory}
     result = Report(NAME)
     facts = ("preset", "classes", "images", "rois_per_image", "frame", "precision")
     result.data(description=[{name: getattr(description, name) for name in facts}], **frames)
-    if output is not None:
+    if options.output is not None:
         for name, table in frames.items():
-            result.files.append(output / f"{name}.csv")
+            result.files.append(options.output / f"{name}.csv")
             write_csv(table, result.files[-1])
     _show(result, description)
     result.lines(*(f"wrote {path}" for path in result.files))
-    result.end(as_json)
+    result.end(options.as_json)
 
 
 def _frame(text: str | None) -> tuple[int, int] | None:
@@ -136,18 +115,12 @@ def _show(result: Report, description: Description) -> None:
     summary, parts, memory = description.summary(), description.parts, description.memory
     counts = ["parameters", "trained", "backbone", "fpn", "rpn", "branches"]
     names = {name: name for name in counts} | {"multiply_adds": "multiply-adds"}
-    sums = {
-        n: f"{n.removeprefix('memory ')} (GiB)"
-        for n in map(str, summary)
-        if n.startswith("memory ")
-    }
+    sums = [name for name in map(str, summary) if name.startswith("memory ")]
+    titles = {name: f"{name.removeprefix('memory ')} (GiB)" for name in sums}
+    cells = scaled(summary, names, MEBI, 2) | scaled(summary, titles, GIBI, 2)
     result.table(
         "Parameters (M), multiply-adds of the branches per RoI (M), training memory",
-        {
-            "head": summary["head"],
-            **scaled(summary, names, MEBI, 2),
-            **scaled(summary, sums, GIBI, 2),
-        },
+        {"head": summary["head"], **cells},
     )
     # Each branch once, a second branch of a kind being as the first.
     inside = parts[parts["multiply_adds"].notna() & ~parts["part"].str.endswith("2")]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rethink_heads.measure.candidates import Candidates
-    from rethink_heads.report.heads import Heads
 
 NAME = "diagnose"
 EXAMPLE = (
@@ -64,25 +61,6 @@ FILE_NEXT = NEXT | {
 Pair = tuple[Key, Key]
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """All that was found.
-
-    Attributes:
-        asked: the detectors and files, detected.
-        detections: the final detections of all, in DETECTION_COLUMNS.
-        tables: result frames by the names of their CSV files; "object_fates" has a row an object and head.
-        candidates: what the heads make of the proposals before NMS; None where no detector shows them.
-        lacks: by detector, why its fates are those that detections alone can tell.
-    """
-
-    asked: EvaluationInputs
-    detections: pd.DataFrame
-    tables: Tables
-    candidates: Candidates | None
-    lacks: dict[str, str]
-
-
 def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOption = None) -> None:
     """Say where average precision is lost, and what would win it back.
 
@@ -92,128 +70,20 @@ def command(options: DetectionOptions, screen: ScreenOptions, output: OutputOpti
     """
     if output is not None:
         check_folder(output)
-    found = diagnose(detect_asked(options))
-    written = write_diagnosis(found, output, complete=options.head is None)
-    report(found, written, screen, options)
-
-
-def diagnose(asked: EvaluationInputs) -> Diagnosis:
-    """Ask all heads about the same proposals, and make every table that the detectors and files allow.
-
-    Raises:
-        UserError: something cannot be read, or the data are not the same for all.
-    """
-    return diagnose_candidates(asked, *ask_candidates(asked))
+    asked = detect_asked(options)
+    candidates, lacks = ask_candidates(asked)
+    rank_zero_only()
+    tables = diagnose(asked, candidates)
+    written = write_diagnosis(asked, tables, output, complete=options.head is None)
+    report(asked, tables, lacks, written, screen, options)
 
 
 def ask_candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
-    """Ask all heads about the same proposals; beside the answers by detector why it was not asked.
-    Raises UserError where something cannot be read, or the data are not the same for all.
+    """Ask all heads about the proposals of all detectors that show them; beside the answers by detector why it was not
+    asked. Raises UserError where something cannot be read, or the data are not the same for all.
     """
     if asked.different:
         raise UserError(asked.different)
-    found = _candidates(asked)
-    rank_zero_only()
-    return found
-
-
-def diagnose_candidates(
-    asked: EvaluationInputs, candidates: Candidates | None, lacks: dict[str, str]
-) -> Diagnosis:
-    """Make every table that the detectors and files allow of what :func:`ask_candidates` returned."""
-    import pandas as pd
-
-    from rethink_heads.evaluation.measures import diagnosis_tables
-    from rethink_heads.statistics.comparison import compared_pairs
-
-    dataset = asked.found[0].dataset
-    keys = [key for each in asked.found for key in each.keys]
-    pairs = compared_pairs(keys)
-    detections = pd.concat([each.frame for each in asked.found], ignore_index=True)
-    log("dividing the loss of average precision among its causes")
-    tables = diagnosis_tables(detections, dataset, keys, pairs, **asked.bootstrap)
-    log("following every object from proposals to detections")
-    tables |= _fates(asked, candidates, detections, pairs)
-    if candidates is not None and len(candidates.keys) > 1:
-        from rethink_heads.evaluation.swaps import swap_tables
-
-        followed = [key for key in keys if key in candidates.keys]
-        if len(followed) > 1:
-            log("swapping the scores and boxes of heads")
-            tables |= swap_tables(candidates, dataset, keys=followed, **asked.bootstrap)
-    return Diagnosis(asked, detections, tables, candidates, lacks)
-
-
-def write_diagnosis(found: Diagnosis, output: Path | None, complete: bool) -> list[Path]:
-    """Write the tables and figures, the objects' fates as Parquet too, where `evaluate` would write its own."""
-    from rethink_heads.evaluation.fates import write_object_fates
-
-    tables = {name: table for name, table in found.tables.items() if name != OBJECT_FATES}
-    written = write_evaluation(found.asked.found, tables, output, complete)
-    if written:
-        written += write_object_fates(found.tables[OBJECT_FATES], written[0].parent)
-    return written
-
-
-def report(
-    found: Diagnosis, written: Sequence[Path], screen: ScreenOptions, options: DetectionOptions
-) -> None:
-    """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next."""
-    from rethink_heads.report.heads import Heads, interval, select
-    from rethink_heads.report.verdict import CAUSE_SENTENCES, verdict
-
-    tables, each = found.tables, found.asked.found
-    result = Report(NAME, {one.detector: one.provenance for one in each})
-    result.data(**{name: table for name, table in tables.items() if name not in LONG_TABLES})
-    result.files = list(written)
-    heads = Heads([key for one in each for key in one.keys])
-    result.lines(*(sentence.text for sentence in verdict(tables, heads)))
-    lost, meanings = tables["lost_precision"], tuple(f"{one}." for one in CAUSE_SENTENCES.values())
-    for title, column, more in (
-        ("What 1 - AP is lost to [95% interval]: the shares of a head add up", "share", ()),
-        ("AP with one cause fixed [95% interval]", "oracle", meanings),
-    ):
-        cells = heads.columns(lost, ["cause"], partial(interval, column=column))
-        result.table(title, cells, *more, full=column == "oracle")
-    if "recall_ladder" in tables:
-        ladder = select(tables["recall_ladder"], size="all", iou=LADDER_IOU)
-        result.table(
-            f"Recall at IoU {LADDER_IOU} at each stage [95% interval]",
-            heads.columns(ladder, ["stage"], partial(interval, column="recall")),
-        )
-    fates = select(tables["fates"], size="all", class_name="all")
-    # A fate that some head's objects have is shown of all heads.
-    occurring = fates.groupby("fate")["count"].transform("sum") > 0
-    result.table(
-        "Fates of objects at IoU 0.5 [95% interval] (how many)",
-        heads.columns(
-            fates[occurring],
-            ["fate"],
-            lambda row: f"{interval(row, 'share')} ({row['count']})",
-        ),
-        *(
-            f"{', '.join(name for name, said in found.lacks.items() if said == why)}: {why}"
-            for why in dict.fromkeys(found.lacks.values())
-        ),
-    )
-    if "swaps" in tables:
-        names = {"/".join(key): name for key, name in heads.names.items()}
-        result.table(
-            "AP of the scores of one head (rows) with the boxes of another (columns), same proposals [95% interval]",
-            _matrix(select(tables["swaps"], metric="AP"), names),
-        )
-    lrp = heads.columns(tables["lrp"], ["part"], partial(interval, column="value"))
-    result.table("oLRP and its parts (lower is better) [95% interval]", lrp, full=True)
-    result.table("Classes [95% interval]", _classes(tables["by_class"], heads), full=True)
-    compared = [tables[name] for name in COMPARED_TABLES if name in tables]
-    cells, said = heads.differences(*compared, full=True)
-    result.table("Differences on the same images [95% interval]", cells, *said, full=True)
-    result.lines(f"Next: {_next_command(found, options)}")
-    result.end(screen.as_json, screen.full, where_written(each, written))
-
-
-def _candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, str]]:
-    """What the heads make of the proposals of all detectors that show them; of the others why they are left out."""
     lacks = {
         each.detector: "a file has final detections only"
         for each in asked.found
@@ -246,20 +116,107 @@ def _candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str, s
         return measure_candidates(shared, folder / inner, provenance), lacks
 
 
-def _fates(
+def diagnose(asked: EvaluationInputs, candidates: Candidates | None) -> Tables:
+    """Make every table that the detectors and files allow: result frames by the names of their CSV files.
+
+    ``candidates``: what :func:`ask_candidates` returned. The table OBJECT_FATES has a row an object and head.
+    """
+    from rethink_heads.evaluation.measures import diagnosis_tables
+    from rethink_heads.statistics.comparison import compared_pairs
+
+    keys, dataset, pairs = asked.keys, asked.dataset, compared_pairs(asked.keys)
+    log("dividing the loss of average precision among its causes")
+    tables = diagnosis_tables(asked.detections, dataset, keys, pairs, **asked.bootstrap)
+    log("following every object from proposals to detections")
+    tables |= _fates(asked, candidates, pairs)
+    followed = [key for key in keys if candidates is not None and key in candidates.keys]
+    if candidates is not None and len(followed) > 1:
+        from rethink_heads.evaluation.swaps import swap_tables
+
+        log("swapping the scores and boxes of heads")
+        tables |= swap_tables(candidates, dataset, keys=followed, **asked.bootstrap)
+    return tables
+
+
+def write_diagnosis(
+    asked: EvaluationInputs, tables: Tables, output: Path | None, complete: bool
+) -> list[Path]:
+    """Write the tables and figures, the objects' fates as Parquet too, where `evaluate` would write its own."""
+    from rethink_heads.evaluation.fates import write_object_fates
+
+    others = {name: table for name, table in tables.items() if name != OBJECT_FATES}
+    written = write_evaluation(asked.found, others, output, complete)
+    if written:
+        written += write_object_fates(tables[OBJECT_FATES], written[0].parent)
+    return written
+
+
+def report(
     asked: EvaluationInputs,
-    candidates: Candidates | None,
-    detections: pd.DataFrame,
-    pairs: Sequence[Pair],
-) -> Tables:
+    tables: Tables,
+    lacks: Mapping[str, str],
+    written: list[Path],
+    screen: ScreenOptions,
+    options: DetectionOptions,
+) -> None:
+    """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next.
+    ``lacks``: by detector, why its fates are those that detections alone can tell.
+    """
+    from rethink_heads.report.heads import CAUSE_SENTENCES, Heads, counted, select, verdict
+
+    result = Report(NAME, asked.provenance)
+    result.data(**{name: table for name, table in tables.items() if name not in LONG_TABLES})
+    result.files = written
+    heads = Heads(asked.keys)
+    result.lines(*(sentence.text for sentence in verdict(tables, heads)))
+    title = "What 1 - AP is lost to [95% interval]: the shares of a head add up"
+    result.table(title, heads.columns(tables["lost_precision"], ["cause"], "share"))
+    cells = heads.columns(tables["lost_precision"], ["cause"], "oracle")
+    meanings = (f"{one}." for one in CAUSE_SENTENCES.values())
+    result.table("AP with one cause fixed [95% interval]", cells, *meanings, full=True)
+    if "recall_ladder" in tables:
+        ladder = select(tables["recall_ladder"], size="all", iou=LADDER_IOU)
+        cells = heads.columns(ladder, ["stage"], "recall")
+        result.table(f"Recall at IoU {LADDER_IOU} at each stage [95% interval]", cells)
+    fates = select(tables["fates"], size="all", class_name="all")
+    # A fate that some head's objects have is shown of all heads.
+    occurring = fates.groupby("fate")["count"].transform("sum") > 0
+    result.table(
+        "Fates of objects at IoU 0.5 [95% interval] (how many)",
+        heads.columns(fates[occurring], ["fate"], counted("share")),
+        *(
+            f"{', '.join(name for name, said in lacks.items() if said == why)}: {why}"
+            for why in dict.fromkeys(lacks.values())
+        ),
+    )
+    if "swaps" in tables:
+        names = {"/".join(key): name for key, name in heads.names.items()}
+        result.table(
+            "AP of the scores of one head (rows) with the boxes of another (columns), same proposals [95% interval]",
+            _matrix(select(tables["swaps"], metric="AP"), names),
+        )
+    lrp = heads.columns(tables["lrp"], ["part"], "value")
+    result.table("oLRP and its parts (lower is better) [95% interval]", lrp, full=True)
+    # The most frequent class first.
+    by_class = select(tables["by_class"], size="all")
+    by_class = by_class.sort_values("objects", ascending=False, kind="stable")
+    classes = heads.columns(by_class, ["class_name", "objects"], "ap")
+    result.table("Classes [95% interval]", classes, full=True)
+    compared = [tables[name] for name in COMPARED_TABLES if name in tables]
+    cells, said = heads.differences(*compared, full=True)
+    result.table("Differences on the same images [95% interval]", cells, *said, full=True)
+    result.lines(f"Next: {_next_command(asked, tables, options)}")
+    result.end(screen.as_json, screen.full, where_written(asked.found, written))
+
+
+def _fates(asked: EvaluationInputs, candidates: Candidates | None, pairs: Sequence[Pair]) -> Tables:
     """Fates of objects, and the recall ladder: by candidates where there are any, else by detections alone."""
     import pandas as pd
 
     from rethink_heads.evaluation.fates import count_tables, detection_fates, fate_tables
     from rethink_heads.statistics.bootstrap import ImageBootstrap
 
-    dataset = asked.found[0].dataset
-    keys = [key for each in asked.found for key in each.keys]
+    keys, dataset = asked.keys, asked.dataset
     parts: list[Tables] = []
     followed: set[Key] = set()
     if candidates is not None:
@@ -267,10 +224,14 @@ def _fates(
         followed = set(candidates.keys) & set(keys)
         shown_pairs = [pair for pair in pairs if followed.issuperset(pair)]
         found = fate_tables(candidates, dataset, shown_pairs, **asked.bootstrap)
-        parts.append({name: _select_heads(table, followed) for name, table in found.items()})
+        for name, table in found.items():
+            if "detector" in table:
+                own = pd.MultiIndex.from_frame(table[["detector", "head"]])
+                found[name] = table[own.isin(list(followed))]
+        parts.append(found)
     others = [key for key in keys if key not in followed]
     if others:
-        fates = detection_fates(detections, dataset, keys=others)
+        fates = detection_fates(asked.detections, dataset, keys=others)
         bootstrap = ImageBootstrap(dataset.image_ids, **asked.bootstrap)
         compared = [pair for pair in pairs if set(others).issuperset(pair)]
         parts.append({OBJECT_FATES: fates} | count_tables(fates, others, bootstrap, compared))
@@ -279,15 +240,6 @@ def _fates(
         name: pd.concat([part[name] for part in parts if name in part], ignore_index=True)
         for name in names
     }
-
-
-def _select_heads(frame: pd.DataFrame, keys: set[Key]) -> pd.DataFrame:
-    """The rows of some heads; of a table without heads all."""
-    import pandas as pd
-
-    if "detector" not in frame:
-        return frame
-    return frame[pd.MultiIndex.from_frame(frame[["detector", "head"]]).isin(list(keys))]
 
 
 def _matrix(swaps: pd.DataFrame, names: dict[str, str]) -> dict[str, list[str]]:
@@ -302,22 +254,14 @@ def _matrix(swaps: pd.DataFrame, names: dict[str, str]) -> dict[str, list[str]]:
     }
 
 
-def _classes(by_class: pd.DataFrame, heads: Heads) -> pd.DataFrame:
-    """Cells of AP by class, the most frequent class first."""
-    from rethink_heads.report.heads import interval, select
-
-    rows = select(by_class, size="all").sort_values("objects", ascending=False, kind="stable")
-    return heads.columns(rows, ["class_name", "objects"], partial(interval, column="ap"))
-
-
-def _next_command(found: Diagnosis, options: DetectionOptions) -> str:
+def _next_command(asked: EvaluationInputs, tables: Tables, options: DetectionOptions) -> str:
     """What to give next, by the largest cause of the head with the highest average precision."""
-    precision = found.tables["ap"]
+    precision = tables["ap"]
     best = precision[precision["metric"] == "AP"].sort_values("value").iloc[-1]
-    lost = found.tables["lost_precision"]
+    lost = tables["lost_precision"]
     own = lost[(lost["detector"] == best["detector"]) & (lost["head"] == best["head"])]
     cause = str(own.sort_values("share").iloc[-1]["cause"])
-    run = next((s.run for s in found.asked.subjects if s.run.name == best["detector"]), None)
+    run = next((s.run for s in asked.subjects if s.run.name == best["detector"]), None)
     if run is None:
         command, shows = FILE_NEXT[cause]
         groups = options.detectors, options.results, options.data

@@ -5,37 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from rethink_heads import bounds
 from rethink_heads.console import log
-from rethink_heads.detection_files import (
-    DetectionFile,
-    files_alone,
-    on_same_data,
-    open_files,
-    write_files_results,
-)
+from rethink_heads.detection_files import DetectionFile, files_alone, on_same_data, open_files
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
-from rethink_heads.options import (
-    DetectionOptions,
-    ScreenOptions,
-    option,
-    within,
-)
+from rethink_heads.options import DetectionOptions, ScreenOptions, flag, option, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import is_of_detectors, whereabouts, write_run_results
 from rethink_heads.run_options import open_runs
 from rethink_heads.runs import Run
 from rethink_heads.study import asked_heads, on_common_classes, resolve
-from rethink_heads.subject import RunDetections, Subject, fuses
+from rethink_heads.subject import Key, RunDetections, Subject, fuses
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from rethink_heads.data.coco import CocoDataset
 
 NAME = "evaluate"
 EXAMPLE = (
@@ -48,11 +38,12 @@ EXAMPLE = (
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 CALIBRATION = ("d_ece", "laece", "overconfidence")
-LEADS = {
-    "AP": "AP (average precision)",
-    "d_ece": "D-ECE (lower is better)",
-    "laece": "LaECE (lower is better)",
-}
+# A table, which rows of it say who leads, and how these are called.
+LEADS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("ap", {"metric": "AP"}, "AP (average precision)"),
+    ("calibration", {"error": "d_ece"}, "D-ECE (lower is better)"),
+    ("calibration", {"error": "laece"}, "LaECE (lower is better)"),
+)
 ERRORS_MEAN = (
     "cls: wrong class; loc: wrong place; both: wrong class and place; dupe: a second detection of an object; bkg: on"
     " background; miss: objects that no detection is near; fp, fn: all false positives, all objects not found."
@@ -65,46 +56,6 @@ Tables = dict[str, "pd.DataFrame"]
 DetectionSource = RunDetections | DetectionFile
 FUSION_RULES = ("complementary", "max", "mean")
 
-ErrorsOption = Annotated[
-    bool, typer.Option("--errors", help="Split what AP loses into TIDE's kinds of error.")
-]
-ErrorIouOption = Annotated[
-    float,
-    typer.Option(
-        "--error-iou",
-        metavar="IOU",
-        callback=within(bounds.ERROR_IOU),
-        help="For --errors: least IoU of a true positive.",
-    ),
-]
-CalibrationOption = Annotated[
-    bool,
-    typer.Option("--calibration", help="Set scores against precision and IoU: D-ECE and LaECE."),
-]
-CompareOption = Annotated[
-    bool,
-    typer.Option(
-        "--compare",
-        help="Compare several runs, on the classes that all have; without it they are compared where their data and"
-        " classes are the same. Heads of one run, and several models, are always compared.",
-    ),
-]
-SaveOption = Annotated[
-    Path | None,
-    option(
-        "--save-detections",
-        "FILE",
-        "Write the detections as COCO's results JSON; of several heads into FILE with the head before its suffix.",
-    ),
-]
-FusionOption = Annotated[
-    str | None,
-    option(
-        "--fusion",
-        "|".join(FUSION_RULES),
-        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
-    ),
-]
 OutputOption = Annotated[
     Path | None,
     option(
@@ -116,39 +67,53 @@ OutputOption = Annotated[
 ]
 
 
-def command(
-    options: DetectionOptions,
-    screen: ScreenOptions,
-    errors: ErrorsOption = False,
-    error_iou: ErrorIouOption = 0.5,
-    calibration: CalibrationOption = False,
-    compare: CompareOption = False,
-    fusion: FusionOption = None,
-    output: OutputOption = None,
-    save_detections: SaveOption = None,
-) -> None:
+@dataclass(frozen=True)
+class EvaluatedOptions:
+    """What is evaluated beside average precision."""
+
+    errors: bool = flag("Split what AP loses into TIDE's kinds of error.")
+    error_iou: float = value(
+        "IOU", "For --errors: least IoU of a true positive.", bounds.ERROR_IOU, 0.5
+    )
+    calibration: bool = flag("Set scores against precision and IoU: D-ECE and LaECE.")
+    compare: bool = flag(
+        "Compare several runs, on the classes that all have; without it they are compared where their data and"
+        " classes are the same. Heads of one run, and several models, are always compared."
+    )
+    fusion: str | None = value(
+        "|".join(FUSION_RULES),
+        "Fuse two classifiers' scores by this rule. Without it: the rule of the run.",
+    )
+    output: OutputOption = None
+    save_detections: Path | None = value(
+        "FILE",
+        "Write the detections as COCO's results JSON; of several heads into FILE with the head before its suffix.",
+    )
+
+
+def command(options: DetectionOptions, screen: ScreenOptions, own: EvaluatedOptions) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again; those of a file
     (--detections) need neither a model nor images.
     """
     # Before the heavy imports, so that a mistake is told at once.
+    fusion, output = own.fusion, own.output
     if fusion is not None and fusion not in FUSION_RULES:
         raise UserError(f"unknown fusion rule {fusion!r}; the rules are {', '.join(FUSION_RULES)}")
     if output is not None:
         check_folder(output)
-    asked = detect_asked(options, compare=compare, fusion=fusion)
-    found = asked.found
+    asked = detect_asked(options, compare=own.compare, fusion=fusion)
     rank_zero_only()
-    if save_detections is not None:
-        _save(found, save_detections)
+    if own.save_detections is not None:
+        _save(asked, own.save_detections)
     if asked.different and (asked.compare or output is not None):
         raise UserError(asked.different)
-    names = ["ap", *["detection_errors"] * errors, *["calibration"] * calibration]
-    options_of = {"error_iou": error_iou, **asked.bootstrap}
-    tables = _tables(names, found, options_of, compare=not asked.different)
-    written = write_evaluation(found, tables, output, complete=options.head is None)
-    report(found, tables, written, screen)
+    names = ["ap", *["detection_errors"] * own.errors, *["calibration"] * own.calibration]
+    options_of = {"error_iou": own.error_iou, **asked.bootstrap}
+    tables = _tables(names, asked.found, options_of, compare=not asked.different)
+    written = write_evaluation(asked.found, tables, output, complete=options.head is None)
+    report(asked, tables, written, screen)
 
 
 @dataclass(frozen=True)
@@ -168,6 +133,28 @@ class EvaluationInputs:
     compare: bool
     different: str
     bootstrap: dict[str, Any]
+
+    @property
+    def keys(self) -> list[Key]:
+        """(detector, head) of all, in the order of ``found``."""
+        return [key for each in self.found for key in each.keys]
+
+    @property
+    def dataset(self) -> CocoDataset:
+        """The data, where they are the same for all."""
+        return self.found[0].dataset
+
+    @cached_property
+    def detections(self) -> pd.DataFrame:
+        """The final detections of all, in DETECTION_COLUMNS."""
+        import pandas as pd
+
+        return pd.concat([each.frame for each in self.found], ignore_index=True)
+
+    @property
+    def provenance(self) -> dict[str, dict[str, str]]:
+        """What each detector's or file's results depend on."""
+        return {each.detector: each.provenance for each in self.found}
 
 
 def detect_asked(
@@ -208,12 +195,12 @@ def detect_asked(
 
 
 def report(
-    found: Sequence[DetectionSource], tables: Tables, written: Sequence[Path], screen: ScreenOptions
+    asked: EvaluationInputs, tables: Tables, written: list[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
-    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, interval, widen
+    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, counted, widen
 
-    result = Report(NAME, {each.detector: each.provenance for each in found})
+    result = Report(NAME, asked.provenance)
     result.data(
         runs=[
             {
@@ -222,37 +209,26 @@ def report(
                 "images": len(each.dataset),
                 "measurements": each.name if isinstance(each, RunDetections) else each.path,
             }
-            for each in found
+            for each in asked.found
         ],
         **tables,
     )
-    result.files = list(written)
-    heads = Heads([key for each in found for key in each.keys])
-    precision = tables["ap"]
-    for table, column, names in (
-        ("ap", "metric", ["AP"]),
-        ("calibration", "error", ["d_ece", "laece"]),
-    ):
-        for name in names if table in tables else ():
-            rows, pairs = tables[table], tables.get(f"{table}_comparisons")
-            name_pairs = rows.head(0) if pairs is None else pairs[pairs[column] == name]
-            label = LEADS.get(name, name)
-            name_rows = rows[rows[column] == name]
-            result.lines(heads.leader(name_rows, name_pairs, "value", label, lowest=table != "ap"))
+    result.files = written
+    heads = Heads(asked.keys)
+    for table, which, label in LEADS:
+        if table in tables:
+            rows, pairs, lowest = tables[table], tables.get(f"{table}_comparisons"), table != "ap"
+            result.lines(heads.leader(rows, pairs, "value", label, lowest, **which))
     result.table(
         "Average precision [95% interval]",
-        heads.rows(widen(precision, "metric", "value"), [*METRICS, "images"]),
+        heads.rows(widen(tables["ap"], "metric", "value"), [*METRICS, "images"]),
         "AP: mean over IoU 0.50 to 0.95; AP50, AP75: at one IoU; APs, APm, APl: objects of an area below 32 x 32 px,"
         " between, and above 96 x 96 px.",
     )
     if "detection_errors" in tables:
         result.table(
             "TIDE: gain in AP at the IoU threshold without each kind of error [95% interval] (how many)",
-            heads.columns(
-                tables["detection_errors"],
-                ["error"],
-                lambda row: f"{interval(row, 'delta_ap')} ({row['count']})",
-            ),
+            heads.columns(tables["detection_errors"], ["error"], counted("delta_ap")),
             ERRORS_MEAN,
         )
     if "calibration" in tables:
@@ -266,7 +242,7 @@ def report(
     most = MOST_DIFFERENCES - 2 * ("detection_errors" in tables) - 2 * ("calibration" in tables)
     cells, said = heads.differences(*compared, full=screen.full, most=most)
     result.table("Differences on the same images [95% interval]", cells, *said)
-    result.end(screen.as_json, screen.full, where_written(found, written))
+    result.end(screen.as_json, screen.full, where_written(asked.found, written))
 
 
 def where_written(found: Sequence[DetectionSource], written: Sequence[Path]) -> str:
@@ -362,17 +338,17 @@ def _tables(
     return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
-def _save(found: Sequence[DetectionSource], path: Path) -> None:
+def _save(asked: EvaluationInputs, path: Path) -> None:
     """Write each head's detections as COCO's results JSON."""
     from rethink_heads.data.result_files import write_coco_results
 
-    keys = [key for each in found for key in each.keys]
-    for each in found:
+    for each in asked.found:
         frame = each.frame
         for detector, head in each.keys:
             rows = frame[(frame["detector"] == detector) & (frame["head"] == head)]
-            own = [detector] * (len(found) > 1) + [head]
-            target = path.with_suffix(f".{'.'.join(own)}{path.suffix}") if len(keys) > 1 else path
+            own = [detector] * (len(asked.found) > 1) + [head]
+            several = len(asked.keys) > 1
+            target = path.with_suffix(f".{'.'.join(own)}{path.suffix}") if several else path
             write_coco_results(rows, each.dataset.category_ids, target)
             log(f"written: {len(rows):,} detections of {detector}/{head} in {target}")
 
@@ -386,11 +362,11 @@ def write_evaluation(
     """
     detected = [each for each in found if isinstance(each, RunDetections)]
     runs, names = [each.run for each in detected], [each.name for each in detected]
-    if len(runs) < len(found):
-        return write_files_results(tables, output, several=len(found) > 1)
-    if output is None and not is_of_detectors(runs) and not (len(found) == 1 and complete):
+    files = len(found) - len(runs)
+    if not (files or output or is_of_detectors(runs) or (len(found) == 1 and complete)):
         return []
-    written = write_run_results(runs, names, tables, output=output)
-    folders = " and ".join(dict.fromkeys(str(path.parent) for path in written))
-    log(f"written: {len(written)} files in {folders}")
+    written = write_run_results(runs, names, tables, output=output, files=files)
+    if not files:
+        folders = " and ".join(dict.fromkeys(str(path.parent) for path in written))
+        log(f"written: {len(written)} files in {folders}")
     return written

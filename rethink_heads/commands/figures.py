@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -18,7 +18,7 @@ from rethink_heads.errors import UserError
 from rethink_heads.exit_handling import reporting_errors
 from rethink_heads.files import sha256, write_text
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption, SeedOption, grouped, option
+from rethink_heads.options import JsonOption, SeedOption, grouped, value
 from rethink_heads.report.output import Report, print_lines
 from rethink_heads.results import NOTE_NAME as COMPARISON_NAME
 from rethink_heads.results import measured_names, read_inputs, shared_folder, writing
@@ -36,60 +36,29 @@ EXAMPLE = (
     "rethink-heads figures --redraw figures"
 )
 
-RedrawOption = Annotated[
-    Path | None,
-    option(
-        "--redraw",
-        "DIR",
-        "Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
-        " the same files again, to the byte. With --output the figures go there.",
-    ),
-]
-NoDeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda",
-        help="Has no effect: no detector is touched. It is here so that every command has it.",
-    ),
-]
-
 
 @dataclass(frozen=True)
 class InputOptions:
     """What was measured and is drawn, and where results go."""
 
-    run: Annotated[
-        list[Path] | None,
-        option(
-            "--run",
-            "DIR",
-            "Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
-        ),
-    ] = None
-    sweep: Annotated[
-        list[Path] | None,
-        option("--sweep", "DIR", "Folder of a sweep (rethink-heads sweep); repeat it for several."),
-    ] = None
-    measurements: Annotated[
-        list[str] | None,
-        option(
-            "--measurements",
-            "NAME",
-            "Which of the run's measurements (a folder in measurements/); of several runs, one"
-            " name for all or one for each --run. Without it: all of one run, the default ones of"
-            " several.",
-        ),
-    ] = None
-    output: Annotated[
-        Path | None,
-        option(
-            "--output",
-            "DIR",
-            "Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
-            " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
-        ),
-    ] = None
+    run: list[Path] | None = value(
+        "DIR",
+        "Run folder; repeat it to draw detectors trained apart together. [default: runs/demo]",
+    )
+    sweep: list[Path] | None = value(
+        "DIR", "Folder of a sweep (rethink-heads sweep); repeat it for several."
+    )
+    measurements: list[str] | None = value(
+        "NAME",
+        "Which of the run's measurements (a folder in measurements/); of several runs, one"
+        " name for all or one for each --run. Without it: all of one run, the default ones of"
+        " several.",
+    )
+    output: Path | None = value(
+        "DIR",
+        "Folder that gets tables/ and figures/. Without it: the run's own; for several runs,"
+        " a folder beside the first, named after them; for sweeps alone, the first sweep's.",
+    )
     seed: SeedOption = None
 
     @cached_property
@@ -127,12 +96,24 @@ class InputOptions:
         return read_inputs(self.runs, self.names, self.sweep or [], self.bootstrap_seed)
 
 
-def command(
-    options: InputOptions,
-    redraw: RedrawOption = None,
-    device: NoDeviceOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
+@dataclass(frozen=True)
+class DrawingOptions:
+    """How it is drawn."""
+
+    redraw: Path | None = value(
+        "DIR",
+        "Draw from tables alone: wherever DIR has a folder tables/, figures/ beside it gets"
+        " the same files again, to the byte. With --output the figures go there.",
+    )
+    device: str = value(
+        "auto|cpu|cuda",
+        "Has no effect: no detector is touched. It is here so that every command has it.",
+        default="auto",
+    )
+    as_json: JsonOption = False
+
+
+def command(options: InputOptions, drawing: DrawingOptions) -> None:
     """Draw all figures and write all tables from what was measured. No detector is touched.
 
     The paper's figures and tables are defined by the scripts in analyses/, which this runs; those
@@ -140,12 +121,12 @@ def command(
     """
     rank_zero_only()
     skipped: dict[str, str] = {}
-    if redraw is not None:
+    if drawing.redraw is not None:
         if options.run or options.sweep or options.measurements:
             raise UserError(
                 "--redraw draws from tables: leave out --run, --sweep and --measurements"
             )
-        written = redraw_folders(redraw, options.output)
+        written = redraw_folders(drawing.redraw, options.output)
     elif len(options.runs) == 1 and options.output is None and not options.sweep:
         (run,) = options.runs
         written = []
@@ -158,11 +139,11 @@ def command(
     result = Report(NAME)
     result.data(skipped=[{"name": name, "reason": reason} for name, reason in skipped.items()])
     result.files = written
-    if not as_json:
+    if not drawing.as_json:
         for name, reason in skipped.items():
             log(f"skipped {name}: {reason}")
     result.lines(*map(str, written))
-    result.end(as_json)
+    result.end(drawing.as_json)
 
 
 def draw_run(run: Run, name: str, seed: int, skipped: dict[str, str] | None = None) -> list[Path]:

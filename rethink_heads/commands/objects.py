@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import typer
-
+from rethink_heads import bounds
 from rethink_heads.errors import UserError
-from rethink_heads.options import ScreenOptions, StudyOptions
+from rethink_heads.options import ScreenOptions, StudyOptions, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import result_folders, shared_folder, whereabouts, writing
 from rethink_heads.study import Study, study
@@ -25,22 +25,20 @@ MOST_DRAWN = 12
 MOST_HEADS_DRAWN = 3
 OBJECT = ["image_id", "object_id", "class_name", "size"]
 
-WorstOption = Annotated[
-    int, typer.Option("--worst", metavar="N", min=1, help="List and draw so many objects.")
-]
+
+@dataclass(frozen=True)
+class WorstOptions:
+    """How many objects are shown."""
+
+    worst: int = value("N", "List and draw so many objects.", bounds.OBJECTS, 10)
 
 
-def command(options: StudyOptions, screen: ScreenOptions, worst: WorstOption = 10) -> None:
+def command(options: StudyOptions, screen: ScreenOptions, own: WorstOptions) -> None:
     """Objects that heads find hardest: the lowest correlation of their proposals' scores and IoUs.
 
     Of several heads, the lowest on average. Every object's numbers go into a table (CSV); the hardest are drawn,
     their proposals coloured by score, beside score against IoU.
     """
-    report(study(options), worst, screen)
-
-
-def report(found: Study, worst: int, screen: ScreenOptions) -> None:
-    """Print the objects that the heads of a study find hardest, and draw the first of them."""
     from rethink_heads.files import write_csv
     from rethink_heads.plots.layout import save_figure
     from rethink_heads.plots.objects import draw_objects
@@ -48,8 +46,9 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     from rethink_heads.report.heads import SIZES, Heads
     from rethink_heads.statistics.by_iou import object_correlations
 
+    found = study(options)
     objects = object_correlations(found.selected)
-    hardest = rank(objects, worst)
+    hardest = rank(objects, own.worst)
     shown = objects.merge(hardest[["image_id", "object_id", "rank"]], on=["image_id", "object_id"])
     heads = Heads(found.keys, objects)
     result = Report(NAME, found.measurements.provenance)
@@ -58,36 +57,32 @@ def report(found: Study, worst: int, screen: ScreenOptions) -> None:
     drawn = list(heads.names)[:MOST_HEADS_DRAWN]
     folder = shared_folder(found.runs)
     with result.attempt(), writing(folder, found.runs, found.names, tables):
-        path = tables / "objects.csv"
-        write_csv(objects, path)
-        result.files.append(path)
+        result.files.append(tables / "objects.csv")
+        write_csv(objects, result.files[0])
         # Without sampled proposals (measuring.rows_per_bin=0) there is nothing to draw.
         if all(len(found.selected.rows(key)) for key in drawn):
             views = list(object_views(found, objects, hardest.head(MOST_DRAWN), drawn))
             series = [one for one in series_of(objects) if (one.detector, one.head) in drawn]
             result.files += save_figure(draw_objects(views, series), figures / "objects")
 
-    names = ", ".join(heads.names.values())
-    undefined = objects[objects["pcc"].isna()]["object_id"].nunique()
+    names, several = ", ".join(heads.names.values()), len(heads.names) > 1
     result.lines(
-        f"The {len(hardest)} objects that {names} {'find' if len(heads.names) > 1 else 'finds'} hardest,"
+        f"The {len(hardest)} objects that {names} {'find' if several else 'finds'} hardest,"
         " by the lowest PCC of score and IoU over an object's own proposals"
-        + (", averaged over the heads." if len(heads.names) > 1 else ".")
+        f"{', averaged over the heads' if several else ''}."
     )
     cells = heads.columns(
         shown.sort_values("rank"),
         OBJECT,
         lambda row: f"{row['pcc']:.2f}, {row['score']:.2f}, {row['regressed_iou']:.2f}",
     )
+    undefined = objects[objects["pcc"].isna()]["object_id"].nunique()
+    left_out = f"{undefined} objects are left out: their scores or IoUs do not vary."
     result.table(
         "By head: PCC, mean score and mean IoU of the regressed box over proposals of IoU 0.7 and more",
         cells,
         *heads.share("classifier and regressor"),
-        *(
-            [f"{undefined} objects are left out: their scores or IoUs do not vary."]
-            if undefined
-            else []
-        ),
+        *[left_out] * (undefined > 0),
         SIZES,
     )
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rethink_heads import bounds
 from rethink_heads.bounds import HEADS
@@ -24,11 +22,11 @@ from rethink_heads.options import (
     MeasuringOptions,
     SeedOption,
     StudyOptions,
-    option,
-    within,
+    argument,
+    value,
 )
 from rethink_heads.report.output import Report
-from rethink_heads.run_options import one_each, open_runs, with_options
+from rethink_heads.run_options import open_runs, with_options
 from rethink_heads.study import resolve
 from rethink_heads.subject import Datasets
 
@@ -52,43 +50,40 @@ BUDGET = 60.0
 class OneDetectorOptions(DetectorOptions):
     """A detector to plan for, where it is no preset's."""
 
-    run: Annotated[list[Path] | None, option("--run", "DIR", "Run folder.")] = None
+    run: list[Path] | None = value("DIR", "Run folder.")
 
 
 @dataclass(frozen=True)
 class PlannedMeasuringOptions(MeasuringOptions):
     """What is to be measured; the preset stands among the settings."""
 
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PRESET|FILE] [KEY=VALUE]...",
-            help="A preset, whose detector is built with random weights (time does not depend on them), or --run or"
-            " --model; then settings to change.",
-            show_default=False,
-        ),
-    ] = None
+    overrides: list[str] | None = argument(
+        "[PRESET|FILE] [KEY=VALUE]...",
+        "A preset, whose detector is built with random weights (time does not depend on them), or --run or"
+        " --model; then settings to change.",
+        None,
+    )
 
 
-HeadOption = Annotated[str | None, option("--head", "|".join(HEADS), "The preset's head.")]
-DevicesOption = Annotated[
-    int | None,
-    option(
-        "--devices",
+@dataclass(frozen=True)
+class PlanOptions:
+    """How it is planned."""
+
+    head: str | None = value("|".join(HEADS), "The preset's head.")
+    devices: int | None = value(
         "N",
         "Devices like the one at hand that share the images. Without it: 1, 2, 4 and 8.",
         bounds.DEVICES,
-    ),
-]
-BudgetOption = Annotated[
-    float,
-    typer.Option(
-        "--seconds",
-        metavar="S",
-        callback=within(bounds.SECONDS),
-        help="Time to calibrate: no further objects are measured after it. One of each size always is.",
-    ),
-]
+    )
+    seconds: float = value(
+        "S",
+        "Time to calibrate: no further objects are measured after it. One of each size always is.",
+        bounds.SECONDS,
+        BUDGET,
+    )
+    device: DeviceOption = "auto"
+    seed: SeedOption = None
+    as_json: JsonOption = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +101,7 @@ def command(
     detectors: OneDetectorOptions,
     data: DataOptions,
     measuring: PlannedMeasuringOptions,
-    head: HeadOption = None,
-    devices: DevicesOption = None,
-    seconds: BudgetOption = BUDGET,
-    device: DeviceOption = "auto",
-    seed: SeedOption = None,
-    as_json: JsonOption = False,
+    plan: PlanOptions,
 ) -> None:
     """Say what measuring a detector's heads on a data set will take, without doing it.
 
@@ -130,9 +120,9 @@ def command(
         raise UserError("give one preset, one --run or one --model to plan for")
     # A preset's settings are all changed at once; of a trained detector only those of measuring can be.
     chosen = replace(measuring, overrides=overrides if name is None else None)
-    options = StudyOptions(detectors, None, data, chosen, device, seed)
+    options = StudyOptions(detectors, None, data, chosen, plan.device, plan.seed)
     if name is None:
-        if head is not None:
+        if plan.head is not None:
             raise UserError("--head belongs to a preset; of a run or model all heads are measured")
         (opened,) = resolve(open_runs(options), options)
         shared = opened.share_classes()
@@ -140,26 +130,26 @@ def command(
             str(opened.run.path), shared.detector, shared.dataset, opened.config, opened.seed
         )
     else:
-        subject = _preset_subject(name, head, overrides, options)
+        subject = _preset_subject(name, plan.head, overrides, options)
     settings = _settings(subject.config, measuring.proposals_per_object)
-    numbers = DEVICES if devices is None else tuple(sorted({1, devices}))
+    numbers = DEVICES if plan.devices is None else tuple(sorted({1, plan.devices}))
 
     from rethink_heads.planning import calibrate, count, estimate
 
     own = subject.config.measuring
     counts = count(subject.dataset, own, subject.seed)
     with redirect_stdout():
-        found = calibrate(subject.detector, subject.dataset, own, settings, subject.seed, seconds)
+        found = calibrate(
+            subject.detector, subject.dataset, own, settings, subject.seed, plan.seconds
+        )
     estimates = [estimate(each, counts, numbers, own.memory_mb) for each in found]
-    report(subject, counts, estimates, len(found[0].image_seconds), as_json)
+    report(subject, counts, estimates, len(found[0].image_seconds), plan.as_json)
 
 
 def _preset_subject(
     name: str, head: str | None, overrides: list[str], options: StudyOptions
 ) -> Subject:
-    config = load_preset(name, head, overrides, options.seed)
-    (class_map,) = one_each(options.detectors.class_map, 1, "--class-map", "detectors")
-    config = with_options(config, options, class_map)
+    config = with_options(load_preset(name, head, overrides, options.seed), options)
     where = resolve_device(options.device)
     dataset = Datasets().tell(config)
     with redirect_stdout():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rethink_heads.options import ScreenOptions, StudyOptions
 from rethink_heads.report.output import Report
 from rethink_heads.results import whereabouts, write_comparison
-from rethink_heads.study import Study, study
+from rethink_heads.study import study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,14 +26,10 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
     Beside it the gain over the proposal's own IoU, and the error split into centre (in units of the
     object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
     """
-    report(study(options), screen)
-
-
-def report(found: Study, screen: ScreenOptions) -> None:
-    """Print the regression error of a study's heads and how they differ."""
-    from rethink_heads.report.heads import SIZES, Heads, interval, name_bins, widen
+    from rethink_heads.report.heads import SIZES, Heads, name_bins, select, widen
     from rethink_heads.statistics.by_iou import error_components, regressed_iou_by_iou
 
+    found = study(options)
     curves = regressed_iou_by_iou(found.selected, seed=found.seed)
     errors = error_components(found.selected, seed=found.seed)
     differences = found.compare("regressed_iou", by_bin=True)
@@ -41,7 +37,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
     result.data(regressed_iou=curves, error_components=errors, comparisons=differences)
     tables = {"regressed_iou": curves, "error_components": errors}
     with result.attempt():
-        result.files = write_comparison(found.runs, found.names, NAME, differences, tables)
+        result.files = write_comparison(found, NAME, differences, tables)
 
     heads = Heads(found.keys, curves, errors)
     result.lines(_answer(heads, curves), *_leads(heads, differences))
@@ -53,29 +49,15 @@ def report(found: Study, screen: ScreenOptions) -> None:
         "dx, dy: centre, in units of the object's size; dw, dh: log ratio of width and height, held at -4.1 for boxes"
         f" narrower than 0.016 of the object. {SIZES}",
     )
-    all_sizes = name_bins(curves[curves["size"] == "all"])
-    by_bin = differences
-    if len(differences):
-        by_bin = name_bins(differences[differences["size"] == "all"])
-    for title, value, full in (
-        (
-            f"IoU of the regressed box by IoU of the proposal from {LEAST_IOU}, all sizes",
-            "mean",
-            False,
-        ),
-        ("IoU of the regressed box by IoU of the proposal, all sizes", "mean", True),
-        ("Gain over the proposal by its IoU, all sizes", "gain", True),
-    ):
-        result.table(
-            f"{title} [95% interval]",
-            heads.columns(
-                all_sizes if full else all_sizes[all_sizes["iou_low"] > LEAST_IOU - 0.01],
-                ["proposal IoU"],
-                lambda row, value=value: interval(row, value),  # type: ignore[misc]
-                by_bin if value == "mean" else None,
-            ),
-            full=full,
-        )
+    all_sizes, by_bin = (name_bins(select(each, size="all")) for each in (curves, differences))
+    upper = all_sizes[all_sizes["iou_low"] > LEAST_IOU - 0.01]
+    title = "IoU of the regressed box by IoU of the proposal"
+    cells = heads.columns(upper, ["proposal IoU"], "mean", by_bin)
+    result.table(f"{title} from {LEAST_IOU}, all sizes [95% interval]", cells)
+    cells = heads.columns(all_sizes, ["proposal IoU"], "mean", by_bin)
+    result.table(f"{title}, all sizes [95% interval]", cells, full=True)
+    cells = heads.columns(all_sizes, ["proposal IoU"], "gain")
+    result.table("Gain over the proposal by its IoU, all sizes [95% interval]", cells, full=True)
     cells, _ = heads.differences(differences, full=True)
     result.table("Differences on the same objects [95% interval]", cells, full=True)
     result.end(screen.as_json, screen.full, whereabouts(found.runs, result.files))

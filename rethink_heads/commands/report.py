@@ -6,20 +6,19 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from rethink_heads import bounds
-from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose_candidates
+from rethink_heads.commands.diagnose import OBJECT_FATES, ask_candidates, diagnose
 from rethink_heads.commands.evaluate import check_folder, detect_asked
 from rethink_heads.console import log
-from rethink_heads.distributed import processes
+from rethink_heads.distributed import processes, rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.machine import at_once
-from rethink_heads.options import DetectionOptions, ScreenOptions, option, within
+from rethink_heads.options import DetectionOptions, ScreenOptions, flag, value
 from rethink_heads.report.output import Report
 from rethink_heads.results import read_inputs, shared_folder
 from rethink_heads.runs import Run
@@ -38,72 +37,64 @@ EXAMPLE = (
     " instances_val2017.json --images val2017"
 )
 
-OutputOption = Annotated[
-    Path | None,
-    option(
-        "--output",
+
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page holds, and where it goes."""
+
+    output: Path | None = value(
         "FILE",
         f"The page. Without it: {REPORT_NAME} in the run's folder, of several runs in one beside the first, of files"
         " alone here.",
-    ),
-]
-TitleOption = Annotated[
-    str | None, option("--title", "TEXT", "Title of the page; names the detectors unless given.")
-]
-MeasurementsOption = Annotated[
-    str | None,
-    option(
-        "--measurements",
+    )
+    title: str | None = value("TEXT", "Title of the page; names the detectors unless given.")
+    measurements: str | None = value(
         "NAME",
         "Which measurements of predefined proposals are shown (a folder in measurements/). Without it: those of these"
         " options, else the newest that all runs have, else they are measured now.",
-    ),
-]
-CropsOption = Annotated[
-    float,
-    typer.Option(
-        "--crops-mb",
-        metavar="MB",
-        callback=within(bounds.CROPS_MB),
-        help="How much pictures of objects may take in the page; 0 for none.",
-    ),
-]
-MeasuredOnlyOption = Annotated[
-    bool,
-    typer.Option(
-        "--measured-only",
-        help="Show of predefined proposals and stages what was measured before, and measure none, which takes long.",
-    ),
-]
-LinkOption = Annotated[
-    bool,
-    typer.Option(
-        "--link-images",
-        help="Show objects that have no picture in the page from the images where they lie now; the page then reads"
-        " these files.",
-    ),
-]
+    )
+    measured_only: bool = flag(
+        "Show of predefined proposals and stages what was measured before, and measure none, which takes long."
+    )
+    crops_mb: float = value(
+        "MB",
+        "How much pictures of objects may take in the page; 0 for none.",
+        bounds.CROPS_MB,
+        12.0,
+    )
+    link_images: bool = flag(
+        "Show objects that have no picture in the page from the images where they lie now; the page then reads"
+        " these files."
+    )
 
 
-def command(
-    options: DetectionOptions,
-    screen: ScreenOptions,
-    output: OutputOption = None,
-    title: TitleOption = None,
-    measurements: MeasurementsOption = None,
-    measured_only: MeasuredOnlyOption = False,
-    crops_mb: CropsOption = 12.0,
-    link_images: LinkOption = False,
-) -> None:
+def command(options: DetectionOptions, screen: ScreenOptions, page: PageOptions) -> None:
     """Write one HTML file that shows what was found of one or several detectors; it opens offline.
 
     Where average precision is lost, how scores follow IoU, what becomes of every object, with its picture; all tables
     are in the file. What is missing is measured first: detections, predefined proposals and the boxes of each stage.
     """
-    if output is not None:
-        _check_output(output)
-    found, runs = findings(options, measurements, measured_only)
-    write(output or report_path(runs), found, title or "", crops_mb, link_images, screen)
+    from rethink_heads.report.contents import absent_screens, write_report
+    from rethink_heads.report.heads import Heads, verdict
+
+    if page.output is not None:
+        # Before the detecting, which takes long.
+        if page.output.is_dir():
+            raise UserError(
+                f"{page.output} is a folder; give a file, for example --output {page.output / REPORT_NAME}"
+            )
+        check_folder(page.output.parent)
+    found, runs = findings(options, page.measurements, page.measured_only)
+    path = page.output or report_path(runs)
+    title, crops_mb = page.title or "", page.crops_mb
+    write_report(path, found, title=title, crops_mb=crops_mb, link_images=page.link_images)
+    result = Report(NAME, dict(found.provenance))
+    result.data(ap=found.tables["ap"])
+    result.files = [path]
+    result.lines(*(one.text for one in verdict(found.tables, Heads(list(found.keys)))))
+    result.lines(*absent_screens(found.tables).values())
+    size = path.stat().st_size / 1e6
+    result.end(screen.as_json, screen.full, f"{path} ({size:.1f} MB): open it in a browser")
 
 
 def findings(
@@ -122,6 +113,7 @@ def findings(
     Raises:
         UserError: something cannot be read, or there are no measurements of that name.
     """
+    from rethink_heads.paper import AnalysisInputs
     from rethink_heads.report.contents import Findings
     from rethink_heads.report.results import compute
 
@@ -129,73 +121,39 @@ def findings(
     runs = [subject.run for subject in asked.subjects]
     names = [] if measurements is None else [measurements] * len(runs)
     names = names or _measured_names(asked.subjects, measured_only)
-    candidates, lacks = ask_candidates(asked)
-    keys = [key for each in asked.found for key in each.keys]
-    inputs = _measured(runs, keys, names, asked.bootstrap) if names else None
+    candidates, _ = ask_candidates(asked)
+    rank_zero_only()
+    inputs = AnalysisInputs()
+    if names:
+        inputs = _measured(runs, asked.keys, names, asked.bootstrap)
 
     def proposal_tables() -> Tables:
-        if inputs is None:
-            return {}
-        log("computing the tables of predefined proposals")
+        if inputs.found is not None:
+            log("computing the tables of predefined proposals")
         return compute(inputs)
 
-    diagnosis, of_proposals = at_once(
-        partial(diagnose_candidates, asked, candidates, lacks), proposal_tables
-    )
-    tables = {name: table for name, table in diagnosis.tables.items() if name != OBJECT_FATES}
-    tables |= of_proposals
+    tables, of_proposals = at_once(partial(diagnose, asked, candidates), proposal_tables)
+    fates = tables.pop(OBJECT_FATES)
     provenance = {"command": shlex.join(["rethink-heads", *sys.argv[1:]])}
-    for each in asked.found:
-        provenance |= {f"{each.detector}: {name}": said for name, said in each.provenance.items()}
+    for detector, own in asked.provenance.items():
+        provenance |= {f"{detector}: {name}": said for name, said in own.items()}
     found = Findings(
-        keys,
-        asked.found[0].dataset,
-        tables,
-        None if inputs is None else inputs.found,
-        diagnosis.detections,
-        None if inputs is None else inputs.stages,
-        diagnosis.tables[OBJECT_FATES],
-        diagnosis.candidates,
+        asked.keys,
+        asked.dataset,
+        tables | of_proposals,
+        inputs.found,
+        asked.detections,
+        inputs.stages,
+        fates,
+        candidates,
         provenance,
     )
     return found, runs
 
 
-def write(
-    path: Path,
-    found: Findings,
-    title: str,
-    crops_mb: float,
-    link_images: bool,
-    screen: ScreenOptions,
-) -> None:
-    """Write the page, and print the answer in sentences and where the page is."""
-    from rethink_heads.report.contents import absent_screens, write_report
-    from rethink_heads.report.heads import Heads
-    from rethink_heads.report.verdict import verdict
-
-    write_report(path, found, title=title, crops_mb=crops_mb, link_images=link_images)
-    result = Report(NAME, dict(found.provenance))
-    result.data(ap=found.tables["ap"])
-    result.files = [path]
-    result.lines(*(one.text for one in verdict(found.tables, Heads(list(found.keys)))))
-    result.lines(*absent_screens(found.tables).values())
-    size = path.stat().st_size / 1e6
-    result.end(screen.as_json, screen.full, f"{path} ({size:.1f} MB): open it in a browser")
-
-
 def report_path(runs: Sequence[Run]) -> Path:
     """Where the page goes unless it is said: into the run's folder or the shared one; of files alone here."""
     return (shared_folder(runs) if runs else Path()) / REPORT_NAME
-
-
-def _check_output(path: Path) -> None:
-    """Raise UserError before the detecting, which takes long, where the page cannot be written."""
-    if path.is_dir():
-        raise UserError(
-            f"{path} is a folder; give a file, for example --output {path / REPORT_NAME}"
-        )
-    check_folder(path.parent)
 
 
 def _measured_names(subjects: Sequence[Subject], measured_only: bool) -> list[str]:

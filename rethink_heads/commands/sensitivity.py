@@ -35,15 +35,10 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
     distance of RoI positions, the score against displacement of the box, and the change of score and of
     regressed IoU when one RoI position is zeroed; 95% intervals from a bootstrap over images.
     """
-    report(study(options, branches=True), screen)
-
-
-def report(found: Study, screen: ScreenOptions) -> None:
-    """Print the spatial sensitivity of a study's heads and how their branches differ."""
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
-    from rethink_heads.report.heads import Heads, interval
+    from rethink_heads.report.heads import Heads
     from rethink_heads.statistics.comparison import (
         COMPARED_RESPONSES,
         compare_decay,
@@ -56,6 +51,7 @@ def report(found: Study, screen: ScreenOptions) -> None:
         response_summary,
     )
 
+    found = study(options, branches=True)
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed
@@ -70,9 +66,8 @@ def report(found: Study, screen: ScreenOptions) -> None:
         found.compare_by(compare_responses, found.keys, kind, optional=kind, kind=kind)
         for kind in COMPARED_RESPONSES
     ]
-    response_differences = pd.concat(
-        [each for each in response_frames if len(each)] or [pd.DataFrame()], ignore_index=True
-    )
+    filled = [each for each in response_frames if len(each)] or [pd.DataFrame()]
+    response_differences = pd.concat(filled, ignore_index=True)
     result = Report(NAME, measurements.provenance)
     result.data(spatial_correlation=correlations, decay=by_distance, responses=responses)
     result.data(comparisons=differences, response_comparisons=response_differences)
@@ -82,20 +77,16 @@ def report(found: Study, screen: ScreenOptions) -> None:
         result.data(decay_comparisons=found.compare_by(compare_decay, branches, optional=about))
     compared = pd.concat([differences, response_differences], ignore_index=True)
     with result.attempt():
-        tables = {"decay": by_distance}
-        result.files = write_comparison(found.runs, found.names, NAME, compared, tables)
+        result.files = write_comparison(found, NAME, compared, {"decay": by_distance})
     _show_branches(result, correlations, by_distance, differences)
     shown = responses[responses["size"] == "all"]
     if not screen.full:
         shown = shown[shown["quantity"].isin(MAIN_QUANTITIES)]
     heads = Heads(found.keys, responses)
+    named = shown.replace({"kind": LABELS, "quantity": LABELS})
     result.table(
         "Response to a displaced box and to zeroed RoI positions, all sizes [95% interval]",
-        heads.columns(
-            shown.replace({"kind": LABELS, "quantity": LABELS}),
-            ["kind", "quantity"],
-            lambda row: interval(row, "value"),
-        ),
+        heads.columns(named, ["kind", "quantity"], "value"),
         *heads.share("classifier and regressor"),
         "drop: fall of the score at a displacement of half the object's size; half-width: displacement that halves it,"
         " in units of the object's size.",
@@ -110,7 +101,7 @@ def _show_branches(
     result: Report, correlations: pd.DataFrame, by_distance: pd.DataFrame, differences: pd.DataFrame
 ) -> None:
     """Add which branch's output map tells RoI positions apart most, and the tables of correlations."""
-    from rethink_heads.report.heads import SIZES, Heads, select
+    from rethink_heads.report.heads import SIZES, Heads
 
     if correlations.empty:
         log("no spatial correlation: none of the heads has an output map with RoI positions")
@@ -118,22 +109,19 @@ def _show_branches(
     object_rows = correlations[correlations["kind"] == "spatial_correlation"]
     if len(object_rows):
         label = "Most spatially sensitive, by the lowest correlation of its output map"
-        all_sizes, branch_pairs = (select(each, size="all") for each in (object_rows, differences))
-        result.lines(branches.leader(all_sizes, branch_pairs, "mean", label, lowest=True))
+        result.lines(
+            branches.leader(object_rows, differences, "mean", label, lowest=True, size="all")
+        )
     result.table(
         "Correlation of two different RoI positions, mean [95% interval]",
         branches.rows(correlations.replace({"kind": KINDS}), ["kind", "size", "mean", "objects"]),
         f"Low: what is at one position says little of another, so that the branch tells places apart. {SIZES}",
     )
-    result.table(
-        "The same by distance of the positions, all sizes [95% interval]",
-        branches.rows(
-            by_distance[by_distance["size"] == "all"].replace({"kind": KINDS}),
-            ["kind", "distance", "mean", "pairs"],
-            formats={"distance": ".2f"},
-        ),
-        full=True,
-    )
+    all_sizes = by_distance[by_distance["size"] == "all"].replace({"kind": KINDS})
+    shown = ["kind", "distance", "mean", "pairs"]
+    cells = branches.rows(all_sizes, shown, formats={"distance": ".2f"})
+    title = "The same by distance of the positions, all sizes [95% interval]"
+    result.table(title, cells, full=True)
 
 
 def _check_measured(found: Study) -> None:

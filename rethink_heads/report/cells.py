@@ -127,11 +127,10 @@ def text_cells(
     for name in frame.columns:
         if name in estimates:
             ends = [f"{name}{end}" for end in ("", LOW, HIGH, SPREAD)]
-            counts = frame.get("objects", pd.Series(1, frame.index))
             cells[name] = []
-            for row, count in zip(frame.to_dict("records"), counts, strict=True):
+            for row in frame.to_dict("records"):
+                absent = without if row.get("objects", 1) else ""
                 value, low, high, spread = (_scaled(row.get(end), scale) for end in ends)
-                absent = without if count else ""
                 cells[name].append(estimate(value, low, high, spread, digits, absent))
         elif name not in parts:
             form = (formats or {}).get(name, ".6g")

@@ -18,7 +18,7 @@ from rethink_heads import __version__
 from rethink_heads.machine import at_once
 from rethink_heads.measure.store import Key, Measurements
 from rethink_heads.plots.style import heads_of
-from rethink_heads.report.heads import Heads
+from rethink_heads.report.heads import Heads, verdict, warnings
 from rethink_heads.report.page_file import write_page
 from rethink_heads.report.page_tables import (
     MOST_CROPS,
@@ -31,7 +31,6 @@ from rethink_heads.report.page_tables import (
     proposal_table,
     with_crops,
 )
-from rethink_heads.report.verdict import verdict, warnings
 
 if TYPE_CHECKING:
     from rethink_heads.data.coco import CocoDataset
@@ -66,62 +65,32 @@ QUANTISED = {
     "boxes": {"score": UNIT, "iou": UNIT},
     "proposals": {"score": UNIT, "iou": UNIT},
 }
-DEFINITIONS = (
-    ("AP", "COCO's average precision: mean over IoU thresholds 0.50 to 0.95 and classes."),
-    (
-        "PCC",
-        "Pearson's correlation of a head's score with the IoU of what it scores: a predefined proposal, one of the"
-        " detector's own, or a final detection, as is said beside it; by class, of true positives at IoU 0.5.",
-    ),
-    (
-        "Score of an object",
-        "Mean score of its class over its predefined proposals of IoU 0.7 and more; in a report without predefined"
-        " proposals the score of its detection, or of the best box that fits it.",
-    ),
-    (
-        "IoU of an object",
-        "Mean IoU of the regressed box over the same proposals; in a report without them the best IoU of a detection of"
-        " its class, from 0.5 on.",
-    ),
-    ("Recall, mean", "Of a class, over IoU 0.50 to 0.95; that of the stages is at one IoU."),
-    (
-        "Behind",
-        "How far the IoU of the detection with the highest score is behind that of the best.",
-    ),
-    (
-        "Share of the loss",
-        "What fixing one cause gains in AP, averaged over the orders of fixing all causes, the ranking after each"
-        " other one in three of four (weighted Shapley values): shares and AP add up to 1.",
-    ),
-    ("Oracle", "AP with one cause fixed and nothing else."),
-    (
-        "Fate",
-        "What became of an object: whether a detection stands for it at IoU 0.5 or, if not, the first stage at which"
-        " its last fitting box was lost. A detection stands for an object if it is its true positive; the object is"
-        " outranked if at that rank in its class, and at every later one, false positives outnumber true ones.",
-    ),
-    (
-        "oLRP",
-        "Optimal localization recall precision: the error of localization, false positives and misses together, at the"
-        " score threshold at which it is least.",
-    ),
-    (
-        "D-ECE and LaECE",
-        "Calibration errors: how far scores are from precision, and from precision times IoU.",
-    ),
-    (
-        "TIDE's errors",
-        "What AP at IoU 0.5 gains without errors of classification, localization, both, duplicates, background, misses,"
-        " without all false positives, and without all false negatives.",
-    ),
-    (
-        "Interval",
-        "95%, from a bootstrap over images; differences are paired on the same images. [-]: too few images, or no"
-        " variation, for an interval. In by_class.csv that of AP is from derivatives; of a size with one class only the"
-        " screens show that of the size's AP, in ap.csv.",
-    ),
-    ("Sizes", "small: area below 32 x 32 px; medium: below 96 x 96 px; large: above."),
-)
+DEFINITIONS = {
+    "AP": "COCO's average precision: mean over IoU thresholds 0.50 to 0.95 and classes.",
+    "PCC": "Pearson's correlation of a head's score with the IoU of what it scores: a predefined proposal, one of the"
+    " detector's own, or a final detection, as is said beside it; by class, of true positives at IoU 0.5.",
+    "Score of an object": "Mean score of its class over its predefined proposals of IoU 0.7 and more; in a report"
+    " without predefined proposals the score of its detection, or of the best box that fits it.",
+    "IoU of an object": "Mean IoU of the regressed box over the same proposals; in a report without them the best IoU"
+    " of a detection of its class, from 0.5 on.",
+    "Recall, mean": "Of a class, over IoU 0.50 to 0.95; that of the stages is at one IoU.",
+    "Behind": "How far the IoU of the detection with the highest score is behind that of the best.",
+    "Share of the loss": "What fixing one cause gains in AP, averaged over the orders of fixing all causes, the"
+    " ranking after each other one in three of four (weighted Shapley values): shares and AP add up to 1.",
+    "Oracle": "AP with one cause fixed and nothing else.",
+    "Fate": "What became of an object: whether a detection stands for it at IoU 0.5 or, if not, the first stage at"
+    " which its last fitting box was lost. A detection stands for an object if it is its true positive; the object is"
+    " outranked if at that rank in its class, and at every later one, false positives outnumber true ones.",
+    "oLRP": "Optimal localization recall precision: the error of localization, false positives and misses together,"
+    " at the score threshold at which it is least.",
+    "D-ECE and LaECE": "Calibration errors: how far scores are from precision, and from precision times IoU.",
+    "TIDE's errors": "What AP at IoU 0.5 gains without errors of classification, localization, both, duplicates,"
+    " background, misses, without all false positives, and without all false negatives.",
+    "Interval": "95%, from a bootstrap over images; differences are paired on the same images. [-]: too few images,"
+    " or no variation, for an interval. In by_class.csv that of AP is from derivatives; of a size with one class only"
+    " the screens show that of the size's AP, in ap.csv.",
+    "Sizes": "small: area below 32 x 32 px; medium: below 96 x 96 px; large: above.",
+}
 ABSENT = {
     "lost": "Final detections were not taken apart: rethink-heads diagnose does it.",
     "score": "Predefined proposals were not measured: rethink-heads correlate measures them, with a detector.",
@@ -210,7 +179,7 @@ def write_report(
         "warnings": warnings(
             len(dataset), objects["size"].tolist(), objects["class_name"].tolist()
         ),
-        "definitions": [list(pair) for pair in DEFINITIONS],
+        "definitions": [list(pair) for pair in DEFINITIONS.items()],
         "provenance": [["rethink-heads", __version__], *map(list, found.provenance.items())],
         "classes": list(dataset.class_names),
         "absent": ABSENT,

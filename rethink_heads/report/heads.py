@@ -1,9 +1,15 @@
-"""Heads side by side: those with the same numbers named together, who leads, and how pairs differ."""
+"""Heads side by side: those with the same numbers named together, who leads, how pairs differ; and this in sentences.
+
+Every sentence has its numbers with their interval.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,6 +28,17 @@ DESCRIPTION = (
     *("kind", "quantity", "level", "stage", "size", "proposal IoU", "distance"),
     *("heads", "difference", "excludes_zero", "objects"),
 )
+CAUSE_SENTENCES: Mapping[str, str] = {
+    "ranking": "ranking: false positives and worse boxes have higher scores than better ones",
+    "localization": "localization: the object has a detection of its class that overlaps it too little",
+    "classification": "classification: the object's box is there with another class",
+    "duplicates": "duplicates: further detections of an object that has one",
+    "background": "background: detections that no object is near",
+    "misses": "misses: objects that no detection stands for",
+}
+"""What each cause of lost average precision is, in half a sentence."""
+MOST_CAUSES = 3
+FEW_IMAGES, FEW_OBJECTS, FEW_OF_CLASS = 50, 30, 5
 SIZES = "Size: area of the object's box; small below 32 x 32 px, large from 96 x 96 px."
 
 
@@ -79,28 +96,26 @@ class Heads:
         self,
         frame: pd.DataFrame,
         index: Sequence[str],
-        cell: Callable[[Row], str],
+        cell: str | Callable[[Row], str],
         comparisons: pd.DataFrame | None = None,
     ) -> pd.DataFrame:
-        """Cells with a row for each value of the index columns, a column for each head and, of few pairs, for each."""
-        columns = {
-            name: rows_of(frame, key).assign(text=lambda rows: [cell(row) for row in records(rows)])
-            for key, name in self.names.items()
-        }
-        if comparisons is not None:
-            pairs = dict(list(self.pairs(comparisons).groupby("heads", sort=False)))
-            if len(pairs) <= MOST_PAIRS_IN_COLUMNS:
-                columns |= {
-                    str(name): rows.assign(
-                        text=[interval(row, "difference") for row in records(rows)]
-                    )
-                    for name, rows in pairs.items()
-                }
+        """Cells with a row for each value of the index columns, a column for each head and, of few pairs, for each.
+        ``cell``: of a row, or the column of an estimate.
+        """
         keys = frame[list(index)].drop_duplicates()
         table = text_cells(keys)
-        for name, rows in columns.items():
-            texts = dict(zip(_keys(rows, index), rows["text"], strict=True))
+
+        def add(name: str, rows: pd.DataFrame, cell: str | Callable[[Row], str]) -> None:
+            write = cell if callable(cell) else partial(interval, column=cell)
+            texts = dict(zip(_keys(rows, index), map(write, records(rows)), strict=True))
             table[name] = [texts.get(key, UNDEFINED) for key in _keys(keys, index)]
+
+        for key, name in self.names.items():
+            add(name, rows_of(frame, key), cell)
+        if comparisons is not None:
+            pairs = list(self.pairs(comparisons).groupby("heads", sort=False))
+            for both, rows in pairs if len(pairs) <= MOST_PAIRS_IN_COLUMNS else ():
+                add(str(both), rows, "difference")
         return table
 
     def pairs(self, comparisons: pd.DataFrame) -> pd.DataFrame:
@@ -117,23 +132,27 @@ class Heads:
     def leader(
         self,
         values: pd.DataFrame,
-        comparisons: pd.DataFrame,
+        comparisons: pd.DataFrame | None,
         column: str,
         label: str = "",
         lowest: bool = False,
         scale: float = 1.0,
         digits: int = 3,
+        **equal: Any,
     ) -> str:
         """Say which head leads, with what, and by how much before the next.
 
         Args:
-            values: a row for each head, with the estimate in ``column``.
-            comparisons: of that quantity, a row for each pair.
+            values: with the estimate in ``column``.
+            comparisons: of pairs; None: of none.
             label: of the quantity; the column's by default.
             lowest: whether the lowest leads.
             scale, digits: by which numbers are multiplied, and their decimals.
+            equal: which rows of both frames are of that quantity, one for each head and pair: see :func:`select`.
         """
         label = label or LABELS.get(column, column)
+        values = select(values, **equal)
+        pairs = pd.DataFrame() if comparisons is None else select(comparisons, **equal)
         found = [
             (row[column], key, f"{name} {interval(row, column, scale=scale, digits=digits)}")
             for key, name in self.names.items()
@@ -147,7 +166,7 @@ class Heads:
         if len(found) == 1:
             return f"{label}: {best}."
         _, second, runner_up = found[1]
-        for row in records(comparisons):
+        for row in records(pairs):
             a, b = (self._first.get(row[end], first) for end in "ab")
             if {a, b} == {first, second}:
                 sign = 1 if a == first else -1
@@ -186,11 +205,110 @@ class Heads:
         return decided.head(most), [f"{said}; --full prints all."]
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence with the screen of the report that shows what it rests on, and the settings of that screen."""
+
+    text: str
+    screen: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def verdict(
+    tables: Mapping[str, pd.DataFrame], heads: Heads, percent: bool = False
+) -> list[Sentence]:
+    """The sentences that the tables allow: average precision first, then its causes, then ranking and boxes.
+
+    Args:
+        tables: frames by the names of their CSV files.
+        percent: as the report's page has it: AP in per cent, beside each share what fixing its cause alone adds, and
+            PCC within each object beside that of all proposals, which it may contradict.
+    """
+    found = []
+    if len(tables.get("ap", ())):
+        label, scale, digits = ("AP, %", 100.0, 1) if percent else ("AP", 1.0, 3)
+        pairs = tables.get("ap_comparisons")
+        text = heads.leader(
+            tables["ap"], pairs, "value", label, scale=scale, digits=digits, metric="AP"
+        )
+        found.append(Sentence(text, "compare"))
+    found += _causes(tables.get("lost_precision", pd.DataFrame()), heads, percent)
+    correlations, pairs = tables.get("pcc", pd.DataFrame()), tables.get("comparisons")
+    for size, statistic, label in (
+        ("all", "pcc", "PCC of score and IoU" + " over all predefined proposals" * percent),
+        *[("all", "object_pcc", "PCC within each object, mean of objects")] * percent,
+        ("small", "pcc", "PCC" + " over all proposals" * percent + ", small objects"),
+    ):
+        if statistic in correlations:
+            rows: Row = {"size": size, "statistic": statistic, "iou_low": 0}
+            text = heads.leader(correlations, pairs, statistic, label, **rows)
+            found.append(Sentence(text, "score"))
+    return found
+
+
+def _causes(lost: pd.DataFrame, heads: Heads, with_oracles: bool) -> list[Sentence]:
+    """Each head's largest causes of lost average precision whose interval excludes zero."""
+    found = []
+    for key, name in heads.names.items() if len(lost) else ():
+        rows = [row for row in records(rows_of(lost, key)) if row["share_low"] > 0]
+        # Shares add up to what AP lacks.
+        ap = 1 - rows_of(lost, key)["share"].sum()
+        rows.sort(key=lambda row: -row["share"])
+        texts = [
+            f"{interval(row, 'share', scale=100, digits=1)} points of AP to {CAUSE_SENTENCES[row['cause']]}"
+            + f" (fixing it alone would add {100 * (row['oracle'] - ap):.1f})" * with_oracles
+            for row in rows[:MOST_CAUSES]
+        ]
+        if texts:
+            found.append(Sentence(f"{name} loses {'; '.join(texts)}.", "lost"))
+    return found
+
+
+def warnings(images: int, sizes: Sequence[str], class_names: Sequence[str]) -> list[str]:
+    """What a reader should know before believing a number.
+
+    Args:
+        sizes: of each object, "small", "medium" or "large"; class_names: and its class.
+    """
+    found = []
+    if images < FEW_IMAGES:
+        found.append(
+            f"Only {images} images: intervals are wide, and those of single classes may be missing."
+        )
+    for size, count in Counter(sizes).items():
+        if count < FEW_OBJECTS:
+            found.append(f"Only {count} {size} objects: what is said of them is uncertain.")
+    pairs = Counter(zip(sizes, class_names, strict=True))
+    for size in ("small", "medium", "large"):
+        counts = {name: count for (each, name), count in pairs.items() if each == size}
+        few = [f"{count} of {name}" for name, count in counts.items() if count < FEW_OF_CLASS]
+        if few and len(counts) > 1:
+            found.append(
+                f"AP of {size} objects is a mean over classes, of which some have few: {_some(few)}. Each counts as"
+                f" much as one of {max(counts.values()):,} objects."
+            )
+    found.append(
+        "Intervals are over the choice of images. They do not say what another training of the same detector"
+        " would give."
+    )
+    return found
+
+
+def _some(texts: Sequence[str], most: int = 3) -> str:
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and of {more} more classes" if more > 0 else "")
+
+
 def interval(row: Row, column: str, spread: str = "", scale: float = 1.0, digits: int = 3) -> str:
     """The cell of an estimate in a row, with the column of its standard deviation where one is named."""
     value, low, high = (scale * row[f"{column}{end}"] for end in ("", "_low", "_high"))
     deviation = scale * row[spread] if spread else math.nan
     return estimate(value, low, high, deviation, digits, NO_INTERVAL)
+
+
+def counted(column: str) -> Callable[[Row], str]:
+    """What writes the cell of an estimate in a row, and how many things it is of."""
+    return lambda row: f"{interval(row, column)} ({row['count']})"
 
 
 def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
@@ -204,10 +322,10 @@ def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
     return pd.DataFrame(list(rows.values()))
 
 
-def select(frame: pd.DataFrame, **equal: str) -> pd.DataFrame:
-    """The rows of a frame whose columns equal the values given; of a frame without rows or columns itself."""
+def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
+    """The rows of a frame whose columns equal the values given; columns that it lacks are not looked at."""
     for name, value in equal.items():
-        frame = frame[frame[name] == value] if len(frame) else frame
+        frame = frame[frame[name] == value] if name in frame else frame
     return frame
 
 
@@ -219,6 +337,8 @@ def rows_of(frame: pd.DataFrame, key: Key) -> pd.DataFrame:
 
 def name_bins(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with each IoU bin as text, in a column "proposal IoU"."""
+    if frame.empty:
+        return frame
     ends = zip(frame["iou_low"], frame["iou_high"], strict=True)
     return frame.assign(**{"proposal IoU": [f"{low:.2f} - {high:.2f}" for low, high in ends]})
 

@@ -269,41 +269,35 @@ def _drawings(tables: TableSet) -> dict[str, Callable[[], Figure]]:
     drawings: dict[str, Callable[[], Figure]] = {
         name: partial(analysis.draw, tables) for name, analysis in analyses().items()
     }
-    drawings |= {
-        "correlations": lambda: figures.correlations(tables["pcc"], tables.get("spearman")),
-        "gain": lambda: figures.gain(tables["regressed_iou"]),
-        "error_components": lambda: figures.error_components(tables["error_components"]),
-        "decay": lambda: figures.decay(tables["decay"]),
-        "displacement": lambda: figures.displacement(tables["displacement"]),
-        "cells": lambda: figures.cells(tables["cells"]),
-    }
+
+    def add(name: str, draw: Callable[..., Figure], *needed: str) -> None:
+        drawings[name] = lambda: draw(*(tables[each] for each in needed))
+
+    drawings["correlations"] = lambda: figures.correlations(tables["pcc"], tables.get("spearman"))
+    add("gain", figures.gain, "regressed_iou")
+    add("error_components", figures.error_components, "error_components")
+    add("decay", figures.decay, "decay")
+    add("displacement", figures.displacement, "displacement")
+    add("cells", figures.cells, "cells")
     scores = tables.get("score_by_iou", pd.DataFrame())
     if len(paper_heads(scores)) < len(scores):
-        drawings["figure2_all_heads"] = lambda: figures.figure2(
-            scores, tables["regressed_iou"], spread=False
-        )
+        whole = partial(figures.figure2, spread=False)
+        add("figure2_all_heads", whole, "score_by_iou", "regressed_iou")
     # What other commands than `figures` make tables of: missed by no one where it is not there.
-    for draw, needed in (
-        (drawn_detections.average_precision, ["ap"]),
-        (drawn_detections.detection_errors, ["detection_errors"]),
-        (drawn_detections.reliability, ["reliability", "calibration"]),
-    ):
+    elsewhere: dict[str, tuple[Callable[..., Figure], list[str]]] = {
+        "average_precision": (drawn_detections.average_precision, ["ap"]),
+        "detection_errors": (drawn_detections.detection_errors, ["detection_errors"]),
+        "reliability": (drawn_detections.reliability, ["reliability", "calibration"]),
+        "lost_precision": (lost_figures.shares, ["lost_by_threshold", "lost_precision"]),
+        "exchange_rate": (lost_figures.exchange_rate, ["exchange_rate"]),
+        "recall_ladder": (lost_figures.recall_ladder, ["recall_ladder"]),
+        "swaps": (lost_figures.swaps, ["swaps"]),
+    }
+    stages = [name for name in tables if name.startswith("stage_correlation")]
+    elsewhere |= {name: (figures.figure3, [name]) for name in stages}
+    for name, (draw, needed) in elsewhere.items():
         if needed[0] in tables:
-            drawings[draw.__name__] = partial(draw, *(tables[each] for each in needed))
-    if "lost_precision" in tables and "lost_by_threshold" in tables:
-        drawings["lost_precision"] = lambda: lost_figures.shares(
-            tables["lost_by_threshold"], tables["lost_precision"]
-        )
-    for name, draw in (
-        ("exchange_rate", lost_figures.exchange_rate),
-        ("recall_ladder", lost_figures.recall_ladder),
-        ("swaps", lost_figures.swaps),
-    ):
-        if name in tables:
-            drawings[name] = partial(draw, tables[name])
-    for name in tables:
-        if name.startswith("stage_correlation"):
-            drawings[name] = partial(figures.figure3, tables[name])
+            add(name, draw, *needed)
     return drawings
 
 

@@ -17,8 +17,8 @@ from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.by_iou import pearson
 from rethink_heads.statistics.comparison import compare
-from tests.command_line import all_sizes, heads, rows
-from tests.models.conftest import FEW, compared, fails, invoke, kept, model, runner
+from tests.command_line import all_sizes, fails, heads, rows
+from tests.models.conftest import FEW, compared, invoke, kept, model, runner
 
 ANALYSES = ("correlate", "regress", "sensitivity")
 COMPARED = ["image_id", "object_id", "bin", "n", "sum_score", "sum_iou_score", "sum_regressed_iou"]
@@ -61,10 +61,10 @@ def test_stages_that_a_detector_lacks_are_left_out(data: Path) -> None:
     assert "it has no `propose`, so it goes without the correlation on its own proposals" in said
     assert "it has no `detect`" in said
     assert "there are no boxes at the stage rpn" in said
-    message = fails("correlate", *minimal, "--stage", "rpn", *FEW)
-    assert "there is nothing to correlate at the stages rpn" in message
-    message = fails("evaluate", *minimal)
-    assert "my_detectors-minimal cannot be evaluated: it has no `detect`" in message
+    says = "there is nothing to correlate at the stages rpn"
+    fails("correlate", *minimal, "--stage", "rpn", *FEW, says=says)
+    says = "my_detectors-minimal cannot be evaluated: it has no `detect`"
+    fails("evaluate", *minimal, says=says)
 
 
 def test_every_stage_and_precision_of_a_full_detector(data: Path) -> None:

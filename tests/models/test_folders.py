@@ -9,8 +9,8 @@ import pytest
 
 from rethink_heads.cli import app
 from rethink_heads.runs import ExternalConfig, Run
-from tests.command_line import all_sizes
-from tests.models.conftest import FEW, fails, invoke, kept, model, runner
+from tests.command_line import all_sizes, fails
+from tests.models.conftest import FEW, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
 
 
@@ -25,21 +25,20 @@ def test_the_folder_is_opened_again_by_its_name_alone(data: Path, here: Path) ->
     drawn = runner.invoke(app, ["figures", "--run", str(here / "runs" / "mine")])
     assert drawn.exit_code == 0, drawn.stderr
     assert (here / "runs" / "mine" / "figures" / "figure2.png").is_file()
-    message = fails("export", "--run", here / "runs" / "mine", "--output", here / "out")
-    assert "there is nothing to train or export" in message
+    says = "there is nothing to train or export"
+    fails("export", "--run", here / "runs" / "mine", "--output", here / "out", says=says)
 
 
 def test_another_detector_or_other_weights_under_the_same_name_are_refused(
     data: Path, here: Path
 ) -> None:
     invoke("correlate", model("full", "mine"), "--data", data, *FEW)
-    message = fails("correlate", model("sharp", "mine"), "--data", data, *FEW)
-    assert "name this detector otherwise: --model NAME=python:my_detectors:sharp" in message
+    says = "name this detector otherwise: --model NAME=python:my_detectors:sharp"
+    fails("correlate", model("sharp", "mine"), "--data", data, *FEW, says=says)
     (here / "sharpness.txt").write_text("1.0")
     (here / "my_factor.py").write_text("FACTOR = 1.0\n")
-    weights = ("--weights", here / "sharpness.txt")
-    message = fails("correlate", model("full", "mine"), *weights)
-    assert "runs/mine belongs to python:my_detectors:full with no weights" in message
+    says = "runs/mine belongs to python:my_detectors:full with no weights"
+    fails("correlate", model("full", "mine"), "--weights", here / "sharpness.txt", says=says)
 
 
 def test_what_is_chosen_for_one_call_does_not_stick(data: Path, here: Path) -> None:
@@ -75,10 +74,10 @@ def test_what_is_there_is_shown_again_and_how_to_measure_all_is_said(
 
 def test_a_call_that_fails_leaves_no_folder(data: Path, here: Path) -> None:
     call = ("correlate", model("full", "mine"), "--data", data)
-    fails(*call, "--class-map", "typo.yaml")
-    fails(*call, "--head", "nohead")
-    fails("correlate", model("full", "mine"), "--annotations", "no.json", "--images", data)
-    fails("correlate", model("full", "mine"), "--data", here / "nowhere")
+    fails(*call, "--class-map", "typo.yaml", says="typo.yaml")
+    fails(*call, "--head", "nohead", says="nohead")
+    fails(*call[:2], "--annotations", "no.json", "--images", data, says="no.json")
+    fails(*call[:2], "--data", here / "nowhere", says="nowhere")
     assert not (here / "runs").exists()
     found, _ = invoke(*call, *FEW)
     assert all_sizes(found)["objects"] == 6
@@ -122,9 +121,8 @@ def test_a_comparison_does_not_take_the_name_of_a_detector(data: Path, here: Pat
     invoke("correlate", model("full", "a"), model("sharp", "b"), "--data", data, *FEW)
     assert (here / "runs" / "a-b-compared" / "tables").is_dir()
     assert kept(here, "a-b").detectors == ("a-b",)
-    assert "belongs to another detector" in fails(
-        "correlate", model("full", "a-b-compared"), "--data", data
-    )
+    says = "belongs to another detector"
+    fails("correlate", model("full", "a-b-compared"), "--data", data, says=says)
 
 
 def test_many_long_names_make_a_folder_that_can_be_written(data: Path, here: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rethink_heads.evaluation.matching import box_ious
 from rethink_heads.report.contents import Findings, absent_screens, write_report
-from rethink_heads.report.heads import Heads
+from rethink_heads.report.heads import Heads, verdict
 from rethink_heads.report.page_tables import (
     BOX_IOU,
     BOXES_EACH,
@@ -23,7 +23,6 @@ from rethink_heads.report.page_tables import (
     object_table,
     proposal_table,
 )
-from rethink_heads.report.verdict import verdict
 from rethink_heads.statistics.by_iou import object_correlations
 from tests.made_candidates import crowded_dataset, make_candidates
 from tests.report.page_reader import KEYS, element, equal, make_findings, read_page

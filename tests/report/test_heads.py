@@ -13,39 +13,19 @@ VALUES = {FC: (0.7, 0.65, 0.75), CONV: (0.6, 0.55, 0.65), DOUBLE: (0.7, 0.65, 0.
 
 
 def estimates(values: dict[tuple[str, str], tuple[float, float, float]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "detector": detector,
-                "head": head,
-                "size": "all",
-                "pcc": value,
-                "pcc_low": low,
-                "pcc_high": high,
-            }
-            for (detector, head), (value, low, high) in values.items()
-        ]
-    )
+    columns = ["detector", "head", "pcc", "pcc_low", "pcc_high"]
+    frame = pd.DataFrame([(*key, *value) for key, value in values.items()], columns=columns)
+    return frame.assign(size="all")
 
 
 def compared(*rows: tuple[str, str, float, float, float], **more: object) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "statistic": "pcc",
-                "size": "all",
-                "a": f"demo/{a}",
-                "b": f"demo/{b}",
-                "difference": value,
-                "difference_low": low,
-                "difference_high": high,
-                "excludes_zero": low > 0 or high < 0,
-                "objects": 9,
-                **more,
-            }
-            for a, b, value, low, high in rows
-        ]
+    columns = ["a", "b", "difference", "difference_low", "difference_high"]
+    frame = pd.DataFrame(
+        [(f"demo/{a}", f"demo/{b}", *ends) for a, b, *ends in rows], columns=columns
     )
+    undecided = frame["difference_low"].le(0) & frame["difference_high"].ge(0)
+    decided = ~undecided & frame["difference_low"].notna()
+    return frame.assign(statistic="pcc", size="all", excludes_zero=decided, objects=9, **more)
 
 
 def test_heads_with_the_same_numbers_are_named_together() -> None:
