@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import JsonOption
+from rethink_heads.options import JsonOption, value
 from rethink_heads.report.output import Report
 from rethink_heads.runs import Run
 
@@ -22,25 +21,20 @@ NAME = "export"
 EXAMPLE = "Example: rethink-heads export --run runs/double --to detectron2 --output exported"
 FRAMEWORKS = ("detectron2",)
 
-ExportedRunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="Run folder.")]
-FrameworkOption = Annotated[
-    str,
-    typer.Option(
-        "--to", metavar="|".join(FRAMEWORKS), help="Framework that is to read the detector."
-    ),
-]
-OutputOption = Annotated[
-    Path,
-    typer.Option("--output", metavar="FOLDER", help="New folder for the weights and settings."),
-]
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Whose detector is written, for which framework and where."""
+
+    run: Path = value("DIR", "Run folder.", default=MISSING)
+    output: Path = value("FOLDER", "New folder for the weights and settings.", default=MISSING)
+    to: str = value(
+        "|".join(FRAMEWORKS), "Framework that is to read the detector.", default=FRAMEWORKS[0]
+    )
+    as_json: JsonOption = False
 
 
-def command(
-    run: ExportedRunOption,
-    output: OutputOption,
-    to: FrameworkOption = FRAMEWORKS[0],
-    as_json: JsonOption = False,
-) -> None:
+def command(options: ExportOptions) -> None:
     """Write a run's detector as detectron2's weights (model.pth) and settings (config.yaml).
 
     A single fc-head becomes detectron2's own box head; for the other heads detectron2 needs this package, whose
@@ -48,10 +42,10 @@ def command(
     What detectron2 computes otherwise with the same weights is said. `rethink-heads import` reads the files back.
     """
     rank_zero_only()
-    if to not in FRAMEWORKS:
-        raise UserError(f"unknown framework {to!r}: give --to {' or '.join(FRAMEWORKS)}")
-    _check_free(output)
-    opened = Run.open(run)
+    if options.to not in FRAMEWORKS:
+        raise UserError(f"unknown framework {options.to!r}: give --to {' or '.join(FRAMEWORKS)}")
+    _check_free(options.output)
+    opened = Run.open(options.run)
 
     from rethink_heads.detectors.checkpoints.conversion import to_detectron2
     from rethink_heads.detectors.rcnn import RCNN
@@ -60,10 +54,10 @@ def command(
     detector = opened.load()
     assert isinstance(detector, RCNN)
     exported = to_detectron2(detector, settings)
-    with hold(output):
-        _check_free(output)
-        exported.write(output)
-    _report(exported, output, to, as_json)
+    with hold(options.output):
+        _check_free(options.output)
+        exported.write(options.output)
+    _report(exported, options.output, options.to, options.as_json)
 
 
 def _check_free(output: Path) -> None:

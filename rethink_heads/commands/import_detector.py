@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from rethink_heads.config import load_preset
 from rethink_heads.console import log
 from rethink_heads.distributed import rank_zero_only
 from rethink_heads.errors import UserError
 from rethink_heads.locking import hold
-from rethink_heads.options import DataOption, JsonOption, OverridesArgument, RunOption, option
+from rethink_heads.options import (
+    DataOption,
+    JsonOption,
+    OverridesArgument,
+    RunOption,
+    argument,
+    value,
+)
 from rethink_heads.report.output import Report
 from rethink_heads.runs import Run, default_runs_root
 from rethink_heads.subject import Datasets
@@ -28,60 +34,38 @@ EXAMPLE = (
 # Frameworks whose files have their settings beside them.
 CONFIGURED = ("detectron2",)
 
-FileArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE",
-        help="Checkpoint of the framework (.pth, or .pkl of detectron2's zoo).",
-        show_default=False,
-    ),
-]
-LayoutOption = Annotated[
-    str | None,
-    option(
-        "--layout",
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """The file, what it does not say of itself, and where the run goes."""
+
+    file: Path = argument(
+        "FILE", "Checkpoint of the framework (.pth, or .pkl of detectron2's zoo)."
+    )
+    overrides: OverridesArgument = None
+    layout: str | None = value(
         "maskrcnn-benchmark|mmdetection|detectron2",
         "Framework that wrote the file. Without it: recognised by the weights' names.",
-    ),
-]
-BackboneOption = Annotated[
-    str | None,
-    option(
-        "--backbone",
+    )
+    backbone: str | None = value(
         "resnet50|resnet101|...",
         "Backbone that the file must have. Without it: read off the weights.",
-    ),
-]
-ImportedHeadOption = Annotated[
-    str | None,
-    option(
-        "--head",
+    )
+    head: str | None = value(
         "double|double-ext|double-reverse",
         "What a double head was trained as, where its file does not say it. [default: double-ext]",
-    ),
-]
-SettingsOption = Annotated[
-    Path | None,
-    option(
-        "--config",
+    )
+    config: Path | None = value(
         "FILE",
         "detectron2's configuration (YAML) of the weights. Without it: config.yaml beside them, or"
         " detectron2's defaults.",
-    ),
-]
+    )
+    run: RunOption = None
+    data: DataOption = None
+    as_json: JsonOption = False
 
 
-def command(
-    file: FileArgument,
-    overrides: OverridesArgument = None,
-    layout: LayoutOption = None,
-    backbone: BackboneOption = None,
-    head: ImportedHeadOption = None,
-    settings_file: SettingsOption = None,
-    run: RunOption = None,
-    data: DataOption = None,
-    as_json: JsonOption = False,
-) -> None:
+def command(options: ImportOptions) -> None:
     """Make a run of a detector that maskrcnn-benchmark, mmdetection or detectron2 trained.
 
     For the Double-Head authors' released files, mmdetection's dh-faster-rcnn_r50_fpn_1x_coco and this
@@ -91,20 +75,26 @@ def command(
     """
     rank_zero_only()
     # A setting that does not exist is told before a large file is read.
-    settings = load_preset("coco-r50", overrides=overrides)
+    settings = load_preset("coco-r50", overrides=options.overrides)
     class_names = None
-    if data is not None:
-        settings = settings.with_data(source=data)
+    if options.data is not None:
+        settings = settings.with_data(source=options.data)
         class_names = Datasets().tell(settings).class_names
 
     from rethink_heads.detectors.checkpoints.conversion import import_detector
     from rethink_heads.detectors.rcnn.detector import same_weights, save_detector
 
     imported = import_detector(
-        file, layout, backbone, head, class_names, overrides or [], settings_file
+        options.file,
+        options.layout,
+        options.backbone,
+        options.head,
+        class_names,
+        options.overrides or [],
+        options.config,
     )
     config = imported.config.with_data(source=settings.data.source)
-    path = run or default_runs_root() / file.stem
+    path = options.run or default_runs_root() / options.file.stem
     with hold(path):
         made = Run.create(path, config)
         if not made.detector_path.is_file():
@@ -112,9 +102,9 @@ def command(
                 save_detector(imported.detector, config, made.detector_path)
         elif not same_weights(made.detector_path, imported.detector):
             raise UserError(
-                f"{made.path} has a detector with other weights than {file}; choose another folder with --run"
+                f"{made.path} has a detector with other weights than {options.file}; choose another folder with --run"
             )
-    _report(imported, made, as_json)
+    _report(imported, made, options.as_json)
 
 
 def _report(imported: ImportedDetector, run: Run, as_json: bool) -> None:
