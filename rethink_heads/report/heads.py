@@ -165,21 +165,26 @@ class Heads:
         _, first, best = found[0]
         if len(found) == 1:
             return f"{label}: {best}."
-        _, second, runner_up = found[1]
+        compared = {}
         for row in records(pairs):
             a, b = (self._first.get(row[end], first) for end in "ab")
-            if {a, b} == {first, second}:
-                sign = 1 if a == first else -1
-                low, high = sorted(
-                    scale * sign * row[f"difference_{end}"] for end in ("low", "high")
-                )
-                value = scale * sign * row["difference"]
-                difference = estimate(value, low, high, digits=digits, without=NO_INTERVAL)
-                difference = f"{self.names[first]} - {self.names[second]} {difference}"
-                if row["excludes_zero"]:
-                    return f"{label}: {best} is ahead of {runner_up}; {difference}."
-                return f"{label}: no clear leader, {best}, {runner_up}; {difference}."
-        return f"{label}: {best}, then {runner_up}; not compared."
+            if first in (a, b) and a != b:
+                compared[b if a == first else a] = (1 if a == first else -1), row
+        # The best that it is compared with, which need not be the next.
+        place = next((n for n, (_, key, _) in enumerate(found) if key in compared), 0)
+        if not place:
+            return f"{label}: {best}, then {found[1][2]}; not compared."
+        _, second, runner_up = found[place]
+        sign, row = compared[second]
+        low, high = sorted(scale * sign * row[f"difference_{end}"] for end in ("low", "high"))
+        value = scale * sign * row["difference"]
+        difference = estimate(value, low, high, digits=digits, without=NO_INTERVAL)
+        said = f"{self.names[first]} - {self.names[second]} {difference}"
+        if between := [text for _, _, text in found[1:place]]:
+            said += f"; not compared with it: {', '.join(between)}"
+        if row["excludes_zero"]:
+            return f"{label}: {best} is ahead of {runner_up}; {said}."
+        return f"{label}: no clear leader, {best}, {runner_up}; {said}."
 
     def differences(
         self, *comparisons: pd.DataFrame, full: bool = False, most: int = MOST_DIFFERENCES

@@ -94,6 +94,16 @@ def test_the_leader_without_a_comparison() -> None:
     assert lowest.endswith("not compared.")
 
 
+def test_the_leader_is_compared_with_the_best_that_it_has_a_difference_from() -> None:
+    frame = estimates({FC: VALUES[FC], CONV: VALUES[CONV], DOUBLE: (0.65, 0.6, 0.7)})
+    heads = Heads([FC, CONV, DOUBLE], frame)
+    pairs = compared(("conv", "fc", -0.1, -0.15, -0.05), ("conv", "double", -0.05, -0.1, 0.0))
+    assert heads.leader(frame, pairs, "pcc") == (
+        "PCC: fc 0.700 [0.650, 0.750] is ahead of conv 0.600 [0.550, 0.650]; fc - conv 0.100"
+        " [0.050, 0.150]; not compared with it: double 0.650 [0.600, 0.700]."
+    )
+
+
 def test_of_many_differences_those_that_exclude_zero() -> None:
     heads = Heads([FC, CONV])
     many = pd.concat(
