@@ -144,13 +144,3 @@ def test_zeroed_cells_equal_a_loop_over_cells(toy_detector: Any, features: Any, 
                     iou - intact[head][1], abs=1e-6
                 )
     assert found["fc"][0].abs().max() > 1e-3  # the toy does respond
-
-
-def test_maps_whose_cells_are_in_no_square_are_left_out(
-    toy_detector: Any, features: Any, monkeypatch: pytest.MonkeyPatch
-):
-    maps = {"fc": torch.ones(1, 4, 3, 5), "conv": torch.ones(1, 4, 3, 3)}
-    monkeypatch.setattr(toy_detector, "output_maps", lambda pooled: maps)
-    monkeypatch.setattr(toy_detector, "weight_maps", lambda: {n: m[0] for n, m in maps.items()})
-    assert set(output_correlations(toy_detector, {})) == {"conv"}
-    assert set(weight_correlations(toy_detector)) == {"conv"}
