@@ -44,14 +44,6 @@ def invoke(*arguments: object) -> tuple[dict, str]:
     return json.loads(done.stdout), " ".join([*done.stderr.split(), *warnings.lines])
 
 
-def fails(*arguments: object) -> str:
-    done = runner.invoke(app, [str(argument) for argument in arguments])
-    assert done.exit_code == 2, done.output
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr.splitlines()[-1]
-
-
 def model(made: str, name: str | None = None) -> str:
     """The option for a detector of the module."""
     text = f"python:my_detectors:{made}"

@@ -17,8 +17,8 @@ from rethink_heads.measure.runner import measure
 from rethink_heads.measure.store import Measurements
 from rethink_heads.statistics.comparison import compare
 from rethink_heads.statistics.correlation import pearson
-from tests.command_line import all_sizes, heads, rows
-from tests.models.conftest import FEW, compared, fails, invoke, kept, model, runner
+from tests.command_line import all_sizes, fails, heads, rows
+from tests.models.conftest import FEW, compared, invoke, kept, model, runner
 
 ANALYSES = ("correlate", "regress", "sensitivity")
 COMPARED = ["image_id", "object_id", "bin", "n", "sum_score", "sum_iou_score", "sum_regressed_iou"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.command_line import all_sizes, heads, rows
-from tests.models.conftest import FEW, fails, invoke, kept, model
+from tests.command_line import all_sizes, fails, heads, rows
+from tests.models.conftest import FEW, invoke, kept, model
 
 
 def test_classes_are_matched_by_name_and_by_a_map(data: Path, here: Path) -> None:

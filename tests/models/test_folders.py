@@ -9,8 +9,8 @@ import pytest
 
 from rethink_heads.cli import app
 from rethink_heads.runs import ExternalConfig, Run
-from tests.command_line import all_sizes
-from tests.models.conftest import FEW, fails, invoke, kept, model, runner
+from tests.command_line import all_sizes, fails
+from tests.models.conftest import FEW, invoke, kept, model, runner
 from tests.tiny_coco import write_coco
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.conftest import fails
+from tests.command_line import fails
 
 
 @pytest.mark.parametrize(
@@ -23,25 +23,6 @@ def test_mistakes_in_a_model_are_one_sentence(
 ) -> None:
     assert says in fails("correlate", "--model", model, "--data", data)
     assert not (here / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("command", "made", "says"),
-    [
-        (("evaluate",), "not_finite", "gave scores that are not finite numbers"),
-        (
-            ("correlate", "--stage", "detections"),
-            "from_one",
-            "gave the label 2, where 0 to 1 are expected: 2 classes",
-        ),
-    ],
-)
-def test_what_is_wrong_on_an_image_names_detector_and_image(
-    command: tuple[str, ...], made: str, says: str, data: Path, here: Path
-) -> None:
-    message = fails(*command, "--model", f"own=python:my_detectors:{made}", "--data", data)
-    assert message.startswith(f"error: own on image 1: `detect` (colour) {says}")
-    assert not list((here / "runs").rglob("meta.json"))
 
 
 def test_options_that_do_not_go_together(data: Path) -> None:

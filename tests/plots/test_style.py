@@ -28,11 +28,6 @@ def frame(*pairs: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=["detector", "head"])
 
 
-def test_heads_have_colours_and_markers_of_their_own():
-    assert set(HEAD_MARKERS) == set(HEAD_COLOURS)
-    assert len(set(HEAD_COLOURS.values())) == len(set(HEAD_MARKERS.values())) == 9
-
-
 # What colours become to red-green blind eyes, in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
 VISIONS = {
     "usual": np.eye(3),
