@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -68,37 +67,19 @@ class Writer:
                 before = 4 * inner
         self.counters = counters
 
-    def pyramid(
-        self, inner: Sequence[str], outer: Sequence[str], rpn: tuple[str, str, str]
-    ) -> None:
-        """By the names of the pyramid's lateral and output convolutions, and of the RPN's, its logits and deltas."""
-        for (_, channels), lateral, output in zip(STAGES.values(), inner, outer, strict=True):
-            self.conv(lateral, CHANNELS, 4 * channels, 1, bias=True)
-            self.conv(output, CHANNELS, CHANNELS, 3, bias=True)
-        hidden, logits, deltas = rpn
-        self.conv(hidden, CHANNELS, CHANNELS, 3, bias=True)
-        self.conv(logits, 3, CHANNELS, 1, bias=True)
-        self.conv(deltas, 12, CHANNELS, 1, bias=True)
-        self.state[f"{deltas}.weight"] *= 0.2
-
-    def bottleneck(self, parts: Sequence[tuple[str, str]]) -> None:
-        """By the names of its three convolutions and of their normalisations."""
-        sizes = [(BOTTLENECK, WIDTH, 1), (BOTTLENECK, BOTTLENECK, 3), (WIDTH, BOTTLENECK, 1)]
-        for (name, norm), (out, inner, kernel) in zip(parts, sizes, strict=True):
-            self.conv(name, out, inner, kernel)
-            self.norm(norm, out)
-
 
 @functools.cache
 def maskrcnn_benchmark_state(non_local: bool = True, blocks: int = 2, seed: int = 0) -> State:
     """The authors' Double-Head on ResNet-50, narrow from the FPN on. Made once: not to be changed."""
     write = Writer(seed, counters=True)
     write.resnet50("backbone.body", "backbone.body.stem", frozen=True)
-    write.pyramid(
-        [f"backbone.fpn.fpn_inner{level}" for level in STAGES],
-        [f"backbone.fpn.fpn_layer{level}" for level in STAGES],
-        ("rpn.head.conv", "rpn.head.cls_logits", "rpn.head.bbox_pred"),
-    )
+    for level, (_, inner) in STAGES.items():
+        write.conv(f"backbone.fpn.fpn_inner{level}", CHANNELS, 4 * inner, 1, bias=True)
+        write.conv(f"backbone.fpn.fpn_layer{level}", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv("rpn.head.conv", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv("rpn.head.cls_logits", 3, CHANNELS, 1, bias=True)
+    write.conv("rpn.head.bbox_pred", 12, CHANNELS, 1, bias=True)
+    write.state["rpn.head.bbox_pred.weight"] *= 0.2
     extractor = "roi_heads.box.feature_extractor"
     write.linear(f"{extractor}.fc6", FC_WIDTH, CHANNELS * 49)
     write.linear(f"{extractor}.fc7", FC_WIDTH, FC_WIDTH)
@@ -116,8 +97,10 @@ def maskrcnn_benchmark_state(non_local: bool = True, blocks: int = 2, seed: int 
                 write.conv(f"{name}.{part}", WIDTH // 2, WIDTH, 1, bias=True)
             write.conv(f"{name}.W.0", WIDTH, WIDTH // 2, 1, bias=True)
             write.norm(f"{name}.W.bn", WIDTH, 0.1)
-        parts = f"{name}.ffconv.bottleneck"
-        write.bottleneck([(f"{parts}.{place}", f"{parts}.{place + 1}") for place in (0, 3, 6)])
+        sizes = [(BOTTLENECK, WIDTH, 1), (BOTTLENECK, BOTTLENECK, 3), (WIDTH, BOTTLENECK, 1)]
+        for place, (out, inner, kernel) in zip((0, 3, 6), sizes, strict=True):
+            write.conv(f"{name}.ffconv.bottleneck.{place}", out, inner, kernel)
+            write.norm(f"{name}.ffconv.bottleneck.{place + 1}", out)
     for suffix, inner in (("", WIDTH), ("_fc", FC_WIDTH)):
         write.linear(f"roi_heads.box.predictor.cls_score{suffix}", CLASSES + 1, inner, 1.0)
         write.linear(f"roi_heads.box.predictor.bbox_pred{suffix}", 4 * (CLASSES + 1), inner, 1.0)
@@ -131,11 +114,13 @@ def mmdetection_state(blocks: int = 4, seed: int = 1) -> State:
     write.resnet50("backbone", "backbone", frozen=False)
     # The network is fed pixels divided by their deviation.
     write.state["backbone.conv1.weight"] *= 50
-    write.pyramid(
-        [f"neck.lateral_convs.{level}.conv" for level in range(4)],
-        [f"neck.fpn_convs.{level}.conv" for level in range(4)],
-        ("rpn_head.rpn_conv", "rpn_head.rpn_cls", "rpn_head.rpn_reg"),
-    )
+    for level, (_, inner) in enumerate(STAGES.values()):
+        write.conv(f"neck.lateral_convs.{level}.conv", CHANNELS, 4 * inner, 1, bias=True)
+        write.conv(f"neck.fpn_convs.{level}.conv", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv("rpn_head.rpn_conv", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv("rpn_head.rpn_cls", 3, CHANNELS, 1, bias=True)
+    write.conv("rpn_head.rpn_reg", 12, CHANNELS, 1, bias=True)
+    write.state["rpn_head.rpn_reg.weight"] *= 0.2
     head = "roi_head.bbox_head"
     write.linear(f"{head}.fc_cls", CLASSES + 1, FC_WIDTH, 1.0)
     write.linear(f"{head}.fc_reg", 4 * CLASSES, WIDTH, 1.0)
@@ -144,8 +129,10 @@ def mmdetection_state(blocks: int = 4, seed: int = 1) -> State:
         write.conv(f"{head}.res_block.{part}.conv", out, CHANNELS, kernel)
         write.norm(f"{head}.res_block.{part}.bn", out)
     for block in range(blocks):
-        name = f"{head}.conv_branch.{block}"
-        write.bottleneck([(f"{name}.conv{n}", f"{name}.bn{n}") for n in (1, 2, 3)])
+        sizes = [(BOTTLENECK, WIDTH, 1), (BOTTLENECK, BOTTLENECK, 3), (WIDTH, BOTTLENECK, 1)]
+        for number, (out, inner, kernel) in enumerate(sizes, start=1):
+            write.conv(f"{head}.conv_branch.{block}.conv{number}", out, inner, kernel)
+            write.norm(f"{head}.conv_branch.{block}.bn{number}", out)
     write.linear(f"{head}.fc_branch.0", FC_WIDTH, CHANNELS * 49)
     write.linear(f"{head}.fc_branch.1", FC_WIDTH, FC_WIDTH)
     return write.state
@@ -157,12 +144,14 @@ def detectron2_state(own_heads: bool = False, seed: int = 2) -> State:
     write = Writer(seed, counters=False)
     write.resnet50("backbone.bottom_up", "backbone.bottom_up.stem", frozen=True)
     write.state = {_detectron2_name(name): value for name, value in write.state.items()}
+    for level, (_, inner) in STAGES.items():
+        write.conv(f"backbone.fpn_lateral{level + 1}", CHANNELS, 4 * inner, 1, bias=True)
+        write.conv(f"backbone.fpn_output{level + 1}", CHANNELS, CHANNELS, 3, bias=True)
     rpn = "proposal_generator.rpn_head"
-    write.pyramid(
-        [f"backbone.fpn_lateral{level + 1}" for level in STAGES],
-        [f"backbone.fpn_output{level + 1}" for level in STAGES],
-        (f"{rpn}.conv", f"{rpn}.objectness_logits", f"{rpn}.anchor_deltas"),
-    )
+    write.conv(f"{rpn}.conv", CHANNELS, CHANNELS, 3, bias=True)
+    write.conv(f"{rpn}.objectness_logits", 3, CHANNELS, 1, bias=True)
+    write.conv(f"{rpn}.anchor_deltas", 12, CHANNELS, 1, bias=True)
+    write.state[f"{rpn}.anchor_deltas.weight"] *= 0.2
     if own_heads:
         _double_head(write)
         return write.state

@@ -269,6 +269,12 @@ def test_without_objects_or_boxes_nothing_is_matched() -> None:
     assert len(most_overlapping(np.zeros((0, 2)))[0]) == 0
 
 
+def records(boxes: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Boxes as COCO has them."""
+    sides = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+    return [{"image_id": 1, "category_id": 1, "bbox": box} for box in sides]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_true_positives_are_pycocotools(seed: int) -> None:
     """Detections and objects of one class on a grid, where IoUs are often equal."""
@@ -280,26 +286,12 @@ def test_true_positives_are_pycocotools(seed: int) -> None:
         "images": [{"id": 1, "width": 100, "height": 100}],
         "categories": [{"id": 1, "name": "cat"}],
         "annotations": [
-            {
-                "id": number + 1,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "area": (x2 - x1) * (y2 - y1),
-                "iscrowd": 0,
-            }
-            for number, (x1, y1, x2, y2) in enumerate(objects.tolist())
+            each | {"id": number, "area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0}
+            for number, each in enumerate(records(objects), 1)
         ],
     }
-    results = [
-        {
-            "image_id": 1,
-            "category_id": 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for (x1, y1, x2, y2), score in zip(boxes.tolist(), scores.tolist(), strict=True)
-    ]
+    pairs = zip(records(boxes), scores.tolist(), strict=True)
+    results = [each | {"score": score} for each, score in pairs]
     with redirect_stdout(io.StringIO()):
         truth.createIndex()
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
