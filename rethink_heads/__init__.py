@@ -50,7 +50,7 @@ _PUBLIC = {
     ),
     "Training": (
         "train: training.train: train the detector of a run",
-        "evaluate: training.module: average precisions of every head of a detector",
+        "evaluate: evaluation.measures: average precisions of every head of a detector",
         "describe: describing: parameters, multiply-adds and training memory of a preset",
     ),
     "Measuring": (

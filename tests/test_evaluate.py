@@ -13,9 +13,9 @@ from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn import RCNN
 from rethink_heads.detectors.rcnn.detector import load_detector
+from rethink_heads.evaluation.measures import evaluate
 from rethink_heads.measure.detections import load_detections
 from rethink_heads.runs import Run
-from rethink_heads.training.module import evaluate
 from tests.command_line import call, call_json, fails, heads, rows, untrained_run
 from tests.tiny_coco import SMALL_SETTINGS, write_coco
 

@@ -19,13 +19,13 @@ from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.detector import hash_path, load_detector
 from rethink_heads.errors import UserError
 from rethink_heads.evaluation.average_precision import AP_NAMES, compare_precision, precision_table
+from rethink_heads.evaluation.measures import evaluate
 from rethink_heads.files import write_torch
 from rethink_heads.runs import Run
 from rethink_heads.structures import fuse
 from rethink_heads.sweeps.description import load_sweep
 from rethink_heads.sweeps.plan import make_plan
 from rethink_heads.sweeps.runner import Precision, SweepResult, prepare, run_sweep, write_results
-from rethink_heads.training.module import evaluate
 from rethink_heads.training.train import train as train_for_real
 from tests.report.test_cells import read_latex, read_markdown
 from tests.sweeps.conftest import SETTINGS, TEST_IMAGES, FakeTraining, MakePlan

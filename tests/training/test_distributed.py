@@ -13,8 +13,8 @@ import torch.distributed
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.data.sources import split_paths
 from rethink_heads.detectors.rcnn.detector import load_detector
+from rethink_heads.evaluation.measures import evaluate
 from rethink_heads.runs import Run
-from rethink_heads.training.module import evaluate
 from rethink_heads.training.train import train
 from tests.tiny_coco import write_coco
 from tests.torchrun import torchrun
