@@ -44,7 +44,7 @@ def call_json(*arguments: object) -> dict[str, Any]:
     return found
 
 
-def fails(*arguments: object, says: str) -> str:
+def fails(*arguments: object, says: str = "") -> str:
     """Run a command that must fail with one sentence, and return the sentence."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == 2, result.output

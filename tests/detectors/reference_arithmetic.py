@@ -208,6 +208,13 @@ def area_anchors(rows: int, columns: int, stride: int, size: int) -> Tensor:
     return anchors(rows, columns, stride, halves)
 
 
+def area_grid(levels: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """By level: those of its size in every cell of its map."""
+    return [
+        area_anchors(*x.shape[-2:], 4 * 2**level, sizes[level]) for level, x in enumerate(levels)
+    ]
+
+
 def propose(
     state: State,
     names: tuple[str, str, str],

@@ -56,10 +56,7 @@ def propose(
 ) -> Tensor:
     head = "proposal_generator.rpn_head"
     names = (f"{head}.conv", f"{head}.objectness_logits", f"{head}.anchor_deltas")
-    grid = [
-        plain.area_anchors(*x.shape[-2:], 4 * 2**level, sizes[level])
-        for level, x in enumerate(levels)
-    ]
+    grid = plain.area_grid(levels, sizes)
     # In double precision a probability ranks as its logit does.
     return plain.propose(state, names, levels, grid, size, count, one=0, both=False)
 

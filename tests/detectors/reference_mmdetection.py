@@ -70,10 +70,7 @@ def propose(
     state: State, levels: list[Tensor], size: tuple[int, int], sizes: list[int], count: int
 ) -> Tensor:
     names = ("rpn_head.rpn_conv", "rpn_head.rpn_cls", "rpn_head.rpn_reg")
-    grid = [
-        plain.area_anchors(*x.shape[-2:], 4 * 2**level, sizes[level])
-        for level, x in enumerate(levels)
-    ]
+    grid = plain.area_grid(levels, sizes)
     return plain.propose(state, names, levels, grid, size, count, one=0, both=True)
 
 

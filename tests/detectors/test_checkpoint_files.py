@@ -180,7 +180,8 @@ def test_safetensors_are_read_by_every_reader(tmp_path: Path) -> None:
     save_file(prefixed("module."), path)
     assert torch.equal(read_checkpoint(path).state["body.bias"], STATE["body.bias"])
     cut = path.read_bytes()[:-4]
-    for damaged in (cut, (2**62).to_bytes(8, "little") + b"{}"):
+    lie = b'{"w":{"dtype":"F32","shape":[99999999999],"data_offsets":[0,4]}}'.ljust(74)
+    for damaged in (cut, (2**62).to_bytes(8, "little") + b"{}", (70).to_bytes(8, "little") + lie):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="is damaged or no safetensors file: download it again"):
             read_checkpoint(path)

@@ -189,7 +189,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "text", "names"),
     [
-        ("names.txt", "person\n\n traffic light \n", ("person", "traffic light")),
+        ("names.txt", "\ufeffperson\r\n\n traffic light \n", ("person", "traffic light")),
         ("person, traffic light,car", None, ("person", "traffic light", "car")),
         ("person,", None, ("person",)),
         ("a,b.txt", "cat\n", ("cat",)),

@@ -57,42 +57,25 @@ def back(folder: Path, head: str | None = None) -> tuple[dict[str, Tensor], Conf
     return found.detector.state_dict(), found.config
 
 
+DRAWN = st.fixed_dictionaries(
+    {
+        "backbone": st.sampled_from(["resnet18", "resnet34"]),
+        "conv_blocks": st.integers(0, 2),
+        "non_local": st.booleans(),
+        "roi_resolution": st.sampled_from([3, 7]),
+        "conventions.roi_level_from": st.sampled_from(["proposal", "enlarged"]),
+        "rpn_cross_boundary_anchors": st.booleans(),
+        "canonical_size": st.sampled_from([96, 224]),
+        "fpn_norm": st.sampled_from(["none", "group", "batch"]),
+    }
+)
+
+
 # A ResNet is built twice for each.
 @settings(max_examples=4, deadline=None)
-@given(
-    head=st.sampled_from(HEADS),
-    backbone=st.sampled_from(["resnet18", "resnet34"]),
-    blocks=st.integers(0, 2),
-    non_local=st.booleans(),
-    resolution=st.sampled_from([3, 7]),
-    level_from=st.sampled_from(["proposal", "enlarged"]),
-    cross_boundary=st.booleans(),
-    canonical_size=st.sampled_from([96, 224]),
-    fpn_norm=st.sampled_from(["none", "group", "batch"]),
-    seed=st.integers(0, 2**16),
-)
-def test_weights_come_back_bit_for_bit(
-    head: str,
-    backbone: str,
-    blocks: int,
-    non_local: bool,
-    resolution: int,
-    level_from: str,
-    cross_boundary: bool,
-    canonical_size: int,
-    fpn_norm: str,
-    seed: int,
-) -> None:
-    overrides = [
-        f"model.backbone={backbone}",
-        f"model.conv_blocks={blocks}",
-        f"model.non_local={non_local}",
-        f"model.roi_resolution={resolution}",
-        f"model.conventions.roi_level_from={level_from}",
-        f"model.rpn_cross_boundary_anchors={cross_boundary}",
-        f"model.canonical_size={canonical_size}",
-        f"model.fpn_norm={fpn_norm}",
-    ]
+@given(head=st.sampled_from(HEADS), drawn=DRAWN, seed=st.integers(0, 2**16))
+def test_weights_come_back_bit_for_bit(head: str, drawn: dict[str, object], seed: int) -> None:
+    overrides = [f"model.{name}={value}" for name, value in drawn.items()]
     detector, config = made(head, overrides, seed)
     with tempfile.TemporaryDirectory() as folder:
         exported = to_detectron2(detector, config)
@@ -100,9 +83,9 @@ def test_weights_come_back_bit_for_bit(
         again, settings_again = back(Path(folder) / "exported")
     ours = detector.state_dict()
     # detectron2's own pooler knows no other canonical size.
-    standard = head == "fc" and canonical_size == 224
+    standard = head == "fc" and config.model.canonical_size == 224
     assert exported.roi_heads == ("StandardROIHeads" if standard else "RethinkROIHeads")
-    assert exported.settings["MODEL"]["FPN"]["NORM"] == FPN_NORMS[fpn_norm]
+    assert exported.settings["MODEL"]["FPN"]["NORM"] == FPN_NORMS[config.model.fpn_norm]
     if standard:
         # detectron2's box head has no deltas for background; nothing reads ours.
         for part in ("weight", "bias"):
@@ -121,6 +104,7 @@ def test_weights_come_back_bit_for_bit(
     if head != "fc":
         for name in ("conv_enlargement", "fusion", "l_fc", "w_conv"):
             assert getattr(settings_again.model, name) == getattr(config.model, name), name
+        level_from = config.model.conventions.roi_level_from
         assert settings_again.model.conventions.roi_level_from == level_from
 
 

@@ -62,13 +62,13 @@ def test_what_is_no_number_is_left_out(folder: Path) -> None:
 
 
 class Surprise:
-    """What a pickle of somebody's may hold."""
+    """What a pickle of somebody's may hold: a call, and a state that is set after it."""
 
-    def __init__(self, call: Any, *arguments: object) -> None:
-        self.call, self.arguments = call, arguments
+    def __init__(self, call: Any, *arguments: object, state: object = None) -> None:
+        self.reduced = call, arguments, state
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return self.call, self.arguments
+        return self.reduced
 
 
 @pytest.mark.parametrize(
@@ -128,19 +128,8 @@ def test_a_tensor_file_under_the_other_suffix(folder: Path) -> None:
     assert torch.equal(read_checkpoint(path).state["weight"], torch.ones(2))
 
 
-class Built(Surprise):
-    """With a state, which a pickle sets after the call."""
-
-    def __init__(self, call: Any, arguments: tuple[object, ...], state: object) -> None:
-        super().__init__(call, *arguments)
-        self.state = state
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call, self.arguments, self.state
-
-
 ADDRESS = b"\x41" * 8
-OBJECTS = Built(np.dtype, ("O", False, True), (3, "|", None, None, None, -1, -1, 0))
+OBJECTS = Surprise(np.dtype, "O", False, True, state=(3, "|", None, None, None, -1, -1, 0))
 RECONSTRUCT: Any = np.zeros(1).__reduce__()[0]
 FROM_BUFFER: Any = np.zeros(1).__reduce_ex__(5)[0]
 SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -155,12 +144,12 @@ UNFIT = (1, (1,), OBJECTS, False, ADDRESS)
     [
         Surprise(np.ndarray, (1,), OBJECTS, ADDRESS),
         Surprise(np.ndarray, (4,), np.dtype("f8")),
-        Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), UNFIT),
-        Built(FROM_BUFFER, (ADDRESS, np.dtype("i8"), (1,), "C"), UNFIT),
-        Built(SCALAR, (np.dtype("i8"), ADDRESS), UNFIT),
+        Surprise(RECONSTRUCT, np.ndarray, (0,), b"b", state=UNFIT),
+        Surprise(FROM_BUFFER, ADDRESS, np.dtype("i8"), (1,), "C", state=UNFIT),
+        Surprise(SCALAR, np.dtype("i8"), ADDRESS, state=UNFIT),
         Surprise(FROM_BUFFER, ADDRESS, OBJECTS, (1,), "C"),
         Surprise(SCALAR, OBJECTS, ADDRESS),
-        Built(np.dtype, ("i8", False, True), (3, "|", None, None, None, 64, 8, 63)),
+        Surprise(np.dtype, "i8", False, True, state=(3, "|", None, None, None, 64, 8, 63)),
     ],
 )
 def test_no_bytes_are_taken_for_addresses(thing: Any, outer: Any, folder: Path) -> None:
@@ -192,7 +181,7 @@ def test_an_array_is_as_long_as_its_bytes(shape: Any, call: str, folder: Path) -
     kind, content = np.dtype("f4"), b"\0" * 8
     state = (1, shape, kind, False, content)
     thing = {
-        "state": Built(RECONSTRUCT, (np.ndarray, (0,), b"b"), state),
+        "state": Surprise(RECONSTRUCT, np.ndarray, (0,), b"b", state=state),
         "buffer": Surprise(FROM_BUFFER, content, kind, shape, "C"),
     }[call]
     with pytest.raises(UserError, match="damaged"):

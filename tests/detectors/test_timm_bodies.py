@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ from rethink_heads.config import Config, ModelConfig, load_preset
 from rethink_heads.describing import describe
 from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.backbone import TimmBody, build_backbone
-from rethink_heads.detectors.rcnn.detector import load_detector, save_detector
 from rethink_heads.errors import UserError
 from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder
-from rethink_heads.runs import Run
 from tests.command_line import fails
 from tests.fastpath.rois import boxes_of_all_levels, image
 from tests.fastpath.test_convolution import randomise
@@ -313,26 +310,6 @@ def made(name: str, head: str = "double-ext", **model: Any) -> tuple[RCNN, Confi
     config = Config(preset="test", head=head, model=settings(name, **model))
     torch.manual_seed(0)
     return build_detector(config, ("a", "b", "c"), pretrained=False).eval(), config
-
-
-def test_a_detector_comes_back_from_its_file(tmp_path: Path) -> None:
-    detector, config = made(RESNET, backbone_weights=str(tmp_path / "gone.pth"))
-    save_detector(detector, config, tmp_path / "detector.pt")
-    again = load_detector(tmp_path / "detector.pt")
-    for name, value in detector.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
-
-
-def test_what_cannot_be_exported_is_said(tmp_path: Path) -> None:
-    detector, config = made(RESNET)
-    run = Run.create(tmp_path / "run", config)
-    save_detector(detector, config, run.detector_path)
-    sentence = f"detectron2 has no backbone 'timm:{RESNET}', .* those with resnet18, .* can"
-    assert re.search(
-        sentence,
-        fails("export", "--run", run.path, "--output", tmp_path / "out", says="no backbone"),
-    )
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:

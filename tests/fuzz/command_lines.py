@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import torch
+
 from rethink_heads.cli import main
-from tests.fuzz.checkpoints import write_run
+from rethink_heads.config import load_preset
+from rethink_heads.detectors.rcnn import build_detector
+from rethink_heads.detectors.rcnn.detector import save_detector
+from rethink_heads.runs import Run
 from tests.fuzz.harness import Case, WrongError, check_message, shortened
-from tests.tiny_coco import write_coco
+from tests.tiny_coco import CLASSES, SMALL_SETTINGS, write_coco
 
 HERE = "FOLDER"
 DATA = ["--run", f"{HERE}/run", "--data", f"{HERE}/data", "--device", "cpu", "--seed", "3"]
@@ -107,9 +112,24 @@ def run(words: list[str], folder: Path, output: str | None = "utf-8") -> Ended:
     return Ended(code, raw.getvalue().decode(encoding, "replace"), text)
 
 
+@functools.cache
+def run_files() -> dict[str, bytes]:
+    """The files of a run with an untrained detector."""
+    # No data of its own: the generated set would be made for it.
+    config = load_preset("shapes-tiny", "fc", [*SMALL_SETTINGS, "data.source=/nowhere"])
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(Path(folder) / "run", config)
+        save_detector(build_detector(config, CLASSES, pretrained=False), config, run.detector_path)
+        files = [path for path in run.path.rglob("*") if path.is_file()]
+        return {str(path.relative_to(run.path)): path.read_bytes() for path in files}
+
+
 def prepare(folder: Path) -> None:
     """A run with an untrained detector and a data set of two images."""
-    write_run(folder / "run")
+    for name, data in run_files().items():
+        (folder / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "run" / name).write_bytes(data)
     write_coco(folder / "data", images=2)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from rethink_heads.errors import UserError
 
-KINDS = dict(coco=40, voc=20, settings=40, checkpoints=12, command_lines=6, images=60)
+KINDS = dict(coco=40, voc=20, settings=30, checkpoints=12, command_lines=6, images=40)
 """Kind (a module beside this one, with a function ``check``) -> cases in an ordinary run of the tests."""
 
 CPU_SECONDS = 10

@@ -1,4 +1,4 @@
-"""Files and texts of settings: config.yaml, class maps, class names, sweeps and KEY=VALUE."""
+"""Files of settings: config.yaml and class maps."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 import yaml
 
 from rethink_heads.config import Config, load_preset
-from rethink_heads.detectors.classes import read_class_map, read_class_names
-from rethink_heads.sweeps.description import load_sweep
+from rethink_heads.detectors.classes import read_class_map
 from tests.fuzz.coco import broken, change
 from tests.fuzz.harness import REFUSED, Case, WrongError, shortened
 
@@ -26,18 +25,6 @@ HOSTILE = [
     *("\0", "\x1b[31m", "\x07", "'open", '"\\ud800"', "@x", "`x", "%x", "0b", "0o9", "!x y", "!!null x", "\ufffe"),
     *("x" * 300_000, "[" + "1, " * 100_000 + "1]"),
 ]  # fmt: skip
-# No detector, machine or grid has as many; what only cuts a list, such as measuring.images, may be of any size.
-BOUNDED = [
-    *("fpn_channels", "roi_resolution", "sampling_ratio", "fc_width", "conv_width", "conv_bottleneck", "conv_blocks"),
-    *("rpn_proposals_train", "rpn_proposals_test", "rois_per_image", "detections_per_image", "min_size", "max_size"),
-]  # fmt: skip
-NUMBERS = [f"model.{name}" for name in BOUNDED]
-NUMBERS += [f"training.{name}_iterations" for name in ("max", "warmup")]
-NUMBERS += [f"measuring.{name}" for name in ("grid_steps", "rows_per_bin", "memory_mb")]
-NUMBERS += ["training.batch_size", "training.workers", "seed"]
-ABSURD = [str(10**9 + 1), str(10**12), str(2**63), "9" * 400, "1" + "0" * 5000, "-1"]
-ABSURD += ["-" + "7" * 30, "nan", "inf", "1.5", "", "²"]
-EXAMPLES = {"model.min_size": "1", "measuring.grid_steps": "9999", "training.workers": "99999999"}
 
 
 def in_other_words(case: Case, values: Any) -> str:
@@ -151,65 +138,6 @@ def check_class_map(case: Case) -> None:
     )
 
 
-def check_names(case: Case) -> None:
-    """A file of class names: those that were written, in their order."""
-    names = ["person", "Straße", "traffic light", "007", "犬"]
-    case.random.shuffle(names)
-    way = case.pick(["benign", "twice", "bytes", "hostile"])
-    path = case.folder / "names.txt"
-    end = case.pick(["\n", "\r\n", " \n", "\n\n", "\r"])
-    lines = names + names[:1] * (way == "twice")
-    data = (case.pick(["", "\ufeff"]) + end.join(lines) + case.pick(["", end])).encode()
-    if way == "hostile":
-        data = case.pick(
-            [b"", b"\n \n", b"\xff\xfe\0", b"\x80abc", b"a\0b\n", b"\x1b[31mred\n" * 2]
-        )
-    case.input = f"class names {way} {data!r}"
-    if way == "bytes":
-        return check_bytes(case, path, data, read_class_names)
-    found = case.read(lambda: read_class_names(write(path, data)))
-    expected = tuple(names) if way == "benign" else REFUSED
-    return case.judge(found, expected, names=[names[0] if way == "twice" else "names.txt"])
-
-
-def check_override(case: Case) -> None:
-    """KEY=VALUE with numbers beyond reason, hostile YAML or unknown keys."""
-    way = case.pick(["number", "number", "hostile", "key", "good"])
-    name, value = case.pick(NUMBERS), "12"
-    if way == "number":
-        value = case.pick([*ABSURD, EXAMPLES.get(name, "1e12")])
-    elif way == "key":
-        name = case.pick(
-            ["", ".", "model", "model.", "nothing", "model.min_size.x", "\ud800", "x" * 9999]
-        )
-    elif way == "hostile":
-        name, value = case.pick([*NUMBERS, "training.milestones", "model"]), case.pick(HOSTILE)
-    else:
-        name = case.pick([*NUMBERS[:5], "training.batch_size"])
-    case.input = f"override {way}: {shortened(name, 40)}={shortened(value, 60)}"
-    if name == "training.milestones" and value.startswith("[1, 1"):
-        return
-    found = case.read(lambda: load_preset("shapes-tiny", "fc", [f"{name}={value}"]))
-    if way == "good" and isinstance(found, Config):
-        section, _, key = name.partition(".")
-        found = getattr(getattr(found, section), key)
-    case.judge(found, 12 if way == "good" else REFUSED)
-
-
-def check_sweep(case: Case) -> None:
-    """A sweep's file with one thing changed."""
-    points = [{"label": "a", "overrides": ["model.conv_blocks=1"]}, {"label": "b"}]
-    values = {"preset": "shapes-tiny", "points": points}
-    case.input = "sweep"
-    change(case, values)
-    text = in_other_words(case, values)
-    if case.chance(0.5):
-        text += f"\nextra: {case.pick(HOSTILE)}"
-        case.input += f" with {shortened(text[-80:])}"
-    case.read(lambda: load_sweep(write(case.folder / "sweep.yaml", text)))
-
-
 def check(case: Case) -> None:
     """One of the kinds of settings."""
-    kinds = [check_config, check_config, check_class_map, check_names, check_override, check_sweep]
-    case.pick(kinds)(case)
+    case.pick([check_config, check_config, check_class_map])(case)

@@ -1,22 +1,34 @@
-"""RPN's proposals and final detections matched to objects: against loops, interrupted, and reused."""
+"""RPN's proposals and final detections matched to objects: against loops and pycocotools, and reused."""
 
 from __future__ import annotations
 
+import io
 import math
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
 from rethink_heads.data.coco import CocoDataset
 from rethink_heads.detectors.base import Detections
 from rethink_heads.measure.detections import detect_dataset, measure_stages
-from rethink_heads.measure.stage_boxes import STAGE_COLUMNS, load_stages
+from rethink_heads.measure.stage_boxes import (
+    STAGE_COLUMNS,
+    UNMATCHED,
+    ious_with,
+    load_stages,
+    most_overlapping,
+    true_positives,
+)
 from rethink_heads.measure.store import size_name
 from rethink_heads.proposals import grid
 
@@ -226,3 +238,65 @@ def test_images_without_objects_or_detections(
     stages = run(dataset=one_empty_image, provenance={"weights": "d"})
     assert stages.empty
     assert tuple(stages.columns) == STAGE_COLUMNS
+
+
+def boxes_on_a_grid(generator: np.random.Generator, count: int) -> npt.NDArray[np.float64]:
+    """Boxes with corners at multiples of 4 px: many overlap, and many IoUs are equal."""
+    corner = generator.integers(0, 6, (count, 2)) * 4.0
+    size = generator.integers(2, 6, (count, 2)) * 4.0
+    return np.concatenate([corner, corner + size], axis=1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_most_overlapping_equals_a_loop(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    boxes, objects = boxes_on_a_grid(generator, 30), boxes_on_a_grid(generator, 4)
+    index, found = most_overlapping(ious_with(boxes, objects))
+    for row, box in enumerate(boxes.tolist()):
+        best, expected = UNMATCHED, 0.0
+        for number, other in enumerate(objects.tolist()):
+            if iou(box, other) > expected + 1e-12:
+                best, expected = number, iou(box, other)
+        assert index[row] == best
+        assert found[row] == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_objects_or_boxes_nothing_is_matched() -> None:
+    index, found = most_overlapping(np.zeros((3, 0)))
+    assert index.tolist() == [UNMATCHED] * 3
+    assert found.tolist() == [0.0] * 3
+    assert true_positives(np.zeros((2, 0))).tolist() == [UNMATCHED] * 2
+    assert len(most_overlapping(np.zeros((0, 2)))[0]) == 0
+
+
+def records(boxes: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Boxes as COCO has them."""
+    sides = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+    return [{"image_id": 1, "category_id": 1, "bbox": box} for box in sides]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_true_positives_are_pycocotools(seed: int) -> None:
+    """Detections and objects of one class on a grid, where IoUs are often equal."""
+    generator = np.random.default_rng(seed)
+    objects, boxes = boxes_on_a_grid(generator, 6), boxes_on_a_grid(generator, 25)
+    scores = np.sort(generator.random(25))[::-1]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 1, "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            each | {"id": number, "area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0}
+            for number, each in enumerate(records(objects), 1)
+        ],
+    }
+    pairs = zip(records(boxes), scores.tolist(), strict=True)
+    results = [each | {"score": score} for each, score in pairs]
+    with redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+    matched = evaluation.evalImgs[0]["dtMatches"][0].astype(int)  # IoU 0.5, all areas
+    found = true_positives(ious_with(boxes, objects))
+    assert (found + 1).tolist() == matched.tolist()
+    assert (found >= 0).any()

@@ -1,4 +1,4 @@
-"""What a drawn figure shows: its texts, whether they fit, and its pixels."""
+"""What a drawn figure shows: its texts, whether they fit, and its pixels; detections to be drawn."""
 
 from __future__ import annotations
 
@@ -6,11 +6,23 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from rethink_heads.data.coco import CocoDataset
 from rethink_heads.plots.style import paper_style
+from tests.made_detections import make_detections
+
+
+def detections_by(dataset: CocoDataset, keys: list[tuple[str, str]]) -> pd.DataFrame:
+    """Made detections of several detectors and heads, each worse than the one before."""
+    frames = [
+        make_detections(dataset, seed, detector, head, 0.05 + 0.02 * seed)
+        for seed, (detector, head) in enumerate(keys)
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def pixels(figure: Figure, dpi: int = 100) -> np.ndarray:

@@ -14,7 +14,7 @@ from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.style import HEAD_COLOURS, NothingToDrawError
 from tests.made_detections import make_dataset, make_detections
-from tests.plots.drawn import draw
+from tests.plots.drawn import detections_by, draw
 
 KEYS = [("run", "fc"), ("run", "conv")]
 NAMES = ("ap", "detection_errors", "calibration")
@@ -24,12 +24,7 @@ Tables = dict[str, pd.DataFrame]
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
-    frames = [
-        make_detections(dataset, seed, detector, head, 0.05 + 0.02 * seed)
-        for seed, (detector, head) in enumerate(KEYS)
-    ]
-    detections = pd.concat(frames, ignore_index=True)
-    return measured_tables(NAMES, detections, dataset, KEYS, replicates=20)
+    return measured_tables(NAMES, detections_by(dataset, KEYS), dataset, KEYS, replicates=20)
 
 
 def figures(tables: Tables) -> dict[str, Figure]:

@@ -16,8 +16,8 @@ from rethink_heads.evaluation.swaps import swap_matrix
 from rethink_heads.plots import lost_precision as figures
 from rethink_heads.plots.style import NothingToDrawError
 from tests.made_candidates import crowded_dataset, make_candidates
-from tests.made_detections import make_dataset, make_detections
-from tests.plots.drawn import draw
+from tests.made_detections import make_dataset
+from tests.plots.drawn import detections_by, draw
 
 Tables = dict[str, pd.DataFrame]
 # In linear light, of red, green and blue.
@@ -28,11 +28,7 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """Two heads' shares and exchange rates, three heads' ladder and swaps."""
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
-    frames = [
-        make_detections(dataset, seed, "run", head, 0.05 + 0.02 * seed)
-        for seed, head in enumerate(("fc", "conv"))
-    ]
-    found = pd.concat(frames, ignore_index=True)
+    found = detections_by(dataset, [("run", "fc"), ("run", "conv")])
     crowded = crowded_dataset(tmp_path_factory.mktemp("crowded"))
     candidates = make_candidates(crowded)
     return {

@@ -14,8 +14,8 @@ from rethink_heads.evaluation.measures import measured_tables
 from rethink_heads.plots.detections import average_precision, detection_errors, reliability
 from rethink_heads.plots.style import COLUMN_WIDTH, PAGE_WIDTH, series_of
 from rethink_heads.statistics.stages import STAGES
-from tests.made_detections import make_dataset, make_detections
-from tests.plots.drawn import RenderedFigure, draw
+from tests.made_detections import make_dataset
+from tests.plots.drawn import RenderedFigure, detections_by, draw
 from tests.plots.test_figures import MAKE, made_stages
 
 Tables = dict[str, pd.DataFrame]
@@ -50,12 +50,8 @@ def drawn(tables: Tables, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     """Every figure, of the made-up fc-head's rows for each detector and head."""
     every = for_each(PAIRS, tables)
     dataset = make_dataset(tmp_path_factory.mktemp("boxes"))
-    frames = [
-        make_detections(dataset, seed, d, h, 0.05 + 0.02 * seed)
-        for seed, (d, h) in enumerate(PAIRS)
-    ]
     names = ("ap", "detection_errors", "calibration")
-    found = pd.concat(frames, ignore_index=True)
+    found = detections_by(dataset, PAIRS)
     every |= measured_tables(names, found, dataset, PAIRS, replicates=5)
     every["stages"] = made_stages(tuple(PAIRS), STAGES)
     return {name: draw(make(every)) for name, make in DRAWINGS.items()}

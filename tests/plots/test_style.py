@@ -28,11 +28,6 @@ def frame(*pairs: tuple[str, str]) -> pd.DataFrame:
     return pd.DataFrame(pairs, columns=["detector", "head"])
 
 
-def test_heads_have_colours_and_markers_of_their_own():
-    assert set(HEAD_MARKERS) == set(HEAD_COLOURS)
-    assert len(set(HEAD_COLOURS.values())) == len(set(HEAD_MARKERS.values())) == 9
-
-
 # What colours become to red-green blind eyes, in linear RGB (Machado, Oliveira and Fernandes 2009, severity 1).
 VISIONS = {
     "usual": np.eye(3),
@@ -71,40 +66,33 @@ def test_a_head_looks_the_same_whichever_others_are_there():
     assert alone["conv"].look.colour == HEAD_COLOURS["conv"]
 
 
-def test_series_come_in_the_papers_order():
-    heads = ["mine", "double-ext", "conv", "double", "fc"]
-    series = series_of(frame(*(("d", head) for head in heads)))
-    assert [s.head for s in series] == ["fc", "conv", "double", "double-ext", "mine"]
-    assert [s.label for s in series[:4]] == [
-        "fc-head",
-        "conv-head",
-        "Double-Head",
-        "Double-Head-Ext",
-    ]
-
-
-def test_labels_name_the_detector_only_where_several_have_the_head():
-    apart = series_of(frame(("a", "fc")), frame(("b", "conv")))
-    assert {s.label for s in apart} == {"fc-head", "conv-head"}
-    assert not any(s.named for s in apart)
-    shared = series_of(frame(("a", "fc"), ("b", "conv"), ("c", "fc")))
-    assert [s.label for s in shared] == ["fc-head (a)", "fc-head (c)", "conv-head"]
-    assert [s.named for s in shared] == [True, True, False]
-
-
-def test_files_are_called_by_their_names_alone():
-    pairs = [("old", "detections"), ("new", "detections"), ("run", "fc")]
-    frame = pd.DataFrame(pairs, columns=["detector", "head"])
-    with naming_detectors():
-        labels = [one.label for one in series_of(frame)]
-    assert labels == ["fc-head (run)", "new", "old"]
+@pytest.mark.parametrize(
+    ("pairs", "labels"),
+    [
+        # In the paper's order, then as they are called.
+        (
+            ["d mine", "d double-ext", "d conv", "d double", "d fc"],
+            ["fc-head", "conv-head", "Double-Head", "Double-Head-Ext", "mine"],
+        ),
+        (["d box", "d tiny", "d conv-fc", "d fc"], ["fc-head", "conv-fc-head", "box head", "tiny"]),
+        # The detector only where several have the head.
+        (["a fc", "b conv"], ["fc-head", "conv-head"]),
+        (["a fc", "b conv", "c fc"], ["fc-head (a)", "fc-head (c)", "conv-head"]),
+    ],
+)
+def test_labels_of_series(pairs: list[str], labels: list[str]):
+    series = series_of(frame(*(tuple(pair.split()) for pair in pairs)))
+    assert [s.label for s in series] == labels
+    assert [s.named for s in series] == ["(" in label for label in labels]
 
 
 def test_labels_name_every_detector_where_detectors_are_compared():
     apart = frame(("mine", "fc"), ("theirs", "conv"))
-    assert [series.label for series in series_of(apart)] == ["fc-head", "conv-head"]
+    files = frame(("old", "detections"), ("new", "detections"), ("run", "fc"))
     with naming_detectors():
         inside = series_of(apart)
+        # Files are called by their names alone.
+        assert [one.label for one in series_of(files)] == ["fc-head (run)", "new", "old"]
     assert [series.label for series in inside] == ["fc-head (mine)", "conv-head (theirs)"]
     assert all(series.named for series in inside)
     assert [series.label for series in series_of(apart)] == ["fc-head", "conv-head"]
@@ -129,17 +117,11 @@ def look(series: Series) -> tuple[Any, ...]:
     return series.look.colour, series.look.marker, series.look.hollow
 
 
-def test_kinds_of_other_frameworks_have_looks_and_labels_of_their_own():
-    series = {
-        s.head: s for s in series_of(frame(*(("d", h) for h in ("box", "tiny", "conv-fc", "fc"))))
-    }
-    assert list(series) == ["fc", "conv-fc", "box", "tiny"]
-    assert [s.label for s in series.values()] == ["fc-head", "conv-fc-head", "box head", "tiny"]
-    assert (
-        len({s.look.colour for s in series.values()})
-        == len({s.look.marker for s in series.values()})
-        == 4
-    )
+def test_kinds_of_other_frameworks_have_looks_of_their_own():
+    looks = [
+        s.look for s in series_of(frame(*(("d", h) for h in ("box", "tiny", "conv-fc", "fc"))))
+    ]
+    assert len({look.colour for look in looks}) == len({look.marker for look in looks}) == 4
 
 
 @pytest.mark.parametrize("count", [3, 5, 11, 25])

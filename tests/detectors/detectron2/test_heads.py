@@ -235,11 +235,6 @@ def test_a_wrong_setting_is_named(settings: dict[str, Any], words: str) -> None:
         build_model(small_config("double", **settings))
 
 
-def test_an_unknown_configuration_brings_the_nearest_name() -> None:
-    with pytest.raises(UserError, match=r"double_head_R_50_FPN\.yaml"):
-        config_file("double_heads_R_50_FPN")
-
-
 @pytest.mark.parametrize(
     ("name", "kind", "forward"),
     [

@@ -1,4 +1,4 @@
-"""The RPN's training and the second stage's final detections, against loops over what is stated."""
+"""The RPN's training against loops over what is stated."""
 
 from __future__ import annotations
 
@@ -13,16 +13,11 @@ from torchvision.models.detection.image_list import ImageList
 
 from rethink_heads.config import (
     MASKRCNN_BENCHMARK,
-    Config,
     ConventionsConfig,
     ModelConfig,
-    load_preset,
 )
-from rethink_heads.detectors.base import HeadOutput
-from rethink_heads.detectors.rcnn import build_detector
-from rethink_heads.detectors.rcnn.roi_heads import BoxRoIHeads
 from rethink_heads.detectors.rcnn.rpn import AnchorRPN, build_rpn, inside
-from tests.heads.reference import iou, kept_detections
+from tests.heads.reference import iou
 
 SIZES = [(96, 128), (80, 100)]
 FRAME = (96, 128)
@@ -138,41 +133,3 @@ def test_an_image_without_objects_has_no_positive_anchor() -> None:
     labels = found["labels"][1]
     assert set(labels.tolist()) == {0.0, -1.0}
     assert math.isfinite(found["loss_objectness"])
-
-
-CLASSES = ("a", "b", "c")
-SMALL = ["fpn_channels=4", "fc_width=8", "conv_width=8", "conv_bottleneck=4", "backbone=tiny"]
-
-
-def stage(*overrides: str) -> BoxRoIHeads:
-    """The second stage of a detector of the paper's settings, but for its size."""
-    every = [f"model.{value}" for value in (*SMALL, *overrides)]
-    config: Config = load_preset("coco-r50", "double-ext", [*every, "model.pretrained=false"])
-    return build_detector(config, CLASSES).roi_heads.train()
-
-
-def near(boxes: Tensor, count: int, spread: float, seed: int) -> Tensor:
-    """Boxes (count, 4) moved by a few pixels from given ones in turn."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = boxes.repeat(-(-count // len(boxes)), 1)[:count]
-    return chosen + spread * torch.randn(count, 4, generator=generator, dtype=boxes.dtype)
-
-
-@pytest.mark.parametrize("least", [0.01, 0.0])
-def test_final_detections(least: float) -> None:
-    """Of clusters of boxes, some of which have no width, and more of which stay than are kept."""
-    generator = torch.Generator().manual_seed(3)
-    corners = 900 * torch.rand(60, 2, generator=generator, dtype=torch.float64)
-    sides = 20 + 60 * torch.rand(60, 2, generator=generator, dtype=torch.float64)
-    clusters = torch.cat([corners, corners + sides], dim=1)
-    boxes = near(clusters, 300, 5.0, 4)[:, None].expand(-1, len(CLASSES), -1).clone()
-    boxes[::9, :, 2] = boxes[::9, :, 0] + 0.005
-    scores = torch.rand(300, len(CLASSES), generator=generator, dtype=torch.float64) ** 4
-    roi_heads = stage()
-    roi_heads.conventions = ConventionsConfig(least_detection_side=least)
-    found = roi_heads.suppress(HeadOutput(scores, boxes))
-    expected_boxes, expected_scores, labels = kept_detections(scores, boxes, (least, least))
-    assert len(labels) == 100
-    assert found.labels.tolist() == labels.tolist()
-    assert found.scores.tolist() == expected_scores.tolist()
-    assert found.boxes.tolist() == expected_boxes.tolist()
