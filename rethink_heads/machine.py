@@ -9,9 +9,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,13 +76,25 @@ def at_once(*functions: Callable[[], Any]) -> list[Any]:
             asked.clear()
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
+_blas_limit = threading.Lock()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
     """Within it a matrix product of NumPy's takes one thread: threads of many small products, and of several at once,
     wait awake for each other and take up to twice the time.
     """
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1, user_api="blas")
+    # The limit is the process's: a call within another sets none, which might be lifted in another order.
+    if not _blas_limit.acquire(blocking=False):
+        yield
+        return
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        _blas_limit.release()
 
 
 def check_workers(workers: int) -> None:

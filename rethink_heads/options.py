@@ -108,16 +108,12 @@ def option(name: str, metavar: str, about: str, allowed: Bounds | None = None) -
     return typer.Option(name, metavar=metavar, help=about, callback=check, show_default=False)
 
 
-def value(
-    metavar: str, about: str, allowed: Bounds | None = None, default: Any = None, name: str = ""
-) -> Any:
-    """A group's field that is an option with a value; it is called as the field unless a name is given."""
+def value(metavar: str, about: str, allowed: Bounds | None = None, default: Any = None) -> Any:
+    """A group's field that is an option with a value."""
     check = None if allowed is None else within(allowed)
     settings: dict[str, Any] = {"metavar": metavar, "help": about, "callback": check}
     settings["show_default"] = default is not None
-    return field(
-        default=default, metadata={"declare": lambda flag: typer.Option(name or flag, **settings)}
-    )
+    return field(default=default, metadata={"declare": lambda flag: typer.Option(flag, **settings)})
 
 
 def flag(about: str) -> Any:

@@ -18,6 +18,7 @@ from rethink_heads.cli import app
 from rethink_heads.commands.figures import is_drawn
 from rethink_heads.config import Config, load_preset
 from rethink_heads.errors import UserError
+from rethink_heads.files import read_csv
 from rethink_heads.machine import other_processes
 from rethink_heads.runs import Run
 from rethink_heads.study import check_comparable
@@ -121,6 +122,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> N
         (["plan", "coco-r50", "--grid-steps", "9999"], "--grid-steps 9999 .* give 3 to 31"),
         (["regress", "--memory-mb", "-5"], "--memory-mb -5 is out of bounds"),
         (["evaluate", "--error-iou", "nan"], "--error-iou nan is out of bounds: give 0.1 to 1"),
+        (["objects", "--worst", "0"], "--worst 0 is out of bounds: give 1 to 1,000,000"),
         (["plan", "coco-r50", "--seconds", "inf"], "--seconds inf is out of bounds"),
         (["plan", "coco-r50", "--devices", "0"], "--devices 0 is out of bounds: give 1 to 100,000"),
         (["describe", "coco-r50", "--classes", "0"], "--classes 0 .* give 1 to 100,000"),
@@ -274,6 +276,8 @@ def test_figures_of_runs_measured_unlike_and_then_alike(run: Run, tmp_path: Path
     (name,) = {path.name for path in other.measurements_dir.iterdir()} - {"default"}
     names = ("--measurements", "default", "--measurements", name)
     call("figures", *both, *to, *names)
+    table = read_csv(tmp_path / "both" / "tables" / "pcc.csv")
+    assert set(table["detector"]) == {run.path.name, other.path.name}
     fails("figures", *both, *to, *names, "--measurements", "x", says="3 times --measurements")
 
 

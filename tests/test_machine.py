@@ -116,6 +116,19 @@ def test_products_of_functions_at_once_take_one_thread_each() -> None:
         before = threads()
         assert [set(found) for found in machine.at_once(threads, threads)] == [{1}, {1}]
         assert threads() == before != []
+        # Nor does one that goes on after another has failed leave a limit behind.
+        failed, gone = threading.Event(), threading.Event()
+
+        def longer() -> None:
+            with machine.one_blas_thread():
+                failed.wait(30)
+            gone.set()
+
+        with pytest.raises(ValueError, match="'x'"):
+            machine.at_once(partial(int, "x"), longer)
+        failed.set()
+        gone.wait(1)
+        assert threads() == before
 
 
 def test_what_is_not_begun_is_left_when_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:

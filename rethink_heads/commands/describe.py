@@ -30,7 +30,7 @@ GIBI = 2**30
 
 
 @dataclass(frozen=True)
-class DescribedOptions:
+class DescribeOptions:
     """What is described, and where the tables go."""
 
     preset: str = argument(
@@ -57,7 +57,7 @@ class DescribedOptions:
     as_json: JsonOption = False
 
 
-def command(options: DescribedOptions) -> None:
+def command(options: DescribeOptions) -> None:
     """Print what a preset's detectors cost, head by head: computed from shapes, nothing is trained.
 
     Memory is that of weights, gradients, momentum and what autograd saves in a training step with the

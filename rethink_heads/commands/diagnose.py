@@ -162,7 +162,7 @@ def report(
     """Print the answer in sentences, then shares, the ladder, fates and swaps, and which command to give next.
     ``lacks``: by detector, why its fates are those that detections alone can tell.
     """
-    from rethink_heads.report.heads import CAUSE_SENTENCES, Heads, counted, select, verdict
+    from rethink_heads.report.heads import CAUSE_SENTENCES, Heads, select, verdict, with_count
 
     result = Report(NAME, asked.provenance)
     result.data(**{name: table for name, table in tables.items() if name not in LONG_TABLES})
@@ -183,7 +183,7 @@ def report(
     occurring = fates.groupby("fate")["count"].transform("sum") > 0
     result.table(
         "Fates of objects at IoU 0.5 [95% interval] (how many)",
-        heads.columns(fates[occurring], ["fate"], counted("share")),
+        heads.columns(fates[occurring], ["fate"], with_count("share")),
         *(
             f"{', '.join(name for name, said in lacks.items() if said == why)}: {why}"
             for why in dict.fromkeys(lacks.values())

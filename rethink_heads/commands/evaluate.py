@@ -68,7 +68,7 @@ OutputOption = Annotated[
 
 
 @dataclass(frozen=True)
-class EvaluatedOptions:
+class EvaluateOptions:
     """What is evaluated beside average precision."""
 
     errors: bool = flag("Split what AP loses into TIDE's kinds of error.")
@@ -91,7 +91,7 @@ class EvaluatedOptions:
     )
 
 
-def command(options: DetectionOptions, screen: ScreenOptions, own: EvaluatedOptions) -> None:
+def command(options: DetectionOptions, screen: ScreenOptions, own: EvaluateOptions) -> None:
     """Print COCO's average precisions of each head on a run's test split or other data.
 
     With 95% intervals from a bootstrap over images. Detections are kept in the run and used again; those of a file
@@ -198,7 +198,7 @@ def report(
     asked: EvaluationInputs, tables: Tables, written: list[Path], screen: ScreenOptions
 ) -> None:
     """Print average precision, errors and calibration of heads, and how the heads differ."""
-    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, counted, widen
+    from rethink_heads.report.heads import MOST_DIFFERENCES, Heads, widen, with_count
 
     result = Report(NAME, asked.provenance)
     result.data(
@@ -228,7 +228,7 @@ def report(
     if "detection_errors" in tables:
         result.table(
             "TIDE: gain in AP at the IoU threshold without each kind of error [95% interval] (how many)",
-            heads.columns(tables["detection_errors"], ["error"], counted("delta_ap")),
+            heads.columns(tables["detection_errors"], ["error"], with_count("delta_ap")),
             ERRORS_MEAN,
         )
     if "calibration" in tables:

@@ -39,6 +39,8 @@ def command(options: StudyOptions, screen: ScreenOptions, own: WorstOptions) -> 
     Of several heads, the lowest on average. Every object's numbers go into a table (CSV); the hardest are drawn,
     their proposals coloured by score, beside score against IoU.
     """
+    found = study(options)
+
     from rethink_heads.files import write_csv
     from rethink_heads.plots.layout import save_figure
     from rethink_heads.plots.objects import draw_objects
@@ -46,7 +48,6 @@ def command(options: StudyOptions, screen: ScreenOptions, own: WorstOptions) -> 
     from rethink_heads.report.heads import SIZES, Heads
     from rethink_heads.statistics.by_iou import object_correlations
 
-    found = study(options)
     objects = object_correlations(found.selected)
     hardest = rank(objects, own.worst)
     shown = objects.merge(hardest[["image_id", "object_id", "rank"]], on=["image_id", "object_id"])

@@ -26,10 +26,11 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
     Beside it the gain over the proposal's own IoU, and the error split into centre (in units of the
     object's size) and scale (log ratios); 95% intervals from a bootstrap over images.
     """
+    found = study(options)
+
     from rethink_heads.report.heads import SIZES, Heads, name_bins, select, widen
     from rethink_heads.statistics.by_iou import error_components, regressed_iou_by_iou
 
-    found = study(options)
     curves = regressed_iou_by_iou(found.selected, seed=found.seed)
     errors = error_components(found.selected, seed=found.seed)
     differences = found.compare("regressed_iou", by_bin=True)

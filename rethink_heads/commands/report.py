@@ -132,7 +132,7 @@ def findings(
             log("computing the tables of predefined proposals")
         return compute(inputs)
 
-    tables, of_proposals = at_once(partial(diagnose, asked, candidates), proposal_tables)
+    tables, proposals = at_once(partial(diagnose, asked, candidates), proposal_tables)
     fates = tables.pop(OBJECT_FATES)
     provenance = {"command": shlex.join(["rethink-heads", *sys.argv[1:]])}
     for detector, own in asked.provenance.items():
@@ -140,7 +140,7 @@ def findings(
     found = Findings(
         asked.keys,
         asked.dataset,
-        tables | of_proposals,
+        tables | proposals,
         inputs.found,
         asked.detections,
         inputs.stages,

@@ -35,6 +35,8 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
     distance of RoI positions, the score against displacement of the box, and the change of score and of
     regressed IoU when one RoI position is zeroed; 95% intervals from a bootstrap over images.
     """
+    found = study(options, branches=True)
+
     import pandas as pd
 
     from rethink_heads.report.cells import LABELS
@@ -51,7 +53,6 @@ def command(options: StudyOptions, screen: ScreenOptions) -> None:
         response_summary,
     )
 
-    found = study(options, branches=True)
     _check_measured(found)
     # All heads' measurements: a branch may be no head, and the bootstrap is over all images.
     measurements, seed = found.measurements, found.seed

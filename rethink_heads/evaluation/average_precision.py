@@ -222,7 +222,7 @@ def weighted_precision(ranking: Ranking, weights: Weights) -> Array:
         for setting in settings.tolist():
             if same_as[setting] == setting and ranking.to_find[setting].any():
                 at = np.flatnonzero(ranking.true[setting] & counted)
-                true = running(np.add, weights[ranking.images[at]])
+                true = accumulate(np.add, weights[ranking.images[at]])
                 there = up_to_ends[np.searchsorted(ends, at)]
                 found[:, setting] = _area(true, there, to_find[setting])
     return found[:, same_as]
@@ -242,10 +242,10 @@ def counted_up_to(ends: Indices, images: Indices, counted: Flags, weights: Weigh
     ones = np.ones(len(columns), np.float32)
     shape = (len(ends), len(weights))
     between = scipy.sparse.csr_array((ones, columns, starts), shape) @ weights
-    return running(np.add, between)
+    return accumulate(np.add, between)
 
 
-def running(ufunc: np.ufunc, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
+def accumulate(ufunc: np.ufunc, values: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """``ufunc.accumulate`` of values (n, b) along n, in log2(n) passes that take a half to a tenth of its time."""
     values, other, step = np.array(values, order="C"), np.empty(values.shape, values.dtype), 1
     while step < len(values):
@@ -266,7 +266,7 @@ def _area(true: Weights, counted: Weights, to_find: Weights) -> Array:
         return np.where(to_find > 0, 0.0, np.nan)
     # Whole numbers are exact in either precision; from here on double, which is as quick as what follows allows.
     precision = np.divide(true, np.maximum(counted, 1), dtype=np.float64)
-    envelope = running(np.maximum, precision[::-1])[::-1]
+    envelope = accumulate(np.maximum, precision[::-1])[::-1]
     recall = np.divide(true, np.maximum(to_find, 1), dtype=np.float64)
     reached = recalls_reached(recall)
     steps = reached.copy()

@@ -18,9 +18,9 @@ import numpy as np
 from rethink_heads.evaluation.average_precision import (
     MeanOverClasses,
     Weights,
+    accumulate,
     counted_up_to,
     in_draws,
-    running,
 )
 from rethink_heads.evaluation.causes import FOREGROUND_IOU
 from rethink_heads.evaluation.detections import Quantities, head_comparison, head_table
@@ -150,7 +150,7 @@ def optimal_lrp(
         np.vstack([none, sums], dtype=np.float64)
         for sums in (
             counted_up_to(ends, one.images, every, weights),
-            running(np.add, of)[last],
+            accumulate(np.add, of)[last],
             # One after another: where a draw lacks an image, LRP stays the same to the last digit.
             (of * (1 - one.ious[at])[:, None]).cumsum(axis=0)[last],
         )

@@ -106,7 +106,7 @@ class LostPrecision:
     """One head's analysis: M quantities (AP, shares, oracles, AP by step) and their derivatives by image weights.
 
     Attributes:
-        head, truth: what was analysed; faults: its faults at each IoU threshold.
+        head, truth: what was analysed; faults: its faults at LEFT_OUT_THRESHOLDS.
         values: (T, M) at each IoU threshold; derivatives: (I, T, M).
         labels: (K,) classes that have objects.
         class_values: (K, 6) shares, means over thresholds; class_derivatives: (I, K * 6), sparse.
@@ -153,10 +153,7 @@ class LostPrecision:
         """AP, shares and oracles (D, 13) of draws that leave images out, exact and to the first order."""
         counts = ImagesLeftOut(self.truth.image_ids, LEFT_OUT_DRAWS).counts
         weights = np.ascontiguousarray(counts.T, np.float32)
-        exact = [
-            _weighted_values(faults, self.head, self.truth, weights)
-            for faults in self.faults[LEFT_OUT_THRESHOLDS]
-        ]
+        exact = [_weighted_values(faults, self.head, self.truth, weights) for faults in self.faults]
         derivatives = self.derivatives[:, LEFT_OUT_THRESHOLDS, : ORACLES.stop].mean(axis=1)
         # Of one image nothing is left.
         scale = counts.shape[1] / max(1, counts[0].sum())
@@ -461,7 +458,7 @@ class _Sums:
         return LostPrecision(
             self._head,
             self._truth,
-            self._faults,
+            self._faults[LEFT_OUT_THRESHOLDS],
             np.stack(self._values),
             np.stack(self._derivatives, axis=1),
             labels,

@@ -8,8 +8,8 @@ rounded it changed correlations most. So each channel is scaled by a factor that
 which ReLU lets through, and the layers after it are divided by it.
 
 A 3x3 convolution of small maps is a product frequency by frequency: a fifth of the multiplications. A map of S x S
-cells convolved with a 3x3 kernel, zeros around it, is a cyclic convolution of length S + 1 along each axis: of the S
-+ 2 places that it reaches only the first and the last fall on each other, and neither is asked for. The discrete
+cells convolved with a 3x3 kernel, zeros around it, is a cyclic convolution of length S + 1 along each axis: of the
+S + 2 places that it reaches only the first and the last fall on each other, and neither is asked for. The discrete
 Fourier transform makes it a product at each frequency. Of the (S + 1)^2 frequencies of real maps half are the others'
 conjugates, and a complex product is three real ones (Karatsuba and Ofman, Multiplication of Multidigit Numbers on
 Automata, 1963): for S = 7 these are 94 products of a map's channels instead of 441. The transform is orthogonal up to

@@ -151,8 +151,10 @@ class Heads:
             equal: which rows of both frames are of that quantity, one for each head and pair: see :func:`select`.
         """
         label = label or LABELS.get(column, column)
-        values = select(values, **equal)
-        pairs = pd.DataFrame() if comparisons is None else select(comparisons, **equal)
+        values, pairs = (
+            select(each, **{name: equal[name] for name in equal if name in each})
+            for each in (values, pd.DataFrame() if comparisons is None else comparisons)
+        )
         found = [
             (row[column], key, f"{name} {interval(row, column, scale=scale, digits=digits)}")
             for key, name in self.names.items()
@@ -167,9 +169,11 @@ class Heads:
             return f"{label}: {best}."
         compared = {}
         for row in records(pairs):
-            a, b = (self._first.get(row[end], first) for end in "ab")
-            if first in (a, b) and a != b:
-                compared[b if a == first else a] = (1 if a == first else -1), row
+            a, b = (self._first.get(row[end]) for end in "ab")
+            if a == first != b:
+                compared[b] = 1, row
+            elif b == first != a:
+                compared[a] = -1, row
         # The best that it is compared with, which need not be the next.
         place = next((n for n, (_, key, _) in enumerate(found) if key in compared), 0)
         if not place:
@@ -311,7 +315,7 @@ def interval(row: Row, column: str, spread: str = "", scale: float = 1.0, digits
     return estimate(value, low, high, deviation, digits, NO_INTERVAL)
 
 
-def counted(column: str) -> Callable[[Row], str]:
+def with_count(column: str) -> Callable[[Row], str]:
     """What writes the cell of an estimate in a row, and how many things it is of."""
     return lambda row: f"{interval(row, column)} ({row['count']})"
 
@@ -328,9 +332,9 @@ def widen(frame: pd.DataFrame, names: str, value: str) -> pd.DataFrame:
 
 
 def select(frame: pd.DataFrame, **equal: Any) -> pd.DataFrame:
-    """The rows of a frame whose columns equal the values given; columns that it lacks are not looked at."""
-    for name, value in equal.items():
-        frame = frame[frame[name] == value] if name in frame else frame
+    """The rows of a frame, which may be empty, whose columns equal the values given."""
+    for name, value in equal.items() if len(frame) else ():
+        frame = frame[frame[name] == value]
     return frame
 
 

@@ -14,6 +14,7 @@ function ladder(report, size, settings, set) {
   const iou = settings.get("iou") ?? "0.50";
   const rows = headRows(report, table, "stage", { size, iou });
   const stages = Object.keys(LADDER);
+  if (!rows.length) return null;
   return [h("h3", {}, "Recall from proposals to detections"),
     h("div", { class: "controls" },
       choice("IoU at least", table.distinct("iou").map((each) => [each, each]), iou, (value) => set({ iou: value }))),
@@ -25,6 +26,7 @@ function fates(report, size) {
   const table = report.tables.get("fates");
   if (!table) return null;
   const rows = headRows(report, table, "fate", { size, class_name: "all" });
+  if (!rows.length) return null;
   const kinds = Object.keys(FATES).filter((fate) => rows.some(({ at }) => at.has(fate) && table.get(at.get(fate), "count") > 0));
   const rowOf = (fate, head) => rows[head].at.get(kinds[fate]);
   const text = (fate, head) => (rowOf(fate, head) === undefined ? "" : `${cell(table, rowOf(fate, head), "share", percent())}, ${cell(table, rowOf(fate, head), "count", { count: true })}`);
@@ -38,6 +40,7 @@ function correlation(report, size) {
   const table = report.tables.get("stages") ?? report.tables.get("stage_correlation");
   if (!table) return null;
   const rows = headRows(report, table, "stage", { size });
+  if (!rows.length) return null;
   const stages = Object.keys(STAGES).filter((stage) => rows.some(({ at }) => at.has(stage)));
   return [h("h3", {}, "Correlation of score and IoU by stage (Figure 3 of Wu et al., CVPR 2020)"),
     stages.length > 1 ? headDots(table, rows, stages, "pcc", { title: `PCC, ${size} objects`, label: "PCC", names: STAGES }) : null,
