@@ -24,7 +24,7 @@ from rethink_heads.fastpath.conv import fold_norms
 from rethink_heads.measure.responses import Responder
 from tests.command_line import fails
 from tests.fastpath.rois import boxes_of_all_levels, image
-from tests.fastpath.test_convolution import randomise
+from tests.fastpath.test_conv import randomise
 
 RESNET = "test_resnet.r160_in1k"
 SMALL = {

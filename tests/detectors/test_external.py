@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from tests.detectors.colours import Colours
-from tests.detectors.test_checking import Normalised
+from tests.detectors.test_answers import Normalised
 
 
 class InADict(Normalised):

@@ -110,7 +110,7 @@ def fail(_: Any) -> None:
 
 
 NAN = math.nan
-# What an answer may be stands in detectors/test_checking, one after the other; here each run looks at its own.
+# What an answer may be stands in detectors/test_answers, one after the other; here each run looks at its own.
 WRONG: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
     "`detect` (box) gave scores that are not finite numbers": (
         detect, "detect", first_value("scores", NAN)),
