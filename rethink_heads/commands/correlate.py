@@ -311,10 +311,12 @@ def report_stages(
     correlations, compared = tables["stage_correlation"], tables["stage_comparisons"]
     heads = Heads(found.keys, correlations)
     for stage in correlations["stage"].unique():
-        which = {"stage": stage, "size": "all", "statistic": "pcc"}
+        which = {"stage": stage, "size": "all"}
         at_stage = Heads(found.keys, select(correlations, **which))
         label = f"PCC at the stage {stage}"
-        result.lines(at_stage.leader(correlations, compared, "pcc", label, **which))
+        result.lines(
+            at_stage.leader(correlations, compared, "pcc", label, **which, statistic="pcc")
+        )
     shown = correlations if screen.full else select(correlations, size="all")
     low, high = iou_range
     where = "" if screen.full else ", all sizes"
