@@ -131,11 +131,13 @@ def roi_align(
         sides = (max(sides[0], 1.0), max(sides[1], 1.0))
     weights = []
     for start, side, cell_count in ((y1, sides[1], height), (x1, sides[0], width)):
-        count = samples or math.ceil(side / cells)
+        step = side / cells
+        count = samples or math.ceil(step)
         weight = np.zeros((cells, cell_count))
         for cell in range(cells):
             for sample in range(count):
-                at = start + (cell + (sample + 0.5) / count) * side / cells
+                # Added up as the operator does: at the border its rounding decides whether there is a sample.
+                at = start + cell * step + (sample + 0.5) * step / count
                 if -1 <= at <= cell_count:
                     at = min(max(at, 0.0), cell_count - 1)
                     low = int(at)

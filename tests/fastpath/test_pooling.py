@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.ops import roi_align as operator
@@ -49,6 +49,15 @@ def test_equals_the_operator(dtype: torch.dtype, case: Case, most: int, factors:
         assert_equal(roi_align(maps, rois, case.scale, case.rule), expected, case)
 
 
+ON_THE_BORDER = Case(
+    torch.ones(1, 1, 1, dtype=torch.float64),
+    torch.tensor([[0.0, 0, 0, 2]], dtype=torch.float64),
+    1.0,
+    RoIAlignRule(10, 1, aligned=True),
+)
+
+
+@example(case=ON_THE_BORDER)
 @given(case=cases(most=4))
 @settings(max_examples=25, deadline=None)
 def test_equals_the_definition(case: Case) -> None:
