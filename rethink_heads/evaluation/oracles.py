@@ -363,10 +363,10 @@ def precision_and_derivatives(
 @lru_cache(maxsize=2)
 def analyse(head: HeadDetections, truth: GroundTruth) -> LostPrecision:
     """Evaluate all sets of fixed causes of one head's detections, once for all tables of the head."""
-    sums = _Sums(head, truth)
-    for faults in find_faults(head, truth):
+    sums, found = _Sums(head, truth), find_faults(head, truth)
+    for faults in found:
         sums.add(faults)
-    return sums.result()
+    return sums.result(found[LEFT_OUT_THRESHOLDS])
 
 
 class _Sums:
@@ -392,11 +392,9 @@ class _Sums:
         self._has_cause = np.zeros((len(CAUSES), len(self._pairs)), bool)
         self._has_detection = np.zeros(self._images, bool)
         self._pcc: list[Array] = []
-        self._faults: list[Faults] = []
 
     def add(self, faults: Faults) -> None:
         """Add what one head's detections come to at one threshold."""
-        self._faults.append(faults)
         entries = _entries(faults, self._head, self._truth)
         values = np.zeros((self._classes, len(_QUANTITIES)))
         slopes = np.zeros((len(_QUANTITIES), len(entries.labels)))
@@ -437,8 +435,8 @@ class _Sums:
         counts[0], counts[-1] = is_displaced.sum(), faults.missed.sum()
         self._counts.append(counts)
 
-    def result(self) -> LostPrecision:
-        """All of it."""
+    def result(self, left_out: Sequence[Faults]) -> LostPrecision:
+        """All of it, with the faults at LEFT_OUT_THRESHOLDS."""
         labels = np.flatnonzero(self._objects)
         images, its_label = np.divmod(self._pairs, self._classes)
         has_objects = self._objects[its_label] > 0
@@ -458,7 +456,7 @@ class _Sums:
         return LostPrecision(
             self._head,
             self._truth,
-            self._faults[LEFT_OUT_THRESHOLDS],
+            left_out,
             np.stack(self._values),
             np.stack(self._derivatives, axis=1),
             labels,
