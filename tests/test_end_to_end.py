@@ -122,7 +122,7 @@ def test_correlate_of_one_head(run: Run) -> None:
     assert by_size["all"]["pcc_low"] is by_size["all"]["pcc_high"] is None
     printed = call("correlate", "--run", run.path, "--head", "fc")
     assert f"{by_size['all']['pcc']:.3f} [-]" in printed
-    assert "[-]: no interval, since too few images bear on the value" in printed
+    assert "[-]: no interval: too few images bear on the value" in printed
     assert by_size["all"]["objects"] == IMAGES
     assert by_size["all"]["proposals"] == len(found)
     assert by_size["large"]["pcc"] is None

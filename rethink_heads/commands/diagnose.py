@@ -45,17 +45,16 @@ COMPARED_TABLES = ("ap_comparisons", "lost_precision_comparisons", "lrp_comparis
 NEXT = {
     "ranking": ("correlate", "shows how each head's score follows IoU"),
     "localization": ("regress", "shows what each head makes of a proposal's box"),
-    "classification": ("diagnose --full", "shows the classes that are lost"),
+    "classification": ("report", "shows which classes are taken for each other"),
     "duplicates": ("correlate --stage all", "shows what NMS is left to sort out"),
     "background": ("evaluate --errors --calibration", "shows how far scores can be trusted"),
-    "misses": ("objects", "shows the objects that heads find hardest"),
+    "misses": ("report", "shows which objects, and what became of them"),
 }
 """By the largest cause of lost average precision: the command that looks closer, and what it shows."""
 FILE_NEXT = NEXT | {
     "ranking": ("correlate --stage detections", "shows how scores follow IoU"),
     "localization": ("report", "shows at which IoU, and which objects"),
     "duplicates": ("evaluate --errors", "shows what second detections cost"),
-    "misses": ("report", "shows which objects"),
 }
 """The same for a file, which has no heads to be asked."""
 Pair = tuple[Key, Key]
@@ -85,7 +84,7 @@ def ask_candidates(asked: EvaluationInputs) -> tuple[Candidates | None, dict[str
     if asked.different:
         raise UserError(asked.different)
     lacks = {
-        each.detector: "a file has final detections only"
+        each.detector: "a file has final detections only, so nothing is known of earlier stages"
         for each in asked.found
         if not isinstance(each, RunDetections)
     }
@@ -127,7 +126,10 @@ def diagnose(asked: EvaluationInputs, candidates: Candidates | None) -> Tables:
     keys, dataset, pairs = asked.keys, asked.dataset, compared_pairs(asked.keys)
     log("dividing the loss of average precision among its causes")
     tables = diagnosis_tables(asked.detections, dataset, keys, pairs, **asked.bootstrap)
-    log("following every object from proposals to detections")
+    if candidates is None:
+        log("telling the fate of every object from the detections alone")
+    else:
+        log("following every object from proposals to detections")
     tables |= _fates(asked, candidates, pairs)
     followed = [key for key in keys if candidates is not None and key in candidates.keys]
     if candidates is not None and len(followed) > 1:

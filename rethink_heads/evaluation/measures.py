@@ -126,12 +126,12 @@ def evaluate(
     """
     import torch
 
-    from rethink_heads.detectors.base import SupportsDetect, missing
+    from rethink_heads.detectors.base import SupportsDetect
     from rethink_heads.detectors.classes import class_columns, in_data_labels
     from rethink_heads.measure.detections import detection_frame
 
     if not isinstance(detector, SupportsDetect):
-        raise UserError(f"the detector cannot be evaluated: {missing('detect')}")
+        raise UserError("the detector cannot be evaluated: it has no `detect`; write it")
     columns = class_columns(detector, dataset)
     frames = []
     report = ProgressReport("detecting", len(dataset), "images", enabled=progress)

@@ -102,7 +102,10 @@ def keep_detections(
     """
     columns = class_columns(detector, dataset)
     if not isinstance(detector, SupportsDetect):
-        raise UserError(f"{detector_name} cannot be evaluated: {missing('detect')}")
+        raise UserError(
+            f"{detector_name} cannot be evaluated: it has no `detect`; write it, or give the"
+            " detections as a file (--detections)"
+        )
     if isinstance(detector, torch.nn.Module):
         detector.eval()
 
