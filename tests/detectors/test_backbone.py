@@ -265,6 +265,9 @@ def test_unknown_names_beside_weights_of_another() -> None:
         ("convmixer_768_32", "strides 7, 7, 7, none of which"),
         ("inception_v3", "not at even strides"),
         ("coat_lite_tiny", "gives no features of images of 96 x 128"),
+        ("model.backbone=timm:tv_resnet50", r"'tv_resnet50'; did you mean resnet50\.tv_in1k\?"),
+        ("model.backbone=timm:timm/ResNet18.a1_in1k", r"did you mean resnet18 or resnet18d\?"),
+        ("model.backbone=timm:../..", r"timm has no model '\.\./\.\.'; timm\.list_models"),
         # timm asserts without a word.
         ("haloregnetz_b", r"96 x 128 pixels \(AssertionError\), so that"),
     ],
