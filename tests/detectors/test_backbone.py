@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,24 @@ def test_the_last_stages_are_trained(name: str, begins: list[str]) -> None:
             if trained == 5:
                 known = True
             assert value.requires_grad == known, (trained, parameter)
+
+
+def test_stages_of_modules_that_timm_misnames() -> None:
+    body = body_of(settings("twins_svt_small", trainable_layers=2))
+    for parameter, value in body.named_parameters():
+        stage = re.search(r"\.(\d)\.", parameter)
+        assert stage is not None
+        assert value.requires_grad == (int(stage[1]) >= 2), parameter
+
+
+def test_what_no_level_needs_is_not_trained() -> None:
+    """Of a third stage, whose stride is 64; processes that share batches wait for gradients of all that is trained."""
+    body = body_of(settings("efficientvit_m0", trainable_layers=5))
+    assert body.strides == (16, 32)
+    sum(value.sum() for value in body(torch.rand(1, 3, 64, 96)).values()).backward()
+    for parameter, value in body.named_parameters():
+        assert value.requires_grad == (value.grad is not None), parameter
+        assert value.requires_grad != parameter.startswith("network.stages_2"), parameter
 
 
 def test_frozen_normalisation_keeps_timms_epsilon_and_activation() -> None:
