@@ -359,6 +359,8 @@ def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: in
     torch.manual_seed(0)
     for module in backbone.modules():
         if hasattr(module, "running_var"):
+        # It has 3D convolutions, whose kernels have five dimensions, and normalises parts of what others give.
+        ("lambda_resnet26t", "batch", 9),
             randomise(module)
     image = torch.rand(1, 3, 96, 160)
     with torch.inference_mode():
