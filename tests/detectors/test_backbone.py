@@ -197,6 +197,9 @@ def test_every_key_of_a_file_is_accounted_for(file: Path) -> None:
     del other["fc.weight"], other["fc.bias"]
     torch.save(other, file)
     body_of(model)
+    # As a module of Lightning saves the network that it trains.
+    torch.save({"state_dict": {f"net.{name}": value for name, value in other.items()}}, file)
+    body_of(model)
     other["layer9.weight"] = other.pop("layer2.0.conv1.weight")
     other["layer1.0.bn1.bias"] = torch.zeros(5)
     torch.save(other, file)

@@ -416,9 +416,10 @@ def _read_body_weights(
 ) -> dict[str, Tensor]:
     """A file's weights as the state dict of the network that they are for.
 
-    Counters of batches, which nothing depends on, may be missing; so may the classifier, which features do not use, or
-    it may be for other classes. Zeros take their place. Raises UserError where the file cannot be read, or weights are
-    missing, too many, of other shapes or not finite; the sentence names them.
+    All names may begin with the network's name in a module that trained it. Counters of batches, which nothing depends
+    on, may be missing; so may the classifier, which features do not use, or it may be for other classes. Zeros take
+    their place. Raises UserError where the file cannot be read, or weights are missing, too many, of other shapes or
+    not finite; the sentence names them.
 
     Args:
         source: ``lite0``, or the path of a file that :func:`read_checkpoint` reads.
@@ -426,6 +427,9 @@ def _read_body_weights(
         classifier: names of its last layers.
     """
     state = _lite0(own) if source == LITE0 else read_checkpoint(Path(source)).state
+    prefix = next(iter(state)).partition(".")[0] + "."
+    if not state.keys() & own.keys() and all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     beginnings = tuple(f"{name}." for name in classifier)
     unused = {name for name in {*own, *state} if name.startswith(beginnings)}
     needed = {name for name in own if name not in unused and not name.endswith(COUNTER)}
