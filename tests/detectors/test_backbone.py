@@ -265,6 +265,9 @@ def test_lite0_from_its_package() -> None:
         ("model.backbone='timm:'", r"must be 'tiny'"),
         # Those that begin so, not names whose letters are near.
         ("model.backbone=timm:vit_tiny", r"did you mean vit_tiny_patch16_224 or vit_tiny_pat"),
+        ("model.backbone=timm:tv_resnet50", r"'tv_resnet50'; did you mean resnet50\.tv_in1k\?"),
+        ("model.backbone=timm:timm/ResNet18.a1_in1k", r"did you mean resnet18 or resnet18d\?"),
+        ("model.backbone=timm:../..", r"timm has no model '\.\./\.\.'; timm\.list_models"),
         ("model.backbone_weights=lite0", r"lite0; for resnet50 give .*_weights=FILE or none"),
     ],
 )
@@ -287,9 +290,6 @@ def test_unknown_names_beside_weights_of_another() -> None:
         ("convmixer_768_32", "strides 7, 7, 7, none of which"),
         ("inception_v3", "not at even strides"),
         ("coat_lite_tiny", "gives no features of images of 96 x 128"),
-        ("model.backbone=timm:tv_resnet50", r"'tv_resnet50'; did you mean resnet50\.tv_in1k\?"),
-        ("model.backbone=timm:timm/ResNet18.a1_in1k", r"did you mean resnet18 or resnet18d\?"),
-        ("model.backbone=timm:../..", r"timm has no model '\.\./\.\.'; timm\.list_models"),
         # timm asserts without a word.
         ("haloregnetz_b", r"96 x 128 pixels \(AssertionError\), so that"),
     ],
@@ -337,12 +337,17 @@ def made(name: str, head: str = "double-ext", **model: Any) -> tuple[RCNN, Confi
     return build_detector(config, ("a", "b", "c"), pretrained=False).eval(), config
 
 
-def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
+def test_a_backbone_that_cannot_be_had_costs_no_folder(file: Path, tmp_path: Path) -> None:
     """Else the folder would hold the mistake, and the corrected command be refused."""
-    backbone = f"model.backbone=timm:{RESNET}", f"model.backbone_weights={tmp_path / 'gone.pth'}"
-    arguments = ("train", "--preset", "voc-lite", "--head", "fc", "--data", tmp_path, *backbone)
-    fails(*arguments, "--run", tmp_path / "run", says="no such file of model.backbone_weights")
-    assert not (tmp_path / "run").exists()
+    folders = "--data", tmp_path, "--run", tmp_path / "run"
+    for name, weights, sentence in (
+        (RESNET, tmp_path / "gone.pth", "no such file of model.backbone_weights"),
+        ("test_convnext", file, "not the weights of timm's test_convnext"),
+        ("test_maxvit", "none", "gives no features"),
+    ):
+        backbone = f"model.backbone=timm:{name}", f"model.backbone_weights={weights}"
+        fails("train", "--preset", "voc-lite", "--head", "fc", *folders, *backbone, says=sentence)
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -354,6 +359,8 @@ def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
         (RESNET, "batch", 0),
         # Before the convolutions of a block, of which this has two a stage, stands normalisation that has none before.
         ("resnetv2_18", "batch", 8),
+        # It has 3D convolutions, whose kernels have five dimensions, and normalises parts of what others give.
+        ("lambda_resnet26t", "batch", 9),
     ],
 )
 def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: int) -> None:
@@ -362,8 +369,6 @@ def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: in
     torch.manual_seed(0)
     for module in backbone.modules():
         if hasattr(module, "running_var"):
-        # It has 3D convolutions, whose kernels have five dimensions, and normalises parts of what others give.
-        ("lambda_resnet26t", "batch", 9),
             randomise(module)
     image = torch.rand(1, 3, 96, 160)
     with torch.inference_mode():
