@@ -18,6 +18,7 @@ from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOptions, StudyOptions, flag_of
 from rethink_heads.runs import ExternalConfig, ExternalDetector, Run, default_runs_root, external_at
+from rethink_heads.timm_models import timm_name
 
 Settings = TypeVar("Settings", bound=StudyConfig)
 
@@ -218,12 +219,16 @@ def _absolute(text: str | None) -> str | None:
 
 def train_run(path: Path, config: Config, device: str) -> Run:
     """Train into a folder, or go on where an interrupted training stopped."""
+    from rethink_heads.detectors.rcnn.backbone import build_backbone
     from rethink_heads.training.train import train
 
     weights = config.model.backbone_weights
     # Before there is a folder, whose settings would then be fixed.
-    if weights not in (None, LITE0) and not path.exists() and not Path(weights).is_file():
-        raise UserError(f"no such file of model.backbone_weights: {weights}")
+    if not path.exists() and (weights is not None or timm_name(config.model.backbone)):
+        if weights not in (None, LITE0) and not Path(weights).is_file():
+            raise UserError(f"no such file of model.backbone_weights: {weights}")
+        with redirect_stdout():
+            build_backbone(config.model, pretrained=weights is not None)
     run = Run.create(path, config)
     with run.logged("training"), redirect_stdout():
         train(config, run, device)

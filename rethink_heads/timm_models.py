@@ -35,13 +35,17 @@ def model_config(name: str) -> Any:
     """
     timm = require_timm()
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
+    renamed = timm.models.get_deprecated_models()
+    if architecture in renamed or not timm.is_model(architecture):
         names = timm.list_models()
+        # Of resnet50 too where it is written timm/ResNet50.a1_in1k.
+        wanted = name.rpartition("/")[2].partition(".")[0].lower()
+        near = [now] if (now := renamed.get(architecture)) else []
         # Of vit_tiny those that begin so are meant: there are five, none of which is near by its letters.
-        near = [name for name in names if name.startswith(architecture)][:3]
-        near = near or difflib.get_close_matches(architecture, names, n=3, cutoff=0.5)
+        near = near or [name for name in names if wanted and name.startswith(wanted)][:3]
+        near = near or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them"
-        raise UserError(f"timm has no model {shorten(architecture)!r}; {meant}")
+        raise UserError(f"timm has no model {shorten(architecture or name)!r}; {meant}")
     try:
         return timm.get_pretrained_cfg(name)
     except RuntimeError as error:

@@ -300,7 +300,15 @@ def fold_norms(backbone: nn.Module) -> nn.Module:
         pairs = zip(_tensors(plain(image)), _tensors(folded(image)), strict=True)
         # What a convolution gives may go elsewhere too.
         same = all(_close(found, expected) for expected, found in pairs)
-    return (folded if same else plain).to(device).to(memory_format=torch.channels_last)
+    return channels_last((folded if same else plain).to(device))
+
+
+def channels_last(module: nn.Module) -> nn.Module:
+    """Lay a module's kernels out with their channels last. ``Module.to`` would fail on those of 3D convolutions."""
+    for value in (*module.parameters(), *module.buffers()):
+        if value.dim() == 4:
+            value.data = value.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def _foldable(network: nn.Module, image: Tensor) -> list[tuple[nn.Conv2d, Any, Affine]]:

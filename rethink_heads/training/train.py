@@ -29,6 +29,7 @@ from rethink_heads.detectors.rcnn import RCNN, build_detector
 from rethink_heads.detectors.rcnn.detector import save_detector
 from rethink_heads.distributed import processes
 from rethink_heads.errors import UserError, interruption
+from rethink_heads.fastpath.conv import channels_last
 from rethink_heads.files import cannot_read, write_torch
 from rethink_heads.locking import hold
 from rethink_heads.machine import check_workers, resolve_device
@@ -93,7 +94,7 @@ def _train(config: Config, run: Run, device: str, resume: bool) -> None:
         detector = _resume_detector(config, train_set.class_names, last)
     if processes().count == 1 and resolve_device(device).type == "cpu":
         # Convolutions on a CPU are a tenth to a fifth faster; DDP's buckets would not have the weights' strides.
-        detector = detector.to(memory_format=torch.channels_last)
+        channels_last(detector)
     module = DetectionModule(detector, config.training, val_set, config.seed, config.head)
     data = DetectionData(train_set, val_set, config.training, config.seed)
     _fit(trainer, module, data, last)

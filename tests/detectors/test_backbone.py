@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,24 @@ def test_the_last_stages_are_trained(name: str, begins: list[str]) -> None:
             assert value.requires_grad == known, (trained, parameter)
 
 
+def test_stages_of_modules_that_timm_misnames() -> None:
+    body = body_of(settings("twins_svt_small", trainable_layers=2))
+    for parameter, value in body.named_parameters():
+        stage = re.search(r"\.(\d)\.", parameter)
+        assert stage is not None
+        assert value.requires_grad == (int(stage[1]) >= 2), parameter
+
+
+def test_what_no_level_needs_is_not_trained() -> None:
+    """Of a third stage, whose stride is 64; processes that share batches wait for gradients of all that is trained."""
+    body = body_of(settings("efficientvit_m0", trainable_layers=5))
+    assert body.strides == (16, 32)
+    sum(value.sum() for value in body(torch.rand(1, 3, 64, 96)).values()).backward()
+    for parameter, value in body.named_parameters():
+        assert value.requires_grad == (value.grad is not None), parameter
+        assert value.requires_grad != parameter.startswith("network.stages_2"), parameter
+
+
 def test_frozen_normalisation_keeps_timms_epsilon_and_activation() -> None:
     x = torch.rand(1, 3, 64, 96)
     torch.manual_seed(0)
@@ -177,6 +196,9 @@ def test_every_key_of_a_file_is_accounted_for(file: Path) -> None:
     body_of(model)
     del other["fc.weight"], other["fc.bias"]
     torch.save(other, file)
+    body_of(model)
+    # As a module of Lightning saves the network that it trains.
+    torch.save({"state_dict": {f"net.{name}": value for name, value in other.items()}}, file)
     body_of(model)
     other["layer9.weight"] = other.pop("layer2.0.conv1.weight")
     other["layer1.0.bn1.bias"] = torch.zeros(5)
@@ -243,6 +265,9 @@ def test_lite0_from_its_package() -> None:
         ("model.backbone='timm:'", r"must be 'tiny'"),
         # Those that begin so, not names whose letters are near.
         ("model.backbone=timm:vit_tiny", r"did you mean vit_tiny_patch16_224 or vit_tiny_pat"),
+        ("model.backbone=timm:tv_resnet50", r"'tv_resnet50'; did you mean resnet50\.tv_in1k\?"),
+        ("model.backbone=timm:timm/ResNet18.a1_in1k", r"did you mean resnet18 or resnet18d\?"),
+        ("model.backbone=timm:../..", r"timm has no model '\.\./\.\.'; timm\.list_models"),
         ("model.backbone_weights=lite0", r"lite0; for resnet50 give .*_weights=FILE or none"),
     ],
 )
@@ -312,12 +337,17 @@ def made(name: str, head: str = "double-ext", **model: Any) -> tuple[RCNN, Confi
     return build_detector(config, ("a", "b", "c"), pretrained=False).eval(), config
 
 
-def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
+def test_a_backbone_that_cannot_be_had_costs_no_folder(file: Path, tmp_path: Path) -> None:
     """Else the folder would hold the mistake, and the corrected command be refused."""
-    backbone = f"model.backbone=timm:{RESNET}", f"model.backbone_weights={tmp_path / 'gone.pth'}"
-    arguments = ("train", "--preset", "voc-lite", "--head", "fc", "--data", tmp_path, *backbone)
-    fails(*arguments, "--run", tmp_path / "run", says="no such file of model.backbone_weights")
-    assert not (tmp_path / "run").exists()
+    folders = "--data", tmp_path, "--run", tmp_path / "run"
+    for name, weights, sentence in (
+        (RESNET, tmp_path / "gone.pth", "no such file of model.backbone_weights"),
+        ("test_convnext", file, "not the weights of timm's test_convnext"),
+        ("test_maxvit", "none", "gives no features"),
+    ):
+        backbone = f"model.backbone=timm:{name}", f"model.backbone_weights={weights}"
+        fails("train", "--preset", "voc-lite", "--head", "fc", *folders, *backbone, says=sentence)
+        assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -329,6 +359,8 @@ def test_a_weights_file_that_is_missing_costs_no_folder(tmp_path: Path) -> None:
         (RESNET, "batch", 0),
         # Before the convolutions of a block, of which this has two a stage, stands normalisation that has none before.
         ("resnetv2_18", "batch", 8),
+        # It has 3D convolutions, whose kernels have five dimensions, and normalises parts of what others give.
+        ("lambda_resnet26t", "batch", 9),
     ],
 )
 def test_folded_normalisation_leaves_the_features(name: str, norm: str, left: int) -> None:

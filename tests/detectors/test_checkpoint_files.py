@@ -37,6 +37,7 @@ LAYOUTS: dict[str, Any] = {
     "distributed": prefixed("module."),
     "compiled": {"model": prefixed("_orig_mod.")},
     "both": prefixed("module._orig_mod."),
+    "both, the other way round": prefixed("_orig_mod.module."),
     "compiled part": {"body._orig_mod." + n.partition(".")[2]: v for n, v in STATE.items()},
     "averaged": {"n_averaged": torch.tensor(3), **prefixed("module.")},
 }

@@ -249,7 +249,8 @@ def _places(content: Any, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, .
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without what distributed training, averaging and ``torch.compile`` put before names, or between their parts."""
     names = [name for name in tensors if name != AVERAGED]
-    for prefix in PREFIXES:
+    # Each may be within the other.
+    for prefix in 2 * PREFIXES:
         if names and all(name.startswith(prefix) for name in names):
             tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k != AVERAGED}
             names = list(tensors)

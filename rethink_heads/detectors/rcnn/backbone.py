@@ -207,6 +207,7 @@ class TimmBody(nn.Module):
     Attributes:
         strides: of its levels, ascending.
         channels: of each level.
+        first_level: by parameter of the network, the first level whose map is computed with it.
     """
 
     def __init__(self, network: nn.Module, name: str) -> None:
@@ -224,15 +225,22 @@ class TimmBody(nn.Module):
             )
         self.strides = tuple(STRIDES[level] for level in self._chosen)
         self.channels = [info.channels()[index] for index in self._chosen.values()]
-        self._channels_last = self._tried(name)
+        maps = self._tried(name)
+        self._channels_last = [len(value[0]) for value in maps] != self.channels
+        self.first_level: dict[str, str] = {}
+        for level, value in reversed([*zip(self._chosen, maps, strict=True)]):
+            used = _parameters_of(value)
+            names = (name for name, each in network.named_parameters() if each in used)
+            self.first_level |= dict.fromkeys(names, level)
 
-    def _tried(self, name: str) -> bool:
-        """Put an image through the network; return whether its maps have their channels last."""
+    def _tried(self, name: str) -> list[Tensor]:
+        """Put an image through the network; return its levels' maps, which are of the expected sizes."""
         height, width = TRIAL_SIZE
         try:
-            with torch.no_grad():
+            with torch.enable_grad():
                 maps = self.network(torch.zeros(1, 3, height, width))
-            found = [tuple(maps[index].shape[1:]) for index in self._chosen.values()]
+            chosen = [maps[index] for index in self._chosen.values()]
+            found = [tuple(value.shape[1:]) for value in chosen]
         except Exception as error:  # timm's networks refuse sizes in many ways.
             raise UserError(
                 f"timm's {name} gives no features of images of {height} x {width} pixels"
@@ -247,7 +255,7 @@ class TimmBody(nn.Module):
                 f"timm's {name} gives feature maps of {found} of an image of {height} x {width} pixels, where {first}"
                 " are expected: its cells are not at even strides; give another model.backbone"
             )
-        return found != first
+        return chosen
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps images (N, 3, H, W) to feature maps (N, C, H / stride, W / stride) by the names in ``STRIDES``."""
@@ -292,9 +300,13 @@ def _timm_body(model: ModelConfig, pretrained: bool) -> tuple[TimmBody, str]:
         if norm == "frozen":
             network = timm.layers.freeze_batch_norm_2d(network)
         body = TimmBody(network.eval(), name).train()
-        stages = _timm_stages(network)
+        stages = _timm_stages(body)
         for parameter_name, parameter in network.named_parameters():
-            parameter.requires_grad_(stages[parameter_name] >= STAGES - trainable_layers)
+            # What no level needs, a stage of stride 64 for one, would get no gradient.
+            parameter.requires_grad_(
+                parameter_name in body.first_level
+                and stages[parameter_name] >= STAGES - trainable_layers
+            )
         if isinstance(fake, FakeTensorMode):
             _make_fake(body, fake)
     return body, norm
@@ -336,11 +348,25 @@ def _timm_features(name: str, **weights: Any) -> nn.Module:
     return network
 
 
-def _timm_stages(network: nn.Module) -> dict[str, int]:
+def _parameters_of(value: Tensor) -> set[Tensor]:
+    """The parameters that a tensor is computed with, from autograd's graph."""
+    seen: set[Any] = {None}
+    nodes: list[Any] = [value.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            nodes += [before for before, _ in node.next_functions]
+    return {node.variable for node in seen if hasattr(node, "variable")}
+
+
+def _timm_stages(body: TimmBody) -> dict[str, int]:
     """By parameter: 0 of the stem, 1 to 4 of the stages that end in strides 4 to 32, in the order of the modules.
 
-    Without a feature map before stride 4 the stem is what comes before the stages' container.
+    Without a feature map before stride 4 the stem is what comes before the stages' container. Where timm says that maps
+    come from modules that there are not, a parameter is of the stage whose map is the first to need it.
     """
+    network = body.network
     info: Any = network.feature_info
 
     def plain(name: str) -> str:
@@ -355,6 +381,10 @@ def _timm_stages(network: nn.Module) -> dict[str, int]:
         stage = min(max(stride.bit_length() - 2, 0), STAGES - 1)
         within = [at for at, place in enumerate(places) if place.startswith(plain(name))]
         ends[stage] = max([ends[stage], *within])
+    if max(ends.values()) < 0:
+        return {
+            name: int(body.first_level.get(name, 3)) + 1 for name, _ in network.named_parameters()
+        }
     if ends[0] < 0:
         container = plain(info.module_name()[0].partition(".")[0])
         within = [at for at, place in enumerate(places) if place.startswith(container)]
@@ -386,9 +416,10 @@ def _read_body_weights(
 ) -> dict[str, Tensor]:
     """A file's weights as the state dict of the network that they are for.
 
-    Counters of batches, which nothing depends on, may be missing; so may the classifier, which features do not use, or
-    it may be for other classes. Zeros take their place. Raises UserError where the file cannot be read, or weights are
-    missing, too many, of other shapes or not finite; the sentence names them.
+    All names may begin with the network's name in a module that trained it. Counters of batches, which nothing depends
+    on, may be missing; so may the classifier, which features do not use, or it may be for other classes. Zeros take
+    their place. Raises UserError where the file cannot be read, or weights are missing, too many, of other shapes or
+    not finite; the sentence names them.
 
     Args:
         source: ``lite0``, or the path of a file that :func:`read_checkpoint` reads.
@@ -396,6 +427,9 @@ def _read_body_weights(
         classifier: names of its last layers.
     """
     state = _lite0(own) if source == LITE0 else read_checkpoint(Path(source)).state
+    prefix = next(iter(state)).partition(".")[0] + "."
+    if not state.keys() & own.keys() and all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
     beginnings = tuple(f"{name}." for name in classifier)
     unused = {name for name in {*own, *state} if name.startswith(beginnings)}
     needed = {name for name in own if name not in unused and not name.endswith(COUNTER)}
