@@ -18,7 +18,6 @@ from rethink_heads.files import expand_home
 from rethink_heads.locking import hold
 from rethink_heads.options import DataOptions, StudyOptions, flag_of
 from rethink_heads.runs import ExternalConfig, ExternalDetector, Run, default_runs_root, external_at
-from rethink_heads.timm_models import timm_name
 
 Settings = TypeVar("Settings", bound=StudyConfig)
 
@@ -224,11 +223,11 @@ def train_run(path: Path, config: Config, device: str) -> Run:
 
     weights = config.model.backbone_weights
     # Before there is a folder, whose settings would then be fixed.
-    if not path.exists() and (weights is not None or timm_name(config.model.backbone)):
+    if not path.exists():
         if weights not in (None, LITE0) and not Path(weights).is_file():
             raise UserError(f"no such file of model.backbone_weights: {weights}")
         with redirect_stdout():
-            build_backbone(config.model, pretrained=weights is not None)
+            build_backbone(config.model)
     run = Run.create(path, config)
     with run.logged("training"), redirect_stdout():
         train(config, run, device)

@@ -20,7 +20,6 @@ from rethink_heads.evaluation.measures import DETECTOR, precision_by_head
 from rethink_heads.measure.detections import detection_frame
 
 # What the module adds to Lightning's checkpoints.
-BACKBONE_KEY = "backbone"
 
 
 def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
@@ -122,11 +121,6 @@ class DetectionModule(lightning.LightningModule):
                 batch_size=1,
             )
         self.log("val_AP", precision[self.main_head]["AP"], prog_bar=True, batch_size=1)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds how the backbone was built, which depends on whether its weights could be downloaded."""
-        trained = [name for name, p in self.detector.named_parameters() if p.requires_grad]
-        checkpoint[BACKBONE_KEY] = {"norm": self.detector.norm, "trained": trained}
 
     def transfer_batch_to_device(self, batch: object, device: torch.device, index: int) -> object:
         """Samples of validation stay where they are: the detector moves their image itself."""

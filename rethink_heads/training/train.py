@@ -35,7 +35,7 @@ from rethink_heads.locking import hold
 from rethink_heads.machine import check_workers, resolve_device
 from rethink_heads.runs import Run
 from rethink_heads.training.data import DetectionData
-from rethink_heads.training.module import BACKBONE_KEY, DetectionModule
+from rethink_heads.training.module import DetectionModule
 
 LOGS = "logs"
 CANNOT_WRITE = {
@@ -304,16 +304,12 @@ class PlainProgress(Callback):
 
 def _resume_detector(config: Config, class_names: Sequence[str], path: Path) -> RCNN:
     """The detector as it was when the checkpoint was saved.
-
-    Its backbone is that of the training's start: ImageNet weights that could not be downloaded then may be there now,
-    or the other way round. Raises UserError if the checkpoint is damaged or does not belong to the configuration.
+    Raises UserError if the checkpoint is damaged or does not belong to the configuration.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        norm, trained = content[BACKBONE_KEY]["norm"], content[BACKBONE_KEY]["trained"]
         state = {name.removeprefix("detector."): w for name, w in content["state_dict"].items()}
-        model = config.model.model_copy(update={"norm": norm})
-        detector = build_detector(config.model_copy(update={"model": model}), class_names, False)
+        detector = build_detector(config, class_names, pretrained=False)
         detector.load_state_dict(state)
     except UserError:
         # Of the configuration: a network of timm, say, which is not installed here.
@@ -325,6 +321,4 @@ def _resume_detector(config: Config, class_names: Sequence[str], path: Path) -> 
             f"cannot go on from {path}, which is damaged or of another configuration: "
             "delete it to train from the start"
         ) from error
-    for name, parameter in detector.named_parameters():
-        parameter.requires_grad_(name in trained)
     return detector

@@ -313,39 +313,34 @@ def test_timm_is_imported_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch)
         build_backbone(settings("resnet26"), pretrained=False)
 
 
-def test_weights_that_cannot_be_downloaded(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    real = timm.create_model
-
-    def offline(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        if pretrained:
-            raise FileNotFoundError("no network")
-        made: nn.Module = real(name, **kwargs)
-        return made
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    backbone, norm = build_backbone(settings(RESNET, pretrained=True, trainable_layers=1))
-    assert norm == "batch"
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
-    assert "could not be downloaded (no network)" in caplog.text
-
-
 def made(name: str, head: str = "double-ext", **model: Any) -> tuple[RCNN, Config]:
     config = Config(preset="test", head=head, model=settings(name, **model))
     torch.manual_seed(0)
     return build_detector(config, ("a", "b", "c"), pretrained=False).eval(), config
 
 
-def test_a_backbone_that_cannot_be_had_costs_no_folder(file: Path, tmp_path: Path) -> None:
+def test_a_backbone_that_cannot_be_had_costs_no_folder(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else the folder would hold the mistake, and the corrected command be refused."""
     folders = "--data", tmp_path, "--run", tmp_path / "run"
+    real = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        if pretrained and "pretrained_cfg_overlay" not in kwargs:
+            raise FileNotFoundError("no network")
+        made: nn.Module = real(name, **kwargs)
+        return made
+
+    monkeypatch.setattr(timm, "create_model", offline)
     for name, weights, sentence in (
+        (RESNET, "none", f"cannot download the ImageNet weights of timm's {RESNET} (no network); "),
         (RESNET, tmp_path / "gone.pth", "no such file of model.backbone_weights"),
         ("test_convnext", file, "not the weights of timm's test_convnext"),
         ("test_maxvit", "none", "gives no features"),
     ):
         backbone = f"model.backbone=timm:{name}", f"model.backbone_weights={weights}"
+        backbone += (f"model.pretrained={name == RESNET}",)
         fails("train", "--preset", "voc-lite", "--head", "fc", *folders, *backbone, says=sentence)
         assert not (tmp_path / "run").exists()
 

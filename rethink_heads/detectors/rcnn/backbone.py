@@ -121,17 +121,17 @@ class PyramidBackbone(nn.Module):
         return levels
 
 
-def _imagenet_state(name: str) -> dict[str, Tensor] | None:
-    """torchvision's ImageNet weights (V1) of a ResNet, or None, with a warning, where they cannot be had."""
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    """torchvision's ImageNet weights (V1) of a ResNet. Raises UserError where they cannot be had."""
     weights = get_model_weights(name)["IMAGENET1K_V1"]
     return _downloaded(
         lambda: weights.get_state_dict(progress=False, check_hash=True), name, "TORCH_HOME"
     )
 
 
-def _downloaded(load: Callable[[], _Loaded], name: str, variable: str) -> _Loaded | None:
-    """What ``load`` downloads and returns, or None, with a warning, where it cannot be had. ``variable`` is the
-    environment variable that names the folder where they are kept. Raises UserError where they cannot be kept.
+def _downloaded(load: Callable[[], _Loaded], name: str, variable: str) -> _Loaded:
+    """What ``load`` downloads and returns. Raises UserError where it cannot be had or kept.
+    ``variable``: the environment variable that names the folder where it is kept.
     """
     try:
         return load()
@@ -141,40 +141,34 @@ def _downloaded(load: Callable[[], _Loaded], name: str, variable: str) -> _Loade
             and not isinstance(error, URLError)
             and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT))
         ):
-            # Not the network's matter: a training from scratch would be another one without need.
             raise UserError(
                 f"cannot keep the ImageNet weights of {name} in {error.filename or torch.hub.get_dir()}:"
                 f" {error.strerror}; free some space, or name another folder in the environment variable {variable}"
             ) from error
-        logger.warning(
-            "ImageNet weights of %s could not be downloaded (%s): the backbone trains from scratch, "
-            "with trainable batch normalisation in every layer.",
-            name,
-            error,
-        )
-        return None
+        # A training from scratch would be another one.
+        raise UserError(
+            f"cannot download the ImageNet weights of {name} ({error}); give a file with"
+            " model.backbone_weights=FILE, or train from scratch with model.pretrained=false model.norm=batch"
+            " model.trainable_layers=5"
+        ) from error
 
 
 def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[PyramidBackbone, str]:
-    """Backbone with FPN, levels P2 to P6, and the normalisation that it ended up with, ``frozen`` or ``batch``.
+    """Backbone with FPN, levels P2 to P6, and its normalisation, ``frozen`` or ``batch``.
 
-    The tiny network always has batch normalisation. Where ImageNet weights cannot be downloaded another is trained from
-    scratch and its normalisation becomes ``batch``, since frozen statistics mean nothing without weights.
-    ``pretrained``: False begins without ImageNet weights whatever the settings say.
+    The tiny network always has batch normalisation. Raises UserError where ImageNet weights cannot be had.
+    ``pretrained``: False begins without them whatever the settings say.
     """
     if timm_name(model.backbone):
-        timm_body, norm = _timm_body(model, pretrained)
-        return PyramidBackbone(timm_body, timm_body.channels, model, timm_body.strides), norm
+        timm_body = _timm_body(model, pretrained)
+        return PyramidBackbone(timm_body, timm_body.channels, model, timm_body.strides), model.norm
     levels = {f"layer{i}": str(i - 1) for i in range(1, 5)}
     if model.backbone == "tiny":
         tiny = IntermediateLayerGetter(TinyResNet(), levels)
         return PyramidBackbone(tiny, TINY_CHANNELS, model), "batch"
-    norm, trainable_layers = model.norm, model.trainable_layers
-    state = None
+    norm, state = model.norm, None
     if model.pretrained and pretrained and model.backbone_weights is None:
         state = _imagenet_state(model.backbone)
-        if state is None:
-            norm, trainable_layers = "batch", 5
     frozen = partial(FrozenBatchNorm2d, eps=model.conventions.frozen_norm_epsilon)
     body = resnet.__dict__[model.backbone](
         norm_layer=frozen if norm == "frozen" else nn.BatchNorm2d
@@ -189,8 +183,8 @@ def build_backbone(model: ModelConfig, pretrained: bool = True) -> tuple[Pyramid
         )
     if state is not None:
         body.load_state_dict(state, strict=norm != "frozen")
-    trainable = ["layer4", "layer3", "layer2", "layer1", "conv1"][:trainable_layers]
-    if trainable_layers == 5:
+    trainable = ["layer4", "layer3", "layer2", "layer1", "conv1"][: model.trainable_layers]
+    if model.trainable_layers == 5:
         trainable.append("bn1")
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(tuple(trainable)))
@@ -266,8 +260,8 @@ class TimmBody(nn.Module):
         return found
 
 
-def _timm_body(model: ModelConfig, pretrained: bool) -> tuple[TimmBody, str]:
-    """A body for ``model.backbone: timm:NAME`` and the normalisation that it ended up with, ``frozen`` or ``batch``.
+def _timm_body(model: ModelConfig, pretrained: bool) -> TimmBody:
+    """A body for ``model.backbone: timm:NAME``.
 
     Networks without batch normalisation have nothing to freeze. Raises UserError where timm is not installed, has no
     such model, or one whose features make no pyramid; or the weights do not fit.
@@ -275,10 +269,9 @@ def _timm_body(model: ModelConfig, pretrained: bool) -> tuple[TimmBody, str]:
     """
     timm, name = require_timm(), str(timm_name(model.backbone))
     classifier = model_config(name).classifier or ()
-    norm, trainable_layers = model.norm, model.trainable_layers
     # Its builders read values, which fake tensors lack.
     with unset_fake_temporarily() as fake:
-        network: nn.Module | None = None
+        network: nn.Module
         if pretrained and model.backbone_weights is not None:
             names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
             own = timm.create_model(name).state_dict()
@@ -293,11 +286,9 @@ def _timm_body(model: ModelConfig, pretrained: bool) -> tuple[TimmBody, str]:
                 network = _downloaded(
                     lambda: _timm_features(name, pretrained=True), f"timm's {name}", "HF_HOME"
                 )
-            if network is None:
-                norm, trainable_layers = "batch", STAGES
-        if network is None:
+        else:
             network = _timm_features(name)
-        if norm == "frozen":
+        if model.norm == "frozen":
             network = timm.layers.freeze_batch_norm_2d(network)
         body = TimmBody(network.eval(), name).train()
         stages = _timm_stages(body)
@@ -305,11 +296,11 @@ def _timm_body(model: ModelConfig, pretrained: bool) -> tuple[TimmBody, str]:
             # What no level needs, a stage of stride 64 for one, would get no gradient.
             parameter.requires_grad_(
                 parameter_name in body.first_level
-                and stages[parameter_name] >= STAGES - trainable_layers
+                and stages[parameter_name] >= STAGES - model.trainable_layers
             )
         if isinstance(fake, FakeTensorMode):
             _make_fake(body, fake)
-    return body, norm
+    return body
 
 
 @contextlib.contextmanager
