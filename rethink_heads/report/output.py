@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 WIDEST = 1000
 MEANINGS = {
-    "[-]": "no interval: too few images bear on the value, they do not differ, or --draws 0 asked for none",
+    "[-]": "no interval: too few images bear on the value, they do not differ, or none was asked for",
     "-": "undefined, since nothing bears on it",
 }
 
