@@ -19,8 +19,6 @@ from rethink_heads.errors import UserError
 from rethink_heads.evaluation.measures import DETECTOR, precision_by_head
 from rethink_heads.measure.detections import detection_frame
 
-# What the module adds to Lightning's checkpoints.
-
 
 def parameter_groups(detector: nn.Module, training: TrainingConfig) -> list[dict[str, Any]]:
     """What is trained of a detector, as SGD takes it: all in one group, or biases in a second one of their own.

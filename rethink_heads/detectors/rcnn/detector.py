@@ -234,7 +234,7 @@ def save_detector(detector: RCNN, config: Config, path: Path) -> None:
     The hash is in the form of ``sha256sum``, which can check it, too.
     """
     values = config.model_dump(mode="json")
-    # The tiny network has its own.
+    # The tiny network's is `batch` whatever the settings say.
     values["model"]["norm"] = detector.norm
     state = {name: value.detach().cpu() for name, value in detector.state_dict().items()}
     content = {"class_names": list(detector.class_names), "config": values}
